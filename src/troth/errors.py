@@ -1,0 +1,104 @@
+"""What can go wrong, split by whose fault it is.
+
+`TrothError` is only for catching. Below it stand bad input (the user can mend it), a peer or API
+that misbehaves, and an environment that lacks something. Bugs stay ordinary Python errors.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Location(msgspec.Struct, frozen=True, order=True):
+    """Where a document or field stands: a file (or ``<stdin>``) and a line counted from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Severity(StrEnum):
+    """Whether a problem refuses its object or only deserves a look."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing wrong with one field of one object.
+
+    Attributes:
+        subject: The object as ``KIND NAMESPACE/NAME`` (or what names it best when it has no name).
+        path: The field's path as Kubernetes writes it, such as ``spec.portLevelMtls[8080].mode``;
+            empty when the object as a whole is meant.
+        found: What is wrong, in one clause.
+        wanted: What would be right, in one clause.
+        severity: An error refuses the object; a warning does not.
+        location: The document's place, where it came from a file.
+    """
+
+    subject: str
+    path: str
+    found: str
+    wanted: str
+    severity: Severity = Severity.ERROR
+    location: Location | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.location}: " if self.location else ""
+        path = f"{self.path}: " if self.path else ""
+        return f"{where}{self.subject}: {path}{self.found}; {self.wanted}"
+
+
+class TrothError(Exception):
+    """Any error of troth's own; never raised itself."""
+
+
+class InputError(TrothError):
+    """A manifest, flag, certificate or request is not acceptable; every problem is listed.
+
+    Attributes:
+        problems: All that is wrong, in document order.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class PeerError(TrothError):
+    """Something we talk to (Envoy, an API, a running mesh) refused or broke the protocol.
+
+    Attributes:
+        peer: Who.
+        reason: What it said, in its own words where it has some.
+        remedy: The next step for the person who reads this; may be empty.
+    """
+
+    def __init__(self, peer: str, reason: str, remedy: str = "") -> None:
+        self.peer = peer
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"{peer}: {reason}" + (f"; {remedy}" if remedy else ""))
+
+
+class EnvironmentLackError(TrothError):
+    """The machine or cluster lacks something troth needs.
+
+    Attributes:
+        lack: What is missing or not permitted.
+        remedy: How to get it.
+    """
+
+    def __init__(self, lack: str, remedy: str) -> None:
+        self.lack = lack
+        self.remedy = remedy
+        super().__init__(f"{lack}; {remedy}")

@@ -1,0 +1,111 @@
+"""The nouns of a mesh as immutable values, whatever source they come from.
+
+Field names follow the Kubernetes API where it has them. Addresses are plain text in canonical
+form (RFC 5952 for IPv6), because every consumer wants text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from troth.identity import SpiffeId, TrustDomain
+
+MESH_LABEL = "troth.dev/mesh"
+"""On a Namespace ``enabled`` puts its pods in the mesh; on a pod ``disabled`` keeps it out."""
+
+
+class Protocol(StrEnum):
+    """A port's transport, as ``ContainerPort.protocol`` and ``ServicePort.protocol`` have it."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+
+
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
+    """A Kubernetes Namespace: the unit that is put in the mesh."""
+
+    name: str
+    labels: Mapping[str, str] = {}
+
+    @property
+    def in_mesh(self) -> bool:
+        """Whether its pods are in the mesh unless they opt out."""
+        return self.labels.get(MESH_LABEL) == "enabled"
+
+
+class ContainerPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A port that a container declares (``containers[].ports[]``)."""
+
+    number: int
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod as the mesh sees it.
+
+    Attributes:
+        uid: Names this one incarnation; a pod made again under its name has another.
+        owner: The Deployment (or other controller) it belongs to, empty for a bare pod.
+        node: The node it is bound to.
+        addresses: Its IPs, the primary one first; empty until it has some.
+        ports: What its containers declare.
+        captured: Its traffic goes through the node's Envoy, so others may use the tunnel to it.
+        ready: Services may send it connections.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str] = {}
+    service_account: str = "default"
+    owner: str = ""
+    node: str = ""
+    addresses: tuple[str, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+    captured: bool = False
+    ready: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def workload(self) -> str:
+        """``NAMESPACE/NAME`` of what a person deployed: the owner, or the pod itself."""
+        return f"{self.namespace}/{self.owner or self.name}"
+
+    def spiffe_id(self, trust_domain: TrustDomain) -> SpiffeId:
+        """The identity of its service account in ``trust_domain``."""
+        return SpiffeId.for_service_account(trust_domain, self.namespace, self.service_account)
+
+
+class Endpoint(msgspec.Struct, frozen=True, order=True):
+    """One place a service's connections go to."""
+
+    address: str
+    port: int
+
+
+class ServicePort(msgspec.Struct, frozen=True, kw_only=True):
+    """One port of a Service with the ready endpoints behind it."""
+
+    number: int
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """A Kubernetes Service: virtual IPs (none for a headless one) and balanced ports."""
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
