@@ -1,0 +1,256 @@
+"""What became of a connection, read from one line of Envoy's access log.
+
+A line is written when a connection reaches what it was for (by tcp_proxy, log type
+``TcpUpstreamConnected``) or when it ended without getting there (by the listener). `LOG_FORMAT`
+says what a line holds; `parse` turns it into a `ConnectionEvent`.
+
+Peers write parts of these lines: server names, certificate names, and through those the failure
+texts. So the texts are only ever compared with Envoy's fixed phrases (`_reasons`), and an identity
+counts only where TLS proved it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import datetime  # noqa: TC003  a Struct's field type
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.envoy._reasons import Outcome, Reason, Role, reason_of
+from troth.errors import InputError
+from troth.identity import SpiffeId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+POD_STATE = "troth.pod"
+"""The filter state object that carries the pod's UID to listeners which pods share."""
+
+LOG_FORMAT: Mapping[str, str] = {
+    "t": "%START_TIME%",
+    "type": "%ACCESS_LOG_TYPE%",
+    "chain": "%FILTER_CHAIN_NAME%",
+    "src": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "dst": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "sni": "%REQUESTED_SERVER_NAME%",
+    "flags": "%RESPONSE_FLAGS%",
+    "dfail": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
+    "ufail": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "peer": "%DOWNSTREAM_PEER_URI_SAN%",
+    "tls": "%DOWNSTREAM_TLS_VERSION%",
+    "cipher": "%DOWNSTREAM_TLS_CIPHER%",
+    "group": "%DOWNSTREAM_TLS_GROUP%",
+    "up": "%UPSTREAM_LOCAL_ADDRESS%",
+    "rx": "%BYTES_RECEIVED%",
+    "tx": "%BYTES_SENT%",
+    "ms": "%DURATION%",
+    "term": "%CONNECTION_TERMINATION_DETAILS%",
+}
+"""The JSON format of an access log, without ``role`` and ``pod``, which the builders add."""
+
+_CONNECTED = "TcpUpstreamConnected"
+_MAX_DETAIL = 1024
+_SERVER_SANS = re.compile(r"_certificate_SANs:_\[(?P<san>[^\],]+)\]")
+
+
+class Side(StrEnum):
+    """Whose proxy reports."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection that was accepted, refused or failed.
+
+    Attributes:
+        time: When the connection began, UTC.
+        outcome: What became of it.
+        reason: Why, as a stable code; ``none`` for what was accepted.
+        detail: Envoy's own words about a failure; printable, at most 1024 characters.
+        side: Whose proxy reports.
+        pod: UID of the pod whose proxy this is.
+        source_address: Where the connection came from.
+        source_port: Its TCP port there.
+        destination_address: Where it was going, before any redirection.
+        destination_port: The port asked for; in the tunnel that is the server name, and the
+            tunnel's own port when the server name is no port.
+        peer: The client's SPIFFE ID, only where TLS verified it.
+        claimed_peer: The SPIFFE ID in a certificate that was refused, or whose verification isn't
+            known to have succeeded: a claim, not an identity.
+        tls_version: Such as ``TLSv1.3``; empty for plaintext.
+        tls_cipher: The cipher suite's IANA name.
+        tls_group: The key exchange, such as ``X25519MLKEM768``.
+        bytes_received: From the client, so far: 0 for what was accepted, as that is reported at
+            the connection's start.
+        bytes_sent: To the client, so far.
+        duration_ms: From the connection's start to this report.
+    """
+
+    time: datetime
+    outcome: Outcome
+    reason: Reason
+    detail: str = ""
+    side: Side
+    pod: str
+    source_address: str
+    source_port: int
+    destination_address: str
+    destination_port: int
+    peer: str | None = None
+    claimed_peer: str | None = None
+    tls_version: str = ""
+    tls_cipher: str = ""
+    tls_group: str = ""
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    duration_ms: int = 0
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line as `LOG_FORMAT` lays it out; Envoy omits or nulls what a connection has not."""
+
+    t: datetime
+    role: Role
+    src: str
+    dst: str
+    type: str | None = None
+    pod: str | None = None
+    chain: str | None = None
+    sni: str | None = None
+    flags: str | None = None
+    dfail: str | None = None
+    ufail: str | None = None
+    peer: str | None = None
+    tls: str | None = None
+    cipher: str | None = None
+    group: str | None = None
+    up: str | None = None
+    rx: int = 0
+    tx: int = 0
+    ms: int = 0
+    term: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+def parse(line: bytes) -> ConnectionEvent | None:
+    """Read one line of the access log.
+
+    Returns:
+        The event, or None for a line that reports no decision: a connection that was reported
+        when it began and has now ended, or a client that left before anything was decided.
+
+    Raises:
+        ValueError: The line isn't what `LOG_FORMAT` makes Envoy write.
+    """
+    try:
+        entry = _decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"no access log line of troth's: {error}") from error
+    if entry.type == _CONNECTED:
+        return _connected(entry)
+    if _text(entry.up):
+        return None  # its beginning was reported
+    flags = frozenset(_text(entry.flags).split(",")) - {""}
+    asked = port_of_server_name(_text(entry.sni))
+    words = _text(entry.ufail) or _text(entry.dfail) or _text(entry.term)
+    verdict = reason_of(entry.role, flags, words, names_a_port=asked is not None)
+    if verdict is None:
+        return None
+    outcome, reason = verdict
+    # Envoy connects to the app only after the handshake, so having tried proves the peer.
+    verified = not _text(entry.dfail) and bool(flags & {"UF", "UH", "NC"})
+    if reason is Reason.BAD_SERVER_NAME:
+        words = f"server name {_text(entry.sni)!r}"
+    return _event(
+        entry, outcome, reason, detail=words or ",".join(sorted(flags)), verified=verified
+    )
+
+
+def _connected(entry: _Line) -> ConnectionEvent | None:
+    match entry.role:
+        case Role.TUNNEL_IN:
+            return _event(entry, Outcome.ACCEPTED, Reason.NONE, verified=True)
+        case Role.PLAIN_IN:
+            return _event(entry, Outcome.PLAINTEXT, Reason.NONE, verified=False)
+        case Role.OUTBOUND:
+            return None  # the server's side reports it
+
+
+def _event(
+    entry: _Line, outcome: Outcome, reason: Reason, *, detail: str = "", verified: bool
+) -> ConnectionEvent:
+    source_address, source_port = _endpoint(entry.src)
+    address, port = _endpoint(entry.dst)
+    peer: str | None = None
+    if entry.role is Role.TUNNEL_IN:
+        port = port_of_server_name(_text(entry.sni)) or port
+        peer = _spiffe_id(_text(entry.peer))
+    elif entry.role is Role.OUTBOUND and (found := _SERVER_SANS.search(_text(entry.ufail))):
+        peer = _spiffe_id(found["san"])
+    encrypted = bool(_text(entry.cipher))  # without one the version is only BoringSSL's guess
+    return ConnectionEvent(
+        time=entry.t,
+        outcome=outcome,
+        reason=reason,
+        detail=_printable(detail),
+        side=Side.CLIENT if entry.role is Role.OUTBOUND else Side.SERVER,
+        pod=_text(entry.pod),
+        source_address=source_address,
+        source_port=source_port,
+        destination_address=address,
+        destination_port=port,
+        peer=peer if verified and entry.role is Role.TUNNEL_IN else None,
+        claimed_peer=None if verified and entry.role is Role.TUNNEL_IN else peer,
+        tls_version=_text(entry.tls) if encrypted else "",
+        tls_cipher=_text(entry.cipher),
+        tls_group=_text(entry.group) if encrypted else "",
+        bytes_received=entry.rx,
+        bytes_sent=entry.tx,
+        duration_ms=entry.ms,
+    )
+
+
+def port_of_server_name(name: str) -> int | None:
+    """The port that a tunnel's server name asks for, or None when it is no port number."""
+    if re.fullmatch(r"[1-9][0-9]{0,4}", name, re.ASCII) and int(name) <= 0xFFFF:  # noqa: PLR2004  the highest port
+        return int(name)
+    return None
+
+
+def _text(value: str | None) -> str:
+    """A value with Envoy's two ways of saying "none" taken away."""
+    return "" if value is None or value == "-" else value
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    """``10.0.0.1:80`` or ``[fd00::1]:80``; anything else (an internal address) has no place."""
+    host, _, port = text.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        number = int(port)
+    except ValueError:
+        return "", 0
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return str(address), number
+
+
+def _spiffe_id(text: str) -> str | None:
+    """``text`` if it is exactly one SPIFFE ID; an SVID has no second name."""
+    try:
+        return str(SpiffeId.parse(text))
+    except InputError:
+        return None
+
+
+def _printable(text: str) -> str:
+    """``text`` made safe to show: a peer may have written parts of it."""
+    return "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:_MAX_DETAIL]
+    )

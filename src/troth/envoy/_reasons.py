@@ -1,0 +1,145 @@
+"""Why a connection came to nothing: from Envoy's phrases and flags to stable reason codes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a listener is for; stands in every line of its access log."""
+
+    TUNNEL_IN = "tunnel-in"
+    PLAIN_IN = "plain-in"
+    OUTBOUND = "outbound"
+
+
+class Outcome(StrEnum):
+    """What became of a connection."""
+
+    ACCEPTED = "accepted"
+    """By the tunnel, from a verified peer."""
+    PLAINTEXT = "plaintext"
+    """Passed in plaintext, as the policy of the port allows."""
+    REFUSED = "refused"
+    """By policy, or because one side couldn't prove who it is."""
+    FAILED = "failed"
+    """Nothing forbade it, but it didn't get where it was going."""
+
+
+class Reason(StrEnum):
+    """Why a connection was refused or failed; codes are stable, Envoy's words are not."""
+
+    NONE = "none"
+    PLAINTEXT_TO_STRICT = "plaintext_to_strict"
+    NO_CLIENT_CERTIFICATE = "no_client_certificate"
+    WRONG_CLIENT_IDENTITY = "wrong_client_identity"
+    WRONG_SERVER_IDENTITY = "wrong_server_identity"
+    UNKNOWN_AUTHORITY = "unknown_authority"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
+    CERTIFICATE_INVALID = "certificate_invalid"
+    REFUSED_BY_PEER = "refused_by_peer"
+    """The other side broke the handshake off with an alert, such as ``UNKNOWN_CA``."""
+    TLS_PARAMETERS = "tls_parameters"
+    """The two share no TLS version, cipher suite, group or application protocol."""
+    NOT_TLS = "not_tls"
+    NO_HANDSHAKE = "no_handshake"
+    """It came to the tunnel and left without a complete handshake, as port scanners do."""
+    HANDSHAKE_FAILED = "handshake_failed"
+    BAD_SERVER_NAME = "bad_server_name"
+    """The tunnel's server name is no port that may be asked for."""
+    NO_CERTIFICATE_YET = "no_certificate_yet"
+    """This side has no certificate of its own so far."""
+    APP_UNREACHABLE = "app_unreachable"
+    UNREACHABLE = "unreachable"
+    """The destination (or the tunnel there) doesn't take connections."""
+    NO_ENDPOINTS = "no_endpoints"
+    NOT_CONFIGURED = "not_configured"
+    """Envoy doesn't know the destination (yet)."""
+    OTHER = "other"
+
+
+_PHRASES: tuple[tuple[str, Reason], ...] = (
+    # Names of the peer's choice follow these two, so they are looked for before all else.
+    ("verify_SAN_list", Reason.WRONG_SERVER_IDENTITY),
+    ("SAN_matcher", Reason.WRONG_CLIENT_IDENTITY),
+    ("not_supplied_by_SDS", Reason.NO_CERTIFICATE_YET),
+    ("PEER_DID_NOT_RETURN_A_CERTIFICATE", Reason.NO_CLIENT_CERTIFICATE),
+    ("certificate_has_expired", Reason.CERTIFICATE_EXPIRED),
+    ("certificate_is_not_yet_valid", Reason.CERTIFICATE_NOT_YET_VALID),
+    ("unable_to_get_local_issuer_certificate", Reason.UNKNOWN_AUTHORITY),
+    ("unable_to_get_issuer_certificate", Reason.UNKNOWN_AUTHORITY),
+    ("unable_to_verify_the_first_certificate", Reason.UNKNOWN_AUTHORITY),
+    ("self-signed_certificate", Reason.UNKNOWN_AUTHORITY),
+    ("self_signed_certificate", Reason.UNKNOWN_AUTHORITY),
+    ("certificate_signature_failure", Reason.UNKNOWN_AUTHORITY),
+    ("CERTIFICATE_VERIFY_FAILED", Reason.CERTIFICATE_INVALID),
+    ("_ALERT_", Reason.REFUSED_BY_PEER),
+    ("HTTP_REQUEST", Reason.NOT_TLS),
+    ("WRONG_VERSION_NUMBER", Reason.NOT_TLS),
+    ("UNSUPPORTED_PROTOCOL", Reason.TLS_PARAMETERS),
+    ("NO_SHARED_CIPHER", Reason.TLS_PARAMETERS),
+    ("NO_SHARED_GROUP", Reason.TLS_PARAMETERS),
+    ("NO_APPLICATION_PROTOCOL", Reason.TLS_PARAMETERS),
+    ("system_library", Reason.NO_HANDSHAKE),
+    ("TLS_error", Reason.HANDSHAKE_FAILED),
+)
+"""Phrases of ``%DOWNSTREAM_/UPSTREAM_TRANSPORT_FAILURE_REASON%``; the first that occurs counts."""
+
+_FLAGS: tuple[tuple[str, Role, Reason], ...] = (
+    ("NR", Role.PLAIN_IN, Reason.PLAINTEXT_TO_STRICT),
+    ("NR", Role.TUNNEL_IN, Reason.BAD_SERVER_NAME),
+    ("NR", Role.OUTBOUND, Reason.NOT_CONFIGURED),
+    ("NC", Role.TUNNEL_IN, Reason.NOT_CONFIGURED),
+    ("NC", Role.PLAIN_IN, Reason.NOT_CONFIGURED),
+    ("NC", Role.OUTBOUND, Reason.NOT_CONFIGURED),
+    ("UF", Role.TUNNEL_IN, Reason.APP_UNREACHABLE),
+    ("UF", Role.PLAIN_IN, Reason.APP_UNREACHABLE),
+    ("UF", Role.OUTBOUND, Reason.UNREACHABLE),
+    ("UH", Role.TUNNEL_IN, Reason.APP_UNREACHABLE),
+    ("UH", Role.PLAIN_IN, Reason.APP_UNREACHABLE),
+    ("UH", Role.OUTBOUND, Reason.NO_ENDPOINTS),
+)
+"""``%RESPONSE_FLAGS%`` by the listener's role, for connections without a TLS failure."""
+
+_FAILURES = frozenset(
+    {
+        Reason.APP_UNREACHABLE,
+        Reason.UNREACHABLE,
+        Reason.NO_ENDPOINTS,
+        Reason.NOT_CONFIGURED,
+        Reason.NO_CERTIFICATE_YET,
+    }
+)
+"""What is no refusal: nobody's identity or policy was in question."""
+
+
+def reason_of(
+    role: Role, flags: frozenset[str], words: str, *, names_a_port: bool
+) -> tuple[Outcome, Reason] | None:
+    """Say why a connection that never reached its upstream did not.
+
+    Args:
+        role: The listener's.
+        flags: Envoy's response flags.
+        words: Envoy's failure text, empty if it has none.
+        names_a_port: Whether the server name (in the tunnel) is a port number.
+
+    Returns:
+        Outcome and reason, or None when the client left before anything was decided.
+    """
+    reason = next((code for phrase, code in _PHRASES if phrase in words), None)
+    if reason is Reason.WRONG_CLIENT_IDENTITY and role is Role.OUTBOUND:
+        reason = Reason.WRONG_SERVER_IDENTITY
+    if reason is None:
+        reason = next((code for flag, at, code in _FLAGS if at is role and flag in flags), None)
+        if role is Role.TUNNEL_IN and "UH" in flags and not names_a_port:
+            reason = Reason.BAD_SERVER_NAME
+    if reason is None:
+        if flags or words:
+            reason = Reason.OTHER
+        elif role is Role.TUNNEL_IN:
+            reason = Reason.NO_HANDSHAKE
+        else:
+            return None
+    return (Outcome.FAILED if reason in _FAILURES else Outcome.REFUSED), reason
