@@ -7,12 +7,12 @@ them stand in the parsers beside this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003 - msgspec reads field types at runtime
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
 
-from troth.errors import Location  # noqa: TC001 - msgspec reads field types at runtime
+from troth.errors import Location
 from troth.mesh import ContainerPort, Protocol
 
 
