@@ -1,0 +1,58 @@
+"""Istio's PeerAuthentication as a value: what a policy says, once parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from troth.errors import Location
+
+API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
+"""The versions understood; they differ in nothing but their name."""
+
+KIND = "PeerAuthentication"
+
+
+class Mode(StrEnum):
+    """``PeerAuthentication.MutualTLS.Mode``: what a port accepts from its clients."""
+
+    UNSET = "UNSET"
+    """Inherit from the next wider scope; never an effective mode."""
+
+    STRICT = "STRICT"
+    """Mutual TLS only."""
+
+    PERMISSIVE = "PERMISSIVE"
+    """Mutual TLS and plaintext; what holds when no policy says anything."""
+
+    DISABLE = "DISABLE"
+    """Plaintext; clients don't use mutual TLS."""
+
+
+class PeerAuthentication(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy (``security.istio.io/v1``, kind ``PeerAuthentication``).
+
+    Attributes:
+        selector: ``spec.selector.matchLabels``; empty when the policy has no selector.
+        mode: ``spec.mtls.mode``; UNSET also stands for a missing ``mtls``.
+        port_modes: ``spec.portLevelMtls`` by the workload's (the container's) port.
+        created: ``metadata.creationTimestamp`` with its time zone; None in a file that has none.
+        location: Where it was read, if from a file.
+    """
+
+    namespace: str
+    name: str
+    selector: Mapping[str, str] = {}
+    mode: Mode = Mode.UNSET
+    port_modes: Mapping[int, Mode] = {}
+    created: datetime | None = None
+    api_version: str = API_VERSIONS[0]
+    location: Location | None = None
+
+    @property
+    def key(self) -> str:
+        """``NAMESPACE/NAME``, which no two policies of a mesh share."""
+        return f"{self.namespace}/{self.name}"

@@ -1,0 +1,252 @@
+"""Read one PeerAuthentication from decoded YAML or JSON, refusing what Istio's API refuses.
+
+The rules are those of Istio's CustomResourceDefinition (its schema and CEL rules) and of Kubernetes
+for names and labels. A document may be anything a decoder yields, of any type anywhere: it is
+looked at, never trusted, and every problem is reported, not only the first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from troth.policy._model import API_VERSIONS, KIND, Mode, PeerAuthentication
+from troth.policy._reader import Decoded, Reader, Shape
+from troth.policy._syntax import (
+    LABEL_VALUE,
+    NAME,
+    NAMESPACE,
+    described,
+    key_path,
+    label_key_flaw,
+)
+
+if TYPE_CHECKING:
+    from troth.errors import Location, Problem
+
+_TOP = Shape(("apiVersion", "kind", "metadata", "spec", "status"), f"kind: {KIND}, ...")
+_METADATA = Shape(
+    (
+        "name",
+        "namespace",
+        "labels",
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "managedFields",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    ),
+    "name: default",
+)
+_SPEC = Shape(("selector", "mtls", "portLevelMtls"), "mtls: {mode: STRICT}")
+_SELECTOR = Shape(("matchLabels",), "matchLabels: {app: web}")
+_MATCH_LABELS = Shape((), "app: web")
+_MTLS = Shape(("mode",), "mode: STRICT")
+_PORTS = Shape((), "8080: {mode: STRICT}")
+
+_MODES = "STRICT, PERMISSIVE, DISABLE or UNSET"
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
+_PORT_KEY = re.compile(r"[0-9]{1,20}")
+_LAST_PORT = 65535
+
+
+def parse_peer_authentication(
+    document: object, *, location: Location | None = None, stored: bool = False
+) -> tuple[PeerAuthentication | None, tuple[Problem, ...]]:
+    """Read a policy and say all that is wrong with it.
+
+    Args:
+        document: One decoded YAML or JSON document.
+        location: Where it was read; goes into the problems and the policy.
+        stored: The object is in a cluster already. ``portLevelMtls`` without selector labels is
+            then no error: Istio ignores those ports and counts the mode, and so does the result.
+
+    Returns:
+        The policy, or None when a problem is an error; and the problems, warnings among them.
+    """
+    reader = Reader(_subject(document), location)
+    if document is None:
+        reader.refuse("", "is empty", f"write a mapping, such as {{{_TOP.example}}}")
+        return None, tuple(reader.problems)
+    top = reader.mapping(document, "", _TOP)
+    if not isinstance(document, Mapping):
+        return None, tuple(reader.problems)
+    api_version = _api_version(reader, top)
+    metadata = reader.mapping(top.get("metadata"), "metadata", _METADATA)
+    namespace, name = _names(reader, metadata)
+    created = _created(reader, metadata.get("creationTimestamp"))
+    spec = reader.mapping(top.get("spec"), "spec", _SPEC)
+    selector = _selector(reader, spec.get("selector"))
+    mode = _mode(reader, spec.get("mtls"), "spec.mtls")
+    port_modes = _port_modes(reader, spec.get("portLevelMtls"), selector, stored=stored)
+    if reader.errors:
+        return None, tuple(reader.problems)
+    policy = PeerAuthentication(
+        namespace=namespace,
+        name=name,
+        selector=selector or {},
+        mode=mode,
+        port_modes=port_modes,
+        created=created,
+        api_version=api_version,
+        location=location,
+    )
+    return policy, tuple(reader.problems)
+
+
+def _subject(document: object) -> str:
+    """What names the document best, whatever state it is in."""
+    metadata = document.get("metadata") if isinstance(document, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return KIND
+    namespace, name = metadata.get("namespace") or "default", metadata.get("name")
+    # An upper-case name is wrong, but shows well which document is meant.
+    lower = name.lower() if isinstance(name, str) and name.isascii() else name
+    shown_namespace = "?" if NAMESPACE.flaw(namespace) else namespace
+    shown_name = "?" if NAME.flaw(lower) else name
+    return f"{KIND} {shown_namespace}/{shown_name}"
+
+
+def _api_version(reader: Reader, top: Decoded) -> str:
+    if (kind := top.get("kind")) != KIND:
+        found = "is missing" if kind is None else f"is {described(kind)}"
+        reader.refuse("kind", found, f"write {KIND}")
+    version = top.get("apiVersion")
+    for known in API_VERSIONS:
+        if version == known:
+            return known
+    found = "is missing" if version is None else f"is {described(version)}"
+    reader.refuse("apiVersion", found, f"write {' or '.join(API_VERSIONS)}")
+    return ""
+
+
+def _names(reader: Reader, metadata: Decoded) -> tuple[str, str]:
+    name = metadata.get("name")
+    if name is None or name == "":
+        reader.refuse("metadata.name", "is missing", "give the policy a name")
+    elif flaw := NAME.flaw(name):
+        reader.refuse("metadata.name", *flaw)
+    namespace = metadata.get("namespace")
+    if namespace is None or namespace == "":
+        namespace = "default"
+    if flaw := NAMESPACE.flaw(namespace):
+        reader.refuse("metadata.namespace", *flaw)
+    return str(namespace), str(name)
+
+
+def _created(reader: Reader, value: object) -> datetime | None:
+    if value is None:
+        return None
+    moment = value if isinstance(value, datetime) else _rfc3339(value)
+    if moment is not None and moment.tzinfo is not None:
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:  # the first or last hours of the calendar
+            pass
+    reader.refuse(
+        "metadata.creationTimestamp",
+        f"is {described(value)}",
+        "write a time with its zone, such as 2026-01-31T12:00:00Z (RFC 3339), or leave it out",
+    )
+    return None
+
+
+def _rfc3339(value: object) -> datetime | None:
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:  # well-formed, but no such day or hour
+        return None
+
+
+def _selector(reader: Reader, value: object) -> dict[str, str] | None:
+    """The labels to match; empty for no selector, None when what stands there is refused."""
+    if value is None:
+        return {}
+    path = "spec.selector.matchLabels"
+    before = reader.errors
+    selector = reader.mapping(value, "spec.selector", _SELECTOR)
+    labels = reader.mapping(selector.get("matchLabels"), path, _MATCH_LABELS)
+    for key, text in labels.items():
+        if flaw := label_key_flaw(key):
+            reader.refuse(path, *flaw)
+        if flaw := LABEL_VALUE.flaw(text):
+            reader.refuse(key_path(path, key), *flaw)
+    if reader.errors > before:
+        return None
+    if not labels:
+        reader.warn(
+            path if "matchLabels" in selector else "spec.selector",
+            "is empty, so the policy holds for all of its namespace (in the root namespace: for "
+            "all of the mesh)",
+            "name labels, or leave the selector out",
+        )
+    return {str(key): str(text) for key, text in labels.items()}
+
+
+def _mode(reader: Reader, mtls: object, path: str) -> Mode:
+    value = reader.mapping(mtls, path, _MTLS).get("mode")
+    if value is None:
+        return Mode.UNSET
+    if isinstance(value, str) and value in Mode.__members__:
+        return Mode(value)
+    wanted = f"write {_MODES}"
+    if isinstance(value, str):
+        typed = value[:64].strip().upper()
+        for near in difflib.get_close_matches(typed, list(Mode), n=1, cutoff=0.7):
+            wanted = f"write {near}, in exactly these letters"
+    reader.refuse(f"{path}.mode", f"is {described(value)}", wanted)
+    return Mode.UNSET
+
+
+def _port_modes(
+    reader: Reader, value: object, selector: dict[str, str] | None, *, stored: bool
+) -> dict[int, Mode]:
+    path = "spec.portLevelMtls"
+    # What the API refuses but finds in a cluster all the same is ignored, as Istio does.
+    complain = reader.warn if stored else reader.refuse
+    if value is None:
+        return {}
+    entries = reader.mapping(value, path, _PORTS)
+    if isinstance(value, Mapping) and not entries:
+        complain(path, "is empty", "name a port, or leave it out")
+    modes: dict[int, Mode] = {}
+    for key, mtls in entries.items():
+        port = _port(key)
+        mode = _mode(reader, mtls, key_path(path, key))
+        if port is None:
+            reader.refuse(key_path(path, key), "is no port", f"write a number, 1 to {_LAST_PORT}")
+        elif port in modes:
+            reader.refuse(key_path(path, key), f"sets port {port} again", "keep one of the two")
+        else:
+            modes[port] = mode
+    if entries and selector == {}:
+        ignored = " and is ignored" if stored else ""
+        complain(
+            path,
+            f"has no effect without selector labels{ignored}",
+            "add spec.selector.matchLabels, or leave it out",
+        )
+        return {}
+    return modes
+
+
+def _port(key: object) -> int | None:
+    if isinstance(key, str) and _PORT_KEY.fullmatch(key):
+        key = int(key)
+    if isinstance(key, int) and not isinstance(key, bool) and 1 <= key <= _LAST_PORT:
+        return key
+    return None

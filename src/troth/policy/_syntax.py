@@ -1,0 +1,139 @@
+"""Kubernetes' rules for names and labels, and how hostile values are shown in messages.
+
+The rules are those of ``k8s.io/apimachinery/pkg/util/validation``. Whatever is shown is escaped
+and bounded, because messages end up in terminals and logs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import TypeAlias
+
+import msgspec
+
+_SHOWN_CHARACTERS = 80
+_HUGE = 10**20
+_HARMLESS_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
+_HARMLESS_KEY = re.compile(r"[A-Za-z0-9._/-]{1,80}")
+
+_ALNUM = "[A-Za-z0-9]"
+_QUALIFIED = rf"{_ALNUM}([-A-Za-z0-9_.]*{_ALNUM})?"
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+
+
+Flaw: TypeAlias = tuple[str, str]
+"""What is wrong, and what would be right."""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """What one kind of name has to look like.
+
+    Attributes:
+        pattern: Must match the whole text; only tried on texts that are short enough.
+        longest: The number of characters allowed.
+        wanted: The rule in words.
+    """
+
+    pattern: re.Pattern[str]
+    longest: int
+    wanted: str
+
+    def flaw(self, value: object) -> Flaw | None:
+        """Say how ``value`` breaks the rule, if it does."""
+        if not isinstance(value, str):
+            return f"is {described(value)}", string_wanted(value)
+        if len(value) > self.longest:
+            return f"is longer than {self.longest} characters", self.wanted
+        if not self.pattern.fullmatch(value):
+            return f"is {described(value)}", self.wanted
+        return None
+
+
+NAMESPACE = Rule(
+    pattern=re.compile(_DNS_LABEL),
+    longest=63,
+    wanted="use a-z, 0-9 and '-', beginning and ending with a letter or digit (RFC 1123 label)",
+)
+NAME = Rule(
+    pattern=re.compile(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*"),
+    longest=253,
+    wanted="use a-z, 0-9, '-' and '.', each part beginning and ending with a letter or digit "
+    "(RFC 1123 subdomain)",
+)
+LABEL_NAME = Rule(
+    pattern=re.compile(_QUALIFIED),
+    longest=63,
+    wanted="use a-z, A-Z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit",
+)
+LABEL_VALUE = Rule(
+    pattern=re.compile(rf"({_QUALIFIED})?"),
+    longest=63,
+    wanted=LABEL_NAME.wanted + ", or leave it empty",
+)
+
+
+def label_key_flaw(key: object) -> Flaw | None:
+    """Say how ``key`` is no label key (``[PREFIX/]NAME``), if it is none."""
+    if not isinstance(key, str):
+        return f"has the key {described(key)}", string_wanted(key)
+    prefix, slash, name = key.rpartition("/")
+    if slash and (flaw := NAME.flaw(prefix)):
+        return f"has a key whose prefix {flaw[0]}", flaw[1]
+    if flaw := LABEL_NAME.flaw(name):
+        return f"has a key whose name {flaw[0]}", flaw[1]
+    return None
+
+
+def string_wanted(value: object) -> str:
+    """What to do about ``value`` where a string belongs."""
+    if value is None or isinstance(value, Mapping | list | tuple | set):
+        return "write a string"
+    return "put quotes around it to make it a string"
+
+
+def field_path(parent: str, name: object) -> str:
+    """The path of an object's field, as Kubernetes writes it."""
+    if isinstance(name, str) and _HARMLESS_FIELD.fullmatch(name):
+        return f"{parent}.{name}" if parent else name
+    return key_path(parent, name)
+
+
+def key_path(parent: str, key: object) -> str:
+    """The path of a map's entry, as Kubernetes writes it."""
+    harmless = isinstance(key, str) and _HARMLESS_KEY.fullmatch(key)
+    return f"{parent}[{key if harmless else described(key, bare_numbers=True)}]"
+
+
+def described(value: object, *, bare_numbers: bool = False) -> str:
+    """Any decoded value, fit for a message: what it is, and its text if that is short."""
+    match value:
+        case None:
+            text = "null"
+        case bool():
+            text = f"the boolean {str(value).lower()}"
+        case int() | float():
+            text = _number(value, bare=bare_numbers)
+        case str():
+            cut = "..." if len(value) > _SHOWN_CHARACTERS else ""
+            text = json.dumps(value[:_SHOWN_CHARACTERS]) + cut
+        case datetime():
+            text = f"the time {value.isoformat()}"
+        case date():
+            text = f"the date {value.isoformat()}"
+        case Mapping():
+            text = "a mapping"
+        case list() | tuple():
+            text = "a list"
+        case _:
+            text = f"of the type {type(value).__name__}"
+    return text
+
+
+def _number(value: float, *, bare: bool) -> str:
+    # Python refuses to print an integer of some thousand digits.
+    if isinstance(value, int) and abs(value) >= _HUGE:
+        return "a huge number"
+    return str(value) if bare else f"the number {value}"
