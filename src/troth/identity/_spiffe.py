@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from troth.errors import InputError, Problem
+from troth.identity._flaws import Flaw, refuse, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 _SCHEME = "spiffe://"
-_MAX_TRUST_DOMAIN_BYTES = 255
-_MAX_ID_BYTES = 2048
+# Bytes and characters alike: whatever isn't ASCII is refused by its characters.
+_MAX_TRUST_DOMAIN_LENGTH = 255
+_MAX_ID_LENGTH = 2048
 _TRUST_DOMAIN_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + ".-_")
 _SEGMENT_CHARACTERS = frozenset(string.ascii_letters + string.digits + ".-_")
-_SHOWN_CHARACTERS = 80
-
-_Flaw = tuple[str, str]  # what is wrong, what would be right
 
 
 class TrustDomain(msgspec.Struct, frozen=True, order=True):
@@ -37,7 +35,7 @@ class TrustDomain(msgspec.Struct, frozen=True, order=True):
     name: str
 
     def __post_init__(self) -> None:
-        _refuse("trust domain", self.name, _trust_domain_flaws(self.name))
+        refuse(f"trust domain {shown(self.name)}", _trust_domain_flaws(self.name))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -53,7 +51,7 @@ class TrustDomain(msgspec.Struct, frozen=True, order=True):
 
     @property
     def id(self) -> SpiffeId:
-        """The trust domain's own SPIFFE ID, the one without a path; its CA certificates carry it."""
+        """The trust domain's own SPIFFE ID, without a path; its CA certificates carry it."""
         return SpiffeId(self, "")
 
 
@@ -74,7 +72,7 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
     path: str
 
     def __post_init__(self) -> None:
-        _refuse("SPIFFE ID", str(self), (*_path_flaws(self.path), *_length_flaws(str(self))))
+        refuse(f"SPIFFE ID {shown(str(self))}", _id_flaws(self.trust_domain.name, self.path))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -83,14 +81,12 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
         Raises:
             InputError: ``text`` is no SPIFFE ID; every flaw is listed.
         """
-        scheme, authority, path = text[: len(_SCHEME)], *_split(text[len(_SCHEME) :])
-        if scheme != _SCHEME:
-            _refuse(
-                "SPIFFE ID", text, [(f"does not begin with {_SCHEME}", f"begin with {_SCHEME}")]
-            )
-        flaws = (*_trust_domain_flaws(authority), *_path_flaws(path), *_length_flaws(text))
-        _refuse("SPIFFE ID", text, flaws)
-        return cls(TrustDomain(authority), path)
+        subject = f"SPIFFE ID {shown(text)}"
+        if not text.startswith(_SCHEME):
+            refuse(subject, [Flaw("is no spiffe URI", f"begin it with {_SCHEME}")])
+        name, slash, rest = text.removeprefix(_SCHEME).partition("/")
+        refuse(subject, _id_flaws(name, slash + rest))
+        return cls(TrustDomain(name), slash + rest)
 
     @classmethod
     def for_service_account(
@@ -101,14 +97,15 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
         Raises:
             InputError: One of the names doesn't fit in exactly one path segment.
         """
-        path = f"/ns/{namespace}/sa/{service_account}"
-        flaws = [
-            (f"{what} {_shown(name)} {flaw}", wanted)
-            for what, name in (("namespace", namespace), ("service account", service_account))
-            for flaw, wanted in _segment_flaws(name)
-        ]
-        _refuse("SPIFFE ID", f"{_SCHEME}{trust_domain}{path}", flaws)
-        return cls(trust_domain, path)
+        refuse(
+            f"service account {shown(f'{namespace}/{service_account}')}",
+            (
+                Flaw(f"{shown(name)} {flaw.found}", flaw.wanted, path)
+                for path, name in (("namespace", namespace), ("name", service_account))
+                for flaw in _segment_flaws(name)
+            ),
+        )
+        return cls(trust_domain, f"/ns/{namespace}/sa/{service_account}")
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.trust_domain.name}{self.path}"
@@ -130,79 +127,57 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
         return None
 
 
-def _split(rest: str) -> tuple[str, str]:
-    authority, slash, path = rest.partition("/")
-    return authority, slash + path
+def _id_flaws(trust_domain: str, path: str) -> Iterator[Flaw]:
+    if len(_SCHEME) + len(trust_domain) + len(path) > _MAX_ID_LENGTH:
+        yield Flaw(f"is longer than {_MAX_ID_LENGTH} bytes", f"use at most {_MAX_ID_LENGTH}")
+        return  # its flaws could be as many as its bytes
+    yield from _trust_domain_flaws(trust_domain)
+    yield from _path_flaws(path)
 
 
-def _trust_domain_flaws(name: str) -> Iterator[_Flaw]:
+def _trust_domain_flaws(name: str) -> Iterator[Flaw]:
     if not name:
-        yield "the trust domain is empty", "name one, such as cluster.local"
-    if len(name.encode(errors="surrogatepass")) > _MAX_TRUST_DOMAIN_BYTES:
-        yield (
-            f"the trust domain is longer than {_MAX_TRUST_DOMAIN_BYTES} bytes",
-            f"use at most {_MAX_TRUST_DOMAIN_BYTES}",
+        yield Flaw("the trust domain is empty", "name one, such as cluster.local")
+    if len(name) > _MAX_TRUST_DOMAIN_LENGTH:
+        yield Flaw(
+            f"the trust domain is longer than {_MAX_TRUST_DOMAIN_LENGTH} bytes",
+            f"use at most {_MAX_TRUST_DOMAIN_LENGTH}",
         )
-    if strange := _strange(name, _TRUST_DOMAIN_CHARACTERS):
-        yield (
-            f"the trust domain contains {strange}",
-            "use only a-z, 0-9, '.', '-' and '_' (no port, user, query or fragment)",
+    if foreign := _foreign_characters(name, _TRUST_DOMAIN_CHARACTERS):
+        yield Flaw(
+            f"the trust domain contains {foreign}",
+            "use only a-z, 0-9, '.', '-' and '_' (no user, port, query or fragment)",
         )
 
 
-def _path_flaws(path: str) -> Iterator[_Flaw]:
+def _path_flaws(path: str) -> Iterator[Flaw]:
     if not path:
         return
     if not path.startswith("/"):
-        yield "the path does not begin with a slash", "begin it with '/', or leave it out"
+        yield Flaw("the path does not begin with a slash", "begin it with '/', or leave it out")
         return
     segments = path[1:].split("/")
     if segments[-1] == "":
-        yield "the path ends with a slash", "leave the last slash out"
+        yield Flaw("the path ends with a slash", "leave the last slash out")
         segments.pop()
-    # A hostile path may have two thousand equal flaws; one of a kind is enough to read.
-    flaws = {
-        (f"path segment {_shown(segment)} {flaw}", wanted): None
-        for segment in segments
-        for flaw, wanted in _segment_flaws(segment)
-    }
-    yield from flaws
+    for segment in dict.fromkeys(segments):
+        for flaw in _segment_flaws(segment):
+            yield Flaw(f"path segment {shown(segment)} {flaw.found}", flaw.wanted)
 
 
-def _segment_flaws(segment: str) -> Iterator[_Flaw]:
+def _segment_flaws(segment: str) -> Iterator[Flaw]:
     if not segment:
-        yield "is empty", "put a name there"
+        yield Flaw("is empty", "put a name there")
     if segment in {".", ".."}:
-        yield "is relative", "write the path in full"
-    if strange := _strange(segment, _SEGMENT_CHARACTERS):
-        yield (
-            f"contains {strange}",
+        yield Flaw("is relative", "write the path in full")
+    if foreign := _foreign_characters(segment, _SEGMENT_CHARACTERS):
+        yield Flaw(
+            f"contains {foreign}",
             "use only a-z, A-Z, 0-9, '.', '-' and '_' (no percent-encoding, query or fragment)",
         )
 
 
-def _length_flaws(text: str) -> Iterator[_Flaw]:
-    if len(text.encode(errors="surrogatepass")) > _MAX_ID_BYTES:
-        yield f"is longer than {_MAX_ID_BYTES} bytes", f"use at most {_MAX_ID_BYTES}"
-
-
-def _strange(text: str, allowed: frozenset[str]) -> str:
-    """The characters of ``text`` that are not allowed, each once, fit for a message."""
-    strange = dict.fromkeys(character for character in text if character not in allowed)
-    return ", ".join(ascii(character) for character in list(strange)[:5])
-
-
-def _shown(text: str) -> str:
-    """Hostile text fit for a message: quoted, escaped, bounded."""
-    if len(text) > _SHOWN_CHARACTERS:
-        return f"{ascii(text[:_SHOWN_CHARACTERS])}..."
-    return ascii(text)
-
-
-def _refuse(what: str, text: str, flaws: Iterable[_Flaw]) -> None:
-    problems = [
-        Problem(subject=f"{what} {_shown(text)}", path="", found=found, wanted=wanted)
-        for found, wanted in flaws
-    ]
-    if problems:
-        raise InputError(problems)
+def _foreign_characters(text: str, allowed: frozenset[str]) -> str:
+    """The characters of ``text`` that are not allowed, the first few of them, fit for a message."""
+    foreign = dict.fromkeys(character for character in text if character not in allowed)
+    return ", ".join(ascii(character) for character in [*foreign][:5])
