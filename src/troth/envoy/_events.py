@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from datetime import datetime  # noqa: TC003  a Struct's field type
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
