@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from troth.envoy._backoff import Backoff
-from troth.envoy._command import EnvoyOptions, command, parse_log_line
+from troth.envoy._command import EnvoyOptions, command, find_envoy, parse_log_line
 from troth.envoy._lines import LineBuffer
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import Awaitable, Callable
+
+__all__ = ["EnvoyOptions", "EnvoyProcess", "find_envoy"]
 
 _MAX_LOG_LINE = 16 * 1024
 _CHUNK = 16 * 1024
