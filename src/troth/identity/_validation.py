@@ -70,9 +70,9 @@ def verify_svid(
     """Do what `validate_svid_chain` says; the path that vouches is part of the answer."""
     leaf, *intermediates = load_certificates(chain, subject=subject, path="")
     spiffe_id, flaws = workload_id(leaf.extensions)
-    refuse(subject, (*flaws, *_leaf_flaws(leaf)))
-    if spiffe_id is None:  # workload_id gives the one or the other
-        raise AssertionError
+    flaws += (*_leaf_flaws(leaf),)
+    if flaws or spiffe_id is None:
+        raise refusal(subject, *flaws)
     refuse(subject, _identity_flaws(spiffe_id, bundle, expected))
     path = verify_path(leaf, intermediates, bundle, now=now, subject=subject)
     return VerifiedSvid(spiffe_id, path)
@@ -106,8 +106,10 @@ def verify_path(
     try:
         return verifier.verify(leaf, list(intermediates)).chain
     except verification.VerificationError as error:
+        chain = (leaf, *intermediates)
+        concerned = (root for root in roots if root.subject in {each.issuer for each in chain})
         flaws = [
-            *_validity_flaws((leaf, *intermediates), now, field),
+            *_validity_flaws((*chain, *concerned), now, field),
             Flaw(
                 f"does not lead to a root of {bundle.trust_domain} ({error})",
                 "send the leaf and every intermediate, signed below a root of the trust bundle",
