@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from troth.sources._collect import Manifests, collect
+from troth.sources._expand import expand
+from troth.sources._files import STDIN, load
+from troth.sources._last_good import merge_last_good
+from troth.sources._runnable import runnable_problems
+from troth.sources._watch import watch
 from troth.sources._workloads import (
     ConfigMap,
     Container,
@@ -22,15 +28,19 @@ from troth.sources._workloads import (
     VolumeMount,
     Workload,
 )
+from troth.sources._yaml import Document, read_documents
 
 __all__ = [
+    "STDIN",
     "ConfigMap",
     "Container",
     "Deployment",
+    "Document",
     "EnvFrom",
     "EnvVar",
     "HttpGet",
     "KeyRef",
+    "Manifests",
     "PodTemplate",
     "Probe",
     "RestartPolicy",
@@ -42,4 +52,11 @@ __all__ = [
     "VolumeKind",
     "VolumeMount",
     "Workload",
+    "collect",
+    "expand",
+    "load",
+    "merge_last_good",
+    "read_documents",
+    "runnable_problems",
+    "watch",
 ]

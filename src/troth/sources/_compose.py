@@ -116,8 +116,9 @@ class Composer:
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
-            name = tag.removeprefix(_PREFIX)
-            self._note(event, f"{described(event.value)} is no !!{name}", "correct it, or the tag")
+            # The value isn't shown: it may be a Secret's.
+            found = f"a value tagged !!{tag.removeprefix(_PREFIX)} is none"
+            self._note(event, found, "correct the value, or the tag")
         return value
 
     def _begin(

@@ -1,0 +1,66 @@
+"""The field names that the Kubernetes API has, to tell a typing mistake from a field we don't use.
+
+As of Kubernetes 1.34; the API drops what it doesn't know, so an unknown field is only a warning.
+"""
+
+from __future__ import annotations
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CONTAINER = _names("""
+    args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports
+    readinessProbe resizePolicy resources restartPolicy restartPolicyRules securityContext
+    startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty
+    volumeDevices volumeMounts workingDir
+""")
+"""core/v1 Container."""
+
+POD_SPEC = _names("""
+    activeDeadlineSeconds affinity automountServiceAccountToken containers dnsConfig dnsPolicy
+    enableServiceLinks ephemeralContainers hostAliases hostIPC hostNetwork hostPID hostUsers
+    hostname hostnameOverride imagePullSecrets initContainers nodeName nodeSelector os overhead
+    preemptionPolicy priority priorityClassName readinessGates resourceClaims resources
+    restartPolicy runtimeClassName schedulerName schedulingGates securityContext serviceAccount
+    serviceAccountName setHostnameAsFQDN shareProcessNamespace subdomain
+    terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
+""")
+"""core/v1 PodSpec."""
+
+SERVICE_SPEC = _names("""
+    allocateLoadBalancerNodePorts clusterIP clusterIPs externalIPs externalName
+    externalTrafficPolicy healthCheckNodePort internalTrafficPolicy ipFamilies ipFamilyPolicy
+    loadBalancerClass loadBalancerIP loadBalancerSourceRanges ports publishNotReadyAddresses
+    selector sessionAffinity sessionAffinityConfig trafficDistribution type
+""")
+"""core/v1 ServiceSpec."""
+
+WORKLOAD_SPECS = {
+    "Deployment": _names("""
+        minReadySeconds paused progressDeadlineSeconds replicas revisionHistoryLimit selector
+        strategy template
+    """),
+    "StatefulSet": _names("""
+        minReadySeconds ordinals persistentVolumeClaimRetentionPolicy podManagementPolicy replicas
+        revisionHistoryLimit selector serviceName template updateStrategy volumeClaimTemplates
+    """),
+    "DaemonSet": _names("minReadySeconds revisionHistoryLimit selector template updateStrategy"),
+    "ReplicaSet": _names("minReadySeconds replicas selector template"),
+}
+"""apps/v1: the controllers whose pods run until told to stop, and which need a selector."""
+
+OTHER_KINDS = {
+    "": _names("""
+        Binding ComponentStatus Endpoints Event LimitRange List Node PersistentVolume
+        PersistentVolumeClaim PodTemplate ReplicationController ResourceQuota
+    """),
+    "apps": _names("ControllerRevision"),
+    "batch": _names(""),
+    "security.istio.io": _names("AuthorizationPolicy RequestAuthentication"),
+}
+"""Kinds that troth ignores, of the API groups of which it reads some."""
+
+FORMER_GROUPS = frozenset({"extensions"})
+"""API groups whose kinds moved elsewhere."""

@@ -1,0 +1,270 @@
+"""Documents become one typed set of objects, each refused or accepted by itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from troth.errors import Location, Problem
+from troth.mesh import Namespace
+from troth.policy import PeerAuthentication
+from troth.policy._syntax import NAME, NAMESPACE, described
+from troth.sources._api import FORMER_GROUPS, OTHER_KINDS
+from troth.sources._kinds import KINDS, Kind
+from troth.sources._objects import Source
+from troth.sources._reader import Fields, Report
+from troth.sources._workloads import (
+    ConfigMap,
+    Deployment,
+    PodTemplate,
+    Secret,
+    ServiceAccount,
+    ServiceSpec,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from troth.sources._yaml import Document
+
+
+class Manifests(msgspec.Struct, frozen=True, kw_only=True):
+    """All that manifests say, by ``NAMESPACE/NAME`` (a Namespace by its name).
+
+    Attributes:
+        namespaces: Those written down, and those that other objects only name (without labels).
+        pods: Bare Pods.
+        deployments: Deployments.
+        workloads: Other controllers by ``KIND NAMESPACE/NAME``: StatefulSet, DaemonSet,
+            ReplicaSet, Job, CronJob.
+        services: Services.
+        config_maps: ConfigMaps.
+        secrets: Secrets.
+        service_accounts: ServiceAccounts.
+        policies: PeerAuthentications.
+        problems: What was refused or deserves a look.
+        ignored: Other kinds (``KIND.GROUP``) and how many objects of each there are.
+        origins: Where each accepted object stands, by ``KIND NAMESPACE/NAME``.
+        refused: Objects that are there but not acceptable, by ``KIND NAMESPACE/NAME``.
+        unread: Files and directories some of whose objects could not even be told.
+    """
+
+    namespaces: Mapping[str, Namespace] = {}
+    pods: Mapping[str, PodTemplate] = {}
+    deployments: Mapping[str, Deployment] = {}
+    workloads: Mapping[str, Workload] = {}
+    services: Mapping[str, ServiceSpec] = {}
+    config_maps: Mapping[str, ConfigMap] = {}
+    secrets: Mapping[str, Secret] = {}
+    service_accounts: Mapping[str, ServiceAccount] = {}
+    policies: Mapping[str, PeerAuthentication] = {}
+    problems: tuple[Problem, ...] = ()
+    ignored: tuple[tuple[str, int], ...] = ()
+    origins: Mapping[str, Location] = {}
+    refused: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
+
+    @property
+    def templates(self) -> tuple[PodTemplate, ...]:
+        """What every pod is made from: bare Pods and all workloads' templates."""
+        controllers = (*self.deployments.values(), *self.workloads.values())
+        return (*self.pods.values(), *(controller.template for controller in controllers))
+
+
+def collect(documents: Iterable[Document], problems: Iterable[Problem] = ()) -> Manifests:
+    """Sort documents into typed objects.
+
+    Args:
+        documents: What was read, in the order in which the first of two equals wins.
+        problems: What could not be read; each with its place.
+    """
+    collector = _Collector(problems)
+    for document in documents:
+        for each in flattened(document):
+            collector.add(each)
+    return collector.finish()
+
+
+def flattened(document: Document) -> Iterator[Document]:
+    """The objects of a List (v1 ``List``, or a typed one such as ``PodList``), or the one."""
+    value = document.value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not (isinstance(value, dict) and isinstance(kind, str) and kind.endswith("List")):
+        yield document
+        return
+    items = value.get("items")
+    if not isinstance(items, list):
+        yield document  # a custom kind that only sounds like a list, or a bad one
+        return
+    implied = {} if kind == "List" else {"apiVersion": value.get("apiVersion"), "kind": kind[:-4]}
+    for index, item in enumerate(items):
+        # API servers leave apiVersion and kind out of the items of typed lists.
+        whole = implied | item if isinstance(item, dict) else item
+        yield from flattened(document.item(f"items[{index}]", whole))
+
+
+def with_implied_namespaces(manifests: Manifests) -> Manifests:
+    """Add the namespaces that objects name and no manifest describes."""
+    written = {
+        key: it
+        for key, it in manifests.namespaces.items()
+        if f"Namespace {key}" in manifests.origins
+    }
+    named = dict.fromkeys(
+        identity.namespace
+        for identity in map(Identity.parse, manifests.origins)
+        if identity.kind != "Namespace"
+    )
+    implied = {name: Namespace(name=name) for name in named if name not in written}
+    return msgspec.structs.replace(manifests, namespaces=written | implied)
+
+
+class Identity(NamedTuple):
+    """What tells an object from all others."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def parse(cls, subject: str) -> Identity:
+        """The inverse of ``str``."""
+        kind, _, place = subject.partition(" ")
+        namespace, _, name = place.rpartition("/")
+        return cls(kind, namespace, name)
+
+    @property
+    def key(self) -> str:
+        """Its key in its collection of ``Manifests``."""
+        row = KINDS[self.kind]
+        if not row.namespaced:
+            return self.name
+        return f"{self}" if row.collection == "workloads" else f"{self.namespace}/{self.name}"
+
+    def __str__(self) -> str:
+        place = f"{self.namespace}/{self.name}" if KINDS[self.kind].namespaced else self.name
+        return f"{self.kind} {place}"
+
+
+class _Collector:
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self._problems = list(problems)
+        self._unread = {problem.location.file for problem in self._problems if problem.location}
+        self._objects: dict[str, dict[str, object]] = {row.collection: {} for row in KINDS.values()}
+        self._claims: dict[str, Location] = {}
+        self._origins: dict[str, Location] = {}
+        self._refused: set[str] = set()
+        self._ignored: Counter[str] = Counter()
+
+    def finish(self) -> Manifests:
+        known: dict[str, object] = {
+            **self._objects,
+            "problems": tuple(self._problems),
+            "ignored": tuple(sorted(self._ignored.items())),
+            "origins": self._origins,
+            "refused": frozenset(self._refused),
+            "unread": frozenset(self._unread),
+        }
+        return with_implied_namespaces(Manifests(**known))  # type: ignore[arg-type]  # rows of KINDS
+
+    def add(self, document: Document) -> None:
+        kind = self._kind(document)
+        if kind is None:
+            return
+        row = KINDS[kind]
+        identity = _identity(document.value, kind, row)
+        report = Report(str(identity) if identity else kind, document)
+        if identity is not None and self._is_second(identity, report, document.location):
+            self._problems += report.by_line()
+            return
+        source = Source(
+            document,
+            kind=kind,
+            namespace=identity.namespace if identity else "default",
+            name=identity.name if identity else "",
+            report=report,
+        )
+        if not row.checks_metadata:
+            _check_header(source, row)
+        parsed = row.parse(source)
+        self._problems += report.by_line()
+        if identity is None:
+            self._unread.add(document.location.file)
+        elif report.errors:
+            self._refused.add(str(identity))
+        else:
+            self._objects[row.collection][identity.key] = parsed
+            self._origins[str(identity)] = document.location
+
+    def _kind(self, document: Document) -> str | None:
+        """The kind, if it is one that we read."""
+        value, report = document.value, Report("object", document)
+        if not isinstance(value, dict):
+            report.error("", f"is {described(value)}", "write a Kubernetes object")
+        else:
+            fields = Fields(value, "", report)
+            api_version = fields.needed("apiVersion", "write one, such as v1")
+            kind = fields.needed("kind", "write one, such as Deployment")
+            if not report.errors:
+                group = api_version.rpartition("/")[0]
+                if kind in KINDS and KINDS[kind].group == group:
+                    return kind
+                if kind.endswith("List"):
+                    fields.items("items")
+                if not _misspelt(fields, kind, group) and not report.errors:
+                    self._ignored[f"{kind}.{group}" if group else kind] += 1
+        if report.errors:
+            self._problems += report.by_line()
+            self._unread.add(document.location.file)
+        return None
+
+    def _is_second(self, identity: Identity, report: Report, here: Location) -> bool:
+        first = self._claims.setdefault(str(identity), here)
+        if first is here:
+            return False
+        report.error("", f"is defined twice, first at {first}", "keep one of them")
+        return True
+
+
+def _identity(value: object, kind: str, row: Kind) -> Identity | None:
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    if not isinstance(metadata, dict):
+        return None
+    name = metadata.get("name")
+    namespace = (metadata.get("namespace") or "default") if row.namespaced else ""
+    if NAME.flaw(name) or (row.namespaced and NAMESPACE.flaw(namespace)):
+        return None
+    return Identity(kind, str(namespace), str(name))
+
+
+def _check_header(source: Source, row: Kind) -> None:
+    api_version = source.top.string("apiVersion")
+    if api_version not in row.api_versions:
+        source.top.error(
+            "apiVersion", f"is {described(api_version)}", f"write {' or '.join(row.api_versions)}"
+        )
+    metadata = source.top.fields("metadata")
+    rule = NAMESPACE if source.kind in ("Namespace", "Service") else NAME
+    metadata.needed("name", "give the object a name", rule=rule)
+    if row.namespaced:
+        metadata.string("namespace", rule=NAMESPACE)
+
+
+def _misspelt(fields: Fields, kind: str, group: str) -> bool:
+    """Whether the group, one that we know, has no such kind; a problem says so."""
+    if kind in KINDS and (group in OTHER_KINDS or group in FORMER_GROUPS):
+        wanted = f"write {' or '.join(KINDS[kind].api_versions)}"
+        fields.error("apiVersion", f"has no kind {kind}", wanted)
+        return True
+    if group not in OTHER_KINDS or kind in OTHER_KINDS[group]:
+        return False
+    there = [name for name, row in KINDS.items() if row.group == group]
+    near = difflib.get_close_matches(kind[:64], there, n=1)
+    wanted = f"did you mean {near[0]}?" if near else "correct kind or apiVersion"
+    fields.error("kind", f"is {described(kind)}, which its apiVersion doesn't have", wanted)
+    return True
