@@ -1,0 +1,48 @@
+"""One TLS 1.3 handshake as data: bytes in, steps out.
+
+`trace_connection` makes a real connection, `HandshakeTrace` is the same without a socket,
+`build_report` tells what it recorded as steps, and `render_report` shows them.
+"""
+
+from __future__ import annotations
+
+from troth.trace._certificates import CertificateFacts, ClientCredentials
+from troth.trace._connect import trace_connection
+from troth.trace._handshake import HandshakeTrace
+from troth.trace._names import Kind, Side
+from troth.trace._record import Event, HandshakeRecord, Verdict
+from troth.trace._render import render_process, render_report, render_tracker, render_verdict
+from troth.trace._steps import (
+    CertificateStatus,
+    ClientState,
+    ConnectionStatus,
+    ServerState,
+    Step,
+    TraceReport,
+    TrackerRow,
+    build_report,
+)
+
+__all__ = [
+    "CertificateFacts",
+    "CertificateStatus",
+    "ClientCredentials",
+    "ClientState",
+    "ConnectionStatus",
+    "Event",
+    "HandshakeRecord",
+    "HandshakeTrace",
+    "Kind",
+    "ServerState",
+    "Side",
+    "Step",
+    "TraceReport",
+    "TrackerRow",
+    "Verdict",
+    "build_report",
+    "render_process",
+    "render_report",
+    "render_tracker",
+    "render_verdict",
+    "trace_connection",
+]

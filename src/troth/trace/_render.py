@@ -1,0 +1,119 @@
+"""A trace for people: rich renderables that fit 100 columns and are plain text when piped."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from troth.trace._names import Side
+from troth.trace._record import Verdict
+from troth.trace._steps import CertificateStatus, ConnectionStatus
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from troth.trace._steps import TraceReport
+
+# A SPIFFE ID is wider than its column; this is where it reads best in two lines.
+_BEFORE_PATH = re.compile(r"(spiffe://[^/\s]+)(/\S+)")
+
+_GOOD, _BAD, _UNDER_WAY = "green", "bold red", "yellow"
+_STYLES: dict[str, str] = {
+    Verdict.ACCEPTED: _GOOD,
+    Verdict.REFUSED: _BAD,
+    Verdict.UNDECIDED: _UNDER_WAY,
+    CertificateStatus.REQUESTED: _UNDER_WAY,
+    CertificateStatus.SENT: _UNDER_WAY,
+    CertificateStatus.TRUSTED: _GOOD,
+    CertificateStatus.VERIFIED: _GOOD,
+    CertificateStatus.WITHHELD: _BAD,
+    ConnectionStatus.NEGOTIATING: _UNDER_WAY,
+    ConnectionStatus.ENCRYPTED: _UNDER_WAY,
+    ConnectionStatus.SERVER_AUTHENTICATED: _UNDER_WAY,
+    ConnectionStatus.ESTABLISHED: _GOOD,
+}
+_ACTORS = {Side.CLIENT: "cyan", Side.SERVER: "magenta"}
+
+
+def _styled(value: str) -> Text:
+    # Text, never markup: a result can hold what a stranger's certificate says.
+    return Text(value, style=_STYLES.get(value, ""))
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+
+
+def render_process(report: TraceReport) -> Table:
+    """The process table: each step with the states it leaves client and server in."""
+    table = _table("Process")
+    table.add_column("#", justify="right")
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("who", no_wrap=True)
+    table.add_column("does", min_width=20, max_width=26)
+    table.add_column("client", no_wrap=True)
+    table.add_column("server", no_wrap=True)
+    table.add_column("result", min_width=24, overflow="fold")
+    for step in report.steps:
+        table.add_row(
+            str(step.number),
+            f"{step.elapsed_ms:.1f}",
+            Text(step.actor, style=_ACTORS[step.actor]),
+            Text(step.action),
+            Text(step.client_state),
+            Text(step.server_state),
+            Text(_BEFORE_PATH.sub(r"\1\n\2", step.result)),
+        )
+    return table
+
+
+def render_tracker(report: TraceReport) -> Table:
+    """The status tracker: both certificates and the connection, after each step."""
+    table = _table("Status")
+    table.add_column("#", justify="right")
+    for title in ("client certificate", "server certificate", "connection"):
+        table.add_column(title, no_wrap=True)
+    for row in report.tracker:
+        statuses = (row.client_certificate, row.server_certificate, row.connection)
+        table.add_row(str(row.step), *map(_styled, statuses))
+    return table
+
+
+def render_verdict(report: TraceReport) -> Text:
+    """The verdict and its reason, and what was negotiated, in a line each."""
+    handshake = report.handshake
+    text = Text.assemble(_styled(report.verdict), f": {report.reason}")
+    if report.stopped_at:
+        text.append(f"\nstopped at  {report.stopped_at}")
+    agreed = (handshake.version, handshake.cipher, handshake.group)
+    if any(agreed):
+        text.append(f"\nnegotiated  {', '.join(filter(None, agreed))}")
+    if handshake.alpn:
+        text.append(f", ALPN {handshake.alpn}")
+    for owner, chain in (("client", handshake.client_chain), ("server", handshake.server_chain)):
+        for facts in chain[:1]:
+            text.append(f"\n{owner}      {facts.spiffe_id or facts.subject or 'no name'}")
+            text.append(f"\n            issuer {facts.issuer or 'no name'}")
+            text.append(f"\n            serial {facts.serial}")
+            valid = f"{facts.not_before:%Y-%m-%d %H:%M:%S} to {facts.not_after:%Y-%m-%d %H:%M:%S}"
+            text.append(f"\n            valid {valid} UTC")
+    if handshake.sent or handshake.received:
+        text.append(f"\ndata        {handshake.sent} bytes sent, {handshake.received} received")
+    return text
+
+
+def render_report(report: TraceReport) -> RenderableType:
+    """All of a trace."""
+    return Group(render_process(report), "", render_tracker(report), "", render_verdict(report))
