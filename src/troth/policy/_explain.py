@@ -80,7 +80,7 @@ def _fate_of_head(
     decider = decision.decided_by
     named = _ports(policy) if scope is Scope.WORKLOAD else ""
     if decider.scope is scope:
-        also = f", and portLevelMtls the mode of {named}" if named else ""
+        also = f"; its portLevelMtls sets the mode of {named}" if named else ""
         return Outcome.DECIDES, f"it sets {policy.mode}, and nothing narrower sets a mode{also}"
     if _WIDTH[decider.scope] < _WIDTH[scope]:
         return Outcome.SHADOWED, f"{decider} is narrower and sets {decision.mode}"

@@ -48,7 +48,7 @@ def lint_policies(
             findings += _always_shadowed(those, [p for p in those.policies if not p.selector])
         else:
             findings += _always_shadowed(those, those.policies)
-            findings += _meeting_on_workloads(those.policies, label_sets[namespace])
+            findings += _meeting_on_workloads(those, label_sets[namespace])
     findings.sort(key=lambda finding: (finding.policy.namespace, finding.policy.name))
     return tuple(finding.problem() for finding in findings)
 
@@ -108,16 +108,19 @@ def _always_shadowed(
 
 
 def _meeting_on_workloads(
-    policies: Iterable[PeerAuthentication], label_sets: Iterable[frozenset[tuple[str, str]]]
+    those: NamespacePolicies, label_sets: Iterable[frozenset[tuple[str, str]]]
 ) -> Iterator[_Finding]:
-    selecting = [policy for policy in policies if policy.selector and policy.created is None]
+    by_name = [
+        policy
+        for policy in those.policies
+        if policy.created is None and policy is those.oldest_matching(policy.selector)
+    ]
     pairs = {}
     for labels in label_sets:
-        matching = [policy for policy in selecting if policy.selector.items() <= labels]
+        matching = [policy for policy in by_name if policy.selector.items() <= labels]
         for loser in matching[1:]:
-            if not matching[0].selector.items() <= loser.selector.items():  # else: always shadowed
-                pairs[matching[0].key, loser.key] = (matching[0], loser)
-    for head, loser in pairs.values():
+            pairs[matching[0].key, loser.key] = (matching[0], loser)
+    for _, (head, loser) in sorted(pairs.items()):
         both = ", ".join(
             f"{key}={value}" for key, value in {**head.selector, **loser.selector}.items()
         )

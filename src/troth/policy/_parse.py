@@ -22,6 +22,7 @@ from troth.policy._syntax import (
     described,
     key_path,
     label_key_flaw,
+    legible_name,
 )
 
 if TYPE_CHECKING:
@@ -112,24 +113,16 @@ def _subject(document: object) -> str:
     if not isinstance(metadata, Mapping):
         return KIND
     namespace, name = metadata.get("namespace") or "default", metadata.get("name")
-    # An upper-case name is wrong, but shows well which document is meant.
-    lower = name.lower() if isinstance(name, str) and name.isascii() else name
-    shown_namespace = "?" if NAMESPACE.flaw(namespace) else namespace
-    shown_name = "?" if NAME.flaw(lower) else name
-    return f"{KIND} {shown_namespace}/{shown_name}"
+    return f"{KIND} {legible_name(namespace)}/{legible_name(name)}"
 
 
 def _api_version(reader: Reader, top: Decoded) -> str:
-    if (kind := top.get("kind")) != KIND:
-        found = "is missing" if kind is None else f"is {described(kind)}"
-        reader.refuse("kind", found, f"write {KIND}")
-    version = top.get("apiVersion")
-    for known in API_VERSIONS:
-        if version == known:
-            return known
-    found = "is missing" if version is None else f"is {described(version)}"
-    reader.refuse("apiVersion", found, f"write {' or '.join(API_VERSIONS)}")
-    return ""
+    for field, known in (("apiVersion", API_VERSIONS), ("kind", (KIND,))):
+        value = top.get(field)
+        if value not in known:
+            found = "is missing" if value is None else f"is {described(value)}"
+            reader.refuse(field, found, f"write {' or '.join(known)}")
+    return _text(top.get("apiVersion"))
 
 
 def _names(reader: Reader, metadata: Decoded) -> tuple[str, str]:
@@ -143,7 +136,12 @@ def _names(reader: Reader, metadata: Decoded) -> tuple[str, str]:
         namespace = "default"
     if flaw := NAMESPACE.flaw(namespace):
         reader.refuse("metadata.namespace", *flaw)
-    return str(namespace), str(name)
+    return _text(namespace), _text(name)
+
+
+def _text(value: object) -> str:
+    # Not str(): Python refuses to print an integer of some thousand digits.
+    return value if isinstance(value, str) else ""
 
 
 def _created(reader: Reader, value: object) -> datetime | None:
@@ -234,11 +232,11 @@ def _port_modes(
         else:
             modes[port] = mode
     if entries and selector == {}:
-        ignored = " and is ignored" if stored else ""
+        ignored = ", so it is ignored" if stored else ""
         complain(
             path,
-            f"has no effect without selector labels{ignored}",
-            "add spec.selector.matchLabels, or leave it out",
+            f"stands without selector labels{ignored}",
+            "add spec.selector.matchLabels, or leave portLevelMtls out",
         )
         return {}
     return modes

@@ -16,6 +16,7 @@ import msgspec
 
 _SHOWN_CHARACTERS = 80
 _HUGE = 10**20
+_HARMLESS_NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _HARMLESS_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _HARMLESS_KEY = re.compile(r"[A-Za-z0-9._/-]{1,80}")
 
@@ -78,7 +79,9 @@ LABEL_VALUE = Rule(
 def label_key_flaw(key: object) -> Flaw | None:
     """Say how ``key`` is no label key (``[PREFIX/]NAME``), if it is none."""
     if not isinstance(key, str):
-        return f"has the key {described(key)}", string_wanted(key)
+        return f"has a key that is {described(key)}", string_wanted(key)
+    if not key:
+        return "has an empty key", "write a label's key there"
     prefix, slash, name = key.rpartition("/")
     if slash and (flaw := NAME.flaw(prefix)):
         return f"has a key whose prefix {flaw[0]}", flaw[1]
@@ -94,6 +97,11 @@ def string_wanted(value: object) -> str:
     return "put quotes around it to make it a string"
 
 
+def legible_name(value: object) -> str:
+    """A name fit for a message, right or wrong; a question mark for what is nothing like one."""
+    return value if isinstance(value, str) and _HARMLESS_NAME.fullmatch(value) else "?"
+
+
 def field_path(parent: str, name: object) -> str:
     """The path of an object's field, as Kubernetes writes it."""
     if isinstance(name, str) and _HARMLESS_FIELD.fullmatch(name):
@@ -104,18 +112,18 @@ def field_path(parent: str, name: object) -> str:
 def key_path(parent: str, key: object) -> str:
     """The path of a map's entry, as Kubernetes writes it."""
     harmless = isinstance(key, str) and _HARMLESS_KEY.fullmatch(key)
-    return f"{parent}[{key if harmless else described(key, bare_numbers=True)}]"
+    return f"{parent}[{key if harmless else described(key, bare=True)}]"
 
 
-def described(value: object, *, bare_numbers: bool = False) -> str:
+def described(value: object, *, bare: bool = False) -> str:
     """Any decoded value, fit for a message: what it is, and its text if that is short."""
     match value:
         case None:
             text = "null"
         case bool():
-            text = f"the boolean {str(value).lower()}"
+            text = str(value).lower() if bare else f"the boolean {str(value).lower()}"
         case int() | float():
-            text = _number(value, bare=bare_numbers)
+            text = _number(value, bare=bare)
         case str():
             cut = "..." if len(value) > _SHOWN_CHARACTERS else ""
             text = json.dumps(value[:_SHOWN_CHARACTERS]) + cut
