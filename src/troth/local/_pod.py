@@ -1,0 +1,212 @@
+"""Runs one pod: its init containers one by one, then its containers, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.local._container import ContainerRunner, launch_command, write_spec
+from troth.local._env import command_line
+from troth.local._hosts import update_in_place
+from troth.local._launch import Bind, LaunchSpec
+from troth.local._processes import end_all, send
+from troth.local._status import PodStatus, summarize
+from troth.node import _netns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from troth.mesh import Pod
+    from troth.sources import Container, PodTemplate
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container gets from the rest of the manifests.
+
+    Attributes:
+        env: All of its environment.
+        binds: Its volumes.
+    """
+
+    env: Mapping[str, str]
+    binds: Sequence[Bind] = ()
+
+
+class PodRunner:
+    """Runs the containers of one pod in its network namespace, which must exist.
+
+    Args:
+        pod: The pod, with its uid and addresses.
+        template: What it is made from.
+        netns: The path of its network namespace.
+        directory: The pod's own, not yet existing; logs are there as ``CONTAINER.log``.
+        prepare: Gives each container its environment and volumes, asked anew before every start;
+            raises InputError when a reference leads nowhere, and is then asked again later.
+        working_directory: Of containers that name none.
+        hidden: Directories that containers must see empty, such as the mesh's state directory.
+        on_change: Called with the new status after each change.
+    """
+
+    def __init__(
+        self,
+        pod: Pod,
+        template: PodTemplate,
+        *,
+        netns: Path,
+        directory: Path,
+        prepare: Callable[[Container], Prepared],
+        working_directory: Path,
+        hidden: Sequence[Path] = (),
+        on_change: Callable[[PodStatus], None],
+    ) -> None:
+        self._pod = pod
+        self._template = template
+        self._netns = netns
+        self._directory = directory
+        self._prepare = prepare
+        self._working_directory = working_directory
+        self._hidden = tuple(hidden)
+        self._report = on_change
+        self._init = [self._runner(c, init=True) for c in template.init_containers]
+        self._main = [self._runner(c, init=False) for c in template.containers]
+        self._task: asyncio.Task[None] | None = None
+        self._namespace = 0
+        self.status = self._summary()
+
+    @property
+    def hosts_path(self) -> Path:
+        """The file that the containers see as ``/etc/hosts``."""
+        return self._directory / "hosts"
+
+    @property
+    def resolv_conf_path(self) -> Path:
+        """The file that the containers see as ``/etc/resolv.conf``."""
+        return self._directory / "resolv.conf"
+
+    def start(self, *, hosts: str, resolv_conf: str) -> None:
+        """Starts the pod with these texts as its ``/etc/hosts`` and ``/etc/resolv.conf``.
+
+        Raises:
+            PeerError: There is no network namespace at the path given.
+        """
+        self._namespace = _netns.inode(self._netns)
+        self._directory.mkdir(mode=0o700, parents=True)
+        (self._directory / "scratch").mkdir(mode=0o700)
+        self.set_hosts(hosts)
+        update_in_place(self.resolv_conf_path, resolv_conf)
+        self._task = asyncio.create_task(self._run(), name=f"pod {self._pod}")
+
+    def set_hosts(self, text: str) -> None:
+        """Changes what running containers see as ``/etc/hosts``."""
+        update_in_place(self.hosts_path, text)
+
+    def exec_command(
+        self, argv: Sequence[str], *, container: str = "", privileged: bool = False
+    ) -> list[str]:
+        """The command line that runs ``argv`` in a container, as ``kubectl exec`` does.
+
+        Args:
+            argv: What to run.
+            container: Which one; the first if empty.
+            privileged: Whether it keeps the capabilities that containers do not have.
+
+        Raises:
+            KeyError: The pod has no such container, or it was never started.
+        """
+        runners = {runner.container.name: runner for runner in (*self._main, *self._init)}
+        runner = runners[container] if container else self._main[0]
+        if not runner.spec_path.exists():
+            raise KeyError(container)
+        path = runner.spec_path
+        if privileged:
+            spec = msgspec.json.decode(path.read_bytes(), type=LaunchSpec)
+            path = path.with_suffix(".privileged.json")
+            write_spec(path, {**spec, "privileged": True})
+        return [*launch_command(path), "--", *argv]
+
+    async def stop(self, grace: float) -> None:
+        """Ends every process of the pod: SIGTERM first, SIGKILL after the grace period.
+
+        Args:
+            grace: Seconds between the two, at most the pod's own termination grace period.
+
+        Raises:
+            PeerError: A process does not end.
+        """
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        runners = [*self._init, *self._main]
+        processes = [runner.process for runner in runners if runner.process is not None]
+        if processes:
+            groups = {process.pid for process in processes}
+            send(self._namespace, signal.SIGTERM, groups=groups)
+            grace = min(grace, self._template.termination_grace_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await asyncio.gather(*(process.wait() for process in processes))
+        await end_all(self._namespace)
+        for runner in runners:
+            await runner.finish()
+        self._task = None
+
+    async def _run(self) -> None:
+        for runner in self._init:
+            if await runner.run():
+                return  # with restartPolicy Never a failed init container fails the pod
+        async with asyncio.TaskGroup() as group:
+            for runner in self._main:
+                group.create_task(runner.run())
+
+    def _runner(self, container: Container, *, init: bool) -> ContainerRunner:
+        return ContainerRunner(
+            container,
+            directory=self._directory,
+            netns=self._netns,
+            make_spec=self._make_spec,
+            address=self._pod.addresses[0],
+            policy=self._template.restart_policy,
+            init=init,
+            on_change=self._changed,
+        )
+
+    def _make_spec(self, container: Container) -> LaunchSpec:
+        prepared = self._prepare(container)
+        return LaunchSpec(
+            pod=str(self._pod),
+            container=container.name,
+            netns=str(self._netns),
+            hostname=self._template.hostname or self._pod.name,
+            argv=command_line(container, prepared.env),
+            env=dict(prepared.env),
+            cwd=container.working_dir or str(self._working_directory),
+            binds=[
+                Bind(source=str(self.hosts_path), target="/etc/hosts", read_only=False),
+                Bind(source=str(self.resolv_conf_path), target="/etc/resolv.conf", read_only=False),
+                *prepared.binds,
+            ],
+            hidden=[str(path) for path in self._hidden],
+            scratch=str(self._directory / "scratch"),
+            privileged=False,
+        )
+
+    def _summary(self) -> PodStatus:
+        return summarize(
+            [runner.status for runner in self._init],
+            [runner.status for runner in self._main],
+            self._template.restart_policy,
+        )
+
+    def _changed(self) -> None:
+        status = self._summary()
+        if status != self.status:
+            self.status = status
+            self._report(status)

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from troth.errors import InputError, PeerError, Problem
+from troth.local._launch import Bind
+from troth.local._pod import PodRunner, Prepared
+from troth.local._processes import members
+from troth.local._status import Phase, PodStatus, State
+from troth.mesh import Pod
+from troth.node import _netns
+from troth.sources import Container, PodTemplate, Probe, RestartPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from conftest import InNode
+
+SERVER = (sys.executable, "-m", "http.server", "8080")
+CONNECT = "import socket; socket.create_connection(('127.0.0.1', 8080))"
+ENV = {"PATH": os.environ["PATH"]}
+
+
+class Watched:
+    """A pod with its history."""
+
+    def __init__(self, directory: Path, template: PodTemplate, **arguments: Any) -> None:
+        self.netns = directory / "netns"
+        _netns.create(self.netns)
+        self.namespace = _netns.inode(self.netns)
+        self.directory = directory / "pod"
+        self.history: list[PodStatus] = []
+        self._changed = asyncio.Event()
+        self.runner = PodRunner(
+            Pod(uid="uid-1", namespace="finance", name="web", addresses=("127.0.0.1",)),
+            template,
+            netns=self.netns,
+            directory=self.directory,
+            working_directory=Path("/"),
+            on_change=self._note,
+            **{"prepare": lambda _: Prepared(env=ENV), **arguments},
+        )
+
+    def _note(self, status: PodStatus) -> None:
+        self.history.append(status)
+        self._changed.set()
+
+    async def until(self, condition: Callable[[PodStatus], object]) -> PodStatus:
+        while not any(map(condition, self.history)):
+            self._changed.clear()
+            await asyncio.wait_for(self._changed.wait(), 20)
+        return next(filter(condition, self.history))
+
+    def log(self, container: str = "app") -> str:
+        return (self.directory / f"{container}.log").read_text()
+
+    async def until_logged(self, text: str) -> None:
+        async with asyncio.timeout(20):
+            while not (self.directory / "app.log").exists() or text not in self.log():  # noqa: ASYNC110 - a file is no event
+                await asyncio.sleep(0.01)
+
+
+def shell(script: str, name: str = "app", **fields: Any) -> Container:
+    return Container(name=name, command=("sh", "-c", script), **fields)
+
+
+@contextlib.asynccontextmanager
+async def pod(directory: Path, *containers: Container, **fields: Any) -> AsyncIterator[Watched]:
+    arguments = {k: fields.pop(k) for k in ("prepare", "hidden") if k in fields}
+    template = PodTemplate(namespace="finance", name="web", containers=containers, **fields)
+    watched = Watched(directory, template, **arguments)
+    watched.runner.start(hosts="127.0.0.1 localhost\n10.0.0.9 payments\n", resolv_conf="search a\n")
+    try:
+        yield watched
+    finally:
+        await watched.runner.stop(grace=5)
+
+
+async def it_runs_and_its_output_is_logged(directory: Path) -> None:
+    script = "hostname; getent hosts payments; echo bad >&2; exec sleep 1000"
+    async with pod(directory, shell(script)) as watched:
+        status = await watched.until(lambda status: status.ready)
+        assert status.phase is Phase.RUNNING
+        assert status.containers[0].pid in set(members(watched.namespace))
+        await watched.until_logged("bad")
+        assert watched.log().split() == ["web", "10.0.0.9", "payments", "bad"]
+        assert stat.S_IMODE((watched.directory / "app.log").stat().st_mode) == 0o600
+    assert watched.runner.status.containers[0].exit_code == 128 + signal.SIGTERM
+    assert not watched.runner.status.ready
+
+
+async def a_crashing_container_is_started_again(directory: Path) -> None:
+    async with pod(directory, shell("echo run; exit 3")) as watched:
+        waiting = await watched.until(lambda s: s.containers[0].reason == "CrashLoopBackOff")
+        assert waiting.containers[0].exit_code == 3
+        assert waiting.containers[0].message == "started again in 1 s; the last exit code was 3"
+        assert not waiting.ready
+        await watched.until(lambda s: s.containers[0].restarts == 1)
+        await watched.until(
+            lambda s: s.containers[0].restarts == 1 and s.containers[0].state is State.TERMINATED
+        )
+        assert watched.log() == "run\nrun\n"
+
+
+async def a_pod_that_never_restarts_ends(directory: Path) -> None:
+    for code, phase in ((0, Phase.SUCCEEDED), (4, Phase.FAILED)):
+        place = directory / str(code)
+        place.mkdir()
+        once = RestartPolicy.NEVER
+        async with pod(place, shell(f"exit {code}"), restart_policy=once) as watched:
+            status = await watched.until(lambda s: s.containers[0].state is State.TERMINATED)
+            assert (status.phase, status.containers[0].exit_code) == (phase, code)
+
+
+async def init_containers_come_first_and_in_order(directory: Path) -> None:
+    note = f"{directory}/order"
+    init = tuple(shell(f"echo {name} >> {note}", name) for name in ("first", "second"))
+    main = shell(f"cat {note}; exec sleep 1000")
+    async with pod(directory, main, init_containers=init) as watched:
+        assert (await watched.until(lambda s: s.init_containers[0].pid)).phase is Phase.PENDING
+        await watched.until(lambda s: s.ready)
+        await watched.until_logged("first\nsecond\n")
+
+
+async def a_failed_init_container_keeps_the_others_from_starting(directory: Path) -> None:
+    main = shell("echo started")
+    never = RestartPolicy.NEVER
+    init = (shell("exit 1", "init"),)
+    async with pod(directory, main, init_containers=init, restart_policy=never) as watched:
+        await watched.until(lambda s: s.phase is Phase.FAILED)
+        await asyncio.wait_for(watched.runner._task or asyncio.sleep(0), 10)
+    assert watched.runner.status.containers[0].reason == "PodInitializing"
+    assert not (watched.directory / "app.log").exists()
+
+
+STUBBORN = """
+trap '' TERM
+(setsid sh -c 'trap "" TERM; echo daemon; sleep 1000' &)
+sleep 1000; sleep 1000
+"""
+
+
+async def stopping_ends_daemons_and_the_stubborn(directory: Path) -> None:
+    outside = await asyncio.create_subprocess_exec("sleep", "1000")
+    async with pod(directory, shell(STUBBORN)) as watched:
+        await watched.until_logged("daemon")
+        assert len(set(members(watched.namespace))) > 2
+        before = time.monotonic()
+        await watched.runner.stop(grace=0.1)
+        assert time.monotonic() - before < 20
+        assert set(members(watched.namespace)) == set()
+    assert watched.runner.status.containers[0].exit_code == 128 + signal.SIGKILL
+    assert outside.returncode is None
+    outside.kill()
+    await outside.wait()
+
+
+async def sigterm_gives_time_to_finish(directory: Path) -> None:
+    script = "trap 'echo finished; exit 7' TERM; echo up; while :; do sleep 0.01; done"
+    async with pod(directory, shell(script)) as watched:
+        await watched.until_logged("up")
+    assert watched.runner.status.containers[0].exit_code == 7
+    assert "finished" in watched.log()
+
+
+async def a_missing_reference_is_said_and_tried_again(directory: Path) -> None:
+    answers: list[Any] = [
+        InputError([Problem(subject="Pod a/b", path="spec.x", found="no", wanted="yes")]),
+        Prepared(env=ENV),
+    ]
+
+    def prepare(_: Container) -> Prepared:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, Prepared)
+        return answer
+
+    async with pod(directory, shell("exec sleep 1000"), prepare=prepare) as watched:
+        refused = await watched.until(
+            lambda s: s.containers[0].reason == "CreateContainerConfigError"
+        )
+        assert refused.containers[0].message == "Pod a/b: spec.x: no; yes"
+        await watched.until(lambda s: s.ready)
+
+
+async def hosts_change_under_a_running_container(directory: Path) -> None:
+    script = "while ! getent hosts new; do sleep 0.01; done; exec sleep 1000"
+    async with pod(directory, shell(script)) as watched:
+        await watched.until(lambda s: s.ready)
+        watched.runner.set_hosts("10.0.0.8 new\n")
+        await watched.until_logged("10.0.0.8")
+
+
+async def a_container_is_ready_when_its_probe_says_so(directory: Path) -> None:
+    go = directory / "go"
+    server = shell(f"until [ -e {go} ]; do sleep 0.01; done; exec {' '.join(SERVER)}")
+    probes = {
+        "tcp": Probe(tcp_port=8080, period=1),
+        "exec": Probe(command=("test", "-e", str(go)), period=1),
+    }
+    for name, probe in probes.items():
+        place = directory / name
+        place.mkdir()
+        go.unlink(missing_ok=True)
+        container = Container(name="app", command=server.command, readiness=probe)
+        async with pod(place, container) as watched:
+            status = await watched.until(lambda s: "not ready" in s.containers[0].message)
+            assert not status.ready
+            go.touch()
+            await watched.until(lambda s: s.ready)
+            assert status.phase is Phase.RUNNING
+
+
+async def exec_runs_in_the_container(directory: Path) -> None:
+    async with pod(directory, shell("exec sleep 1000", name="app")) as watched:
+        with pytest.raises(KeyError):
+            watched.runner.exec_command(["true"], container="other")
+        await watched.until(lambda s: s.ready)
+        commands = [
+            watched.runner.exec_command(["ip", "link", "set", "lo", "mtu", "1400"], privileged=yes)
+            for yes in (False, True)
+        ]
+        codes = [
+            await (await asyncio.create_subprocess_exec(*command, stderr=-3)).wait()
+            for command in commands
+        ]
+        assert codes[0] != 0
+        assert codes[1] == 0
+
+
+async def two_containers_share_the_network(directory: Path) -> None:
+    server = Container(name="app", command=SERVER)
+    client = shell(
+        f'until {sys.executable} -c "{CONNECT}" 2>&-; do sleep 0.1; done; exec sleep 1000',
+        "client",
+        readiness=Probe(tcp_port=8080, period=1),
+    )
+    async with pod(directory, server, client) as watched:
+        await watched.until(lambda s: s.ready)
+
+
+async def there_is_nothing_to_start_in(directory: Path) -> None:
+    template = PodTemplate(namespace="finance", name="web", containers=(shell("true"),))
+    watched = Watched(directory, template)
+    _netns.remove(watched.netns)
+    with pytest.raises(PeerError, match="does not exist"):
+        watched.runner.start(hosts="", resolv_conf="")
+    await watched.runner.stop(grace=0)
+
+
+async def the_state_is_hidden_but_volumes_show(directory: Path) -> None:
+    state = directory / "state"
+    (state / "volume").mkdir(parents=True)
+    (state / "volume/file").write_text("shown")
+    (state / "key").write_text("secret")
+    bind = Bind(source=str(state / "volume"), target="/nowhere/yet", read_only=True)
+    script = f"cat /nowhere/yet/file {state}/key; exec sleep 1000"
+    async with pod(
+        directory,
+        shell(script),
+        prepare=lambda _: Prepared(env=ENV, binds=(bind,)),
+        hidden=[state],
+    ) as watched:
+        await watched.until_logged("No such file")
+        assert watched.log().startswith("shown")
+        assert "secret" not in watched.log()
+
+
+SCENARIOS = [
+    it_runs_and_its_output_is_logged,
+    a_crashing_container_is_started_again,
+    a_pod_that_never_restarts_ends,
+    init_containers_come_first_and_in_order,
+    a_failed_init_container_keeps_the_others_from_starting,
+    stopping_ends_daemons_and_the_stubborn,
+    sigterm_gives_time_to_finish,
+    a_missing_reference_is_said_and_tried_again,
+    hosts_change_under_a_running_container,
+    a_container_is_ready_when_its_probe_says_so,
+    exec_runs_in_the_container,
+    two_containers_share_the_network,
+    there_is_nothing_to_start_in,
+    the_state_is_hidden_but_volumes_show,
+]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_a_pod(scenario: Any, in_node_namespace: InNode, tmp_path: Path) -> None:
+    in_node_namespace(scenario, tmp_path)
