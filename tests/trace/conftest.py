@@ -29,10 +29,11 @@ from troth.identity import (
 )
 from troth.trace import ClientCredentials, HandshakeTrace, TraceReport, build_report
 from troth.trace._engine import _NO_AUTO_CHAIN
-from troth.trace._names import ContentType, Side
-from troth.trace._wire import Secrets, _Direction
+from troth.trace._names import ContentType, HandshakeType, Side
+from troth.trace._wire import RecordSplitter, Secrets, WireTap, _Direction
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
     from collections.abc import Callable, Iterator
 
 _AES_256 = 0x1302
@@ -104,6 +105,7 @@ class MemoryServer:
         version: int = SSL.TLS1_3_VERSION,
         asks: bool = True,
         insists: bool = True,
+        curve: ec.EllipticCurve | None = None,
         suite: bytes = b"TLS_AES_256_GCM_SHA384",
     ) -> None:
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
@@ -118,6 +120,8 @@ class MemoryServer:
         assert store is not None
         for certificate in x509.load_pem_x509_certificates(bundle):
             store.add_cert(crypto.X509.from_cryptography(certificate))
+        if curve:
+            context.set_tmp_ecdh(curve)
         if asks:
             mode = SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if insists else 0)
             context.set_verify(mode, lambda *arguments: bool(arguments[-1]))
@@ -141,13 +145,21 @@ class MemoryServer:
         self._connection.sendall(data)
         return self._output()
 
-    def seal(self, content: ContentType, data: bytes, *, number: int, updated: bool) -> bytes:
-        """The server's application record of that number, made by hand: OpenSSL wouldn't send it.
+    def seal(
+        self,
+        content: ContentType,
+        data: bytes,
+        *,
+        number: int,
+        application: bool = True,
+        updated: bool = False,
+    ) -> bytes:
+        """The server's record of that number, made by hand: OpenSSL wouldn't send it.
 
         With ``updated`` it is under the keys that follow a KeyUpdate.
         """
         suite = _Direction.suites[_AES_256]
-        secret = self._secrets.get(Side.SERVER, application=True)
+        secret = self._secrets.get(Side.SERVER, application=application)
         assert secret is not None
         if updated:
             secret = suite.expand(secret, b"traffic upd", 48)
@@ -156,6 +168,24 @@ class MemoryServer:
         header = bytes([ContentType.APPLICATION_DATA, 3, 3]) + (len(inner) + 16).to_bytes(2, "big")
         aead = suite.aead(suite.expand(secret, b"key", suite.key_size))
         return header + aead.encrypt((iv ^ number).to_bytes(12, "big"), inner, header)
+
+    def repack(self, flight: bytes, spoil: HandshakeType | None = None) -> bytes:
+        """The server's first flight with all that is encrypted in one record, as Envoy sends it.
+
+        The message named by ``spoil`` gets another last byte, as from a server without the key.
+        """
+        tap, clear, messages = WireTap(self._secrets), b"", b""
+        for record in RecordSplitter().feed(flight):
+            units = list(tap.read(Side.SERVER, record))
+            if record[0] != ContentType.APPLICATION_DATA:
+                clear += record
+                continue
+            for unit in units:
+                assert unit.message is not None
+                last = unit.body[-1] ^ (unit.message == spoil)
+                body = unit.body[:-1] + bytes([last])
+                messages += bytes([unit.message]) + len(body).to_bytes(3, "big") + body
+        return clear + self.seal(ContentType.HANDSHAKE, messages, number=0, application=False)
 
     def goodbye(self) -> bytes:
         self._connection.shutdown()

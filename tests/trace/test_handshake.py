@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -21,7 +22,7 @@ from troth.trace import (
     Verdict,
     build_report,
 )
-from troth.trace._names import ContentType
+from troth.trace._names import ContentType, HandshakeType
 from troth.trace._wire import HEADER_SIZE, RecordSplitter
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def test_data_sent_before_the_server_saw_the_client_is_no_acceptance(
 ) -> None:
     trace, server = world.trace(world.web), serve()
     flight = server.receive(trace.start(0.0))
-    early = server.seal(ContentType.APPLICATION_DATA, b"early", number=0, updated=False)
+    early = server.seal(ContentType.APPLICATION_DATA, b"early", number=0)
     trace.receive(flight + early, 1.0)
 
     assert trace.received == len(b"early")
@@ -229,7 +230,7 @@ def test_a_key_update_is_followed(world: World, serve: Serve, converse: Converse
     converse(trace, server)
     update = bytes([24, 0, 0, 1, 0])
     tickets = 2  # records that the server has sent under these keys
-    trace.receive(server.seal(ContentType.HANDSHAKE, update, number=tickets, updated=False), 5.0)
+    trace.receive(server.seal(ContentType.HANDSHAKE, update, number=tickets), 5.0)
     trace.receive(server.seal(ContentType.APPLICATION_DATA, b"new", number=0, updated=True), 6.0)
     record = trace.record()
 
@@ -250,6 +251,87 @@ def test_every_message_is_readable_with_each_cipher_suite(
     assert report.handshake.cipher == suite
     assert len(order(report)) == 14
     assert Kind.UNREADABLE not in {kind for _, kind in order(report)}
+
+
+def test_a_server_may_ask_for_another_key_share(
+    world: World, serve: Serve, converse: Converse
+) -> None:
+    report = converse(world.trace(world.web), serve(curve=ec.SECP256R1()))
+
+    assert order(report)[:4] == [
+        (C, Kind.CLIENT_HELLO),
+        (S, Kind.HELLO_RETRY_REQUEST),
+        (C, Kind.CLIENT_HELLO),
+        (S, Kind.SERVER_HELLO),
+    ]
+    assert report.verdict is Verdict.ACCEPTED
+    assert report.handshake.group == "secp256r1"
+    assert Kind.UNREADABLE not in {kind for _, kind in order(report)}
+
+
+def test_a_flight_in_one_record_is_read_message_by_message(world: World, serve: Serve) -> None:
+    trace, server = world.trace(world.web), serve()
+    trace.receive(server.repack(server.receive(trace.start(0.0))), 1.0)
+
+    assert order(build_report(trace.record()))[: len(SERVER_FLIGHT)] == SERVER_FLIGHT
+    assert trace.finished
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "last_status"),
+    [
+        pytest.param(
+            HandshakeType.CERTIFICATE_VERIFY,
+            Kind.WRONG_CERTIFICATE_VERIFY,
+            CertificateStatus.REFUSED,
+            id="no proof of the key",
+        ),
+        pytest.param(
+            HandshakeType.FINISHED,
+            Kind.WRONG_FINISHED,
+            CertificateStatus.VERIFIED,
+            id="another transcript",
+        ),
+    ],
+)
+def test_a_servers_wrong_proof_ends_the_trace_and_authenticates_nobody(
+    world: World,
+    serve: Serve,
+    spoil: HandshakeType,
+    kind: Kind,
+    last_status: CertificateStatus,
+) -> None:
+    trace, server = world.trace(world.web), serve()
+    answer = trace.receive(server.repack(server.receive(trace.start(0.0)), spoil), 1.0)
+    report = build_report(trace.record())
+
+    assert len(answer) < 60  # an alert, and no certificate
+    assert order(report)[-3:] == [(S, kind), (C, Kind.BROKE_OFF), (C, Kind.ALERT)]
+    assert report.verdict is Verdict.REFUSED
+    assert report.tracker[-1].server_certificate is last_status
+    connections = {row.connection for row in report.tracker}
+    assert ConnectionStatus.SERVER_AUTHENTICATED not in connections
+
+
+@pytest.mark.parametrize(
+    ("content", "body"),
+    [
+        pytest.param(ContentType.HANDSHAKE, bytes([4, 0, 0, 0]), id="session ticket"),
+        pytest.param(ContentType.ALERT, bytes([2, 48]), id="alert"),
+        pytest.param(ContentType.APPLICATION_DATA, b"x" * 40, id="application data"),
+    ],
+)
+def test_what_somebody_on_the_path_puts_in_is_not_the_servers_answer(
+    world: World, serve: Serve, content: ContentType, body: bytes
+) -> None:
+    trace, server = world.trace(world.web), serve()
+    trace.receive(server.receive(trace.start(0.0)), 1.0)
+    trace.receive(bytes([content, 3, 3]) + len(body).to_bytes(2, "big") + body, 2.0)
+    report = build_report(trace.record())
+
+    assert (S, Kind.UNREADABLE) in order(report)
+    assert report.verdict is Verdict.REFUSED
+    assert report.reason.startswith("the client broke off: ")
 
 
 def test_a_server_that_asks_for_no_certificate_makes_nothing_mutual(

@@ -70,6 +70,7 @@ class _Wire:
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.time()
         self._deadline = self._start + timeout
+        self._receiving: asyncio.Future[bytes] | None = None
 
     @property
     def _elapsed_ms(self) -> float:
@@ -83,10 +84,14 @@ class _Wire:
                 await self._converse(payload)
         except TimeoutError:
             handshake.timed_out(self._elapsed_ms)
-        except ConnectionError:
+        except OSError:  # reset, most likely: but what the server had said before still counts
+            with contextlib.suppress(OSError):
+                handshake.receive(self._sock.recv(_CHUNK), self._elapsed_ms)
             handshake.closed(self._elapsed_ms, reset=True)
+        finally:
+            if self._receiving:
+                self._receiving.cancel()
         with contextlib.suppress(OSError):  # the server may be gone, which is its right
-            self._sock.setblocking(False)
             if goodbye := handshake.close(self._elapsed_ms):
                 self._sock.send(goodbye)
 
@@ -109,11 +114,14 @@ class _Wire:
 
     async def _hears(self, patience: float | None) -> bool:
         """Take in what comes; False if nothing came for as long as ``patience``."""
-        try:
-            async with asyncio.timeout(patience):
-                data = await self._loop.sock_recv(self._sock, _CHUNK)
-        except TimeoutError:
+        if self._receiving is None:
+            receiving = self._loop.sock_recv(self._sock, _CHUNK)
+            self._receiving = self._loop.create_task(receiving)
+        # Not a timeout around it, which could lose what arrives at that very moment.
+        done, _ = await asyncio.wait({self._receiving}, timeout=patience)
+        if not done:
             return False
+        data, self._receiving = self._receiving.result(), None
         if data:
             await self._send(self._handshake.receive(data, self._elapsed_ms))
         else:

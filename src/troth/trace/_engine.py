@@ -29,6 +29,8 @@ _MAX_SERVER_NAME = 255
 # SSL_MODE_NO_AUTO_CHAIN, which pyOpenSSL has no name for: send the chain as it was given, and no
 # root from the trust bundle with it.
 _NO_AUTO_CHAIN = 8
+# OpenSSL's state once it has checked the server's CertificateVerify.
+_PROVEN = b"TLSv1.3 read server certificate verify"
 # What the server is told when its chain is fine but its name isn't: RFC 8446 section 6.2 has
 # certificate_unknown for it. OpenSSL would send internal_error, because pyOpenSSL's callback can't
 # name an error. Like any alert before the client's second flight, it isn't encrypted yet.
@@ -41,6 +43,7 @@ class Engine:
     Attributes:
         secrets: The connection's traffic secrets, as they come to be.
         refusal: Why the server's certificate was refused, once it was.
+        proven: The server has proved to hold its certificate's key.
 
     Raises:
         InputError: ``bundle`` holds no readable certificate, or ``server_name`` can't be one.
@@ -58,6 +61,7 @@ class Engine:
     ) -> None:
         self.secrets = Secrets()
         self.refusal: str | None = None
+        self.proven = False
         self._wrong_name = False
         self._expected = expected
 
@@ -65,6 +69,7 @@ class Engine:
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_mode(_NO_AUTO_CHAIN)
         context.set_verify(SSL.VERIFY_PEER, self._verify)
+        context.set_info_callback(self._watch)
         context.set_keylog_callback(lambda _, line: self.secrets.add(line))
         _trust(context, bundle, now)
         if credentials:
@@ -91,6 +96,11 @@ class Engine:
         if flaw and self.refusal is None:
             self.refusal = flaw
         return flaw is None
+
+    def _watch(self, connection: SSL.Connection, where: int, _: int) -> None:
+        """OpenSSL's info callback, which comes before each change of state."""
+        if where & SSL.SSL_CB_LOOP and connection.get_state_string() == _PROVEN:
+            self.proven = True
 
     @property
     def alpn(self) -> str | None:

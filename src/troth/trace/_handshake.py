@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from troth.trace._wire import Unit
 
 _REPLY_SHOWN = 200
+_WRONG = {
+    Kind.CERTIFICATE_VERIFY: Kind.WRONG_CERTIFICATE_VERIFY,
+    Kind.FINISHED: Kind.WRONG_FINISHED,
+}
 _UNJUDGED = "the server neither accepted nor refused the client"
 
 
@@ -169,7 +173,8 @@ class HandshakeTrace:
         if self._over:
             return
         self._note(Side.SERVER, Kind.TIMED_OUT)
-        self._end(Verdict.UNDECIDED, f"no answer from the server within {elapsed_ms / 1000:.1f} s")
+        seconds = f"{elapsed_ms / 1000:.1f} s"
+        self._settle(Verdict.UNDECIDED, f"no answer from the server within {seconds}")
 
     def record(self) -> HandshakeRecord:
         """All that is known so far."""
@@ -206,10 +211,9 @@ class HandshakeTrace:
         for unit in self._tap.read(Side.SERVER, record):
             if self._over:
                 break  # sent by the server, but the client has stopped reading
-            self._from_server(unit)
+            self._from_server(unit, failure)
         if failure is not None and not self._over:
-            self._note(Side.CLIENT, Kind.BROKE_OFF, detail=failure)
-            self._end(Verdict.REFUSED, f"the client broke off: {failure}")
+            self._break_off(failure)
         return self._flush()
 
     def _flush(self) -> bytes:
@@ -230,15 +234,19 @@ class HandshakeTrace:
             self._finished = True
         self._note(Side.CLIENT, kind, unit, detail)
 
-    def _from_server(self, unit: Unit) -> None:
+    def _from_server(self, unit: Unit, failure: str | None) -> None:
         kind, detail = describe(unit)
+        if failure is not None and not self._finished and self._is_wrong(kind):
+            self._note(Side.SERVER, _WRONG[kind], unit, detail)
+            self._break_off(failure)
+            return
         if kind is Kind.SERVER_HELLO:
             self._hello = messages.parse_server_hello(unit.body)
         elif kind is Kind.ENCRYPTED_EXTENSIONS:
             detail = f"ALPN {self._engine.alpn or 'none'}"
         elif kind is Kind.CERTIFICATE_REQUEST:
             self._requested = True
-        elif kind in {Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA}:
+        elif kind in {Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA} and failure is None:
             self._answered(kind)
         elif kind is Kind.ALERT:
             self._alerted(unit)
@@ -247,6 +255,16 @@ class HandshakeTrace:
             self._judge_server(unit)
         elif kind in {Kind.ALERT, Kind.CLOSE_NOTIFY}:
             self._end(Verdict.REFUSED, f"the server ended the connection: {detail or kind}")
+
+    def _is_wrong(self, kind: Kind) -> bool:
+        """Whether it is this message that OpenSSL has just rejected."""
+        return kind is Kind.FINISHED or (
+            kind is Kind.CERTIFICATE_VERIFY and not self._engine.proven
+        )
+
+    def _break_off(self, failure: str) -> None:
+        self._note(Side.CLIENT, Kind.BROKE_OFF, detail=failure)
+        self._end(Verdict.REFUSED, f"the client broke off: {failure}")
 
     def _judge_server(self, unit: Unit) -> None:
         chain = (describe_certificate(der) for der in messages.parse_certificate(unit.body))
@@ -264,23 +282,20 @@ class HandshakeTrace:
             return
         if self._shown:
             self._note(Side.SERVER, Kind.TRUSTED, detail=f"told by its {kind}")
-            self._verdict, self._reason = (
-                Verdict.ACCEPTED,
-                "each side trusts the other's certificate",
-            )
+            self._settle(Verdict.ACCEPTED, "each side trusts the other's certificate")
         else:
             asked = "asked for none" if not self._requested else "takes clients without"
             self._note(Side.SERVER, Kind.ADMITTED, detail=f"it {asked}; told by its {kind}")
-            self._verdict = Verdict.ACCEPTED
-            self._reason = f"the client showed no certificate, and the server {asked}"
+            reason = f"the client showed no certificate, and the server {asked}"
+            self._settle(Verdict.ACCEPTED, reason)
 
     def _alerted(self, unit: Unit) -> None:
         """An alert after the client's flight judges the client's certificate, if it is of those."""
         code = unit.body[1]
         if self._verdict is None and self._finished and code in CERTIFICATE_ALERTS:
             self._note(Side.SERVER, Kind.REFUSED, detail=f"told by its alert {alert_name(code)}")
-            self._verdict = Verdict.REFUSED
-            self._reason = f"the server refused the client's certificate: {alert_name(code)}"
+            reason = f"the server refused the client's certificate: {alert_name(code)}"
+            self._settle(Verdict.REFUSED, reason)
 
     def _note(self, actor: Side, kind: Kind, unit: Unit | None = None, detail: str = "") -> None:
         self._events.append(
@@ -296,5 +311,9 @@ class HandshakeTrace:
 
     def _end(self, verdict: Verdict, reason: str) -> None:
         self._over = True
+        self._settle(verdict, reason)
+
+    def _settle(self, verdict: Verdict, reason: str) -> None:
+        """The first verdict stands."""
         if self._verdict is None:
             self._verdict, self._reason = verdict, reason

@@ -192,6 +192,14 @@ _RULES: dict[tuple[Side, Kind], _Rule] = {
         client_state=ClientState.WAIT_FINISHED,
         server_certificate=CertificateStatus.VERIFIED,
     ),
+    (_S, Kind.WRONG_CERTIFICATE_VERIFY): _Rule(
+        action="CertificateVerify: fail to prove the key",
+        server_certificate=CertificateStatus.REFUSED,
+        connection=ConnectionStatus.REFUSED,
+    ),
+    (_S, Kind.WRONG_FINISHED): _Rule(
+        action="Finished: confirm something else", connection=ConnectionStatus.REFUSED
+    ),
     (_C, Kind.CERTIFICATE): _Rule(
         action="Certificate: show the client's chain", client_certificate=CertificateStatus.SENT
     ),
@@ -315,12 +323,9 @@ def build_report(record: HandshakeRecord) -> TraceReport:
                 connection=standing.connection,
             )
         )
-        if not stopped_at and standing.connection is ConnectionStatus.REFUSED:
+        ended = standing.connection is ConnectionStatus.REFUSED or event.kind is Kind.TIMED_OUT
+        if ended and not stopped_at and record.verdict is not Verdict.ACCEPTED:
             stopped_at = f"{event.actor}: {rule.action}"
-    if record.verdict is Verdict.ACCEPTED:
-        stopped_at = ""
-    elif not stopped_at and steps:
-        stopped_at = f"{steps[-1].actor}: {steps[-1].action}"
     return TraceReport(
         verdict=record.verdict,
         stopped_at=stopped_at,

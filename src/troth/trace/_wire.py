@@ -172,6 +172,7 @@ class WireTap:
     def __init__(self, secrets: Secrets) -> None:
         self._directions = {side: _Direction(side, secrets) for side in Side}
         self._suite: _Suite | None = None
+        self._agreed = False
 
     def read(self, sender: Side, record: bytes) -> Iterator[Unit]:
         """What the record holds; OpenSSL must have seen it before, so that its keys are known.
@@ -188,6 +189,10 @@ class WireTap:
                 yield Unit(content=None, body=b"", size=len(payload), encrypted=True)
                 return
             content, payload = stripped[-1], stripped[:-1]
+        elif self._agreed and sender is Side.SERVER and content != ContentType.CHANGE_CIPHER_SPEC:
+            # After its ServerHello a server sends nothing in the clear: somebody else did.
+            yield Unit(content=None, body=payload, size=len(payload), encrypted=False)
+            return
         if content == ContentType.CHANGE_CIPHER_SPEC:
             return
         if content != ContentType.HANDSHAKE:
@@ -199,5 +204,6 @@ class WireTap:
             if unit.message == HandshakeType.SERVER_HELLO and sender is Side.SERVER:
                 hello = parse_server_hello(unit.body)
                 self._suite = _Direction.suites.get(hello.cipher_suite) if hello else None
+                self._agreed = hello is not None and not hello.retry
             yield unit
             direction.switch_keys(unit.message, self._suite)
