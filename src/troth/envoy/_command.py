@@ -22,7 +22,7 @@ _LEVELS = {
 }
 """Envoy's names of its log levels, and Python's."""
 
-_LOG_FORMAT = "%l\t%n\t%v"  # level, component, text; escaped, so one line per message
+_LOG_FORMAT = "%l|%n|%v"  # level, component, text; escaped, so one line per message
 
 _ROUTINE = ("caught ENVOY_SIGTERM", "gRPC config stream to ads closed")
 """Warnings of Envoy's that only say it was stopped, or the agent was."""
@@ -106,40 +106,33 @@ def command(options: EnvoyOptions) -> tuple[str, ...]:
     if options.capabilities is not None:
         only = ",".join(("-all", *(f"+{name}" for name in options.capabilities)))
         privileges = [f"--bounding-set={only}", f"--inh-caps={only}", "--no-new-privs"]
-    restart = (
-        ["--disable-hot-restart"]
-        if options.base_id is None
-        else [
-            f"--base-id={options.base_id}",
-            f"--parent-shutdown-time-s={options.parent_shutdown_time_s}",
-        ]
-    )
-    return (
-        setpriv,
-        "--pdeathsig=KILL",
-        *privileges,
-        "--",
-        str(options.binary),
-        f"--config-path={options.bootstrap}",
-        f"--concurrency={options.concurrency}",
-        f"--drain-time-s={options.drain_time_s}",
-        "--drain-strategy=immediate",
-        f"--file-flush-interval-msec={options.log_flush_ms}",
-        f"--log-level={options.log_level}",
-        f"--log-format={_LOG_FORMAT}",
-        "--log-format-escaped",
-        "--skip-deprecated-logs",
-        *restart,
-    )
+    # Envoy takes no "--name=value".
+    envoy: dict[str, object] = {
+        "config-path": options.bootstrap,
+        "concurrency": options.concurrency,
+        "drain-time-s": options.drain_time_s,
+        "drain-strategy": "immediate",
+        "file-flush-interval-msec": options.log_flush_ms,
+        "log-level": options.log_level,
+        "log-format": _LOG_FORMAT,
+    }
+    flags = ["--log-format-escaped", "--skip-deprecated-logs"]
+    if options.base_id is None:
+        flags.append("--disable-hot-restart")
+    else:
+        envoy["base-id"] = options.base_id
+        envoy["parent-shutdown-time-s"] = options.parent_shutdown_time_s
+    pairs = (word for name, value in envoy.items() for word in (f"--{name}", str(value)))
+    return (setpriv, "--pdeathsig=KILL", *privileges, "--", str(options.binary), *pairs, *flags)
 
 
 def parse_log_line(line: bytes) -> LogLine:
     """Read a line of the log; what isn't in our format (a crash's last words) is an error."""
     text = line.decode(errors="replace").rstrip()
-    level, *rest = text.split("\t", 2)
+    level, *rest = text.split("|", 2)
     if level not in _LEVELS or len(rest) != 2:  # noqa: PLR2004  component and text
         return LogLine("error", "", text)
-    component, message = rest
+    component, message = rest[0], rest[1].replace("\\'", "'").replace('\\"', '"')
     if any(words in message for words in _ROUTINE):
         return LogLine("debug", component, message)
     return LogLine(_LEVELS[level], component, message)
