@@ -12,14 +12,24 @@ from troth.mesh._model import (
     Service,
     ServicePort,
 )
+from troth.mesh._view import Destination, LocalPod, NodeView, node_view
+from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, membership
 
 __all__ = [
+    "DEFAULT_ROOT_NAMESPACE",
     "MESH_LABEL",
     "ContainerPort",
+    "Destination",
     "Endpoint",
+    "LocalPod",
+    "Membership",
     "Namespace",
+    "NodeView",
     "Pod",
     "Protocol",
     "Service",
     "ServicePort",
+    "World",
+    "membership",
+    "node_view",
 ]

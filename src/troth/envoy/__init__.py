@@ -1,0 +1,51 @@
+"""Envoy, the one proxy of a node: what it is told, that it runs, and what it reports.
+
+`build_snapshot` turns a node's view of the mesh into resources (pure); `AdsServer` hands them to
+Envoy; `EnvoyProcess` keeps it running; `AccessLogPipe` turns its access log into
+`ConnectionEvent` values.
+"""
+
+from __future__ import annotations
+
+from troth.envoy._ads import AdsServer
+from troth.envoy._bootstrap import bootstrap
+from troth.envoy._build import build_snapshot
+from troth.envoy._command import EnvoyOptions, find_envoy
+from troth.envoy._events import ConnectionEvent, Side
+from troth.envoy._logpipe import AccessLogPipe
+from troth.envoy._ports import (
+    ENVOY_MARK,
+    INBOUND_PORT,
+    OUTBOUND_PORT,
+    OWN_PORTS,
+    TUNNEL_ALPN,
+    TUNNEL_PORT,
+)
+from troth.envoy._process import EnvoyProcess
+from troth.envoy._reasons import Outcome, Reason
+from troth.envoy._snapshot import Resource, Snapshot
+from troth.envoy._status import AdsStatus, Nack
+
+__all__ = [
+    "ENVOY_MARK",
+    "INBOUND_PORT",
+    "OUTBOUND_PORT",
+    "OWN_PORTS",
+    "TUNNEL_ALPN",
+    "TUNNEL_PORT",
+    "AccessLogPipe",
+    "AdsServer",
+    "AdsStatus",
+    "ConnectionEvent",
+    "EnvoyOptions",
+    "EnvoyProcess",
+    "Nack",
+    "Outcome",
+    "Reason",
+    "Resource",
+    "Side",
+    "Snapshot",
+    "bootstrap",
+    "build_snapshot",
+    "find_envoy",
+]

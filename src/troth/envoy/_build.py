@@ -1,0 +1,48 @@
+"""From one node's view of the mesh to everything its Envoy is told, as one snapshot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from troth.envoy._clusters import outbound_cluster, pod_clusters, service_clusters
+from troth.envoy._listeners import internal_outbound, outbound, plain_in, tunnel_in
+from troth.envoy._snapshot import Resource, Snapshot
+from troth.envoy._tls import bundle_secret, svid_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from troth.envoy._proto import Message
+    from troth.identity import TrustBundle, X509Svid
+    from troth.mesh import NodeView
+
+
+def build_snapshot(
+    view: NodeView, svids: Iterable[X509Svid], bundle: TrustBundle, *, access_log: Path
+) -> Snapshot:
+    """Build every resource of the node's Envoy.
+
+    Args:
+        view: What the node enforces and where its pods' connections go.
+        svids: Certificates of the view's identities. Envoy holds a listener back until its
+            certificate is there.
+        bundle: What every certificate must chain to.
+        access_log: The FIFO that connection events are read from.
+    """
+    messages: list[Message] = [
+        outbound_cluster(),
+        internal_outbound(view.destinations, access_log),
+        bundle_secret(bundle),
+        *map(svid_secret, svids),
+    ]
+    for local in view.local_pods:
+        messages += pod_clusters(local)
+        messages += (
+            tunnel_in(local, access_log),
+            plain_in(local, access_log),
+            outbound(local, view.service_ranges),
+        )
+    for service in view.services:
+        messages += service_clusters(service)
+    return Snapshot.of(Resource.of(message.name, message) for message in messages)
