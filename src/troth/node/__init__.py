@@ -1,3 +1,22 @@
-"""What happens on a node: network namespaces, capture, certificates and their supervisor."""
+"""What happens on a node: capture of its pods, their certificates, and the agent over it all."""
 
 from __future__ import annotations
+
+from troth.node import _netns as netns
+from troth.node._agent import NodeAgent, NodePaths
+from troth.node._capture import apply_ruleset
+from troth.node._certificates import Signed, Signer
+from troth.node._history import History
+from troth.node._observe import Connection, Party
+
+__all__ = [
+    "Connection",
+    "History",
+    "NodeAgent",
+    "NodePaths",
+    "Party",
+    "Signed",
+    "Signer",
+    "apply_ruleset",
+    "netns",
+]

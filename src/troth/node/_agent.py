@@ -1,0 +1,262 @@
+"""The node agent: keeps one node's Envoy and its pods' capture as the world says they should be.
+
+One loop turns the newest world into a snapshot, waits until Envoy has taken it, and only then
+captures or releases pods, so that traffic is never led to a listener that isn't there, nor left
+without one that it still needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from troth.envoy import (
+    AccessLogPipe,
+    AdsServer,
+    AdsStatus,
+    EnvoyOptions,
+    EnvoyProcess,
+    bootstrap,
+    build_snapshot,
+    find_envoy,
+)
+from troth.errors import TrothError
+from troth.mesh import NodeView, World, node_view
+from troth.node._capture import capture, release
+from troth.node._certificates import CertificateKeeper, Signer
+from troth.node._history import History
+from troth.node._observe import Connection, Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from troth.identity import SpiffeId, TrustDomain
+
+_log = structlog.get_logger(__name__)
+
+_DRAIN_SECONDS = 1
+"""How long Envoy lets connections live on that the policy no longer allows."""
+
+
+class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's sockets and files, all in directories that are its own."""
+
+    ads: Path
+    admin: Path
+    bootstrap: Path
+    access_log: Path
+
+
+class NodeAgent:
+    """Enforces the mesh on one node.
+
+    Args:
+        node_name: Names the node's Envoy.
+        paths: Where sockets and files go.
+        signer: Who signs the certificates of the node's service accounts.
+        service_ranges: Networks that hold nothing but services' virtual IPs.
+        on_change: Called when the set of captured pods, or why one isn't, has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_name: str,
+        paths: NodePaths,
+        signer: Signer,
+        service_ranges: Iterable[str],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.connections: History[Connection] = History()
+        self.certificates = CertificateKeeper(signer, on_change=self._wake)
+        self._node_name = node_name
+        self._paths = paths
+        self._service_ranges = tuple(service_ranges)
+        self._on_change = on_change
+        self._ads = AdsServer(paths.ads)
+        self._envoy = EnvoyProcess(
+            EnvoyOptions(
+                bootstrap=paths.bootstrap,
+                binary=find_envoy(),
+                drain_time_s=_DRAIN_SECONDS,
+                # To make sockets in the pods' namespaces, and to mark them.
+                capabilities=("net_admin", "sys_admin"),
+            )
+        )
+        self._world: World | None = None
+        self._observer: Observer | None = None
+        self._wanted: Mapping[str, Path] = {}
+        self._captured: dict[str, Path] = {}
+        self._refused: dict[str, str] = {}
+        self._woken = asyncio.Event()
+        self._generation = 0
+        self._enforced = 0
+        self._progress = asyncio.Condition()
+
+    @property
+    def captured(self) -> frozenset[str]:
+        """UIDs of the pods whose traffic goes through Envoy."""
+        return frozenset(self._captured)
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why pods that should be captured are not, by UID."""
+        return self._refused
+
+    @property
+    def trust_domain(self) -> TrustDomain:
+        """Of the identities it certifies."""
+        return self.certificates.bundle.trust_domain
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the newest world is enforced."""
+        return self._enforced >= self._generation
+
+    @property
+    def envoy_restarts(self) -> int:
+        """How often Envoy had to be started again."""
+        return self._envoy.restarts
+
+    def ads_status(self) -> AdsStatus:
+        """What Envoy has taken and refused."""
+        return self._ads.status()
+
+    def update(self, world: World, wanted: Mapping[str, Path]) -> None:
+        """Enforce ``world`` from now on.
+
+        Args:
+            world: Everything that is known.
+            wanted: Network namespaces of the node's own pods that are to be captured, by UID.
+        """
+        if world == self._world and wanted == self._wanted:
+            return
+        self._world, self._wanted = world, dict(wanted)
+        self._observer = Observer(world)
+        self._generation += 1
+        self._wake()
+
+    async def enforced(self) -> None:
+        """Wait until Envoy enforces the newest world and the pods of it are captured."""
+        async with self._progress:
+            await self._progress.wait_for(lambda: self.is_settled)
+
+    async def run(self) -> None:
+        """Run until cancelled; then stop Envoy and leave its sockets removed."""
+        self._write_bootstrap()
+        with AccessLogPipe(self._paths.access_log) as pipe:
+            await self._ads.start()
+            try:
+                await self._envoy.start()
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self.certificates.run())
+                    tasks.create_task(self._observe(pipe))
+                    tasks.create_task(self._reconcile_forever())
+            finally:
+                await self._envoy.stop()
+                await self._ads.stop()
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            if self._world is not None:
+                await self._reconcile(self._world, self._wanted, self._generation)
+
+    async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
+        leaving = {
+            uid: netns
+            for uid, netns in self._captured.items()
+            if uid not in wanted and netns.exists()
+        }
+        view = node_view(
+            world,
+            netns={uid: str(netns) for uid, netns in {**wanted, **leaving}.items()},
+            service_ranges=self._service_ranges,
+        )
+        before = (self.captured, dict(self._refused))
+        missing = await self.certificates.ensure({pod.identity for pod in view.local_pods})
+        self._ads.update(
+            build_snapshot(
+                view,
+                self.certificates.current().values(),
+                self.certificates.bundle,
+                access_log=self._paths.access_log,
+            )
+        )
+        if not await self._settled():
+            return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
+        await self._capture(view, wanted, missing)
+        for uid, netns in leaving.items():
+            await self._release(uid, netns)
+        for uid in self._captured.keys() - wanted.keys():
+            del self._captured[uid]
+        if leaving:
+            self._wake()  # once more, to remove their listeners
+        if before != (self.captured, self._refused):
+            self._on_change()
+        async with self._progress:
+            self._enforced = generation
+            self._progress.notify_all()
+
+    async def _settled(self) -> bool:
+        """Wait until Envoy has taken the snapshot; False when there is a newer one to push."""
+        settled = asyncio.ensure_future(self._ads.settled())
+        woken = asyncio.ensure_future(self._woken.wait())
+        try:
+            await asyncio.wait({settled, woken}, return_when=asyncio.FIRST_COMPLETED)
+            return settled.done()
+        finally:
+            settled.cancel()
+            woken.cancel()
+
+    async def _capture(
+        self, view: NodeView, wanted: Mapping[str, Path], missing: Mapping[SpiffeId, str]
+    ) -> None:
+        nacks = {nack.name: nack.message for nack in self._ads.status().nacks}
+        refused = {}
+        for local in view.local_pods:
+            uid = local.pod.uid
+            if uid not in wanted:
+                continue
+            if local.identity in missing:
+                refused[uid] = f"no certificate: {missing[local.identity]}"
+                continue
+            words = next((text for name, text in nacks.items() if uid in name), None)
+            if words is not None:
+                refused[uid] = f"Envoy refused its configuration: {words}"
+                continue
+            if self._captured.get(uid) == wanted[uid]:
+                continue
+            try:
+                await capture(wanted[uid])
+            except TrothError as error:
+                refused[uid] = str(error)
+                continue
+            self._captured[uid] = wanted[uid]
+        self._refused = refused
+
+    async def _release(self, uid: str, netns: Path) -> None:
+        try:
+            await release(netns)
+        except TrothError as error:
+            # A pod that ended meanwhile took its rules with it.
+            _log.info("released a pod without removing its rules", pod=uid, reason=str(error))
+
+    async def _observe(self, pipe: AccessLogPipe) -> None:
+        async for event in pipe.events():
+            if self._observer is not None:
+                self.connections.add(self._observer.connection(event))
+
+    def _write_bootstrap(self) -> None:
+        document = bootstrap(
+            node_id=self._node_name, ads_socket=self._paths.ads, admin_socket=self._paths.admin
+        )
+        self._paths.bootstrap.write_bytes(msgspec.json.encode(document))
+
+    def _wake(self) -> None:
+        self._woken.set()

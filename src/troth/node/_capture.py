@@ -1,0 +1,104 @@
+"""Capture: nftables rules in a pod's network namespace that lead its TCP through Envoy.
+
+The rules fail closed: they redirect to ports on which only Envoy listens, so with Envoy gone a
+connection is refused, never passed around it. UDP is left alone, and so is what stays inside the
+pod. They look at a connection's first packet only (SYN), so connections that were there before
+the pod was captured live on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from troth.envoy import ENVOY_MARK, INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
+from troth.errors import EnvironmentLackError, PeerError
+from troth.node._netns import enter_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TABLE = "troth"
+
+_FIRST = "tcp flags syn / fin,syn,rst,ack"
+
+
+def capture_rules() -> str:
+    """The whole table as one nftables transaction, for IPv4 and IPv6 alike."""
+    return f"""\
+add table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+  chain guard {{
+    type filter hook prerouting priority -150; policy accept;
+    iif != "lo" tcp dport {{ {OUTBOUND_PORT}, {INBOUND_PORT} }} drop
+  }}
+  chain outbound {{
+    type nat hook output priority -100; policy accept;
+    meta mark {ENVOY_MARK:#x} return
+    fib daddr type local return
+    {_FIRST} redirect to :{OUTBOUND_PORT}
+  }}
+  chain inbound {{
+    type nat hook prerouting priority -100; policy accept;
+    iif "lo" return
+    tcp dport {TUNNEL_PORT} return
+    {_FIRST} redirect to :{INBOUND_PORT}
+  }}
+}}
+"""
+
+
+def release_rules() -> str:
+    """The same table capturing nothing new.
+
+    The chains stay, because the kernel translates the connections it redirected before only for
+    as long as there are NAT chains.
+    """
+    return f"""\
+add table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+  chain outbound {{ type nat hook output priority -100; policy accept; }}
+  chain inbound {{ type nat hook prerouting priority -100; policy accept; }}
+}}
+"""
+
+
+async def capture(netns: Path) -> None:
+    """Lead the TCP of the network namespace at ``netns`` through Envoy; harmless when repeated.
+
+    Raises:
+        EnvironmentLackError: nft isn't there.
+        PeerError: The kernel refused the rules.
+    """
+    await apply_ruleset(netns, capture_rules())
+
+
+async def release(netns: Path) -> None:
+    """Capture nothing new in the network namespace at ``netns``; raises as `capture` does."""
+    await apply_ruleset(netns, release_rules())
+
+
+async def apply_ruleset(netns: Path, ruleset: str) -> None:
+    """Run one nftables transaction inside a network namespace; raises as `capture` does."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *enter_command(netns),
+            "nft",
+            "-f",
+            "-",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as error:
+        raise EnvironmentLackError(
+            f"{error.filename} is not installed", "install nftables and util-linux"
+        ) from error
+    _, complaint = await process.communicate(ruleset.encode())
+    if process.returncode:
+        words = complaint.decode(errors="replace").strip()
+        if "failed to execute nft" in words:
+            raise EnvironmentLackError("nft is not installed", "install nftables")
+        raise PeerError("nft", words or f"exit code {process.returncode}")

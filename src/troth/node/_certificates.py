@@ -1,0 +1,137 @@
+"""Keeps a certificate for each service account of the node: asks the signer, renews in time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import structlog
+
+from troth.errors import TrothError
+from troth.identity import CertificateRotation, SigningRequest, SpiffeId, TrustBundle, X509Svid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+_log = structlog.get_logger(__name__)
+
+SIGNING_TIMEOUT_SECONDS = 30
+
+
+class Signed(NamedTuple):
+    """A signer's answer: the chain (PEM, leaf first, no root) and the roots now in force."""
+
+    chain: bytes
+    bundle: TrustBundle
+
+
+class Signer(Protocol):
+    """Whoever signs: the authority in this process, or a cluster's controller."""
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """The roots in force."""
+        ...
+
+    async def sign(self, request: SigningRequest) -> Signed:
+        """Certify a key for an identity.
+
+        Raises:
+            TrothError: Refused, or out of reach.
+        """
+        ...
+
+
+class CertificateKeeper:
+    """Runs `CertificateRotation` against a signer and the clock.
+
+    Args:
+        signer: Who signs.
+        on_change: Called when a certificate has been replaced or has arrived late.
+    """
+
+    def __init__(self, signer: Signer, *, on_change: Callable[[], None]) -> None:
+        self._signer = signer
+        self._on_change = on_change
+        self._rotation = CertificateRotation()
+        self._failures: dict[SpiffeId, str] = {}
+        self._woken = asyncio.Event()
+        self._answered = asyncio.Condition()
+        self._requests: set[asyncio.Task[None]] = set()
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """What every certificate of the mesh must chain to."""
+        return self._signer.bundle
+
+    def current(self) -> Mapping[SpiffeId, X509Svid]:
+        """The certificates at hand."""
+        return self._rotation.current
+
+    async def ensure(self, identities: Collection[SpiffeId]) -> Mapping[SpiffeId, str]:
+        """Want exactly ``identities``, and wait for the first answer about each new one.
+
+        Returns:
+            Those that have no certificate yet, each with the reason. They are tried again.
+        """
+        self._rotation.want(identities, now=_now())
+        for gone in self._failures.keys() - set(identities):
+            del self._failures[gone]
+        self._woken.set()
+        async with self._answered:
+            await self._answered.wait_for(
+                lambda: self._rotation.missing <= self._failures.keys()
+            )
+        return {identity: self._failures[identity] for identity in self._rotation.missing}
+
+    async def run(self) -> None:
+        """Ask for what is due, until cancelled."""
+        try:
+            while True:
+                step = self._rotation.step(_now())
+                for request in step.requests:
+                    task = asyncio.create_task(self._ask(request))
+                    self._requests.add(task)
+                    task.add_done_callback(self._requests.discard)
+                await self._sleep_until(step.wake_at)
+        finally:
+            for task in self._requests:
+                task.cancel()
+
+    async def _sleep_until(self, wake_at: datetime | None) -> None:
+        pause = None if wake_at is None else max(0.0, (wake_at - _now()).total_seconds())
+        try:
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+        self._woken.clear()
+
+    async def _ask(self, request: SigningRequest) -> None:
+        identity = request.spiffe_id
+        first = identity in self._rotation.missing
+        try:
+            async with asyncio.timeout(SIGNING_TIMEOUT_SECONDS):
+                signed = await self._signer.sign(request)
+            svid = self._rotation.issued(
+                request, chain=signed.chain, bundle=signed.bundle, now=_now()
+            )
+        except (TrothError, TimeoutError) as error:
+            reason = str(error) or f"no answer in {SIGNING_TIMEOUT_SECONDS} s"
+            self._rotation.failed(request, now=_now())
+            self._failures[identity] = reason
+            _log.warning("no certificate", identity=str(identity), reason=reason)
+        else:
+            late = self._failures.pop(identity, None) is not None
+            if svid is not None:
+                _log.info("certificate", identity=str(identity), until=svid.not_after.isoformat())
+                if late or not first:
+                    self._on_change()
+        self._woken.set()
+        async with self._answered:
+            self._answered.notify_all()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

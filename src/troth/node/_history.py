@@ -1,0 +1,51 @@
+"""The last things that happened, for asking and for following; bounded in every direction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+T = TypeVar("T")
+
+
+class History(Generic[T]):
+    """Remembers the newest items and hands each new one to all followers.
+
+    Args:
+        kept: How many items to remember. A follower that lags by more loses the oldest.
+    """
+
+    def __init__(self, kept: int = 10_000) -> None:
+        self._kept: deque[T] = deque(maxlen=kept)
+        self._followers: set[asyncio.Queue[T]] = set()
+
+    def add(self, item: T) -> None:
+        """Remember ``item`` and tell the followers."""
+        self._kept.append(item)
+        for queue in self._followers:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(item)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(tuple(self._kept))
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[AsyncIterator[T]]:
+        """Items from this moment on, without end."""
+        queue: asyncio.Queue[T] = asyncio.Queue(self._kept.maxlen or 0)
+        self._followers.add(queue)
+
+        async def items() -> AsyncIterator[T]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield items()
+        finally:
+            self._followers.discard(queue)
