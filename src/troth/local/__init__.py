@@ -1,3 +1,27 @@
-"""A one-node mesh from ordinary manifests: pods as processes in their own network namespaces."""
+"""A one-node mesh from ordinary manifests: pods as processes in their own network namespaces.
+
+The command line sees a mesh from outside its namespaces (`Outside`, `call`); everything that runs
+a mesh is behind `_run`, inside them.
+"""
 
 from __future__ import annotations
+
+from troth.local._container import launch_command
+from troth.local._control import call
+from troth.local._outside import Outside, is_privileged
+from troth.local._report import EnvoyStatus, MeshStatus, PodReport, PortStatus
+from troth.local._state import AuthorityFiles, Settings, StateDirectory
+
+__all__ = [
+    "AuthorityFiles",
+    "EnvoyStatus",
+    "MeshStatus",
+    "Outside",
+    "PodReport",
+    "PortStatus",
+    "Settings",
+    "StateDirectory",
+    "call",
+    "is_privileged",
+    "launch_command",
+]

@@ -1,0 +1,81 @@
+"""The command tree, and the one place where errors become messages and exit codes.
+
+Exit codes: 0 yes, 1 no or refused, 2 wrong use (bad flags, bad input).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from troth import __version__
+from troth.cli import _demo, _events, _exec, _status, _up
+from troth.cli._console import err
+from troth.errors import EnvironmentLackError, InputError, PeerError, TrothError
+
+app = typer.Typer(
+    name="troth",
+    help="Mutual TLS between Kubernetes services, as Istio's PeerAuthentication says.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (_up, _status, _exec, _events, _demo):
+    module.register(app)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback signature
+    if wanted:
+        sys.stdout.write(f"troth {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001, FBT002 - handled by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Mutual TLS between Kubernetes services, as Istio's PeerAuthentication says."""
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        Its exit code.
+    """
+    try:
+        result = app(arguments, standalone_mode=False)
+    except typer.Abort:
+        return 1
+    except typer.TyperException as error:
+        err.print(f"[red]error:[/red] {escape(error.format_message())}", soft_wrap=True)
+        return 2
+    except InputError as error:
+        for problem in error.problems:
+            err.print(f"[red]error:[/red] {escape(str(problem))}", soft_wrap=True)
+        return 2
+    except (PeerError, EnvironmentLackError) as error:
+        _complain(error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our report has seen enough.
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _complain(error: TrothError) -> None:
+    err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)

@@ -1,0 +1,51 @@
+"""How commands speak: reports to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=False)
+"""Reports; without colours, and never wrapped at 80 columns, when piped."""
+
+err = Console(stderr=True, highlight=False)
+"""Progress and complaints."""
+
+_PIPED_COLUMNS = 400
+if not out.is_terminal:
+    out.width = _PIPED_COLUMNS
+
+
+class Output(StrEnum):
+    """How a report is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+OutputOption = Annotated[
+    Output, typer.Option("--output", "-o", help="Report as text for people or as stable JSON.")
+]
+
+
+def print_json(value: object, *, indent: int = 2) -> None:
+    """One JSON document; ``indent`` 0 puts it on one line, for streams."""
+    encoded = msgspec.json.encode(value)
+    if indent:
+        encoded = msgspec.json.format(encoded, indent=indent)
+    sys.stdout.buffer.write(encoded + b"\n")
+    sys.stdout.flush()
+
+
+def table(*columns: str) -> Table:
+    """An aligned table without lines, as kubectl prints them."""
+    result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    return result

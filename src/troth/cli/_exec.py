@@ -1,0 +1,85 @@
+"""`troth exec` and `troth logs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from troth.errors import PeerError
+from troth.local import Outside, StateDirectory, call, launch_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("exec", context_settings={"ignore_unknown_options": True})(execute)
+    app.command("logs")(logs)
+
+
+PodArgument = Annotated[
+    str, typer.Argument(help="NAMESPACE/POD, or NAMESPACE/DEPLOYMENT for any one of its pods.")
+]
+ContainerOption = Annotated[
+    str, typer.Option("--container", "-c", help="Which container, when there are several.")
+]
+
+
+def execute(
+    pod: PodArgument,
+    command: Annotated[list[str], typer.Argument(help="What to run, after --.", metavar="-- CMD...")],
+    container: ContainerOption = "",
+) -> int:
+    """Run a command inside a pod, as one of its containers would.
+
+    The exit code is the command's own.
+    """
+    state = StateDirectory()
+    enter = Outside(state).enter_command()
+    _, uid, name = _find(state, pod, container)
+    argv = [*enter, *launch_command(state.pods / uid / f"{name}.json"), "--", *command]
+    sys.stdout.flush()
+    os.execvp(argv[0], argv)  # noqa: S606 - it takes our place
+
+
+def logs(
+    pod: PodArgument,
+    container: ContainerOption = "",
+    follow: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--follow", "-f", help="Go on with what comes.")
+    ] = False,
+) -> int:
+    """Print what a container wrote."""
+    state = StateDirectory()
+    _, uid, name = _find(state, pod, container)
+    _print_file(state.pods / uid / f"{name}.log", follow=follow)
+    return 0
+
+
+def _find(state: StateDirectory, pod: str, container: str) -> tuple[str, str, str]:
+    (answer,) = call(state.control, "find", name=pod)
+    names = answer["containers"]
+    if container and container not in names:
+        raise PeerError(
+            "troth", f"{answer['pod']} has no container {container!r}", f"it has: {', '.join(names)}"
+        )
+    return answer["pod"], answer["uid"], container or names[0]
+
+
+def _print_file(path: Path, *, follow: bool) -> None:
+    if not path.exists():
+        return  # it hasn't been started yet
+    with path.open("rb") as file:
+        while True:
+            if chunk := file.read(65536):
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+            elif not follow or not path.exists():
+                return
+            else:
+                time.sleep(0.1)

@@ -1,0 +1,162 @@
+"""`troth up` and `troth down`."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from troth.cli._console import err
+from troth.errors import InputError, Problem
+from troth.identity import TrustDomain
+from troth.local import AuthorityFiles, Outside, Settings, StateDirectory, call, is_privileged
+from troth.mesh import DEFAULT_ROOT_NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("up")(up)
+    app.command("down")(down)
+
+
+def up(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Manifest files and directories.", metavar="PATH...")
+    ],
+    detach: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--detach", "-d", help="Return when the mesh is ready; stop it with down.")
+    ] = False,
+    root_namespace: Annotated[
+        str, typer.Option(help="Where policies without a selector are mesh-wide.")
+    ] = DEFAULT_ROOT_NAMESPACE,
+    trust_domain: Annotated[str, typer.Option(help="The trust domain of every identity.")] = (
+        "cluster.local"
+    ),
+    certificate_lifetime: Annotated[
+        int, typer.Option(help="Life of a workload's certificate, in seconds.", min=60)
+    ] = 12 * 3600,
+    ca_cert: Annotated[
+        Path | None, typer.Option(help="Sign with this CA certificate (PEM), root or intermediate.")
+    ] = None,
+    ca_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    ca_chain: Annotated[
+        Path | None, typer.Option(help="The certificates between it and the root (PEM).")
+    ] = None,
+    ca_root: Annotated[Path | None, typer.Option(help="The root (PEM), if it is not one.")] = None,
+) -> int:
+    """Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.
+
+    Pods run as processes in network namespaces of their own; edits of the files take effect at
+    once. Works as root and as a plain user. Ctrl-C or `troth down` ends it and leaves nothing.
+    """
+    settings = Settings(
+        paths=_existing(paths),
+        root_namespace=root_namespace,
+        trust_domain=str(TrustDomain.parse(trust_domain)),
+        certificate_lifetime_seconds=certificate_lifetime,
+        authority=_authority(ca_cert, ca_key, ca_chain, ca_root),
+        uplink=is_privileged(),
+    )
+    outside = Outside(StateDirectory())
+    began = time.monotonic()
+    mesh = outside.start(settings, detach=detach)
+    try:
+        with err.status("starting") as status:
+            for waiting in outside.progress():
+                status.update(f"waiting for {escape(waiting[0])}" + _and_more(waiting))
+    except BaseException:
+        outside.stop()
+        raise
+    err.print(f"[green]ready[/green] after {time.monotonic() - began:.1f} s")
+    if detach:
+        return 0
+    return _stay(outside, mesh)
+
+
+def down() -> int:
+    """Stop the mesh and remove everything it made; also what a killed one left behind."""
+    if Outside(StateDirectory()).stop():
+        err.print("stopped")
+    else:
+        err.print("nothing to stop")
+    return 0
+
+
+def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
+    """Print what happens until the mesh ends or we are told to end it."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
+    follower = threading.Thread(target=_print_notices, args=(outside,), daemon=True)
+    follower.start()
+    err.print("Ctrl-C ends it. In another shell: troth status, troth events -f", style="dim")
+    try:
+        code = mesh.wait()
+    except KeyboardInterrupt:
+        code = 0
+        err.print("stopping")
+    outside.stop()
+    return 1 if code else 0
+
+
+def _print_notices(outside: Outside) -> None:
+    try:
+        for line in call(outside.state.control, "notices"):
+            err.print(escape(line["notice"]), soft_wrap=True)
+    except Exception:  # noqa: BLE001 - the mesh ended, in whatever way
+        return
+
+
+def _and_more(waiting: Sequence[str]) -> str:
+    return f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+
+
+def _existing(paths: Sequence[Path]) -> tuple[str, ...]:
+    missing = [
+        Problem(
+            subject=str(path), path="", found="does not exist", wanted="name a file or directory"
+        )
+        for path in paths
+        if not path.exists()
+    ]
+    if missing:
+        raise InputError(missing)
+    return tuple(str(path.resolve()) for path in paths)
+
+
+def _authority(
+    certificate: Path | None, key: Path | None, chain: Path | None, root: Path | None
+) -> AuthorityFiles | None:
+    given = [path for path in (certificate, key, chain, root) if path is not None]
+    if not given:
+        return None
+    _existing(given)
+    if certificate is None or key is None:
+        raise InputError(
+            [
+                Problem(
+                    subject="--ca-cert and --ca-key",
+                    path="",
+                    found="only one of them is given",
+                    wanted="give both, or none to have an authority made for this run",
+                )
+            ]
+        )
+    return AuthorityFiles(
+        certificate=str(certificate.resolve()),
+        key=str(key.resolve()),
+        chain=str(chain.resolve()) if chain else "",
+        root=str(root.resolve()) if root else "",
+    )

@@ -1,0 +1,136 @@
+"""How the `troth` command talks to a running mesh: JSON lines over a Unix socket, 0600.
+
+A connection carries one request and then its answer: one line, or as many as come until either
+side closes. A line ``{"error": ..., "remedy": ...}`` ends the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from troth.errors import PeerError, TrothError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LONGEST_REQUEST = 64 * 1024
+
+Answer = AsyncIterator[Any]
+Handler = Callable[[Mapping[str, Any]], Answer]
+
+_log = structlog.get_logger(__name__)
+
+
+async def one(answer: Awaitable[Any]) -> Answer:
+    """An answer of one line."""
+    yield await answer
+
+
+class ControlServer:
+    """Serves requests by name.
+
+    Args:
+        path: The socket, made 0600 inside a 0700 directory.
+        handlers: For each ``op`` what yields the answer's lines.
+    """
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        self._path = path
+        self._handlers = handlers
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serve for as long as the context lasts."""
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        umask = os.umask(0o177)
+        try:
+            listener.bind(str(self._path))
+        finally:
+            os.umask(umask)
+        server = await asyncio.start_unix_server(
+            self._accept, sock=listener, limit=_LONGEST_REQUEST
+        )
+        try:
+            yield
+        finally:
+            server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            self._path.unlink(missing_ok=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            try:
+                await self._answer(reader, writer)
+            finally:
+                writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def send(value: object) -> None:
+            writer.write(msgspec.json.encode(value) + b"\n")
+            await writer.drain()
+
+        try:
+            request = msgspec.json.decode(await reader.readline(), type=dict[str, Any])
+            handler = self._handlers[request["op"]]
+        except (ValueError, KeyError) as error:
+            await send({"error": f"not a request: {error}"})
+            return
+        # A client that goes away ends the answer, also while nothing is being written.
+        gone = asyncio.ensure_future(reader.read(1))
+        lines = handler(request)
+        try:
+            while True:
+                line = asyncio.ensure_future(anext(lines))
+                await asyncio.wait({line, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not line.done():
+                    line.cancel()
+                    return
+                await send(line.result())
+        except StopAsyncIteration:
+            pass
+        except TrothError as error:
+            await send({"error": str(error), "remedy": getattr(error, "remedy", "")})
+        except ConnectionError:
+            raise
+        except Exception:
+            _log.exception("a request failed", op=request["op"])
+            await send({"error": "an internal error; the mesh's log has the traceback"})
+        finally:
+            gone.cancel()
+
+
+def call(path: Path, op: str, **arguments: object) -> Iterator[dict[str, Any]]:
+    """Ask the mesh behind the socket ``path``; yields the answer's lines as they come.
+
+    Raises:
+        PeerError: No mesh runs there, or it refused.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise PeerError("troth", "no mesh is running", "start one with: troth up") from error
+        connection.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                answer = msgspec.json.decode(line)
+                if "error" in answer:
+                    raise PeerError("troth", answer["error"], answer.get("remedy", ""))
+                yield answer

@@ -1,0 +1,256 @@
+"""A whole mesh on one node: manifests in, running pods out, the node agent told of every change.
+
+One loop compares what the manifests ask for with what runs, and does the difference. Whatever
+happens (a file changed, a pod became ready, Envoy took a configuration) only wakes that loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from troth.errors import TrothError
+from troth.local._addresses import ServiceAddresses
+from troth.local._plan import PodPlan, RunningPod, plan_pods, resolve_services, same_process
+from troth.local._sandbox import Sandbox
+from troth.mesh import Membership, Namespace, Pod, World, membership
+from troth.node import History, NodeAgent
+from troth.sources import Manifests, watch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from troth.errors import Problem
+    from troth.local._network import Network
+    from troth.local._state import Settings, StateDirectory
+    from troth.mesh import Service
+    from troth.sources import PodTemplate
+
+NODE_NAME = "local"
+
+_log = structlog.get_logger(__name__)
+
+
+class LocalMesh:
+    """Runs the pods of a set of manifests and keeps them in the mesh as these say.
+
+    Args:
+        settings: What was asked for.
+        state: Where files go.
+        network: The pods' network, started.
+        agent: The node agent; `wake` is to be its ``on_change``.
+    """
+
+    def __init__(
+        self, settings: Settings, state: StateDirectory, network: Network, agent: NodeAgent
+    ) -> None:
+        self.settings = settings
+        self.agent = agent
+        self.notices: History[str] = History(kept=1000)
+        self.manifests = Manifests()
+        self.world: World | None = None
+        self._state = state
+        self._network = network
+        self._virtual_ips = ServiceAddresses()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._plan = PodPlan(pods={})
+        self._service_problems: tuple[Problem, ...] = ()
+        self._known_problems: frozenset[str] = frozenset()
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._loaded = False
+        self._changed = asyncio.Condition()
+
+    @property
+    def sandboxes(self) -> tuple[Sandbox, ...]:
+        """The pods that run or are about to, in order of their names."""
+        return tuple(sandbox for _, sandbox in sorted(self._sandboxes.items()))
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All that is wrong with the manifests as they stand."""
+        return (*self.manifests.problems, *self._plan.problems, *self._service_problems)
+
+    def wake(self) -> None:
+        """Look again: something has changed."""
+        self._woken.set()
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """What is still missing until every pod runs as it should; empty when nothing is."""
+        if not self._loaded:
+            return ("the manifests",)
+        blockers = [
+            f"{sandbox.key}: {blocker}"
+            for sandbox in self.sandboxes
+            if (blocker := self._blocker(sandbox))
+        ]
+        if not self.agent.is_settled:
+            blockers.append("Envoy: has not taken the newest configuration yet")
+        return tuple(blockers)
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields now, and then whenever something may have changed."""
+        while True:
+            yield
+            async with self._changed:
+                await self._changed.wait()
+
+    def membership(self, namespace: str, labels: Mapping[str, str]) -> Membership:
+        """Whether a pod with ``labels`` in ``namespace`` is in the mesh, and why."""
+        return membership(
+            self.manifests.namespaces.get(namespace, Namespace(name=namespace)), labels
+        )
+
+    async def run(self) -> None:
+        """Follow the manifests until cancelled; then stop every pod."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_manifests())
+                tasks.create_task(self._reconcile_forever())
+        finally:
+            await self._stop_all()
+
+    async def _follow_manifests(self) -> None:
+        async for manifests in watch([Path(path) for path in self.settings.paths]):
+            self.manifests = manifests
+            self._loaded = True
+            self.wake()
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            if self._loaded:
+                await self._reconcile()
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _reconcile(self) -> None:
+        self._plan = plan_pods(self.manifests)
+        for key, sandbox in list(self._sandboxes.items()):
+            template = self._plan.pods.get(key)
+            if template is None or not same_process(template, sandbox.template):
+                del self._sandboxes[key]
+                self._stop_soon(sandbox)
+            else:
+                sandbox.template = template
+                sandbox.refresh(self.manifests)
+        for key, template in self._plan.pods.items():
+            if key not in self._sandboxes:
+                with self._reported(key):
+                    self._sandboxes[key] = await self._make(template)
+        self._tell_agent()
+        await self._settle_pods()
+        self._report_problems()
+
+    async def _make(self, template: PodTemplate) -> Sandbox:
+        uid = str(uuid.uuid4())
+        self.notices.add(f"pod {template.namespace}/{template.name}: starting")
+        return await Sandbox.create(
+            template, uid=uid, state=self._state, network=self._network, on_change=self.wake
+        )
+
+    def _tell_agent(self) -> None:
+        """Derive the world from manifests and pods, and have it enforced."""
+        pods, wanted = {}, {}
+        for sandbox in self._sandboxes.values():
+            template = sandbox.template
+            in_mesh = self.membership(template.namespace, template.labels).in_mesh
+            if in_mesh:
+                wanted[sandbox.uid] = sandbox.netns
+            pods[sandbox.uid] = Pod(
+                uid=sandbox.uid,
+                namespace=template.namespace,
+                name=template.name,
+                labels=template.labels,
+                service_account=template.service_account,
+                owner=template.owner,
+                node=NODE_NAME,
+                addresses=sandbox.addresses,
+                ports=template.ports,
+                # Others stop using the tunnel before the pod stops being captured.
+                captured=in_mesh and sandbox.uid in self.agent.captured,
+                ready=sandbox.status.ready,
+            )
+        services, self._service_problems = resolve_services(
+            self.manifests.services.values(),
+            self._virtual_ips,
+            [
+                RunningPod(pod=pods[sandbox.uid], template=sandbox.template)
+                for sandbox in self._sandboxes.values()
+            ],
+        )
+        self.world = World(
+            trust_domain=self.agent.trust_domain,
+            root_namespace=self.settings.root_namespace,
+            namespaces=self.manifests.namespaces,
+            pods=pods,
+            services=services,
+            policies=tuple(self.manifests.policies.values()),
+        )
+        self.agent.update(self.world, wanted)
+
+    async def _settle_pods(self) -> None:
+        """Bring names and virtual IPs of each pod up to date, and start those that may start."""
+        world = self.world
+        assert world is not None  # noqa: S101 - set just before
+        for key, sandbox in self._sandboxes.items():
+            with self._reported(key):
+                captured = sandbox.uid in self.agent.captured
+                await sandbox.set_services(tuple(world.services.values()), captured=captured)
+                if not sandbox.started and (captured or not self._meant(sandbox)):
+                    sandbox.start(self.manifests)
+
+    def _meant(self, sandbox: Sandbox) -> bool:
+        return self.membership(sandbox.template.namespace, sandbox.template.labels).in_mesh
+
+    def _blocker(self, sandbox: Sandbox) -> str:
+        if sandbox.error:
+            return sandbox.error
+        if self._meant(sandbox) and sandbox.uid not in self.agent.captured:
+            return self.agent.refused.get(sandbox.uid, "not captured yet")
+        return sandbox.blocker
+
+    def _stop_soon(self, sandbox: Sandbox) -> None:
+        self.notices.add(f"pod {sandbox.key}: stopping")
+        task = asyncio.create_task(self._stop(sandbox))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    async def _stop(self, sandbox: Sandbox) -> None:
+        await sandbox.stop()
+        # Envoy's sockets would keep the namespace alive, so its listeners go first.
+        await self.agent.enforced()
+        await sandbox.remove()
+
+    async def _stop_all(self) -> None:
+        for task in self._stopping:
+            task.cancel()
+        await asyncio.gather(*self._stopping, return_exceptions=True)
+        await asyncio.gather(
+            *(sandbox.stop() for sandbox in self._sandboxes.values()), return_exceptions=True
+        )
+
+    def _report_problems(self) -> None:
+        problems = {str(problem) for problem in self.problems}
+        for problem in sorted(problems - self._known_problems):
+            self.notices.add(problem)
+        for problem in sorted(self._known_problems - problems):
+            self.notices.add(f"solved: {problem}")
+        self._known_problems = frozenset(problems)
+
+    @contextlib.contextmanager
+    def _reported(self, key: str) -> Iterator[None]:
+        """One pod's trouble is told and doesn't stop the others."""
+        try:
+            yield
+        except TrothError as error:
+            _log.warning("pod trouble", pod=key, reason=str(error))
+            if sandbox := self._sandboxes.get(key):
+                sandbox.error = str(error)
+            self.notices.add(f"pod {key}: {error}")

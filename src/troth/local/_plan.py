@@ -1,0 +1,165 @@
+"""From manifests to what a local mesh should be: which pods run, what each Service leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping  # noqa: TC003 - Structs below name Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.errors import InputError, Problem
+from troth.mesh import Endpoint, Pod, Service, ServicePort
+from troth.sources import PodTemplate, runnable_problems
+
+if TYPE_CHECKING:
+    from troth.local._addresses import ServiceAddresses
+    from troth.sources import Manifests, ServicePortSpec, ServiceSpec
+
+
+class PodPlan(msgspec.Struct, frozen=True):
+    """The pods that should run, by ``NAMESPACE/NAME``, and what keeps others from it."""
+
+    pods: Mapping[str, PodTemplate]
+    problems: tuple[Problem, ...] = ()
+
+
+class RunningPod(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod with the template it was made from, for finding a Service's named ports."""
+
+    pod: Pod
+    template: PodTemplate
+
+
+def plan_pods(manifests: Manifests) -> PodPlan:
+    """Decide which pods should run: bare Pods, and each Deployment's replicas.
+
+    A replica is named ``DEPLOYMENT-INDEX``, so that it keeps its name over restarts.
+    """
+    pods: dict[str, PodTemplate] = {}
+    problems: list[Problem] = []
+    for template in _instances(manifests):
+        refused = [*runnable_problems(template), *_local_problems(template)]
+        key = f"{template.namespace}/{template.name}"
+        if key in pods:
+            refused.append(
+                Problem(
+                    subject=f"Pod {key}",
+                    path="metadata.name",
+                    found=f"is also the name of a pod of {template.owner_kind} {template.owner}",
+                    wanted="rename one of them",
+                    location=template.location,
+                )
+            )
+        problems += refused
+        if not refused:
+            pods[key] = template
+    return PodPlan(pods=pods, problems=tuple(problems))
+
+
+def same_process(one: PodTemplate, other: PodTemplate) -> bool:
+    """Whether two templates run the same: labels and annotations can change under a running pod."""
+    return _process(one) == _process(other)
+
+
+def service_families(spec: ServiceSpec) -> tuple[str, ...]:
+    """The IP families of a Service's virtual IPs, as the API server would default them."""
+    families = spec.ip_families or ("IPv4",)
+    if spec.ip_family_policy in {"PreferDualStack", "RequireDualStack"} and len(families) == 1:
+        other = "IPv6" if families[0] == "IPv4" else "IPv4"
+        return (*families, other)
+    return families
+
+
+def resolve_services(
+    specs: Iterable[ServiceSpec], addresses: ServiceAddresses, running: Iterable[RunningPod]
+) -> tuple[dict[str, Service], tuple[Problem, ...]]:
+    """Give each Service its virtual IPs and its ready endpoints.
+
+    Returns:
+        Services by ``NAMESPACE/NAME``, and why others have no virtual IP.
+    """
+    by_namespace: dict[str, list[RunningPod]] = {}
+    for pod in running:
+        by_namespace.setdefault(pod.pod.namespace, []).append(pod)
+    services: dict[str, Service] = {}
+    problems: list[Problem] = []
+    for spec in specs:
+        if spec.type == "ExternalName":
+            continue
+        key = f"{spec.namespace}/{spec.name}"
+        virtual: tuple[str, ...] = ()
+        if spec.headless:
+            addresses.release(key)
+        else:
+            try:
+                virtual = addresses.assign(
+                    key, families=service_families(spec), requested=spec.cluster_ip
+                )
+            except InputError as error:
+                problems += error.problems
+                continue
+        backends = [pod for pod in by_namespace.get(spec.namespace, ()) if _selects(spec, pod.pod)]
+        services[key] = Service(
+            namespace=spec.namespace,
+            name=spec.name,
+            cluster_ips=virtual,
+            ports=tuple(
+                ServicePort(
+                    number=port.number,
+                    name=port.name,
+                    protocol=port.protocol,
+                    endpoints=tuple(sorted(_endpoints(port, backends))),
+                )
+                for port in spec.ports
+            ),
+        )
+    return services, tuple(problems)
+
+
+def _instances(manifests: Manifests) -> Iterator[PodTemplate]:
+    for workload in manifests.deployments.values():
+        for index in range(workload.replicas):
+            yield msgspec.structs.replace(workload.template, name=f"{workload.name}-{index}")
+    yield from manifests.pods.values()
+
+
+def _local_problems(template: PodTemplate) -> Iterator[Problem]:
+    if template.host_network:
+        yield Problem(
+            subject=str(template),
+            path="spec.hostNetwork",
+            found="a pod in the host's network namespace can't be captured, and is not run here",
+            wanted="leave it out, or remove spec.hostNetwork",
+            location=template.location,
+        )
+
+
+def _process(template: PodTemplate) -> PodTemplate:
+    return msgspec.structs.replace(template, labels={}, annotations={}, location=None)
+
+
+def _selects(spec: ServiceSpec, pod: Pod) -> bool:
+    if not spec.selector or not (pod.ready or spec.publish_not_ready):
+        return False
+    return spec.selector.items() <= pod.labels.items()
+
+
+def _endpoints(
+    port: ServicePortSpec, backends: Iterable[RunningPod]
+) -> Iterator[Endpoint]:
+    for backend in backends:
+        target = _target(port, backend.template)
+        if target is None:
+            continue
+        for address in backend.pod.addresses:
+            yield Endpoint(address, target)
+
+
+def _target(port: ServicePortSpec, template: PodTemplate) -> int | None:
+    """The pod's port behind a service port: a number, or the name of a container's port."""
+    if isinstance(port.target, int):
+        return port.target
+    for declared in template.ports:
+        if declared.name == port.target and declared.protocol == port.protocol:
+            return declared.number
+    return None

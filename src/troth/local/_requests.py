@@ -1,0 +1,165 @@
+"""What a running mesh answers to the `troth` command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from troth.errors import PeerError
+from troth.local._control import Answer, ControlServer
+from troth.local._report import EnvoyStatus, MeshStatus, PodReport, PortStatus
+from troth.policy import PolicyIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from troth.local._mesh import LocalMesh
+    from troth.local._sandbox import Sandbox
+
+
+class Requests:
+    """Answers requests about one mesh; ``stop`` is called to end it."""
+
+    def __init__(self, mesh: LocalMesh, *, stop: Callable[[], None]) -> None:
+        self._mesh = mesh
+        self._stop = stop
+
+    def server(self, path: Path) -> ControlServer:
+        """The server for these requests at the Unix socket ``path``."""
+        return ControlServer(
+            path,
+            {
+                "status": self._status,
+                "progress": self._progress,
+                "notices": self._notices,
+                "events": self._events,
+                "find": self._find,
+                "stop": self._end,
+            },
+        )
+
+    async def _status(self, _: Mapping[str, Any]) -> Answer:
+        yield mesh_status(self._mesh)
+
+    async def _progress(self, _request: Mapping[str, Any]) -> Answer:
+        """Lines of what is waited for, until all is ready."""
+        last = None
+        async for _ in self._mesh.changes():
+            waiting = self._mesh.waiting_for()
+            if not waiting:
+                yield {"ready": True}
+                return
+            if waiting != last:
+                yield {"ready": False, "waiting_for": waiting}
+                last = waiting
+
+    async def _notices(self, _: Mapping[str, Any]) -> Answer:
+        with self._mesh.notices.following() as notices:
+            for notice in self._mesh.notices:
+                yield {"notice": notice}
+            async for notice in notices:
+                yield {"notice": notice}
+
+    async def _events(self, request: Mapping[str, Any]) -> Answer:
+        connections = self._mesh.agent.connections
+        with connections.following() as new:
+            for connection in connections:
+                yield connection
+            if request.get("follow"):
+                async for connection in new:
+                    yield connection
+
+    async def _find(self, request: Mapping[str, Any]) -> Answer:
+        sandbox = find(self._mesh, str(request.get("name", "")))
+        yield {
+            "pod": sandbox.key,
+            "uid": sandbox.uid,
+            "containers": [container.name for container in sandbox.template.containers],
+        }
+
+    async def _end(self, _: Mapping[str, Any]) -> Answer:
+        self._stop()
+        yield {"stopping": True}
+
+
+def find(mesh: LocalMesh, name: str) -> Sandbox:
+    """The pod called ``NAMESPACE/NAME``, or any one (a ready one first) of such a Deployment.
+
+    Raises:
+        PeerError: There is none; says which there are.
+    """
+    for sandbox in mesh.sandboxes:
+        if sandbox.key == name:
+            return sandbox
+    owned = [
+        sandbox
+        for sandbox in mesh.sandboxes
+        if f"{sandbox.template.namespace}/{sandbox.template.owner}" == name
+    ]
+    if owned:
+        return max(owned, key=lambda sandbox: sandbox.status.ready)
+    known = ", ".join(sandbox.key for sandbox in mesh.sandboxes) or "none"
+    raise PeerError("troth", f"no pod or Deployment is called {name!r}", f"there are: {known}")
+
+
+def mesh_status(mesh: LocalMesh) -> MeshStatus:
+    """The whole mesh as it is now."""
+    waiting = mesh.waiting_for()
+    envoy = mesh.agent.ads_status()
+    return MeshStatus(
+        ready=not waiting,
+        waiting_for=waiting,
+        trust_domain=str(mesh.agent.trust_domain),
+        root_namespace=mesh.settings.root_namespace,
+        envoy=EnvoyStatus(
+            connected=envoy.connected,
+            restarts=mesh.agent.envoy_restarts,
+            refused=tuple(f"{nack.name}: {nack.message}" for nack in envoy.nacks),
+        ),
+        pods=tuple(_pod_status(mesh, sandbox) for sandbox in mesh.sandboxes),
+        problems=mesh.problems,
+    )
+
+
+def _pod_status(mesh: LocalMesh, sandbox: Sandbox) -> PodReport:
+    template = sandbox.template
+    belongs = mesh.membership(template.namespace, template.labels)
+    captured = sandbox.uid in mesh.agent.captured
+    why = belongs.why
+    if belongs.in_mesh and not captured:
+        why = mesh.agent.refused.get(sandbox.uid, "not captured yet")
+    status = PodReport(
+        namespace=template.namespace,
+        name=template.name,
+        workload=f"{template.namespace}/{template.owner or template.name}",
+        uid=sandbox.uid,
+        addresses=sandbox.addresses,
+        phase=sandbox.status.phase,
+        ready=sandbox.status.ready,
+        containers=sandbox.status.containers,
+        in_mesh=belongs.in_mesh,
+        captured=captured,
+        why=why,
+    )
+    world = mesh.world
+    if not belongs.in_mesh or world is None or sandbox.uid not in world.pods:
+        return status
+    pod = world.pods[sandbox.uid]
+    identity = pod.spiffe_id(world.trust_domain)
+    verdict = PolicyIndex(world.policies, root_namespace=world.root_namespace).effective(
+        pod.namespace, pod.labels, [port.number for port in pod.ports]
+    )
+    svid = mesh.agent.certificates.current().get(identity)
+    return msgspec.structs.replace(
+        status,
+        identity=str(identity),
+        mode=verdict.mode,
+        decided_by=verdict.decided_by,
+        ports={
+            number: PortStatus(mode=port.mode, decided_by=port.decided_by)
+            for number, port in verdict.ports.items()
+        },
+        certificate_expires=svid.not_after if svid else None,
+    )

@@ -1,0 +1,163 @@
+"""The mesh process inside its namespaces: wires the parts together and runs until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from troth.errors import TrothError
+from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
+from troth.local._addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
+from troth.local._mesh import NODE_NAME, LocalMesh
+from troth.local._network import Network
+from troth.local._requests import Requests
+from troth.local._state import Settings, StateDirectory
+from troth.node import NodeAgent, NodePaths, Signed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_log = structlog.get_logger(__name__)
+
+
+def run_mesh(path: Path) -> int:
+    """Run the mesh of a state directory until SIGTERM, SIGINT or the end of standard input.
+
+    Returns:
+        The exit code: 0 after an ordinary stop, 1 when the mesh could not run.
+    """
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+    )
+    _raise_file_limit()
+    state = StateDirectory(path)
+    failures: list[BaseException] = []
+    try:
+        asyncio.run(_Mesh(state).run())
+    except* TrothError as group:
+        failures += group.exceptions
+    for failure in failures:
+        _log.error("the mesh cannot run", reason=str(failure))
+    return 1 if failures else 0
+
+
+class _Mesh:
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._settings = state.read_settings()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        self._stop_on_signals()
+        state, settings = self._state, self._settings
+        state.netns.mkdir(mode=0o700, exist_ok=True)
+        state.pods.mkdir(mode=0o700, exist_ok=True)
+        network = Network()
+        await network.start()
+        signer = _AuthoritySigner(
+            _authority(settings), timedelta(seconds=settings.certificate_lifetime_seconds)
+        )
+        agent = NodeAgent(
+            node_name=NODE_NAME,
+            paths=NodePaths(
+                ads=state.ads,
+                admin=state.admin,
+                bootstrap=state.bootstrap,
+                access_log=state.access_log,
+            ),
+            signer=signer,
+            service_ranges=(str(SERVICE_RANGE_V4), str(SERVICE_RANGE_V6)),
+            on_change=lambda: mesh.wake(),
+        )
+        mesh = LocalMesh(settings, state, network, agent)
+        requests = Requests(mesh, stop=self._stop.set)
+        async with _background(agent.run()) as agent_ended, requests.server(state.control).serving():
+            async with _background(mesh.run()) as mesh_ended:
+                stopped = asyncio.ensure_future(self._stop.wait())
+                await asyncio.wait(
+                    {stopped, agent_ended, mesh_ended}, return_when=asyncio.FIRST_COMPLETED
+                )
+                stopped.cancel()
+        await network.stop()
+
+    def _stop_on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop.set)
+        if not os.path.sameopenfile(0, os.open(os.devnull, os.O_RDONLY)):
+            # A pipe from whoever started us in the foreground: when they are gone, so are we.
+            loop.add_reader(0, self._stop.set)
+
+
+class _AuthoritySigner:
+    """The node agent's signer when the authority is in the same process."""
+
+    def __init__(self, authority: CertificateAuthority, lifetime: timedelta) -> None:
+        self._authority = authority
+        self._lifetime = lifetime
+
+    @property
+    def bundle(self) -> TrustBundle:
+        return self._authority.trust_bundle
+
+    async def sign(self, request: SigningRequest) -> Signed:
+        issued = self._authority.sign(
+            request.csr,
+            now=datetime.now(UTC),
+            lifetime=self._lifetime,
+            expected=request.spiffe_id,
+        )
+        return Signed(issued.chain, self.bundle)
+
+
+def _authority(settings: Settings) -> CertificateAuthority:
+    trust_domain = TrustDomain.parse(settings.trust_domain)
+    now = datetime.now(UTC)
+    files = settings.authority
+    if files is None:
+        return CertificateAuthority.self_signed(trust_domain, now=now)
+
+    def read(path: str) -> bytes:
+        return Path(path).read_bytes() if path else b""
+
+    return CertificateAuthority.from_pem(
+        trust_domain=trust_domain,
+        certificate=read(files.certificate),
+        key=read(files.key),
+        chain=read(files.chain),
+        root=read(files.root),
+        now=now,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _background(work: object) -> AsyncIterator[asyncio.Task[None]]:
+    """Run ``work`` beside the block; cancel it at the end, and raise what it raised."""
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _raise_file_limit() -> None:
+    # A proxied connection takes four descriptors; the soft limit is often 1,024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,199 @@
+"""One pod of a local mesh with all that belongs to it: namespace, addresses, names, processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from troth.local import _env
+from troth.local._hosts import hosts_text, resolv_conf_text
+from troth.local._pod import PodRunner, Prepared
+from troth.local._services import apply_services
+from troth.local._status import Phase, PodStatus
+from troth.mesh import Pod
+from troth.node import netns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from troth.local._network import Network
+    from troth.local._state import StateDirectory
+    from troth.mesh import Service
+    from troth.sources import Container, Manifests, PodTemplate
+
+STOP_GRACE_SECONDS = 2.0
+"""Between SIGTERM and SIGKILL; a laptop's apps hold nothing worth Kubernetes' 30 s."""
+
+
+class Sandbox:
+    """A pod from the making of its network namespace to its removal.
+
+    Made by `create`. Its processes start with `start`, when the pod is captured or is not to be.
+
+    Attributes:
+        template: What it runs. Labels may change while it runs.
+        error: What keeps it from running, empty if nothing does.
+    """
+
+    def __init__(
+        self,
+        template: PodTemplate,
+        *,
+        uid: str,
+        path: Path,
+        addresses: tuple[str, ...],
+        network: Network,
+        directory: Path,
+        hidden: Path,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.template = template
+        self.uid = uid
+        self.netns = path
+        self.addresses = addresses
+        self.error = ""
+        self._network = network
+        self._directory = directory
+        self._hidden = hidden
+        self._on_change = on_change
+        self._runner: PodRunner | None = None
+        self._manifests: Manifests | None = None
+        self._services: tuple[Service, ...] = ()
+        self._settled: tuple[tuple[Service, ...], bool] | None = None
+
+    @classmethod
+    async def create(
+        cls,
+        template: PodTemplate,
+        *,
+        uid: str,
+        state: StateDirectory,
+        network: Network,
+        on_change: Callable[[], None],
+    ) -> Sandbox:
+        """Make the pod's network namespace and link it to the others.
+
+        Raises:
+            TrothError: The kernel refused.
+        """
+        path = state.netns / uid
+        netns.create(path)
+        addresses = await network.add_pod(uid, path)
+        return cls(
+            template,
+            uid=uid,
+            path=path,
+            addresses=addresses,
+            network=network,
+            directory=state.pods / uid,
+            hidden=state.path,
+            on_change=on_change,
+        )
+
+    @property
+    def key(self) -> str:
+        """``NAMESPACE/NAME``."""
+        return f"{self.template.namespace}/{self.template.name}"
+
+    @property
+    def started(self) -> bool:
+        """Whether its processes have been started."""
+        return self._runner is not None
+
+    @property
+    def status(self) -> PodStatus:
+        """What its containers are doing."""
+        if self._runner is None:
+            return PodStatus(phase=Phase.PENDING, ready=False, init_containers=(), containers=())
+        return self._runner.status
+
+    @property
+    def blocker(self) -> str:
+        """What it is waiting for until it runs; empty when it does, or has done its work."""
+        status = self.status
+        if status.phase in {Phase.RUNNING, Phase.SUCCEEDED}:
+            troubled = next((c for c in status.containers if c.reason == "CrashLoopBackOff"), None)
+            return f"container {troubled.name}: {troubled.message}" if troubled else ""
+        waiting = next(
+            (c for c in (*status.init_containers, *status.containers) if c.message or c.reason),
+            None,
+        )
+        if waiting is None:
+            return "not started yet"
+        return f"container {waiting.name}: {waiting.message or waiting.reason}"
+
+    async def set_services(self, services: tuple[Service, ...], *, captured: bool) -> None:
+        """Bring names and virtual IPs up to date.
+
+        Args:
+            services: All Services of the mesh.
+            captured: Whether Envoy balances this pod's TCP.
+        """
+        if (services, captured) == self._settled:
+            return
+        await apply_services(self.netns, services, captured=captured)
+        self._services = services
+        if self._runner is not None:
+            self._runner.set_hosts(self._hosts())
+        self._settled = (services, captured)
+
+    def start(self, manifests: Manifests) -> None:
+        """Start the pod's processes; ConfigMaps and Secrets come from ``manifests``."""
+        self._manifests = manifests
+        self._runner = PodRunner(
+            self._pod(),
+            self.template,
+            netns=self.netns,
+            directory=self._directory,
+            prepare=self._prepare,
+            working_directory=Path.home(),
+            hidden=(self._hidden,),
+            on_change=lambda _: self._on_change(),
+        )
+        self._runner.start(
+            hosts=self._hosts(), resolv_conf=resolv_conf_text(self.template.namespace)
+        )
+
+    def refresh(self, manifests: Manifests) -> None:
+        """Use the ConfigMaps and Secrets of ``manifests`` from the next container start on."""
+        self._manifests = manifests
+
+    async def stop(self) -> None:
+        """End every process of the pod."""
+        if self._runner is not None:
+            await self._runner.stop(STOP_GRACE_SECONDS)
+
+    async def remove(self) -> None:
+        """Remove the pod's link and namespace."""
+        await self._network.remove_pod(self.uid)
+        netns.remove(self.netns)
+
+    def _pod(self) -> Pod:
+        return Pod(
+            uid=self.uid,
+            namespace=self.template.namespace,
+            name=self.template.name,
+            labels=self.template.labels,
+            service_account=self.template.service_account,
+            owner=self.template.owner,
+            addresses=self.addresses,
+            ports=self.template.ports,
+        )
+
+    def _hosts(self) -> str:
+        return hosts_text(self._pod(), self.template, self._services)
+
+    def _prepare(self, container: Container) -> Prepared:
+        manifests = self._manifests
+        assert manifests is not None  # noqa: S101 - set by start
+        world = _env.World(
+            config_maps=manifests.config_maps,
+            secrets=manifests.secrets,
+            services=self._services,
+            host_addresses=self._network.gateways,
+        )
+        env = _env.environment(
+            container, self.template, self._pod(), world, _env.from_host(os.environ)
+        )
+        return Prepared(env=env)
