@@ -33,8 +33,9 @@ from troth.trace._names import ContentType, HandshakeType, Side
 from troth.trace._wire import RecordSplitter, Secrets, WireTap, _Direction
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec
     from collections.abc import Callable, Iterator
+
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 _AES_256 = 0x1302
 MESH = TrustDomain("cluster.local")

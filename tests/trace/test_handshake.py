@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -332,6 +333,25 @@ def test_what_somebody_on_the_path_puts_in_is_not_the_servers_answer(
     assert (S, Kind.UNREADABLE) in order(report)
     assert report.verdict is Verdict.REFUSED
     assert report.reason.startswith("the client broke off: ")
+
+
+def test_a_broken_session_ticket_is_no_acceptance(world: World, serve: Serve) -> None:
+    trace, server = world.trace(world.web), serve()
+    trace.receive(server.receive(trace.start(0.0)), 1.0)
+    trace.receive(server.seal(ContentType.HANDSHAKE, bytes([4, 0, 0, 0]), number=0), 2.0)
+
+    assert build_report(trace.record()).verdict is Verdict.REFUSED
+
+
+def test_the_client_sends_its_chain_and_no_root(
+    world: World, serve: Serve, converse: Converse
+) -> None:
+    events = converse(world.trace(world.web), serve()).handshake.events
+
+    (leaf,) = world.web.credentials.chain
+    (size,) = [e.size for e in events if (e.actor, e.kind) == (C, Kind.CERTIFICATE)]
+    framing = 4 + 1 + 3 + 3 + 2  # of message, context, list, entry and extensions
+    assert size == len(leaf.public_bytes(Encoding.DER)) + framing
 
 
 def test_a_server_that_asks_for_no_certificate_makes_nothing_mutual(

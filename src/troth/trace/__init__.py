@@ -12,16 +12,8 @@ from troth.trace._handshake import HandshakeTrace
 from troth.trace._names import Kind, Side
 from troth.trace._record import Event, HandshakeRecord, Verdict
 from troth.trace._render import render_process, render_report, render_tracker, render_verdict
-from troth.trace._steps import (
-    CertificateStatus,
-    ClientState,
-    ConnectionStatus,
-    ServerState,
-    Step,
-    TraceReport,
-    TrackerRow,
-    build_report,
-)
+from troth.trace._states import CertificateStatus, ClientState, ConnectionStatus, ServerState
+from troth.trace._steps import Step, TraceReport, TrackerRow, build_report
 
 __all__ = [
     "CertificateFacts",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from troth.trace._names import Side
 from troth.trace._record import Verdict
-from troth.trace._steps import CertificateStatus, ConnectionStatus
+from troth.trace._states import CertificateStatus, ConnectionStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
