@@ -43,6 +43,7 @@ LOG_FORMAT: Mapping[str, str] = {
     "tls": "%DOWNSTREAM_TLS_VERSION%",
     "cipher": "%DOWNSTREAM_TLS_CIPHER%",
     "group": "%DOWNSTREAM_TLS_GROUP%",
+    "host": "%UPSTREAM_HOST%",
     "up": "%UPSTREAM_LOCAL_ADDRESS%",
     "rx": "%BYTES_RECEIVED%",
     "tx": "%BYTES_SENT%",
@@ -76,7 +77,7 @@ class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True):
         source_address: Where the connection came from.
         source_port: Its TCP port there.
         destination_address: Where it was going, before any redirection.
-        destination_port: The port asked for; in the tunnel that is the server name, and the
+        destination_port: The port asked for. In the tunnel that is the server name, and the
             tunnel's own port when the server name is no port.
         peer: The client's SPIFFE ID, only where TLS verified it.
         claimed_peer: The SPIFFE ID in a certificate that was refused, or whose verification isn't
@@ -128,6 +129,7 @@ class _Line(msgspec.Struct, frozen=True):
     tls: str | None = None
     cipher: str | None = None
     group: str | None = None
+    host: str | None = None
     up: str | None = None
     rx: int = 0
     tx: int = 0
@@ -189,7 +191,9 @@ def _event(
     address, port = _endpoint(entry.dst)
     peer: str | None = None
     if entry.role is Role.TUNNEL_IN:
-        port = port_of_server_name(_text(entry.sni)) or port
+        # Where Envoy went is the truth, what it was asked for is the peer's word.
+        _, tried = _endpoint(_text(entry.host))
+        port = tried or port_of_server_name(_text(entry.sni)) or port
         peer = _spiffe_id(_text(entry.peer))
     elif entry.role is Role.OUTBOUND and (found := _SERVER_SANS.search(_text(entry.ufail))):
         peer = _spiffe_id(found["san"])
