@@ -1,0 +1,103 @@
+"""Virtual IPs of Services: nftables rules in the network namespace of each client pod.
+
+As kube-proxy does it, but in the pod and not on the node: the caller's address is kept, and a pod
+that reaches itself through a Service needs no special case. TCP of a captured pod is Envoy's to
+balance, so its rules are for UDP alone.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from troth.mesh import Protocol
+from troth.node._capture import apply_ruleset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from troth.mesh import Endpoint, Service, ServicePort
+
+TABLE = "troth_services"
+
+
+def service_rules(services: Iterable[Service], *, captured: bool) -> str:
+    """The whole table as one nftables transaction.
+
+    A connection to a virtual IP goes to one of the port's endpoints of the same IP family, chosen
+    at random. What is left for a virtual IP after that, because there is no endpoint or no such
+    port, is rejected: a TCP reset, or an ICMP port-unreachable.
+
+    Args:
+        services: All Services of the mesh.
+        captured: Whether the pod's TCP goes through Envoy.
+    """
+    protocols = {Protocol.UDP} if captured else {Protocol.TCP, Protocol.UDP}
+    balanced: list[str] = []
+    virtual: list[str] = []
+    for service in sorted(services, key=str):
+        virtual += service.cluster_ips
+        for address in service.cluster_ips:
+            balanced += (
+                rule
+                for port in service.ports
+                if port.protocol in protocols
+                for rule in _balance(address, port, f"{service}:{port.name or port.number}")
+            )
+    rejected = [rule for address in virtual for rule in _reject(address)]
+    return f"""\
+add table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+  chain balance {{
+    type nat hook output priority -100; policy accept;
+{_indented(balanced)}  }}
+  chain refuse {{
+    type filter hook output priority 0; policy accept;
+{_indented(rejected)}  }}
+}}
+"""
+
+
+async def apply_services(netns: Path, services: Iterable[Service], *, captured: bool) -> None:
+    """Brings the rules of the pod whose namespace is at ``netns`` up to date, all at once.
+
+    Connections that are open keep the endpoint they have.
+
+    Raises:
+        EnvironmentLackError: nft is not installed.
+        PeerError: The kernel refused the rules.
+    """
+    await apply_ruleset(netns, service_rules(services, captured=captured))
+
+
+def _balance(address: str, port: ServicePort, comment: str) -> Iterator[str]:
+    family = _family(address)
+    endpoints = [e for e in sorted(port.endpoints) if _family(e.address) == family]
+    if not endpoints:
+        return
+    match = f"{family} daddr {address} {port.protocol.lower()} dport {port.number}"
+    choices = ", ".join(f"{index} : {_place(e)}" for index, e in enumerate(endpoints))
+    yield (
+        f"{match} dnat {family} to numgen random mod {len(endpoints)} "
+        f'map {{ {choices} }} comment "{comment}"'
+    )
+
+
+def _place(endpoint: Endpoint) -> str:
+    return f"{endpoint.address} . {endpoint.port}"
+
+
+def _reject(address: str) -> Iterator[str]:
+    match = f"{_family(address)} daddr {address}"
+    yield f"{match} meta l4proto tcp reject with tcp reset"
+    yield f"{match} reject with icmpx type port-unreachable"
+
+
+def _family(address: str) -> str:
+    return "ip" if ip_address(address).version == 4 else "ip6"  # noqa: PLR2004 - IPv4
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "".join(f"    {line}\n" for line in lines)

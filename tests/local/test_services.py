@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from troth.local._network import Network
+from troth.local._services import apply_services, service_rules
+from troth.mesh import Endpoint, Protocol, Service, ServicePort
+from troth.node import _netns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from conftest import InNode
+
+V4, V6 = "10.96.1.0", "fd74:726f:7468:96::100"
+
+
+def service(*endpoints: Endpoint, protocol: Protocol = Protocol.TCP, **fields: Any) -> Service:
+    port = ServicePort(number=80, name="http", protocol=protocol, endpoints=endpoints)
+    values = {"cluster_ips": (V4, V6), "ports": (port,), **fields}
+    return Service(namespace="finance", name="payments", **values)
+
+
+def rules(*services: Service, captured: bool = False) -> list[str]:
+    text = service_rules(services, captured=captured)
+    return [line.strip() for line in text.splitlines() if " daddr " in line]
+
+
+REJECTED = [
+    f"ip daddr {V4} meta l4proto tcp reject with tcp reset",
+    f"ip daddr {V4} reject with icmpx type port-unreachable",
+    f"ip6 daddr {V6} meta l4proto tcp reject with tcp reset",
+    f"ip6 daddr {V6} reject with icmpx type port-unreachable",
+]
+
+
+def test_each_family_is_balanced_over_its_own_endpoints() -> None:
+    endpoints = Endpoint("fd00::2", 8080), Endpoint("10.0.0.3", 8080), Endpoint("10.0.0.2", 8080)
+    assert rules(service(*endpoints)) == [
+        (
+            f"ip daddr {V4} tcp dport 80 dnat ip to numgen random mod 2 "
+            'map { 0 : 10.0.0.2 . 8080, 1 : 10.0.0.3 . 8080 } comment "finance/payments:http"'
+        ),
+        (
+            f"ip6 daddr {V6} tcp dport 80 dnat ip6 to numgen random mod 1 "
+            'map { 0 : fd00::2 . 8080 } comment "finance/payments:http"'
+        ),
+        *REJECTED,
+    ]
+
+
+def test_a_captured_pod_balances_udp_alone() -> None:
+    endpoint = Endpoint("10.0.0.2", 53)
+    tcp, udp = service(endpoint), service(endpoint, protocol=Protocol.UDP)
+    assert rules(tcp, captured=True) == REJECTED
+    assert rules(udp, captured=True) == rules(udp, captured=False)
+    assert rules(udp)[0].startswith(f"ip daddr {V4} udp dport 80 dnat ip to")
+
+
+def test_a_headless_service_needs_no_rules() -> None:
+    assert rules(service(Endpoint("10.0.0.2", 80), cluster_ips=())) == []
+
+
+@contextlib.asynccontextmanager
+async def pods(directory: Path) -> AsyncIterator[dict[str, tuple[Path, tuple[str, ...]]]]:
+    network = Network()
+    await network.start()
+    made = {}
+    for name in ("client", "one", "two"):
+        path = directory / name
+        _netns.create(path)
+        made[name] = (path, await network.add_pod(name, path))
+    yield made
+    await network.stop()
+
+
+@contextlib.contextmanager
+def listening(netns: Path, address: str, name: str) -> Any:
+    """A server in a pod that answers each connection with its name and the caller's address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with _netns.socket_in(netns, family) as listener:
+        listener.setblocking(False)
+        listener.bind((address, 8080))
+        listener.listen()
+
+        async def serve() -> None:
+            loop = asyncio.get_running_loop()
+            while True:
+                connection, peer = await loop.sock_accept(listener)
+                with connection:
+                    await loop.sock_sendall(connection, f"{name} {peer[0]}".encode())
+
+        task = asyncio.get_running_loop().create_task(serve())
+        yield
+        task.cancel()
+
+
+async def call(netns: Path, address: str) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with _netns.socket_in(netns, family) as connection:
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):
+            await loop.sock_connect(connection, (address, 80))
+            return (await loop.sock_recv(connection, 100)).decode()
+
+
+async def a_virtual_ip_reaches_every_endpoint(directory: Path) -> None:
+    async with pods(directory) as made:
+        client, client_addresses = made["client"]
+        everything = [(name, *made[name]) for name in ("one", "two")]
+        for family, virtual in enumerate((V4, V6)):
+            with contextlib.ExitStack() as servers:
+                for name, path, addresses in everything:
+                    servers.enter_context(listening(path, addresses[family], name))
+                ready = [Endpoint(addresses[family], 8080) for _, _, addresses in everything]
+                await apply_services(client, [service(*ready)], captured=False)
+                answers = {await call(client, virtual) for _ in range(40)}
+                assert answers == {f"{name} {client_addresses[family]}" for name in ("one", "two")}
+                await apply_services(client, [service(ready[0])], captured=False)
+                assert {await call(client, virtual) for _ in range(10)} == {
+                    f"one {client_addresses[family]}"
+                }
+
+
+async def a_pod_reaches_itself_through_a_service(directory: Path) -> None:
+    async with pods(directory) as made:
+        path, addresses = made["one"]
+        with listening(path, addresses[0], "one"):
+            await apply_services(path, [service(Endpoint(addresses[0], 8080))], captured=False)
+            assert await call(path, V4) == f"one {addresses[0]}"
+
+
+async def nothing_behind_a_virtual_ip_is_refused_at_once(directory: Path) -> None:
+    async with pods(directory) as made:
+        client, _ = made["client"]
+        for protocol in (Protocol.TCP, Protocol.UDP):  # with UDP there is no such TCP port
+            await apply_services(client, [service(protocol=protocol)], captured=False)
+            for address in (V4, V6):
+                with pytest.raises(ConnectionRefusedError):
+                    await call(client, address)
+        for family, address in ((socket.AF_INET, V4), (socket.AF_INET6, V6)):
+            with _netns.socket_in(client, family, socket.SOCK_DGRAM) as datagrams:
+                datagrams.connect((address, 80))
+                datagrams.settimeout(10)
+                with pytest.raises((ConnectionRefusedError, PermissionError)):
+                    exchange(datagrams)
+
+
+def exchange(datagrams: socket.socket) -> bytes:
+    datagrams.send(b"x")
+    return datagrams.recv(1)
+
+
+async def udp_is_balanced_for_captured_pods(directory: Path) -> None:
+    async with pods(directory) as made:
+        client, client_addresses = made["client"]
+        path, addresses = made["one"]
+        behind = service(Endpoint(addresses[0], 8080), protocol=Protocol.UDP)
+        await apply_services(client, [behind], captured=True)
+        with (
+            _netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM) as server,
+            _netns.socket_in(client, socket.AF_INET, socket.SOCK_DGRAM) as caller,
+        ):
+            server.bind((addresses[0], 8080))
+            server.settimeout(10)
+            caller.settimeout(10)
+            caller.connect((V4, 80))
+            caller.send(b"question")
+            data, peer = server.recvfrom(100)
+            assert (data, peer[0]) == (b"question", client_addresses[0])
+            server.sendto(b"answer", peer)
+            assert caller.recv(100) == b"answer"
+
+
+async def applying_again_replaces_and_touches_no_other_table(directory: Path) -> None:
+    path = directory / "pod"
+    _netns.create(path)
+    inside = _netns.enter_command(path)
+
+    def nft(*arguments: str) -> str:
+        command = [*inside, "nft", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    nft("add", "table", "inet", "other")
+    for endpoints in (5, 1):
+        behind = [Endpoint(f"10.0.0.{n}", 8080) for n in range(2, 2 + endpoints)]
+        await apply_services(path, [service(*behind)], captured=False)
+        listing = nft("list", "ruleset")
+        assert re.findall("mod ([0-9]+)", listing) == [str(endpoints)]
+        assert "table inet other" in listing
+
+
+SCENARIOS = [
+    a_virtual_ip_reaches_every_endpoint,
+    a_pod_reaches_itself_through_a_service,
+    nothing_behind_a_virtual_ip_is_refused_at_once,
+    udp_is_balanced_for_captured_pods,
+    applying_again_replaces_and_touches_no_other_table,
+]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_in_a_pod(scenario: Any, in_node_namespace: InNode, tmp_path: Path) -> None:
+    in_node_namespace(scenario, tmp_path)
