@@ -64,7 +64,9 @@ class ManifestFiles:
             try:
                 contents[str(file)] = _read(file)
             except FileNotFoundError:
-                if file in self._paths:
+                if file.is_symlink():
+                    problems.append(_unreadable(file, "it links to nothing"))
+                elif file in self._paths:
                     problems.append(_unreadable(file, "there is no such file or directory"))
             except OSError as error:
                 problems.append(_unreadable(file, error.strerror or type(error).__name__))

@@ -123,15 +123,14 @@ class _Alarm:
         return frozenset(found)
 
     async def _listen(self, directories: list[str], *, whole: bool) -> None:
-        changes = awatch(
-            *directories,
-            watch_filter=None,
-            recursive=whole,
-            debounce=_GROUP_MILLISECONDS,
-            step=_GROUP_MILLISECONDS // 2,
-        )
         try:
-            async for _ in changes:
+            async for _ in awatch(
+                *directories,
+                watch_filter=None,
+                recursive=whole,
+                debounce=_GROUP_MILLISECONDS,
+                step=_GROUP_MILLISECONDS // 2,
+            ):
                 self._rung.set()
         except (OSError, RuntimeError):
             # No watch to be had (limits, file system, gone meanwhile): looking once a second does.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MARKER = re.compile(rb"^(?:---|\.\.\.)(?=[ \t\n]|\Z)", re.MULTILINE)
 _DIRECTIVES_ONLY = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n|%[^\n]*\n)*(?:%[^\n]*|#[^\n]*)?")
+_JSON = re.compile(r"(?:---)?\s*\{")
 _JSON_SURROGATES = re.compile(
     r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
 )
@@ -161,7 +162,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 def _with_json_escapes(text: str) -> str:
     r"""Write JSON's surrogate pairs (``\ud83d\ude00``) as the one escape YAML has for them."""
-    if not text.lstrip().startswith("{"):
+    if not _JSON.match(text):
         return text
     return _JSON_SURROGATES.sub(_one_escape, text)
 

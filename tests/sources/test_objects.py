@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from troth.mesh import Protocol
+from troth.sources import ConfigMap, Manifests, Secret, ServicePortSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def service(spec: str) -> str:
+    return f"{{apiVersion: v1, kind: Service, metadata: {{name: web}}, spec: {{{spec}}}}}"
+
+
+def test_a_config_map_is_read(read: Callable[..., Manifests]) -> None:
+    manifests = read(
+        """\
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: ns},
+         data: {a: x, empty: }, binaryData: {b: AAE=}}
+        """
+    )
+    found = manifests.config_maps["ns/c"]
+    assert found == ConfigMap(
+        namespace="ns",
+        name="c",
+        data={"a": "x", "empty": ""},
+        binary_data={"b": b"\x00\x01"},
+        location=found.location,
+    )
+
+
+def test_string_data_of_a_secret_wins(read: Callable[..., Manifests]) -> None:
+    manifests = read(
+        """\
+        apiVersion: v1
+        kind: Secret
+        metadata: {name: s}
+        type: kubernetes.io/basic-auth
+        data:
+          a: eA==
+          long: |
+            eHh4
+            eHh4
+        stringData: {a: z}
+        """
+    )
+    assert manifests.problems == ()
+    secret = manifests.secrets["default/s"]
+    assert secret.type == "kubernetes.io/basic-auth"
+    assert secret.data == {"a": b"z", "long": b"xxxxxx"}
+
+
+@pytest.mark.parametrize("show", [repr, str, lambda secret: list(secret.__rich_repr__())])
+def test_a_secret_shows_its_keys_only(show: Callable[[Secret], object]) -> None:
+    secret = Secret(namespace="n", name="s", data={"token": b"hunter2"})
+    shown = str(show(secret))
+    assert "hunter2" not in shown
+    assert "token" in shown
+    assert "hunter2" not in str(show_in_manifests(secret))
+
+
+def show_in_manifests(secret: Secret) -> Manifests:
+    return Manifests(secrets={"n/s": secret})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    ["data: {a: 5317008}", "data: {a: '%5317008'}", "stringData: {a: 5317008}"],
+    ids=["number", "not-base64", "number-as-text"],
+)
+def test_a_problem_of_a_secret_does_not_show_its_value(
+    fields: str, problems: Callable[[str], list[str]]
+) -> None:
+    (problem,) = problems(f"{{apiVersion: v1, kind: Secret, metadata: {{name: s}}, {fields}}}")
+    assert problem.startswith(("data[a]: ", "stringData[a]: "))
+    assert "5317008" not in problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "data: {a: 1}",
+            "data[a]: is the number 1; put quotes around it to make it a string",
+        ),
+        (
+            "data: {../x: a}",
+            (
+                "data: has a key that is \"../x\"; use a-z, A-Z, 0-9, '-', '_' and '.', and don't "
+                "begin with '..'"
+            ),
+        ),
+        (
+            "data: {a: x}, binaryData: {a: eA==}",
+            'binaryData: has the key "a" of data; keep one of them',
+        ),
+        (
+            "binaryData: {a: x}",
+            "binaryData[a]: is not base64; encode it",
+        ),
+        (
+            "data: [a]",
+            "data: is a list; write a mapping",
+        ),
+    ],
+)
+def test_a_bad_config_map_is_refused_with_the_reason(
+    fields: str, message: str, problems: Callable[[str], list[str]]
+) -> None:
+    text = f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: c}}, {fields}}}"
+    assert problems(text) == [message]
+
+
+def test_a_service_account_is_read(read: Callable[..., Manifests]) -> None:
+    manifests = read("{apiVersion: v1, kind: ServiceAccount, metadata: {name: a, namespace: ns}}")
+    assert list(manifests.service_accounts) == ["ns/a"]
+
+
+def test_every_field_of_a_service_is_read(read: Callable[..., Manifests]) -> None:
+    manifests = read(
+        service(
+            "type: NodePort, selector: {app: web}, clusterIP: 10.96.0.7, "
+            "clusterIPs: [10.96.0.7, 'fd00::7'], ipFamilies: [IPv4, IPv6], "
+            "ipFamilyPolicy: RequireDualStack, publishNotReadyAddresses: true, "
+            "ports: [{port: 80, name: http, targetPort: web, nodePort: 30000}, "
+            "{port: 53, name: dns, protocol: UDP}, {port: 443, name: tls, targetPort: 8443}]"
+        )
+    )
+    assert manifests.problems == ()
+    found = manifests.services["default/web"]
+    assert found.type == "NodePort"
+    assert found.selector == {"app": "web"}
+    assert found.cluster_ip == "10.96.0.7"
+    assert found.cluster_ips == ("10.96.0.7", "fd00::7")
+    assert found.ip_families == ("IPv4", "IPv6")
+    assert found.ip_family_policy == "RequireDualStack"
+    assert found.publish_not_ready
+    assert not found.headless
+    assert found.ports == (
+        ServicePortSpec(number=80, name="http", target="web"),
+        ServicePortSpec(number=53, name="dns", protocol=Protocol.UDP, target=53),
+        ServicePortSpec(number=443, name="tls", target=8443),
+    )
+
+
+def test_a_headless_service_needs_no_ports(read: Callable[..., Manifests]) -> None:
+    manifests = read(service("clusterIP: None"))
+    assert manifests.problems == ()
+    assert manifests.services["default/web"].headless
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "spec.ports: is missing; list at least one port"),
+        ("ports: [{}]", "spec.ports[0].port: is missing; write a port, 1 to 65535"),
+        (
+            "ports: [{port: 0}]",
+            "spec.ports[0].port: is the number 0; write a whole number, 1 to 65535",
+        ),
+        (
+            "ports: [{port: 80}, {port: 81}]",
+            "spec.ports: has several ports, not all with a name; name each of them",
+        ),
+        (
+            "ports: [{port: 80, name: a}, {port: 80, name: b}]",
+            "spec.ports: has the port 80/TCP twice; keep one of them",
+        ),
+        (
+            "ports: [{port: 80, name: a}, {port: 81, name: a}]",
+            'spec.ports: has the port named "a" twice; keep one of them',
+        ),
+        (
+            "ports: [{port: 80, targetPort: '8080'}]",
+            (
+                "spec.ports[0].targetPort: is \"8080\"; use up to 15 of a-z, 0-9 and '-', with a "
+                "letter among them (RFC 6335)"
+            ),
+        ),
+        (
+            "clusterIP: 10.0.0, ports: [{port: 80}]",
+            'spec.clusterIP: is "10.0.0"; write an IP, None or nothing',
+        ),
+        (
+            "clusterIP: 10.0.0.1, clusterIPs: [10.0.0.2], ports: [{port: 80}]",
+            "spec.clusterIPs: does not begin with clusterIP; let the first be the same",
+        ),
+        (
+            "ipFamilies: [ipv4], ports: [{port: 80}]",
+            'spec.ipFamilies[0]: is "ipv4"; write IPv4 or IPv6',
+        ),
+        (
+            "type: Public, ports: [{port: 80}]",
+            'spec.type: is "Public"; write one of ClusterIP, NodePort, LoadBalancer, ExternalName',
+        ),
+        ("type: ExternalName", "spec.externalName: is missing; write the DNS name it stands for"),
+        (
+            "selector: {app: a b}, ports: [{port: 80}]",
+            (
+                "spec.selector[app]: is \"a b\"; use a-z, A-Z, 0-9, '-', '_' and '.', beginning "
+                "and ending with a letter or digit, or leave it empty"
+            ),
+        ),
+        (
+            "sessionAffinity: ClientIP, ports: [{port: 80}]",
+            "spec.sessionAffinity: has no effect; every connection is balanced by itself",
+        ),
+        (
+            "slector: {}, ports: [{port: 80}]",
+            "spec.slector: is an unknown field and has no effect; did you mean selector?",
+        ),
+    ],
+)
+def test_a_doubtful_service_is_named_with_the_reason(
+    spec: str, message: str, problems: Callable[[str], list[str]]
+) -> None:
+    assert problems(service(spec)) == [message]
+
+
+def test_ports_of_two_transports_may_share_a_number(read: Callable[..., Manifests]) -> None:
+    ports = "{port: 53, name: a}, {port: 53, name: b, protocol: UDP}"
+    assert read(service(f"ports: [{ports}]")).problems == ()
+
+
+def test_a_set_of_manifests_can_be_written_as_json(read: Callable[..., Manifests]) -> None:
+    manifests = read(service("ports: [{port: 80}]"))
+    assert msgspec.json.decode(msgspec.json.encode(manifests), type=Manifests) == manifests
