@@ -127,20 +127,18 @@ def _phase(
     containers: Sequence[ContainerStatus],
     policy: RestartPolicy,
 ) -> Phase:
-    everything = [*init_containers, *containers]
-    if any(_failed_init(container) for container in init_containers):
+    if any(_is_over(c, policy, init=True) and c.exit_code for c in init_containers):
         return Phase.FAILED
-    if any(container.state is State.RUNNING for container in containers):
-        return Phase.RUNNING
-    if all(container.state is State.TERMINATED for container in everything):
-        # Under Always a container that ended is about to be started again.
-        if policy is RestartPolicy.ALWAYS:
-            return Phase.RUNNING
+    if all(_is_over(c, policy, init=False) for c in containers):
         failed = any(container.exit_code for container in containers)
         return Phase.FAILED if failed else Phase.SUCCEEDED
-    started = any(container.exit_code is not None for container in containers)
-    return Phase.RUNNING if started else Phase.PENDING
+    if any(c.state is State.RUNNING or c.exit_code is not None for c in containers):
+        return Phase.RUNNING
+    return Phase.PENDING
 
 
-def _failed_init(container: ContainerStatus) -> bool:
-    return container.state is State.TERMINATED and bool(container.exit_code)
+def _is_over(container: ContainerStatus, policy: RestartPolicy, *, init: bool) -> bool:
+    """Whether it has ended and is not about to be started again."""
+    if container.state is not State.TERMINATED or container.exit_code is None:
+        return False
+    return not restarts(policy, container.exit_code, init=init)
