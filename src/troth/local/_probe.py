@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -133,6 +134,9 @@ async def _connect(netns: Path, address: str, port: int) -> socket.socket:
     connection.setblocking(False)
     try:
         await asyncio.get_running_loop().sock_connect(connection, (address, port))
+    except OSError as error:
+        connection.close()
+        raise OSError(f"port {port}: {os.strerror(error.errno or 0)}") from error
     except BaseException:
         connection.close()
         raise
