@@ -15,7 +15,7 @@ from troth.local._launch import Bind, LaunchSpec
 from troth.node import _netns
 
 if TYPE_CHECKING:
-    from conftest import InNode
+    from tests.local.conftest import InNode
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -16,7 +16,7 @@ from troth.node import _netns
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from conftest import InNode
+    from tests.local.conftest import InNode
 
 
 @contextlib.asynccontextmanager

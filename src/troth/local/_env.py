@@ -11,7 +11,7 @@ import msgspec
 
 from troth.errors import InputError, Problem
 from troth.mesh import Service
-from troth.sources import ConfigMap, Secret
+from troth.sources import ConfigMap, Secret, expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from troth.mesh import Pod
     from troth.sources import Container, EnvVar, KeyRef, PodTemplate
 
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]", re.DOTALL)
 _FROM_HOST = ("PATH", "HOME", "LANG")
 
@@ -90,16 +89,6 @@ def environment(
 def command_line(container: Container, env: Mapping[str, str]) -> list[str]:
     """``command`` and ``args`` with ``$(VAR)`` expanded."""
     return [expand(word, env) for word in (*container.command, *container.args)]
-
-
-def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Replaces ``$(VAR)`` by its value, leaves it when VAR is unknown, and makes ``$$`` a ``$``."""
-
-    def replacement(found: re.Match[str]) -> str:
-        name = found[1]
-        return "$" if name is None else variables.get(name, found[0])
-
-    return _REFERENCE.sub(replacement, text)
 
 
 _KINDS = {"configMapRef": "ConfigMap", "secretRef": "Secret"}
