@@ -36,7 +36,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback signature
 
 @app.callback()
 def _root(
-    version: Annotated[  # noqa: ARG001, FBT002 - handled by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:

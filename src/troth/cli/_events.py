@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def events(
-    follow: Annotated[  # noqa: FBT002 - a flag
+    follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what comes.")
     ] = False,
     output: OutputOption = Output.TEXT,
@@ -58,7 +58,9 @@ def describe(connection: Connection) -> str:
         f"{_name(connection.source)} → {_name(connection.destination)}:{connection.destination.port}",
     ]
     if connection.peer:
-        parts.append(f"[dim]{escape(connection.peer)} {connection.tls_version} {connection.tls_group}[/dim]")
+        parts.append(
+            f"[dim]{escape(connection.peer)} {connection.tls_version} {connection.tls_group}[/dim]"
+        )
     if outcome in {Outcome.REFUSED, Outcome.FAILED}:
         parts.append(escape(str(connection.reason).replace("_", " ")))
         if connection.claimed_peer:

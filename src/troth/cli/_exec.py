@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -32,8 +32,17 @@ ContainerOption = Annotated[
 
 def execute(
     pod: PodArgument,
-    command: Annotated[list[str], typer.Argument(help="What to run, after --.", metavar="-- CMD...")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run, after --.", metavar="-- CMD...")
+    ] = None,
     container: ContainerOption = "",
+    node: Annotated[
+        bool,
+        typer.Option(
+            "--node",
+            help="Run it on the node instead, beside Envoy and the pods' bridge; no POD then.",
+        ),
+    ] = False,
 ) -> int:
     """Run a command inside a pod, as one of its containers would.
 
@@ -41,16 +50,18 @@ def execute(
     """
     state = StateDirectory()
     enter = Outside(state).enter_command()
+    if node:
+        _become([*enter, pod, *(command or ())])
+    if not command:
+        raise typer.BadParameter("give the command to run after --")
     _, uid, name = _find(state, pod, container)
-    argv = [*enter, *launch_command(state.pods / uid / f"{name}.json"), "--", *command]
-    sys.stdout.flush()
-    os.execvp(argv[0], argv)  # noqa: S606 - it takes our place
+    _become([*enter, *launch_command(state.pods / uid / f"{name}.json"), "--", *command])
 
 
 def logs(
     pod: PodArgument,
     container: ContainerOption = "",
-    follow: Annotated[  # noqa: FBT002 - a flag
+    follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what comes.")
     ] = False,
 ) -> int:
@@ -61,12 +72,19 @@ def logs(
     return 0
 
 
+def _become(argv: list[str]) -> NoReturn:
+    sys.stdout.flush()
+    os.execvp(argv[0], argv)  # noqa: S606 - it takes our place
+
+
 def _find(state: StateDirectory, pod: str, container: str) -> tuple[str, str, str]:
     (answer,) = call(state.control, "find", name=pod)
     names = answer["containers"]
     if container and container not in names:
         raise PeerError(
-            "troth", f"{answer['pod']} has no container {container!r}", f"it has: {', '.join(names)}"
+            "troth",
+            f"{answer['pod']} has no container {container!r}",
+            f"it has: {', '.join(names)}",
         )
     return answer["pod"], answer["uid"], container or names[0]
 

@@ -55,7 +55,9 @@ def _print(mesh: MeshStatus) -> None:
         )
         for number, port in pod.ports.items():
             if (port.mode, port.decided_by) != (pod.mode, pod.decided_by):
-                rows.add_row(f"  port {number}", "", "", "", _coloured(port.mode), str(port.decided_by))
+                rows.add_row(
+                    f"  port {number}", "", "", "", _coloured(port.mode), str(port.decided_by)
+                )
     out.print(rows)
     for refused in mesh.envoy.refused:
         out.print(f"[red]refused by Envoy:[/red] {escape(refused)}", soft_wrap=True)

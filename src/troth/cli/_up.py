@@ -32,8 +32,9 @@ def up(
     paths: Annotated[
         list[Path], typer.Argument(help="Manifest files and directories.", metavar="PATH...")
     ],
-    detach: Annotated[  # noqa: FBT002 - a flag
-        bool, typer.Option("--detach", "-d", help="Return when the mesh is ready; stop it with down.")
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", "-d", help="Return when the mesh is ready; stop it with down."),
     ] = False,
     root_namespace: Annotated[
         str, typer.Option(help="Where policies without a selector are mesh-wide.")

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from troth.errors import Problem
     from troth.local._network import Network
     from troth.local._state import Settings, StateDirectory
-    from troth.mesh import Service
     from troth.sources import PodTemplate
 
 NODE_NAME = "local"

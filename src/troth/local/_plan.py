@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping  # noqa: TC003 - Structs below name Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -144,9 +144,7 @@ def _selects(spec: ServiceSpec, pod: Pod) -> bool:
     return spec.selector.items() <= pod.labels.items()
 
 
-def _endpoints(
-    port: ServicePortSpec, backends: Iterable[RunningPod]
-) -> Iterator[Endpoint]:
+def _endpoints(port: ServicePortSpec, backends: Iterable[RunningPod]) -> Iterator[Endpoint]:
     for backend in backends:
         target = _target(port, backend.template)
         if target is None:

@@ -86,13 +86,15 @@ class _Mesh:
         )
         mesh = LocalMesh(settings, state, network, agent)
         requests = Requests(mesh, stop=self._stop.set)
-        async with _background(agent.run()) as agent_ended, requests.server(state.control).serving():
-            async with _background(mesh.run()) as mesh_ended:
-                stopped = asyncio.ensure_future(self._stop.wait())
-                await asyncio.wait(
-                    {stopped, agent_ended, mesh_ended}, return_when=asyncio.FIRST_COMPLETED
-                )
-                stopped.cancel()
+        async with (
+            _background(agent.run()) as agent_ended,
+            requests.server(state.control).serving(),_background(mesh.run()) as mesh_ended
+        ):
+            stopped = asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait(
+                {stopped, agent_ended, mesh_ended}, return_when=asyncio.FIRST_COMPLETED
+            )
+            stopped.cancel()
         await network.stop()
 
     def _stop_on_signals(self) -> None:

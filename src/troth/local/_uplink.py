@@ -12,12 +12,12 @@ import contextlib
 import subprocess
 from typing import TYPE_CHECKING
 
-from pyroute2 import IPRoute, NetlinkError, NetNS
-
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pyroute2 import IPRoute
 
 HOST_ADDRESS = "169.254.77.1"
 """The host, as pods reach it."""
@@ -35,6 +35,8 @@ def add(pid: int) -> None:
     Raises:
         EnvironmentLackError: The kernel refused.
     """
+    from pyroute2 import IPRoute, NetNS  # noqa: PLC0415 - slow to import, and only root needs it
+
     with _explained():
         with IPRoute() as host:
             peer = {"ifname": _MESH_INTERFACE, "net_ns_pid": pid}
@@ -50,6 +52,8 @@ def add(pid: int) -> None:
 
 def remove() -> None:
     """Remove what `add` made, or what is left of it; nothing there is no error."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 - as above
+
     with _explained(), IPRoute() as host:
         for index in host.link_lookup(ifname=_HOST_INTERFACE):
             host.link("del", index=index)
@@ -83,6 +87,8 @@ def _nft(ruleset: str, *enter: str) -> None:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
+    from pyroute2 import NetlinkError  # noqa: PLC0415 - as above
+
     try:
         yield
     except NetlinkError as error:

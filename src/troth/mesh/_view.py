@@ -9,7 +9,7 @@ import msgspec
 
 from troth.identity import SpiffeId
 from troth.mesh._model import Pod, Service
-from troth.policy import Mode, PolicyIndex, Verdict
+from troth.policy import Decision, Mode, PolicyIndex
 
 if TYPE_CHECKING:
     from troth.mesh._world import World
@@ -28,7 +28,7 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
     pod: Pod
     netns: str
     identity: SpiffeId
-    verdict: Verdict
+    verdict: Decision
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def node_view(
         path = netns.get(uid)
         if path is None and not pod.captured:
             continue
-        verdict = index.effective(pod.namespace, pod.labels, [port.number for port in pod.ports])
+        verdict = index.decide(pod.namespace, pod.labels, [port.number for port in pod.ports])
         identity = pod.spiffe_id(world.trust_domain)
         if path is not None:
             local_pods.append(LocalPod(pod=pod, netns=path, identity=identity, verdict=verdict))
@@ -87,7 +87,7 @@ def node_view(
     )
 
 
-def _destination(pod: Pod, identity: SpiffeId, verdict: Verdict) -> Destination:
+def _destination(pod: Pod, identity: SpiffeId, verdict: Decision) -> Destination:
     # Auto mTLS asks for the mode of the very port, so a STRICT port behind a DISABLE mesh is
     # reached by the tunnel (istio/istio#56084 is what happens otherwise).
     tunnel = verdict.mode is not Mode.DISABLE

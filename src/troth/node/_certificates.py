@@ -80,9 +80,7 @@ class CertificateKeeper:
             del self._failures[gone]
         self._woken.set()
         async with self._answered:
-            await self._answered.wait_for(
-                lambda: self._rotation.missing <= self._failures.keys()
-            )
+            await self._answered.wait_for(lambda: self._rotation.missing <= self._failures.keys())
         return {identity: self._failures[identity] for identity in self._rotation.missing}
 
     async def run(self) -> None:

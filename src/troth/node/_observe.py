@@ -69,7 +69,7 @@ class Observer:
         destination = self._by_address.get(event.destination_address)
         mode, decided_by = None, None
         if destination is not None and destination.captured:
-            verdict = self._index.effective(
+            verdict = self._index.decide(
                 destination.namespace, destination.labels, [event.destination_port]
             )
             mode = verdict.mode_of(event.destination_port)
