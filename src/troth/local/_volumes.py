@@ -1,0 +1,137 @@
+"""A pod's volumes as directories on disk, ready to be mounted into its containers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from troth.errors import InputError, Problem
+from troth.local._launch import Bind
+from troth.sources import VolumeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from troth.local._env import World
+    from troth.sources import Container, PodTemplate, Volume, VolumeMount
+
+_MAPS = {VolumeKind.CONFIG_MAP: "ConfigMap", VolumeKind.SECRET: "Secret"}
+
+
+def mount_volumes(
+    container: Container, template: PodTemplate, world: World, directory: Path
+) -> list[Bind]:
+    """Brings the volumes of a container up to date and says what is to appear where.
+
+    A ConfigMap or Secret is always read-only, as in Kubernetes. A volume of a kind that a local
+    pod cannot have is left out; `troth.sources.runnable_problems` warns of it.
+
+    Args:
+        container: Whose ``volumeMounts`` these are.
+        template: The pod's, with the volumes.
+        world: Where ConfigMaps and Secrets are.
+        directory: Keeps the pod's volumes from one container to the next.
+
+    Raises:
+        InputError: A ConfigMap, Secret or path that is not optional is missing; all are listed.
+    """
+    volumes = {volume.name: volume for volume in template.volumes}
+    problems: list[Problem] = []
+    binds: list[Bind] = []
+    for index, mount in enumerate(container.volume_mounts):
+        volume = volumes.get(mount.name)
+        if volume is None or volume.kind is VolumeKind.OTHER:
+            continue
+        try:
+            source = _source(volume, mount, template.namespace, world, directory / volume.name)
+        except _UnusableError as error:
+            problems.append(
+                Problem(
+                    subject=str(template),
+                    path=f"spec.containers[{container.name}].volumeMounts[{index}]",
+                    found=str(error),
+                    wanted="create it, correct the reference, or mark the volume optional",
+                )
+            )
+            continue
+        read_only = mount.read_only or volume.kind in _MAPS
+        target = os.path.normpath("/" + mount.mount_path.lstrip("/"))
+        binds.append(Bind(source=str(source), target=target, read_only=read_only))
+    if problems:
+        raise InputError(problems)
+    return binds
+
+
+class _UnusableError(Exception):
+    """What a mount asks for is not there, or cannot be had."""
+
+
+def _source(
+    volume: Volume, mount: VolumeMount, namespace: str, world: World, directory: Path
+) -> Path:
+    if not mount.mount_path.strip("/."):
+        raise _UnusableError(f"mountPath {mount.mount_path!r} would replace the whole file system")
+    if volume.kind is VolumeKind.HOST_PATH:
+        root = Path(volume.source)
+    else:
+        root = directory
+        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if volume.kind in _MAPS:
+            _write_files(root, _files(volume, namespace, world))
+    source = root / mount.sub_path
+    if not source.resolve().is_relative_to(root.resolve()):  # an app may have made a link there
+        raise _UnusableError(f"subPath {mount.sub_path!r} leads out of volume {volume.name!r}")
+    if volume.kind is VolumeKind.EMPTY_DIR:
+        source.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not source.exists():
+        raise _UnusableError(f"volume {volume.name!r} has no {mount.sub_path or volume.source!r}")
+    return source
+
+
+def _files(volume: Volume, namespace: str, world: World) -> dict[str, bytes]:
+    """The content of a ConfigMap's or Secret's volume by relative path."""
+    content = _content(volume, f"{namespace}/{volume.source}", world)
+    if content is None:
+        if volume.optional:
+            return {}
+        raise _UnusableError(f"there is no {_MAPS[volume.kind]} {volume.source!r}")
+    if not volume.items:
+        return dict(content)
+    missing = sorted(volume.items.keys() - content.keys())
+    if missing and not volume.optional:
+        raise _UnusableError(f"{_MAPS[volume.kind]} {volume.source!r} has no key {missing[0]!r}")
+    return {path: content[key] for key, path in volume.items.items() if key in content}
+
+
+def _content(volume: Volume, key: str, world: World) -> Mapping[str, bytes] | None:
+    if volume.kind is VolumeKind.SECRET:
+        secret = world.secrets.get(key)
+        return None if secret is None else secret.data
+    config_map = world.config_maps.get(key)
+    if config_map is None:
+        return None
+    return {k: v.encode() for k, v in config_map.data.items()} | dict(config_map.binary_data)
+
+
+def _write_files(root: Path, files: Mapping[str, bytes]) -> None:
+    """Makes ``root`` hold exactly ``files``, each replaced at once; containers see it live."""
+    for path, content in files.items():
+        target = root / path
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        new = target.with_name(f"..{target.name}.new")  # no key starts with two dots
+        new.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
+            file.write(content)
+        new.replace(target)
+    wanted = {root / path for path in files}
+    kept = wanted.union(*(path.parents for path in wanted))
+    for entry in sorted(root.rglob("*")):
+        if entry in kept or not entry.exists():
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
