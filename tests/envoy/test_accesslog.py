@@ -20,9 +20,10 @@ from troth.envoy._accesslog import (
     failed_access_log,
 )
 from troth.envoy._command import EnvoyOptions, command, find_envoy
-from troth.envoy._events import ConnectionEvent, Side
+from troth.envoy._events import ConnectionEvent
 from troth.envoy._logpipe import AccessLogPipe
-from troth.envoy._reasons import Outcome, Reason, Role
+from troth.envoy._reasons import Role
+from troth.mesh import Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -14,7 +14,7 @@ from rich.markup import escape
 from troth import __version__
 from troth.cli import _demo, _events, _exec, _status, _up
 from troth.cli._console import err
-from troth.errors import EnvironmentLackError, InputError, PeerError, TrothError
+from troth.errors import InputError, TrothError
 
 app = typer.Typer(
     name="troth",
@@ -61,13 +61,8 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         err.print(f"[red]error:[/red] {escape(error.format_message())}", soft_wrap=True)
         return 2
-    except InputError as error:
-        for problem in error.problems:
-            err.print(f"[red]error:[/red] {escape(str(problem))}", soft_wrap=True)
-        return 2
-    except (PeerError, EnvironmentLackError) as error:
-        _complain(error)
-        return 1
+    except TrothError as error:
+        return _complain(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -77,5 +72,10 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _complain(error: TrothError) -> None:
-    err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+def _complain(error: TrothError) -> int:
+    if not isinstance(error, InputError):
+        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        return 1
+    for problem in error.problems:
+        err.print(f"[red]error:[/red] {escape(str(problem))}", soft_wrap=True)
+    return 2

@@ -9,12 +9,11 @@ import typer
 from rich.markup import escape
 
 from troth.cli._console import Output, OutputOption, out, print_json
-from troth.envoy import Outcome
 from troth.local import StateDirectory, call
-from troth.node import Connection
+from troth.mesh import Connection, Outcome
 
 if TYPE_CHECKING:
-    from troth.node import Party
+    from troth.mesh import Party
 
 _COLOURS = {
     Outcome.ACCEPTED: "green",
@@ -31,9 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def events(
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what comes.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Show connections: accepted by the tunnel, passed in plaintext, refused, and why.
@@ -50,12 +47,12 @@ def events(
 
 def describe(connection: Connection) -> str:
     """One line of rich markup about a connection."""
-    outcome = connection.outcome
+    outcome, destination = connection.outcome, connection.destination
     time = connection.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
     parts = [
         f"[dim]{time}[/dim]",
         f"[{_COLOURS[outcome]}]{outcome:<{_WIDTH}}[/]",
-        f"{_name(connection.source)} → {_name(connection.destination)}:{connection.destination.port}",
+        f"{_name(connection.source)} → {_name(destination)}:{destination.port}",
     ]
     if connection.peer:
         parts.append(

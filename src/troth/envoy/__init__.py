@@ -11,7 +11,7 @@ from troth.envoy._ads import AdsServer
 from troth.envoy._bootstrap import bootstrap
 from troth.envoy._build import build_snapshot
 from troth.envoy._command import EnvoyOptions, find_envoy
-from troth.envoy._events import ConnectionEvent, Side
+from troth.envoy._events import ConnectionEvent
 from troth.envoy._logpipe import AccessLogPipe
 from troth.envoy._ports import (
     ENVOY_MARK,
@@ -22,7 +22,6 @@ from troth.envoy._ports import (
     TUNNEL_PORT,
 )
 from troth.envoy._process import EnvoyProcess
-from troth.envoy._reasons import Outcome, Reason
 from troth.envoy._snapshot import Resource, Snapshot
 from troth.envoy._status import AdsStatus, Nack
 
@@ -40,10 +39,7 @@ __all__ = [
     "EnvoyOptions",
     "EnvoyProcess",
     "Nack",
-    "Outcome",
-    "Reason",
     "Resource",
-    "Side",
     "Snapshot",
     "bootstrap",
     "build_snapshot",

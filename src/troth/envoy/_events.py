@@ -14,14 +14,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.envoy._reasons import Outcome, Reason, Role, reason_of
+from troth.envoy._ports import OWN_PORTS
+from troth.envoy._reasons import Role, reason_of
 from troth.errors import InputError
 from troth.identity import SpiffeId
+from troth.mesh import Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,13 +56,6 @@ LOG_FORMAT: Mapping[str, str] = {
 _CONNECTED = "TcpUpstreamConnected"
 _MAX_DETAIL = 1024
 _SERVER_SANS = re.compile(r"_certificate_SANs:_\[(?P<san>[^\],]+)\]")
-
-
-class Side(StrEnum):
-    """Whose proxy reports."""
-
-    SERVER = "server"
-    CLIENT = "client"
 
 
 class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +159,8 @@ def parse(line: bytes) -> ConnectionEvent | None:
     if verdict is None:
         return None
     outcome, reason = verdict
+    if "NR" in flags and _went_to_ourselves(entry):
+        outcome, reason = Outcome.REFUSED, Reason.RESERVED_PORT
     # Envoy connects to the app only after the handshake, so having tried proves the peer.
     verified = not _text(entry.dfail) and bool(flags & {"UF", "UH", "NC"})
     if reason is Reason.BAD_SERVER_NAME:
@@ -218,6 +214,14 @@ def _event(
         bytes_sent=entry.tx,
         duration_ms=entry.ms,
     )
+
+
+def _went_to_ourselves(entry: _Line) -> bool:
+    """Whether a process dialled one of troth's ports by hand instead of being led there."""
+    address, port = _endpoint(entry.dst)
+    if entry.role is Role.PLAIN_IN:
+        return port in OWN_PORTS
+    return entry.role is Role.OUTBOUND and ipaddress.ip_address(address).is_loopback
 
 
 def port_of_server_name(name: str) -> int | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from troth.mesh import Outcome, Reason
+
 
 class Role(StrEnum):
     """What a listener is for; stands in every line of its access log."""
@@ -11,52 +13,6 @@ class Role(StrEnum):
     TUNNEL_IN = "tunnel-in"
     PLAIN_IN = "plain-in"
     OUTBOUND = "outbound"
-
-
-class Outcome(StrEnum):
-    """What became of a connection."""
-
-    ACCEPTED = "accepted"
-    """By the tunnel, from a verified peer."""
-    PLAINTEXT = "plaintext"
-    """Passed in plaintext, as the policy of the port allows."""
-    REFUSED = "refused"
-    """By policy, or because one side couldn't prove who it is."""
-    FAILED = "failed"
-    """Nothing forbade it, but it didn't get where it was going."""
-
-
-class Reason(StrEnum):
-    """Why a connection was refused or failed; codes are stable, Envoy's words are not."""
-
-    NONE = "none"
-    PLAINTEXT_TO_STRICT = "plaintext_to_strict"
-    NO_CLIENT_CERTIFICATE = "no_client_certificate"
-    WRONG_CLIENT_IDENTITY = "wrong_client_identity"
-    WRONG_SERVER_IDENTITY = "wrong_server_identity"
-    UNKNOWN_AUTHORITY = "unknown_authority"
-    CERTIFICATE_EXPIRED = "certificate_expired"
-    CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
-    CERTIFICATE_INVALID = "certificate_invalid"
-    REFUSED_BY_PEER = "refused_by_peer"
-    """The other side broke the handshake off with an alert, such as ``UNKNOWN_CA``."""
-    TLS_PARAMETERS = "tls_parameters"
-    """The two share no TLS version, cipher suite, group or application protocol."""
-    NOT_TLS = "not_tls"
-    NO_HANDSHAKE = "no_handshake"
-    """It came to the tunnel and left without a complete handshake, as port scanners do."""
-    HANDSHAKE_FAILED = "handshake_failed"
-    BAD_SERVER_NAME = "bad_server_name"
-    """The tunnel's server name is no port that may be asked for."""
-    NO_CERTIFICATE_YET = "no_certificate_yet"
-    """This side has no certificate of its own so far."""
-    APP_UNREACHABLE = "app_unreachable"
-    UNREACHABLE = "unreachable"
-    """The destination (or the tunnel there) doesn't take connections."""
-    NO_ENDPOINTS = "no_endpoints"
-    NOT_CONFIGURED = "not_configured"
-    """Envoy doesn't know the destination (yet)."""
-    OTHER = "other"
 
 
 _PHRASES: tuple[tuple[str, Reason], ...] = (

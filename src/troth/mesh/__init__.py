@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from troth.mesh._connections import Connection, Outcome, Party, Reason, Side
 from troth.mesh._model import (
     MESH_LABEL,
     ContainerPort,
@@ -18,6 +19,7 @@ from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, members
 __all__ = [
     "DEFAULT_ROOT_NAMESPACE",
     "MESH_LABEL",
+    "Connection",
     "ContainerPort",
     "Destination",
     "Endpoint",
@@ -25,10 +27,14 @@ __all__ = [
     "Membership",
     "Namespace",
     "NodeView",
+    "Outcome",
+    "Party",
     "Pod",
     "Protocol",
+    "Reason",
     "Service",
     "ServicePort",
+    "Side",
     "World",
     "membership",
     "node_view",

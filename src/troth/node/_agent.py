@@ -25,11 +25,11 @@ from troth.envoy import (
     find_envoy,
 )
 from troth.errors import TrothError
-from troth.mesh import NodeView, World, node_view
+from troth.mesh import Connection, NodeView, World, node_view
 from troth.node._capture import capture, release
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._history import History
-from troth.node._observe import Connection, Observer
+from troth.node._observe import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from troth.envoy import ConnectionEvent, Outcome, Reason, Side
-from troth.policy import DecidedBy, Mode, PolicyIndex
+from troth.mesh import Connection, Party
+from troth.policy import PolicyIndex
 
 if TYPE_CHECKING:
+    from troth.envoy import ConnectionEvent
     from troth.mesh import World
-
-
-class Party(msgspec.Struct, frozen=True, kw_only=True):
-    """One end of a connection.
-
-    Attributes:
-        address: Its IP.
-        port: Its TCP port.
-        pod: ``NAMESPACE/NAME`` where the address is a known pod's.
-        workload: ``NAMESPACE/NAME`` of what a person deployed, where known.
-    """
-
-    address: str
-    port: int
-    pod: str | None = None
-    workload: str | None = None
-
-
-class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """One connection, as `ConnectionEvent` reports it, seen with the world of that moment.
-
-    Attributes:
-        mode: The destination port's effective mode, where the destination is in the mesh.
-        decided_by: The scope and policy that set the mode.
-    """
-
-    time: datetime
-    outcome: Outcome
-    reason: Reason
-    detail: str
-    side: Side
-    source: Party
-    destination: Party
-    peer: str | None
-    claimed_peer: str | None
-    mode: Mode | None
-    decided_by: DecidedBy | None
-    tls_version: str
-    tls_cipher: str
-    tls_group: str
-    duration_ms: int
 
 
 class Observer:
