@@ -4,16 +4,11 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
 from troth.sources import Manifests, collect, read_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# The machine that runs the tests may be slow, and that is no failure.
-settings.register_profile("sources", deadline=None, max_examples=60)
-settings.load_profile("sources")
 
 
 @pytest.fixture

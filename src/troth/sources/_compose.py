@@ -198,14 +198,15 @@ class Composer:
             self._note(event, f"a mapping's key is {described(value)}", "use text as the key")
             return _REFUSED_KEY
         key = _scalars.key(value)
-        first = frame.first_lines.setdefault(key, line := self._line(event))
-        if key in frame.value or first != line:
+        if key in frame.first_lines:
+            first = frame.first_lines[key]
             self._note(
                 event,
                 f"the key {described(key)} is given twice, first on line {first}",
                 "keep one of them",
             )
             return _REFUSED_KEY
+        frame.first_lines[key] = self._line(event)
         return key
 
     def _merge(self, frame: _Frame, value: object, event: yaml.NodeEvent | None) -> None:
