@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth.local._container import launch_command, write_spec
-from troth.local._launch import Bind, LaunchSpec
+from troth.local._container import write_spec
+from troth.local._launch import Bind, LaunchSpec, launch_command
 from troth.node import _netns
 
 if TYPE_CHECKING:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
 from troth.errors import PeerError
 from troth.local import Outside, StateDirectory, call, launch_command
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def register(app: typer.Typer) -> None:
@@ -54,21 +52,18 @@ def execute(
         _become([*enter, pod, *(command or ())])
     if not command:
         raise typer.BadParameter("give the command to run after --")
-    _, uid, name = _find(state, pod, container)
-    _become([*enter, *launch_command(state.pods / uid / f"{name}.json"), "--", *command])
+    spec = _find(state, pod, container).with_suffix(".json")
+    _become([*enter, *launch_command(spec), "--", *command])
 
 
 def logs(
     pod: PodArgument,
     container: ContainerOption = "",
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what comes.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
 ) -> int:
     """Print what a container wrote."""
     state = StateDirectory()
-    _, uid, name = _find(state, pod, container)
-    _print_file(state.pods / uid / f"{name}.log", follow=follow)
+    _print_file(_find(state, pod, container).with_suffix(".log"), follow=follow)
     return 0
 
 
@@ -77,7 +72,8 @@ def _become(argv: list[str]) -> NoReturn:
     os.execvp(argv[0], argv)  # noqa: S606 - it takes our place
 
 
-def _find(state: StateDirectory, pod: str, container: str) -> tuple[str, str, str]:
+def _find(state: StateDirectory, pod: str, container: str) -> Path:
+    """The container's files, without their suffix."""
     (answer,) = call(state.control, "find", name=pod)
     names = answer["containers"]
     if container and container not in names:
@@ -86,12 +82,13 @@ def _find(state: StateDirectory, pod: str, container: str) -> tuple[str, str, st
             f"{answer['pod']} has no container {container!r}",
             f"it has: {', '.join(names)}",
         )
-    return answer["pod"], answer["uid"], container or names[0]
+    files: Path = state.pods / answer["uid"] / (container or names[0])
+    if not files.with_suffix(".json").exists():
+        raise PeerError("troth", f"{answer['pod']} does not run yet", answer["waiting"])
+    return files
 
 
 def _print_file(path: Path, *, follow: bool) -> None:
-    if not path.exists():
-        return  # it hasn't been started yet
     with path.open("rb") as file:
         while True:
             if chunk := file.read(65536):

@@ -6,8 +6,8 @@ a mesh is behind `_run`, inside them.
 
 from __future__ import annotations
 
-from troth.local._container import launch_command
 from troth.local._control import call
+from troth.local._launch import launch_command
 from troth.local._outside import Outside, is_privileged
 from troth.local._report import EnvoyStatus, MeshStatus, PodReport, PortStatus
 from troth.local._state import AuthorityFiles, Settings, StateDirectory

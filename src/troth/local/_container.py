@@ -6,27 +6,24 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from troth.errors import InputError, TrothError
-from troth.local import _launch
+from troth.local._launch import launch_command
 from troth.local._logs import ContainerLog
 from troth.local._probe import Readiness, ask
 from troth.local._processes import Process
 from troth.local._status import Backoff, ContainerStatus, State, restarts
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Callable, Sequence
 
     from troth.local._launch import LaunchSpec
     from troth.sources import Container, RestartPolicy
-
-_LAUNCHER = Path(_launch.__file__)
 
 
 class ContainerRunner:
@@ -176,11 +173,6 @@ class ContainerRunner:
     def _change(self, **fields: object) -> None:
         self.status = msgspec.structs.replace(self.status, **fields)
         self._on_change()
-
-
-def launch_command(spec_path: Path) -> list[str]:
-    """The command line that becomes the container of a spec file; ``-- ARGV`` may follow."""
-    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(spec_path)]
 
 
 def write_spec(path: Path, spec: LaunchSpec) -> None:

@@ -109,7 +109,7 @@ class ControlServer:
             await send({"error": str(error), "remedy": getattr(error, "remedy", "")})
         except ConnectionError:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - one bad request must not end the mesh
             _log.exception("a request failed", op=request["op"])
             await send({"error": "an internal error; the mesh's log has the traceback"})
         finally:

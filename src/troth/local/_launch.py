@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def launch_command(spec_path: str | os.PathLike[str]) -> list[str]:
+    """The command line that becomes the container of a spec file; ``-- ARGV`` may follow."""
+    return [sys.executable, "-I", "-S", __file__, os.fspath(spec_path)]
+
+
 class Bind(TypedDict):
     """A file or directory that appears at ``target`` in the container."""
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.local._container import ContainerRunner, launch_command, write_spec
+from troth.local._container import ContainerRunner, write_spec
 from troth.local._env import command_line
 from troth.local._hosts import update_in_place
-from troth.local._launch import Bind, LaunchSpec
+from troth.local._launch import Bind, LaunchSpec, launch_command
 from troth.local._processes import end_all, send
 from troth.local._status import PodStatus, summarize
 from troth.node import _netns

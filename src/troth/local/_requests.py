@@ -77,6 +77,7 @@ class Requests:
             "pod": sandbox.key,
             "uid": sandbox.uid,
             "containers": [container.name for container in sandbox.template.containers],
+            "waiting": sandbox.blocker,
         }
 
     async def _end(self, _: Mapping[str, Any]) -> Answer:

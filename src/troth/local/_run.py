@@ -82,7 +82,7 @@ class _Mesh:
             ),
             signer=signer,
             service_ranges=(str(SERVICE_RANGE_V4), str(SERVICE_RANGE_V6)),
-            on_change=lambda: mesh.wake(),
+            on_change=lambda: mesh.wake(),  # noqa: PLW0108 - it is made just below
         )
         mesh = LocalMesh(settings, state, network, agent)
         requests = Requests(mesh, stop=self._stop.set)
