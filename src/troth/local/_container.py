@@ -19,8 +19,8 @@ from troth.local._processes import Process
 from troth.local._status import Backoff, ContainerStatus, State, restarts
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from troth.local._launch import LaunchSpec
     from troth.sources import Container, RestartPolicy
