@@ -165,6 +165,24 @@ async def stopping_ends_daemons_and_the_stubborn(directory: Path) -> None:
     await outside.wait()
 
 
+CHURN = """
+import threading
+def chain():
+    threading.Thread(target=chain).start()
+for _ in range(3):
+    chain()
+print("churning", flush=True)
+"""
+
+
+async def a_process_whose_threads_come_and_go_is_a_member(directory: Path) -> None:
+    container = Container(name="app", command=(sys.executable, "-c", CHURN))
+    async with pod(directory, container) as watched:
+        await watched.until_logged("churning")
+        pid = watched.runner.status.containers[0].pid
+        assert all(pid in set(members(watched.namespace)) for _ in range(50))
+
+
 async def sigterm_gives_time_to_finish(directory: Path) -> None:
     script = "trap 'echo finished; exit 7' TERM; echo up; while :; do sleep 0.01; done"
     async with pod(directory, shell(script)) as watched:
@@ -284,6 +302,7 @@ SCENARIOS = [
     init_containers_come_first_and_in_order,
     a_failed_init_container_keeps_the_others_from_starting,
     stopping_ends_daemons_and_the_stubborn,
+    a_process_whose_threads_come_and_go_is_a_member,
     sigterm_gives_time_to_finish,
     a_missing_reference_is_said_and_tried_again,
     hosts_change_under_a_running_container,

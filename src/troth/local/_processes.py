@@ -123,15 +123,12 @@ def _send(pid: int, namespace: int, number: signal.Signals) -> int:
 
 
 def _is_member(pid: int, namespace: int) -> bool:
-    tasks = _PROC / str(pid) / "task"
-    try:
-        inodes = {(task / "ns/net").stat().st_ino for task in tasks.iterdir()}
-    except (
-        FileNotFoundError,
-        ProcessLookupError,
-        PermissionError,
-    ):  # it has just ended, or is foreign
-        return False
+    inodes: set[int] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
+        for task in (_PROC / str(pid) / "task").iterdir():
+            # One thread that has just ended, or may not be looked at, says nothing of the others.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                inodes.add((task / "ns/net").stat().st_ino)
     return inodes == {namespace}
 
 
