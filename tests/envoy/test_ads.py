@@ -157,10 +157,11 @@ async def test_nothing_is_settled_without_an_envoy(server: AdsServer) -> None:
 async def test_status_speaks_of_the_envoy_that_connected_last(
     server: AdsServer, channel: Any, until: Until
 ) -> None:
-    old, new = Stream(channel), Stream(channel)
+    old = Stream(channel)
     await old.ask(CLUSTER)
     await old.take()
     await server.settled()
+    new = Stream(channel)
     await new.ask(LISTENER)
     await new.take()
     server.update(Snapshot.of([listener("a", 1)]))

@@ -105,6 +105,12 @@ def test_a_wildcard_subscription_gets_all(type_url: str, names: tuple[str, ...])
     assert (sent, removed) == (["a", "b"], [])
 
 
+def test_a_later_request_without_names_is_no_wildcard() -> None:
+    stream = connected(Snapshot.of([cluster("a"), cluster("b")]), subscribe(CLUSTER, "a"))
+    assert stream.acked(CLUSTER).keys() == {"a"}
+    assert stream.update(Snapshot.of([cluster("a"), cluster("b", "new")])) == ()
+
+
 @pytest.mark.parametrize("type_url", [SECRET, ENDPOINTS], ids=["secrets", "endpoints"])
 @pytest.mark.parametrize("names", [(), ("*",)], ids=["legacy", "explicit"])
 def test_there_is_no_wildcard_for_what_is_asked_for_by_name(
@@ -250,6 +256,17 @@ def test_a_nacked_resource_that_goes_away_is_forgotten() -> None:
     stream.receive(answer(response, "no"))
     assert gists(stream.update(Snapshot())) == [("Listener", [], ["a"])]
     assert not stream.nacks
+
+
+def test_a_nacked_secret_that_goes_away_is_no_longer_held_against_the_snapshot() -> None:
+    stream = DeltaStream(Snapshot.of([secret("s")]))
+    (response,) = stream.receive(subscribe(SECRET, "s")).responses
+    stream.receive(answer(response, "Failed to load certificate chain from <inline>"))
+    assert len(stream.nacks) == 1
+    assert stream.update(Snapshot()) == ()
+    assert not stream.nacks
+    assert stream.update(Snapshot.of([secret("s")])) == ()  # the same is still refused
+    assert len(stream.nacks) == 1
 
 
 def test_nothing_is_settled_before_envoy_has_asked_for_listeners() -> None:

@@ -153,6 +153,12 @@ def test_an_accepted_tunnel_is_read_whole() -> None:
         ),
         ({"chain": None, "cipher": None}, Outcome.REFUSED, Reason.NO_HANDSHAKE),
         ({"chain": None, "flags": "NR"}, Outcome.REFUSED, Reason.BAD_SERVER_NAME),
+        ({"chain": None, "flags": "NR", "sni": None}, Outcome.REFUSED, Reason.BAD_SERVER_NAME),
+        (
+            {"flags": "UF", "dfail": X509 + "certificate_has_expired"},
+            Outcome.REFUSED,
+            Reason.CERTIFICATE_EXPIRED,
+        ),
         ({"term": "something_new"}, Outcome.REFUSED, Reason.OTHER),
         ({"flags": "XX"}, Outcome.REFUSED, Reason.OTHER),
     ],
@@ -234,6 +240,22 @@ def test_a_client_reports_what_does_not_get_through(
     assert found.peer is None
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (OUTBOUND | {"dst": "127.0.0.1:15001"}, Reason.RESERVED_PORT),
+        (OUTBOUND | {"dst": "[::1]:15001"}, Reason.RESERVED_PORT),
+        (OUTBOUND, Reason.NOT_CONFIGURED),
+        (OUTBOUND | {"dst": "envoy://outbound/x"}, Reason.NOT_CONFIGURED),
+        (PLAIN | {"dst": "10.77.0.3:15006"}, Reason.RESERVED_PORT),
+        (PLAIN, Reason.PLAINTEXT_TO_STRICT),
+    ],
+    ids=["out", "out IPv6", "elsewhere", "no address", "in", "another port"],
+)
+def test_who_dials_a_port_of_troths_own_is_told_so(fields: dict[str, Any], reason: Reason) -> None:
+    assert event(fields, flags="NR").reason is reason
+
+
 def test_a_server_with_another_identity_is_named_as_a_claim() -> None:
     words = (
         FAILED + "verify_cert_failed:_verify_SAN_list,_expected_SANs:_"
@@ -273,6 +295,11 @@ def test_a_peer_is_exactly_one_spiffe_id_or_nobody(peer: str | None) -> None:
 )
 def test_a_line_without_a_decision_is_no_event(fields: dict[str, Any]) -> None:
     assert parse(line(fields)) is None
+
+
+def test_what_names_no_port_to_the_tunnel_is_told_from_what_names_a_bad_one() -> None:
+    assert event(TUNNEL, flags="NR", sni="web").detail == "server name 'web'"
+    assert event(TUNNEL, flags="NR", sni=None).detail.startswith("plaintext, or TLS")
 
 
 def test_the_port_that_envoy_went_to_counts_more_than_the_name_asked_for() -> None:

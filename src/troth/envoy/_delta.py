@@ -133,7 +133,7 @@ class DeltaStream:
     @property
     def nacks(self) -> tuple[Nack, ...]:
         """What Envoy refuses of the current snapshot."""
-        return tuple(nack for state in self._types.values() for nack in state.nacks.values())
+        return tuple(nack for type_url in self._types for nack in self._refused(type_url))
 
     def acked(self, type_url: str) -> dict[str, str]:
         """Name to version of all of this type that Envoy is known to have."""
@@ -147,8 +147,17 @@ class DeltaStream:
             wanted=len(wanted),
             subscribed=len(subscribed),
             acked=sum(state.acked.get(each.name) == each.version for each in subscribed),
-            nacked=len(state.nacks),
+            nacked=len(self._refused(type_url)),
         )
+
+    def _refused(self, type_url: str) -> list[Nack]:
+        """NACKs of what the snapshot still has (a secret's outlives it, as it isn't removed)."""
+        resources = self._snapshot.of_type(type_url)
+        return [
+            nack
+            for name, nack in self._types.get(type_url, _NOTHING).nacks.items()
+            if name in resources and resources[name].version == nack.version
+        ]
 
     def _subscribe(
         self, state: _Type, type_url: str, request: Request, *, first: bool
@@ -199,8 +208,7 @@ class DeltaStream:
                     state.nacks.pop(name, None)
         for name in push.removed:
             acked.append(name)
-            if name not in state.sent:
-                state.acked.pop(name, None)
+            state.acked.pop(name, None)
         return tuple(acked), tuple(nacks)
 
     def _push(self) -> Iterator[Response]:

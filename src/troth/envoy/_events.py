@@ -164,7 +164,8 @@ def parse(line: bytes) -> ConnectionEvent | None:
     # Envoy connects to the app only after the handshake, so having tried proves the peer.
     verified = not _text(entry.dfail) and bool(flags & {"UF", "UH", "NC"})
     if reason is Reason.BAD_SERVER_NAME:
-        words = f"server name {_text(entry.sni)!r}"
+        name = _text(entry.sni)
+        words = f"server name {name!r}" if name else "plaintext, or TLS that names no server"
     return _event(
         entry, outcome, reason, detail=words or ",".join(sorted(flags)), verified=verified
     )
@@ -221,7 +222,9 @@ def _went_to_ourselves(entry: _Line) -> bool:
     address, port = _endpoint(entry.dst)
     if entry.role is Role.PLAIN_IN:
         return port in OWN_PORTS
-    return entry.role is Role.OUTBOUND and ipaddress.ip_address(address).is_loopback
+    return (
+        entry.role is Role.OUTBOUND and bool(address) and ipaddress.ip_address(address).is_loopback
+    )
 
 
 def port_of_server_name(name: str) -> int | None:
