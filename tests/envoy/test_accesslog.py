@@ -20,7 +20,6 @@ from troth.envoy._accesslog import (
     failed_access_log,
 )
 from troth.envoy._command import EnvoyOptions, command, find_envoy
-from troth.envoy._events import ConnectionEvent
 from troth.envoy._logpipe import AccessLogPipe
 from troth.envoy._reasons import Role
 from troth.mesh import Outcome, Reason, Side
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from conftest import Pair, Pki
+    from tests.envoy.conftest import Pair, Pki
+
+    from troth.envoy._events import ConnectionEvent
 
 pytestmark = pytest.mark.e2e
 

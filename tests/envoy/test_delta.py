@@ -208,6 +208,14 @@ def test_an_ack_counts_for_the_version_that_it_answers() -> None:
     assert stream.settled
 
 
+def test_what_envoy_has_removed_it_no_longer_has() -> None:
+    stream = connected(Snapshot.of([cluster("a")]), subscribe(CLUSTER))
+    (response,) = stream.update(Snapshot())
+    assert stream.acked(CLUSTER).keys() == {"a"}
+    assert stream.receive(answer(response)).acked == ("a",)
+    assert stream.acked(CLUSTER) == {}
+
+
 def test_an_answer_to_an_unknown_nonce_says_nothing() -> None:
     stream = DeltaStream(Snapshot.of([cluster("a")]))
     (response,) = stream.receive(subscribe(CLUSTER)).responses
