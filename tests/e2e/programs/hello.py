@@ -1,0 +1,61 @@
+"""A server of the policy tests: ``hello.py NAME PROTOCOL:PORT...``, on IPv4 and IPv6.
+
+``http`` answers each request with its name, the port and the path, ``echo`` sends back what it
+gets, ``udp`` does so with datagrams. Each TCP connection is a line of standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+
+
+async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: str) -> None:
+    request = await reader.readuntil(b"\r\n\r\n")
+    body = f"{text} {request.split()[1].decode()}".encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: str) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+class Udp(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # datagrams have their own
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
+        self._transport.sendto(data, address)
+
+
+async def accept(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, protocol: str, text: str
+) -> None:
+    sys.stdout.write(f"connection from {writer.get_extra_info('peername')[0]} to {text}\n")
+    sys.stdout.flush()
+    try:
+        await (http if protocol == "http" else echo)(reader, writer, text)
+    except (OSError, asyncio.IncompleteReadError):
+        pass  # the client's affair
+    finally:
+        writer.close()
+
+
+async def main(name: str, *listeners: str) -> None:
+    for listener in listeners:
+        protocol, port = listener.split(":")
+        if protocol == "udp":
+            loop = asyncio.get_running_loop()
+            await loop.create_datagram_endpoint(Udp, local_addr=("::", int(port)))
+        else:
+            serve = functools.partial(accept, protocol=protocol, text=f"{name} {port}")
+            await asyncio.start_server(serve, port=int(port))
+    await asyncio.Event().wait()
+
+
+asyncio.run(main(*sys.argv[1:]))
