@@ -1,7 +1,8 @@
 """How the `troth` command talks to a running mesh: JSON lines over a Unix socket, 0600.
 
 A connection carries one request and then its answer: one line, or as many as come until either
-side closes. A line ``{"error": ..., "remedy": ...}`` ends the answer.
+side closes. A line ``{"error": ..., "peer": ..., "remedy": ...}`` ends the answer; only the
+first of the three is always there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from troth.errors import PeerError, TrothError
+from troth.errors import EnvironmentLackError, PeerError, TrothError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +107,7 @@ class ControlServer:
         except StopAsyncIteration:
             pass
         except TrothError as error:
-            await send({"error": str(error), "remedy": getattr(error, "remedy", "")})
+            await send(_refusal(error))
         except ConnectionError:
             raise
         except Exception:  # noqa: BLE001 - one bad request must not end the mesh
@@ -114,6 +115,16 @@ class ControlServer:
             await send({"error": "an internal error; the mesh's log has the traceback"})
         finally:
             gone.cancel()
+
+
+def _refusal(error: TrothError) -> dict[str, str]:
+    match error:
+        case PeerError():
+            return {"peer": error.peer, "error": error.reason, "remedy": error.remedy}
+        case EnvironmentLackError():
+            return {"error": error.lack, "remedy": error.remedy}
+        case _:
+            return {"error": str(error)}
 
 
 def call(path: Path, op: str, **arguments: object) -> Iterator[dict[str, Any]]:
@@ -132,5 +143,6 @@ def call(path: Path, op: str, **arguments: object) -> Iterator[dict[str, Any]]:
             for line in lines:
                 answer = msgspec.json.decode(line)
                 if "error" in answer:
-                    raise PeerError("troth", answer["error"], answer.get("remedy", ""))
+                    peer, remedy = answer.get("peer", "troth"), answer.get("remedy", "")
+                    raise PeerError(peer, answer["error"], remedy)
                 yield answer
