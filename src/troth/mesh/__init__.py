@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from troth.mesh._connections import Connection, Outcome, Party, Reason, Side
+from troth.mesh._decisions import (
+    ClientDecision,
+    ServerDecision,
+    client_decision,
+    server_decision,
+)
 from troth.mesh._model import (
     MESH_LABEL,
     ContainerPort,
@@ -13,12 +19,14 @@ from troth.mesh._model import (
     Service,
     ServicePort,
 )
+from troth.mesh._target import Target, find_target, pod_at
 from troth.mesh._view import Destination, LocalPod, NodeView, node_view
 from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, membership
 
 __all__ = [
     "DEFAULT_ROOT_NAMESPACE",
     "MESH_LABEL",
+    "ClientDecision",
     "Connection",
     "ContainerPort",
     "Destination",
@@ -32,10 +40,16 @@ __all__ = [
     "Pod",
     "Protocol",
     "Reason",
+    "ServerDecision",
     "Service",
     "ServicePort",
     "Side",
+    "Target",
     "World",
+    "client_decision",
+    "find_target",
     "membership",
     "node_view",
+    "pod_at",
+    "server_decision",
 ]
