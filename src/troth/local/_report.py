@@ -1,14 +1,16 @@
-"""What `troth status` says about a running mesh, as a value with a stable JSON form."""
+"""What a running mesh answers to the `troth` command, as values with a stable JSON form."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 from troth.errors import Problem
 from troth.local._status import ContainerStatus, Phase
+from troth.mesh import Connection
 from troth.policy import DecidedBy, Mode
 
 
@@ -57,7 +59,12 @@ class EnvoyStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole mesh; ``troth status -o json`` prints exactly this."""
+    """The whole mesh; ``troth status -o json`` prints exactly this.
+
+    Attributes:
+        policies: The PeerAuthentications that were taken up, ``NAMESPACE/NAME``, in order. They are
+            in force when ``ready``.
+    """
 
     schema: Literal["troth/status/v1"] = "troth/status/v1"
     ready: bool
@@ -65,5 +72,51 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     trust_domain: str
     root_namespace: str
     envoy: EnvoyStatus
+    policies: tuple[str, ...]
     pods: tuple[PodReport, ...]
     problems: tuple[Problem, ...]
+
+
+class Reached(StrEnum):
+    """How far a client came with its connection, by what it saw itself."""
+
+    ANSWERED = "answered"
+    """The other side sent data."""
+
+    SILENT = "silent"
+    """Connected, and then nothing came for as long as the client waited."""
+
+    CLOSED = "closed"
+    """Connected, and closed by the other side without an answer."""
+
+    RESET = "reset"
+    """Connected, and reset by the other side."""
+
+    UNREACHABLE = "unreachable"
+    """Never connected."""
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection made in a pod's network namespace, as the pod's own processes make theirs.
+
+    Attributes:
+        source: The pod, ``NAMESPACE/NAME``.
+        source_port: The connection's TCP port there.
+        address: What was dialled; a service's virtual IP where there is a service.
+        port: The port that was dialled.
+        reply: The first of what was received.
+        detail: The kernel's words where something went wrong.
+        elapsed_ms: Milliseconds until the end.
+        event: What the mesh's proxy reports about the same connection; None if nothing did, as
+            where neither end is captured.
+    """
+
+    source: str
+    source_port: int
+    address: str
+    port: int
+    reached: Reached
+    reply: str
+    detail: str
+    elapsed_ms: float
+    event: Connection | None

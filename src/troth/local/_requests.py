@@ -7,23 +7,37 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from troth.errors import PeerError
+from troth.local._arguments import ConnectRequest, TraceRequest, checked
+from troth.local._connect import Place, connect
 from troth.local._control import Answer, ControlServer
 from troth.local._report import EnvoyStatus, MeshStatus, PodReport, PortStatus
+from troth.mesh import find_target
 from troth.policy import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from troth.identity import CertificateAuthority
     from troth.local._mesh import LocalMesh
     from troth.local._sandbox import Sandbox
+    from troth.mesh import World
 
 
 class Requests:
-    """Answers requests about one mesh; ``stop`` is called to end it."""
+    """Answers requests about one mesh.
 
-    def __init__(self, mesh: LocalMesh, *, stop: Callable[[], None]) -> None:
+    Args:
+        mesh: The mesh.
+        authority: Signs what traces show.
+        stop: Called to end the mesh.
+    """
+
+    def __init__(
+        self, mesh: LocalMesh, *, authority: CertificateAuthority, stop: Callable[[], None]
+    ) -> None:
         self._mesh = mesh
+        self._authority = authority
         self._stop = stop
 
     def server(self, path: Path) -> ControlServer:
@@ -36,6 +50,8 @@ class Requests:
                 "notices": self._notices,
                 "events": self._events,
                 "find": self._find,
+                "connect": self._connect,
+                "trace": self._trace,
                 "stop": self._end,
             },
         )
@@ -80,6 +96,49 @@ class Requests:
             "waiting": sandbox.blocker,
         }
 
+    async def _connect(self, request: Mapping[str, Any]) -> Answer:
+        wanted = checked(request, ConnectRequest)
+        world, place = self._place(wanted.source)
+        yield await connect(
+            world,
+            place,
+            find_target(world, wanted.destination, wanted.port),
+            connections=self._mesh.agent.connections,
+            payload=wanted.first_words,
+            timeout=wanted.timeout,
+        )
+
+    async def _trace(self, request: Mapping[str, Any]) -> Answer:
+        # Slow to import, and seldom needed.
+        from troth.local import _tracing  # noqa: PLC0415
+        from troth.trace import Credentials  # noqa: PLC0415
+
+        wanted = checked(request, TraceRequest)
+        world, place = self._place(wanted.source)
+        credentials = Credentials(wanted.credentials)
+        forged = credentials in {Credentials.EXPIRED, Credentials.FOREIGN_CA}
+        _, claimant = self._place(wanted.claim if wanted.claim and forged else wanted.source)
+        yield await _tracing.trace(
+            world,
+            place,
+            find_target(world, wanted.destination, wanted.port),
+            credentials=credentials,
+            claimed=claimant.pod.spiffe_id(world.trust_domain),
+            identities=_tracing.Identities(
+                current=self._mesh.agent.certificates.current(), authority=self._authority
+            ),
+            connections=self._mesh.agent.connections,
+            payload=wanted.first_words,
+            timeout=wanted.timeout,
+        )
+
+    def _place(self, name: str) -> tuple[World, Place]:
+        sandbox = find(self._mesh, name)
+        world = self._mesh.world
+        if world is None or sandbox.uid not in world.pods:
+            raise PeerError("troth", f"{sandbox.key} is only being made", "try again in a moment")
+        return world, Place(pod=world.pods[sandbox.uid], netns=sandbox.netns)
+
     async def _end(self, _: Mapping[str, Any]) -> Answer:
         self._stop()
         yield {"stopping": True}
@@ -119,6 +178,7 @@ def mesh_status(mesh: LocalMesh) -> MeshStatus:
             restarts=mesh.agent.envoy_restarts,
             refused=tuple(f"{nack.name}: {nack.message}" for nack in envoy.nacks),
         ),
+        policies=tuple(sorted(policy.key for policy in mesh.world.policies)) if mesh.world else (),
         pods=tuple(_pod_status(mesh, sandbox) for sandbox in mesh.sandboxes),
         problems=mesh.problems,
     )

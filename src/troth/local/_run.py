@@ -69,8 +69,9 @@ class _Mesh:
         state.pods.mkdir(mode=0o700, exist_ok=True)
         network = Network()
         await network.start()
+        authority = _authority(settings)
         signer = _AuthoritySigner(
-            _authority(settings), timedelta(seconds=settings.certificate_lifetime_seconds)
+            authority, timedelta(seconds=settings.certificate_lifetime_seconds)
         )
         agent = NodeAgent(
             node_name=NODE_NAME,
@@ -85,10 +86,11 @@ class _Mesh:
             on_change=lambda: mesh.wake(),  # noqa: PLW0108 - it is made just below
         )
         mesh = LocalMesh(settings, state, network, agent)
-        requests = Requests(mesh, stop=self._stop.set)
+        requests = Requests(mesh, authority=authority, stop=self._stop.set)
         async with (
             _background(agent.run()) as agent_ended,
-            requests.server(state.control).serving(),_background(mesh.run()) as mesh_ended
+            requests.server(state.control).serving(),
+            _background(mesh.run()) as mesh_ended,
         ):
             stopped = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait(

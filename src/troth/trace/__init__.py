@@ -1,7 +1,8 @@
 """One TLS 1.3 handshake as data: bytes in, steps out.
 
 `trace_connection` makes a real connection, `HandshakeTrace` is the same without a socket,
-`build_report` tells what it recorded as steps, and `render_report` shows them.
+`build_report` tells what it recorded as steps, and `render_report` shows them. A `Trace` sets the
+report beside what the mesh's policies say about the connection.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from troth.trace._record import Event, HandshakeRecord, Verdict
 from troth.trace._render import render_process, render_report, render_tracker, render_verdict
 from troth.trace._states import CertificateStatus, ClientState, ConnectionStatus, ServerState
 from troth.trace._steps import Step, TraceReport, TrackerRow, build_report
+from troth.trace._trace import Credentials, Trace
 
 __all__ = [
     "CertificateFacts",
@@ -21,6 +23,7 @@ __all__ = [
     "ClientCredentials",
     "ClientState",
     "ConnectionStatus",
+    "Credentials",
     "Event",
     "HandshakeRecord",
     "HandshakeTrace",
@@ -28,6 +31,7 @@ __all__ = [
     "ServerState",
     "Side",
     "Step",
+    "Trace",
     "TraceReport",
     "TrackerRow",
     "Verdict",

@@ -1,0 +1,192 @@
+"""Connections made in a pod's network namespace, as the pod's own processes make theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth.local._report import Attempt, Reached
+from troth.mesh import Side, pod_at
+from troth.node import netns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from troth.mesh import Connection, Endpoint, Pod, Target, World
+    from troth.node import History
+
+_MOST_BYTES = 4096
+# An answer is over when it was as long as that, or nothing more came for so many seconds.
+_QUIET_SECONDS = 0.2
+# The proxy's report: Envoy writes its log every 50 ms, a refused connection when it has ended.
+_REPORT_SECONDS = 2.0
+
+
+class Place(NamedTuple):
+    """A pod to connect from."""
+
+    pod: Pod
+    netns: Path
+
+
+def http_get(host: str) -> bytes:
+    """A request that every HTTP server answers, and then closes the connection."""
+    return f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+
+def open_socket(place: Place, address: str, *, mark: int = 0) -> socket.socket:
+    """A non-blocking TCP socket that lives in the pod's network namespace.
+
+    Args:
+        place: The pod.
+        address: The IP that it will be connected to.
+        mark: Its SO_MARK; with Envoy's own it isn't captured.
+
+    Raises:
+        TrothError: The pod has ended.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = netns.socket_in(place.netns, family)
+    sock.setblocking(False)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    return sock
+
+
+async def connect(
+    world: World,
+    place: Place,
+    target: Target,
+    *,
+    connections: History[Connection],
+    payload: bytes,
+    timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
+) -> Attempt:
+    """Connect from a pod to ``target``, send ``payload`` and wait for an answer.
+
+    Args:
+        world: Names the ends of the connection.
+        place: The pod that connects.
+        target: Where to.
+        connections: What the node's proxy reports.
+        payload: What to say first.
+        timeout: Seconds for everything but the proxy's report.
+
+    Raises:
+        TrothError: The pod has ended.
+    """
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    with (
+        contextlib.closing(open_socket(place, target.address)) as sock,
+        connections.following() as new,
+    ):
+        began = datetime.now(UTC)
+        reply = bytearray()
+        reached, detail = Reached.UNREACHABLE, ""
+        try:
+            async with asyncio.timeout(timeout):
+                await loop.sock_connect(sock, (target.address, target.port))
+                reached = Reached.SILENT
+                await loop.sock_sendall(sock, payload)
+                reached = await _hear(sock, reply)
+        except TimeoutError:
+            detail = f"nothing came for {timeout:g} s"
+        except OSError as error:
+            detail = os.strerror(error.errno) if error.errno else str(error)
+            if reached is not Reached.UNREACHABLE or error.errno == errno.ECONNRESET:
+                reached = Reached.RESET
+        elapsed_ms = (loop.time() - start) * 1000
+        source_port = sock.getsockname()[1]
+        sock.close()
+
+        def is_ours(connection: Connection) -> bool:
+            return belongs(
+                connection, place.pod, target.endpoints, began=began, source_port=source_port
+            )
+
+        event = None
+        if _is_reported(world, place.pod, target):
+            event = await first_report(new, is_ours)
+    return Attempt(
+        source=str(place.pod),
+        source_port=source_port,
+        address=target.address,
+        port=target.port,
+        reached=reached,
+        reply=reply.decode(errors="replace"),
+        detail=detail,
+        elapsed_ms=round(elapsed_ms, 1),
+        event=event,
+    )
+
+
+def belongs(
+    connection: Connection,
+    source: Pod,
+    endpoints: tuple[Endpoint, ...],
+    *,
+    began: datetime,
+    source_port: int,
+) -> bool:
+    """Whether the proxy's report is about the connection that ``source`` made at ``began``.
+
+    Behind a captured pod its proxy makes a connection of its own, with another port. That one is
+    told by both ends and the time, so it could be mistaken for another of the same pod to the same
+    port at the same moment, which would have been treated the same.
+    """
+    own_port = connection.side is Side.CLIENT or not source.captured
+    return (
+        connection.source.address in source.addresses
+        and (not own_port or connection.source.port == source_port)
+        and any(
+            (connection.destination.address, connection.destination.port)
+            == (endpoint.address, endpoint.port)
+            for endpoint in endpoints
+        )
+        # Envoy writes milliseconds.
+        and connection.time >= began.replace(microsecond=began.microsecond // 1000 * 1000)
+    )
+
+
+async def first_report(
+    new: AsyncIterator[Connection], is_ours: Callable[[Connection], bool]
+) -> Connection | None:
+    """The first of the proxy's reports that ``is_ours``; None if it doesn't come soon."""
+    try:
+        async with asyncio.timeout(_REPORT_SECONDS):
+            async for connection in new:
+                if is_ours(connection):
+                    return connection
+    except TimeoutError:
+        pass
+    return None
+
+
+async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
+    """Collect the beginning of the answer in ``reply``."""
+    loop = asyncio.get_running_loop()
+    while len(reply) < _MOST_BYTES:
+        try:
+            async with asyncio.timeout(_QUIET_SECONDS if reply else None):
+                chunk = await loop.sock_recv(sock, _MOST_BYTES)
+        except OSError:  # also when it stays quiet
+            if not reply:
+                raise
+            break
+        if not chunk:
+            break
+        reply += chunk
+    return Reached.ANSWERED if reply else Reached.CLOSED
+
+
+def _is_reported(world: World, source: Pod, target: Target) -> bool:
+    """Whether a proxy is on the way."""
+    others = (pod_at(world, endpoint.address) for endpoint in target.endpoints)
+    return source.captured or any(pod.captured for pod in others if pod)

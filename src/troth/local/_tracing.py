@@ -1,0 +1,162 @@
+"""One instrumented handshake with a pod's tunnel port, from the network namespace of another pod.
+
+It is made beside the client's proxy, not through it: with the pod's own certificate it shows step
+by step what that proxy and the server's say to each other, and with others how a server refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth.envoy import ENVOY_MARK, TUNNEL_PORT
+from troth.errors import PeerError
+from troth.identity import CertificateAuthority, PrivateKeyPem, build_csr, new_key
+from troth.local._connect import first_report, open_socket
+from troth.mesh import client_decision, pod_at, server_decision
+from troth.trace import ClientCredentials, Credentials, Trace, trace_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from troth.identity import SpiffeId, X509Svid
+    from troth.local._connect import Place
+    from troth.mesh import Connection, Endpoint, Target, World
+    from troth.node import History
+
+_LIFETIME = timedelta(hours=1)
+_CONNECT_SECONDS = 5.0
+
+
+class Identities(NamedTuple):
+    """What a traced client can be made to show.
+
+    Attributes:
+        current: The certificates in use.
+        authority: The mesh's own.
+    """
+
+    current: Mapping[SpiffeId, X509Svid]
+    authority: CertificateAuthority
+
+
+async def trace(
+    world: World,
+    place: Place,
+    target: Target,
+    *,
+    credentials: Credentials,
+    claimed: SpiffeId,
+    identities: Identities,
+    connections: History[Connection],
+    payload: bytes,
+    timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
+) -> Trace:
+    """Make one traced handshake with the tunnel port of the pod behind ``target``.
+
+    Args:
+        world: Names the ends of the connection.
+        place: The pod that connects.
+        target: Where to; of several endpoints the first is taken.
+        credentials: What the client shows.
+        claimed: Whose certificate that is, or says to be; with `Credentials.OWN` the pod's own.
+        identities: Where certificates come from.
+        connections: What the node's proxy reports.
+        payload: What to say after the handshake: Envoy shows only by the app's answer that it has
+            accepted the client.
+        timeout: Seconds for the handshake and the answer.
+
+    Raises:
+        PeerError: There is no tunnel to that destination, or no such certificate.
+        TrothError: The pod has ended.
+    """
+    endpoint = _endpoint(world, target)
+    destination = pod_at(world, endpoint.address)
+    shown = client_credentials(credentials, claimed, identities, now=datetime.now(UTC))
+    # Marked like Envoy's own sockets, or the pod's capture would lead it into another tunnel.
+    with (
+        contextlib.closing(open_socket(place, endpoint.address, mark=ENVOY_MARK)) as sock,
+        connections.following() as new,
+    ):
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, (endpoint.address, TUNNEL_PORT))
+        except OSError as error:
+            raise PeerError(
+                str(destination),
+                f"does not take connections at its tunnel port {TUNNEL_PORT}: {error}",
+                "see whether it is captured, and whether Envoy runs: troth status",
+            ) from error
+        source = sock.getsockname()[:2]
+        report = await trace_connection(
+            sock,
+            server_name=str(endpoint.port),
+            client=shown,
+            bundle=identities.authority.trust_bundle.pem,
+            expected=destination.spiffe_id(world.trust_domain) if destination else None,
+            timeout=timeout,
+            payload=payload,
+        )
+        sock.close()
+        event = await first_report(
+            new, lambda seen: (seen.source.address, seen.source.port) == source
+        )
+    return Trace(
+        client=client_decision(world, place.pod, endpoint),
+        server=server_decision(world, endpoint),
+        credentials=credentials,
+        claimed=None if shown is None else str(claimed),
+        source_port=source[1],
+        report=report,
+        event=event,
+    )
+
+
+def client_credentials(
+    kind: Credentials, claimed: SpiffeId, identities: Identities, *, now: datetime
+) -> ClientCredentials | None:
+    """The certificate and key of that kind; None to show none.
+
+    Raises:
+        PeerError: The node has no certificate for ``claimed``.
+    """
+    match kind:
+        case Credentials.NONE:
+            return None
+        case Credentials.OWN:
+            if (svid := identities.current.get(claimed)) is None:
+                raise PeerError(
+                    "troth",
+                    f"no captured pod has the identity {claimed}",
+                    "trace from a pod that is in the mesh, or without its own certificate",
+                )
+            return ClientCredentials.from_svid(svid)
+        case Credentials.EXPIRED:
+            return _forged(identities.authority, claimed, now=now - 2 * _LIFETIME)
+        case Credentials.FOREIGN_CA:
+            foreign = CertificateAuthority.self_signed(claimed.trust_domain, now=now)
+            return _forged(foreign, claimed, now=now)
+
+
+def _forged(
+    authority: CertificateAuthority, claimed: SpiffeId, *, now: datetime
+) -> ClientCredentials:
+    key = new_key()
+    issued = authority.sign(build_csr(key, claimed), now=now, lifetime=_LIFETIME)
+    return ClientCredentials(chain=issued.chain, key=PrivateKeyPem(key).reveal())
+
+
+def _endpoint(world: World, target: Target) -> Endpoint:
+    if not target.endpoints:
+        raise PeerError(
+            "troth",
+            f"no ready pod is behind {target.address}:{target.port}",
+            "see which pods are ready: troth status",
+        )
+    endpoint = target.endpoints[0]
+    decision = server_decision(world, endpoint)
+    if not decision.tunnel:
+        raise PeerError("troth", f"there is no tunnel: {decision.why}", "trace to a captured pod")
+    return endpoint
