@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from troth.sources._amend import amend
 from troth.sources._collect import Manifests, collect
 from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
@@ -52,6 +53,7 @@ __all__ = [
     "VolumeKind",
     "VolumeMount",
     "Workload",
+    "amend",
     "collect",
     "expand",
     "load",

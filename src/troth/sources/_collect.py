@@ -11,8 +11,9 @@ import msgspec
 
 from troth.errors import Location, Problem
 from troth.mesh import Namespace
+from troth.policy import KIND as POLICY_KIND
 from troth.policy import PeerAuthentication
-from troth.policy._syntax import NAME, NAMESPACE, described
+from troth.policy._syntax import NAME, NAMESPACE, described, legible_name
 from troth.sources._api import FORMER_GROUPS, OTHER_KINDS
 from troth.sources._kinds import KINDS, Kind
 from troth.sources._objects import Source
@@ -203,7 +204,8 @@ class _Collector:
 
     def _kind(self, document: Document) -> str | None:
         """The kind, if it is one that we read."""
-        value, report = document.value, Report("object", document)
+        value = document.value
+        report = Report(_best_name(value), document)
         if not isinstance(value, dict):
             report.error("", f"is {described(value)}", "write a Kubernetes object")
         else:
@@ -231,6 +233,18 @@ class _Collector:
         return True
 
 
+def _best_name(value: object) -> str:
+    """What to call an object that may be of any kind, or none."""
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    if isinstance(value, dict) and isinstance(metadata, dict):
+        kind, name = legible_name(value.get("kind")), legible_name(metadata.get("name"))
+        namespace = legible_name(metadata.get("namespace") or "default")
+        if "?" not in (kind, name):
+            namespaced = kind not in KINDS or KINDS[kind].namespaced
+            return f"{kind} {namespace}/{name}" if namespaced else f"{kind} {name}"
+    return "object"
+
+
 def _identity(value: object, kind: str, row: Kind) -> Identity | None:
     metadata = value.get("metadata") if isinstance(value, dict) else None
     if not isinstance(metadata, dict):
@@ -256,8 +270,13 @@ def _check_header(source: Source, row: Kind) -> None:
 
 
 def _misspelt(fields: Fields, kind: str, group: str) -> bool:
-    """Whether the group, one that we know, has no such kind; a problem says so."""
-    if kind in KINDS and (group in OTHER_KINDS or group in FORMER_GROUPS):
+    """Whether the group has no such kind; a problem says so.
+
+    Groups that we don't know may have what they like, but for policies: nobody else has that kind,
+    and one that is silently left out leaves its workloads open.
+    """
+    known_group = group in OTHER_KINDS or group in FORMER_GROUPS
+    if kind in KINDS and (known_group or kind == POLICY_KIND):
         wanted = f"write {' or '.join(KINDS[kind].api_versions)}"
         fields.error("apiVersion", f"has no kind {kind}", wanted)
         return True

@@ -1,0 +1,84 @@
+"""A set of manifests with some objects added, replaced or taken out."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.errors import InputError, Problem
+from troth.sources._collect import Identity, Manifests, with_implied_namespaces
+from troth.sources._kinds import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def amend(
+    current: Manifests, *, new: Manifests | None = None, without: Iterable[str] = ()
+) -> Manifests:
+    """What ``current`` becomes by a change.
+
+    Args:
+        current: The set to change; it stays as it is.
+        new: Objects to add; one that ``current`` has too takes its place.
+        without: Objects to take out first, as ``KIND/NAMESPACE/NAME`` (a Namespace as
+            ``Namespace/NAME``), the kind in any case.
+
+    Raises:
+        InputError: There is nothing to take out under one of the names.
+    """
+    new = new or Manifests()
+    subjects = {*current.origins, *current.refused}
+    gone = _named(without, subjects) | (subjects & {*new.origins, *new.refused})
+    collections: dict[str, dict[str, object]] = {
+        collection: dict(getattr(current, collection))
+        for collection in {row.collection for row in KINDS.values()}
+    }
+    for subject in gone & current.origins.keys():
+        identity = Identity.parse(subject)
+        del collections[KINDS[identity.kind].collection][identity.key]
+    for subject in new.origins:
+        identity = Identity.parse(subject)
+        collection = KINDS[identity.kind].collection
+        collections[collection][identity.key] = getattr(new, collection)[identity.key]
+    kept = {subject: at for subject, at in current.origins.items() if subject not in gone}
+    problems = [problem for problem in current.problems if problem.subject not in gone]
+    return with_implied_namespaces(
+        msgspec.structs.replace(
+            current,
+            **collections,
+            origins={**kept, **new.origins},
+            refused=(current.refused - gone) | new.refused,
+            unread=current.unread | new.unread,
+            problems=(*problems, *new.problems),
+        )
+    )
+
+
+def _named(without: Iterable[str], subjects: set[str]) -> set[str]:
+    """The subjects that are meant, each ``KIND NAMESPACE/NAME``."""
+    known = {_folded(subject.replace(" ", "/", 1)): subject for subject in subjects}
+    found, problems = set(), []
+    for name in without:
+        if subject := known.get(_folded(name)):
+            found.add(subject)
+            continue
+        near = difflib.get_close_matches(_folded(name)[:600], known, n=1)
+        wanted = (
+            f"did you mean {known[near[0]].replace(' ', '/', 1)}?"
+            if near
+            else "write KIND/NAMESPACE/NAME of an object that is given"
+        )
+        problems.append(
+            Problem(subject=f"object {name}", path="", found="isn't there", wanted=wanted)
+        )
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _folded(name: str) -> str:
+    kind, slash, rest = name.partition("/")
+    return f"{kind.lower()}{slash}{rest}"
