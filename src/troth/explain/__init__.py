@@ -1,0 +1,31 @@
+"""Answers about a set of manifests: is it right, what holds for a workload, what would a change do.
+
+Everything here is pure: `troth.sources.Manifests` in, values with a stable JSON form out. Each
+report names its own form in ``schema``; docs/json.md describes them.
+"""
+
+from __future__ import annotations
+
+from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadIdentity, explain
+from troth.explain._observed import Plaintext, seen_in_plaintext
+from troth.explain._plan import plan
+from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
+from troth.explain._validate import Validation, validate
+
+__all__ = [
+    "Affected",
+    "Change",
+    "Derivation",
+    "Explanation",
+    "Plaintext",
+    "Plan",
+    "PortChange",
+    "PortMode",
+    "Validation",
+    "WorkloadIdentity",
+    "WorkloadName",
+    "explain",
+    "plan",
+    "seen_in_plaintext",
+    "validate",
+]

@@ -1,0 +1,188 @@
+"""Compare two sets of manifests: which modes change, who is refused, what is no longer encrypted.
+
+A pair of a client and a port is a matter of three facts on either side of the change: whether the
+client is in the mesh, whether the server is, and the port's effective mode.
+
+========  ========  ==================  =========
+client    server    mode                the pair
+========  ========  ==================  =========
+any       outside   any                 plaintext
+any       in mesh   DISABLE             plaintext
+outside   in mesh   PERMISSIVE          plaintext
+outside   in mesh   STRICT              refused
+in mesh   in mesh   STRICT, PERMISSIVE  encrypted
+========  ========  ==================  =========
+
+So pairs need not be compared one by one. The clients fall into those that stay in the mesh, stay
+outside or leave it, the ports by their modes before and after, and each answer is one group of
+clients times one group of ports.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth.errors import Severity
+from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
+from troth.explain._workloads import belongs, tcp_ports
+from troth.policy import Mode, PolicyIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from troth.explain._observed import Plaintext
+    from troth.policy import Decision
+    from troth.sources import Manifests
+
+_ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
+
+
+def plan(
+    current: Manifests,
+    planned: Manifests,
+    *,
+    root_namespace: str,
+    observed: Iterable[Plaintext] = (),
+) -> Plan:
+    """Say what going from ``current`` to ``planned`` would do.
+
+    Only workloads of both are compared: one that is new or goes has no clients to lose.
+
+    Args:
+        current: What is in force today.
+        planned: What would be (see `troth.sources.amend`).
+        root_namespace: Where mesh-wide policies live.
+        observed: Plaintext that a running mesh has seen, for naming clients that really call.
+    """
+    comparison = _Comparison(_states(current, root_namespace), _states(planned, root_namespace))
+    for each in observed:
+        comparison.observe(each)
+    breaks = tuple(comparison.breaks())
+    return Plan(
+        would_break=bool(breaks),
+        changes=tuple(comparison.changes()),
+        breaks=breaks,
+        unencrypted=tuple(comparison.unencrypted()),
+        problems=tuple(each for each in planned.problems if each.severity is Severity.ERROR),
+    )
+
+
+class _State(NamedTuple):
+    """A workload on one side of the change."""
+
+    in_mesh: bool
+    decision: Decision
+
+    def mode(self, port: int | None) -> Mode | None:
+        """The mode in force; None outside the mesh."""
+        if not self.in_mesh:
+            return None
+        return self.decision.mode if port is None else self.decision.mode_of(port)
+
+
+def _states(manifests: Manifests, root_namespace: str) -> dict[WorkloadName, _State]:
+    index = PolicyIndex(manifests.policies.values(), root_namespace)
+    states = {}
+    for each in manifests.templates:
+        name = WorkloadName(kind=each.owner_kind or "Pod", namespace=each.namespace, name=each.name)
+        member = belongs(manifests, each.namespace, each.labels, host_network=each.host_network)
+        decision = index.decide(each.namespace, each.labels, tcp_ports(each))
+        states[name] = _State(in_mesh=member.in_mesh, decision=decision)
+    return states
+
+
+class _Comparison:
+    def __init__(
+        self, before: dict[WorkloadName, _State], after: dict[WorkloadName, _State]
+    ) -> None:
+        self._before = before
+        self._after = after
+        self._both = sorted(before.keys() & after.keys())
+        self._seen: dict[tuple[str, int], list[Plaintext]] = defaultdict(list)
+        self._seen_ports: dict[str, set[int]] = defaultdict(set)
+        self._will_be_in_mesh = {_key(name) for name, state in after.items() if state.in_mesh}
+
+    def observe(self, seen: Plaintext) -> None:
+        """Take plaintext into account, unless its client will speak through the mesh."""
+        if seen.source not in self._will_be_in_mesh:
+            self._seen[seen.destination, seen.port].append(seen)
+            self._seen_ports[seen.destination].add(seen.port)
+
+    def changes(self) -> Iterator[Change]:
+        for name in self._both:
+            for port in (*self._ports(name), None):
+                change = self._port(name, port)
+                if change.before is not change.after:
+                    yield Change(
+                        workload=name,
+                        port=port,
+                        before=change.before,
+                        after=change.after,
+                        decided_by=change.decided_by,
+                    )
+
+    def breaks(self) -> Iterator[Affected]:
+        """Pairs that aren't refused before, and are after."""
+        strict = [port for port in self._all_ports() if port.after is Mode.STRICT]
+        new = [port for port in strict if port.before is not Mode.STRICT]
+        outside = self._clients(after=False)
+        # Without a client by the manifests, only what was seen tells that somebody calls.
+        yield from _affected(outside, new if outside else [port for port in new if port.seen])
+        leaving = self._clients(before=True, after=False)
+        if leaving:
+            # What others sent to a port that was STRICT already is no news.
+            yield from _affected(leaving, [port for port in strict if port.before is Mode.STRICT])
+
+    def unencrypted(self) -> Iterator[Affected]:
+        """Pairs that are encrypted before, and plaintext after."""
+        were = [port for port in self._all_ports() if port.before in _ENCRYPTED]
+        clients = self._clients(before=True)
+        if clients:
+            yield from _affected(clients, [port for port in were if port.after not in _ENCRYPTED])
+        leaving = self._clients(before=True, after=False)
+        if leaving:
+            yield from _affected(leaving, [port for port in were if port.after is Mode.PERMISSIVE])
+
+    def _clients(
+        self, *, before: bool | None = None, after: bool | None = None
+    ) -> list[WorkloadName]:
+        """The workloads that are in the mesh, or not, on either side of the change."""
+        return [
+            name
+            for name in self._both
+            if before in {None, self._before[name].in_mesh}
+            and after in {None, self._after[name].in_mesh}
+        ]
+
+    def _all_ports(self) -> Iterator[PortChange]:
+        """Every port that a client may know of; where none is declared, all as one."""
+        for name in self._both:
+            for port in self._ports(name) or (None,):
+                yield self._port(name, port)
+
+    def _ports(self, name: WorkloadName) -> Sequence[int]:
+        declared = (state[name].decision.ports for state in (self._before, self._after))
+        return sorted(set().union(*declared, self._seen_ports.get(_key(name), ())))
+
+    def _port(self, name: WorkloadName, port: int | None) -> PortChange:
+        state = self._after[name]
+        decider = state.decision.decided_by if port is None else state.decision.decider_of(port)
+        seen = () if port is None else self._seen.get((_key(name), port), ())
+        return PortChange(
+            workload=name,
+            port=port,
+            before=self._before[name].mode(port),
+            after=state.mode(port),
+            decided_by=decider if state.in_mesh else None,
+            seen=tuple(seen),
+        )
+
+
+def _affected(clients: Sequence[WorkloadName], ports: Sequence[PortChange]) -> Iterator[Affected]:
+    if ports:
+        yield Affected(clients=tuple(clients), ports=tuple(ports))
+
+
+def _key(name: WorkloadName) -> str:
+    return f"{name.namespace}/{name.name}"
