@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from troth.errors import PeerError
+from troth.explain import explain
 from troth.local._arguments import ConnectRequest, TraceRequest, checked
 from troth.local._connect import Place, connect
 from troth.local._control import Answer, ControlServer
@@ -50,6 +51,7 @@ class Requests:
                 "notices": self._notices,
                 "events": self._events,
                 "find": self._find,
+                "explain": self._explain,
                 "connect": self._connect,
                 "trace": self._trace,
                 "stop": self._end,
@@ -95,6 +97,20 @@ class Requests:
             "containers": [container.name for container in sandbox.template.containers],
             "waiting": sandbox.blocker,
         }
+
+    async def _explain(self, request: Mapping[str, Any]) -> Answer:
+        name = str(request.get("name", ""))
+        for sandbox in self._mesh.sandboxes:
+            if sandbox.key == name:  # a replica is explained by what it was made from
+                template = sandbox.template
+                name = f"{template.namespace}/{template.owner or template.name}"
+        yield explain(
+            self._mesh.manifests,
+            name,
+            root_namespace=self._mesh.settings.root_namespace,
+            trust_domain=self._mesh.agent.trust_domain,
+            host_network_captured=True,
+        )
 
     async def _connect(self, request: Mapping[str, Any]) -> Answer:
         wanted = checked(request, ConnectRequest)
