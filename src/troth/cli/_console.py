@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from troth.policy import Mode
+
 out = Console(highlight=False, soft_wrap=False)
 """Reports; without colours, and never wrapped at 80 columns, when piped."""
 
@@ -20,6 +22,9 @@ err = Console(stderr=True, highlight=False)
 _PIPED_COLUMNS = 400
 if not out.is_terminal:
     out.width = _PIPED_COLUMNS
+
+
+_MODE_COLOURS = {Mode.STRICT: "green", Mode.PERMISSIVE: "yellow", Mode.DISABLE: "red"}
 
 
 class Output(StrEnum):
@@ -49,3 +54,8 @@ def table(*columns: str) -> Table:
     for column in columns:
         result.add_column(column, overflow="fold")
     return result
+
+
+def coloured(mode: Mode) -> str:
+    """A mode as markup."""
+    return f"[{_MODE_COLOURS[mode]}]{mode}[/]"

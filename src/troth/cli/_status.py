@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.markup import escape
 
-from troth.cli._console import Output, OutputOption, out, print_json, table
+from troth.cli._console import Output, OutputOption, coloured, out, print_json, table
 from troth.local import MeshStatus, StateDirectory, call
-from troth.policy import Mode
 
 if TYPE_CHECKING:
     import typer
 
     from troth.local import PodReport
-
-_COLOURS = {Mode.STRICT: "green", Mode.PERMISSIVE: "yellow", Mode.DISABLE: "red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +45,7 @@ def _print(mesh: MeshStatus) -> None:
             pod.phase,
             "yes" if pod.ready else "no",
             _captured(pod),
-            _coloured(pod.mode) if pod.mode else "",
+            coloured(pod.mode) if pod.mode else "",
             str(pod.decided_by) if pod.decided_by else "",
             pod.identity or "",
             _left(pod.certificate_expires, now),
@@ -56,7 +53,7 @@ def _print(mesh: MeshStatus) -> None:
         for number, port in pod.ports.items():
             if (port.mode, port.decided_by) != (pod.mode, pod.decided_by):
                 rows.add_row(
-                    f"  port {number}", "", "", "", _coloured(port.mode), str(port.decided_by)
+                    f"  port {number}", "", "", "", coloured(port.mode), str(port.decided_by)
                 )
     out.print(rows)
     for refused in mesh.envoy.refused:
@@ -71,10 +68,6 @@ def _captured(pod: PodReport) -> str:
     if pod.captured:
         return "yes"
     return f"no: {escape(pod.why)}"
-
-
-def _coloured(mode: Mode) -> str:
-    return f"[{_COLOURS[mode]}]{mode}[/]"
 
 
 def _left(until: datetime | None, now: datetime) -> str:

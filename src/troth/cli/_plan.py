@@ -1,0 +1,86 @@
+"""`troth plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from troth.cli._console import Output, OutputOption, err, out, print_json
+from troth.cli._manifests import (
+    FILES_HELP,
+    ROOT_NAMESPACE,
+    RootNamespaceOption,
+    read_manifests,
+    warn_of_errors,
+)
+from troth.cli._render_plan import render_plan
+from troth.errors import InputError, PeerError, Severity
+from troth.explain import plan, seen_in_plaintext
+from troth.local import StateDirectory, call
+from troth.mesh import Connection
+from troth.sources import amend
+
+if TYPE_CHECKING:
+    from troth.explain import Plaintext
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("plan")(plan_command)
+
+
+def plan_command(
+    files: Annotated[
+        list[Path], typer.Option("--filename", "-f", help=f"What is in force today. {FILES_HELP}")
+    ],
+    new_files: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help=f"Objects to add or to replace by identity. {FILES_HELP}"),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND/NAMESPACE/NAME", help="An object to take out; may be repeated."),
+    ] = None,
+    root_namespace: RootNamespaceOption = ROOT_NAMESPACE,
+    observed: Annotated[
+        bool,
+        typer.Option("--observed", help="Count the plaintext that the running mesh has seen, too."),
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Say what a change of manifests would do: modes, who is refused, what loses encryption.
+
+    The exit code is 0 when nothing would break, and 1 when something would, or when errors in
+    the manifests hide a part of the answer.
+    """
+    if not new_files and not without:
+        raise typer.BadParameter("say what would change: --with or --without")
+    current, new = read_manifests(files, new_files or [])
+    if errors := [each for each in new.problems if each.severity is Severity.ERROR]:
+        raise InputError(errors)
+    planned = amend(current, new=new, without=without or ())
+    report = plan(
+        current,
+        planned,
+        root_namespace=root_namespace,
+        observed=_observed() if observed else (),
+    )
+    warn_of_errors(report.problems)
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        out.print(render_plan(report))
+    return 1 if report.would_break or report.problems else 0
+
+
+def _observed() -> tuple[Plaintext, ...]:
+    try:
+        events = call(StateDirectory().control, "events")
+        return seen_in_plaintext(msgspec.convert(event, Connection) for event in events)
+    except PeerError as error:
+        err.print(f"[yellow]nothing observed:[/yellow] {escape(str(error))}", soft_wrap=True)
+        return ()

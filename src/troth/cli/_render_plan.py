@@ -1,0 +1,100 @@
+"""How a plan reads: the modes that change, then who is hurt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from troth.cli._console import coloured, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from troth.explain import Affected, Change, Plaintext, Plan
+    from troth.policy import Mode
+
+_MOST_CLIENTS = 20
+
+
+def render_plan(plan: Plan) -> RenderableType:
+    """Everything a change would do, for people."""
+    parts: list[RenderableType] = []
+    if plan.changes:
+        parts += [_changes(plan.changes), ""]
+    else:
+        parts += ["No port's mode would change.", ""]
+    for each in plan.breaks:
+        parts += [*_affected("[red]Would be refused[/red]", each), ""]
+    for each in plan.unencrypted:
+        parts += [*_affected("[yellow]Would no longer be encrypted[/yellow]", each), ""]
+    if plan.would_break:
+        parts.append("[red]This would break connections that are accepted today.[/red]")
+    else:
+        parts.append("[green]Nothing that these manifests show would break.[/green]")
+    if plan.problems:
+        parts.append("[yellow]Some objects can't be read, and the plan is without them.[/yellow]")
+    return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
+
+
+def _changes(changes: Sequence[Change]) -> Table:
+    """Ports of a workload that change alike share a row."""
+    alike: dict[object, list[Change]] = {}
+    for each in changes:
+        alike.setdefault((each.workload, each.before, each.after, each.decided_by), []).append(each)
+    rows = table("WORKLOAD", "PORT", "FROM", "TO", "DECIDED BY")
+    last = None
+    for group in alike.values():
+        first = group[0]
+        rows.add_row(
+            escape(str(first.workload)) if first.workload != last else "",
+            _ports(group, alone=first.workload != last),
+            _mode(first.before),
+            _mode(first.after),
+            escape(str(first.decided_by)) if first.decided_by else "",
+        )
+        last = first.workload
+    return rows
+
+
+def _ports(changes: Sequence[Change], *, alone: bool) -> str:
+    ports = ", ".join(str(each.port) for each in changes if each.port is not None)
+    if changes[-1].port is not None:
+        return ports
+    if not ports:
+        return "all" if alone else "others"
+    return f"{ports} and others"
+
+
+def _affected(what: str, affected: Affected) -> list[RenderableType]:
+    """Who can't go on where, as two short lists rather than all their pairs."""
+    names = [str(client) for client in affected.clients]
+    hidden = len(names) - _MOST_CLIENTS
+    clients = ", ".join(names[:_MOST_CLIENTS]) + (f" and {hidden} more" if hidden > 0 else "")
+    seen = any(port.seen for port in affected.ports)
+    rows = table("TO", "PORT", "FROM", "TO BE", *(["SEEN IN PLAINTEXT"] if seen else []))
+    for port in affected.ports:
+        rows.add_row(
+            escape(str(port.workload)),
+            "all" if port.port is None else str(port.port),
+            _mode(port.before),
+            _mode(port.after),
+            *([escape("\n".join(map(_seen, port.seen)))] if seen else []),
+        )
+    of_whom = f"connections of {clients}" if names else "connections of clients seen"
+    return [f"{what}: {escape(of_whom)}", Padding(rows, (0, 0, 0, 2), expand=False)]
+
+
+def _seen(seen: Plaintext) -> str:
+    last = seen.last.isoformat(sep=" ", timespec="seconds")
+    return f"{seen.source}, {seen.count} times, last {last}"
+
+
+def _mode(mode: Mode | None) -> str:
+    return coloured(mode) if mode else "[dim]not in the mesh[/dim]"
