@@ -110,14 +110,14 @@ def _always_shadowed(
 def _meeting_on_workloads(
     those: NamespacePolicies, label_sets: Iterable[frozenset[tuple[str, str]]]
 ) -> Iterator[_Finding]:
-    by_name = [
-        policy
+    by_name = {
+        policy.key
         for policy in those.policies
         if policy.created is None and policy is those.oldest_matching(policy.selector)
-    ]
+    }
     pairs = {}
     for labels in label_sets:
-        matching = [policy for policy in by_name if policy.selector.items() <= labels]
+        matching = [each for each in those.matching(dict(labels)) if each.key in by_name]
         for loser in matching[1:]:
             pairs[matching[0].key, loser.key] = (matching[0], loser)
     for _, (head, loser) in sorted(pairs.items()):

@@ -111,6 +111,16 @@ class NamespacePolicies:
         """The oldest policy whose selector matches ``labels``."""
         return min(self._first_matches(labels), key=by_age, default=None)
 
+    def matching(self, labels: Mapping[str, str]) -> list[PeerAuthentication]:
+        """All policies whose selector matches ``labels``, oldest first."""
+        found = (
+            policy
+            for label in labels.items()
+            for policy in self._by_label.get(label, ())
+            if policy.selector.items() <= labels.items()
+        )
+        return sorted(found, key=by_age)
+
     def _first_matches(self, labels: Mapping[str, str]) -> Iterator[PeerAuthentication]:
         for label in labels.items():
             for policy in self._by_label.get(label, ()):
