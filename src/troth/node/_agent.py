@@ -59,7 +59,8 @@ class NodeAgent:
         paths: Where sockets and files go.
         signer: Who signs the certificates of the node's service accounts.
         service_ranges: Networks that hold nothing but services' virtual IPs.
-        on_change: Called when the set of captured pods, or why one isn't, has changed.
+        on_change: Called when a new world has come into force, and when the set of captured pods,
+            or why one isn't, has changed.
     """
 
     def __init__(
@@ -197,11 +198,12 @@ class NodeAgent:
             del self._captured[uid]
         if leaving:
             self._wake()  # once more, to remove their listeners
-        if before != (self.captured, self._refused):
-            self._on_change()
+        changed = not self.is_settled or before != (self.captured, self._refused)
         async with self._progress:
             self._enforced = generation
             self._progress.notify_all()
+        if changed:
+            self._on_change()
 
     async def _settled(self) -> bool:
         """Wait until Envoy has taken the snapshot; False when there is a newer one to push."""

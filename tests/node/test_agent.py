@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from troth.identity import CertificateAuthority, SigningRequest, TrustDomain
+from troth.mesh import Pod, World
+from troth.node import NodeAgent, NodePaths, Signed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from troth.envoy import Snapshot
+    from troth.identity import TrustBundle
+
+TRUST_DOMAIN = TrustDomain.parse("cluster.local")
+
+
+class NoSigner:
+    """A signer that nobody asks."""
+
+    @property
+    def bundle(self) -> TrustBundle:
+        authority = CertificateAuthority.self_signed(TRUST_DOMAIN, now=datetime.now(UTC))
+        return authority.trust_bundle
+
+    async def sign(self, request: SigningRequest) -> Signed:
+        raise AssertionError(request)
+
+
+class ObligingEnvoy:
+    """Stands for the ADS server of an Envoy that takes everything at once."""
+
+    nacks = ()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take it."""
+
+    async def settled(self) -> None:
+        """It is."""
+
+    def status(self) -> ObligingEnvoy:
+        return self
+
+
+@pytest.fixture
+def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NodeAgent]:
+    monkeypatch.setattr("troth.node._agent.find_envoy", lambda: tmp_path)
+
+    def make(on_change: Callable[[], None]) -> NodeAgent:
+        made = NodeAgent(
+            node_name="node",
+            paths=NodePaths(ads=tmp_path, admin=tmp_path, bootstrap=tmp_path, access_log=tmp_path),
+            signer=NoSigner(),
+            service_ranges=(),
+            on_change=on_change,
+        )
+        monkeypatch.setattr(made, "_ads", ObligingEnvoy())
+        return made
+
+    return make
+
+
+async def test_a_world_that_came_into_force_is_told_also_when_no_pod_was_captured_for_it(
+    make_agent: Callable[..., NodeAgent],
+) -> None:
+    settled: list[bool] = []
+    agent: NodeAgent = make_agent(lambda: settled.append(agent.is_settled))
+    for ready in (False, True):
+        pod = Pod(uid="1", namespace="shop", name="web", ready=ready)
+        agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": pod}), {})
+        assert not agent.is_settled
+        assert agent._world is not None
+        await agent._reconcile(agent._world, {}, agent._generation)
+    assert settled == [True, True]
+
+
+async def test_the_same_world_again_is_no_news(make_agent: Callable[..., NodeAgent]) -> None:
+    told: list[None] = []
+    agent = make_agent(lambda: told.append(None))
+    world = World(trust_domain=TRUST_DOMAIN)
+    agent.update(world, {})
+    await agent._reconcile(world, {}, agent._generation)
+    agent.update(world, {})
+    await agent._reconcile(world, {}, agent._generation)
+    assert len(told) == 1
