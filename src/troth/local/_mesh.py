@@ -64,6 +64,7 @@ class LocalMesh:
         self._woken = asyncio.Event()
         self._loaded = False
         self._changed = asyncio.Condition()
+        self._revision = 0
 
     @property
     def sandboxes(self) -> tuple[Sandbox, ...]:
@@ -94,10 +95,13 @@ class LocalMesh:
 
     async def changes(self) -> AsyncIterator[None]:
         """Yields now, and then whenever something may have changed."""
+        seen = -1
         while True:
-            yield
             async with self._changed:
-                await self._changed.wait()
+                # Also what changes while the caller is busy with the last change counts.
+                await self._changed.wait_for(lambda: self._revision != seen)  # noqa: B023 - used at once
+                seen = self._revision
+            yield
 
     def membership(self, namespace: str, labels: Mapping[str, str]) -> Membership:
         """Whether a pod with ``labels`` in ``namespace`` is in the mesh, and why."""
@@ -127,6 +131,7 @@ class LocalMesh:
             if self._loaded:
                 await self._reconcile()
             async with self._changed:
+                self._revision += 1
                 self._changed.notify_all()
 
     async def _reconcile(self) -> None:
