@@ -82,7 +82,7 @@ class LocalMesh:
 
     def waiting_for(self) -> tuple[str, ...]:
         """What is still missing until every pod runs as it should; empty when nothing is."""
-        if not self._loaded:
+        if self.world is None:  # read, maybe, but not acted on yet
             return ("the manifests",)
         blockers = [
             f"{sandbox.key}: {blocker}"
