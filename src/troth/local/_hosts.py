@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from troth.mesh import Pod, Service
     from troth.sources import PodTemplate
@@ -71,6 +73,23 @@ def resolv_conf_text(
     search = f"{namespace}.svc.{cluster_domain} svc.{cluster_domain} {cluster_domain}"
     lines = [f"search {search}", *(f"nameserver {server}" for server in servers), "options ndots:5"]
     return "".join(f"{line}\n" for line in lines)
+
+
+def host_nameservers(path: Path = Path("/etc/resolv.conf")) -> tuple[str, ...]:
+    """The host's name servers, less those on its loopback, which pods can't reach."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
+    named = [line.split()[1] for line in lines if re.match(r"nameserver\s+\S", line)]
+    return tuple(server for server in named if not _is_loopback(server))
+
+
+def _is_loopback(server: str) -> bool:
+    try:
+        return ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return True
 
 
 def update_in_place(path: Path, text: str) -> None:

@@ -16,8 +16,9 @@ import structlog
 
 from troth.errors import TrothError
 from troth.local._addresses import ServiceAddresses
+from troth.local._hosts import host_nameservers
 from troth.local._plan import PodPlan, RunningPod, plan_pods, resolve_services, same_process
-from troth.local._sandbox import Sandbox
+from troth.local._sandbox import NODE_NAME, Sandbox
 from troth.mesh import Membership, Namespace, Pod, World, membership
 from troth.node import History, NodeAgent
 from troth.sources import Manifests, watch
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from troth.local._network import Network
     from troth.local._state import Settings, StateDirectory
     from troth.sources import PodTemplate
-
-NODE_NAME = "local"
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +61,8 @@ class LocalMesh:
         self._known_problems: frozenset[str] = frozenset()
         self._stopping: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
+        self._wakes = 0
+        self._acted_on = 0
         self._loaded = False
         self._changed = asyncio.Condition()
         self._revision = 0
@@ -78,12 +79,15 @@ class LocalMesh:
 
     def wake(self) -> None:
         """Look again: something has changed."""
+        self._wakes += 1
         self._woken.set()
 
     def waiting_for(self) -> tuple[str, ...]:
         """What is still missing until every pod runs as it should; empty when nothing is."""
         if self.world is None:  # read, maybe, but not acted on yet
             return ("the manifests",)
+        if self._acted_on < self._wakes:
+            return ("what has just changed",)
         blockers = [
             f"{sandbox.key}: {blocker}"
             for sandbox in self.sandboxes
@@ -128,8 +132,10 @@ class LocalMesh:
         while True:
             await self._woken.wait()
             self._woken.clear()
+            wakes = self._wakes
             if self._loaded:
                 await self._reconcile()
+            self._acted_on = wakes
             async with self._changed:
                 self._revision += 1
                 self._changed.notify_all()
@@ -156,7 +162,12 @@ class LocalMesh:
         uid = str(uuid.uuid4())
         self.notices.add(f"pod {template.namespace}/{template.name}: starting")
         return await Sandbox.create(
-            template, uid=uid, state=self._state, network=self._network, on_change=self.wake
+            template,
+            uid=uid,
+            state=self._state,
+            network=self._network,
+            nameservers=host_nameservers() if self.settings.uplink else (),
+            on_change=self.wake,
         )
 
     def _tell_agent(self) -> None:

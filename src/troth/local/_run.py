@@ -17,9 +17,10 @@ import structlog
 from troth.errors import TrothError
 from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
 from troth.local._addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
-from troth.local._mesh import NODE_NAME, LocalMesh
+from troth.local._mesh import LocalMesh
 from troth.local._network import Network
 from troth.local._requests import Requests
+from troth.local._sandbox import NODE_NAME
 from troth.local._state import Settings, StateDirectory
 from troth.node import NodeAgent, NodePaths, Signed
 

@@ -11,6 +11,7 @@ from troth.local._hosts import hosts_text, resolv_conf_text
 from troth.local._pod import PodRunner, Prepared
 from troth.local._services import apply_services
 from troth.local._status import Phase, PodStatus
+from troth.local._volumes import mount_volumes
 from troth.mesh import Pod
 from troth.node import netns
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from troth.local._state import StateDirectory
     from troth.mesh import Service
     from troth.sources import Container, Manifests, PodTemplate
+
+NODE_NAME = "local"
+"""What ``spec.nodeName`` says in every pod."""
 
 STOP_GRACE_SECONDS = 2.0
 """Between SIGTERM and SIGKILL; a laptop's apps hold nothing worth Kubernetes' 30 s."""
@@ -46,6 +50,7 @@ class Sandbox:
         network: Network,
         directory: Path,
         hidden: Path,
+        nameservers: tuple[str, ...],
         on_change: Callable[[], None],
     ) -> None:
         self.template = template
@@ -56,6 +61,7 @@ class Sandbox:
         self._network = network
         self._directory = directory
         self._hidden = hidden
+        self._nameservers = nameservers
         self._on_change = on_change
         self._runner: PodRunner | None = None
         self._manifests: Manifests | None = None
@@ -70,9 +76,12 @@ class Sandbox:
         uid: str,
         state: StateDirectory,
         network: Network,
+        nameservers: tuple[str, ...] = (),
         on_change: Callable[[], None],
     ) -> Sandbox:
         """Make the pod's network namespace and link it to the others.
+
+        ``nameservers`` answer for names that are no Service's; without any those fail at once.
 
         Raises:
             TrothError: The kernel refused.
@@ -88,6 +97,7 @@ class Sandbox:
             network=network,
             directory=state.pods / uid,
             hidden=state.path,
+            nameservers=nameservers,
             on_change=on_change,
         )
 
@@ -152,7 +162,8 @@ class Sandbox:
             on_change=lambda _: self._on_change(),
         )
         self._runner.start(
-            hosts=self._hosts(), resolv_conf=resolv_conf_text(self.template.namespace)
+            hosts=self._hosts(),
+            resolv_conf=resolv_conf_text(self.template.namespace, nameservers=self._nameservers),
         )
 
     def refresh(self, manifests: Manifests) -> None:
@@ -177,6 +188,7 @@ class Sandbox:
             labels=self.template.labels,
             service_account=self.template.service_account,
             owner=self.template.owner,
+            node=NODE_NAME,
             addresses=self.addresses,
             ports=self.template.ports,
         )
@@ -196,4 +208,5 @@ class Sandbox:
         env = _env.environment(
             container, self.template, self._pod(), world, _env.from_host(os.environ)
         )
-        return Prepared(env=env)
+        binds = mount_volumes(container, self.template, world, self._directory / "volumes")
+        return Prepared(env=env, binds=binds)
