@@ -210,9 +210,16 @@ class Outside:
         return lock
 
     def _remove_remains(self) -> None:
-        if is_privileged():
+        # The host has room for one uplink; that of another state directory's mesh stays.
+        if is_privileged() and self._had_uplink():
             _uplink.remove()
         self.state.clear()
+
+    def _had_uplink(self) -> bool:
+        try:
+            return self.state.read_settings().uplink
+        except (OSError, msgspec.DecodeError):
+            return False
 
     def _first_process(self, unshare: subprocess.Popen[bytes]) -> Process:
         children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
