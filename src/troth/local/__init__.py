@@ -9,16 +9,25 @@ from __future__ import annotations
 from troth.local._control import call
 from troth.local._launch import launch_command
 from troth.local._outside import Outside, is_privileged
-from troth.local._report import EnvoyStatus, MeshStatus, PodReport, PortStatus
+from troth.local._report import (
+    Attempt,
+    EnvoyStatus,
+    MeshStatus,
+    PodReport,
+    PortStatus,
+    Reached,
+)
 from troth.local._state import AuthorityFiles, Settings, StateDirectory
 
 __all__ = [
+    "Attempt",
     "AuthorityFiles",
     "EnvoyStatus",
     "MeshStatus",
     "Outside",
     "PodReport",
     "PortStatus",
+    "Reached",
     "Settings",
     "StateDirectory",
     "call",

@@ -112,7 +112,7 @@ async def connect(
             )
 
         event = None
-        if _is_reported(world, place.pod, target):
+        if _is_reported(world, place.pod, target, reached):
             event = await first_report(new, is_ours)
     return Attempt(
         source=str(place.pod),
@@ -186,7 +186,9 @@ async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
     return Reached.ANSWERED if reply else Reached.CLOSED
 
 
-def _is_reported(world: World, source: Pod, target: Target) -> bool:
-    """Whether a proxy is on the way."""
+def _is_reported(world: World, source: Pod, target: Target, reached: Reached) -> bool:
+    """Whether a proxy has seen it."""
+    if source.captured:
+        return True
     others = (pod_at(world, endpoint.address) for endpoint in target.endpoints)
-    return source.captured or any(pod.captured for pod in others if pod)
+    return reached is not Reached.UNREACHABLE and any(pod.captured for pod in others if pod)
