@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from troth._syntax import LABEL_VALUE, described
 from troth.policy._model import Mode
 from troth.policy._scope import NARROWEST_FIRST, Scope, scope_of, why_before
-from troth.policy._syntax import LABEL_VALUE, described
 from troth.policy._verdict import Considered, Outcome
 
 if TYPE_CHECKING:

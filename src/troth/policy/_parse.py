@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from troth.policy._model import API_VERSIONS, KIND, Mode, PeerAuthentication
-from troth.policy._reader import Decoded, Reader, Shape
-from troth.policy._syntax import (
+from troth._syntax import (
     LABEL_VALUE,
     NAME,
     NAMESPACE,
@@ -24,6 +22,8 @@ from troth.policy._syntax import (
     label_key_flaw,
     legible_name,
 )
+from troth.policy._model import API_VERSIONS, KIND, Mode, PeerAuthentication
+from troth.policy._reader import Decoded, Reader, Shape
 
 if TYPE_CHECKING:
     from troth.errors import Location, Problem

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from troth._syntax import described, field_path
 from troth.errors import Problem, Severity
-from troth.policy._syntax import described, field_path
 
 if TYPE_CHECKING:
     from troth.errors import Location

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from troth._syntax import NAME, NAMESPACE, described, legible_name
 from troth.errors import Location, Problem
 from troth.mesh import Namespace
 from troth.policy import KIND as POLICY_KIND
 from troth.policy import PeerAuthentication
-from troth.policy._syntax import NAME, NAMESPACE, described, legible_name
 from troth.sources._api import FORMER_GROUPS, OTHER_KINDS
 from troth.sources._kinds import KINDS, Kind
 from troth.sources._objects import Source

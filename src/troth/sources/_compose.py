@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
+from troth._syntax import described
 from troth.errors import InputError, Location, Problem
-from troth.policy._syntax import described
 from troth.sources import _scalars
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from troth._syntax import NAMESPACE, Rule, described
 from troth.mesh import ContainerPort, Protocol
-from troth.policy._syntax import NAMESPACE, Rule, described
 from troth.sources import _api
 from troth.sources._workloads import (
     Container,

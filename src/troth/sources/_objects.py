@@ -8,9 +8,9 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
+from troth._syntax import Rule, described, key_path
 from troth.mesh import Namespace, Protocol
 from troth.policy import PeerAuthentication, parse_peer_authentication
-from troth.policy._syntax import Rule, described, key_path
 from troth.sources import _api
 from troth.sources._containers import LAST_PORT, PORT_NAME
 from troth.sources._reader import Fields, Report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.policy._syntax import NAME, NAMESPACE, described
+from troth._syntax import NAME, NAMESPACE, described
 from troth.sources import _api
 from troth.sources._containers import read_container
 from troth.sources._workloads import (

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from troth.errors import Location, Problem, Severity
-from troth.policy._syntax import (
+from troth._syntax import (
     LABEL_VALUE,
     Rule,
     described,
@@ -22,6 +21,7 @@ from troth.policy._syntax import (
     label_key_flaw,
     string_wanted,
 )
+from troth.errors import Location, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
