@@ -58,7 +58,7 @@ def _outside_mesh(policy: PeerAuthentication, manifests: Manifests) -> Iterator[
 def _matches_none(policy: PeerAuthentication, index: WorkloadIndex) -> Problem:
     namespace = policy.namespace
     count = len(index.of_namespace(namespace))
-    known = f"the {count} workloads" if count > 1 else "the only workload"
+    known = f"any of the {count} workloads" if count > 1 else "the only workload"
     wanted = "name labels that they have together"
     for key, value in policy.selector.items():
         values = index.values_of(namespace, key)
@@ -69,7 +69,7 @@ def _matches_none(policy: PeerAuthentication, index: WorkloadIndex) -> Problem:
     return _warning(
         policy,
         "spec.selector.matchLabels",
-        f"matches none of {known} given in namespace {namespace}",
+        f"doesn't match {known} given in namespace {namespace}",
         wanted,
     )
 
