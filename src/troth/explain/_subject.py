@@ -10,7 +10,7 @@ import msgspec
 
 from troth.errors import InputError, Problem
 from troth.explain._workloads import WorkloadIndex, tcp_ports
-from troth.policy._syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
+from troth._syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
 
 if TYPE_CHECKING:
     from troth.sources import Manifests, PodTemplate
@@ -96,13 +96,13 @@ def _labels(name: str, text: str) -> dict[str, str]:
 
 
 def _nearest(index: WorkloadIndex, namespace: str, name: str) -> str:
-    there = [each.name for each in index.of_namespace(namespace)]
+    there = sorted({each.name for each in index.of_namespace(namespace)})
     if not there:
         return f"give manifests that have workloads in namespace {namespace}, or name labels"
     near = difflib.get_close_matches(name[:64], there, n=1)
     if near:
         return f"did you mean {namespace}/{near[0]}?"
-    return f"in namespace {namespace} there are {_listed(sorted(there))}"
+    return f"in namespace {namespace} there are {_listed(there)}"
 
 
 def _listed(names: list[str]) -> str:
