@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-RUNTIME = {
-    # Otherwise a server's close turns into a reset at the internal listener and can lose the
-    # end of what it sent.
-    "envoy.reloadable_features.enable_send_rst_on_user_space_socket": False,
-}
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-def bootstrap(*, node_id: str, ads_socket: Path, admin_socket: Path) -> dict[str, Any]:
+def bootstrap(
+    *, node_id: str, ads_socket: Path, admin_socket: Path, max_connections: int
+) -> dict[str, Any]:
     """Envoy's bootstrap as JSON-ready data (``envoy.config.bootstrap.v3.Bootstrap``).
 
     Args:
         node_id: Names this Envoy to the ADS server and in its own logs.
         ads_socket: Unix socket of the delta ADS server.
         admin_socket: Where Envoy's admin interface shall listen, mode 0600.
+        max_connections: How many downstream connections all pods together may have open; more
+            are refused, so that one pod can't take Envoy down with it.
     """
     return {
         "node": {"id": node_id, "cluster": "troth"},
@@ -32,7 +32,18 @@ def bootstrap(*, node_id: str, ads_socket: Path, admin_socket: Path) -> dict[str
                 },
             }
         ],
-        "layered_runtime": {"layers": [{"name": "troth", "static_layer": RUNTIME}]},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
+                        ".downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": max_connections,
+                    },
+                }
+            ]
+        },
         # Nothing reads Envoy's own counters: troth's metrics come from the connection events.
         "stats_config": {"stats_matcher": {"reject_all": True}},
         "dynamic_resources": {

@@ -8,6 +8,7 @@ without one that it still needs.
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from troth.identity import SpiffeId, TrustDomain
 
 _log = structlog.get_logger(__name__)
+
+_DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this node
 
 _DRAIN_SECONDS = 1
 """How long Envoy lets connections live on that the policy no longer allows."""
@@ -181,9 +184,11 @@ class NodeAgent:
         )
         before = (self.captured, dict(self._refused))
         missing = await self.certificates.ensure({pod.identity for pod in view.local_pods})
+        # Envoy holds all listeners back while one of its clusters waits for a secret.
+        ready = tuple(local for local in view.local_pods if local.identity not in missing)
         self._ads.update(
             build_snapshot(
-                view,
+                msgspec.structs.replace(view, local_pods=ready),
                 self.certificates.current().values(),
                 self.certificates.bundle,
                 access_log=self._paths.access_log,
@@ -203,6 +208,13 @@ class NodeAgent:
             self._enforced = generation
             self._progress.notify_all()
         if changed:
+            _log.info(
+                "enforced",
+                generation=generation,
+                policies=len(world.policies),
+                captured=len(self._captured),
+                destinations=len(view.destinations),
+            )
             self._on_change()
 
     async def _settled(self) -> bool:
@@ -240,6 +252,9 @@ class NodeAgent:
                 refused[uid] = str(error)
                 continue
             self._captured[uid] = wanted[uid]
+        for uid, reason in refused.items():
+            if self._refused.get(uid) != reason:
+                _log.warning("a pod is not captured", pod=uid, reason=reason)
         self._refused = refused
 
     async def _release(self, uid: str, netns: Path) -> None:
@@ -256,9 +271,18 @@ class NodeAgent:
 
     def _write_bootstrap(self) -> None:
         document = bootstrap(
-            node_id=self._node_name, ads_socket=self._paths.ads, admin_socket=self._paths.admin
+            node_id=self._node_name,
+            ads_socket=self._paths.ads,
+            admin_socket=self._paths.admin,
+            max_connections=_max_connections(),
         )
         self._paths.bootstrap.write_bytes(msgspec.json.encode(document))
 
     def _wake(self) -> None:
         self._woken.set()
+
+
+def _max_connections() -> int:
+    """What the limit on open files, which Envoy inherits, allows."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, limit // _DESCRIPTORS_PER_CONNECTION)

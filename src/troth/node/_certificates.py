@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 SIGNING_TIMEOUT_SECONDS = 30
+
+PATIENCE_SECONDS = 1.0
+"""How long a first certificate may hold up everything else."""
 
 
 class Signed(NamedTuple):
@@ -48,7 +52,7 @@ class CertificateKeeper:
 
     Args:
         signer: Who signs.
-        on_change: Called when a certificate has been replaced or has arrived late.
+        on_change: Called when there is a new certificate.
     """
 
     def __init__(self, signer: Signer, *, on_change: Callable[[], None]) -> None:
@@ -70,7 +74,9 @@ class CertificateKeeper:
         return self._rotation.current
 
     async def ensure(self, identities: Collection[SpiffeId]) -> Mapping[SpiffeId, str]:
-        """Want exactly ``identities``, and wait for the first answer about each new one.
+        """Want exactly ``identities``, and wait a moment for the new ones' certificates.
+
+        A slow signer holds nothing else up: what comes later is told by ``on_change``.
 
         Returns:
             Those that have no certificate yet, each with the reason. They are tried again.
@@ -79,9 +85,15 @@ class CertificateKeeper:
         for gone in self._failures.keys() - set(identities):
             del self._failures[gone]
         self._woken.set()
-        async with self._answered:
-            await self._answered.wait_for(lambda: self._rotation.missing <= self._failures.keys())
-        return {identity: self._failures[identity] for identity in self._rotation.missing}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS), self._answered:
+                await self._answered.wait_for(
+                    lambda: self._rotation.missing <= self._failures.keys()
+                )
+        return {
+            identity: self._failures.get(identity, "the signer has not answered yet")
+            for identity in self._rotation.missing
+        }
 
     async def run(self) -> None:
         """Ask for what is due, until cancelled."""
@@ -108,7 +120,6 @@ class CertificateKeeper:
 
     async def _ask(self, request: SigningRequest) -> None:
         identity = request.spiffe_id
-        first = identity in self._rotation.missing
         try:
             async with asyncio.timeout(SIGNING_TIMEOUT_SECONDS):
                 signed = await self._signer.sign(request)
@@ -121,11 +132,10 @@ class CertificateKeeper:
             self._failures[identity] = reason
             _log.warning("no certificate", identity=str(identity), reason=reason)
         else:
-            late = self._failures.pop(identity, None) is not None
+            self._failures.pop(identity, None)
             if svid is not None:
                 _log.info("certificate", identity=str(identity), until=svid.not_after.isoformat())
-                if late or not first:
-                    self._on_change()
+                self._on_change()
         self._woken.set()
         async with self._answered:
             self._answered.notify_all()
