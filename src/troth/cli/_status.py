@@ -14,7 +14,6 @@ from troth.local import MeshStatus, StateDirectory, call
 if TYPE_CHECKING:
     import typer
 
-    from troth.local import PodReport
 
 
 def register(app: typer.Typer) -> None:
@@ -44,10 +43,12 @@ def _print(mesh: MeshStatus) -> None:
             f"{pod.namespace}/{pod.name}",
             pod.phase,
             "yes" if pod.ready else "no",
-            _captured(pod),
+            "yes" if pod.captured else "no",
             coloured(pod.mode) if pod.mode else "",
             str(pod.decided_by) if pod.decided_by else "",
-            pod.identity or "",
+            escape(pod.identity)
+            if pod.identity and pod.captured
+            else f"[dim]{escape(pod.why)}[/dim]",
             _left(pod.certificate_expires, now),
         )
         for number, port in pod.ports.items():
@@ -62,12 +63,6 @@ def _print(mesh: MeshStatus) -> None:
         out.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
     for blocker in mesh.waiting_for:
         out.print(f"[yellow]waiting for[/yellow] {escape(blocker)}", soft_wrap=True)
-
-
-def _captured(pod: PodReport) -> str:
-    if pod.captured:
-        return "yes"
-    return f"no: {escape(pod.why)}"
 
 
 def _left(until: datetime | None, now: datetime) -> str:
