@@ -27,13 +27,15 @@ def changes(report: Plan) -> list[str]:
 
 
 def pairs(groups: tuple[Affected, ...]) -> set[tuple[str, str]]:
-    """Every client with every port."""
-    return {
+    """Every client with every port, none of them told twice."""
+    told = [
         (str(client), f"{port.workload}:{port.port or '*'}")
         for group in groups
         for client in group.clients
         for port in group.ports
-    }
+    ]
+    assert len(set(told)) == len(told)
+    return set(told)
 
 
 def seen(source: str, *, destination: str = "finance/web", port: int = 8080) -> Plaintext:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from troth._syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
 from troth.errors import InputError, Problem
 from troth.explain._workloads import WorkloadIndex, tcp_ports
-from troth._syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
 
 if TYPE_CHECKING:
     from troth.sources import Manifests, PodTemplate

@@ -1,0 +1,121 @@
+"""What holds for every command: exit codes, and what goes where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from troth import __version__
+from troth.cli._app import app, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: finance}
+spec: {mtls: {mode: STRICT}}
+"""
+COMMANDS = sorted(str(command.name) for command in app.registered_commands)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return str(path)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"troth {__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert run([flag]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in COMMANDS if name not in shown] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run([command, "-h"]) == 0
+    captured = capsys.readouterr()
+    assert f"troth {command}" in captured.out
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        pytest.param(["vlidate"], "No such command 'vlidate'", id="unknown command"),
+        pytest.param(["validate"], "--filename", id="no -f"),
+        pytest.param(["validate", "--frobnicate"], "--frobnicate", id="unknown option"),
+        pytest.param(["validate", "-f", "/nonexistent"], "/nonexistent", id="no such path"),
+        pytest.param(["validate", "-f", "-", "-o", "xml"], "xml", id="no such output"),
+        pytest.param(["explain"], "NAMESPACE/WORKLOAD", id="no workload"),
+    ],
+)
+def test_wrong_use_is_told_on_standard_error_with_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert complaint in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.usefixtures("no_mesh")
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["events"], ["explain", "a/b"], ["exec", "a/b", "--", "true"]]
+)
+def test_without_a_mesh_commands_that_need_one_say_how_to_start_it(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(arguments) == 1
+    captured = capsys.readouterr()
+    assert "no mesh is running; start one with: troth up" in captured.err
+    assert captured.out == ""
+
+
+def test_json_is_alone_on_standard_output(
+    capsys: pytest.CaptureFixture[str], policy: str, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("kind: Pod\n")
+
+    assert run(["explain", "finance/app=web", "-f", policy, "-f", str(bad), "-o", "json"]) == 0
+
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["mode"] == "STRICT"
+    assert f"left out: {bad}:1: object: apiVersion: is missing" in captured.err
+
+
+def test_a_good_answer_in_a_pipe_has_no_colours_and_no_chatter(
+    capsys: pytest.CaptureFixture[str], policy: str
+) -> None:
+    assert run(["explain", "finance/app=web", "-f", policy]) == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out
+    assert captured.err == ""
+
+    assert run(["validate", "-f", policy]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_the_process_exits_with_the_commands_code(policy: str) -> None:
+    def code(*arguments: str) -> int:
+        program = "from troth.cli import main; main()"
+        command = [sys.executable, "-c", program, *arguments]
+        return subprocess.run(command, check=False, capture_output=True).returncode
+
+    assert code("validate", "-f", policy) == 0
+    assert code("validate", "-f", "/nonexistent") == 2
+    assert code("plan", "-f", policy, "--without", "PeerAuthentication/finance/default") == 0

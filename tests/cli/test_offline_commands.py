@@ -1,0 +1,263 @@
+"""validate, explain and plan as a person or a CI job runs them."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from troth.cli import _manifests, _plan
+from troth.cli._app import run
+from troth.mesh import Outcome, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+WORLD = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: finance, labels: {troth.dev/mesh: enabled}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: finance, labels: {app: web}}
+spec: {containers: [{name: main, image: app, ports: [{containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: cron, namespace: legacy}
+spec: {containers: [{name: main, image: app}]}
+"""
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: finance}
+spec: {mtls: {mode: STRICT}}
+"""
+UNMATCHED = POLICY.replace("spec: {", "spec: {selector: {matchLabels: {app: nobody}}, ")
+BROKEN = POLICY.replace("STRICT", "strict")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str, str], str]:
+    """Write a file and tell its path."""
+
+    def write(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def world(file: Callable[[str, str], str]) -> str:
+    return file("world.yaml", WORLD)
+
+
+class Stdin:
+    def __init__(self, data: bytes) -> None:
+        self.buffer = io.BytesIO(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "code"),
+    [
+        pytest.param(WORLD, [], 0, id="good"),
+        pytest.param(WORLD, ["--strict"], 0, id="good, --strict"),
+        pytest.param(WORLD + "---\n" + UNMATCHED, [], 0, id="a warning"),
+        pytest.param(WORLD + "---\n" + UNMATCHED, ["--strict"], 1, id="a warning, --strict"),
+        pytest.param(WORLD + "---\n" + BROKEN, [], 1, id="an error"),
+        pytest.param("", [], 0, id="empty"),
+    ],
+)
+def test_validate_exits_by_what_it_finds(
+    file: Callable[[str, str], str], text: str, flags: list[str], code: int
+) -> None:
+    path = file("f.yaml", text)
+
+    assert run(["validate", "-f", path, *flags]) == code
+    assert run(["validate", "-f", path, *flags, "-o", "json"]) == code
+
+
+def test_validate_tells_every_problem_on_a_line_of_its_own(
+    file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file("f.yaml", "\n---\n".join((WORLD, UNMATCHED, BROKEN.replace("default", "other"))))
+
+    run(["validate", "-f", path])
+
+    assert capsys.readouterr().out.splitlines() == [
+        (
+            f"{path}:16: PeerAuthentication finance/default: spec.selector.matchLabels: doesn't "
+            "match the only workload given in namespace finance; they have app=web (warning)"
+        ),
+        (
+            f"{path}:25: PeerAuthentication finance/other: spec.mtls.mode: "
+            'is "strict"; write STRICT, in exactly these letters'
+        ),
+    ]
+
+
+def test_validate_takes_what_a_shell_makes_of_a_pattern(
+    file: Callable[[str, str], str], world: str
+) -> None:
+    assert run(["validate", "-f", world, file("policy.yaml", BROKEN)]) == 1
+
+
+def test_an_object_in_two_files_is_told_with_both(
+    file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = file("1.yaml", POLICY), file("2.yaml", POLICY)
+
+    assert run(["validate", "-f", one, "-f", two]) == 1
+    assert f"{two}:1: " in (shown := capsys.readouterr().out)
+    assert f"is defined twice, first at {one}:1" in shown
+
+
+def test_a_dash_is_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin(BROKEN.encode()))
+
+    assert run(["validate", "-f", "-"]) == 1
+    assert capsys.readouterr().out.startswith("<stdin>:4: PeerAuthentication finance/default: ")
+
+
+def test_standard_input_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin(POLICY.encode()))
+    monkeypatch.setattr(_manifests, "LARGEST_STDIN", 10)
+
+    assert run(["validate", "-f", "-"]) == 2
+    assert "is more than 10 bytes; give files instead" in capsys.readouterr().err
+
+
+def test_explain_prints_the_derivation(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["explain", "finance/web", "-f", world, "-f", file("p.yaml", POLICY)]) == 0
+    assert "So the mode is STRICT, from finance/default (namespace)." in capsys.readouterr().out
+
+
+def test_explain_takes_the_names_of_the_mesh(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = file("p.yaml", POLICY.replace("namespace: finance", "namespace: root"))
+    names = ["--root-namespace", "root", "--trust-domain", "prod.example"]
+
+    assert run(["explain", "finance/web", "-f", world, "-f", policy, *names, "-o", "json"]) == 0
+
+    report = json.loads(capsys.readouterr().out)
+    assert report["decided_by"] == {"scope": "mesh", "policy": "root/default"}
+    assert report["workload"]["spiffe_id"] == "spiffe://prod.example/ns/finance/sa/default"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["explain", "finance/wbe", "-f", "{world}"], id="no such workload"),
+        pytest.param(["explain", "finance/web", "--root-namespace", "x"], id="a running mesh's"),
+        pytest.param(
+            ["explain", "finance/web", "-f", "{world}", "--trust-domain", "Prod!"], id="no domain"
+        ),
+        pytest.param(["plan", "-f", "{world}"], id="no change"),
+        pytest.param(["plan", "-f", "{world}", "--without", "Pod/finance/x"], id="nothing there"),
+        pytest.param(["plan", "-f", "-", "--with", "-"], id="standard input twice"),
+    ],
+)
+def test_wrong_use_is_told_and_nothing_else(
+    world: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([argument.format(world=world) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+
+
+def test_plan_fails_a_change_that_breaks_clients(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "-f", world, "--with", file("p.yaml", POLICY), "-o", "json"]) == 1
+
+    report = json.loads(capsys.readouterr().out)
+    assert report["would_break"]
+    assert [client["name"] for client in report["breaks"][0]["clients"]] == ["cron"]
+
+
+def test_plan_passes_a_change_that_breaks_nobody(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = file("p.yaml", POLICY)
+
+    assert run(["plan", "-f", world, "--with", policy, "--without", "Pod/legacy/cron"]) == 0
+    assert "PERMISSIVE   STRICT" in capsys.readouterr().out
+
+
+def test_plan_refuses_a_change_with_errors(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "-f", world, "--with", file("p.yaml", BROKEN)]) == 2
+    assert 'spec.mtls.mode: is "strict"' in capsys.readouterr().err
+
+
+def test_plan_does_not_pass_while_errors_hide_a_part(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = file("broken.yaml", BROKEN)
+    change = [
+        "--with",
+        file("p.yaml", POLICY.replace("default", "open").replace("STRICT", "UNSET")),
+    ]
+
+    assert run(["plan", "-f", world, *change]) == 0
+    assert run(["plan", "-f", world, "-f", broken, *change]) == 1
+    assert "left out: " in capsys.readouterr().err
+
+
+def _event(client: str | None) -> dict[str, object]:
+    end = {"address": "192.0.2.7", "port": 8080, "pod": None}
+    return {
+        "time": "2026-01-31T12:00:00Z",
+        "outcome": Outcome.PLAINTEXT,
+        "reason": "none",
+        "detail": "",
+        "side": Side.SERVER,
+        "source": {**end, "workload": client},
+        "destination": {**end, "workload": "finance/web"},
+        **dict.fromkeys(("peer", "claimed_peer", "mode", "decided_by")),
+        **dict.fromkeys(("tls_version", "tls_cipher", "tls_group"), ""),
+        "duration_ms": 1,
+    }
+
+
+@pytest.mark.parametrize(("observed", "code"), [([], 0), (["--observed"], 1)])
+def test_plan_observed_counts_clients_that_no_manifest_has(
+    world: str,
+    file: Callable[[str, str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    observed: list[str],
+    code: int,
+) -> None:
+    def call(_path: Path, op: str) -> Iterator[dict[str, object]]:
+        assert op == "events"
+        yield _event(None)
+
+    monkeypatch.setattr(_plan, "call", call)
+    change = ["--with", file("p.yaml", POLICY), "--without", "Pod/legacy/cron"]
+
+    assert run(["plan", "-f", world, *change, *observed]) == code
+
+
+@pytest.mark.usefixtures("no_mesh")
+def test_plan_observed_goes_on_without_a_mesh(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = ["--with", file("p.yaml", POLICY), "--without", "Pod/legacy/cron"]
+
+    assert run(["plan", "-f", world, *change, "--observed"]) == 0
+    assert "nothing observed: troth: no mesh is running" in capsys.readouterr().err
