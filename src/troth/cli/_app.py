@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
         Its exit code.
     """
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, prog_name="troth", standalone_mode=False)
     except typer.Abort:
         return 1
     except typer.TyperException as error:
