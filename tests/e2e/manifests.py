@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.e2e.client import PROGRAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 Object = dict[str, Any]
 
@@ -24,66 +24,51 @@ def namespace(name: str, *, mesh: bool) -> Object:
 
 
 def server(
-    name: str,
-    *listeners: str,
-    labels: Mapping[str, str] | None = None,
-    account: str = "",
+    name: str, *listeners: str, labels: Mapping[str, str] | None = None, version: str = "1"
 ) -> list[Object]:
-    """A pod ``NAMESPACE/NAME`` that runs `programs/hello.py`, its account and its labels.
+    """A pod ``NAMESPACE/NAME`` that runs `programs/hello.py`, and its service account.
 
     Args:
-        name: The pod's; its label ``app`` too.
+        name: The pod's and the account's; its label ``app`` too.
         listeners: ``http:8080``, ``echo:7000``, ``udp:5300``; without any it only sleeps.
         labels: More of them.
-        account: The service account; the pod's name if empty.
+        version: What makes it another pod when changed.
     """
-    space, _, own = name.partition("/")
-    metadata = {"namespace": space, "name": own, "labels": {"app": own, **(labels or {})}}
-    ports = []
-    for listener in listeners:
-        protocol, _, port = listener.partition(":")
-        transport = "UDP" if protocol == "udp" else "TCP"
-        ports.append(
-            {"name": f"{protocol}-{port}", "containerPort": int(port), "protocol": transport}
-        )
-    container: Object = {
-        "name": own,
-        "image": "hello",
-        "command": ["python3", "-I", str(PROGRAMS / "hello.py")],
-        "args": [own, *listeners],
-        "ports": ports,
-    }
-    if first := next((p for p in ports if p["protocol"] == "TCP"), None):
-        container["readinessProbe"] = {
-            "tcpSocket": {"port": first["containerPort"]},
-            "periodSeconds": 1,
-        }
+    metadata, spec = _template(name, listeners, labels or {}, version)
     return [
+        _account(name),
+        {"apiVersion": "v1", "kind": "Pod", "metadata": _named(name) | metadata, "spec": spec},
+    ]
+
+
+def deployment(name: str, *listeners: str, replicas: int = 1, version: str = "1") -> list[Object]:
+    """A Deployment ``NAMESPACE/NAME`` of such pods, and their service account."""
+    metadata, spec = _template(name, listeners, {}, version)
+    return [
+        _account(name),
         {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"namespace": space, "name": account or own},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": metadata,
-            "spec": {"serviceAccountName": account or own, "containers": [container]},
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": _named(name),
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": metadata["labels"]},
+                "template": {"metadata": metadata, "spec": spec},
+            },
         },
     ]
 
 
 def service(name: str, *ports: tuple[int, int | str] | int, protocol: str = "TCP") -> Object:
     """A dual-stack Service for the pods labelled ``app: NAME``; ports may have a target."""
-    space, _, own = name.partition("/")
     pairs = [port if isinstance(port, tuple) else (port, port) for port in ports]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"namespace": space, "name": own},
+        "metadata": _named(name),
         "spec": {
             "ipFamilyPolicy": "PreferDualStack",
-            "selector": {"app": own},
+            "selector": {"app": _named(name)["name"]},
             "ports": [
                 {"name": f"p{port}", "port": port, "targetPort": target, "protocol": protocol}
                 for port, target in pairs
@@ -100,7 +85,6 @@ def policy(
     ports: Mapping[int, str] | None = None,
 ) -> Object:
     """A PeerAuthentication ``NAMESPACE/NAME``."""
-    space, _, own = name.partition("/")
     spec: Object = {}
     if mode is not None:
         spec["mtls"] = {"mode": mode}
@@ -111,6 +95,46 @@ def policy(
     return {
         "apiVersion": "security.istio.io/v1",
         "kind": "PeerAuthentication",
-        "metadata": {"namespace": space, "name": own},
+        "metadata": _named(name),
         "spec": spec,
+    }
+
+
+def _named(name: str) -> Object:
+    space, _, own = name.partition("/")
+    return {"namespace": space, "name": own}
+
+
+def _account(name: str) -> Object:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _named(name)}
+
+
+def _template(
+    name: str, listeners: Sequence[str], labels: Mapping[str, str], version: str
+) -> tuple[Object, Object]:
+    """The metadata and spec of a pod."""
+    own = _named(name)["name"]
+    ports = []
+    for listener in listeners:
+        protocol, _, port = listener.partition(":")
+        transport = "UDP" if protocol == "udp" else "TCP"
+        ports.append(
+            {"name": f"{protocol}-{port}", "containerPort": int(port), "protocol": transport}
+        )
+    container: Object = {
+        "name": own,
+        "image": "hello",
+        "command": ["python3", "-I", str(PROGRAMS / "hello.py")],
+        "args": [own, *listeners],
+        "env": [{"name": "VERSION", "value": version}],
+        "ports": ports,
+    }
+    if first := next((p for p in ports if p["protocol"] == "TCP"), None):
+        container["readinessProbe"] = {
+            "tcpSocket": {"port": first["containerPort"]},
+            "periodSeconds": 1,
+        }
+    return {"labels": {"app": own, **labels}}, {
+        "serviceAccountName": own,
+        "containers": [container],
     }
