@@ -43,7 +43,7 @@ def up(
         "cluster.local"
     ),
     certificate_lifetime: Annotated[
-        int, typer.Option(help="Life of a workload's certificate, in seconds.", min=60)
+        int, typer.Option(help="Life of a workload's certificate, in seconds.", min=10)
     ] = 12 * 3600,
     ca_cert: Annotated[
         Path | None, typer.Option(help="Sign with this CA certificate (PEM), root or intermediate.")
