@@ -1,0 +1,60 @@
+"""`troth demo` as a command, on a mesh that only answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, RESET, refused_trace
+
+from troth import demo
+from troth.cli._app import run
+from troth.demo import StepReport
+from troth.demo._judge import judge_attempt, judge_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from troth.local import Attempt
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
+    tried = judge_attempt(BY_TUNNEL, attempt)
+    step = StepReport(number=1, title="", says="", policy=None, tries=(tried,), ok=tried.ok)
+
+    @contextlib.contextmanager
+    def running(_: object) -> Iterator[None]:
+        yield
+
+    trace = refused_trace()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(demo, "running", running)
+    monkeypatch.setattr(demo, "walk", lambda _: iter([step]))
+    monkeypatch.setattr(demo, "trace_handshake", lambda _: (trace, judge_trace(IMPOSTOR, trace)))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "code"),
+    [
+        pytest.param(ANSWERED, 0, id="as it should"),
+        pytest.param(RESET, 1, id="otherwise"),
+        pytest.param(msgspec.structs.replace(ANSWERED, event=None), 1, id="unreported"),
+    ],
+)
+def test_the_exit_code_says_whether_everything_came_out(
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+    attempt: Attempt,
+    code: int,
+) -> None:
+    _pretend(monkeypatch, attempt)
+    assert run(["demo", "-o", "json"]) == code
+    report = json.loads(capsysbinary.readouterr().out)
+    assert report["schema"] == "troth/demo/v1"
+    assert report["ok"] is (code == 0)
+    assert report["steps"][0]["tries"][0]["ok"] is (code == 0)
+    assert report["handshake"]["schema"] == "troth/trace/v1"
