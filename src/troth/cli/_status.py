@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import typer
 
 
-
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("status")(status)
