@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth.local import Outside, Settings, StateDirectory, _outside, _uplink
+from troth.local import Outside, StateDirectory, _outside, _uplink
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("uplink", [True, False], ids=["with an uplink", "without one"])
-def test_only_a_mesh_that_has_the_uplink_removes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, uplink: bool
+@pytest.mark.parametrize("uplink", [_uplink.Uplink(3), None], ids=["with an uplink", "without"])
+def test_only_the_uplink_that_a_mesh_has_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, uplink: _uplink.Uplink | None
 ) -> None:
-    removed: list[bool] = []
+    removed: list[_uplink.Uplink] = []
     monkeypatch.setattr(_outside, "is_privileged", lambda: True)
-    monkeypatch.setattr(_uplink, "remove", lambda: removed.append(True))
+    monkeypatch.setattr(_uplink, "remove", removed.append)
     state = StateDirectory(tmp_path / "state")
     state.prepare()
-    settings = Settings(paths=(), uplink=uplink)
-    state.write_private(state.settings, msgspec.json.encode(settings))
+    if uplink:
+        state.write_private(state.uplink, msgspec.json.encode(uplink))
     assert Outside(state).stop()
-    assert bool(removed) is uplink
+    assert removed == ([uplink] if uplink else [])
     assert not state.path.exists()

@@ -136,7 +136,9 @@ class Outside:
             first = self._first_process(mesh)
             self.state.write_private(self.state.pid, msgspec.json.encode(first))
             if settings.uplink:
-                _uplink.add(first.pid)
+                uplink = _uplink.link(first.pid)
+                self.state.write_private(self.state.uplink, msgspec.json.encode(uplink))
+                _uplink.configure(uplink, first.pid)
         except BaseException:
             mesh.kill()
             mesh.wait()
@@ -210,16 +212,16 @@ class Outside:
         return lock
 
     def _remove_remains(self) -> None:
-        # The host has room for one uplink; that of another state directory's mesh stays.
-        if is_privileged() and self._had_uplink():
-            _uplink.remove()
+        if is_privileged() and (uplink := self._uplink()):
+            _uplink.remove(uplink)
         self.state.clear()
 
-    def _had_uplink(self) -> bool:
+    def _uplink(self) -> _uplink.Uplink | None:
+        """The uplink that this directory's mesh has or had."""
         try:
-            return self.state.read_settings().uplink
+            return msgspec.json.decode(self.state.uplink.read_bytes(), type=_uplink.Uplink)
         except (OSError, msgspec.DecodeError):
-            return False
+            return None
 
     def _first_process(self, unshare: subprocess.Popen[bytes]) -> Process:
         children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")

@@ -66,6 +66,7 @@ class StateDirectory:
         self.settings = self.path / "settings.json"
         self.lock = self.path / "lock"
         self.pid = self.path / "pid"
+        self.uplink = self.path / "uplink.json"
         self.log = self.path / "troth.log"
         self.control = self.path / "control.sock"
         self.ads = self.path / "ads.sock"

@@ -9,8 +9,11 @@ the host is the host's decision (``net.ipv4.ip_forward``), which troth doesn't c
 from __future__ import annotations
 
 import contextlib
+import errno
 import subprocess
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from troth.errors import EnvironmentLackError
 
@@ -19,45 +22,83 @@ if TYPE_CHECKING:
 
     from pyroute2 import IPRoute
 
-HOST_ADDRESS = "169.254.77.1"
-"""The host, as pods reach it."""
-
-_MESH_ADDRESS = "169.254.77.2"
-_PREFIX_LENGTH = 30
 _MESH_INTERFACE = "uplink"
-_HOST_INTERFACE = "troth-uplink"
-_TABLE = "troth_uplink"
+_PREFIX_LENGTH = 30
+_MOST = 64  # networks of four addresses in 169.254.77.0/24
 
 
-def add(pid: int) -> None:
-    """Link the host to the network namespace of process ``pid``.
+class Uplink(msgspec.Struct, frozen=True):
+    """One of the links that meshes of this host can have; the first is number 0."""
+
+    number: int
+
+    @property
+    def host_address(self) -> str:
+        """The host, as pods reach it: 169.254.77.1 for the first mesh."""
+        return f"169.254.77.{4 * self.number + 1}"
+
+    @property
+    def mesh_address(self) -> str:
+        """The mesh, as the host sees it."""
+        return f"169.254.77.{4 * self.number + 2}"
+
+    @property
+    def interface(self) -> str:
+        """The host's end."""
+        return f"troth-uplink{self.number}"
+
+    @property
+    def table(self) -> str:
+        """The nftables table on the host."""
+        return f"troth_uplink{self.number}"
+
+
+def link(pid: int) -> Uplink:
+    """Link the host to the network namespace of process ``pid``; `configure` makes it work.
 
     Raises:
         EnvironmentLackError: The kernel refused.
     """
-    from pyroute2 import IPRoute, NetNS  # noqa: PLC0415 - slow to import, and only root needs it
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow, and only root needs it
+
+    with _explained(), IPRoute() as host:
+        for number in range(_MOST):
+            uplink = Uplink(number)
+            peer = {"ifname": _MESH_INTERFACE, "net_ns_pid": pid}
+            try:
+                host.link("add", ifname=uplink.interface, kind="veth", peer=peer)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:  # another mesh's
+                    raise
+            else:
+                return uplink
+    raise EnvironmentLackError(f"{_MOST} meshes have uplinks already", "stop some: troth down")
+
+
+def configure(uplink: Uplink, pid: int) -> None:
+    """Give both ends addresses, and translate what leaves; raises as `link` does."""
+    from pyroute2 import IPRoute, NetNS  # noqa: PLC0415 - as above
 
     with _explained():
         with IPRoute() as host:
-            peer = {"ifname": _MESH_INTERFACE, "net_ns_pid": pid}
-            host.link("add", ifname=_HOST_INTERFACE, kind="veth", peer=peer)
-            _configure(host, _HOST_INTERFACE, HOST_ADDRESS)
+            _configure(host, uplink.interface, uplink.host_address)
         with NetNS(f"/proc/{pid}/ns/net") as mesh:
-            _configure(mesh, _MESH_INTERFACE, _MESH_ADDRESS)
-            mesh.route("add", dst="default", gateway=HOST_ADDRESS)
-    _nft(_masquerade(f'ip saddr {_MESH_ADDRESS} oifname != "{_HOST_INTERFACE}"'))
+            _configure(mesh, _MESH_INTERFACE, uplink.mesh_address)
+            mesh.route("add", dst="default", gateway=uplink.host_address)
+    beyond = f'ip saddr {uplink.mesh_address} oifname != "{uplink.interface}"'
+    _nft(_masquerade(uplink.table, beyond))
     inside = ("nsenter", f"--net=/proc/{pid}/ns/net", "--")
-    _nft(_masquerade(f'oifname "{_MESH_INTERFACE}"'), *inside)
+    _nft(_masquerade(uplink.table, f'oifname "{_MESH_INTERFACE}"'), *inside)
 
 
-def remove() -> None:
-    """Remove what `add` made, or what is left of it; nothing there is no error."""
+def remove(uplink: Uplink) -> None:
+    """Remove it, or what is left of it; nothing there is no error."""
     from pyroute2 import IPRoute  # noqa: PLC0415 - as above
 
     with _explained(), IPRoute() as host:
-        for index in host.link_lookup(ifname=_HOST_INTERFACE):
+        for index in host.link_lookup(ifname=uplink.interface):
             host.link("del", index=index)
-    _nft(f"add table inet {_TABLE}\ndelete table inet {_TABLE}\n")
+    _nft(f"add table inet {uplink.table}\ndelete table inet {uplink.table}\n")
 
 
 def _configure(ip: IPRoute, interface: str, address: str) -> None:
@@ -66,9 +107,9 @@ def _configure(ip: IPRoute, interface: str, address: str) -> None:
     ip.link("set", index=index, state="up")
 
 
-def _masquerade(what: str) -> str:
+def _masquerade(table: str, what: str) -> str:
     return f"""\
-table inet {_TABLE} {{
+table inet {table} {{
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     {what} masquerade
@@ -93,5 +134,6 @@ def _explained() -> Iterator[None]:
         yield
     except NetlinkError as error:
         raise EnvironmentLackError(
-            f"cannot link the mesh to the host: {error}", f"is {_HOST_INTERFACE} somebody else's?"
+            f"cannot link the mesh to the host: {error}",
+            "see that the kernel has veth and nftables",
         ) from error
