@@ -194,7 +194,7 @@ class Mesh:
                     "port": event["destination"]["port"],
                 }
                 if wanted.items() <= seen.items():
-                    return event
+                    return dict(event)
             return None
 
         found = eventually(find, what=f"a connection with {wanted}")

@@ -83,7 +83,12 @@ async def server(run_dir: Path, recorder: Recorder) -> AsyncIterator[AdsServer]:
 
 @pytest.fixture
 async def envoy(run_dir: Path) -> AsyncIterator[EnvoyProcess]:
-    data = bootstrap(node_id="test", ads_socket=run_dir / "ads", admin_socket=run_dir / "admin")
+    data = bootstrap(
+        node_id="test",
+        ads_socket=run_dir / "ads",
+        admin_socket=run_dir / "admin",
+        max_connections=100,
+    )
     path = run_dir / "bootstrap.json"
     path.write_text(json.dumps(data))
     envoy = EnvoyProcess(EnvoyOptions(bootstrap=path, binary=find_envoy()))

@@ -24,7 +24,7 @@ from troth.identity import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Forge, Made
+    from tests.identity.conftest import Forge, Made
 
 TD = TrustDomain("cluster.local")
 URI = x509.UniformResourceIdentifier

@@ -22,7 +22,7 @@ from troth.identity import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Forge
+    from tests.identity.conftest import Forge
 
 TD = TrustDomain("cluster.local")
 CLIENT = SpiffeId.for_service_account(TD, "finance", "web")

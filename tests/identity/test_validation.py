@@ -22,7 +22,7 @@ from troth.identity import (
 )
 
 if TYPE_CHECKING:
-    from conftest import Forge
+    from tests.identity.conftest import Forge
 
 TD = TrustDomain("cluster.local")
 WEB = "spiffe://cluster.local/ns/finance/sa/web"

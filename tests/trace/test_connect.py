@@ -25,7 +25,7 @@ from troth.trace import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from conftest import Owner, Ports, World
+    from tests.trace.conftest import Owner, Ports, World
 
     from troth.identity import SpiffeId
 

@@ -29,7 +29,7 @@ from troth.trace._wire import HEADER_SIZE, RecordSplitter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import MemoryServer, World
+    from tests.trace.conftest import MemoryServer, World
 
     from troth.trace import TraceReport
 

@@ -30,7 +30,7 @@ from troth.trace._steps import _ENDINGS, _RULES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import MemoryServer, World
+    from tests.trace.conftest import MemoryServer, World
 
     Converse = Callable[..., TraceReport]
     Serve = Callable[..., MemoryServer]

@@ -19,6 +19,7 @@ from troth.mesh._model import (
     Service,
     ServicePort,
 )
+from troth.mesh._tally import OTHERS, Tally, TallyState, Total
 from troth.mesh._target import Target, find_target, pod_at
 from troth.mesh._view import Destination, LocalPod, NodeView, node_view
 from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, membership
@@ -26,6 +27,7 @@ from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, members
 __all__ = [
     "DEFAULT_ROOT_NAMESPACE",
     "MESH_LABEL",
+    "OTHERS",
     "ClientDecision",
     "Connection",
     "ContainerPort",
@@ -44,7 +46,10 @@ __all__ = [
     "Service",
     "ServicePort",
     "Side",
+    "Tally",
+    "TallyState",
     "Target",
+    "Total",
     "World",
     "client_decision",
     "find_target",

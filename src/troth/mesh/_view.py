@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +11,8 @@ from troth.mesh._model import Pod, Service
 from troth.policy import Decision, Mode, PolicyIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from troth.mesh._world import World
 
 
