@@ -153,8 +153,9 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                 task.result()
         finally:
             self._streams.remove(stream)
-            for task in (reading, pushing):
-                task.cancel()
+            async with stream.lock:  # gRPC breaks a stream whose handler leaves amid a write
+                reading.cancel()
+                pushing.cancel()
             await asyncio.gather(reading, pushing, return_exceptions=True)
             await self._notify()
             _log.debug("Envoy disconnected from the ADS server")
