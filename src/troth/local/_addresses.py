@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
 
 from troth.errors import EnvironmentLackError, InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 AnyNetwork = IPv4Network | IPv6Network
 AnyAddress = IPv4Address | IPv6Address
@@ -130,6 +134,11 @@ class ServiceAddresses:
         """Gives back what ``service`` held; no-op when that is nothing."""
         for address in self._held.pop(service, ()):
             self._pools[_family(address)].release(address)
+
+    def retain(self, services: Iterable[str]) -> None:
+        """Gives back what all others than ``services`` held."""
+        for gone in self._held.keys() - set(services):
+            self.release(gone)
 
     def _family_of(self, service: str, requested: str) -> str:
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.errors import InputError, Problem
+from troth.errors import InputError, Problem, Severity
 from troth.mesh import Endpoint, Pod, Service, ServicePort
 from troth.sources import PodTemplate, runnable_problems
 
@@ -38,20 +38,20 @@ def plan_pods(manifests: Manifests) -> PodPlan:
     pods: dict[str, PodTemplate] = {}
     problems: list[Problem] = []
     for template in _instances(manifests):
-        refused = [*runnable_problems(template), *_local_problems(template)]
+        found = [*runnable_problems(template), *_local_problems(template)]
         key = f"{template.namespace}/{template.name}"
-        if key in pods:
-            refused.append(
+        if (other := pods.get(key)) is not None:
+            found.append(
                 Problem(
                     subject=f"Pod {key}",
                     path="metadata.name",
-                    found=f"is also the name of a pod of {template.owner_kind} {template.owner}",
+                    found=f"is also the name of a pod of {other.owner_kind} {other.owner}",
                     wanted="rename one of them",
                     location=template.location,
                 )
             )
-        problems += refused
-        if not refused:
+        problems += found
+        if not any(problem.severity is Severity.ERROR for problem in found):
             pods[key] = template
     return PodPlan(pods=pods, problems=tuple(problems))
 
@@ -78,6 +78,8 @@ def resolve_services(
     Returns:
         Services by ``NAMESPACE/NAME``, and why others have no virtual IP.
     """
+    specs = tuple(specs)
+    addresses.retain(f"{spec.namespace}/{spec.name}" for spec in specs)
     by_namespace: dict[str, list[RunningPod]] = {}
     for pod in running:
         by_namespace.setdefault(pod.pod.namespace, []).append(pod)
