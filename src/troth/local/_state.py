@@ -88,7 +88,14 @@ class StateDirectory:
                 f"too long for Unix sockets in it ({longest} bytes)",
                 f"use a path at least {longest - _LONGEST_SOCKET_PATH} bytes shorter",
             )
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            pass  # ours or not, that is seen below
+        except OSError as error:
+            raise self._problem(
+                f"cannot be made: {error.strerror}", "name a place of your own in TROTH_STATE_DIR"
+            ) from error
         status = self.path.lstat()
         if not stat.S_ISDIR(status.st_mode):
             raise self._problem("not a directory (or a link to one)", "name a directory")
