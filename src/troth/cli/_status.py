@@ -9,6 +9,7 @@ import msgspec
 from rich.markup import escape
 
 from troth.cli._console import Output, OutputOption, coloured, out, print_json, table
+from troth.errors import Severity
 from troth.local import MeshStatus, StateDirectory, call
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def status(output: OutputOption = Output.TEXT) -> int:
     """Show each pod: identity, mode of every port, certificate, captured or why not.
 
-    The exit code is 0 when all is as it should be, and 1 when something is missing.
+    The exit code is 0 when all is as it should be, and 1 when something is missing or refused.
     """
     (answer,) = call(StateDirectory().control, "status")
     mesh = msgspec.convert(answer, MeshStatus, strict=False)
@@ -31,7 +32,8 @@ def status(output: OutputOption = Output.TEXT) -> int:
         print_json(mesh)
     else:
         _print(mesh)
-    return 0 if mesh.ready else 1
+    refused = any(problem.severity is Severity.ERROR for problem in mesh.problems)
+    return 0 if mesh.ready and not refused else 1
 
 
 def _print(mesh: MeshStatus) -> None:

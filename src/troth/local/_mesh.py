@@ -56,6 +56,7 @@ class LocalMesh:
         self._network = network
         self._virtual_ips = ServiceAddresses()
         self._sandboxes: dict[str, Sandbox] = {}
+        self._troubles: dict[str, str] = {}
         self._plan = PodPlan(pods={})
         self._service_problems: tuple[Problem, ...] = ()
         self._known_problems: frozenset[str] = frozenset()
@@ -89,9 +90,7 @@ class LocalMesh:
         if self._acted_on < self._wakes:
             return ("what has just changed",)
         blockers = [
-            f"{sandbox.key}: {blocker}"
-            for sandbox in self.sandboxes
-            if (blocker := self._blocker(sandbox))
+            f"{key}: {blocker}" for key in self._plan.pods if (blocker := self._blocker(key))
         ]
         if not self.agent.is_settled:
             blockers.append("Envoy: has not taken the newest configuration yet")
@@ -142,6 +141,8 @@ class LocalMesh:
 
     async def _reconcile(self) -> None:
         self._plan = plan_pods(self.manifests)
+        for gone in self._troubles.keys() - self._plan.pods.keys():
+            del self._troubles[gone]
         for key, sandbox in list(self._sandboxes.items()):
             template = self._plan.pods.get(key)
             if template is None or not same_process(template, sandbox.template):
@@ -214,19 +215,26 @@ class LocalMesh:
         """Bring names and virtual IPs of each pod up to date, and start those that may start."""
         world = self.world
         assert world is not None  # noqa: S101 - set just before
+        services = tuple(world.services.values())
+        named = tuple(
+            (world.pods[sandbox.uid], sandbox.template)
+            for sandbox in self._sandboxes.values()
+            if sandbox.template.subdomain
+        )
         for key, sandbox in self._sandboxes.items():
             with self._reported(key):
                 captured = sandbox.uid in self.agent.captured
-                await sandbox.set_services(tuple(world.services.values()), captured=captured)
+                await sandbox.set_services(services, named, captured=captured)
                 if not sandbox.started and (captured or not self._meant(sandbox)):
                     sandbox.start(self.manifests)
 
     def _meant(self, sandbox: Sandbox) -> bool:
         return self.membership(sandbox.template.namespace, sandbox.template.labels).in_mesh
 
-    def _blocker(self, sandbox: Sandbox) -> str:
-        if sandbox.error:
-            return sandbox.error
+    def _blocker(self, key: str) -> str:
+        if key in self._troubles:
+            return self._troubles[key]
+        sandbox = self._sandboxes[key]
         if self._meant(sandbox) and sandbox.uid not in self.agent.captured:
             return self.agent.refused.get(sandbox.uid, "not captured yet")
         return sandbox.blocker
@@ -266,6 +274,7 @@ class LocalMesh:
             yield
         except TrothError as error:
             _log.warning("pod trouble", pod=key, reason=str(error))
-            if sandbox := self._sandboxes.get(key):
-                sandbox.error = str(error)
+            self._troubles[key] = str(error)
             self.notices.add(f"pod {key}: {error}")
+        else:
+            self._troubles.pop(key, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from troth.local import _env
 from troth.local._hosts import hosts_text, resolv_conf_text
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 NODE_NAME = "local"
 """What ``spec.nodeName`` says in every pod."""
 
+NamedPods: TypeAlias = "tuple[tuple[Pod, PodTemplate], ...]"
+
 STOP_GRACE_SECONDS = 2.0
 """Between SIGTERM and SIGKILL; a laptop's apps hold nothing worth Kubernetes' 30 s."""
 
@@ -37,7 +39,6 @@ class Sandbox:
 
     Attributes:
         template: What it runs. Labels may change while it runs.
-        error: What keeps it from running, empty if nothing does.
     """
 
     def __init__(
@@ -57,7 +58,6 @@ class Sandbox:
         self.uid = uid
         self.netns = path
         self.addresses = addresses
-        self.error = ""
         self._network = network
         self._directory = directory
         self._hidden = hidden
@@ -66,7 +66,8 @@ class Sandbox:
         self._runner: PodRunner | None = None
         self._manifests: Manifests | None = None
         self._services: tuple[Service, ...] = ()
-        self._settled: tuple[tuple[Service, ...], bool] | None = None
+        self._named: NamedPods = ()
+        self._settled: tuple[tuple[Service, ...], NamedPods, bool] | None = None
 
     @classmethod
     async def create(
@@ -133,20 +134,23 @@ class Sandbox:
             return "not started yet"
         return f"container {waiting.name}: {waiting.message or waiting.reason}"
 
-    async def set_services(self, services: tuple[Service, ...], *, captured: bool) -> None:
+    async def set_services(
+        self, services: tuple[Service, ...], named: NamedPods, *, captured: bool
+    ) -> None:
         """Bring names and virtual IPs up to date.
 
         Args:
             services: All Services of the mesh.
+            named: The pods that may have names of their own below a headless Service.
             captured: Whether Envoy balances this pod's TCP.
         """
-        if (services, captured) == self._settled:
+        if (services, named, captured) == self._settled:
             return
         await apply_services(self.netns, services, captured=captured)
-        self._services = services
+        self._services, self._named = services, named
         if self._runner is not None:
             self._runner.set_hosts(self._hosts())
-        self._settled = (services, captured)
+        self._settled = (services, named, captured)
 
     def start(self, manifests: Manifests) -> None:
         """Start the pod's processes; ConfigMaps and Secrets come from ``manifests``."""
@@ -194,7 +198,7 @@ class Sandbox:
         )
 
     def _hosts(self) -> str:
-        return hosts_text(self._pod(), self.template, self._services)
+        return hosts_text(self._pod(), self.template, self._services, peers=self._named)
 
     def _prepare(self, container: Container) -> Prepared:
         manifests = self._manifests
