@@ -53,7 +53,13 @@ def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     def make(on_change: Callable[[], None]) -> NodeAgent:
         made = NodeAgent(
             node_name="node",
-            paths=NodePaths(ads=tmp_path, admin=tmp_path, bootstrap=tmp_path, access_log=tmp_path),
+            paths=NodePaths(
+                ads=tmp_path,
+                admin=tmp_path,
+                bootstrap=tmp_path,
+                access_log=tmp_path,
+                journal=tmp_path / "events",
+            ),
             signer=NoSigner(),
             service_ranges=(),
             on_change=on_change,

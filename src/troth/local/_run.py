@@ -83,6 +83,7 @@ class _Mesh:
                 admin=state.admin,
                 bootstrap=state.bootstrap,
                 access_log=state.access_log,
+                journal=state.journal,
             ),
             signer=signer,
             service_ranges=(str(SERVICE_RANGE_V4), str(SERVICE_RANGE_V6)),

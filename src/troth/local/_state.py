@@ -8,11 +8,15 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _MARKER = "this-is-a-troth-state-directory"
 _LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7), less its final zero
@@ -73,6 +77,7 @@ class StateDirectory:
         self.admin = self.path / "envoy-admin.sock"
         self.bootstrap = self.path / "envoy.json"
         self.access_log = self.path / "access-log.fifo"
+        self.journal = self.path / "events"
         self.netns = self.path / "netns"
         self.pods = self.path / "pods"
 
@@ -121,12 +126,21 @@ class StateDirectory:
             return None
         return descriptor
 
-    def clear(self, *, keep_log: bool = False) -> None:
-        """Remove what a mesh left here, except the directory, its marker and its lock.
+    def clear(self) -> None:
+        """Remove what a mesh left here, except what the next one goes on with: its events.
 
         Call it only with the lock held.
         """
-        keep = {_MARKER, self.lock.name} | ({self.log.name} if keep_log else set())
+        self._remove_all_but({_MARKER, self.lock.name, self.journal.name})
+
+    def remove(self) -> None:
+        """Remove the directory and all in it; call it only with the lock held."""
+        self._remove_all_but({_MARKER, self.lock.name})
+        (self.path / _MARKER).unlink(missing_ok=True)
+        self.lock.unlink(missing_ok=True)
+        self.path.rmdir()
+
+    def _remove_all_but(self, keep: Collection[str]) -> None:
         for entry in self.path.iterdir():
             if entry.name in keep:
                 continue
@@ -134,13 +148,6 @@ class StateDirectory:
                 shutil.rmtree(entry)
             else:
                 entry.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Remove the directory and all in it; call it only with the lock held."""
-        self.clear()
-        (self.path / _MARKER).unlink(missing_ok=True)
-        self.lock.unlink(missing_ok=True)
-        self.path.rmdir()
 
     def read_settings(self) -> Settings:
         """What the mesh of this directory was started with."""

@@ -7,9 +7,11 @@ from troth.node._agent import NodeAgent, NodePaths
 from troth.node._capture import apply_ruleset
 from troth.node._certificates import Signed, Signer
 from troth.node._history import History
+from troth.node._journal import Journal
 
 __all__ = [
     "History",
+    "Journal",
     "NodeAgent",
     "NodePaths",
     "Signed",

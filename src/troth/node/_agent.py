@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from troth.mesh import Connection, NodeView, World, node_view
 from troth.node._capture import capture, release
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._history import History
+from troth.node._journal import Journal
 from troth.node._observe import Observer
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
     admin: Path
     bootstrap: Path
     access_log: Path
+    journal: Path
 
 
 class NodeAgent:
@@ -76,6 +79,9 @@ class NodeAgent:
         on_change: Callable[[], None],
     ) -> None:
         self.connections: History[Connection] = History()
+        self.journal = Journal(paths.journal, now=datetime.now(UTC))
+        for connection in self.journal.restored:
+            self.connections.add(connection)
         self.certificates = CertificateKeeper(signer, on_change=self._wake)
         self._node_name = node_name
         self._paths = paths
@@ -159,6 +165,7 @@ class NodeAgent:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self.certificates.run())
                     tasks.create_task(self._observe(pipe))
+                    tasks.create_task(self.journal.run())
                     tasks.create_task(self._reconcile_forever())
             finally:
                 await self._envoy.stop()
@@ -266,8 +273,11 @@ class NodeAgent:
 
     async def _observe(self, pipe: AccessLogPipe) -> None:
         async for event in pipe.events():
-            if self._observer is not None:
-                self.connections.add(self._observer.connection(event))
+            if self._observer is None:
+                continue
+            connection = self._observer.connection(event)
+            self.connections.add(connection)
+            self.journal.add(connection)
 
     def _write_bootstrap(self) -> None:
         document = bootstrap(
@@ -276,6 +286,7 @@ class NodeAgent:
             admin_socket=self._paths.admin,
             max_connections=_max_connections(),
         )
+        self._paths.bootstrap.touch(mode=0o600)
         self._paths.bootstrap.write_bytes(msgspec.json.encode(document))
 
     def _wake(self) -> None:

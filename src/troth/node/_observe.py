@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.mesh import Connection, Party
+from troth.mesh import Connection, Party, Side
 from troth.policy import PolicyIndex
 
 if TYPE_CHECKING:
     from troth.envoy import ConnectionEvent
-    from troth.mesh import World
+    from troth.mesh import Pod, World
 
 
 class Observer:
@@ -17,6 +17,7 @@ class Observer:
 
     def __init__(self, world: World) -> None:
         self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
+        self._by_uid = world.pods
         self._by_address = {
             address: pod for pod in world.pods.values() for address in pod.addresses
         }
@@ -37,8 +38,8 @@ class Observer:
             reason=event.reason,
             detail=event.detail,
             side=event.side,
-            source=self._party(event.source_address, event.source_port),
-            destination=self._party(event.destination_address, event.destination_port),
+            source=_party(self._source(event), event.source_address, event.source_port),
+            destination=_party(destination, event.destination_address, event.destination_port),
             peer=event.peer,
             claimed_peer=event.claimed_peer,
             mode=mode,
@@ -49,11 +50,16 @@ class Observer:
             duration_ms=event.duration_ms,
         )
 
-    def _party(self, address: str, port: int) -> Party:
-        pod = self._by_address.get(address)
-        return Party(
-            address=address,
-            port=port,
-            pod=str(pod) if pod else None,
-            workload=pod.workload if pod else None,
-        )
+    def _source(self, event: ConnectionEvent) -> Pod | None:
+        if event.side is Side.CLIENT:  # also what the pod does over its loopback is its own doing
+            return self._by_uid.get(event.pod)
+        return self._by_address.get(event.source_address)
+
+
+def _party(pod: Pod | None, address: str, port: int) -> Party:
+    return Party(
+        address=address,
+        port=port,
+        pod=str(pod) if pod else None,
+        workload=pod.workload if pod else None,
+    )
