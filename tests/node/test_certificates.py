@@ -1,0 +1,203 @@
+"""Certificates asked for and renewed against a signer with moods."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from troth.errors import PeerError
+from troth.identity import CertificateAuthority, SpiffeId, TrustDomain
+from troth.node import Signed
+from troth.node._certificates import CertificateKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    import pytest
+
+    from troth.identity import SigningRequest, TrustBundle
+
+TRUST_DOMAIN = TrustDomain.parse("cluster.local")
+WEB = SpiffeId.for_service_account(TRUST_DOMAIN, "shop", "web")
+PAYMENTS = SpiffeId.for_service_account(TRUST_DOMAIN, "shop", "payments")
+
+
+class MoodySigner:
+    """An authority that answers, refuses or keeps silent, as it is told."""
+
+    def __init__(self) -> None:
+        self._authority = CertificateAuthority.self_signed(TRUST_DOMAIN, now=datetime.now(UTC))
+        self.lifetime = timedelta(hours=1)
+        self.refuses: set[SpiffeId] = set()
+        self.refused = asyncio.Event()
+        self.speaks = asyncio.Event()
+        self.speaks.set()
+        self.asked: list[SpiffeId] = []
+        self.given_up = 0
+
+    @property
+    def bundle(self) -> TrustBundle:
+        return self._authority.trust_bundle
+
+    async def sign(self, request: SigningRequest) -> Signed:
+        self.asked.append(request.spiffe_id)
+        try:
+            await self.speaks.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        if request.spiffe_id in self.refuses:
+            self.refused.set()
+            raise PeerError("signer", "it is in a bad mood")
+        chain = self._authority.sign(
+            request.csr, now=datetime.now(UTC), lifetime=self.lifetime, expected=request.spiffe_id
+        ).chain
+        return Signed(chain, self.bundle)
+
+
+class Told:
+    """Counts calls of ``on_change``, and waits for the next one."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self._again = asyncio.Event()
+
+    def __call__(self) -> None:
+        self.times += 1
+        self._again.set()
+
+    async def again(self) -> None:
+        self._again.clear()
+        await self._again.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    signer: MoodySigner, told: Callable[[], None]
+) -> AsyncIterator[CertificateKeeper]:
+    keeper = CertificateKeeper(signer, on_change=told)
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield keeper
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_every_wanted_identity_gets_a_certificate_of_its_own() -> None:
+    async with running(MoodySigner(), Told()) as keeper:
+        assert await keeper.ensure({WEB, PAYMENTS}) == {}
+        assert {each: svid.spiffe_id for each, svid in keeper.current().items()} == {
+            WEB: WEB,
+            PAYMENTS: PAYMENTS,
+        }
+
+
+async def test_an_identity_that_has_a_certificate_is_not_asked_for_again() -> None:
+    signer = MoodySigner()
+    async with running(signer, Told()) as keeper:
+        await keeper.ensure({WEB})
+        await keeper.ensure({WEB, PAYMENTS})
+        assert sorted(signer.asked, key=str) == [PAYMENTS, WEB]
+
+
+async def test_an_identity_that_is_no_longer_wanted_is_let_go() -> None:
+    async with running(MoodySigner(), Told()) as keeper:
+        await keeper.ensure({WEB, PAYMENTS})
+        await keeper.ensure({PAYMENTS})
+        assert keeper.current().keys() == {PAYMENTS}
+
+
+async def test_a_refusal_is_the_reason_why_there_is_no_certificate() -> None:
+    signer = MoodySigner()
+    signer.refuses = {WEB}
+    async with running(signer, Told()) as keeper:
+        assert await keeper.ensure({WEB}) == {WEB: "signer: it is in a bad mood"}
+        assert keeper.current() == {}
+
+
+async def test_after_a_refusal_it_is_asked_again_and_the_late_certificate_is_told() -> None:
+    signer, told = MoodySigner(), Told()
+    signer.refuses = {WEB}
+    async with running(signer, told) as keeper:
+        await keeper.ensure({WEB})
+        before = told.times
+        signer.refuses.clear()
+        await told.again()
+        assert told.times > before
+        assert keeper.current().keys() == {WEB}
+        assert await keeper.ensure({WEB}) == {}
+
+
+async def test_a_silent_signer_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 0.01)
+    signer, told = MoodySigner(), Told()
+    signer.speaks.clear()
+    async with running(signer, told) as keeper:
+        missing = await keeper.ensure({WEB})
+        assert missing == {WEB: "the signer has not answered yet"}
+        signer.speaks.set()
+        await told.again()
+        assert keeper.current().keys() == {WEB}
+
+
+async def test_a_signer_that_never_answers_is_given_up_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("troth.node._certificates.SIGNING_TIMEOUT_SECONDS", 0.01)
+    signer, told = MoodySigner(), Told()
+    signer.speaks.clear()
+    async with running(signer, told) as keeper:
+        assert await keeper.ensure({WEB}) == {WEB: "no answer in 0.01 s"}
+        signer.speaks.set()
+        await told.again()
+        assert keeper.current().keys() == {WEB}
+        assert len(signer.asked) > 1
+
+
+async def test_one_identitys_trouble_is_not_anothers() -> None:
+    signer = MoodySigner()
+    signer.refuses = {PAYMENTS}
+    async with running(signer, Told()) as keeper:
+        assert (await keeper.ensure({WEB, PAYMENTS})).keys() == {PAYMENTS}
+        assert keeper.current().keys() == {WEB}
+
+
+async def test_a_certificate_is_renewed_before_it_expires_and_the_change_is_told() -> None:
+    signer, told = MoodySigner(), Told()
+    signer.lifetime = timedelta(seconds=3)
+    async with running(signer, told) as keeper:
+        await keeper.ensure({WEB})
+        first = keeper.current()[WEB]
+        await told.again()
+        second = keeper.current()[WEB]
+        assert second.not_after > first.not_after
+        assert datetime.now(UTC) < first.not_after
+        assert second.private_key.reveal() != first.private_key.reveal()
+
+
+async def test_a_renewal_that_fails_leaves_the_certificate_in_use() -> None:
+    signer, told = MoodySigner(), Told()
+    signer.lifetime = timedelta(seconds=3)
+    async with running(signer, told) as keeper:
+        await keeper.ensure({WEB})
+        first = keeper.current()[WEB]
+        signer.refuses = {WEB}
+        await signer.refused.wait()
+        assert keeper.current()[WEB] == first
+        assert await keeper.ensure({WEB}) == {}
+
+
+async def test_when_it_is_stopped_nothing_is_left_waiting_for_the_signer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 0.01)
+    signer = MoodySigner()
+    signer.speaks.clear()
+    async with running(signer, Told()) as keeper:
+        await keeper.ensure({WEB})
+    await asyncio.sleep(0)
+    assert signer.given_up == 1
