@@ -108,6 +108,9 @@ def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
     except KeyboardInterrupt:
         code = 0
         err.print("stopping")
+    # It ends soon in any case, and one more Ctrl-C would leave half of the mesh's traces.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     outside.stop()
     return 1 if code else 0
 
