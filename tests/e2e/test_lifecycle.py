@@ -1,0 +1,290 @@
+"""The beginning and the end of a mesh, however it comes to it: nothing may be left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.e2e.harness import TROTH, Host, Mesh, eventually
+from tests.e2e.manifests import document, namespace, server
+from tests.e2e.policies import wait_serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "finance"
+THREE_PODS = {path.name: path.read_text() for path in sorted(EXAMPLE.iterdir())}
+ONE_POD = {
+    "mesh.yaml": document([namespace("finance", mesh=True), *server("finance/web", "http:8080")])
+}
+CTRL_C = b"\x03"
+READY_SECONDS = 3 * 3
+"""The promise is 3 s; the machine may be busy."""
+
+
+def traces(host: Host, mesh: Mesh) -> dict[str, Any]:
+    """What a mesh could leave behind on its host."""
+    commands = {
+        "links": ["ip", "-o", "link"],
+        "addresses": ["ip", "-o", "address"],
+        "rules": ["nft", "list", "ruleset"],
+        "namespaces": ["ip", "netns"],
+        "mounts": ["cat", "/proc/self/mountinfo"],
+        "processes": ["ps", "-e", "-o", "state=,comm="],
+    }
+    found: dict[str, Any] = {
+        name: [
+            line
+            for line in host.run(*command).stdout.splitlines()
+            # The machine's first process here is no init that reaps orphans.
+            if name != "processes" or not line.startswith("Z")
+        ]
+        for name, command in commands.items()
+    }
+    found["state"] = mesh.state.exists()
+    return found
+
+
+@contextlib.contextmanager
+def leaving_nothing(host: Host, mesh: Mesh) -> Iterator[None]:
+    """See that the host is afterwards as it was before."""
+    before = traces(host, mesh)
+    yield
+    with contextlib.suppress(AssertionError):  # the one below says more
+        eventually(lambda: traces(host, mesh) == before, seconds=5)
+    assert traces(host, mesh) == before
+
+
+class Foreground:
+    """`troth up` on a terminal, as a person runs it."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._terminal, end = os.openpty()
+        self._process = mesh.host.start(
+            *("setsid", "--ctty", "--wait", TROTH, "up", str(mesh.directory)),
+            env=mesh.environment,
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+        )
+        os.close(end)
+        self._output = b""
+        self.read_until(b"ready")
+        # Of the mesh's processes it is the only one in the host's own namespaces.
+        commands = mesh.host.run("ps", "-e", "-o", "pid=,args=").stdout.splitlines()
+        (self.pid,) = (
+            int(line.split()[0])
+            for line in commands
+            if f"{TROTH} up" in line and "setsid" not in line
+        )
+
+    def read_until(self, words: bytes) -> None:
+        """Wait until it has said this."""
+        while words not in self._output:
+            self._read()
+
+    def type(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._terminal, keys)
+
+    def wait(self) -> int:
+        """Wait until it has ended; its exit code."""
+        with contextlib.suppress(OSError):  # Linux' way of saying that the other end is closed
+            while True:
+                self._read()
+        os.close(self._terminal)
+        return self._process.wait(timeout=30)
+
+    def _read(self) -> None:
+        data = os.read(self._terminal, 65536)
+        assert data, self._output
+        self._output += data
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
+def test_down_leaves_nothing_behind(host: Host, *, plain: bool) -> None:
+    mesh = Mesh(host, THREE_PODS, plain=plain)
+    with leaving_nothing(host, mesh), mesh:
+        assert mesh.status()["ready"]
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGINT", "SIGTERM", "SIGHUP"])
+def test_ending_a_mesh_in_the_foreground_leaves_nothing_behind(host: Host, how: str) -> None:
+    mesh = Mesh(host, ONE_POD)
+    with leaving_nothing(host, mesh):
+        troth = Foreground(mesh)
+        if how == "Ctrl-C":
+            troth.type(CTRL_C)
+        else:
+            host.run("kill", f"-{how}", str(troth.pid))
+        assert troth.wait() == 0
+
+
+def test_a_second_ctrl_c_does_not_keep_the_first_from_cleaning_up(host: Host) -> None:
+    mesh = Mesh(host, ONE_POD)
+    with leaving_nothing(host, mesh):
+        troth = Foreground(mesh)
+        troth.type(CTRL_C)
+        troth.read_until(b"stopping")
+        troth.type(CTRL_C)
+        assert troth.wait() == 0
+
+
+def first_process(mesh: Mesh) -> int:
+    """As the host numbers it."""
+    pid: int = json.loads((mesh.state / "pid").read_bytes())["pid"]
+    return pid
+
+
+def running(mesh: Mesh) -> bool:
+    return mesh.on_node("true", check=False).returncode == 0
+
+
+def test_a_mesh_ends_with_the_killed_command_in_the_foreground(host: Host) -> None:
+    mesh = Mesh(host, ONE_POD)
+    with leaving_nothing(host, mesh):
+        troth = Foreground(mesh)
+        host.run("kill", "-KILL", str(troth.pid))
+        troth.wait()
+        eventually(lambda: not running(mesh), what="its end")
+        with mesh:  # the next one works, and cleans up what is left
+            assert mesh.status()["ready"]
+
+
+def test_the_command_in_the_foreground_ends_and_cleans_up_when_its_mesh_is_killed(
+    host: Host,
+) -> None:
+    mesh = Mesh(host, ONE_POD)
+    with leaving_nothing(host, mesh):
+        troth = Foreground(mesh)
+        host.run("kill", "-KILL", str(first_process(mesh)))
+        assert troth.wait() == 1
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
+@pytest.mark.parametrize("after", ["up", "down"])
+def test_a_killed_mesh_is_cleaned_up_by_the_next_command(
+    host: Host, after: str, *, plain: bool
+) -> None:
+    mesh = Mesh(host, ONE_POD, plain=plain)
+    with leaving_nothing(host, mesh):
+        mesh.up()
+        host.run("kill", "-KILL", str(first_process(mesh)))
+        assert not running(mesh)
+        if after == "up":
+            mesh.up()
+            assert mesh.status()["ready"]
+        mesh.troth("down")
+
+
+def test_a_second_mesh_in_the_same_state_directory_is_refused(host: Host) -> None:
+    with Mesh(host, ONE_POD) as mesh:
+        second = mesh.troth("up", "--detach", str(mesh.directory), check=False)
+        assert second.returncode == 1
+        assert "a mesh is running already" in second.stderr
+        assert "troth down" in second.stderr
+        assert mesh.status()["ready"]
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
+def test_two_meshes_run_side_by_side(host: Host, *, plain: bool) -> None:
+    one = Mesh(host, ONE_POD, plain=plain)
+    with leaving_nothing(host, one), one, Mesh(host, ONE_POD, plain=plain) as other:
+        other.troth("down")
+        assert one.status()["ready"]
+        other.up()
+        assert one.status()["ready"]
+        assert other.status()["ready"]
+
+
+def test_a_path_that_does_not_exist_is_wrong_use(host: Host) -> None:
+    mesh = Mesh(host, {})
+    with leaving_nothing(host, mesh):
+        refused = mesh.troth("up", str(mesh.home / "nowhere"), check=False)
+        assert refused.returncode == 2
+        assert f"{mesh.home}/nowhere: does not exist" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "events", "exec", "logs"])
+def test_without_a_mesh_commands_say_how_to_start_one(host: Host, command: str) -> None:
+    mesh = Mesh(host, {})
+    arguments = {"exec": ["finance/web", "--", "true"], "logs": ["finance/web"]}.get(command, [])
+    refused = mesh.troth(command, *arguments, check=False)
+    assert refused.returncode == 1
+    assert "no mesh is running" in refused.stderr
+    assert "troth up" in refused.stderr
+
+
+def test_a_pod_without_a_command_is_named_and_does_not_hold_up_the_others(host: Host) -> None:
+    nameless = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "finance", "name": "vault"},
+        "spec": {"containers": [{"name": "main", "image": "vault:1"}]},
+    }
+    with Mesh(host, {**ONE_POD, "vault.yaml": document([nameless])}) as mesh:
+        assert mesh.pod("finance/web")["phase"] == "Running"
+        (problem,) = mesh.status()["problems"]
+        assert problem["subject"] == "Pod finance/vault"
+        assert "containers[0]" in problem["path"]
+        text = mesh.troth("status", check=False).stdout
+        for word in ("finance/vault", "main", "command"):
+            assert word in text
+
+
+def test_a_mesh_of_three_pods_is_ready_soon(host: Host) -> None:
+    mesh = Mesh(host, THREE_PODS)
+    began = time.monotonic()
+    with mesh:
+        assert time.monotonic() - began < READY_SECONDS
+        assert len(mesh.status()["pods"]) == 3
+
+
+def test_the_state_directory_is_open_to_nobody_else_and_holds_no_key(host: Host) -> None:
+    with Mesh(host, THREE_PODS) as mesh:
+        wait_serving(mesh)
+        open_to_others = [
+            f"{stat.filemode(path.lstat().st_mode)} {path}"
+            for path in (mesh.state, *mesh.state.rglob("*"))
+            if path.lstat().st_mode & 0o077
+        ]
+        # The namespaces' mount points are the kernel's, and pods must be able to read two files.
+        assert [
+            line
+            for line in open_to_others
+            if not line.endswith(("/hosts", "/resolv.conf")) and "/netns/" not in line
+        ] == []
+        files = [path for path in mesh.state.rglob("*") if path.is_file()]
+        assert not [path for path in files if b"PRIVATE KEY" in path.read_bytes()]
+
+
+def test_a_plain_user_has_a_whole_mesh(host: Host) -> None:
+    with Mesh(host, THREE_PODS, plain=True) as mesh:
+        wait_serving(mesh)
+        assert mesh.fetch("finance/web", "http://web:8080/") == "web shop: paid\n"
+        assert mesh.fetch("legacy/cron", "http://payments.finance:8080/") == "paid\n"
+        strict = {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "PeerAuthentication",
+            "metadata": {"namespace": "finance", "name": "default"},
+            "spec": {"mtls": {"mode": "STRICT"}},
+        }
+        mesh.write("policy.yaml", document([strict]))
+        eventually(lambda: mesh.pod("finance/payments")["mode"] == "STRICT", what="STRICT")
+        eventually(
+            lambda: mesh.fetch("legacy/cron", "http://payments.finance:8080/") is None,
+            what="cron's refusal",
+        )
+        assert mesh.fetch("finance/web", "http://web:8080/") == "web shop: paid\n"
+        mesh.event(source="legacy/cron", outcome="refused", reason="plaintext_to_strict")
+        mesh.event(source="finance/web-0", destination="finance/payments-0", outcome="accepted")
+        assert "GET / HTTP" in mesh.troth("logs", "finance/web").stdout
