@@ -163,6 +163,8 @@ def test_one_broken_document_does_not_hold_up_the_others(mesh: Mesh, cron: Clien
 def test_a_label_captures_running_pods_and_its_removal_releases_them(
     mesh: Mesh, web: Client, cron: Client
 ) -> None:
+    pods = [*server("later/app", "http:8080", "echo:7000"), service("later/app", 8080, 7000)]
+
     def label(*, in_mesh: bool) -> None:
         content = [namespace("later", mesh=in_mesh), *pods, policy("later/default", "STRICT")]
         mesh.write("later.yaml", document(content))
@@ -171,7 +173,6 @@ def test_a_label_captures_running_pods_and_its_removal_releases_them(
         pid: int = mesh.pod("later/app")["containers"][0]["pid"]
         return pid
 
-    pods = [*server("later/app", "http:8080", "echo:7000"), service("later/app", 8080, 7000)]
     label(in_mesh=False)
     eventually(lambda: web.get("app.later", 8080).body, what="the new pod")
     pid, before = process(), cron.streams("app.later", 7000)
