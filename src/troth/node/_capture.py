@@ -52,15 +52,21 @@ table inet {TABLE} {{
 def release_rules() -> str:
     """The same table capturing nothing new.
 
-    The chains stay, because the kernel translates the connections it redirected before only for
-    as long as there are NAT chains.
+    The connections it redirected before live on: the kernel translates them for as long as there
+    are NAT chains, and tracks connections for as long as a rule asks for it.
     """
     return f"""\
 add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
-  chain outbound {{ type nat hook output priority -100; policy accept; }}
-  chain inbound {{ type nat hook prerouting priority -100; policy accept; }}
+  chain outbound {{
+    type nat hook output priority -100; policy accept;
+    ct state new return
+  }}
+  chain inbound {{
+    type nat hook prerouting priority -100; policy accept;
+    ct state new return
+  }}
 }}
 """
 

@@ -1,0 +1,278 @@
+"""The rules of capture, applied by the kernel in namespaces of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from troth.errors import EnvironmentLackError, PeerError
+from troth.node import _netns
+from troth.node._capture import apply_ruleset, capture, capture_rules, release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.local.conftest import InNode
+
+MARK = 0x539
+POD, OTHER = "10.9.9.1", "10.9.9.2"
+POD_V6, OTHER_V6 = "fd99::1", "fd99::2"
+
+
+def two_linked_namespaces(directory: Path) -> tuple[Path, Path]:
+    """A pod's namespace and another one, with a link between them."""
+    pod, other = directory / "pod", directory / "other"
+    for path in (pod, other):
+        _netns.create(path)
+    in_pod = _netns.enter_command(pod)
+    run(*in_pod, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth9")
+    # The peer goes to the other namespace by way of a process in it.
+    holder = subprocess.Popen([*_netns.enter_command(other), "sleep", "60"])
+    wait_until(lambda: Path(f"/proc/{holder.pid}/comm").read_text() == "sleep\n")
+    run(*in_pod, "ip", "link", "set", "eth9", "netns", str(holder.pid))
+    for path, device, addresses in (
+        (pod, "eth0", (f"{POD}/24", f"{POD_V6}/64")),
+        (other, "eth9", (f"{OTHER}/24", f"{OTHER_V6}/64")),
+    ):
+        enter = _netns.enter_command(path)
+        for address in addresses:
+            run(*enter, "ip", "addr", "add", address, "dev", device, *no_dad(address))
+        run(*enter, "ip", "link", "set", device, "up")
+    holder.kill()
+    holder.wait()
+    return pod, other
+
+
+def no_dad(address: str) -> tuple[str, ...]:
+    return ("nodad",) if ":" in address else ()
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        subprocess.run(["sleep", "0.01"], check=True)
+    raise AssertionError("it never came true")
+
+
+def listening(netns: Path, address: str, port: int) -> socket.socket:
+    server = _netns.socket_in(netns, family_of(address))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((address, port))
+    server.listen()
+    server.settimeout(5)
+    return server
+
+
+def reaches(netns: Path, address: str, port: int, *, mark: int = 0) -> bool:
+    """Whether a connection from ``netns`` is accepted by somebody."""
+    client = _netns.socket_in(netns, family_of(address))
+    with client:
+        client.settimeout(0.5)
+        if mark:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        return client.connect_ex((address, port)) == 0
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def taken_by(server: socket.socket) -> bool:
+    """Whether a connection waits at this server; takes it."""
+    server.settimeout(0)
+    try:
+        server.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+def rules(netns: Path) -> Any:
+    command = [*_netns.enter_command(netns), "nft", "-j", "list", "ruleset"]
+    listing = json.loads(run(*command))["nftables"]
+    return [without_handles(each) for each in listing if "metainfo" not in each]
+
+
+def without_handles(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_handles(each) for key, each in value.items() if key != "handle"}
+    if isinstance(value, list):
+        return [without_handles(each) for each in value]
+    return value
+
+
+def tcp_goes_through_envoy(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    for mine, theirs, loopback in ((POD, OTHER, "127.0.0.1"), (POD_V6, OTHER_V6, "::1")):
+        with (
+            listening(other, theirs, 80) as far,
+            listening(pod, loopback, 15001) as outbound,
+            listening(pod, mine, 15006) as inbound,
+            listening(pod, mine, 15007) as tunnel,
+            listening(pod, mine, 80) as app,
+        ):
+            assert reaches(pod, theirs, 80)
+            assert (taken_by(outbound), taken_by(far)) == (True, False)
+            assert reaches(pod, theirs, 80, mark=MARK)
+            assert (taken_by(outbound), taken_by(far)) == (False, True)
+            assert reaches(other, mine, 80)
+            assert (taken_by(inbound), taken_by(app)) == (True, False)
+            assert reaches(other, mine, 15007)
+            assert taken_by(tunnel)
+            assert reaches(pod, mine, 80)
+            assert (taken_by(app), taken_by(inbound), taken_by(outbound)) == (True, False, False)
+
+
+def without_envoy_nothing_passes(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    with listening(other, OTHER, 80), listening(pod, POD, 80):
+        assert reaches(pod, OTHER, 80)
+        assert reaches(other, POD, 80)
+        asyncio.run(capture(pod))
+        assert not reaches(pod, OTHER, 80)
+        assert not reaches(other, POD, 80)
+        asyncio.run(release(pod))
+        assert reaches(pod, OTHER, 80)
+        assert reaches(other, POD, 80)
+
+
+def own_ports_are_closed_to_others(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    with listening(pod, POD, 15001), listening(pod, POD, 15006):
+        assert not reaches(other, POD, 15001)
+        assert not reaches(other, POD, 15006)
+
+
+def udp_is_untouched(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        for here, there, address in ((pod, other, theirs), (other, pod, mine)):
+            with (
+                _netns.socket_in(there, family_of(address), socket.SOCK_DGRAM) as server,
+                _netns.socket_in(here, family_of(address), socket.SOCK_DGRAM) as client,
+            ):
+                server.bind((address, 53))
+                server.settimeout(5)
+                client.settimeout(5)
+                client.connect((address, 53))
+                client.send(b"question")
+                question, asker = server.recvfrom(100)
+                server.sendto(b"answer", asker)
+                assert (question, client.recv(100)) == (b"question", b"answer")
+
+
+def connections_from_before_live_on(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    with listening(other, OTHER, 80) as far, _netns.socket_in(pod, socket.AF_INET) as client:
+        client.settimeout(5)
+        client.connect((OTHER, 80))
+        with far.accept()[0] as server:
+            server.settimeout(5)
+            for change in (capture, release, capture):
+                asyncio.run(change(pod))
+                client.sendall(b"there")
+                assert server.recv(100) == b"there"
+                server.sendall(b"back")
+                assert client.recv(100) == b"back"
+
+
+def captured_connections_outlive_release(directory: Path) -> None:
+    pod, _ = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    with listening(pod, "127.0.0.1", 15001) as envoy, _netns.socket_in(pod, socket.AF_INET) as app:
+        app.settimeout(5)
+        app.connect((OTHER, 80))
+        with envoy.accept()[0] as proxied:
+            proxied.settimeout(5)
+            asyncio.run(release(pod))
+            app.sendall(b"still captured")
+            assert proxied.recv(100) == b"still captured"
+
+
+def again_changes_nothing(directory: Path) -> None:
+    pod, _ = two_linked_namespaces(directory)
+    assert rules(pod) == []
+    asyncio.run(capture(pod))
+    once = rules(pod)
+    assert once
+    asyncio.run(capture(pod))
+    assert rules(pod) == once
+    asyncio.run(release(pod))
+    released = rules(pod)
+    assert "redirect" not in str(released)
+    asyncio.run(release(pod))
+    assert rules(pod) == released
+
+
+def other_tables_are_left_alone(directory: Path) -> None:
+    pod, _ = two_linked_namespaces(directory)
+    asyncio.run(apply_ruleset(pod, "table inet theirs { chain c { accept; }; }"))
+    theirs = rules(pod)
+    for change in (capture, release):
+        asyncio.run(change(pod))
+        assert all(each in rules(pod) for each in theirs)
+
+
+def a_refused_ruleset_changes_nothing(directory: Path) -> None:
+    pod, _ = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    before = rules(pod)
+    with pytest.raises(PeerError, match="nft"):
+        asyncio.run(apply_ruleset(pod, "flush ruleset\nnonsense"))
+    assert rules(pod) == before
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        pytest.param(tcp_goes_through_envoy, id="TCP goes through Envoy, both ways"),
+        pytest.param(without_envoy_nothing_passes, id="without Envoy nothing passes"),
+        pytest.param(own_ports_are_closed_to_others, id="no other pod reaches Envoy's own ports"),
+        pytest.param(udp_is_untouched, id="UDP is untouched"),
+        pytest.param(connections_from_before_live_on, id="connections from before live on"),
+        pytest.param(captured_connections_outlive_release, id="captured ones outlive release"),
+        pytest.param(again_changes_nothing, id="once more changes nothing"),
+        pytest.param(other_tables_are_left_alone, id="other tables are left alone"),
+        pytest.param(a_refused_ruleset_changes_nothing, id="a refused ruleset changes nothing"),
+    ],
+)
+def test_capture_in_the_kernel(
+    scene: Callable[[Path], None],
+    in_node_namespace: InNode,
+    tmp_path: Path,
+) -> None:
+    in_node_namespace(scene, tmp_path)
+
+
+async def test_a_namespace_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match="gone"):
+        await capture(tmp_path / "gone")
+
+
+async def test_a_missing_nft_is_named_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentLackError) as lacking:
+        await capture(tmp_path)
+    assert "install nftables" in lacking.value.remedy
+
+
+def test_the_rules_speak_of_first_packets_only() -> None:
+    redirects = [line for line in capture_rules().splitlines() if "redirect" in line]
+    assert len(redirects) == 2
+    assert all("tcp flags syn / fin,syn,rst,ack" in line for line in redirects)
