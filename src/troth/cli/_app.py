@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from troth import __version__
-from troth.cli import _demo, _events, _exec, _explain, _plan, _status, _up, _validate
+from troth.cli import _demo, _events, _exec, _explain, _plan, _status, _up, _validate, _why
 from troth.cli._console import err
 from troth.errors import InputError, TrothError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (_up, _status, _exec, _events, _validate, _explain, _plan, _demo):
+for module in (_up, _status, _exec, _events, _validate, _explain, _plan, _why, _demo):
     module.register(app)
 
 

@@ -11,21 +11,26 @@ from troth.explain._observed import Plaintext, seen_in_plaintext
 from troth.explain._plan import plan
 from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
 from troth.explain._validate import Validation, validate
+from troth.explain._why import NotCaptured, Refusal, Why, why
 
 __all__ = [
     "Affected",
     "Change",
     "Derivation",
     "Explanation",
+    "NotCaptured",
     "Plaintext",
     "Plan",
     "PortChange",
     "PortMode",
+    "Refusal",
     "Validation",
+    "Why",
     "WorkloadIdentity",
     "WorkloadName",
     "explain",
     "plan",
     "seen_in_plaintext",
     "validate",
+    "why",
 ]

@@ -8,24 +8,33 @@ import msgspec
 
 from troth.errors import InputError, Problem
 from troth.local._connect import http_get
+from troth.mesh import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection to make from a pod.
+class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to look at.
 
     Attributes:
         source: The pod (or Deployment) that connects, ``NAMESPACE/NAME``.
         destination: As for `find_target`, as is ``port``.
-        payload: What to say first; None sends a GET of ``/``.
-        timeout: Seconds to wait for an answer.
     """
 
     source: str
     destination: str
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class _TalkRequest(RouteRequest, frozen=True, kw_only=True):
+    """A connection to make.
+
+    Attributes:
+        payload: What to say first; None sends a GET of ``/``.
+        timeout: Seconds to wait for an answer.
+    """
+
     payload: str | None = None
     timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
 
@@ -37,7 +46,17 @@ class ConnectRequest(msgspec.Struct, frozen=True, kw_only=True):
         return http_get(".".join(reversed(self.destination.split("/"))))
 
 
-class TraceRequest(ConnectRequest, frozen=True, kw_only=True):
+class ConnectRequest(_TalkRequest, frozen=True, kw_only=True):
+    """A connection to make from a pod as its own processes would.
+
+    Attributes:
+        uncaptured: Make it past the pod's proxy, as a pod outside the mesh would.
+    """
+
+    uncaptured: bool = False
+
+
+class TraceRequest(_TalkRequest, frozen=True, kw_only=True):
     """A handshake to trace from a pod to another's tunnel port.
 
     Attributes:
@@ -50,7 +69,25 @@ class TraceRequest(ConnectRequest, frozen=True, kw_only=True):
     claim: str | None = None
 
 
-T = TypeVar("T", bound=ConnectRequest)
+class CauseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection, as a proxy has reported it, to explain."""
+
+    connection: Connection
+
+
+class WhyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Refusals to explain.
+
+    Attributes:
+        about: The one workload, pod or service to speak of, ``NAMESPACE/NAME``.
+        count: How many to explain at most.
+    """
+
+    about: str | None = None
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def checked(request: Mapping[str, Any], kind: type[T]) -> T:

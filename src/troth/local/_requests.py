@@ -6,12 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from troth.envoy import OWN_PORTS
 from troth.errors import PeerError
 from troth.explain import explain
-from troth.local._arguments import ConnectRequest, TraceRequest, checked
+from troth.local._arguments import (
+    CauseRequest,
+    ConnectRequest,
+    RouteRequest,
+    TraceRequest,
+    WhyRequest,
+    checked,
+)
 from troth.local._connect import Place, connect
 from troth.local._control import Answer, ControlServer
-from troth.local._report import EnvoyStatus, MeshStatus, PodReport, PortStatus
+from troth.local._hindsight import mesh_why
+from troth.local._listening import listening
+from troth.local._report import EnvoyStatus, Listening, MeshStatus, PodReport, PortStatus
+from troth.local._route import cause, route
 from troth.mesh import find_target
 from troth.policy import PolicyIndex
 
@@ -51,9 +62,13 @@ class Requests:
                 "notices": self._notices,
                 "events": self._events,
                 "find": self._find,
+                "route": self._route,
+                "listening": self._listening,
+                "cause": self._cause,
                 "explain": self._explain,
                 "connect": self._connect,
                 "trace": self._trace,
+                "why": self._why,
                 "stop": self._end,
             },
         )
@@ -112,6 +127,22 @@ class Requests:
             host_network_captured=True,
         )
 
+    async def _route(self, request: Mapping[str, Any]) -> Answer:
+        wanted = checked(request, RouteRequest)
+        world, place = self._place(wanted.source)
+        target = find_target(world, wanted.destination, wanted.port)
+        yield route(self._mesh, world, place.pod, wanted.destination, target)
+
+    async def _listening(self, request: Mapping[str, Any]) -> Answer:
+        sandbox = find(self._mesh, str(request.get("name", "")))
+        sockets = (each for each in listening(sandbox.netns) if each.port not in OWN_PORTS)
+        yield Listening(pod=sandbox.key, sockets=tuple(sockets))
+
+    async def _cause(self, request: Mapping[str, Any]) -> Answer:
+        if self._mesh.world is None:
+            raise PeerError("troth", "the mesh is only being made", "try again in a moment")
+        yield cause(self._mesh.world, checked(request, CauseRequest).connection)
+
     async def _connect(self, request: Mapping[str, Any]) -> Answer:
         wanted = checked(request, ConnectRequest)
         world, place = self._place(wanted.source)
@@ -122,6 +153,7 @@ class Requests:
             connections=self._mesh.agent.connections,
             payload=wanted.first_words,
             timeout=wanted.timeout,
+            captured=not wanted.uncaptured,
         )
 
     async def _trace(self, request: Mapping[str, Any]) -> Answer:
@@ -147,6 +179,9 @@ class Requests:
             payload=wanted.first_words,
             timeout=wanted.timeout,
         )
+
+    async def _why(self, request: Mapping[str, Any]) -> Answer:
+        yield mesh_why(self._mesh, checked(request, WhyRequest))
 
     def _place(self, name: str) -> tuple[World, Place]:
         sandbox = find(self._mesh, name)

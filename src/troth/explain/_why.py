@@ -1,0 +1,160 @@
+"""Why connections were refused or failed, the newest first, with cause and remedy."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from troth.explain._remedies import explained, service_name
+from troth.explain._told_once import told_once
+from troth.mesh import Outcome, Reason
+from troth.policy import DecidedBy, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from troth.mesh import Total, World
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections that were refused or failed alike.
+
+    Attributes:
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP where it is none known.
+        source_address: The newest client's IP.
+        destination: ``NAMESPACE/NAME`` of the server's workload, or of the service that was
+            dialled, or an IP where it is neither.
+        destination_address: The IP that the newest of them went to.
+        port: The server's port, or the service's.
+        count: How many there were.
+        first: When the first of them began.
+        last: When the newest began.
+        mode: The port's effective mode then, where the destination is in the mesh.
+        decided_by: What had set it.
+        detail: Envoy's own words about the newest.
+        claimed_peer: The SPIFFE ID in a certificate that was refused: a claim, not an identity.
+        cause: Why, in one sentence.
+        remedy: What to do, in one sentence.
+    """
+
+    source: str
+    source_address: str
+    destination: str
+    destination_address: str
+    port: int
+    outcome: Outcome
+    reason: Reason
+    count: int
+    first: datetime
+    last: datetime
+    mode: Mode | None
+    decided_by: DecidedBy | None
+    detail: str
+    claimed_peer: str | None
+    cause: str
+    remedy: str
+
+
+class NotCaptured(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod that should be in the mesh and isn't."""
+
+    pod: str
+    why: str
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong of late; ``troth why -o json`` prints exactly this.
+
+    Attributes:
+        complete_since: From this moment on nothing is missing.
+        not_captured: Pods that should be in the mesh and aren't.
+        refused_by_envoy: Resources that Envoy refuses, each with its words.
+        refusals: The newest first.
+    """
+
+    schema: Literal["troth/why/v1"] = "troth/why/v1"
+    complete_since: datetime
+    not_captured: tuple[NotCaptured, ...] = ()
+    refused_by_envoy: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...]
+
+
+def why(
+    totals: Iterable[Total],
+    world: World,
+    *,
+    complete_since: datetime,
+    about: str | None = None,
+    most: int = 10,
+    not_captured: Mapping[str, str] | None = None,
+    refused_by_envoy: Iterable[str] = (),
+) -> Why:
+    """Explain what was refused and what failed.
+
+    Args:
+        totals: What was seen.
+        world: What holds now; it names services and decides what there is to do.
+        complete_since: Since when ``totals`` lack nothing.
+        about: ``NAMESPACE/NAME`` of the one workload, pod or service to speak of.
+        most: How many refusals to explain.
+        not_captured: Why pods that should be in the mesh aren't, by UID.
+        refused_by_envoy: What Envoy refuses now.
+    """
+    names = _names(world, about) if about else None
+    failed = (
+        total
+        for total in sorted(told_once(totals, world), key=lambda total: total.last, reverse=True)
+        if total.newest.outcome in {Outcome.REFUSED, Outcome.FAILED}
+    )
+    refusals = (
+        refusal
+        for refusal in (_refusal(total, world) for total in failed)
+        if names is None or names & {refusal.source, refusal.destination}
+    )
+    missing = (
+        NotCaptured(pod=str(world.pods[uid]), why=reason)
+        for uid, reason in (not_captured or {}).items()
+        if uid in world.pods and (names is None or names & _names_of_pod(world, uid))
+    )
+    return Why(
+        complete_since=complete_since,
+        not_captured=tuple(sorted(missing, key=lambda each: each.pod)),
+        refused_by_envoy=tuple(refused_by_envoy),
+        refusals=tuple(islice(refusals, most)),
+    )
+
+
+def _refusal(total: Total, world: World) -> Refusal:
+    event = total.newest
+    cause, remedy = explained(total, world)
+    return Refusal(
+        source=total.source,
+        source_address=event.source.address,
+        destination=service_name(world, total),
+        destination_address=event.destination.address,
+        port=total.port or event.destination.port,
+        outcome=event.outcome,
+        reason=event.reason,
+        count=total.count,
+        first=total.first,
+        last=total.last,
+        mode=event.mode,
+        decided_by=event.decided_by,
+        detail=event.detail,
+        claimed_peer=event.claimed_peer,
+        cause=cause,
+        remedy=remedy,
+    )
+
+
+def _names(world: World, about: str) -> set[str]:
+    """What ``about`` is called in reports: those speak of workloads, not of single pods."""
+    return {about, *(pod.workload for pod in world.pods.values() if str(pod) == about)}
+
+
+def _names_of_pod(world: World, uid: str) -> set[str]:
+    pod = world.pods[uid]
+    return {str(pod), pod.workload}

@@ -1,0 +1,50 @@
+"""What a running mesh says about the connections it has seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from troth.errors import PeerError
+from troth.explain import Why, why
+
+if TYPE_CHECKING:
+    from troth.local._arguments import WhyRequest
+    from troth.local._mesh import LocalMesh
+    from troth.mesh import World
+
+
+def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
+    """Why connections were refused or failed.
+
+    Raises:
+        PeerError: The mesh is only being made, or nothing has the name asked about.
+    """
+    world = _world(mesh)
+    tally = mesh.agent.journal.tally
+    totals = tally.totals()
+    if request.about is not None:
+        known = {*world.services, *(total.source for total in totals)}
+        known |= {total.destination for total in totals}
+        known |= {name for pod in world.pods.values() for name in (str(pod), pod.workload)}
+        if request.about not in known:
+            names = sorted(pod.workload for pod in world.pods.values())
+            raise PeerError(
+                "troth",
+                f"no workload, pod or service is called {request.about!r}",
+                f"there are: {', '.join(dict.fromkeys(names)) or 'none'}",
+            )
+    return why(
+        totals,
+        world,
+        complete_since=tally.complete_since,
+        about=request.about,
+        most=request.count,
+        not_captured=mesh.agent.refused,
+        refused_by_envoy=(f"{nack.name}: {nack.message}" for nack in mesh.agent.ads_status().nacks),
+    )
+
+
+def _world(mesh: LocalMesh) -> World:
+    if mesh.world is None:
+        raise PeerError("troth", "the mesh is only being made", "try again in a moment")
+    return mesh.world
