@@ -81,3 +81,88 @@ async def test_a_request_nobody_answers_is_refused(tmp_path: Path) -> None:
 def test_without_a_mesh_the_way_to_start_one_is_told(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="start one with: troth up"):
         next(call(tmp_path / "control.sock", "status"))
+
+
+async def _say(path: Path, request: bytes) -> bytes:
+    """Send any bytes as a request; the whole answer."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(request)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"GET / HTTP/1.1\r\n", id="another protocol"),
+        pytest.param(b"[]\n", id="no object"),
+        pytest.param(b"{}\n", id="no op"),
+        pytest.param(b'{"op": ["numbers"]}\n', id="an op that is no name"),
+        pytest.param(b"\xff\xfe\n", id="no text"),
+        pytest.param(b'{"op": "numbers"', id="half a request"),
+        pytest.param(b" " * 200_000 + b"\n", id="too long"),
+    ],
+)
+async def test_what_is_no_request_is_refused_and_the_next_one_is_served(
+    tmp_path: Path, request_line: bytes
+) -> None:
+    path = tmp_path / "control.sock"
+    async with ControlServer(path, {"numbers": _numbers}).serving():
+        answer = await _say(path, request_line)
+        assert answer.startswith(b'{"error":"not a request')
+        assert answer.count(b"\n") == 1
+        assert await _ask(path, "numbers", count=1) == [{"number": 0}]
+
+
+async def test_the_answer_to_a_client_that_went_away_is_ended(tmp_path: Path) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(_: Mapping[str, Any]) -> Answer:
+        try:
+            yield {"begun": True}
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    path = tmp_path / "control.sock"
+    async with ControlServer(path, {"endless": endless}).serving():
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(b'{"op": "endless"}\n')
+        await begun.wait()
+        writer.close()
+        await ended.wait()
+
+
+async def test_answers_that_go_on_end_with_the_server_and_the_socket_is_gone(
+    tmp_path: Path,
+) -> None:
+    async def endless(_: Mapping[str, Any]) -> Answer:
+        yield {"begun": True}
+        await asyncio.Event().wait()
+
+    path = tmp_path / "control.sock"
+    async with ControlServer(path, {"endless": endless}).serving():
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b'{"op": "endless"}\n')
+        assert await reader.readline() == b'{"begun":true}\n'
+    assert await reader.read() == b""
+    writer.close()
+    assert not path.exists()
+
+
+async def test_a_bug_in_an_answer_is_told_without_its_inside_and_ends_nothing_else(
+    tmp_path: Path,
+) -> None:
+    async def buggy(_: Mapping[str, Any]) -> Answer:
+        yield {"secret": 1 / 0}
+
+    path = tmp_path / "control.sock"
+    async with ControlServer(path, {"buggy": buggy, "numbers": _numbers}).serving():
+        with pytest.raises(PeerError, match="an internal error") as refused:
+            await _ask(path, "buggy")
+        assert "ZeroDivisionError" not in str(refused.value)
+        assert await _ask(path, "numbers", count=1) == [{"number": 0}]

@@ -90,7 +90,7 @@ class ControlServer:
         try:
             request = msgspec.json.decode(await reader.readline(), type=dict[str, Any])
             handler = self._handlers[request["op"]]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             await send({"error": f"not a request: {error}"})
             return
         # A client that goes away ends the answer, also while nothing is being written.
