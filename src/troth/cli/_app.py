@@ -5,6 +5,7 @@ Exit codes: 0 yes, 1 no or refused, 2 wrong use (bad flags, bad input).
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -45,6 +46,8 @@ def _root(
 
 def main() -> None:
     """Run the command line of this process."""
+    # nft lives where a plain user's PATH doesn't lead on Debian.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     sys.exit(run(sys.argv[1:]))
 
 
