@@ -288,3 +288,10 @@ def test_a_plain_user_has_a_whole_mesh(host: Host) -> None:
         mesh.event(source="legacy/cron", outcome="refused", reason="plaintext_to_strict")
         mesh.event(source="finance/web-0", destination="finance/payments-0", outcome="accepted")
         assert "GET / HTTP" in mesh.troth("logs", "finance/web").stdout
+
+
+def test_the_tools_are_found_although_the_path_lacks_sbin(host: Host) -> None:
+    mesh = Mesh(host, ONE_POD, plain=True)
+    mesh.environment["PATH"] = "/usr/bin:/bin"
+    with mesh:
+        assert mesh.status()["ready"]
