@@ -87,11 +87,12 @@ def test_a_field_without_effect_is_told_and_keeps_nothing_from_running() -> None
     assert problem.path.endswith("livenessProbe")
 
 
-def test_a_pod_of_the_hosts_network_is_not_run_as_it_could_not_be_captured() -> None:
+def test_a_pod_of_the_hosts_network_runs_in_a_namespace_of_its_own_with_a_warning() -> None:
     plan = plan_pods(manifests(template("agent", host_network=True)))
-    assert plan.pods == {}
-    errors = [problem for problem in plan.problems if problem.severity is Severity.ERROR]
-    assert [problem.path for problem in errors] == ["spec.hostNetwork"]
+    assert list(plan.pods) == ["shop/agent"]
+    (problem,) = plan.problems
+    assert problem.severity is Severity.WARNING
+    assert problem.path == "hostNetwork"
 
 
 def test_a_pod_with_a_replicas_name_is_refused_and_the_replica_runs() -> None:

@@ -78,7 +78,6 @@ def explain(
     *,
     root_namespace: str,
     trust_domain: TrustDomain,
-    host_network_captured: bool = False,
 ) -> Derivation:
     """Say what holds for a workload and why.
 
@@ -87,8 +86,6 @@ def explain(
         name: ``NAMESPACE/NAME`` of a Pod or of what makes pods, or ``NAMESPACE/KEY=VALUE,...``.
         root_namespace: Where mesh-wide policies live.
         trust_domain: Of the workload's identity.
-        host_network_captured: Pods with ``hostNetwork`` get a network namespace of their own
-            all the same, as on a local mesh.
 
     Raises:
         InputError: No workload, or not exactly one, is called that.
@@ -101,7 +98,7 @@ def explain(
         manifests,
         subject.namespace,
         subject.labels,
-        host_network=subject.host_network and not host_network_captured,
+        host_network=subject.host_network,
     )
     account = subject.service_account
     identity = (

@@ -52,11 +52,7 @@ def belongs(
 ) -> Membership:
     """Whether a workload is in the mesh by its manifests."""
     found = manifests.namespaces.get(namespace, Namespace(name=namespace))
-    result = membership(found, labels)
-    if result.in_mesh and host_network:
-        return Membership(
-            in_mesh=False, why="its pods use the network of their node, which can't be captured"
-        )
+    result = membership(found, labels, host_network=host_network)
     if not result.in_mesh and not is_described(manifests, namespace):
         why = f"no Namespace given labels {namespace} with {MESH_LABEL}: enabled"
         return Membership(in_mesh=False, why=why)

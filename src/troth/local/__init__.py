@@ -11,25 +11,33 @@ from troth.local._launch import launch_command
 from troth.local._outside import Outside, is_privileged
 from troth.local._report import (
     Attempt,
+    Cause,
     EnvoyStatus,
+    Listening,
     MeshStatus,
     PodReport,
     PortStatus,
     Reached,
+    Route,
+    Way,
 )
 from troth.local._state import AuthorityFiles, Settings, StateDirectory
 
 __all__ = [
     "Attempt",
     "AuthorityFiles",
+    "Cause",
     "EnvoyStatus",
+    "Listening",
     "MeshStatus",
     "Outside",
     "PodReport",
     "PortStatus",
     "Reached",
+    "Route",
     "Settings",
     "StateDirectory",
+    "Way",
     "call",
     "is_privileged",
     "launch_command",

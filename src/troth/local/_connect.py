@@ -10,8 +10,9 @@ import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth.envoy import ENVOY_MARK
 from troth.local._report import Attempt, Reached
-from troth.mesh import Side, pod_at
+from troth.mesh import Reason, Side, pod_at
 from troth.node import netns
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ async def connect(
     connections: History[Connection],
     payload: bytes,
     timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
+    captured: bool = True,
 ) -> Attempt:
     """Connect from a pod to ``target``, send ``payload`` and wait for an answer.
 
@@ -77,14 +79,17 @@ async def connect(
         connections: What the node's proxy reports.
         payload: What to say first.
         timeout: Seconds for everything but the proxy's report.
+        captured: By the pod's own proxy, if it has one; False makes it past that.
 
     Raises:
         TrothError: The pod has ended.
     """
     loop = asyncio.get_running_loop()
     start = loop.time()
+    mark = ENVOY_MARK if place.pod.captured and not captured else 0
+    captured = captured and place.pod.captured
     with (
-        contextlib.closing(open_socket(place, target.address)) as sock,
+        contextlib.closing(open_socket(place, target.address, mark=mark)) as sock,
         connections.following() as new,
     ):
         began = datetime.now(UTC)
@@ -108,11 +113,15 @@ async def connect(
 
         def is_ours(connection: Connection) -> bool:
             return belongs(
-                connection, place.pod, target.endpoints, began=began, source_port=source_port
+                connection,
+                place.pod,
+                target.endpoints,
+                began=began,
+                own_port=None if captured and connection.side is Side.SERVER else source_port,
             )
 
         event = None
-        if _is_reported(world, place.pod, target, reached):
+        if _is_reported(world, target, reached, captured=captured):
             event = await first_report(new, is_ours)
     return Attempt(
         source=str(place.pod),
@@ -133,18 +142,18 @@ def belongs(
     endpoints: tuple[Endpoint, ...],
     *,
     began: datetime,
-    source_port: int,
+    own_port: int | None,
 ) -> bool:
     """Whether the proxy's report is about the connection that ``source`` made at ``began``.
 
-    Behind a captured pod its proxy makes a connection of its own, with another port. That one is
-    told by both ends and the time, so it could be mistaken for another of the same pod to the same
-    port at the same moment, which would have been treated the same.
+    Behind a captured pod its proxy makes a connection of its own, with another port, so
+    ``own_port`` is None then. That one is told by both ends and the time, so it could be mistaken
+    for another of the same pod to the same port at the same moment, which would have been treated
+    the same.
     """
-    own_port = connection.side is Side.CLIENT or not source.captured
     return (
         connection.source.address in source.addresses
-        and (not own_port or connection.source.port == source_port)
+        and (own_port is None or connection.source.port == own_port)
         and any(
             (connection.destination.address, connection.destination.port)
             == (endpoint.address, endpoint.port)
@@ -158,15 +167,21 @@ def belongs(
 async def first_report(
     new: AsyncIterator[Connection], is_ours: Callable[[Connection], bool]
 ) -> Connection | None:
-    """The first of the proxy's reports that ``is_ours``; None if it doesn't come soon."""
+    """The first of the proxy's reports that ``is_ours``; None if it doesn't come soon.
+
+    That the other end broke off is only told when nobody says why.
+    """
+    echo = None
     try:
         async with asyncio.timeout(_REPORT_SECONDS):
             async for connection in new:
                 if is_ours(connection):
-                    return connection
+                    if connection.reason is not Reason.REFUSED_BY_PEER:
+                        return connection
+                    echo = echo or connection
     except TimeoutError:
         pass
-    return None
+    return echo
 
 
 async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
@@ -186,9 +201,12 @@ async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
     return Reached.ANSWERED if reply else Reached.CLOSED
 
 
-def _is_reported(world: World, source: Pod, target: Target, reached: Reached) -> bool:
-    """Whether a proxy has seen it."""
-    if source.captured:
-        return True
-    others = (pod_at(world, endpoint.address) for endpoint in target.endpoints)
-    return reached is not Reached.UNREACHABLE and any(pod.captured for pod in others if pod)
+def _is_reported(world: World, target: Target, reached: Reached, *, captured: bool) -> bool:
+    """Whether a proxy has something to say about it."""
+    if not target.endpoints:
+        return False
+    pods = [pod_at(world, endpoint.address) for endpoint in target.endpoints]
+    if any(pod.captured for pod in pods if pod):
+        return captured or reached is not Reached.UNREACHABLE
+    # The client's own proxy reports nothing but what it could not do.
+    return captured and reached in {Reached.RESET, Reached.CLOSED}

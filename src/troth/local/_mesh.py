@@ -24,7 +24,7 @@ from troth.node import History, NodeAgent
 from troth.sources import Manifests, watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
     from troth.errors import Problem
     from troth.local._network import Network
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from troth.sources import PodTemplate
 
 _log = structlog.get_logger(__name__)
+
+_UNANNOUNCE_SECONDS = 2.0
+"""How long a pod that ends waits for Envoy to send it nothing new."""
 
 
 class LocalMesh:
@@ -56,6 +59,7 @@ class LocalMesh:
         self._network = network
         self._virtual_ips = ServiceAddresses()
         self._sandboxes: dict[str, Sandbox] = {}
+        self._terminating: dict[str, Sandbox] = {}
         self._troubles: dict[str, str] = {}
         self._plan = PodPlan(pods={})
         self._service_problems: tuple[Problem, ...] = ()
@@ -106,11 +110,12 @@ class LocalMesh:
                 seen = self._revision
             yield
 
-    def membership(self, namespace: str, labels: Mapping[str, str]) -> Membership:
-        """Whether a pod with ``labels`` in ``namespace`` is in the mesh, and why."""
-        return membership(
-            self.manifests.namespaces.get(namespace, Namespace(name=namespace)), labels
+    def membership(self, template: PodTemplate) -> Membership:
+        """Whether a pod made from ``template`` is in the mesh, and why."""
+        namespace = self.manifests.namespaces.get(
+            template.namespace, Namespace(name=template.namespace)
         )
+        return membership(namespace, template.labels, host_network=template.host_network)
 
     async def run(self) -> None:
         """Follow the manifests until cancelled; then stop every pod."""
@@ -143,11 +148,12 @@ class LocalMesh:
         self._plan = plan_pods(self.manifests)
         for gone in self._troubles.keys() - self._plan.pods.keys():
             del self._troubles[gone]
+        ending = []
         for key, sandbox in list(self._sandboxes.items()):
             template = self._plan.pods.get(key)
             if template is None or not same_process(template, sandbox.template):
-                del self._sandboxes[key]
-                self._stop_soon(sandbox)
+                self._terminating[sandbox.uid] = self._sandboxes.pop(key)
+                ending.append(sandbox)
             else:
                 sandbox.template = template
                 sandbox.refresh(self.manifests)
@@ -156,6 +162,8 @@ class LocalMesh:
                 with self._reported(key):
                     self._sandboxes[key] = await self._make(template)
         self._tell_agent()
+        for sandbox in ending:
+            self._stop_soon(sandbox)
         await self._settle_pods()
         self._report_problems()
 
@@ -174,9 +182,9 @@ class LocalMesh:
     def _tell_agent(self) -> None:
         """Derive the world from manifests and pods, and have it enforced."""
         pods, wanted = {}, {}
-        for sandbox in self._sandboxes.values():
+        for sandbox in (*self._sandboxes.values(), *self._terminating.values()):
             template = sandbox.template
-            in_mesh = self.membership(template.namespace, template.labels).in_mesh
+            in_mesh = self.membership(template).in_mesh
             if in_mesh:
                 wanted[sandbox.uid] = sandbox.netns
             pods[sandbox.uid] = Pod(
@@ -191,7 +199,7 @@ class LocalMesh:
                 ports=template.ports,
                 # Others stop using the tunnel before the pod stops being captured.
                 captured=in_mesh and sandbox.uid in self.agent.captured,
-                ready=sandbox.status.ready,
+                ready=sandbox.status.ready and sandbox.uid not in self._terminating,
             )
         services, self._service_problems = resolve_services(
             self.manifests.services.values(),
@@ -229,7 +237,7 @@ class LocalMesh:
                     sandbox.start(self.manifests)
 
     def _meant(self, sandbox: Sandbox) -> bool:
-        return self.membership(sandbox.template.namespace, sandbox.template.labels).in_mesh
+        return self.membership(sandbox.template).in_mesh
 
     def _blocker(self, key: str) -> str:
         if key in self._troubles:
@@ -246,7 +254,16 @@ class LocalMesh:
         task.add_done_callback(self._stopping.discard)
 
     async def _stop(self, sandbox: Sandbox) -> None:
+        """End a pod as a cluster does: no new connections, then its processes, then the rest.
+
+        It stays captured to the end: what a dying process sends is encrypted like all else.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_UNANNOUNCE_SECONDS):
+                await self.agent.enforced()
         await sandbox.stop()
+        del self._terminating[sandbox.uid]
+        self._tell_agent()
         # Envoy's sockets would keep the namespace alive, so its listeners go first.
         await self.agent.enforced()
         await sandbox.remove()
@@ -255,9 +272,8 @@ class LocalMesh:
         for task in self._stopping:
             task.cancel()
         await asyncio.gather(*self._stopping, return_exceptions=True)
-        await asyncio.gather(
-            *(sandbox.stop() for sandbox in self._sandboxes.values()), return_exceptions=True
-        )
+        sandboxes = (*self._sandboxes.values(), *self._terminating.values())
+        await asyncio.gather(*(sandbox.stop() for sandbox in sandboxes), return_exceptions=True)
 
     def _report_problems(self) -> None:
         problems = {str(problem) for problem in self.problems}

@@ -179,13 +179,8 @@ class Outside:
                 _wait_gone(process, _STOP_SECONDS)
         if not self.state.path.exists():
             return process is not None
-        self.state.prepare()
-        lock = self._lock_within(_STOP_SECONDS)
-        try:
-            self._remove_remains()
-            self.state.remove()
-        finally:
-            os.close(lock)
+        with contextlib.suppress(FileNotFoundError):  # another command has removed it meanwhile
+            self._remove()
         return True
 
     def enter_command(self) -> list[str]:
@@ -199,6 +194,15 @@ class Outside:
             raise PeerError("troth", "no mesh is running", "start one with: troth up")
         user = [] if is_privileged() else ["--user", "--preserve-credentials"]
         return ["nsenter", f"--target={process.pid}", *user, "--mount", "--net", "--pid", "--"]
+
+    def _remove(self) -> None:
+        self.state.prepare()
+        lock = self._lock_within(_STOP_SECONDS)
+        try:
+            self._remove_remains()
+            self.state.remove()
+        finally:
+            os.close(lock)
 
     def _lock_within(self, seconds: float) -> int:
         # The mesh's last processes hold it for a moment longer than its first.

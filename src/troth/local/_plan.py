@@ -38,7 +38,7 @@ def plan_pods(manifests: Manifests) -> PodPlan:
     pods: dict[str, PodTemplate] = {}
     problems: list[Problem] = []
     for template in _instances(manifests):
-        found = [*runnable_problems(template), *_local_problems(template)]
+        found = [*runnable_problems(template)]
         key = f"{template.namespace}/{template.name}"
         if (other := pods.get(key)) is not None:
             found.append(
@@ -123,17 +123,6 @@ def _instances(manifests: Manifests) -> Iterator[PodTemplate]:
         for index in range(workload.replicas):
             yield msgspec.structs.replace(workload.template, name=f"{workload.name}-{index}")
     yield from manifests.pods.values()
-
-
-def _local_problems(template: PodTemplate) -> Iterator[Problem]:
-    if template.host_network:
-        yield Problem(
-            subject=str(template),
-            path="spec.hostNetwork",
-            found="a pod in the host's network namespace can't be captured, and is not run here",
-            wanted="leave it out, or remove spec.hostNetwork",
-            location=template.location,
-        )
 
 
 def _process(template: PodTemplate) -> PodTemplate:

@@ -10,7 +10,7 @@ import msgspec
 
 from troth.errors import Problem
 from troth.local._status import ContainerStatus, Phase
-from troth.mesh import Connection
+from troth.mesh import ClientDecision, Connection, Endpoint, ServerDecision
 from troth.policy import DecidedBy, Mode
 
 
@@ -120,3 +120,53 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     elapsed_ms: float
     event: Connection | None
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """What both ends decide about connections to one endpoint."""
+
+    client: ClientDecision
+    server: ServerDecision
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connection will meet, before it is made.
+
+    Attributes:
+        source: The pod that connects, ``NAMESPACE/NAME``.
+        in_mesh: Whether it is meant to be captured; ``captured`` whether it is.
+        why: Why it is in the mesh or not, or isn't captured although it should be.
+        identity: Its SPIFFE ID, where it is captured.
+        address: What is dialled; a service's virtual IP where a service was named.
+        port: The port that is dialled.
+        service: ``NAMESPACE/NAME`` of the service that is dialled, None for a pod or an address.
+        service_ports: The TCP ports of the service of that name, dialled or not.
+        ways: One for each endpoint that the connection can be led to.
+        unready: The pods that a service without endpoints selects, each with what is amiss.
+    """
+
+    source: str
+    in_mesh: bool
+    captured: bool
+    why: str
+    identity: str | None
+    address: str
+    port: int
+    service: str | None
+    service_ports: tuple[int, ...]
+    ways: tuple[Way, ...]
+    unready: tuple[str, ...]
+
+
+class Listening(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a pod's processes listen, troth's own ports left out."""
+
+    pod: str
+    sockets: tuple[Endpoint, ...]
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a connection was refused or failed and what to do about it, in a sentence each."""
+
+    cause: str
+    remedy: str

@@ -124,7 +124,6 @@ class Requests:
             name,
             root_namespace=self._mesh.settings.root_namespace,
             trust_domain=self._mesh.agent.trust_domain,
-            host_network_captured=True,
         )
 
     async def _route(self, request: Mapping[str, Any]) -> Answer:
@@ -237,7 +236,7 @@ def mesh_status(mesh: LocalMesh) -> MeshStatus:
 
 def _pod_status(mesh: LocalMesh, sandbox: Sandbox) -> PodReport:
     template = sandbox.template
-    belongs = mesh.membership(template.namespace, template.labels)
+    belongs = mesh.membership(template)
     captured = sandbox.uid in mesh.agent.captured
     why = belongs.why
     if belongs.in_mesh and not captured:

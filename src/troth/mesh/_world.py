@@ -46,14 +46,24 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
         return membership(namespace, pod.labels)
 
 
-def membership(namespace: Namespace, pod_labels: Mapping[str, str]) -> Membership:
-    """Apply the two `MESH_LABEL` rules to a pod with ``pod_labels`` in ``namespace``."""
+def membership(
+    namespace: Namespace, pod_labels: Mapping[str, str], *, host_network: bool = False
+) -> Membership:
+    """Whether a pod with ``pod_labels`` in ``namespace`` is in the mesh.
+
+    The two `MESH_LABEL` rules decide, and ``spec.hostNetwork``: there is no network namespace to
+    capture that would be the pod's alone.
+    """
     if not namespace.in_mesh:
         return Membership(
             in_mesh=False, why=f"namespace {namespace.name} is not labelled {MESH_LABEL}: enabled"
         )
     if pod_labels.get(MESH_LABEL) == "disabled":
         return Membership(in_mesh=False, why=f"the pod is labelled {MESH_LABEL}: disabled")
+    if host_network:
+        return Membership(
+            in_mesh=False, why="the pod is on its node's network (hostNetwork), so not captured"
+        )
     return Membership(
         in_mesh=True, why=f"namespace {namespace.name} is labelled {MESH_LABEL}: enabled"
     )

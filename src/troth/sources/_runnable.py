@@ -71,6 +71,6 @@ def _problems(template: PodTemplate) -> Iterator[Problem]:
         yield problem(
             "hostNetwork",
             "has no effect on a local pod",
-            "it gets a network namespace of its own",
+            "it gets a network namespace of its own, outside the mesh as in a cluster",
             Severity.WARNING,
         )
