@@ -6,29 +6,51 @@ report names its own form in ``schema``; docs/json.md describes them.
 
 from __future__ import annotations
 
+from troth.explain._audit import audit
+from troth.explain._audit_report import (
+    Audit,
+    Client,
+    LeftOut,
+    Pair,
+    PortAudit,
+    PortState,
+    Proposal,
+    WorkloadAudit,
+)
 from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadIdentity, explain
 from troth.explain._observed import Plaintext, seen_in_plaintext
 from troth.explain._plan import plan
 from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
+from troth.explain._remedies import explained
 from troth.explain._validate import Validation, validate
 from troth.explain._why import NotCaptured, Refusal, Why, why
 
 __all__ = [
     "Affected",
+    "Audit",
     "Change",
+    "Client",
     "Derivation",
     "Explanation",
+    "LeftOut",
     "NotCaptured",
+    "Pair",
     "Plaintext",
     "Plan",
+    "PortAudit",
     "PortChange",
     "PortMode",
+    "PortState",
+    "Proposal",
     "Refusal",
     "Validation",
     "Why",
+    "WorkloadAudit",
     "WorkloadIdentity",
     "WorkloadName",
+    "audit",
     "explain",
+    "explained",
     "plan",
     "seen_in_plaintext",
     "validate",
