@@ -10,22 +10,26 @@ from troth.mesh._decisions import (
     server_decision,
 )
 from troth.mesh._model import (
+    CAPTURED_ANNOTATION,
     MESH_LABEL,
     ContainerPort,
     Endpoint,
     Namespace,
     Pod,
+    PodPhase,
     Protocol,
     Service,
     ServicePort,
 )
-from troth.mesh._tally import OTHERS, Tally, TallyState, Total
+from troth.mesh._tally import KEPT, OTHERS, Tally, TallyState, Total
 from troth.mesh._target import Target, find_target, pod_at
 from troth.mesh._view import Destination, LocalPod, NodeView, node_view
 from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, membership
 
 __all__ = [
+    "CAPTURED_ANNOTATION",
     "DEFAULT_ROOT_NAMESPACE",
+    "KEPT",
     "MESH_LABEL",
     "OTHERS",
     "ClientDecision",
@@ -40,6 +44,7 @@ __all__ = [
     "Outcome",
     "Party",
     "Pod",
+    "PodPhase",
     "Protocol",
     "Reason",
     "ServerDecision",

@@ -7,6 +7,7 @@ form (RFC 5952 for IPv6), because every consumer wants text.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
@@ -15,6 +16,9 @@ from troth.identity import SpiffeId, TrustDomain
 
 MESH_LABEL = "troth.dev/mesh"
 """On a Namespace ``enabled`` puts its pods in the mesh; on a pod ``disabled`` keeps it out."""
+
+CAPTURED_ANNOTATION = "troth.dev/captured"
+"""Set to ``true`` on a pod by its node's agent while its traffic goes through the node's Envoy."""
 
 
 class Protocol(StrEnum):
@@ -45,6 +49,21 @@ class ContainerPort(msgspec.Struct, frozen=True, kw_only=True):
     protocol: Protocol = Protocol.TCP
 
 
+class PodPhase(StrEnum):
+    """How far a pod has come (``PodStatus.phase``)."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all its containers have ended for good."""
+        return self in {PodPhase.SUCCEEDED, PodPhase.FAILED}
+
+
 class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """A pod as the mesh sees it.
 
@@ -56,6 +75,10 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         ports: What its containers declare.
         captured: Its traffic goes through the node's Envoy, so others may use the tunnel to it.
         ready: Services may send it connections.
+        terminating: Its deletion has begun.
+        phase: How far it has come.
+        host_network: It shares its node's network namespace and addresses, and can't be captured.
+        started: When its node took it up (``PodStatus.startTime``).
     """
 
     uid: str
@@ -69,6 +92,10 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[ContainerPort, ...] = ()
     captured: bool = False
     ready: bool = False
+    terminating: bool = False
+    phase: PodPhase = PodPhase.RUNNING
+    host_network: bool = False
+    started: datetime | None = None
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -100,12 +127,18 @@ class ServicePort(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """A Kubernetes Service: virtual IPs (none for a headless one) and balanced ports."""
+    """A Kubernetes Service: virtual IPs (none for a headless one) and balanced ports.
+
+    Attributes:
+        session_affinity_seconds: How long after its last connection a client still goes to the
+            same endpoint (``sessionAffinity: ClientIP``); 0 balances each connection by itself.
+    """
 
     namespace: str
     name: str
     cluster_ips: tuple[str, ...] = ()
     ports: tuple[ServicePort, ...] = ()
+    session_affinity_seconds: int = 0
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
