@@ -19,7 +19,7 @@ from troth.local import AuthorityFiles, Outside, Settings, StateDirectory, call,
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 def register(app: typer.Typer) -> None:
@@ -96,10 +96,14 @@ def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
     """Print what happens until the mesh ends or we are told to end it."""
 
     def interrupt(number: int, _frame: object) -> None:
+        handle(signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    def handle(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, handler)
+
+    handle(interrupt)
     follower = threading.Thread(target=_print_notices, args=(outside,), daemon=True)
     follower.start()
     err.print("Ctrl-C ends it. In another shell: troth status, troth events -f", style="dim")
@@ -109,8 +113,7 @@ def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
         code = 0
         err.print("stopping")
     # It ends soon in any case, and one more Ctrl-C would leave half of the mesh's traces.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    handle(signal.SIG_IGN)
     outside.stop()
     return 1 if code else 0
 
