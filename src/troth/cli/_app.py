@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from troth import __version__
-from troth.cli import _demo, _events, _exec, _explain, _plan, _status, _up, _validate, _why
+from troth.cli import _audit, _demo, _events, _exec, _explain, _plan, _status, _up, _validate, _why
 from troth.cli._console import err
 from troth.errors import InputError, TrothError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (_up, _status, _exec, _events, _validate, _explain, _plan, _why, _demo):
+for module in (_up, _status, _exec, _events, _validate, _explain, _plan, _why, _audit, _demo):
     module.register(app)
 
 

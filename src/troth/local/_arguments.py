@@ -87,6 +87,16 @@ class WhyRequest(msgspec.Struct, frozen=True, kw_only=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
 
 
+class AuditRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections to look at.
+
+    Attributes:
+        seconds: Those that began this long ago or later; at most a week.
+    """
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 3600
+
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 

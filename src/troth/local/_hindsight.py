@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
-from troth.explain import Why, why
+from troth.explain import Audit, Why, audit, why
 
 if TYPE_CHECKING:
-    from troth.local._arguments import WhyRequest
+    from troth.local._arguments import AuditRequest, WhyRequest
     from troth.local._mesh import LocalMesh
     from troth.mesh import World
 
@@ -41,6 +42,24 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
         most=request.count,
         not_captured=mesh.agent.refused,
         refused_by_envoy=(f"{nack.name}: {nack.message}" for nack in mesh.agent.ads_status().nacks),
+    )
+
+
+def mesh_audit(mesh: LocalMesh, request: AuditRequest) -> Audit:
+    """What was seen, and who is ready for STRICT.
+
+    Raises:
+        PeerError: The mesh is only being made.
+    """
+    since = datetime.now(UTC) - timedelta(seconds=request.seconds)
+    tally = mesh.agent.journal.tally
+    return audit(
+        tally.totals(since),
+        _world(mesh),
+        since=since,
+        complete_since=tally.complete_since,
+        not_captured=mesh.agent.refused,
+        selectors={key: each.selector for key, each in mesh.manifests.deployments.items()},
     )
 
 

@@ -10,6 +10,7 @@ from troth.envoy import OWN_PORTS
 from troth.errors import PeerError
 from troth.explain import explain
 from troth.local._arguments import (
+    AuditRequest,
     CauseRequest,
     ConnectRequest,
     RouteRequest,
@@ -19,7 +20,7 @@ from troth.local._arguments import (
 )
 from troth.local._connect import Place, connect
 from troth.local._control import Answer, ControlServer
-from troth.local._hindsight import mesh_why
+from troth.local._hindsight import mesh_audit, mesh_why
 from troth.local._listening import listening
 from troth.local._report import EnvoyStatus, Listening, MeshStatus, PodReport, PortStatus
 from troth.local._route import cause, route
@@ -69,6 +70,7 @@ class Requests:
                 "connect": self._connect,
                 "trace": self._trace,
                 "why": self._why,
+                "audit": self._audit,
                 "stop": self._end,
             },
         )
@@ -178,6 +180,9 @@ class Requests:
             payload=wanted.first_words,
             timeout=wanted.timeout,
         )
+
+    async def _audit(self, request: Mapping[str, Any]) -> Answer:
+        yield mesh_audit(self._mesh, checked(request, AuditRequest))
 
     async def _why(self, request: Mapping[str, Any]) -> Answer:
         yield mesh_why(self._mesh, checked(request, WhyRequest))

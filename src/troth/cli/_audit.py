@@ -1,0 +1,77 @@
+"""`troth audit`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from troth.cli._console import Output, OutputOption, err, out, print_json
+from troth.cli._render_audit import render_audit
+from troth.cli._write_policies import write_policies
+from troth.explain import Audit
+from troth.local import StateDirectory, call
+from troth.mesh import KEPT
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("audit")(audit_command)
+
+
+def audit_command(
+    since: Annotated[
+        str, typer.Option(help="How far to look back, such as 30m, 1h or 7d (the most).")
+    ] = "1h",
+    write_policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the PeerAuthentications that are safe to apply now into this directory.",
+            metavar="DIR",
+        ),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Show who connected to whom, and which workloads are ready for STRICT or why not.
+
+    The exit code is 0 when every workload in the mesh is ready, and 1 when one is not.
+    """
+    seconds = _duration(since).total_seconds()
+    (answer,) = call(StateDirectory().control, "audit", seconds=seconds)
+    report = msgspec.convert(answer, Audit, strict=False)
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        out.print(render_audit(report))
+    if write_policy is not None:
+        _write(report, write_policy)
+    return 0 if report.ready else 1
+
+
+def _write(report: Audit, directory: Path) -> None:
+    for path in write_policies(report, directory):
+        err.print(f"[green]wrote[/green] {escape(str(path))}", soft_wrap=True)
+    for each in report.left_out:
+        err.print(
+            f"[yellow]no policy for {escape(each.workload)}:[/yellow] {escape(each.why)}",
+            soft_wrap=True,
+        )
+    if not report.policies and not report.left_out:
+        err.print("nothing to write: all is STRICT")
+
+
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration: write it as 90s, 30m, 1h or 7d")
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if duration > KEPT:
+        raise typer.BadParameter(f"{text} is longer than connections are remembered: at most 7d")
+    return duration

@@ -1,0 +1,180 @@
+"""Which workloads can take STRICT by what was seen, and because of whom the others can't."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from troth.explain._audit_report import (
+    Audit,
+    Client,
+    Pair,
+    PortAudit,
+    PortState,
+    WorkloadAudit,
+)
+from troth.explain._proposals import propose
+from troth.explain._remedies import service_name
+from troth.explain._told_once import told_once
+from troth.mesh import Outcome, Protocol
+from troth.policy import Mode, PolicyIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from troth.mesh import Pod, Total, World
+
+_PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
+
+
+def audit(
+    totals: Iterable[Total],
+    world: World,
+    *,
+    since: datetime,
+    complete_since: datetime,
+    not_captured: Mapping[str, str] | None = None,
+    selectors: Mapping[str, Mapping[str, str]] | None = None,
+) -> Audit:
+    """Judge a mesh by its connections.
+
+    Args:
+        totals: What was seen since then.
+        world: What runs and holds now.
+        since: The start of the time looked at.
+        complete_since: Since when ``totals`` lack nothing.
+        not_captured: Why pods that should be in the mesh aren't, by UID.
+        selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by; where
+            there are none, its pods' own count.
+    """
+    totals = tuple(totals)
+    auditor = _Auditor(totals, world, not_captured or {})
+    workloads = tuple(auditor.workloads())
+    policies, left_out = propose(workloads, world, selectors or {})
+    return Audit(
+        ready=all(workload.ready for workload in workloads),
+        since=since,
+        complete_since=complete_since,
+        pairs=_pairs(totals, world),
+        workloads=workloads,
+        policies=policies,
+        left_out=left_out,
+    )
+
+
+def _pairs(totals: Iterable[Total], world: World) -> tuple[Pair, ...]:
+    pairs: dict[tuple[str, int, str], Pair] = {}
+    for total in told_once(totals, world):
+        outcome = total.newest.outcome
+        if outcome is Outcome.FAILED:
+            continue  # nothing forbade it, so it says nothing about policies
+        destination = service_name(world, total)
+        key = (destination, total.port, total.source)
+        before = pairs.get(key)
+        counts = [before.tunnel, before.plaintext, before.refused] if before else [0, 0, 0]
+        counts[(Outcome.ACCEPTED, Outcome.PLAINTEXT, Outcome.REFUSED).index(outcome)] += total.count
+        pairs[key] = Pair(
+            source=total.source,
+            destination=destination,
+            port=total.port,
+            tunnel=counts[0],
+            plaintext=counts[1],
+            refused=counts[2],
+            last=max(before.last, total.last) if before else total.last,
+        )
+    return tuple(pair for _, pair in sorted(pairs.items()))
+
+
+class _Auditor:
+    def __init__(
+        self, totals: Iterable[Total], world: World, not_captured: Mapping[str, str]
+    ) -> None:
+        self._world = world
+        self._not_captured = not_captured
+        self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
+        self._pods: dict[str, list[Pod]] = defaultdict(list)
+        for pod in world.pods.values():
+            if world.membership(pod).in_mesh:
+                self._pods[pod.workload].append(pod)
+        self._passed: dict[tuple[str, int], list[Total]] = defaultdict(list)
+        for total in totals:
+            if total.newest.outcome in _PASSED:
+                self._passed[total.destination, total.port].append(total)
+
+    def workloads(self) -> Iterable[WorkloadAudit]:
+        for name, pods in sorted(self._pods.items()):
+            ports = {port: self._port(name, pods, port) for port in sorted(self._ports(name, pods))}
+            missing = [pod for pod in pods if not pod.captured]
+            yield WorkloadAudit(
+                namespace=pods[0].namespace,
+                name=name.partition("/")[2],
+                ready=not missing and all(port.state.is_ready for port in ports.values()),
+                captured=not missing,
+                why="; ".join(
+                    f"{pod}: {self._not_captured.get(pod.uid, 'not captured yet')}"
+                    for pod in missing
+                ),
+                mode=self._index.decide(pods[0].namespace, pods[0].labels, ()).mode,
+                ports=ports,
+            )
+
+    def _ports(self, name: str, pods: Sequence[Pod]) -> set[int]:
+        declared = {
+            port.number for pod in pods for port in pod.ports if port.protocol is Protocol.TCP
+        }
+        addresses = {address for pod in pods for address in pod.addresses}
+        served = {
+            endpoint.port
+            for service in self._world.services.values()
+            for port in service.ports
+            if port.protocol is Protocol.TCP
+            for endpoint in port.endpoints
+            if endpoint.address in addresses
+        }
+        used = {port for workload, port in self._passed if workload == name}
+        return declared | served | used
+
+    def _port(self, name: str, pods: Sequence[Pod], port: int) -> PortAudit:
+        decision = self._index.decide(pods[0].namespace, pods[0].labels, [port])
+        mode, decided_by = decision.mode_of(port), decision.decider_of(port)
+        totals = self._passed.get((name, port), ())
+        clients = self._plaintext(totals)
+        tunnel = any(total.newest.outcome is Outcome.ACCEPTED for total in totals)
+        state = _state(mode, plaintext=bool(clients), tunnel=tunnel)
+        return PortAudit(
+            state=state,
+            mode=mode,
+            decided_by=decided_by,
+            because_of=clients if state is PortState.PLAINTEXT else (),
+        )
+
+    def _plaintext(self, totals: Iterable[Total]) -> tuple[Client, ...]:
+        """The clients that would be refused."""
+        clients: dict[str, Client] = {}
+        for total in totals:
+            if total.newest.outcome is not Outcome.PLAINTEXT or self._was_told_to(total):
+                continue
+            before = clients.get(total.source)
+            clients[total.source] = Client(
+                source=total.source,
+                count=total.count + (before.count if before else 0),
+                last=max(total.last, before.last) if before else total.last,
+            )
+        return tuple(sorted(clients.values(), key=lambda client: (-client.count, client.source)))
+
+    def _was_told_to(self, total: Total) -> bool:
+        """Whether DISABLE had a client of the mesh speak plaintext; it will use the tunnel."""
+        pods = self._pods.get(total.source, ())
+        captured = bool(pods) and all(pod.captured for pod in pods)
+        return captured and total.newest.mode is Mode.DISABLE
+
+
+def _state(mode: Mode, *, plaintext: bool, tunnel: bool) -> PortState:
+    if mode is Mode.STRICT:
+        return PortState.STRICT
+    if mode is Mode.DISABLE:
+        return PortState.DISABLED
+    if plaintext:
+        return PortState.PLAINTEXT
+    return PortState.READY if tunnel else PortState.NO_TRAFFIC
