@@ -57,4 +57,4 @@ def test_the_exit_code_says_whether_everything_came_out(
     assert report["schema"] == "troth/demo/v1"
     assert report["ok"] is (code == 0)
     assert report["steps"][0]["tries"][0]["ok"] is (code == 0)
-    assert report["handshake"]["schema"] == "troth/trace/v1"
+    assert report["handshake"]["schema"] == "troth/handshake/v1"

@@ -95,7 +95,7 @@ def test_a_report_is_json_with_a_schema(world: World, serve: Serve, converse: Co
     report = converse(world.trace(world.web), serve())
     encoded = msgspec.json.encode(report)
 
-    assert json.loads(encoded)["schema"] == "troth/trace/v1"
+    assert json.loads(encoded)["schema"] == "troth/handshake/v1"
     assert msgspec.json.decode(encoded, type=TraceReport) == report
 
 

@@ -13,7 +13,19 @@ import typer
 from rich.markup import escape
 
 from troth import __version__
-from troth.cli import _audit, _demo, _events, _exec, _explain, _plan, _status, _up, _validate, _why
+from troth.cli import (
+    _audit,
+    _demo,
+    _events,
+    _exec,
+    _explain,
+    _plan,
+    _status,
+    _trace,
+    _up,
+    _validate,
+    _why,
+)
 from troth.cli._console import err
 from troth.errors import InputError, TrothError
 
@@ -25,7 +37,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (_up, _status, _exec, _events, _validate, _explain, _plan, _why, _audit, _demo):
+for module in (
+    _up,
+    _status,
+    _exec,
+    _events,
+    _validate,
+    _explain,
+    _plan,
+    _why,
+    _audit,
+    _trace,
+    _demo,
+):
     module.register(app)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -13,12 +13,16 @@ from rich.table import Table
 
 from troth.policy import Mode
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 out = Console(highlight=False, soft_wrap=False)
 """Reports; without colours, and never wrapped at 80 columns, when piped."""
 
 err = Console(stderr=True, highlight=False)
 """Progress and complaints."""
 
+_REPORT_COLUMNS = 100
 _PIPED_COLUMNS = 400
 if not out.is_terminal:
     out.width = _PIPED_COLUMNS
@@ -45,6 +49,19 @@ def print_json(value: object, *, indent: int = 2) -> None:
     if indent:
         encoded = msgspec.json.format(encoded, indent=indent)
     sys.stdout.buffer.write(encoded + b"\n")
+    sys.stdout.flush()
+
+
+def print_report(part: RenderableType) -> None:
+    """A report that is made for 100 columns, without trailing spaces when piped."""
+    width = min(out.width, _REPORT_COLUMNS)
+    if out.is_terminal:
+        out.print(part, width=width)
+        return
+    with out.capture() as captured:
+        out.print(part, width=width)
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
     sys.stdout.flush()
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from troth.cli._console import Output, OutputOption, err, out, print_json
+from troth.cli._console import Output, OutputOption, err, print_json, print_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import typer
-    from rich.console import RenderableType
-
-_COLUMNS = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -47,35 +43,23 @@ def demo(output: OutputOption = Output.TEXT) -> int:
         with show.running(tell) as mesh:
             status.stop()
             if text:
-                _print(show.render_pods(mesh.status()))
+                print_report(show.render_pods(mesh.status()))
             steps = []
             for step in show.walk(mesh):
                 steps.append(step)
                 if text:
-                    _print(show.render_step(step))
+                    print_report(show.render_step(step))
             trace, judged = show.trace_handshake(mesh)
     finally:
         status.stop()
     tries = [*(report for step in steps for report in step.tries), judged]
     ok = all(report.ok for report in tries)
     if text:
-        _print(show.render_handshake(trace, judged))
-        _print(show.render_summary(tries, seconds=time.monotonic() - began))
+        print_report(show.render_handshake(trace, judged))
+        print_report(show.render_summary(tries, seconds=time.monotonic() - began))
     else:
         print_json(show.DemoReport(ok=ok, steps=tuple(steps), handshake=trace.report))
     return 0 if ok else 1
-
-
-def _print(part: RenderableType) -> None:
-    width = min(out.width, _COLUMNS)
-    if out.is_terminal:
-        out.print(part, width=width)
-        return
-    with out.capture() as captured:
-        out.print(part, width=width)
-    for line in captured.get().splitlines():
-        sys.stdout.write(line.rstrip() + "\n")
-    sys.stdout.flush()
 
 
 def _interrupt(number: int, _frame: object) -> None:

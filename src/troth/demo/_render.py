@@ -12,7 +12,7 @@ from rich.text import Text
 
 from troth.demo._scenario import Happened
 from troth.envoy import TUNNEL_PORT
-from troth.trace import Credentials, render_report
+from troth.trace import decision_rows, render_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,12 +29,6 @@ _COLOURS = {
     Happened.PLAINTEXT: "yellow",
     Happened.REFUSED: "red",
     Happened.FAILED: "magenta",
-}
-_SHOWN = {
-    Credentials.OWN: "its own certificate",
-    Credentials.NONE: "no certificate",
-    Credentials.EXPIRED: "an expired certificate",
-    Credentials.FOREIGN_CA: "a certificate of another CA",
 }
 
 
@@ -69,15 +63,10 @@ def render_step(step: StepReport) -> RenderableType:
 
 def render_handshake(trace: Trace, judged: TryReport) -> RenderableType:
     """One connection as both ends decided about it, and its handshake step by step."""
-    client, server = trace.client, trace.server
+    client = trace.client
     decisions = _grid()
-    decisions.add_row(
-        "client",
-        Text(f"{'uses the tunnel' if client.tunnel else 'connects in plaintext'}: {client.why}"),
-    )
-    decisions.add_row("", Text(f"will talk to {client.expected} and nobody else"))
-    takes = "takes plaintext, too" if server.plaintext else "takes the tunnel only"
-    decisions.add_row("server", Text(f"{takes}: {server.mode} by {server.decided_by}"))
+    for label, text in decision_rows(client, trace.server):
+        decisions.add_row(label, Text(text))
     title = f"One handshake, step by step: {client.source} → {client.destination}:{client.port}"
     return Group(
         "",
@@ -133,7 +122,7 @@ def _how(report: TryReport) -> str:
     if report.credentials is None:
         return "GET / by plain HTTP"
     claim = f" that says {report.claim}" if report.claim else ""
-    return f"TLS to its port {TUNNEL_PORT} with {_SHOWN[report.credentials]}{claim}"
+    return f"TLS to its port {TUNNEL_PORT} with {report.credentials.words}{claim}"
 
 
 def _decided(report: TryReport) -> str:

@@ -12,7 +12,13 @@ from troth.trace._connect import trace_connection
 from troth.trace._handshake import HandshakeTrace
 from troth.trace._names import Kind, Side
 from troth.trace._record import Event, HandshakeRecord, Verdict
-from troth.trace._render import render_process, render_report, render_tracker, render_verdict
+from troth.trace._render import (
+    decision_rows,
+    render_process,
+    render_report,
+    render_tracker,
+    render_verdict,
+)
 from troth.trace._states import CertificateStatus, ClientState, ConnectionStatus, ServerState
 from troth.trace._steps import Step, TraceReport, TrackerRow, build_report
 from troth.trace._trace import Credentials, Trace
@@ -36,6 +42,7 @@ __all__ = [
     "TrackerRow",
     "Verdict",
     "build_report",
+    "decision_rows",
     "render_process",
     "render_report",
     "render_tracker",

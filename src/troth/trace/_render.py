@@ -15,8 +15,11 @@ from troth.trace._record import Verdict
 from troth.trace._states import CertificateStatus, ConnectionStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import RenderableType
 
+    from troth.mesh import ClientDecision, ServerDecision
     from troth.trace._steps import TraceReport
 
 # A SPIFFE ID is wider than its column; this is where it reads best in two lines.
@@ -112,6 +115,21 @@ def render_verdict(report: TraceReport) -> Text:
     if handshake.sent or handshake.received:
         text.append(f"\ndata        {handshake.sent} bytes sent, {handshake.received} received")
     return text
+
+
+def decision_rows(client: ClientDecision, server: ServerDecision) -> Iterator[tuple[str, str]]:
+    """What both ends decide, as labelled lines."""
+    yield (
+        "client",
+        f"{'uses the tunnel' if client.tunnel else 'connects in plaintext'}: {client.why}",
+    )
+    if client.expected:
+        yield "", f"will talk to {client.expected} and nobody else"
+    if server.mode is None:
+        yield "server", f"takes what comes: {server.why}"
+    else:
+        takes = "takes plaintext, too" if server.plaintext else "takes the tunnel only"
+        yield "server", f"{takes}: {server.mode} by {server.decided_by}"
 
 
 def render_report(report: TraceReport) -> RenderableType:

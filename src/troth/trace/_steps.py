@@ -59,7 +59,7 @@ class TraceReport(msgspec.Struct, frozen=True, kw_only=True):
         reason: Why the verdict is what it is, in one clause.
     """
 
-    schema: str = "troth/trace/v1"
+    schema: str = "troth/handshake/v1"
     verdict: Verdict
     stopped_at: str
     reason: str

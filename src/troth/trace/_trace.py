@@ -25,6 +25,19 @@ class Credentials(StrEnum):
     FOREIGN_CA = "foreign-ca"
     """One of another authority, of the same name and with the same claim."""
 
+    @property
+    def words(self) -> str:
+        """What is shown, after "with"."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Credentials.OWN: "its own certificate",
+    Credentials.NONE: "no certificate",
+    Credentials.EXPIRED: "an expired certificate",
+    Credentials.FOREIGN_CA: "a certificate of another CA",
+}
+
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """One traced handshake with a tunnel port.

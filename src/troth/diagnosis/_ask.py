@@ -1,0 +1,211 @@
+"""Having a running mesh make a connection and a handshake, and asking what explains them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from troth.diagnosis._findings import Findings, inside_pod
+from troth.diagnosis._judge import judge
+from troth.diagnosis._report import Diagnosis, From, To
+from troth.errors import PeerError
+from troth.local import (
+    Attempt,
+    Cause,
+    EnvoyStatus,
+    Listening,
+    MeshStatus,
+    Reached,
+    Route,
+    Way,
+    call,
+)
+from troth.mesh import Outcome, Reason
+from troth.trace import Trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from troth.diagnosis._findings import Question
+
+_ANSWER_SECONDS = 5.0
+# Longer than Envoy tries to connect (10 s), so that it says so itself; a pod's kernel says at once
+# that nobody listens.
+_ELSEWHERE_SECONDS = 12.0
+_TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
+_NOT_LISTENING = frozenset({Reason.APP_UNREACHABLE, Reason.UNREACHABLE})
+
+T = TypeVar("T")
+
+
+def diagnose(control: Path, question: Question) -> Diagnosis:
+    """Make and trace one connection.
+
+    Args:
+        control: The mesh's socket.
+        question: Which.
+
+    Raises:
+        PeerError: No mesh runs, or it knows no such client or server.
+    """
+    return report(_Mesh(control).find_out(question))
+
+
+def report(findings: Findings) -> Diagnosis:
+    """Judge what was found and put it into its stable form."""
+    question, route, way, trace = findings.question, findings.route, findings.way, findings.trace
+    judgement = judge(findings)
+    return Diagnosis(
+        source=From(
+            name=question.source,
+            pod=route.source,
+            in_mesh=route.in_mesh,
+            captured=route.captured,
+            identity=route.identity,
+            why=route.why,
+        ),
+        to=To(
+            name=question.destination,
+            port=question.port,
+            service=route.service,
+            service_ports=route.service_ports,
+            address=route.address,
+            endpoints=len(route.ways),
+        ),
+        client=way.client if way else None,
+        server=way.server if way else None,
+        past_tunnel=question.past_tunnel,
+        connection=findings.attempt,
+        credentials=question.credentials,
+        claimed=trace.claimed if trace else None,
+        handshake=trace.report if trace else None,
+        handshake_event=trace.event if trace else None,
+        no_handshake=findings.no_handshake,
+        verdict=judgement.verdict,
+        stopped_at=judgement.stopped_at,
+        cause=judgement.cause,
+        remedy=judgement.remedy,
+    )
+
+
+class _Mesh:
+    def __init__(self, control: Path) -> None:
+        self._control = control
+
+    def find_out(self, question: Question) -> Findings:
+        route = self._ask(
+            "route",
+            Route,
+            source=question.source,
+            destination=question.destination,
+            port=question.port,
+        )
+        attempt = self._connect(question, route)
+        way = _taken(route, attempt)
+        trace, no_handshake = self._trace(question, route, way)
+        findings = Findings(
+            question=question,
+            route=route,
+            way=way,
+            attempt=attempt,
+            trace=trace,
+            no_handshake=no_handshake,
+        )
+        return msgspec.structs.replace(
+            findings,
+            explained=self._explained(findings),
+            listening=self._listening(findings),
+            envoy=self._envoy(findings),
+        )
+
+    def _connect(self, question: Question, route: Route) -> Attempt:
+        destination, port = question.destination, question.port
+        if question.past_tunnel and route.ways:
+            # The proxy balances services; past it there is nobody who does.
+            destination, port = route.ways[0].client.address, route.ways[0].client.port
+        elsewhere = any(way.client.destination is None for way in route.ways)
+        return self._ask(
+            "connect",
+            Attempt,
+            source=route.source,
+            destination=destination,
+            port=port,
+            uncaptured=question.past_tunnel,
+            timeout=_ELSEWHERE_SECONDS if elsewhere else _ANSWER_SECONDS,
+        )
+
+    def _trace(
+        self, question: Question, route: Route, way: Way | None
+    ) -> tuple[Trace | None, str | None]:
+        """A handshake, or why there is none."""
+        if reason := why_no_handshake(question, route, way):
+            return None, reason
+        assert way is not None  # noqa: S101 - or there would have been a reason
+        try:
+            trace = self._ask(
+                "trace",
+                Trace,
+                source=route.source,
+                destination=way.client.address,
+                port=way.client.port,
+                credentials=question.credentials,
+                claim=question.claim,
+            )
+        except PeerError as error:
+            return None, f"{error.peer} {error.reason}"
+        return trace, None
+
+    def _explained(self, findings: Findings) -> Cause | None:
+        event = findings.event
+        if event is None or event.outcome not in _TROUBLE:
+            return None
+        return self._ask("cause", Cause, connection=event)
+
+    def _listening(self, findings: Findings) -> Listening | None:
+        pod = findings.way.client.destination if findings.way else None
+        event = findings.event
+        refused = event is None and findings.attempt.reached is Reached.UNREACHABLE
+        if pod and (refused or (event and event.reason in _NOT_LISTENING)):
+            return self._ask("listening", Listening, name=pod)
+        return None
+
+    def _envoy(self, findings: Findings) -> EnvoyStatus | None:
+        if findings.event is None and findings.attempt.reached is not Reached.ANSWERED:
+            return self._ask("status", MeshStatus).envoy
+        return None
+
+    def _ask(self, op: str, kind: type[T], **arguments: object) -> T:
+        for answer in call(self._control, op, **arguments):
+            return msgspec.convert(answer, kind, strict=False)
+        raise PeerError("troth", f"the mesh ended while it was asked to {op}")
+
+
+def why_no_handshake(question: Question, route: Route, way: Way | None) -> str | None:
+    """Why no handshake is made; None where one is."""
+    reason = None
+    if question.past_tunnel:
+        reason = "--plaintext goes past the tunnel, where there is none"
+    elif way is None:
+        reason = "there is no endpoint to make one with"
+    elif not way.server.tunnel:
+        reason = f"there is no tunnel: {way.server.why}"
+    elif question.as_impostor:
+        pass  # at the tunnel's own port, whatever real traffic does
+    elif not route.captured:
+        reason = f"{route.source} has no certificate to show: {route.why}"
+    elif inside_pod(route, way):
+        reason = "what a pod sends to itself never leaves it"
+    elif not way.client.tunnel:
+        reason = f"real traffic makes none: {way.client.why}"
+    return reason
+
+
+def _taken(route: Route, attempt: Attempt) -> Way | None:
+    """The way that the connection took, where a proxy reports it; else any, as for a trace."""
+    if attempt.event:
+        taken = attempt.event.destination
+        for way in route.ways:
+            if (way.client.address, way.client.port) == (taken.address, taken.port):
+                return way
+    return route.ways[0] if route.ways else None
