@@ -1,0 +1,96 @@
+"""What node agents and the controller agree on: names of Kubernetes objects, and what they carry.
+
+A node agent asks for certificates by CertificateSigningRequests, reads the trust bundle, and
+reports what it enforces in a Lease of its own. A Lease, because that is Kubernetes' small object
+for "this node is alive and here": the report and its freshness are one write, it is owned by the
+Node and so removed with it, and it is no configuration that other people watch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DEFAULT_NAMESPACE = "troth-system"
+"""Where the controller and the node agents run, and all their own objects are."""
+
+NODE_SERVICE_ACCOUNT = "troth-node"
+"""The service account of the node agents."""
+
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+
+SIGNER_NAME = "troth.dev/workload"
+"""``spec.signerName`` of the CertificateSigningRequests that the controller answers."""
+
+CSR_USAGES = ("digital signature", "server auth", "client auth")
+"""``spec.usages`` of such a request, in any order: what an SVID is good for and nothing else."""
+
+NODE_NAME_ATTRIBUTE = "authentication.kubernetes.io/node-name"
+"""Extra attribute of a user whose token is bound to a pod (KEP-4193): the node of that pod."""
+
+POD_NAME_ATTRIBUTE = "authentication.kubernetes.io/pod-name"
+
+TRUST_BUNDLE = "troth-trust-bundle"
+"""The ConfigMap with the roots to believe: in every mesh namespace, and beside the controller."""
+
+TRUST_BUNDLE_KEY = "ca.crt"
+
+SIGNING_ROOT_ANNOTATION = "troth.dev/signing-root"
+"""On the trust bundle: fingerprint of the root that new certificates chain to.
+
+A node agent that holds certificates of another root should renew them soon, because that root is
+about to be retired.
+"""
+
+REPORT_LABEL = "troth.dev/report"
+"""On a Lease, with the value ``node``: it carries a `NodeReport`."""
+
+REPORT_ANNOTATION = "troth.dev/report"
+"""The `NodeReport` as JSON."""
+
+REPORT_SECONDS = 300
+"""``spec.leaseDurationSeconds`` of a report: renewed three times as often, or when it changes.
+
+It only tells people whether the agent lives. What an old report says still holds, because Envoy
+goes on with what it had when its agent died.
+"""
+
+_DIGEST_CHARACTERS = 32
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one node enforces, as its Envoy has acknowledged it.
+
+    Attributes:
+        policies: `policy_digest` of the PeerAuthentications that it has seen and put in force.
+        roots: Fingerprints of the roots it believes in.
+        issuers: Fingerprints of the roots that the certificates it now uses chain to.
+        trouble: Why it isn't further, in words; empty when all is well.
+    """
+
+    policies: str
+    roots: frozenset[str] = frozenset()
+    issuers: frozenset[str] = frozenset()
+    trouble: str = ""
+
+
+def policy_digest(policies: Iterable[tuple[str, int]]) -> str:
+    """Name one set of stored PeerAuthentications, each by ``metadata.uid`` and ``.generation``.
+
+    Every stored object counts, also one that is refused: the digest says what was looked at. A
+    report stays as small as this however many policies there are.
+    """
+    lines = sorted(f"{uid} {generation}\n" for uid, generation in policies)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+
+
+def root_fingerprint(pem: bytes) -> str:
+    """Name a root certificate by the SHA-256 of its DER, as ``openssl x509 -fingerprint`` does."""
+    return x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()

@@ -1,0 +1,193 @@
+"""The status of a PeerAuthentication, from what is stored and what the nodes report: pure.
+
+``Accepted`` says whether the policy can be used, with all that is wrong with it; ``Enforced``,
+whether every node has put it in force. They stand in ``status.conditions`` in the form that
+Istio's other tools read (``IstioCondition``), beside those that others wrote there.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from troth._contract import policy_digest
+from troth.errors import Problem, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from troth._contract import NodeReport
+
+ACCEPTED = "Accepted"
+ENFORCED = "Enforced"
+
+_NAMED_NODES = 3
+_REMEMBERED = 256
+_LONGEST_MESSAGE = 1024
+
+
+class Truth(StrEnum):
+    """``status`` of a condition."""
+
+    TRUE = "True"
+    FALSE = "False"
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One entry of ``status.conditions``.
+
+    Attributes:
+        type: ``Accepted`` or ``Enforced``.
+        status: Whether it is so.
+        reason: Why, as one word for programs.
+        message: Why, for people.
+        observed_generation: ``metadata.generation`` of the policy that this was said of.
+    """
+
+    type: str
+    status: Truth
+    reason: str
+    message: str
+    observed_generation: int
+
+
+class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A PeerAuthentication object in the cluster, valid or not.
+
+    Attributes:
+        uid: ``metadata.uid``.
+        generation: ``metadata.generation``: changes with the spec, and with that alone.
+        problems: What is wrong with it, warnings among it.
+    """
+
+    uid: str
+    generation: int
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it can't be used as it is."""
+        return any(problem.severity is Severity.ERROR for problem in self.problems)
+
+
+class PolicyHistory:
+    """Knows the sets of policies of late by their digests, to tell how far a node is."""
+
+    def __init__(self) -> None:
+        self._sets: dict[str, Mapping[str, int]] = {}
+
+    def note(self, policies: Iterable[StoredPolicy]) -> None:
+        """Remember the set that is stored now."""
+        generations = {policy.uid: policy.generation for policy in policies}
+        digest = policy_digest(generations.items())
+        self._sets.pop(digest, None)
+        self._sets[digest] = generations
+        while len(self._sets) > _REMEMBERED:
+            del self._sets[next(iter(self._sets))]
+
+    def generation(self, digest: str, uid: str) -> int | None:
+        """Which generation of a policy is in the set; None if it isn't, or the set is unknown."""
+        return self._sets.get(digest, {}).get(uid)
+
+
+def conditions(
+    policy: StoredPolicy, reports: Mapping[str, NodeReport | None], history: PolicyHistory
+) -> tuple[Condition, Condition]:
+    """``Accepted`` and ``Enforced`` of one policy.
+
+    Args:
+        policy: As it is stored.
+        reports: By node; None for one that can't be read.
+        history: With the present set noted.
+    """
+    return _accepted(policy), _enforced(policy, reports, history)
+
+
+def _accepted(policy: StoredPolicy) -> Condition:
+    messages = "; ".join(_told(problem) for problem in policy.problems)
+    if policy.is_refused:
+        reason = "Invalid"
+        messages += ". What was last valid of it stays in force where it is known"
+    else:
+        reason = "ValidWithWarnings" if policy.problems else "Valid"
+    return Condition(
+        type=ACCEPTED,
+        status=Truth.FALSE if policy.is_refused else Truth.TRUE,
+        reason=reason,
+        message=_bounded(messages),
+        observed_generation=policy.generation,
+    )
+
+
+def _enforced(
+    policy: StoredPolicy, reports: Mapping[str, NodeReport | None], history: PolicyHistory
+) -> Condition:
+    behind = {
+        name: report
+        for name, report in reports.items()
+        if report is None or history.generation(report.policies, policy.uid) != policy.generation
+    }
+    done = not policy.is_refused and not behind and bool(reports)
+    if policy.is_refused:
+        reason, message = "NotAccepted", "this version is not enforced anywhere"
+    else:
+        reason = "AllNodes" if done else "NotAllNodes" if reports else "NoNodes"
+        message = f"{len(reports) - len(behind)} of {len(reports)} nodes"
+        if behind:
+            message += f"; waiting for {_shown(behind)}"
+    return Condition(
+        type=ENFORCED,
+        status=Truth.TRUE if done else Truth.FALSE,
+        reason=reason,
+        message=_bounded(message),
+        observed_generation=policy.generation,
+    )
+
+
+def merged(
+    present: Sequence[Mapping[str, Any]], wanted: Iterable[Condition], *, now: datetime
+) -> list[dict[str, Any]] | None:
+    """``status.conditions`` with ours brought up to date, or None when it is already.
+
+    Args:
+        present: What stands there, by whomever.
+        wanted: Ours.
+        now: ``lastTransitionTime`` of those whose status changes.
+    """
+    result = [dict(each) for each in present if isinstance(each, dict)]
+    for condition in wanted:
+        fields = msgspec.to_builtins(condition)
+        old = next((each for each in result if each.get("type") == condition.type), None)
+        if old is None:
+            old = {}
+            result.append(old)
+        if old.get("status") != fields["status"] or "lastTransitionTime" not in old:
+            fields["lastTransitionTime"] = f"{now:%FT%TZ}"
+        old.update(fields)
+    return None if result == list(present) else result
+
+
+def _told(problem: Problem) -> str:
+    path = f"{problem.path}: " if problem.path else ""
+    return f"{path}{problem.found} ({problem.wanted})"
+
+
+def _shown(nodes: Mapping[str, NodeReport | None]) -> str:
+    """A few of the nodes by name, each with its trouble if it has one."""
+    names = sorted(nodes)
+    shown = []
+    for name in names[:_NAMED_NODES]:
+        report = nodes[name]
+        trouble = "its report cannot be read" if report is None else report.trouble
+        shown.append(f"{name} ({trouble})" if trouble else name)
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _bounded(message: str) -> str:
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    return message[: _LONGEST_MESSAGE - 3] + "..."

@@ -1,0 +1,58 @@
+"""What a root rotation still waits for, by what the nodes have reported: pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from troth._contract import root_fingerprint
+from troth.controller._keyring import Phase
+from troth.controller._signing import LONGEST_LIFETIME
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from troth._contract import NodeReport
+    from troth.controller._keyring import Keyring
+
+
+def awaited(
+    keyring: Keyring, reports: Mapping[str, NodeReport | None], *, now: datetime
+) -> tuple[str, ...]:
+    """What the present phase is waiting for, in words; empty when it may end.
+
+    A node that is silent is waited for, since its Envoy may run on without its agent. It is given
+    up when its Node is deleted, and its report with it.
+
+    Args:
+        keyring: The authority.
+        reports: By node; None for one that can't be read.
+        now: The time.
+    """
+    if keyring.phase is Phase.STABLE:
+        return ()
+    if (
+        keyring.phase is Phase.SWITCHED
+        and keyring.since is not None
+        and now > keyring.since + LONGEST_LIFETIME
+    ):
+        return ()  # nothing that the old root signed is valid any longer
+    if not reports:
+        return ("the first node's report",)
+    if keyring.phase is Phase.DISTRIBUTING:
+        return tuple(
+            f"{name} to believe in the new root"
+            for name, report in sorted(reports.items())
+            if report is None or not keyring.arriving <= report.roots
+        )
+    return tuple(
+        f"{name} to renew its certificates"
+        for name, report in sorted(reports.items())
+        if report is None or keyring.leaving & report.issuers
+    )
+
+
+def signing_root(keyring: Keyring) -> str:
+    """Fingerprint of the root that new certificates chain to."""
+    # There are several only where the user's own authority comes with more than its root.
+    return root_fingerprint(keyring.signing.trust_bundle.certificates[0])
