@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from troth._exposition import ListenAddress
 from troth.cli._console import err
 from troth.errors import InputError, Problem
 from troth.identity import TrustDomain
@@ -53,6 +54,14 @@ def up(
         Path | None, typer.Option(help="The certificates between it and the root (PEM).")
     ] = None,
     ca_root: Annotated[Path | None, typer.Option(help="The root (PEM), if it is not one.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS:PORT|unix:PATH",
+            help="Show Prometheus the agent's metrics at /metrics there; the port is one of the "
+            "mesh's own network, the socket is on this machine.",
+        ),
+    ] = None,
 ) -> int:
     """Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.
 
@@ -66,6 +75,7 @@ def up(
         certificate_lifetime_seconds=certificate_lifetime,
         authority=_authority(ca_cert, ca_key, ca_chain, ca_root),
         uplink=is_privileged(),
+        metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from troth._exposition import ListenAddress, serving
 from troth.errors import TrothError
 from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
 from troth.local._addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
@@ -27,6 +28,8 @@ from troth.node import NodeAgent, NodePaths, Signed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from troth.node._metrics import NodeMetrics
 
 _log = structlog.get_logger(__name__)
 
@@ -76,6 +79,7 @@ class _Mesh:
         signer = _AuthoritySigner(
             authority, timedelta(seconds=settings.certificate_lifetime_seconds)
         )
+        metrics = _metrics() if settings.metrics else None
         agent = NodeAgent(
             node_name=NODE_NAME,
             paths=NodePaths(
@@ -88,11 +92,13 @@ class _Mesh:
             signer=signer,
             service_ranges=(str(SERVICE_RANGE_V4), str(SERVICE_RANGE_V6)),
             on_change=lambda: mesh.wake(),  # noqa: PLW0108 - it is made just below
+            metrics=metrics,
         )
         mesh = LocalMesh(settings, state, network, agent)
         requests = Requests(mesh, authority=authority, stop=self._stop.set)
         async with (
             _background(agent.run()) as agent_ended,
+            _metrics_page(settings.metrics, metrics),
             requests.server(state.control).serving(),
             _background(mesh.run()) as mesh_ended,
         ):
@@ -163,6 +169,23 @@ async def _background(work: object) -> AsyncIterator[asyncio.Task[None]]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def _metrics() -> NodeMetrics:
+    from troth.node._metrics import NodeMetrics  # noqa: PLC0415 - slow to import, seldom wanted
+
+    return NodeMetrics()
+
+
+@contextlib.asynccontextmanager
+async def _metrics_page(
+    address: ListenAddress | None, metrics: NodeMetrics | None
+) -> AsyncIterator[None]:
+    if address is None or metrics is None:
+        yield
+        return
+    async with serving(address, metrics.page):
+        yield
 
 
 def _raise_file_limit() -> None:

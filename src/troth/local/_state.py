@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth._exposition import ListenAddress
 from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
@@ -48,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         certificate_lifetime_seconds: Of a workload's certificate.
         authority: The certificate authority to use instead of one made for this run.
         uplink: Whether there is a link to the host (only as root).
+        metrics: Where Prometheus may scrape the agent; nowhere when None.
     """
 
     paths: tuple[str, ...]
@@ -56,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     certificate_lifetime_seconds: int = 12 * 3600
     authority: AuthorityFiles | None = None
     uplink: bool = False
+    metrics: ListenAddress | None = None
 
 
 class StateDirectory:

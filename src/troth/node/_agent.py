@@ -30,6 +30,7 @@ from troth.errors import TrothError
 from troth.mesh import Connection, NodeView, World, node_view
 from troth.node._capture import capture, release
 from troth.node._certificates import CertificateKeeper, Signer
+from troth.node._figures import Figures
 from troth.node._history import History
 from troth.node._journal import Journal
 from troth.node._observe import Observer
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from troth.identity import SpiffeId, TrustDomain
+    from troth.node._metrics import NodeMetrics
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +69,7 @@ class NodeAgent:
         service_ranges: Networks that hold nothing but services' virtual IPs.
         on_change: Called when a new world has come into force, and when the set of captured pods,
             or why one isn't, has changed.
+        metrics: Hears of connections and of what Envoy takes over.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class NodeAgent:
         signer: Signer,
         service_ranges: Iterable[str],
         on_change: Callable[[], None],
+        metrics: NodeMetrics | None = None,
     ) -> None:
         self.connections: History[Connection] = History()
         self.journal = Journal(paths.journal, now=datetime.now(UTC))
@@ -87,7 +91,8 @@ class NodeAgent:
         self._paths = paths
         self._service_ranges = tuple(service_ranges)
         self._on_change = on_change
-        self._ads = AdsServer(paths.ads)
+        self._metrics = metrics
+        self._ads = AdsServer(paths.ads, observer=metrics)
         self._envoy = EnvoyProcess(
             EnvoyOptions(
                 bootstrap=paths.bootstrap,
@@ -106,6 +111,8 @@ class NodeAgent:
         self._generation = 0
         self._enforced = 0
         self._progress = asyncio.Condition()
+        if metrics is not None:
+            metrics.watch(self.figures)
 
     @property
     def captured(self) -> frozenset[str]:
@@ -131,6 +138,24 @@ class NodeAgent:
     def envoy_restarts(self) -> int:
         """How often Envoy had to be started again."""
         return self._envoy.restarts
+
+    def figures(self) -> Figures:
+        """The agent in numbers, as it is now."""
+        ads = self._ads.status()
+        return Figures(
+            generation=self._enforced,
+            wanted_generation=self._generation,
+            captured=len(self._captured),
+            not_captured=len(self._refused),
+            envoy_connected=ads.connected,
+            envoy_restarts=self._envoy.restarts,
+            refused_resources=len(ads.nacks),
+            certificates={
+                str(identity): svid.not_after
+                for identity, svid in self.certificates.current().items()
+            },
+            lost_events=self.journal.lost,
+        )
 
     def ads_status(self) -> AdsStatus:
         """What Envoy has taken and refused."""
@@ -278,6 +303,8 @@ class NodeAgent:
             connection = self._observer.connection(event)
             self.connections.add(connection)
             self.journal.add(connection)
+            if self._metrics is not None:
+                self._metrics.connection(connection)
 
     def _write_bootstrap(self) -> None:
         document = bootstrap(

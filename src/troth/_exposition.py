@@ -1,0 +1,224 @@
+"""A very small HTTP server for one page, at a TCP port or a Unix socket: what Prometheus scrapes.
+
+It answers GET and HEAD of ``/metrics`` and closes the connection. Requests are hostile until
+parsed: their head is bounded in size and time, and so is the number of connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import re
+import socket
+import stat
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from troth.errors import EnvironmentLackError, InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+PATH = "/metrics"
+
+_MOST_CONNECTIONS = 32
+_LONGEST_HEAD = 16 * 1024
+_PATIENCE_SECONDS = 10
+_LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7), less its final zero
+_REQUEST_LINE = re.compile(rb"(?P<method>[A-Z]{1,16}) (?P<target>[!-~]{1,2048}) HTTP/1\.[01]")
+_WANTED = "write ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
+
+
+class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to listen: an IP address and a TCP port, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str, *, option: str) -> ListenAddress:
+        """Read ``ADDRESS:PORT``, ``[ADDRESS]:PORT`` or ``unix:PATH``; a path is made absolute.
+
+        Args:
+            text: What was given.
+            option: What it was given for, to name in an error.
+
+        Raises:
+            InputError: It is none of these.
+        """
+        scheme, _, rest = text.partition(":")
+        if scheme == "unix":
+            path = str(Path(rest).absolute()) if rest else ""
+            length = len(os.fsencode(path))
+            if not rest or "\0" in rest:
+                _refuse(option, text, "names no path")
+            if length > _LONGEST_SOCKET_PATH:
+                found = f"names a path of {length} bytes, too long for a Unix socket"
+                _refuse(option, text, found)
+            return cls(path=path)
+        host, colon, number = text.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        try:
+            address = ipaddress.ip_address(bare)
+        except ValueError:
+            _refuse(option, text, "has no IP address" if colon else "has no port")
+        if (address.version == 6) is not (bare != host):  # noqa: PLR2004 - IPv6
+            _refuse(option, text, "writes an IPv6 address without brackets, or another one in them")
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", number) or int(number) > 65535:  # noqa: PLR2004 - the highest port
+            _refuse(option, text, f"has {number!r} for a port")
+        return cls(host=str(address), port=int(number))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """A body with its ``Content-Type``."""
+
+    content_type: str
+    body: bytes
+
+
+@contextlib.asynccontextmanager
+async def serving(address: ListenAddress, page: Callable[[str], Page]) -> AsyncIterator[None]:
+    """Serve for as long as the context lasts.
+
+    Args:
+        address: Where. A Unix socket is made 0600, so it is its owner's alone; a TCP port is
+            anybody's who can reach it.
+        page: Makes the page, given the request's ``Accept`` header.
+
+    Raises:
+        EnvironmentLackError: The address can't be listened on.
+    """
+    server = _Server(page)
+    try:
+        listener = _listen(address)
+    except OSError as error:
+        raise EnvironmentLackError(
+            f"cannot listen on {address}: {error.strerror}", "choose another address"
+        ) from error
+    running = await asyncio.start_server(server.accept, sock=listener, limit=_LONGEST_HEAD)
+    try:
+        yield
+    finally:
+        running.close()
+        await server.stop()
+        if address.path:
+            _remove(Path(address.path))
+
+
+def _listen(address: ListenAddress) -> socket.socket:
+    if not address.path:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return socket.create_server((address.host, address.port), family=family)
+    _remove_stale(Path(address.path))
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(address.path)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen()
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket of ours that nobody listens on any more; anything else is in the way."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+class _Server:
+    def __init__(self, page: Callable[[str], Page]) -> None:
+        self._page = page
+        self._connections: set[asyncio.Task[None]] = set()
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            writer.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def stop(self) -> None:
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    writer.write(await self._answer(reader))
+                    await writer.drain()
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        first, *fields = head.split(b"\r\n")
+        request = _REQUEST_LINE.fullmatch(first)
+        if request is None:
+            return _response(HTTPStatus.BAD_REQUEST)
+        if request["target"].partition(b"?")[0] != PATH.encode():
+            return _response(HTTPStatus.NOT_FOUND)
+        if request["method"] not in {b"GET", b"HEAD"}:
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, extra="Allow: GET, HEAD\r\n")
+        page = self._page(_accept(fields))
+        with_body = request["method"] == b"GET"
+        return _response(HTTPStatus.OK, page, with_body=with_body)
+
+
+def _accept(fields: list[bytes]) -> str:
+    for field in fields:
+        name, _, value = field.partition(b":")
+        if name.lower() == b"accept":
+            return value.strip().decode("latin-1")
+    return ""
+
+
+def _response(
+    status: HTTPStatus, page: Page | None = None, *, with_body: bool = True, extra: str = ""
+) -> bytes:
+    page = page or Page(content_type="text/plain", body=f"{status.phrase}\n".encode())
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        f"Content-Type: {page.content_type}\r\n"
+        f"Content-Length: {len(page.body)}\r\n"
+        f"{extra}Connection: close\r\n\r\n"
+    )
+    return head.encode() + (page.body if with_body else b"")
+
+
+def _refuse(option: str, text: str, found: str) -> NoReturn:
+    problem = Problem(subject=f"{option} {text}", path="", found=found, wanted=_WANTED)
+    raise InputError([problem])

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from troth import _exposition
+from troth._exposition import ListenAddress, Page, serving
+from troth.errors import EnvironmentLackError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def page(tmp_path: Path) -> AsyncIterator[Path]:
+    """A served page that shows the Accept header; its socket."""
+    path = tmp_path / "metrics"
+    address = ListenAddress(path=str(path))
+    async with serving(address, lambda accept: Page(content_type="text/x", body=accept.encode())):
+        yield path
+
+
+async def ask(path: Path, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    with contextlib.suppress(ConnectionError):
+        writer.write(request)
+        await writer.drain()
+        answer = await reader.read()
+        writer.close()
+        return answer
+    return b""
+
+
+async def test_the_page_is_served_with_its_type_and_length(page: Path) -> None:
+    answer = await ask(page, b"GET /metrics HTTP/1.1\r\nHost: x\r\naccept:  a/b \r\n\r\n")
+    assert answer == (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/x\r\nContent-Length: 3\r\n"
+        b"Connection: close\r\n\r\na/b"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200", id="HEAD"),
+        pytest.param(b"GET /metrics?x=1 HTTP/1.0\r\n\r\n", b"200", id="a query"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", b"404", id="another path"),
+        pytest.param(b"GET /metrics/../etc HTTP/1.1\r\n\r\n", b"404", id="a path with dots"),
+        pytest.param(b"POST /metrics HTTP/1.1\r\n\r\n", b"405", id="another method"),
+        pytest.param(b"GET /metrics HTTP/2\r\n\r\n", b"400", id="another version"),
+        pytest.param(b"\x16\x03\x01\x00\r\n\r\n", b"400", id="TLS"),
+        pytest.param(b"\r\n\r\n", b"400", id="nothing"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\n\r\n", b"400", id="no ASCII"),
+        pytest.param(b"GET /metrics HTTP/1.1\r\nA: " + b"a" * 20_000, b"431", id="a long head"),
+    ],
+)
+async def test_requests_are_judged_before_they_are_answered(
+    page: Path, request_: bytes, status: bytes
+) -> None:
+    assert (await ask(page, request_)).split(b" ")[1] == status
+
+
+async def test_head_gets_no_body(page: Path) -> None:
+    answer = await ask(page, b"HEAD /metrics HTTP/1.1\r\nAccept: abc\r\n\r\n")
+    assert b"Content-Length: 3\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_a_client_that_says_nothing_is_not_waited_for(
+    page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_exposition, "_PATIENCE_SECONDS", 0.05)
+    reader, writer = await asyncio.open_unix_connection(page)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_more_clients_than_there_is_room_for_are_turned_away(page: Path) -> None:
+    waiting = [await asyncio.open_unix_connection(page) for _ in range(32)]
+    while await ask(page, b"GET /metrics HTTP/1.1\r\n\r\n"):  # noqa: ASYNC110 - until all are accepted
+        await asyncio.sleep(0.01)
+    for _, writer in waiting:
+        writer.close()
+    while not await ask(page, b"GET /metrics HTTP/1.1\r\n\r\n"):  # noqa: ASYNC110 - until they are gone
+        await asyncio.sleep(0.01)
+
+
+async def test_the_socket_is_its_owners_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "metrics"
+    async with serving(ListenAddress(path=str(path)), lambda _: Page(content_type="", body=b"")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+async def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "metrics"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving(ListenAddress(path=str(path)), lambda _: Page(content_type="", body=b"x")):
+        assert (await ask(path, b"GET /metrics HTTP/1.1\r\n\r\n")).endswith(b"x")
+
+
+async def test_what_is_in_the_way_stays(tmp_path: Path, page: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, page, tmp_path / "missing" / "metrics"):
+        with pytest.raises(EnvironmentLackError, match="cannot listen on"):
+            async with serving(ListenAddress(path=str(path)), lambda _: None):  # type: ignore[arg-type,return-value]  # never asked
+                pass
+    assert file.read_text() == "mine"
+    assert await ask(page, b"GET /metrics HTTP/1.1\r\n\r\n")
+
+
+async def test_a_tcp_port_is_served_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = ListenAddress(host="127.0.0.1", port=port)
+    async with serving(address, lambda _: Page(content_type="", body=b"x")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).endswith(b"x")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:9464", ListenAddress(host="127.0.0.1", port=9464)),
+        ("[::1]:1", ListenAddress(host="::1", port=1)),
+        ("0.0.0.0:65535", ListenAddress(host="0.0.0.0", port=65535)),
+        ("unix:/run/m.sock", ListenAddress(path="/run/m.sock")),
+    ],
+)
+def test_addresses_are_read_and_written(text: str, expected: ListenAddress) -> None:
+    address = ListenAddress.parse(text, option="--metrics")
+    assert address == expected
+    assert str(address) == text
+
+
+def test_a_relative_path_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ListenAddress.parse("unix:m", option="x") == ListenAddress(path=str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "has no port"),
+        ("9464", "has no port"),
+        (":9464", "has no IP address"),
+        ("localhost:9464", "has no IP address"),
+        ("::1:9464", "writes an IPv6 address without brackets, or another one in them"),
+        ("[127.0.0.1]:1", "writes an IPv6 address without brackets, or another one in them"),
+        ("127.0.0.1:0", "has '0' for a port"),
+        ("127.0.0.1:65536", "has '65536' for a port"),
+        ("127.0.0.1:", "has '' for a port"),
+        ("127.0.0.1:\u0668\u0660", "has '\u0668\u0660' for a port"),
+        ("unix:", "names no path"),
+        ("unix:/" + "a" * 107, "names a path of 108 bytes, too long for a Unix socket"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_what_would_be_one(text: str, found: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ListenAddress.parse(text, option="--metrics")
+    (problem,) = caught.value.problems
+    assert (problem.subject, problem.found) == (f"--metrics {text}", found)
+    assert problem.wanted == "write ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
