@@ -16,8 +16,8 @@ from troth.errors import InputError, PeerError, Problem
 from troth.local._launch import Bind
 from troth.local._pod import PodRunner, Prepared
 from troth.local._processes import members
-from troth.local._status import Phase, PodStatus, State
-from troth.mesh import Pod
+from troth.local._status import PodStatus, State
+from troth.mesh import Pod, PodPhase
 from troth.node import _netns
 from troth.sources import Container, PodTemplate, Probe, RestartPolicy
 
@@ -90,7 +90,7 @@ async def it_runs_and_its_output_is_logged(directory: Path) -> None:
     script = "hostname; getent hosts payments; echo bad >&2; exec sleep 1000"
     async with pod(directory, shell(script)) as watched:
         status = await watched.until(lambda status: status.ready)
-        assert status.phase is Phase.RUNNING
+        assert status.phase is PodPhase.RUNNING
         assert status.containers[0].pid in set(members(watched.namespace))
         await watched.until_logged("bad")
         assert watched.log().split() == ["web", "10.0.0.9", "payments", "bad"]
@@ -113,7 +113,7 @@ async def a_crashing_container_is_started_again(directory: Path) -> None:
 
 
 async def a_pod_that_never_restarts_ends(directory: Path) -> None:
-    for code, phase in ((0, Phase.SUCCEEDED), (4, Phase.FAILED)):
+    for code, phase in ((0, PodPhase.SUCCEEDED), (4, PodPhase.FAILED)):
         place = directory / str(code)
         place.mkdir()
         once = RestartPolicy.NEVER
@@ -127,7 +127,7 @@ async def init_containers_come_first_and_in_order(directory: Path) -> None:
     init = tuple(shell(f"echo {name} >> {note}", name) for name in ("first", "second"))
     main = shell(f"cat {note}; exec sleep 1000")
     async with pod(directory, main, init_containers=init) as watched:
-        assert (await watched.until(lambda s: s.init_containers[0].pid)).phase is Phase.PENDING
+        assert (await watched.until(lambda s: s.init_containers[0].pid)).phase is PodPhase.PENDING
         await watched.until(lambda s: s.ready)
         await watched.until_logged("first\nsecond\n")
 
@@ -137,7 +137,7 @@ async def a_failed_init_container_keeps_the_others_from_starting(directory: Path
     never = RestartPolicy.NEVER
     init = (shell("exit 1", "init"),)
     async with pod(directory, main, init_containers=init, restart_policy=never) as watched:
-        await watched.until(lambda s: s.phase is Phase.FAILED)
+        await watched.until(lambda s: s.phase is PodPhase.FAILED)
         await asyncio.wait_for(watched.runner._task or asyncio.sleep(0), 10)
     assert watched.runner.status.containers[0].reason == "PodInitializing"
     assert not (watched.directory / "app.log").exists()
@@ -237,7 +237,7 @@ async def a_container_is_ready_when_its_probe_says_so(directory: Path) -> None:
             assert not status.ready
             go.touch()
             await watched.until(lambda s: s.ready)
-            assert status.phase is Phase.RUNNING
+            assert status.phase is PodPhase.RUNNING
 
 
 async def exec_runs_in_the_container(directory: Path) -> None:

@@ -5,11 +5,11 @@ import pytest
 from troth.local._status import (
     Backoff,
     ContainerStatus,
-    Phase,
     State,
     restarts,
     summarize,
 )
+from troth.mesh import PodPhase
 from troth.sources import RestartPolicy
 
 ALWAYS, ON_FAILURE, NEVER = RestartPolicy
@@ -25,29 +25,31 @@ CRASHED = ContainerStatus(name="c", reason="CrashLoopBackOff", exit_code=1)
 @pytest.mark.parametrize(
     ("init", "containers", "policy", "phase", "ready"),
     [
-        pytest.param([], [WAITING], ALWAYS, Phase.PENDING, False, id="nothing started"),
-        pytest.param([RUNNING], [WAITING], ALWAYS, Phase.PENDING, False, id="init runs"),
-        pytest.param([CRASHED], [WAITING], ALWAYS, Phase.PENDING, False, id="init is retried"),
-        pytest.param([FAILED], [WAITING], NEVER, Phase.FAILED, False, id="init failed for good"),
-        pytest.param([FAILED], [WAITING], ALWAYS, Phase.PENDING, False, id="init just failed"),
-        pytest.param([DONE], [RUNNING], ALWAYS, Phase.RUNNING, False, id="not ready yet"),
-        pytest.param([DONE], [READY], ALWAYS, Phase.RUNNING, True, id="ready"),
-        pytest.param([], [READY, RUNNING], ALWAYS, Phase.RUNNING, False, id="one of two is ready"),
-        pytest.param([], [READY, READY], ALWAYS, Phase.RUNNING, True, id="both are ready"),
-        pytest.param([], [CRASHED], ALWAYS, Phase.RUNNING, False, id="crash loop"),
-        pytest.param([], [FAILED], ALWAYS, Phase.RUNNING, False, id="about to be restarted"),
-        pytest.param([], [FAILED], ON_FAILURE, Phase.RUNNING, False, id="about to be retried"),
-        pytest.param([], [DONE], ON_FAILURE, Phase.SUCCEEDED, False, id="done on failure"),
-        pytest.param([], [DONE, DONE], NEVER, Phase.SUCCEEDED, False, id="all done"),
-        pytest.param([], [DONE, FAILED], NEVER, Phase.FAILED, False, id="one failed"),
-        pytest.param([], [DONE, READY], NEVER, Phase.RUNNING, False, id="one still runs"),
+        pytest.param([], [WAITING], ALWAYS, PodPhase.PENDING, False, id="nothing started"),
+        pytest.param([RUNNING], [WAITING], ALWAYS, PodPhase.PENDING, False, id="init runs"),
+        pytest.param([CRASHED], [WAITING], ALWAYS, PodPhase.PENDING, False, id="init is retried"),
+        pytest.param([FAILED], [WAITING], NEVER, PodPhase.FAILED, False, id="init failed for good"),
+        pytest.param([FAILED], [WAITING], ALWAYS, PodPhase.PENDING, False, id="init just failed"),
+        pytest.param([DONE], [RUNNING], ALWAYS, PodPhase.RUNNING, False, id="not ready yet"),
+        pytest.param([DONE], [READY], ALWAYS, PodPhase.RUNNING, True, id="ready"),
+        pytest.param(
+            [], [READY, RUNNING], ALWAYS, PodPhase.RUNNING, False, id="one of two"
+        ),
+        pytest.param([], [READY, READY], ALWAYS, PodPhase.RUNNING, True, id="both are ready"),
+        pytest.param([], [CRASHED], ALWAYS, PodPhase.RUNNING, False, id="crash loop"),
+        pytest.param([], [FAILED], ALWAYS, PodPhase.RUNNING, False, id="about to be restarted"),
+        pytest.param([], [FAILED], ON_FAILURE, PodPhase.RUNNING, False, id="about to be retried"),
+        pytest.param([], [DONE], ON_FAILURE, PodPhase.SUCCEEDED, False, id="done on failure"),
+        pytest.param([], [DONE, DONE], NEVER, PodPhase.SUCCEEDED, False, id="all done"),
+        pytest.param([], [DONE, FAILED], NEVER, PodPhase.FAILED, False, id="one failed"),
+        pytest.param([], [DONE, READY], NEVER, PodPhase.RUNNING, False, id="one still runs"),
     ],
 )
 def test_a_pods_phase_and_readiness_follow_from_its_containers(
     init: list[ContainerStatus],
     containers: list[ContainerStatus],
     policy: RestartPolicy,
-    phase: Phase,
+    phase: PodPhase,
     ready: bool,  # noqa: FBT001 - a table's column
 ) -> None:
     status = summarize(init, containers, policy)

@@ -200,6 +200,8 @@ class LocalMesh:
                 # Others stop using the tunnel before the pod stops being captured.
                 captured=in_mesh and sandbox.uid in self.agent.captured,
                 ready=sandbox.status.ready and sandbox.uid not in self._terminating,
+                terminating=sandbox.uid in self._terminating,
+                phase=sandbox.status.phase,
             )
         services, self._service_problems = resolve_services(
             self.manifests.services.values(),

@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from troth.errors import Problem
-from troth.local._status import ContainerStatus, Phase
-from troth.mesh import ClientDecision, Connection, Endpoint, ServerDecision
+from troth.local._status import ContainerStatus
+from troth.mesh import ClientDecision, Connection, Endpoint, PodPhase, ServerDecision
 from troth.policy import DecidedBy, Mode
 
 
@@ -37,7 +37,7 @@ class PodReport(msgspec.Struct, frozen=True, kw_only=True):
     workload: str
     uid: str
     addresses: tuple[str, ...]
-    phase: Phase
+    phase: PodPhase
     ready: bool
     containers: tuple[ContainerStatus, ...]
     in_mesh: bool

@@ -10,9 +10,9 @@ from troth.local import _env
 from troth.local._hosts import hosts_text, resolv_conf_text
 from troth.local._pod import PodRunner, Prepared
 from troth.local._services import apply_services
-from troth.local._status import Phase, PodStatus
+from troth.local._status import PodStatus
 from troth.local._volumes import mount_volumes
-from troth.mesh import Pod
+from troth.mesh import Pod, PodPhase
 from troth.node import netns
 
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ class Sandbox:
     def status(self) -> PodStatus:
         """What its containers are doing."""
         if self._runner is None:
-            return PodStatus(phase=Phase.PENDING, ready=False, init_containers=(), containers=())
+            return PodStatus(phase=PodPhase.PENDING, ready=False, init_containers=(), containers=())
         return self._runner.status
 
     @property
     def blocker(self) -> str:
         """What it is waiting for until it runs; empty when it does, or has done its work."""
         status = self.status
-        if status.phase in {Phase.RUNNING, Phase.SUCCEEDED}:
+        if status.phase in {PodPhase.RUNNING, PodPhase.SUCCEEDED}:
             troubled = next((c for c in status.containers if c.reason == "CrashLoopBackOff"), None)
             return f"container {troubled.name}: {troubled.message}" if troubled else ""
         waiting = next(

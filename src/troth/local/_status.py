@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth.mesh import PodPhase
 from troth.sources import RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class Phase(StrEnum):
-    """``PodStatus.phase``."""
-
-    PENDING = "Pending"
-    RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
 
 
 class State(StrEnum):
@@ -64,7 +56,7 @@ class PodStatus(msgspec.Struct, frozen=True, kw_only=True):
         containers: In the order of the manifest.
     """
 
-    phase: Phase
+    phase: PodPhase
     ready: bool
     init_containers: tuple[ContainerStatus, ...]
     containers: tuple[ContainerStatus, ...]
@@ -126,15 +118,15 @@ def _phase(
     init_containers: Sequence[ContainerStatus],
     containers: Sequence[ContainerStatus],
     policy: RestartPolicy,
-) -> Phase:
+) -> PodPhase:
     if any(_is_over(c, policy, init=True) and c.exit_code for c in init_containers):
-        return Phase.FAILED
+        return PodPhase.FAILED
     if all(_is_over(c, policy, init=False) for c in containers):
         failed = any(container.exit_code for container in containers)
-        return Phase.FAILED if failed else Phase.SUCCEEDED
+        return PodPhase.FAILED if failed else PodPhase.SUCCEEDED
     if any(c.state is State.RUNNING or c.exit_code is not None for c in containers):
-        return Phase.RUNNING
-    return Phase.PENDING
+        return PodPhase.RUNNING
+    return PodPhase.PENDING
 
 
 def _is_over(container: ContainerStatus, policy: RestartPolicy, *, init: bool) -> bool:

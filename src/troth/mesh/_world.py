@@ -43,7 +43,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     def membership(self, pod: Pod) -> Membership:
         """Whether ``pod`` is to be captured: its namespace opts in, the pod may opt out."""
         namespace = self.namespaces.get(pod.namespace, Namespace(name=pod.namespace))
-        return membership(namespace, pod.labels)
+        return membership(namespace, pod.labels, host_network=pod.host_network)
 
 
 def membership(
