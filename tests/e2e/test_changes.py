@@ -174,7 +174,8 @@ def test_a_label_captures_running_pods_and_its_removal_releases_them(
         return pid
 
     label(in_mesh=False)
-    eventually(lambda: web.get("app.later", 8080).body, what="the new pod")
+    wait_pods(mesh, "later/app", 1)  # an unknown name's lookup could take long
+    assert web.get("app.later", 8080).body == "app 8080 /"
     pid, before = process(), cron.streams("app.later", 7000)
     go_on(before)
     assert cron.get("app.later", 8080).body == "app 8080 /"
