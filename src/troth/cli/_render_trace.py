@@ -129,7 +129,7 @@ def _handshake(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield ""
     yield render_report(diagnosis.handshake)
     if diagnosis.handshake_event:
-        yield Text(f"report      {_reported(diagnosis.handshake_event)}")
+        yield _grid([("report", _reported(diagnosis.handshake_event))])
 
 
 def _conclusion(diagnosis: Diagnosis) -> RenderableType:

@@ -153,7 +153,8 @@ class _Mesh:
                 claim=question.claim,
             )
         except PeerError as error:
-            return None, f"{error.peer} {error.reason}"
+            who = "" if error.peer == "troth" else f"{error.peer} "
+            return None, f"{who}{error.reason}"
         return trace, None
 
     def _explained(self, findings: Findings) -> Cause | None:

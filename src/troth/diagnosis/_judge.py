@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from troth.diagnosis import _sentences as say
 from troth.diagnosis._findings import Judgement
 from troth.diagnosis._report import Hop
+from troth.envoy import OWN_PORTS
 from troth.local import Reached
 from troth.mesh import Outcome, Reason, Side
 from troth.trace import Verdict
@@ -93,6 +94,8 @@ def _by_the_client(findings: Findings) -> Judgement:
         return _beside_the_mesh(findings)
     if not findings.by_proxy:
         first = Hop.SERVER_PROXY
+    if way.client.port in OWN_PORTS:
+        return _failed(first, say.own_port(way.client.port))
     if unreachable:  # at a port where Envoy has to listen
         return _failed(first, say.envoy_gone(findings))
     # A proxy took it and doesn't say what it did. Nothing is taken for granted then.

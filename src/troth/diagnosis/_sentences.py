@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from troth.envoy import INBOUND_PORT, OUTBOUND_PORT
+from troth.envoy import INBOUND_PORT, OUTBOUND_PORT, OWN_PORTS
 from troth.local import Reached
 from troth.mesh import MESH_LABEL, Reason
 from troth.policy import Mode
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from troth.mesh import Connection
 
 AGAIN = (
-    "Look at the step above at which it stopped, and trace again in case something was changing."
+    "Look at the step at which the handshake stopped; if something was changing just then, "
+    "trace again."
 )
 
 _LOOK_THERE = "Look whether it runs, listens there, and can be reached from the node."
@@ -47,25 +48,29 @@ def plaintext(findings: Findings) -> tuple[str, str | None]:
     if not server.tunnel:
         cause, remedy = way.server.why, _join(way.client.destination)
     elif server.mode is Mode.DISABLE:
-        cause = f"port {way.client.port} is DISABLE by {server.decided_by}, so nobody encrypts"
+        cause = (
+            f"port {way.client.port} is DISABLE by {server.decided_by}, so nobody makes a tunnel"
+        )
         remedy = "To encrypt it, set PERMISSIVE or STRICT for that port."
     elif findings.question.past_tunnel:
-        cause = f"port {way.client.port} takes it: {server.mode} by {server.decided_by}"
+        cause = f"port {way.client.port} takes it, being {server.mode} by {server.decided_by}"
         remedy = "To refuse what comes past the tunnel, set STRICT."
     elif not route.captured:
         cause = (
-            f"{_outside(findings)}, and port {way.client.port} takes it: "
-            f"{server.mode} by {server.decided_by}"
+            f"{_outside(findings)}, and port {way.client.port} takes it, "
+            f"being {server.mode} by {server.decided_by}"
         )
         remedy = _join(route.source)
     else:
-        cause = f"port {way.client.port} takes it: {server.mode} by {server.decided_by}"
+        cause = f"port {way.client.port} takes it, being {server.mode} by {server.decided_by}"
         remedy = "A policy was changing or a pod being captured; trace again."
     return f"It passed in plaintext: {cause}.{_silence(findings)}", remedy
 
 
 def stopped(findings: Findings, event: Connection) -> tuple[str, str]:
     """Why a proxy refused it or failed."""
+    if findings.way and findings.way.client.port in OWN_PORTS:
+        return own_port(findings.way.client.port)
     if event.reason in _NOBODY_LISTENS and findings.listening is not None:
         return nobody_listens(findings)
     explained = findings.explained
@@ -77,7 +82,16 @@ def stopped(findings: Findings, event: Connection) -> tuple[str, str]:
         remedy = AGAIN
     elif event.reason is Reason.UNREACHABLE:
         remedy = _LOOK_THERE
+    if findings.question.as_impostor:
+        remedy = f"None here: the trace showed it on purpose. For a real client: {remedy}"
     return cause, remedy
+
+
+def own_port(port: int) -> tuple[str, str]:
+    """A port that is no app's."""
+    own = _list(map(str, sorted(OWN_PORTS)))
+    cause = f"Port {port} leads to no app: {own} are troth's own in every pod of the mesh."
+    return cause, "Connect to the app's port; what has to be there to carry it, troth sees to."
 
 
 def nobody_listens(findings: Findings) -> tuple[str, str]:
@@ -99,8 +113,12 @@ def nobody_listens(findings: Findings) -> tuple[str, str]:
         remedy = "Let it listen at 0.0.0.0 or ::; if it has only just started, trace again."
         return cause, remedy
     others = sorted({each.port for each in listening.sockets})
-    instead = f"its processes listen on {_list(map(str, others))}" if others else "nor on any other"
-    cause = f"Nothing listens on port {port} of {listening.pod}; {instead}."
+    instead = (
+        f"where processes listen on {_list(map(str, others))}" if others else "and on no other"
+    )
+    cause = f"Nothing listens on port {port} of {listening.pod}, {instead}."
+    if findings.event and findings.event.peer:
+        cause = f"The tunnel stands, the server knows the client as {findings.event.peer}. {cause}"
     remedy = f"Start what should listen there (`troth logs {listening.pod}` shows what it says)"
     if others:
         remedy += ", or connect to a port that is there"

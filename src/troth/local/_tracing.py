@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from troth.node import History
 
 _LIFETIME = timedelta(hours=1)
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 5
 
 
 class Identities(NamedTuple):
@@ -84,9 +85,10 @@ async def trace(
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, (endpoint.address, TUNNEL_PORT))
         except OSError as error:
+            saw = os.strerror(error.errno) if error.errno else f"no answer in {_CONNECT_SECONDS} s"
             raise PeerError(
                 str(destination),
-                f"does not take connections at its tunnel port {TUNNEL_PORT}: {error}",
+                f"does not take connections at its tunnel port {TUNNEL_PORT}: {saw}",
                 "see whether it is captured, and whether Envoy runs: troth status",
             ) from error
         source = sock.getsockname()[:2]
