@@ -1,0 +1,160 @@
+"""`troth audit` on a real mesh: who is ready for STRICT, and policies that break nobody."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.e2e.harness import TROTH, Host, Mesh, eventually
+from tests.e2e.manifests import document, namespace, server, service
+from tests.e2e.policies import clients, wait_for, wait_serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.e2e.client import Client
+
+pytestmark = pytest.mark.e2e
+
+MANIFESTS = document(
+    [
+        namespace("finance", mesh=True),
+        namespace("legacy", mesh=False),
+        *server("finance/web", "http:8080"),
+        *server("finance/payments", "http:8080", "http:9090"),
+        *server("legacy/cron"),
+        service("finance/web", 8080),
+        service("finance/payments", 8080, 9090),
+    ]
+)
+
+
+@pytest.fixture
+def mesh(host: Host) -> Iterator[Mesh]:
+    with Mesh(host, {"mesh.yaml": MANIFESTS}) as running:
+        wait_serving(running)
+        yield running
+
+
+@pytest.fixture
+def pods(mesh: Mesh) -> Iterator[list[Client]]:
+    with clients(mesh, "finance/web", "finance/payments", "legacy/cron") as running:
+        yield running
+
+
+def audited(mesh: Mesh, *options: str) -> tuple[int, dict[str, Any]]:
+    result = mesh.troth("audit", "-o", "json", *options, check=False)
+    return result.returncode, json.loads(result.stdout)
+
+
+def states(report: dict[str, Any]) -> dict[str, str]:
+    return {
+        f"{workload['name']}:{number}": port["state"]
+        for workload in report["workloads"]
+        for number, port in workload["ports"].items()
+    }
+
+
+def wait_seen(mesh: Mesh, *, connections: int) -> None:
+    """Wait until so many connections are in the audit."""
+
+    def count() -> bool:
+        pairs = audited(mesh)[1]["pairs"]
+        seen: int = sum(p["tunnel"] + p["plaintext"] + p["refused"] for p in pairs)
+        return seen >= connections
+
+    eventually(count, what=f"{connections} connections")
+
+
+def test_an_audit_follows_the_traffic_and_its_policies_break_nobody(
+    mesh: Mesh, pods: list[Client]
+) -> None:
+    web, payments, cron = pods
+    code, before = audited(mesh)
+    assert (code, before["schema"], before["ready"]) == (1, "troth/audit/v1", False)
+    assert set(states(before).values()) == {"no traffic"}
+    assert before["policies"] == []
+
+    calls: list[tuple[Callable[[], str | None], str]] = [
+        (lambda: web.get("payments", 8080).body, "payments 8080 /"),
+        (lambda: payments.get("web", 8080).body, "web 8080 /"),
+        (lambda: cron.get("payments.finance", 9090).body, "payments 9090 /"),
+    ]
+    for call, answer in calls:
+        assert call() == answer
+    wait_seen(mesh, connections=3)
+    directory = mesh.home / "safe"
+    code, report = audited(mesh, "--write-policy", str(directory))
+    assert code == 1
+    assert states(report) == {
+        "payments:8080": "ready",
+        "payments:9090": "plaintext",
+        "web:8080": "ready",
+    }
+    [culprit] = report["workloads"][0]["ports"]["9090"]["because_of"]
+    assert (culprit["source"], culprit["count"]) == ("legacy/cron", 1)
+
+    applied(mesh, directory)
+    wait_for(
+        mesh,
+        {
+            "finance/payments": "STRICT by finance/payments-mtls",
+            "finance/payments:9090": "PERMISSIVE by finance/payments-mtls",
+            "finance/web": "STRICT by finance/web-mtls",
+        },
+    )
+    for call, answer in calls:
+        assert call() == answer
+    assert cron.get("payments.finance", 8080).cut
+    assert cron.get("web.finance", 8080).cut
+
+
+def test_a_namespace_without_plaintext_gets_one_policy_and_is_ready(
+    mesh: Mesh, pods: list[Client]
+) -> None:
+    web, payments, cron = pods
+    assert web.get("payments", 8080).body
+    assert web.get("payments", 9090).body
+    assert payments.get("web", 8080).body
+    wait_seen(mesh, connections=3)
+    directory = mesh.home / "safe"
+    code, report = audited(mesh, "--write-policy", str(directory))
+    assert (code, report["ready"]) == (0, True)
+    applied(mesh, directory)
+    wait_for(mesh, {f"finance/{pod}": "STRICT by finance/default" for pod in ("web", "payments")})
+    assert web.get("payments", 8080).body
+    assert cron.get("payments.finance", 8080).cut
+    code, after = audited(mesh)
+    assert (code, set(states(after).values())) == (0, {"strict"})
+    assert after["policies"] == []
+
+
+def test_files_that_exist_are_not_overwritten(mesh: Mesh, pods: list[Client]) -> None:
+    web, *_ = pods
+    assert web.get("payments", 8080).body
+    wait_seen(mesh, connections=1)
+    directory = mesh.home / "safe"
+    audited(mesh, "--write-policy", str(directory))
+    [file] = directory.iterdir()
+    file.write_text("mine")
+    result = mesh.troth("audit", "--write-policy", str(directory), check=False)
+    assert result.returncode == 2
+    assert f"{file}: exists already" in result.stderr
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("since", ["", "0h", "1", "1w", "-1h", "8d", "99999999s", "1h30m"])
+def test_what_is_no_duration_is_wrong_use(host: Host, since: str) -> None:
+    result = host.run(TROTH, "audit", "--since", since, check=False)
+    assert result.returncode == 2
+    assert "at most 7d" in result.stderr or "is no duration" in result.stderr
+
+
+def applied(mesh: Mesh, directory: Path) -> None:
+    """Put the written policies among the manifests, having had them validated."""
+    validated = mesh.troth("validate", "-f", str(directory), "-f", str(mesh.directory), "--strict")
+    assert validated.returncode == 0
+    for file in directory.iterdir():
+        mesh.write(file.name, file.read_text())
