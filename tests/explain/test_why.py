@@ -109,8 +109,8 @@ def test_plaintext_to_a_strict_port_is_explained_by_who_set_it(
         pytest.param(
             world(policy("finance/default", Mode.STRICT)),
             "Plaintext, and finance/payments-mtls set STRICT at that time. "
-            "Put namespace legacy in the mesh, or set PERMISSIVE for port 8080 in "
-            "finance/default.",
+            "Put namespace legacy in the mesh, or select finance/payments by a "
+            "PeerAuthentication of its own that sets PERMISSIVE for port 8080.",
             id="another policy is STRICT instead",
         ),
         pytest.param(

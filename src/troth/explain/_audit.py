@@ -13,8 +13,8 @@ from troth.explain._audit_report import (
     PortState,
     WorkloadAudit,
 )
+from troth.explain._names import Names
 from troth.explain._proposals import propose
-from troth.explain._remedies import service_name
 from troth.explain._told_once import told_once
 from troth.mesh import Outcome, Protocol
 from troth.policy import Mode, PolicyIndex
@@ -65,11 +65,12 @@ def audit(
 
 def _pairs(totals: Iterable[Total], world: World) -> tuple[Pair, ...]:
     pairs: dict[tuple[str, int, str], Pair] = {}
-    for total in told_once(totals, world):
+    names = Names(world)
+    for total in told_once(totals, names):
         outcome = total.newest.outcome
         if outcome is Outcome.FAILED:
             continue  # nothing forbade it, so it says nothing about policies
-        destination = service_name(world, total)
+        destination = names.destination(total)
         key = (destination, total.port, total.source)
         before = pairs.get(key)
         counts = [before.tunnel, before.plaintext, before.refused] if before else [0, 0, 0]

@@ -1,6 +1,6 @@
 """Why a connection was refused or failed and what to do about it: one row for each reason.
 
-The words in braces are `names_of` a case. What comes from a peer (identities it claims, Envoy's
+The words in braces are those of `Explainer`. What comes from a peer (identities it claims, Envoy's
 words about it) is only ever a value for them, never a text with braces of its own.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.mesh import MESH_LABEL, Pod, Reason, Side, pod_at
+from troth.explain._names import Names
+from troth.mesh import MESH_LABEL, Reason, Side
 from troth.policy import DecidedBy, Mode, PolicyIndex, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.mesh import Total, World
+    from troth.mesh import Pod, Total, World
 
 
 class Texts(NamedTuple):
@@ -24,7 +25,7 @@ class Texts(NamedTuple):
     remedy: str
 
 
-_TRACE = "`troth trace {source_name} {destination_name}:{port}` shows where it stops"
+_TRACE = "`troth trace {source_name} {destination}:{port}` shows where it stops"
 _OWN_PORTS = "15001, 15006 and 15007 are troth's own ports in every pod"
 
 TEXTS: Mapping[Reason, Texts] = {
@@ -116,58 +117,85 @@ TEXTS: Mapping[Reason, Texts] = {
 
 
 def explained(total: Total, world: World) -> Texts:
-    """Cause and remedy of what a total counts.
+    """Cause and remedy of what one total counts; for many, make one `Explainer`."""
+    return Explainer(world).explain(total)
+
+
+class Explainer:
+    """Explains what was seen by a world.
 
     The cause is that of its time. The remedy is for now: what has changed since is taken in.
     """
-    names = names_of(total, world)
-    texts = TEXTS[total.newest.reason]
-    return Texts(texts.cause.format_map(names), _capital(texts.remedy.format_map(names)))
 
+    def __init__(self, world: World) -> None:
+        self.names = Names(world)
+        self._world = world
+        self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
+        self._policies = {policy.key: policy for policy in world.policies}
 
-def names_of(total: Total, world: World) -> Mapping[str, str]:
-    """The words for a case."""
-    event = total.newest
-    source = _find(world, total.source)
-    destination = _find(world, total.destination)
-    by_client = event.side is Side.CLIENT
-    shower = destination if by_client else source
-    name = service_name(world, total)
-    policy, admit = _policy(total, world, source, destination)
-    return {
-        "source": total.source,
-        "source_name": event.source.workload or "NAMESPACE/WORKLOAD",
-        "destination": name,
-        "destination_name": name,
-        "address": event.destination.address,
-        "port": str(total.port or event.destination.port),
-        "shower": name if by_client else total.source,
-        "reporter": total.source if by_client else name,
-        "claimed": event.claimed_peer or "no SPIFFE ID",
-        "detail": event.detail.rstrip(".") or "without a word",
-        "trust_domain": str(world.trust_domain),
-        "join": _join(world, source, total.source),
-        "join_shower": _join(world, shower, name if by_client else total.source),
-        "policy": policy,
-        "admit": admit,
-    }
+    def explain(self, total: Total) -> Texts:
+        """Cause and remedy of what a total counts."""
+        words = self._words(total)
+        texts = TEXTS[total.newest.reason]
+        return Texts(texts.cause.format_map(words), _capital(texts.remedy.format_map(words)))
 
+    def _words(self, total: Total) -> Mapping[str, str]:
+        event = total.newest
+        source, name = self.names.pod(total.source), self.names.destination(total)
+        by_client = event.side is Side.CLIENT
+        shower = name if by_client else total.source
+        policy, admit = self._policy(total, source)
+        return {
+            "source": total.source,
+            "source_name": event.source.workload or "NAMESPACE/WORKLOAD",
+            "destination": name,
+            "address": event.destination.address,
+            "port": str(total.port or event.destination.port),
+            "shower": shower,
+            "reporter": total.source if by_client else name,
+            "claimed": event.claimed_peer or "no SPIFFE ID",
+            "detail": event.detail.rstrip(".") or "without a word",
+            "trust_domain": str(self._world.trust_domain),
+            "join": _join(self._world, source, total.source),
+            "join_shower": _join(self._world, self.names.pod(shower), shower),
+            "policy": policy,
+            "admit": admit,
+        }
 
-def service_name(world: World, total: Total) -> str:
-    """The destination, by its service's name where the client dialled a virtual IP."""
-    address = total.newest.destination.address
-    for key, service in world.services.items():
-        if address in service.cluster_ips:
-            return key
-    return total.destination
+    def _policy(self, total: Total, source: Pod | None) -> tuple[str, str]:
+        """What a policy said, and how to come to terms with it."""
+        port = total.port or total.newest.destination.port
+        then = total.newest.decided_by or DecidedBy(scope=Scope.DEFAULT)
+        past = f"{then.policy or 'the policy in force'} set STRICT at that time"
+        destination = self.names.pod(total.destination)
+        if destination is None:
+            return past, f"nothing to do: {total.destination} is gone"
+        decision = self._index.decide(destination.namespace, destination.labels, [port])
+        mode, now = decision.mode_of(port), decision.decider_of(port)
+        if mode is not Mode.STRICT:
+            return past, f"nothing to do: port {port} of {total.destination} is {mode} now"
+        policy = self._present(now, destination, port) if then == now else past
+        join = _join(self._world, source, total.source)
+        if now.scope is Scope.WORKLOAD:
+            return policy, f"{join}, or set PERMISSIVE for port {port} in {now.policy}"
+        return policy, (
+            f"{join}, or select {total.destination} by a PeerAuthentication of its own "
+            f"that sets PERMISSIVE for port {port}"
+        )
 
-
-def _find(world: World, workload: str) -> Pod | None:
-    """One pod of a workload, or the pod that has the address."""
-    for pod in world.pods.values():
-        if pod.workload == workload:
-            return pod
-    return pod_at(world, workload)
+    def _present(self, decided_by: DecidedBy, destination: Pod, port: int) -> str:
+        match decided_by.scope:
+            case Scope.MESH:
+                reach = "the whole mesh"
+            case Scope.NAMESPACE:
+                reach = f"namespace {destination.namespace}"
+            case _:
+                policy = self._policies[decided_by.policy or ""]
+                labels = sorted(policy.selector.items())
+                reach = ",".join(f"{key}={value}" for key, value in labels)
+                if port in policy.port_modes:
+                    reach = f"port {port} of {reach}"
+        return f"{decided_by.policy} sets STRICT for {reach}"
 
 
 def _join(world: World, pod: Pod | None, name: str) -> str:
@@ -181,56 +209,6 @@ def _join(world: World, pod: Pod | None, name: str) -> str:
     if pod.labels.get(MESH_LABEL) == "disabled":
         return f"remove the label {MESH_LABEL}: disabled from {name}"
     return f"put namespace {pod.namespace} in the mesh"
-
-
-def _policy(
-    total: Total, world: World, source: Pod | None, destination: Pod | None
-) -> tuple[str, str]:
-    """What a policy said, and how to come to terms with it."""
-    event, port = total.newest, total.port or total.newest.destination.port
-    decided_by = event.decided_by or DecidedBy(scope=Scope.DEFAULT)
-    if destination is None:
-        return (
-            f"{_past(decided_by)} STRICT at that time",
-            f"nothing to do: {total.destination} is gone",
-        )
-    index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
-    now = index.decide(destination.namespace, destination.labels, [port])
-    if now.mode_of(port) is not Mode.STRICT:
-        return (
-            f"{_past(decided_by)} STRICT at that time",
-            f"nothing to do: port {port} of {total.destination} is {now.mode_of(port)} now",
-        )
-    join = _join(world, source, total.source)
-    if decided_by != now.decider_of(port):
-        policy = f"{_past(decided_by)} STRICT at that time"
-    else:
-        policy = _present(world, decided_by, destination, port)
-    if decided_by.scope is Scope.WORKLOAD:
-        return policy, f"{join}, or set PERMISSIVE for port {port} in {now.decider_of(port).policy}"
-    return policy, (
-        f"{join}, or select {total.destination} by a PeerAuthentication of its own "
-        f"that sets PERMISSIVE for port {port}"
-    )
-
-
-def _past(decided_by: DecidedBy) -> str:
-    return f"{decided_by.policy or 'the policy in force'} set"
-
-
-def _present(world: World, decided_by: DecidedBy, destination: Pod, port: int) -> str:
-    match decided_by.scope:
-        case Scope.MESH:
-            reach = "the whole mesh"
-        case Scope.NAMESPACE:
-            reach = f"namespace {destination.namespace}"
-        case _:
-            found = next((each for each in world.policies if each.key == decided_by.policy), None)
-            labels = found.selector if found else destination.labels
-            reach = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-            if found and port in found.port_modes:
-                reach = f"port {port} of {reach}"
-    return f"{decided_by.policy} sets STRICT for {reach}"
 
 
 def _capital(text: str) -> str:

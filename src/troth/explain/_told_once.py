@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from troth.mesh import Outcome, Reason, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from troth.mesh import Total, World
+    from troth.explain._names import Names
+    from troth.mesh import Total
+
+_Ends = tuple[str, str, int]
+"""Client, the server's IP, and its port."""
 
 _TOGETHER = timedelta(seconds=5)
 
@@ -26,7 +31,7 @@ _ECHOES = frozenset(
 """What an end says when the other end has ended the connection."""
 
 
-def told_once(totals: Iterable[Total], world: World) -> tuple[Total, ...]:
+def told_once(totals: Iterable[Total], names: Names) -> tuple[Total, ...]:
     """Leave out what only echoes the other end's report of the same connections.
 
     Connections carry no number that both ends know. So reports belong together when client,
@@ -34,30 +39,30 @@ def told_once(totals: Iterable[Total], world: World) -> tuple[Total, ...]:
     """
     totals = tuple(totals)
     failed = [each for each in totals if each.newest.outcome in {Outcome.REFUSED, Outcome.FAILED}]
-    by_client = [each for each in failed if each.newest.side is Side.CLIENT]
-    by_server = [each for each in failed if each.newest.side is Side.SERVER]
+    by_server: dict[_Ends, list[Total]] = defaultdict(list)
+    for each in failed:
+        if each.newest.side is Side.SERVER:
+            by_server[each.source, each.newest.destination.address, each.port].append(each)
     echoes: set[int] = set()
-    for one in by_client:
-        for other in by_server:
-            if _belong_together(one, other, world):
+    for one in failed:
+        if one.newest.side is not Side.CLIENT:
+            continue
+        for ends in _ends(one, names):
+            for other in by_server.get(ends, ()):
                 echo = one if one.newest.reason in _ECHOES else other
-                if echo.newest.reason in _ECHOES:
+                together = abs(one.last - other.last) <= _TOGETHER
+                if together and echo.newest.reason in _ECHOES:
                     echoes.add(id(echo))
     return tuple(each for each in totals if id(each) not in echoes)
 
 
-def _belong_together(client: Total, server: Total, world: World) -> bool:
-    if client.source != server.source or abs(client.last - server.last) > _TOGETHER:
-        return False
-    if (client.destination, client.port) == (server.destination, server.port):
-        return True
-    # A client that dialled a service has it for its destination, and its port.
-    address = client.newest.destination.address
-    return any(
-        endpoint.address == server.newest.destination.address and endpoint.port == server.port
-        for service in world.services.values()
-        if address in service.cluster_ips
-        for port in service.ports
-        if port.number == client.port
-        for endpoint in port.endpoints
-    )
+def _ends(client: Total, names: Names) -> Iterator[_Ends]:
+    """Which servers a client may have been led to."""
+    service = names.service(client)
+    if service is None:
+        yield client.source, client.newest.destination.address, client.port
+        return
+    for port in service.ports:
+        if port.number == client.port:
+            for endpoint in port.endpoints:
+                yield client.source, endpoint.address, endpoint.port

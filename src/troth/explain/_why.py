@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from troth.explain._remedies import explained, service_name
+from troth.explain._remedies import Explainer
 from troth.explain._told_once import told_once
 from troth.mesh import Outcome, Reason
 from troth.policy import DecidedBy, Mode
@@ -103,37 +103,37 @@ def why(
         not_captured: Why pods that should be in the mesh aren't, by UID.
         refused_by_envoy: What Envoy refuses now.
     """
-    names = _names(world, about) if about else None
+    explainer = Explainer(world)
+    wanted = _called(world, about) if about else None
     failed = (
         total
-        for total in sorted(told_once(totals, world), key=lambda total: total.last, reverse=True)
+        for total in sorted(
+            told_once(totals, explainer.names), key=lambda total: total.last, reverse=True
+        )
         if total.newest.outcome in {Outcome.REFUSED, Outcome.FAILED}
-    )
-    refusals = (
-        refusal
-        for refusal in (_refusal(total, world) for total in failed)
-        if names is None or names & {refusal.source, refusal.destination}
+        and (wanted is None or wanted & _ends(total, explainer))
     )
     missing = (
         NotCaptured(pod=str(world.pods[uid]), why=reason)
         for uid, reason in (not_captured or {}).items()
-        if uid in world.pods and (names is None or names & _names_of_pod(world, uid))
+        if uid in world.pods
+        and (wanted is None or wanted & {str(world.pods[uid]), world.pods[uid].workload})
     )
     return Why(
         complete_since=complete_since,
         not_captured=tuple(sorted(missing, key=lambda each: each.pod)),
         refused_by_envoy=tuple(refused_by_envoy),
-        refusals=tuple(islice(refusals, most)),
+        refusals=tuple(_refusal(total, explainer) for total in islice(failed, most)),
     )
 
 
-def _refusal(total: Total, world: World) -> Refusal:
+def _refusal(total: Total, explainer: Explainer) -> Refusal:
     event = total.newest
-    cause, remedy = explained(total, world)
+    cause, remedy = explainer.explain(total)
     return Refusal(
         source=total.source,
         source_address=event.source.address,
-        destination=service_name(world, total),
+        destination=explainer.names.destination(total),
         destination_address=event.destination.address,
         port=total.port or event.destination.port,
         outcome=event.outcome,
@@ -150,11 +150,10 @@ def _refusal(total: Total, world: World) -> Refusal:
     )
 
 
-def _names(world: World, about: str) -> set[str]:
+def _called(world: World, about: str) -> set[str]:
     """What ``about`` is called in reports: those speak of workloads, not of single pods."""
     return {about, *(pod.workload for pod in world.pods.values() if str(pod) == about)}
 
 
-def _names_of_pod(world: World, uid: str) -> set[str]:
-    pod = world.pods[uid]
-    return {str(pod), pod.workload}
+def _ends(total: Total, explainer: Explainer) -> set[str]:
+    return {total.source, total.destination, explainer.names.destination(total)}
