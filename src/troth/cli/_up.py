@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.markup import escape
 
@@ -16,7 +17,15 @@ from troth._exposition import ListenAddress
 from troth.cli._console import err
 from troth.errors import InputError, Problem
 from troth.identity import TrustDomain
-from troth.local import AuthorityFiles, Outside, Settings, StateDirectory, call, is_privileged
+from troth.local import (
+    AuthorityFiles,
+    MeshStatus,
+    Outside,
+    Settings,
+    StateDirectory,
+    call,
+    is_privileged,
+)
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
 if TYPE_CHECKING:
@@ -89,6 +98,7 @@ def up(
         raise
     err.print(f"[green]ready[/green] after {time.monotonic() - began:.1f} s")
     if detach:
+        _print_problems(outside)
         return 0
     return _stay(outside, mesh)
 
@@ -126,6 +136,13 @@ def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
     handle(signal.SIG_IGN)
     outside.stop()
     return 1 if code else 0
+
+
+def _print_problems(outside: Outside) -> None:
+    """What is wrong with the manifests; in the foreground the notices tell it."""
+    (answer,) = call(outside.state.control, "status")
+    for problem in msgspec.convert(answer, MeshStatus, strict=False).problems:
+        err.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
 
 
 def _print_notices(outside: Outside) -> None:
