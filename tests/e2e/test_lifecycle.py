@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from tests.e2e.harness import TROTH, Host, Mesh, eventually
-from tests.e2e.manifests import document, namespace, server
+from tests.e2e.manifests import document, namespace, policy, server
 from tests.e2e.policies import wait_serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +31,26 @@ READY_SECONDS = 3 * 3
 """The promise is 3 s; the machine may be busy."""
 
 
-def traces(host: Host, mesh: Mesh) -> dict[str, Any]:
+class MakeMesh(Protocol):
+    """Makes a mesh that isn't up yet, on the test's own machine."""
+
+    def __call__(self, manifests: Mapping[str, str], *, plain: bool = False) -> Mesh: ...
+
+
+@pytest.fixture
+def make_mesh(host: Host) -> Iterator[MakeMesh]:
+    """Meshes whose files go when the test has ended, whatever became of them."""
+    with contextlib.ExitStack() as ended:
+
+        def make(manifests: Mapping[str, str], *, plain: bool = False) -> Mesh:
+            mesh = Mesh(host, manifests, plain=plain)
+            ended.callback(shutil.rmtree, mesh.home, ignore_errors=True)
+            return mesh
+
+        yield make
+
+
+def traces(mesh: Mesh) -> dict[str, Any]:
     """What a mesh could leave behind on its host."""
     commands = {
         "links": ["ip", "-o", "link"],
@@ -43,7 +63,7 @@ def traces(host: Host, mesh: Mesh) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: [
             line
-            for line in host.run(*command).stdout.splitlines()
+            for line in mesh.host.run(*command).stdout.splitlines()
             # The machine's first process here is no init that reaps orphans.
             if name != "processes" or not line.startswith("Z")
         ]
@@ -54,13 +74,13 @@ def traces(host: Host, mesh: Mesh) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def leaving_nothing(host: Host, mesh: Mesh) -> Iterator[None]:
+def leaving_nothing(mesh: Mesh) -> Iterator[None]:
     """See that the host is afterwards as it was before."""
-    before = traces(host, mesh)
+    before = traces(mesh)
     yield
     with contextlib.suppress(AssertionError):  # the one below says more
-        eventually(lambda: traces(host, mesh) == before, seconds=5)
-    assert traces(host, mesh) == before
+        eventually(lambda: traces(mesh) == before, seconds=5)
+    assert traces(mesh) == before
 
 
 class Foreground:
@@ -111,27 +131,29 @@ class Foreground:
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
-def test_down_leaves_nothing_behind(host: Host, *, plain: bool) -> None:
-    mesh = Mesh(host, THREE_PODS, plain=plain)
-    with leaving_nothing(host, mesh), mesh:
+def test_down_leaves_nothing_behind(make_mesh: MakeMesh, *, plain: bool) -> None:
+    mesh = make_mesh(THREE_PODS, plain=plain)
+    with leaving_nothing(mesh), mesh:
         assert mesh.status()["ready"]
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGINT", "SIGTERM", "SIGHUP"])
-def test_ending_a_mesh_in_the_foreground_leaves_nothing_behind(host: Host, how: str) -> None:
-    mesh = Mesh(host, ONE_POD)
-    with leaving_nothing(host, mesh):
+def test_ending_a_mesh_in_the_foreground_leaves_nothing_behind(
+    make_mesh: MakeMesh, how: str
+) -> None:
+    mesh = make_mesh(ONE_POD)
+    with leaving_nothing(mesh):
         troth = Foreground(mesh)
         if how == "Ctrl-C":
             troth.type(CTRL_C)
         else:
-            host.run("kill", f"-{how}", str(troth.pid))
+            mesh.host.run("kill", f"-{how}", str(troth.pid))
         assert troth.wait() == 0
 
 
-def test_a_second_ctrl_c_does_not_keep_the_first_from_cleaning_up(host: Host) -> None:
-    mesh = Mesh(host, ONE_POD)
-    with leaving_nothing(host, mesh):
+def test_a_second_ctrl_c_does_not_keep_the_first_from_cleaning_up(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(ONE_POD)
+    with leaving_nothing(mesh):
         troth = Foreground(mesh)
         troth.type(CTRL_C)
         troth.read_until(b"stopping")
@@ -149,11 +171,11 @@ def running(mesh: Mesh) -> bool:
     return mesh.on_node("true", check=False).returncode == 0
 
 
-def test_a_mesh_ends_with_the_killed_command_in_the_foreground(host: Host) -> None:
-    mesh = Mesh(host, ONE_POD)
-    with leaving_nothing(host, mesh):
+def test_a_mesh_ends_with_the_killed_command_in_the_foreground(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(ONE_POD)
+    with leaving_nothing(mesh):
         troth = Foreground(mesh)
-        host.run("kill", "-KILL", str(troth.pid))
+        mesh.host.run("kill", "-KILL", str(troth.pid))
         troth.wait()
         eventually(lambda: not running(mesh), what="its end")
         with mesh:  # the next one works, and cleans up what is left
@@ -161,24 +183,24 @@ def test_a_mesh_ends_with_the_killed_command_in_the_foreground(host: Host) -> No
 
 
 def test_the_command_in_the_foreground_ends_and_cleans_up_when_its_mesh_is_killed(
-    host: Host,
+    make_mesh: MakeMesh,
 ) -> None:
-    mesh = Mesh(host, ONE_POD)
-    with leaving_nothing(host, mesh):
+    mesh = make_mesh(ONE_POD)
+    with leaving_nothing(mesh):
         troth = Foreground(mesh)
-        host.run("kill", "-KILL", str(first_process(mesh)))
+        mesh.host.run("kill", "-KILL", str(first_process(mesh)))
         assert troth.wait() == 1
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
 @pytest.mark.parametrize("after", ["up", "down"])
 def test_a_killed_mesh_is_cleaned_up_by_the_next_command(
-    host: Host, after: str, *, plain: bool
+    make_mesh: MakeMesh, after: str, *, plain: bool
 ) -> None:
-    mesh = Mesh(host, ONE_POD, plain=plain)
-    with leaving_nothing(host, mesh):
+    mesh = make_mesh(ONE_POD, plain=plain)
+    with leaving_nothing(mesh):
         mesh.up()
-        host.run("kill", "-KILL", str(first_process(mesh)))
+        mesh.host.run("kill", "-KILL", str(first_process(mesh)))
         assert not running(mesh)
         if after == "up":
             mesh.up()
@@ -186,8 +208,8 @@ def test_a_killed_mesh_is_cleaned_up_by_the_next_command(
         mesh.troth("down")
 
 
-def test_a_second_mesh_in_the_same_state_directory_is_refused(host: Host) -> None:
-    with Mesh(host, ONE_POD) as mesh:
+def test_a_second_mesh_in_the_same_state_directory_is_refused(make_mesh: MakeMesh) -> None:
+    with make_mesh(ONE_POD) as mesh:
         second = mesh.troth("up", "--detach", str(mesh.directory), check=False)
         assert second.returncode == 1
         assert "a mesh is running already" in second.stderr
@@ -196,9 +218,9 @@ def test_a_second_mesh_in_the_same_state_directory_is_refused(host: Host) -> Non
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
-def test_two_meshes_run_side_by_side(host: Host, *, plain: bool) -> None:
-    one = Mesh(host, ONE_POD, plain=plain)
-    with leaving_nothing(host, one), one, Mesh(host, ONE_POD, plain=plain) as other:
+def test_two_meshes_run_side_by_side(make_mesh: MakeMesh, *, plain: bool) -> None:
+    one = make_mesh(ONE_POD, plain=plain)
+    with leaving_nothing(one), one, make_mesh(ONE_POD, plain=plain) as other:
         other.troth("down")
         assert one.status()["ready"]
         other.up()
@@ -206,17 +228,17 @@ def test_two_meshes_run_side_by_side(host: Host, *, plain: bool) -> None:
         assert other.status()["ready"]
 
 
-def test_a_path_that_does_not_exist_is_wrong_use(host: Host) -> None:
-    mesh = Mesh(host, {})
-    with leaving_nothing(host, mesh):
+def test_a_path_that_does_not_exist_is_wrong_use(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh({})
+    with leaving_nothing(mesh):
         refused = mesh.troth("up", str(mesh.home / "nowhere"), check=False)
         assert refused.returncode == 2
         assert f"{mesh.home}/nowhere: does not exist" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "events", "exec", "logs"])
-def test_without_a_mesh_commands_say_how_to_start_one(host: Host, command: str) -> None:
-    mesh = Mesh(host, {})
+def test_without_a_mesh_commands_say_how_to_start_one(make_mesh: MakeMesh, command: str) -> None:
+    mesh = make_mesh({})
     arguments = {"exec": ["finance/web", "--", "true"], "logs": ["finance/web"]}.get(command, [])
     refused = mesh.troth(command, *arguments, check=False)
     assert refused.returncode == 1
@@ -224,33 +246,38 @@ def test_without_a_mesh_commands_say_how_to_start_one(host: Host, command: str) 
     assert "troth up" in refused.stderr
 
 
-def test_a_pod_without_a_command_is_named_and_does_not_hold_up_the_others(host: Host) -> None:
+def test_a_pod_without_a_command_is_named_and_does_not_hold_up_the_others(
+    make_mesh: MakeMesh,
+) -> None:
     nameless = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"namespace": "finance", "name": "vault"},
         "spec": {"containers": [{"name": "main", "image": "vault:1"}]},
     }
-    with Mesh(host, {**ONE_POD, "vault.yaml": document([nameless])}) as mesh:
+    mesh = make_mesh({**ONE_POD, "vault.yaml": document([nameless])})
+    started = mesh.troth("up", "--detach", str(mesh.directory))
+    with contextlib.ExitStack() as ended:
+        ended.callback(mesh.troth, "down")
         assert mesh.pod("finance/web")["phase"] == "Running"
         (problem,) = mesh.status()["problems"]
         assert problem["subject"] == "Pod finance/vault"
         assert "containers[0]" in problem["path"]
-        text = mesh.troth("status", check=False).stdout
-        for word in ("finance/vault", "main", "command"):
-            assert word in text
+        for text in (started.stderr, mesh.troth("status", check=False).stdout):
+            assert "Pod finance/vault" in text
+            assert "the container main has no command; set command" in text
 
 
-def test_a_mesh_of_three_pods_is_ready_soon(host: Host) -> None:
-    mesh = Mesh(host, THREE_PODS)
+def test_a_mesh_of_three_pods_is_ready_soon(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(THREE_PODS)
     began = time.monotonic()
     with mesh:
         assert time.monotonic() - began < READY_SECONDS
         assert len(mesh.status()["pods"]) == 3
 
 
-def test_the_state_directory_is_open_to_nobody_else_and_holds_no_key(host: Host) -> None:
-    with Mesh(host, THREE_PODS) as mesh:
+def test_the_state_directory_is_open_to_nobody_else_and_holds_no_key(make_mesh: MakeMesh) -> None:
+    with make_mesh(THREE_PODS) as mesh:
         wait_serving(mesh)
         open_to_others = [
             f"{stat.filemode(path.lstat().st_mode)} {path}"
@@ -267,18 +294,12 @@ def test_the_state_directory_is_open_to_nobody_else_and_holds_no_key(host: Host)
         assert not [path for path in files if b"PRIVATE KEY" in path.read_bytes()]
 
 
-def test_a_plain_user_has_a_whole_mesh(host: Host) -> None:
-    with Mesh(host, THREE_PODS, plain=True) as mesh:
+def test_a_plain_user_has_a_whole_mesh(make_mesh: MakeMesh) -> None:
+    with make_mesh(THREE_PODS, plain=True) as mesh:
         wait_serving(mesh)
         assert mesh.fetch("finance/web", "http://web:8080/") == "web shop: paid\n"
         assert mesh.fetch("legacy/cron", "http://payments.finance:8080/") == "paid\n"
-        strict = {
-            "apiVersion": "security.istio.io/v1",
-            "kind": "PeerAuthentication",
-            "metadata": {"namespace": "finance", "name": "default"},
-            "spec": {"mtls": {"mode": "STRICT"}},
-        }
-        mesh.write("policy.yaml", document([strict]))
+        mesh.write("policy.yaml", document([policy("finance/default", "STRICT")]))
         eventually(lambda: mesh.pod("finance/payments")["mode"] == "STRICT", what="STRICT")
         eventually(
             lambda: mesh.fetch("legacy/cron", "http://payments.finance:8080/") is None,
@@ -290,8 +311,8 @@ def test_a_plain_user_has_a_whole_mesh(host: Host) -> None:
         assert "GET / HTTP" in mesh.troth("logs", "finance/web").stdout
 
 
-def test_the_tools_are_found_although_the_path_lacks_sbin(host: Host) -> None:
-    mesh = Mesh(host, ONE_POD, plain=True)
+def test_the_tools_are_found_although_the_path_lacks_sbin(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(ONE_POD, plain=True)
     mesh.environment["PATH"] = "/usr/bin:/bin"
     with mesh:
         assert mesh.status()["ready"]
