@@ -1,0 +1,264 @@
+"""Lists and watches at the Kubernetes API server, as events for a `Reflector`.
+
+lightkube contributes how to reach the server and who to be there (kubeconfig or the pod's service
+account, TLS, tokens that change). The two requests are made here, because its own watch asks for no
+bookmarks, fails as a whole on one object that isn't as expected, and takes characters that may
+stand inside a JSON string (U+0085) for the end of a line.
+
+Every error ends here: it is translated and comes back as an event.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import httpx2
+import msgspec
+from lightkube import ConfigError
+from lightkube.config.client_adapter import AsyncClient, ConnectionParams
+from lightkube.config.models import User
+
+from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.sources._api_answers import Status, absence, legible, refusal, translated
+from troth.sources._json import decode
+from troth.sources._reflector import (
+    Absent,
+    Bookmark,
+    Broken,
+    Deleted,
+    Ended,
+    Gone,
+    Item,
+    Listed,
+    Opened,
+    Upserted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from lightkube import SingleConfig
+
+    from troth.sources._reflector import Event
+
+T = TypeVar("T")
+
+_PAGE = 500
+"""Objects in one answer to a list."""
+
+_LONGEST_LINE = 64 * 2**20
+"""Of a watch; etcd holds no object that comes near it."""
+
+_REQUEST_SECONDS = 30.0
+
+_SILENCE_SECONDS = 150.0
+"""The server sends a bookmark every minute."""
+
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A server that vanished without closing its connections is noticed after 30 seconds."""
+
+
+class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One kind of object at the API server.
+
+    Attributes:
+        plural: As in its URL, such as ``pods``.
+        group: Its API group, empty for the core.
+        versions: Those understood; the first that is served is used.
+        read: Makes an item of an object.
+        field_selector: Leaves only the objects with these fields; empty for all.
+        is_optional: That it isn't served means that there are none.
+    """
+
+    plural: str
+    group: str = ""
+    versions: tuple[str, ...] = ("v1",)
+    read: Callable[[msgspec.Raw], Item[T]]
+    field_selector: str = ""
+    is_optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, version: str) -> str:
+        """Its URL's path for all namespaces."""
+        prefix = f"/apis/{self.group}" if self.group else "/api"
+        return f"{prefix}/{version}/{self.plural}"
+
+
+class _ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _List(msgspec.Struct, frozen=True):
+    metadata: _ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+class _WatchEvent(msgspec.Struct, frozen=True):
+    type: str
+    object: msgspec.Raw
+
+
+class _Version(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str
+
+
+class _BookmarkObject(msgspec.Struct, frozen=True):
+    metadata: _Version
+
+
+class ApiServer:
+    """The API server of one context of a kubeconfig, or of the cluster that this runs in.
+
+    Args:
+        config: How to reach it, and as whom.
+        silence_seconds: A watch through which nothing came for so long is given up.
+
+    Raises:
+        EnvironmentLackError: The configuration can't be used.
+    """
+
+    def __init__(self, config: SingleConfig, *, silence_seconds: float = _SILENCE_SECONDS) -> None:
+        self._name = f"API server {legible(config.cluster.server)}"
+        self._silence_seconds = silence_seconds
+        self._served: dict[str, str] = {}
+        timeout = httpx2.Timeout(_REQUEST_SECONDS)
+        try:
+            self._client = AsyncClient(
+                config._replace(user=config.user or User()), ConnectionParams(timeout=timeout)
+            )
+        except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
+            raise EnvironmentLackError(
+                f"the Kubernetes configuration can't be used: {legible(error)}",
+                "correct the kubeconfig, or mount the service account's token and CA",
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def list(self, resource: Resource[T]) -> Event[T]:
+        """All objects, in pages; one event says how it went."""
+        event: Event[T] = Absent()
+        try:
+            for version in resource.versions:
+                self._served[str(resource)] = version
+                event = await self._pages(resource)
+                if not isinstance(event, Absent):
+                    break
+        except TrothError as error:
+            return Broken(error)
+        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
+            return Broken(translated(self._name, error))
+        return absence(self._name, resource) if isinstance(event, Absent) else event
+
+    async def watch(
+        self, resource: Resource[T], version: str, *, seconds: float
+    ) -> AsyncGenerator[Event[T], None]:
+        """What happens after ``version``; the last event says how it ended.
+
+        Args:
+            resource: What to watch.
+            version: Of a list, or of what a watch reported last.
+            seconds: When the server should end it.
+        """
+        parameters = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(int(seconds)),
+        }
+        timeout = httpx2.Timeout(_REQUEST_SECONDS, read=self._silence_seconds)
+        try:
+            async with self._client.stream(
+                "GET", self._path(resource), params=_selected(resource, parameters), timeout=timeout
+            ) as response:
+                if response.status_code != httpx2.codes.OK:
+                    await response.aread()
+                    refused = refusal(self._name, resource, response, "watch")
+                    yield absence(self._name, resource) if isinstance(refused, Absent) else refused
+                    return
+                _keep_alive(response)
+                yield Opened()
+                async for line in _lines(response):
+                    event = self._event(resource, line)
+                    yield event
+                    if isinstance(event, Gone | Broken):
+                        return
+        except TrothError as error:
+            yield Broken(error)
+        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
+            yield Broken(translated(self._name, error))
+        else:
+            yield Ended()
+
+    async def _pages(self, resource: Resource[T]) -> Event[T]:
+        items: list[Item[T]] = []
+        parameters = {"limit": str(_PAGE)}
+        while True:
+            response = await self._client.get(
+                self._path(resource), params=_selected(resource, parameters)
+            )
+            if response.status_code != httpx2.codes.OK:
+                return refusal(self._name, resource, response, "list")
+            page = decode(response.content, _List)
+            items += map(resource.read, page.items or ())
+            if not page.metadata.continue_:
+                return Listed(tuple(items), page.metadata.resource_version)
+            parameters["continue"] = page.metadata.continue_
+
+    def _path(self, resource: Resource[T]) -> str:
+        return resource.path(self._served.get(str(resource), resource.versions[0]))
+
+    def _event(self, resource: Resource[T], line: bytes) -> Event[T]:
+        sent = decode(line, _WatchEvent)
+        match sent.type:
+            case "ADDED" | "MODIFIED":
+                return Upserted(resource.read(sent.object))
+            case "DELETED":
+                return Deleted(resource.read(sent.object))
+            case "BOOKMARK":
+                return Bookmark(decode(sent.object, _BookmarkObject).metadata.resource_version)
+        status = decode(sent.object, Status)
+        if status.code == httpx2.codes.GONE:
+            return Gone()
+        reason = f"ended the watch of {resource}: {status.code} {legible(status.message)}"
+        return Broken(PeerError(self._name, reason))
+
+
+def _selected(resource: Resource[T], parameters: Mapping[str, str]) -> dict[str, str]:
+    selector = {"fieldSelector": resource.field_selector} if resource.field_selector else {}
+    return {**parameters, **selector}
+
+
+def _keep_alive(response: httpx2.Response) -> None:
+    connection = response.extensions["network_stream"].get_extra_info("socket")
+    if isinstance(connection, socket.socket):
+        for level, option, value in _KEEPALIVE:
+            connection.setsockopt(level, option, value)
+
+
+async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """Cut what comes at its newlines, and nowhere else; what comes after the last one is no line.
+
+    Raises:
+        PeerError: A line is too long.
+    """
+    begun = bytearray()
+    async for chunk in response.aiter_bytes():
+        first, *others = chunk.split(b"\n")
+        begun += first
+        for other in others:
+            yield bytes(begun)
+            begun = bytearray(other)
+        if len(begun) > _LONGEST_LINE:
+            raise PeerError("the API server", "sent a watch event without end")

@@ -1,0 +1,72 @@
+"""What is relied on in an object from the Kubernetes API: names, addresses and ports."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from troth._syntax import NAME, NAMESPACE, Rule, described, legible_name
+from troth.errors import Problem
+
+if TYPE_CHECKING:
+    from troth._syntax import Flaw
+    from troth.sources import _cluster_wire as wire
+
+# UIDs end up in names of Envoy's resources, and tell the pod's cgroup.
+_UID = Rule(
+    pattern=re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"),
+    longest=128,
+    wanted="let the API server choose it (RFC 4122 UUID)",
+)
+
+
+class Checks:
+    """Passes on what has a syntax of its own, and notes what is wrong with it.
+
+    Attributes:
+        problems: All that was wrong.
+    """
+
+    def __init__(self, kind: str, header: wire.Header) -> None:
+        place = legible_name(header.name)
+        if header.namespace:
+            place = f"{legible_name(header.namespace)}/{place}"
+        self.problems: list[Problem] = []
+        self._subject = f"{kind} {place}"
+        rule = NAMESPACE if kind == "Namespace" else NAME
+        self.name(header.name, "metadata.name", rule)
+        if header.namespace:
+            self.name(header.namespace, "metadata.namespace", NAMESPACE)
+
+    def refuse(self, path: str, found: str, wanted: str = "correct the object") -> None:
+        """Note an error."""
+        self.problems.append(Problem(subject=self._subject, path=path, found=found, wanted=wanted))
+
+    def name(self, text: str, path: str, rule: Rule = NAME) -> str:
+        """A name, by default of the most liberal kind."""
+        if flaw := rule.flaw(text):
+            self.refuse(path, *flaw)
+        return text
+
+    def uid(self, text: str) -> str:
+        """What names one incarnation of an object."""
+        return self.name(text, "metadata.uid", _UID)
+
+    def address(self, text: str, path: str) -> str:
+        """An IP in canonical form; empty if it is none."""
+        flaw: Flaw = (f"is {described(text)}", "write an IP address")
+        if "%" in text:
+            self.refuse(path, *flaw)
+            return ""
+        try:
+            return str(ip_address(text))
+        except ValueError:
+            self.refuse(path, *flaw)
+            return ""
+
+    def port(self, number: int, path: str) -> int:
+        """A port number."""
+        if not 1 <= number <= 65535:  # noqa: PLR2004 - the range of a port
+            self.refuse(path, f"is {described(number)}", "write a port, 1 to 65535")
+        return number

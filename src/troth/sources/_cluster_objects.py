@@ -1,0 +1,281 @@
+"""Objects as the Kubernetes API sends them become values of the mesh, each by itself.
+
+Only the fields that troth uses are looked at. The API server has validated them, but not by today's
+rules if they are old, and a field may stand there as null; so nothing is relied on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from troth.errors import PeerError
+from troth.mesh import (
+    CAPTURED_ANNOTATION,
+    ContainerPort,
+    Namespace,
+    Pod,
+    PodPhase,
+    Protocol,
+    ServicePort,
+)
+from troth.policy import API_VERSIONS, KIND, PeerAuthentication, parse_peer_authentication
+from troth.sources import _cluster_wire as wire
+from troth.sources._cluster_checks import Checks
+from troth.sources._cluster_world import (
+    ClusterNode,
+    ClusterService,
+    EndpointSlice,
+    Family,
+    SliceEndpoint,
+)
+from troth.sources._json import decode
+from troth.sources._reflector import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from troth.errors import Problem
+
+T = TypeVar("T")
+W = TypeVar("W", bound=wire.Object)
+
+_ZONE_LABEL = "topology.kubernetes.io/zone"
+_SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+_OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
+_TEMPLATE_HASH_LABEL = "pod-template-hash"
+_AFFINITY_SECONDS = 10_800  # ClientIPConfig.timeoutSeconds' default
+_CRON_SUFFIX = re.compile(r"-\d{8,}")
+_MISTYPED = re.compile(r"(?P<found>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+
+
+def read_namespace(raw: msgspec.Raw) -> Item[Namespace]:
+    """A v1 Namespace."""
+    return _read(raw, "Namespace", wire.Object, _namespace)
+
+
+def read_node(raw: msgspec.Raw) -> Item[ClusterNode]:
+    """A v1 Node."""
+    return _read(raw, "Node", wire.Object, _node)
+
+
+def read_pod(raw: msgspec.Raw) -> Item[Pod]:
+    """A v1 Pod.
+
+    A pod that has ended has no addresses: its node may have given them to another one.
+    """
+    return _read(raw, "Pod", wire.Pod, _pod)
+
+
+def read_service(raw: msgspec.Raw) -> Item[ClusterService]:
+    """A v1 Service; of no interest if it has no endpoints or if kube-proxy isn't to handle it."""
+    return _read(raw, "Service", wire.Service, _service)
+
+
+def read_endpoint_slice(raw: msgspec.Raw) -> Item[EndpointSlice]:
+    """A discovery.k8s.io/v1 EndpointSlice; of no interest if no Service's."""
+    return _read(raw, "EndpointSlice", wire.EndpointSlice, _endpoint_slice)
+
+
+def read_policy(raw: msgspec.Raw) -> Item[PeerAuthentication]:
+    """A security.istio.io PeerAuthentication."""
+    header = _header(raw, KIND)
+    document = decode(raw, dict[str, object])
+    # API servers leave apiVersion and kind out of the items of typed lists.
+    policy, problems = parse_peer_authentication(
+        {"apiVersion": API_VERSIONS[0], "kind": KIND, **document}, stored=True
+    )
+    return _item(header, value=policy, problems=problems)
+
+
+def _read(
+    raw: msgspec.Raw, kind: str, shape: type[W], convert: Callable[[Checks, W], T | None]
+) -> Item[T]:
+    try:
+        sent = decode(raw, shape)
+    except msgspec.DecodeError as error:
+        header = _header(raw, kind)
+        checks = Checks(kind, header)
+        match = _MISTYPED.fullmatch(str(error))
+        found, path = (match["found"], match["path"]) if match else (str(error), "")
+        checks.refuse(path or "", f"is not what the API has there: {found}")
+        return _item(header, problems=checks.problems)
+    checks = Checks(kind, sent.metadata)
+    value = convert(checks, sent)
+    return _item(sent.metadata, value=None if checks.problems else value, problems=checks.problems)
+
+
+def _header(raw: msgspec.Raw, kind: str) -> wire.Header:
+    try:
+        return decode(raw, wire.Headed).metadata
+    except msgspec.DecodeError as error:
+        reason = f"sent a {kind} that has no usable metadata: {error}"
+        raise PeerError("the API server", reason) from error
+
+
+def _item(
+    header: wire.Header, *, value: T | None = None, problems: Iterable[Problem] = ()
+) -> Item[T]:
+    name, namespace = header.name, header.namespace
+    return Item(
+        key=f"{namespace}/{name}" if namespace else name,
+        uid=header.uid,
+        version=header.resource_version,
+        value=value,
+        problems=tuple(problems),
+    )
+
+
+def _namespace(_: Checks, sent: wire.Object) -> Namespace:
+    return Namespace(name=sent.metadata.name, labels=sent.metadata.labels or {})
+
+
+def _node(_: Checks, sent: wire.Object) -> ClusterNode:
+    labels = sent.metadata.labels or {}
+    return ClusterNode(name=sent.metadata.name, zone=labels.get(_ZONE_LABEL, ""))
+
+
+def _pod(checks: Checks, sent: wire.Pod) -> Pod:
+    metadata, spec, status = sent.metadata, sent.spec, sent.status
+    phase = status.phase or PodPhase.PENDING
+    host_network = bool(spec.host_network)
+    annotated = (metadata.annotations or {}).get(CAPTURED_ANNOTATION) == "true"
+    return Pod(
+        uid=checks.uid(metadata.uid),
+        namespace=metadata.namespace,
+        name=metadata.name,
+        labels=metadata.labels or {},
+        service_account=checks.name(
+            spec.service_account_name or "default", "spec.serviceAccountName"
+        ),
+        owner=_owner(metadata),
+        node=spec.node_name or "",
+        addresses=() if phase.is_final else _pod_addresses(checks, status),
+        ports=tuple(_container_ports(checks, spec)),
+        captured=annotated and not host_network and not phase.is_final,
+        ready=any(
+            condition.type == "Ready" and condition.status == "True"
+            for condition in status.conditions or ()
+        ),
+        terminating=metadata.deletion_timestamp is not None,
+        phase=phase,
+        host_network=host_network,
+        started=status.start_time,
+    )
+
+
+def _pod_addresses(checks: Checks, status: wire.PodStatus) -> tuple[str, ...]:
+    texts = [each.ip for each in status.pod_ips or ()] or [status.pod_ip or ""]
+    return tuple(
+        checks.address(text, f"status.podIPs[{index}].ip")
+        for index, text in enumerate(texts)
+        if text
+    )
+
+
+def _container_ports(checks: Checks, spec: wire.PodSpec) -> Iterable[ContainerPort]:
+    """What app containers and sidecars (init containers that go on running) declare."""
+    sidecars = [each for each in spec.init_containers or () if each.restart_policy == "Always"]
+    for container in (*(spec.containers or ()), *sidecars):
+        for port in container.ports or ():
+            yield ContainerPort(
+                number=checks.port(port.container_port, "spec.containers.ports.containerPort"),
+                name=port.name or "",
+                protocol=port.protocol or Protocol.TCP,
+            )
+
+
+def _owner(metadata: wire.Metadata) -> str:
+    """What a person deployed: not the ReplicaSet of a Deployment nor the Job of a CronJob."""
+    for owner in metadata.owner_references or ():
+        if not owner.controller:
+            continue
+        template = (metadata.labels or {}).get(_TEMPLATE_HASH_LABEL)
+        if owner.kind == "ReplicaSet" and template:
+            return owner.name.removesuffix(f"-{template}")
+        if owner.kind == "Job":
+            name, dash, number = owner.name.rpartition("-")
+            return name if name and _CRON_SUFFIX.fullmatch(dash + number) else owner.name
+        return owner.name
+    return ""
+
+
+def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
+    metadata, spec = sent.metadata, sent.spec
+    if spec.type == "ExternalName" or _OTHER_PROXY_LABEL in (metadata.labels or {}):
+        return None
+    addresses = spec.cluster_ips or [spec.cluster_ip or ""]
+    return ClusterService(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        cluster_ips=tuple(
+            checks.address(text, f"spec.clusterIPs[{index}]")
+            for index, text in enumerate(addresses)
+            if text not in ("", "None")
+        ),
+        ports=tuple(
+            ServicePort(
+                number=checks.port(port.port, f"spec.ports[{index}].port"),
+                name=port.name or "",
+                protocol=port.protocol or Protocol.TCP,
+            )
+            for index, port in enumerate(spec.ports or ())
+        ),
+        only_own_node=spec.internal_traffic_policy == "Local",
+        session_affinity_seconds=_affinity(spec),
+    )
+
+
+def _affinity(spec: wire.ServiceSpec) -> int:
+    if spec.session_affinity != "ClientIP":
+        return 0
+    config = spec.session_affinity_config
+    seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
+    return _AFFINITY_SECONDS if seconds is None else max(seconds, 0)
+
+
+def _endpoint_slice(checks: Checks, sent: wire.EndpointSlice) -> EndpointSlice | None:
+    service = (sent.metadata.labels or {}).get(_SERVICE_NAME_LABEL)
+    if not service or sent.address_type not in set(Family):
+        return None
+    return EndpointSlice(
+        service=f"{sent.metadata.namespace}/{service}",
+        family=Family(sent.address_type),
+        ports=_slice_ports(checks, sent.ports or ()),
+        endpoints=tuple(
+            # Further addresses have no meaning: kube-proxy passes over them, too.
+            _endpoint(checks.address(each.addresses[0], f"endpoints[{index}].addresses[0]"), each)
+            for index, each in enumerate(sent.endpoints or ())
+            if each.addresses
+        ),
+    )
+
+
+def _endpoint(address: str, sent: wire.SliceEndpoint) -> SliceEndpoint:
+    conditions = sent.conditions or wire.Conditions()
+    hints = sent.hints or wire.Hints()
+    return SliceEndpoint(
+        address=address,
+        node=sent.node_name or "",
+        # A condition that isn't said means ready, serving, and not terminating.
+        ready=conditions.ready is not False,
+        serving=conditions.serving is not False,
+        terminating=bool(conditions.terminating),
+        for_zones=frozenset(each.name for each in hints.for_zones or ()),
+        for_nodes=frozenset(each.name for each in hints.for_nodes or ()),
+    )
+
+
+def _slice_ports(
+    checks: Checks, ports: Iterable[wire.SlicePort]
+) -> Mapping[tuple[str, Protocol], int]:
+    """Port numbers by name and protocol; a port without a number would mean any, and is none."""
+    return {
+        (port.name or "", port.protocol or Protocol.TCP): checks.port(
+            port.port, f"ports[{index}].port"
+        )
+        for index, port in enumerate(ports)
+        if port.port is not None
+    }

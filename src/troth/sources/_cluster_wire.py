@@ -1,0 +1,199 @@
+"""What the Kubernetes API sends, as far as troth looks at it.
+
+Types are named as in the API. Every field that the API leaves out, or sends as null, when it is
+empty may be None.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from troth.mesh import PodPhase, Protocol
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What is sent; unknown fields are passed over."""
+
+
+class Owner(_Wire, frozen=True):
+    """metav1 OwnerReference."""
+
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
+
+
+class Header(_Wire, frozen=True):
+    """What every object has."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class Metadata(Header, frozen=True):
+    """metav1 ObjectMeta."""
+
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
+    owner_references: list[Owner] | None = None
+
+
+class Headed(_Wire, frozen=True):
+    """Any object, its metadata alone."""
+
+    metadata: Header
+
+
+class Object(_Wire, frozen=True):
+    """An object of which only the metadata matters."""
+
+    metadata: Metadata
+
+
+class ContainerPort(_Wire, frozen=True):
+    """core/v1 ContainerPort."""
+
+    container_port: int
+    name: str | None = None
+    protocol: Protocol | None = None
+
+
+class Container(_Wire, frozen=True):
+    """core/v1 Container."""
+
+    ports: list[ContainerPort] | None = None
+
+
+class InitContainer(Container, frozen=True):
+    """core/v1 Container, as an init container."""
+
+    restart_policy: str | None = None
+
+
+class PodSpec(_Wire, frozen=True):
+    """core/v1 PodSpec."""
+
+    node_name: str | None = None
+    service_account_name: str | None = None
+    host_network: bool | None = None
+    containers: list[Container] | None = None
+    init_containers: list[InitContainer] | None = None
+
+
+class Condition(_Wire, frozen=True):
+    """core/v1 PodCondition."""
+
+    type: str
+    status: str
+
+
+class PodIp(_Wire, frozen=True):
+    """core/v1 PodIP."""
+
+    ip: str = ""
+
+
+class PodStatus(_Wire, frozen=True):
+    """core/v1 PodStatus."""
+
+    phase: PodPhase | None = None
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    pod_ips: list[PodIp] | None = msgspec.field(default=None, name="podIPs")
+    conditions: list[Condition] | None = None
+    start_time: datetime | None = None
+
+
+class Pod(Object, frozen=True):
+    """core/v1 Pod."""
+
+    spec: PodSpec
+    status: PodStatus = PodStatus()
+
+
+class ServicePort(_Wire, frozen=True):
+    """core/v1 ServicePort."""
+
+    port: int
+    name: str | None = None
+    protocol: Protocol | None = None
+
+
+class ClientIp(_Wire, frozen=True):
+    """core/v1 ClientIPConfig."""
+
+    timeout_seconds: int | None = None
+
+
+class AffinityConfig(_Wire, frozen=True):
+    """core/v1 SessionAffinityConfig."""
+
+    client_ip: ClientIp | None = msgspec.field(default=None, name="clientIP")
+
+
+class ServiceSpec(_Wire, frozen=True):
+    """core/v1 ServiceSpec."""
+
+    type: str | None = None
+    cluster_ip: str | None = msgspec.field(default=None, name="clusterIP")
+    cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
+    ports: list[ServicePort] | None = None
+    internal_traffic_policy: str | None = None
+    session_affinity: str | None = None
+    session_affinity_config: AffinityConfig | None = None
+
+
+class Service(Object, frozen=True):
+    """core/v1 Service."""
+
+    spec: ServiceSpec
+
+
+class Conditions(_Wire, frozen=True):
+    """discovery.k8s.io/v1 EndpointConditions."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class Named(_Wire, frozen=True):
+    """discovery.k8s.io/v1 ForZone and ForNode."""
+
+    name: str = ""
+
+
+class Hints(_Wire, frozen=True):
+    """discovery.k8s.io/v1 EndpointHints."""
+
+    for_zones: list[Named] | None = None
+    for_nodes: list[Named] | None = None
+
+
+class SliceEndpoint(_Wire, frozen=True):
+    """discovery.k8s.io/v1 Endpoint."""
+
+    addresses: list[str] | None = None
+    conditions: Conditions | None = None
+    node_name: str | None = None
+    hints: Hints | None = None
+
+
+class SlicePort(_Wire, frozen=True):
+    """discovery.k8s.io/v1 EndpointPort."""
+
+    name: str | None = None
+    protocol: Protocol | None = None
+    port: int | None = None
+
+
+class EndpointSlice(Object, frozen=True):
+    """discovery.k8s.io/v1 EndpointSlice."""
+
+    address_type: str
+    endpoints: list[SliceEndpoint] | None = None
+    ports: list[SlicePort] | None = None

@@ -1,0 +1,229 @@
+"""The Kubernetes API as a source: a cluster is followed as it changes.
+
+Each kind has a loop of its own that does what its `Reflector` says. What they know together comes
+out as one value, changes that come close together as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from troth.sources import _cluster_objects as objects
+from troth.sources._api_server import ApiServer, Resource
+from troth.sources._cluster_world import (
+    ClusterNode,
+    ClusterState,
+    pods_by_uid,
+    resolve_services,
+)
+from troth.sources._reflector import List, Reflector
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from lightkube import SingleConfig
+
+    from troth.errors import TrothError
+    from troth.mesh import Namespace, Pod, Service
+    from troth.policy import PeerAuthentication
+    from troth.sources._cluster_world import ClusterService, EndpointSlice
+    from troth.sources._reflector import Action, Event
+
+_log = structlog.get_logger(__name__)
+
+_SETTLE_SECONDS = 0.02
+"""Changes that follow one another within this are told as one."""
+
+_WATCH_SECONDS = 300.0
+"""How long a watch lasts at least; up to twice as long, so that they don't all end together."""
+
+NAMESPACES = Resource(plural="namespaces", read=objects.read_namespace)
+PODS = Resource(plural="pods", read=objects.read_pod)
+SERVICES = Resource(plural="services", read=objects.read_service)
+ENDPOINT_SLICES = Resource(
+    plural="endpointslices", group="discovery.k8s.io", read=objects.read_endpoint_slice
+)
+POLICIES = Resource(
+    plural="peerauthentications",
+    group="security.istio.io",
+    versions=("v1", "v1beta1"),
+    read=objects.read_policy,
+    is_optional=True,
+)
+
+
+def _ignore(_: Mapping[str, TrothError]) -> None:
+    pass
+
+
+async def follow(
+    config: SingleConfig,
+    *,
+    node_name: str | None = None,
+    on_trouble: Callable[[Mapping[str, TrothError]], None] = _ignore,
+    jitter: Callable[[], float] = random.random,
+) -> AsyncGenerator[ClusterState, None]:
+    """Follow a cluster.
+
+    Nothing that the API server does ends it: what was known last stays until it can be brought up
+    to date. It needs the permission to list and watch namespaces, pods, services, endpointslices
+    and peerauthentications in all namespaces, and its own node where it is given.
+
+    Args:
+        config: How to reach the API server, and as whom.
+        node_name: The node whose pods use the services; without one no endpoint is preferred.
+        on_trouble: Called whenever what keeps the view from being current has changed, with the
+            errors by resource (``pods``, ``endpointslices.discovery.k8s.io``); empty when all is
+            well again.
+        jitter: Random numbers from 0 up to 1.
+
+    Yields:
+        Complete states only: the first one once every kind has been listed, then whenever
+        something that matters has changed.
+
+    Raises:
+        EnvironmentLackError: ``config`` can't be used.
+    """
+    server = ApiServer(config)
+    view = _View(node_name, on_trouble=on_trouble, jitter=jitter)
+    loops = [
+        asyncio.create_task(view.keep(server, resource, reflector))
+        for resource, reflector in view.kinds
+    ]
+    told: ClusterState | None = None
+    try:
+        while True:
+            await _first(asyncio.create_task(view.changed.wait()), loops)
+            await asyncio.sleep(_SETTLE_SECONDS)
+            view.changed.clear()
+            state = view.state()
+            if state is not None and state != told:
+                told = state
+                yield state
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await server.aclose()
+
+
+async def _first(wanted: asyncio.Task[Any], loops: list[asyncio.Task[None]]) -> None:
+    """Wait for ``wanted``; a loop that ends meanwhile has a bug, which is raised."""
+    try:
+        await asyncio.wait({wanted, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        for loop in loops:
+            if loop.done():
+                loop.result()
+    finally:
+        wanted.cancel()
+
+
+class _View:
+    """What the loops know together."""
+
+    def __init__(
+        self,
+        node_name: str | None,
+        *,
+        on_trouble: Callable[[Mapping[str, TrothError]], None],
+        jitter: Callable[[], float],
+    ) -> None:
+        self.changed = asyncio.Event()
+        self._node_name = node_name or ""
+        self._on_trouble = on_trouble
+        self._jitter = jitter
+        self._troubles: dict[str, TrothError] = {}
+        self._resolved: dict[str, Service] | None = None
+        self.namespaces: Reflector[Namespace] = Reflector(jitter=jitter)
+        self.pods: Reflector[Pod] = Reflector(jitter=jitter)
+        self.services: Reflector[ClusterService] = Reflector(jitter=jitter)
+        self.slices: Reflector[EndpointSlice] = Reflector(jitter=jitter)
+        self.policies: Reflector[PeerAuthentication] = Reflector(jitter=jitter)
+        self.nodes: Reflector[ClusterNode] = Reflector(jitter=jitter)
+
+    @property
+    def kinds(self) -> list[tuple[Resource[Any], Reflector[Any]]]:
+        """All that is followed."""
+        kinds: list[tuple[Resource[Any], Reflector[Any]]] = [
+            (NAMESPACES, self.namespaces),
+            (PODS, self.pods),
+            (SERVICES, self.services),
+            (ENDPOINT_SLICES, self.slices),
+            (POLICIES, self.policies),
+        ]
+        if self._node_name:
+            own = f"metadata.name={self._node_name}"
+            node = Resource(plural="nodes", read=objects.read_node, field_selector=own)
+            kinds.append((node, self.nodes))
+        return kinds
+
+    def state(self) -> ClusterState | None:
+        """The state, if every kind has been listed."""
+        reflectors = [reflector for _, reflector in self.kinds]
+        if not all(reflector.synced for reflector in reflectors):
+            return None
+        if self._resolved is None:
+            nodes = self.nodes.objects
+            node = nodes.get(self._node_name, ClusterNode(name=self._node_name))
+            self._resolved = resolve_services(
+                self.services.objects.values(), self.slices.objects.values(), node
+            )
+        return ClusterState(
+            namespaces=self.namespaces.objects,
+            pods=pods_by_uid(self.pods.objects.values()),
+            services=self._resolved,
+            policies=tuple(self.policies.objects.values()),
+            problems=tuple(problem for reflector in reflectors for problem in reflector.problems),
+        )
+
+    async def keep(
+        self, server: ApiServer, resource: Resource[Any], reflector: Reflector[Any]
+    ) -> None:
+        """Keep one kind up to date until cancelled."""
+        clock = asyncio.get_running_loop().time
+        action = reflector.start()
+        while True:
+            await asyncio.sleep(action.after)
+            async with aclosing(self._events(server, resource, action)) as events:
+                async for event in events:
+                    was_synced = reflector.synced
+                    step = reflector.step(event, clock())
+                    if step.changes or reflector.synced is not was_synced:
+                        self._change(reflector)
+                    self._note(resource, reflector.error)
+                    if step.action is not None:
+                        action = step.action
+                        break
+
+    async def _events(
+        self, server: ApiServer, resource: Resource[Any], action: Action
+    ) -> AsyncGenerator[Event[Any], None]:
+        if isinstance(action, List):
+            yield await server.list(resource)
+            return
+        seconds = _WATCH_SECONDS * (1 + self._jitter())
+        async with aclosing(server.watch(resource, action.version, seconds=seconds)) as events:
+            async for event in events:
+                yield event
+
+    def _change(self, reflector: Reflector[Any]) -> None:
+        if reflector in {self.services, self.slices, self.nodes}:
+            self._resolved = None
+        self.changed.set()
+
+    def _note(self, resource: Resource[Any], error: TrothError | None) -> None:
+        name, former = str(resource), self._troubles.get(str(resource))
+        if (error and str(error)) == (former and str(former)):
+            return
+        if error is None:
+            del self._troubles[name]
+            _log.info("follows the cluster again", resource=name)
+        else:
+            self._troubles[name] = error
+            _log.warning("can't follow the cluster", resource=name, reason=str(error))
+        self._on_trouble(dict(self._troubles))
