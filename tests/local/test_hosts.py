@@ -91,7 +91,7 @@ def test_resolv_conf_searches_as_in_kubernetes_and_fails_at_once_without_a_serve
     assert resolv_conf_text("finance") == (
         "search finance.svc.cluster.local svc.cluster.local cluster.local\n"
         "nameserver 127.0.0.1\n"
-        "options ndots:5\n"
+        "options ndots:5 timeout:1 attempts:2\n"
     )
 
 

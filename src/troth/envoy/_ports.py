@@ -17,4 +17,4 @@ ENVOY_MARK = 0x539
 """SO_MARK of every socket that Envoy makes in a pod, so that its own traffic isn't captured."""
 
 TUNNEL_ALPN = "troth"
-"""What a tunnel's TLS handshake negotiates, so that nothing else is mistaken for one."""
+"""What both ends of a tunnel offer by ALPN, so that captures and traces show what it is."""

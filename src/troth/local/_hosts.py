@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from troth.mesh import Pod, Service
     from troth.sources import PodTemplate
 
+# A name server out of reach would otherwise hold up an unknown name for 20 seconds.
+_OPTIONS = "options ndots:5 timeout:1 attempts:2"
+
 _LOCALHOST = """\
 # Written by troth, and again whenever a Service changes.
 127.0.0.1\tlocalhost
@@ -71,7 +74,7 @@ def resolv_conf_text(
     """
     servers = tuple(nameservers) or ("127.0.0.1",)
     search = f"{namespace}.svc.{cluster_domain} svc.{cluster_domain} {cluster_domain}"
-    lines = [f"search {search}", *(f"nameserver {server}" for server in servers), "options ndots:5"]
+    lines = [f"search {search}", *(f"nameserver {server}" for server in servers), _OPTIONS]
     return "".join(f"{line}\n" for line in lines)
 
 
