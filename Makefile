@@ -2,13 +2,19 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-cluster lint setup clean
 
 demo: setup
 	@$(BIN)/troth demo
 
 test: setup
 	@$(BIN)/pytest
+
+# Needs root. The first run builds Kubernetes with the Go toolchain: some minutes, once.
+test-cluster: setup
+	@scripts/etcd >/dev/null
+	@scripts/kubernetes >/dev/null
+	@$(BIN)/pytest -m cluster tests/cluster
 
 lint: setup
 	@$(BIN)/ruff format --check .
