@@ -25,9 +25,12 @@ def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
         msgspec.DecodeError: It isn't JSON; as msgspec.ValidationError, it is something else.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
-    except RecursionError:
-        return msgspec.json.decode(without_depths(bytes(data)), type=kind)
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except RecursionError:
+            return msgspec.json.decode(without_depths(bytes(data)), type=kind)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def without_depths(data: bytes, deepest: int = _DEEPEST) -> bytes:
