@@ -126,7 +126,7 @@ async def test_the_end_that_knows_why_is_heard(
     ("captured", "server", "reached", "reported"),
     [
         pytest.param(True, True, Reached.ANSWERED, True, id="both have a proxy"),
-        pytest.param(True, True, Reached.UNREACHABLE, True, id="both, and it got nowhere"),
+        pytest.param(True, True, Reached.UNREACHABLE, False, id="both, never reached"),
         pytest.param(False, True, Reached.RESET, True, id="the server's"),
         pytest.param(False, True, Reached.UNREACHABLE, False, id="the server's, never reached"),
         pytest.param(True, False, Reached.ANSWERED, False, id="the client's, which succeeded"),

@@ -21,7 +21,7 @@ from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadId
 from troth.explain._observed import Plaintext, seen_in_plaintext
 from troth.explain._plan import plan
 from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
-from troth.explain._remedies import explained
+from troth.explain._remedies import Explainer
 from troth.explain._validate import Validation, validate
 from troth.explain._why import NotCaptured, Refusal, Why, why
 
@@ -31,6 +31,7 @@ __all__ = [
     "Change",
     "Client",
     "Derivation",
+    "Explainer",
     "Explanation",
     "LeftOut",
     "NotCaptured",
@@ -50,7 +51,6 @@ __all__ = [
     "WorkloadName",
     "audit",
     "explain",
-    "explained",
     "plan",
     "seen_in_plaintext",
     "validate",

@@ -203,10 +203,10 @@ async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
 
 def _is_reported(world: World, target: Target, reached: Reached, *, captured: bool) -> bool:
     """Whether a proxy has something to say about it."""
-    if not target.endpoints:
+    if not target.endpoints or reached is Reached.UNREACHABLE:
         return False
     pods = [pod_at(world, endpoint.address) for endpoint in target.endpoints]
     if any(pod.captured for pod in pods if pod):
-        return captured or reached is not Reached.UNREACHABLE
+        return True
     # The client's own proxy reports nothing but what it could not do.
     return captured and reached in {Reached.RESET, Reached.CLOSED}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.explain import explained
+from troth.explain import Explainer
 from troth.local._report import Cause, Route, Way
 from troth.mesh import Total, client_decision, server_decision
 
@@ -57,7 +57,7 @@ def cause(world: World, connection: Connection) -> Cause:
         last=connection.time,
         newest=connection,
     )
-    texts = explained(alone, world)
+    texts = Explainer(world).explain(alone)
     return Cause(cause=texts.cause, remedy=texts.remedy)
 
 
