@@ -24,11 +24,10 @@ from google.protobuf import struct_pb2
 
 from troth.envoy._events import LOG_FORMAT, POD_STATE
 from troth.envoy._proto import Message, pack
+from troth.envoy._reasons import Role
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from troth.envoy._reasons import Role
 
 # The address of the upstream connection's own end exists exactly when there was a connection.
 # (``upstream.address`` won't do: that is set for a host that refused, too.)
@@ -62,6 +61,18 @@ def connected_access_log(role: Role, pod_uid: str | None, path: Path) -> list[Me
         log_type_filter=accesslog_pb2.LogTypeFilter(types=[log_type_pb2.TcpUpstreamConnected])
     )
     return [_access_log(role, pod_uid, path, only)]
+
+
+def unrouted_access_log(pod_uid: str, path: Path) -> list[Message]:
+    """The ``access_log`` of a pod's outbound listener: what had nowhere to go.
+
+    A port that a Service doesn't have, or one without endpoints. All else is reported further on,
+    by the internal listener or by the other end.
+    """
+    only = accesslog_pb2.AccessLogFilter(
+        response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=["NC", "UH"])
+    )
+    return [_access_log(Role.OUTBOUND, pod_uid, path, only)]
 
 
 def connected_log_options() -> Message:
