@@ -9,6 +9,7 @@ Node and so removed with it, and it is no configuration that other people watch.
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,10 +33,22 @@ SIGNER_NAME = "troth.dev/workload"
 CSR_USAGES = ("digital signature", "server auth", "client auth")
 """``spec.usages`` of such a request, in any order: what an SVID is good for and nothing else."""
 
+SHORTEST_LIFETIME = timedelta(minutes=10)
+"""Of a certificate: the least ``spec.expirationSeconds`` that the API server lets through."""
+
+LONGEST_LIFETIME = timedelta(hours=24)
+"""Of a certificate: after that long, nothing is left of what a retired root signed."""
+
 NODE_NAME_ATTRIBUTE = "authentication.kubernetes.io/node-name"
 """Extra attribute of a user whose token is bound to a pod (KEP-4193): the node of that pod."""
 
 POD_NAME_ATTRIBUTE = "authentication.kubernetes.io/pod-name"
+
+AUTHORITY_SECRET = "troth-ca"  # noqa: S105 - its name
+"""The Secret with the authority's key: beside the controller, and read by nobody else."""
+
+CONTROLLER = "troth-controller"
+"""The controller's name: on its Lease, its Events, and what it manages."""
 
 TRUST_BUNDLE = "troth-trust-bundle"
 """The ConfigMap with the roots to believe: in every mesh namespace, and beside the controller."""
@@ -62,6 +75,7 @@ It only tells people whether the agent lives. What an old report says still hold
 goes on with what it had when its agent died.
 """
 
+_REPORT_PREFIX = "troth-node-"
 _DIGEST_CHARACTERS = 32
 
 
@@ -79,6 +93,16 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     roots: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
     trouble: str = ""
+
+
+def report_lease(node: str) -> str:
+    """The name of a node's Lease, which nothing else in the namespace can have."""
+    return _REPORT_PREFIX + node
+
+
+def report_node(lease: str) -> str | None:
+    """The node whose Lease has this name, if it is one's."""
+    return lease.removeprefix(_REPORT_PREFIX) if lease.startswith(_REPORT_PREFIX) else None
 
 
 def policy_digest(policies: Iterable[tuple[str, int]]) -> str:

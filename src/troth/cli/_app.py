@@ -15,6 +15,7 @@ from rich.markup import escape
 from troth import __version__
 from troth.cli import (
     _audit,
+    _controller,
     _demo,
     _events,
     _exec,
@@ -49,6 +50,7 @@ for module in (
     _audit,
     _trace,
     _demo,
+    _controller,
 ):
     module.register(app)
 

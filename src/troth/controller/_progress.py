@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth._contract import root_fingerprint
+from troth._contract import LONGEST_LIFETIME, root_fingerprint
 from troth.controller._keyring import Phase
-from troth.controller._signing import LONGEST_LIFETIME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,8 +21,10 @@ import msgspec
 from troth._contract import (
     CSR_USAGES,
     DEFAULT_NAMESPACE,
+    LONGEST_LIFETIME,
     NODE_NAME_ATTRIBUTE,
     NODE_SERVICE_ACCOUNT,
+    SHORTEST_LIFETIME,
     SIGNER_NAME,
 )
 from troth._syntax import NAME, NAMESPACE, described
@@ -37,11 +39,6 @@ if TYPE_CHECKING:
         CertificateSigningRequestSpec,
     )
     from lightkube.models.core_v1 import Pod
-
-SHORTEST_LIFETIME = timedelta(minutes=10)
-"""The shortest ``spec.expirationSeconds`` that the API server lets through."""
-
-LONGEST_LIFETIME = timedelta(hours=24)
 
 _ENDED = ("Succeeded", "Failed")
 _ANSWERED = ("Denied", "Failed")

@@ -1,0 +1,146 @@
+"""The controller as a process: elected, working, asked for its health, told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+from lightkube import AsyncClient, ConfigError, KubeConfig
+
+from troth import _log as logs
+from troth._contract import CONTROLLER
+from troth.controller._health import Readiness, health_server
+from troth.controller._leader import LeaderElection
+from troth.controller._work import Work
+from troth.errors import EnvironmentLackError
+from troth.sources._api_server import ApiServer
+
+if TYPE_CHECKING:
+    from lightkube import SingleConfig
+
+    from troth.controller._settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+def run_controller(settings: Settings) -> int:
+    """Run the controller of the cluster that this runs in, or of KUBECONFIG, until SIGTERM.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EnvironmentLackError: There is no way to an API server, or the port for health is taken.
+    """
+    logs.configure()
+    asyncio.run(_run_until_stopped(cluster_config(), settings))
+    return 0
+
+
+def cluster_config() -> SingleConfig:
+    """How to reach the API server: the pod's service account, else KUBECONFIG, else ~/.kube/config.
+
+    Raises:
+        EnvironmentLackError: None of them is there, or it is not what it should be.
+    """
+    remedy = "run it in a pod with a service account, or set KUBECONFIG"
+    try:
+        config = KubeConfig.from_env().get()
+    except (ConfigError, OSError, KeyError, ValueError, TypeError) as error:
+        words = str(error) or type(error).__name__
+        raise EnvironmentLackError(f"no access to a cluster: {words}", remedy) from error
+    if config is None:
+        raise EnvironmentLackError("no access to a cluster: no current context", remedy)
+    return config
+
+
+async def _run_until_stopped(config: SingleConfig, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    controller = asyncio.create_task(Controller(config, settings).run())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({controller, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not controller.done():
+        _log.info("stopping")
+        controller.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await controller
+
+
+class Controller:
+    """One replica of the controller.
+
+    Args:
+        config: How to reach the API server, and as whom.
+        settings: The controller's.
+    """
+
+    def __init__(self, config: SingleConfig, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        # The host's name is the pod's, for people; the rest makes it one that never was before.
+        self.identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._election: LeaderElection | None = None
+        self._work: Work | None = None
+        self.health_port = 0
+
+    def readiness(self) -> Readiness:
+        """Whether it does what it is there for, and if not, why."""
+        election = self._election
+        if election is None:
+            return Readiness(leading=False, leader="", waiting_for=("its start",))
+        blockers = (election.trouble,) if election.trouble else ()
+        if self._work is None:
+            return Readiness(leading=False, leader=election.holder, waiting_for=blockers)
+        return Readiness(
+            leading=True,
+            leader=election.holder,
+            waiting_for=blockers + self._work.waiting_for,
+            rotation=self._work.rotation,
+        )
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            EnvironmentLackError: The configuration can't be used, or the port is taken.
+        """
+        settings = self._settings
+        server = ApiServer(self._config)
+        client = AsyncClient(self._config, field_manager=CONTROLLER, trust_env=False)
+        self._election = LeaderElection(
+            client,
+            namespace=settings.namespace,
+            name=CONTROLLER,
+            identity=self.identity,
+            timing=settings.timing,
+        )
+        _log.info("starting", identity=self.identity, trust_domain=str(settings.rules.trust_domain))
+
+        async def lead() -> None:
+            self._work = Work(client, server, settings)
+            try:
+                await self._work.run()
+            finally:
+                self._work = None
+
+        try:
+            async with health_server(self.readiness, port=settings.health_port) as port:
+                self.health_port = port
+                await self._election.run(lead)
+        except OSError as error:
+            raise EnvironmentLackError(
+                f"port {settings.health_port} for health checks cannot be used: {error.strerror}",
+                "choose another with --health-port",
+            ) from error
+        finally:
+            await client.close()
+            await server.aclose()

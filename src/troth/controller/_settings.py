@@ -1,0 +1,28 @@
+"""What the controller is told at its start."""
+
+from __future__ import annotations
+
+import msgspec
+
+from troth._contract import DEFAULT_NAMESPACE
+from troth.controller._election import Timing
+from troth.controller._signing import SigningRules
+from troth.mesh import DEFAULT_ROOT_NAMESPACE
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The controller's settings.
+
+    Attributes:
+        rules: Who gets certificates.
+        namespace: Where its own objects are.
+        root_namespace: Where mesh-wide policies live.
+        health_port: Where the kubelet asks; 0 for any.
+        timing: Of the leader election.
+    """
+
+    rules: SigningRules
+    namespace: str = DEFAULT_NAMESPACE
+    root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    health_port: int = 8086
+    timing: Timing = Timing()

@@ -1,0 +1,247 @@
+"""The node's signer in a cluster: the controller, asked by CertificateSigningRequests.
+
+The private key stays here; only the request travels, and the certificate comes back, through the
+API server, which authenticates both ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+from lightkube import AsyncClient
+from lightkube.models.certificates_v1 import CertificateSigningRequestSpec
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.certificates_v1 import CertificateSigningRequest
+from lightkube.resources.core_v1 import ConfigMap
+
+from troth._contract import (
+    CONTROLLER,
+    CSR_USAGES,
+    DEFAULT_NAMESPACE,
+    SIGNER_NAME,
+    SIGNING_ROOT_ANNOTATION,
+    TRUST_BUNDLE,
+    TRUST_BUNDLE_KEY,
+)
+from troth.errors import InputError, PeerError, TrothError
+from troth.identity import TrustBundle
+from troth.node._certificates import Signed
+from troth.sources._api_errors import api_errors
+from troth.sources._api_server import ApiServer, Resource
+from troth.sources._followed import Followed, NamespacedResource, model_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from lightkube import SingleConfig
+
+    from troth.identity import SigningRequest, TrustDomain
+
+_log = structlog.get_logger(__name__)
+
+_CONTROLLER = "the troth controller"
+_GENERATE_NAME = "troth-workload-"
+_ANSWER_SECONDS = 25.0
+_FAREWELL_SECONDS = 5.0
+
+
+class ClusterSigner:
+    """Asks the controller for certificates, and knows the roots to believe.
+
+    Implements `Signer`. Needs the rights to create, list, watch and delete
+    CertificateSigningRequests, and to list and watch the trust bundle in ``namespace``.
+
+    Args:
+        config: How to reach the API server, and as whom: the node agent, with the token that the
+            kubelet projected into its pod.
+        trust_domain: Whose roots the trust bundle has.
+        namespace: The controller's.
+        lifetime: To ask for; the controller's own choice if there is none.
+        on_bundle: Called when there are other roots to believe, or another one signs.
+        answer_seconds: How long to wait for the controller's answer.
+    """
+
+    def __init__(
+        self,
+        config: SingleConfig,
+        *,
+        trust_domain: TrustDomain,
+        namespace: str = DEFAULT_NAMESPACE,
+        lifetime: timedelta | None = None,
+        on_bundle: Callable[[], None] = lambda: None,
+        answer_seconds: float = _ANSWER_SECONDS,
+    ) -> None:
+        self._server = ApiServer(config)
+        self._client = AsyncClient(config, field_manager="troth-node", trust_env=False)
+        self._trust_domain = trust_domain
+        self._namespace = namespace
+        self._lifetime = lifetime
+        self._on_bundle = on_bundle
+        self._answer_seconds = answer_seconds
+        self._bundle: TrustBundle | None = None
+        self._known = asyncio.Event()
+        self._published = Followed(
+            self._server,
+            NamespacedResource(
+                plural="configmaps",
+                namespace=namespace,
+                read=model_reader(ConfigMap),
+                field_selector=f"metadata.name={TRUST_BUNDLE}",
+            ),
+            on_change=self._adopt,
+        )
+        self.signing_root = ""
+        """Fingerprint of the root that new certificates chain to; empty while unknown.
+
+        Certificates of another root are to be renewed soon.
+        """
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """The roots in force.
+
+        Raises:
+            PeerError: They are not known yet; `ready` waits for them.
+        """
+        if self._bundle is None:
+            raise PeerError(
+                _CONTROLLER,
+                f"has not published ConfigMap {self._namespace}/{TRUST_BUNDLE} yet",
+                "see that it is running, and what its log says",
+            )
+        return self._bundle
+
+    async def ready(self) -> None:
+        """Wait until the roots are known."""
+        await self._known.wait()
+
+    async def run(self) -> None:
+        """Keep the roots up to date, until cancelled."""
+        try:
+            await self._published.run()
+        finally:
+            await self._client.close()
+            await self._server.aclose()
+
+    async def sign(self, request: SigningRequest) -> Signed:
+        """Have a key certified for an identity.
+
+        Raises:
+            PeerError: The controller denied it, with its reason, or did not answer in time; or
+                the API server can't be reached.
+            EnvironmentLackError: The node agent may not make CertificateSigningRequests.
+        """
+        name = await self._create(request)
+        try:
+            chain = await self._answer(name)
+        finally:
+            await self._delete(name)
+        return Signed(chain, self.bundle)
+
+    async def _create(self, request: SigningRequest) -> str:
+        csr = CertificateSigningRequest(
+            metadata=ObjectMeta(generateName=_GENERATE_NAME),
+            spec=CertificateSigningRequestSpec(
+                request=base64.b64encode(request.csr).decode(),
+                signerName=SIGNER_NAME,
+                usages=list(CSR_USAGES),
+                expirationSeconds=int(self._lifetime.total_seconds()) if self._lifetime else None,
+            ),
+        )
+        with api_errors("create a CertificateSigningRequest"):
+            created = await self._client.create(csr)
+        return (created.metadata.name if created.metadata else None) or ""
+
+    async def _answer(self, name: str) -> bytes:
+        """Wait for the certificate."""
+        changed = asyncio.Event()
+        requests = Followed(
+            self._server,
+            Resource(
+                plural="certificatesigningrequests",
+                group="certificates.k8s.io",
+                read=model_reader(CertificateSigningRequest),
+                field_selector=f"metadata.name={name}",
+            ),
+            on_change=changed.set,
+            jitter=lambda: 0.0,  # somebody is waiting
+        )
+        following = asyncio.create_task(requests.run())
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                while True:
+                    await changed.wait()
+                    changed.clear()
+                    if (chain := _certificate(requests.objects.get(name))) is not None:
+                        return chain
+        except TimeoutError:
+            raise requests.error or PeerError(
+                _CONTROLLER,
+                f"did not answer CertificateSigningRequest {name} in {self._answer_seconds:g} s",
+                f"see that it is running: kubectl -n {self._namespace} get lease {CONTROLLER}",
+            ) from None
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _delete(self, name: str) -> None:
+        """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
+        with contextlib.suppress(TrothError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                with api_errors(f"delete CertificateSigningRequest {name}"):
+                    await self._client.delete(CertificateSigningRequest, name)
+
+    def _adopt(self) -> None:
+        """Take the published roots, unless there is something wrong with them."""
+        published = self._published.objects.get(f"{self._namespace}/{TRUST_BUNDLE}")
+        if published is None:
+            return  # gone, or not there yet: what was believed stays
+        subject = f"ConfigMap {self._namespace}/{TRUST_BUNDLE}"
+        try:
+            bundle = TrustBundle.parse(
+                self._trust_domain,
+                (published.data or {}).get(TRUST_BUNDLE_KEY, "").encode(),
+                subject=subject,
+                path=f"data[{TRUST_BUNDLE_KEY}]",
+            )
+        except InputError as error:
+            _log.error("the trust bundle cannot be used", reason=str(error))
+            return
+        annotations = (published.metadata.annotations if published.metadata else None) or {}
+        signing_root = annotations.get(SIGNING_ROOT_ANNOTATION, "")
+        if (bundle, signing_root) == (self._bundle, self.signing_root):
+            return
+        self._bundle, self.signing_root = bundle, signing_root
+        _log.info("trust bundle", roots=len(bundle.certificates))
+        self._known.set()
+        self._on_bundle()
+
+
+def _certificate(csr: CertificateSigningRequest | None) -> bytes | None:
+    """The chain in an answered request; None while there is no answer.
+
+    Raises:
+        PeerError: The answer is no.
+    """
+    if csr is None:
+        raise PeerError("the Kubernetes API", "no longer has the CertificateSigningRequest")
+    status = csr.status
+    for condition in (status.conditions if status else None) or ():
+        if condition.type in {"Denied", "Failed"}:
+            reason = condition.reason or condition.type
+            raise PeerError(
+                _CONTROLLER,
+                f"{condition.type.lower()} the request ({reason}): {condition.message}",
+            )
+    if status is None or not status.certificate:
+        return None
+    try:
+        return base64.b64decode(status.certificate, validate=True)
+    except binascii.Error as error:
+        raise PeerError(_CONTROLLER, "sent a certificate that is not base64") from error
