@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from lightkube.resources.core_v1 import Namespace, Pod
-from tests.cluster import objects
+from tests.cluster import controlplane, objects
 from tests.cluster.cgroups import CgroupDriver, CgroupNames
 from tests.cluster.controlplane import ControlPlane
+from tests.cluster.dns import ClusterDNS
 from tests.cluster.node import Node, NodeConfig
 from tests.cluster.podwork import ADDRESS_ANNOTATION
 from tests.cluster.volumes import token_of
@@ -67,6 +68,9 @@ class Cluster:
             joins = ends.enter_context(contextlib.ExitStack())
             ends.enter_context(self.control_plane)
             self.client = self.control_plane.client
+            ends.enter_context(
+                ClusterDNS(self.client, self.control_plane.machine.netns, controlplane.ADDRESS)
+            )
             for file in sorted(_CRDS.glob("*.yaml")):
                 self.apply(file.read_text())
             self.nodes = {}
@@ -181,6 +185,11 @@ class Cluster:
         settings |= {"env": container.environment, **options}
         return subprocess.run(container.exec_command(*argv), check=False, **settings)
 
+    def fetch(self, namespace: str, name: str, url: str, *, seconds: float = 2.0) -> str | None:
+        """GET ``url`` from inside a pod: the body, or None when there was no good answer."""
+        done = self.exec(namespace, name, "python3", "-c", _FETCH, url, str(seconds))
+        return done.stdout if done.returncode == 0 else None
+
     def start(self, namespace: str, name: str, *argv: str, **options: Any) -> subprocess.Popen[Any]:
         """Start a command in a pod's first container."""
         container = self._container(namespace, name)
@@ -203,6 +212,17 @@ class Cluster:
 
     def _container(self, namespace: str, name: str) -> Container:
         return next(iter(self.worker(namespace, name).containers.values()))
+
+
+_FETCH = """
+import sys, urllib.request
+url, seconds = sys.argv[1], float(sys.argv[2])
+try:
+    with urllib.request.urlopen(url, timeout=seconds) as reply:
+        sys.stdout.write(reply.read().decode())
+except OSError as error:
+    sys.exit(str(error))
+"""
 
 
 def at_address(address: str) -> dict[str, str]:

@@ -117,7 +117,7 @@ class PodWorker:
             self.sandbox,
             spec,
             volumes.environment(self.sandbox, spec),
-            volumes.mounts(spec, self._volumes),
+            volumes.resolv_conf(self.sandbox) | volumes.mounts(spec, self._volumes),
         )
 
     def _tend(self) -> None:

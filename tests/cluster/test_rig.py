@@ -47,6 +47,21 @@ http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
 SERVE = ("python3", "-c", SERVER)
 
 
+CALL_THE_API = """
+import json, os, pathlib, ssl, urllib.request
+home = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+server = os.environ["KUBERNETES_SERVICE_HOST"] + ":" + os.environ["KUBERNETES_SERVICE_PORT"]
+request = urllib.request.Request(
+    f"https://{server}/apis/authentication.k8s.io/v1/selfsubjectreviews",
+    json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).encode(),
+    {"Authorization": f"Bearer {(home / 'token').read_text()}", "Content-Type": "application/json"},
+)
+trust = ssl.create_default_context(cafile=home / "ca.crt")
+with urllib.request.urlopen(request, context=trust, timeout=5) as reply:
+    print(json.load(reply)["status"]["userInfo"]["username"], end="")
+"""
+
+
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
     name = cluster.namespace(f"rig-{uuid.uuid4().hex[:8]}")
@@ -71,11 +86,6 @@ def who_am_i(client: Client) -> SelfSubjectReviewStatus:
     review = client.create(SelfSubjectReview(metadata=ObjectMeta()))
     assert review.status is not None
     return review.status
-
-
-def fetch(cluster: Cluster, namespace: str, name: str, url: str) -> str | None:
-    done = cluster.exec(namespace, name, "curl", "-sSf", "--max-time", "2", url)
-    return done.stdout if done.returncode == 0 else None
 
 
 def cgroups_seen(cluster: Cluster, node: str, uid: str) -> dict[str, set[str]]:
@@ -138,13 +148,8 @@ def test_a_pods_token_names_its_node(cluster: Cluster, namespace: str) -> None:
 
 def test_a_pod_calls_the_api_server_with_its_own_token(cluster: Cluster, namespace: str) -> None:
     cluster.run_pod(pod(namespace, "web", "node-3"))
-    call = (
-        "cd /var/run/secrets/kubernetes.io/serviceaccount;"
-        ' curl -sS --max-time 5 --cacert ca.crt -H "Authorization: Bearer $(cat token)"'
-        " https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/pods"
-    )
-    answer = cluster.exec(namespace, "web", "sh", "-c", call)
-    assert f'User \\"system:serviceaccount:{namespace}:default\\" cannot list' in answer.stdout
+    answer = cluster.exec(namespace, "web", "python3", "-c", CALL_THE_API)
+    assert answer.stdout == f"system:serviceaccount:{namespace}:default"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,7 @@ def test_pods_reach_each_other_whatever_their_nodes(
     server = cluster.run_pod(pod(namespace, "server", "node-1"), SERVE)
     cluster.run_pod(pod(namespace, "client", node))
     url = f"http://{server['status']['podIP']}:8080"
-    assert eventually(lambda: fetch(cluster, namespace, "client", url)) == "server"
+    assert eventually(lambda: cluster.fetch(namespace, "client", url)) == "server"
 
 
 def test_nothing_of_it_is_reachable_from_outside(cluster: Cluster, namespace: str) -> None:
@@ -255,12 +260,33 @@ def test_a_service_is_reached_by_its_address_and_its_node_port(
     )
     spec = cluster.get(Service, "web", namespace)["spec"]
     url = f"http://{spec['clusterIP']}"
-    assert eventually(lambda: fetch(cluster, namespace, "client", url)) == "web"
-    assert eventually(lambda: fetch(cluster, namespace, "web", url)) == "web"
+    assert eventually(lambda: cluster.fetch(namespace, "client", url)) == "web"
+    assert eventually(lambda: cluster.fetch(namespace, "web", url)) == "web"
     node_3 = cluster.nodes["node-3"]
     address = (node_3.address, spec["ports"][0]["nodePort"])
     plane = cluster.control_plane.machine
     eventually(lambda: http_status(plane.netns, address) == HTTPStatus.OK, what="the node port")
+
+
+@pytest.mark.parametrize("cluster_ip", [None, "None"], ids=["with an address", "headless"])
+def test_a_services_name_leads_to_it_from_its_own_and_other_namespaces(
+    cluster: Cluster, namespace: str, cluster_ip: str | None
+) -> None:
+    cluster.run_pod(pod(namespace, "web", "node-1"), SERVE)
+    cluster.run_pod(pod(namespace, "client", "node-2"))
+    spec = {"selector": {"app": "web"}, "ports": [{"port": 8080}], "clusterIP": cluster_ip}
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": namespace, "name": "web"},
+            "spec": spec,
+        }
+    )
+    for host in ("web", f"web.{namespace}", f"web.{namespace}.svc.cluster.local"):
+        url = f"http://{host}:8080"
+        assert eventually(lambda: cluster.fetch(namespace, "client", url)) == "web"  # noqa: B023 - called at once
+    assert cluster.fetch(namespace, "client", "http://web.default:8080") is None
 
 
 def test_a_deployments_pods_spread_over_the_nodes_and_end_with_it(
@@ -295,7 +321,7 @@ def test_a_deleted_pods_address_can_be_given_to_another(cluster: Cluster, namesp
     new = cluster.run_pod(wanted, SERVE)
     assert new["status"]["podIP"] == address
     cluster.run_pod(pod(namespace, "client", "node-2"))
-    answer = eventually(lambda: fetch(cluster, namespace, "client", f"http://{address}:8080"))
+    answer = eventually(lambda: cluster.fetch(namespace, "client", f"http://{address}:8080"))
     assert answer == "new"
 
 
@@ -412,7 +438,7 @@ def test_pods_outlive_an_api_server_that_is_down(cluster: Cluster, namespace: st
     cluster.run_pod(pod(namespace, "client", "node-2"))
     url = f"http://{server['status']['podIP']}:8080"
     with api_server_down(cluster):
-        assert eventually(lambda: fetch(cluster, namespace, "client", url)) == "server"
+        assert eventually(lambda: cluster.fetch(namespace, "client", url)) == "server"
         assert not cluster.kubectl("get", "pods", "--request-timeout=1s", check=False)
     cluster.run_pod(pod(namespace, "another", "node-3"))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequest, TokenRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import ConfigMap, Secret, ServiceAccount
+from tests.cluster import dns
 from tests.cluster.programs import process_environment
 
 if TYPE_CHECKING:
@@ -56,6 +58,18 @@ def mounts(spec: Mapping[str, Any], volumes: Mapping[str, Path]) -> dict[str, Pa
             source /= mount["subPath"]
         found[mount["mountPath"]] = source
     return found
+
+
+def resolv_conf(sandbox: Sandbox) -> dict[str, Path]:
+    """The pod's ``/etc/resolv.conf`` to mount, which asks cluster DNS."""
+    if sandbox.host_network and sandbox.spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
+        return {}
+    namespace = sandbox.pod["metadata"]["namespace"]
+    search = (f"{namespace}.svc.{dns.DOMAIN}", f"svc.{dns.DOMAIN}", dns.DOMAIN)
+    file = sandbox.directory / "resolv.conf"
+    file.write_text(f"nameserver {dns.ADDRESS}\nsearch {' '.join(search)}\noptions ndots:5\n")
+    # Where it is a link into /run, what it points to is in the container's own /run.
+    return {os.path.realpath("/etc/resolv.conf"): file}
 
 
 def environment(sandbox: Sandbox, spec: Mapping[str, Any]) -> dict[str, str]:
