@@ -48,7 +48,6 @@ class CgroupTree:
         if self.version not in found:
             raise OSError("no cgroup hierarchy is mounted that a test may make groups in")
         self.root = found[self.version] / name
-        self.root.mkdir()
 
     def make(self, path: str) -> Path:
         """Make the group at ``path`` below the test's own part, and those above it."""
@@ -94,6 +93,7 @@ class Machine:
         )
 
     def __enter__(self) -> Self:
+        self.cgroups.make("")
         run = self.directory / "run"
         run.mkdir(parents=True)
         namespaces = ("--net", "--mount", "--pid", "--uts", "--cgroup", "--fork", "--kill-child")
