@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-GOLDEN = Path(__file__).with_name("golden")
+GOLDEN = Path(__file__).with_name("golden") / "hindsight"
 NOW = world(policy("finance/payments-mtls", Mode.STRICT, port=8080, app="payments"))
 REFUSED = connection("legacy/cron > finance/payments:8080 refused plaintext_to_strict", NOW)
 STRANGER = connection(

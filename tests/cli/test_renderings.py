@@ -22,7 +22,7 @@ from troth.identity import TrustDomain
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-GOLDEN = Path(__file__).with_name("golden")
+GOLDEN = Path(__file__).with_name("golden") / "offline"
 WORKLOADS = [
     "+finance",
     "Deployment finance/payments 8080 9090",
