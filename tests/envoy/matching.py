@@ -56,6 +56,8 @@ def _on_match(matcher: Any, arrived: Arrived) -> Any:
             if value and re.fullmatch(single.value_match.safe_regex.regex, value):
                 return field.on_match
         return None
+    if not matcher.HasField("matcher_tree"):
+        return None
     tree = matcher.matcher_tree
     value = arrived.input(tree.input)
     if tree.HasField("exact_match_map"):

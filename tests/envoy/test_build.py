@@ -94,6 +94,15 @@ def test_plaintext_passes_exactly_where_the_ports_own_mode_is_not_strict(
     assert unknown is (mode is not Mode.STRICT)
 
 
+def test_plaintext_passes_whatever_the_mode_while_others_have_not_heard_of_the_capture() -> None:
+    pod = pod_in(Mode.STRICT, p8080=Mode.STRICT)
+    for port in (8080, 9999):
+        assert chosen_chain(plain_in(pod, LOG), Arrived(ADDRESSES[0], port)) is None
+        lenient = plain_in(msgspec.structs.replace(pod, lenient=True), LOG)
+        assert chosen_chain(lenient, Arrived(ADDRESSES[0], port)) is not None
+        assert chosen_chain(lenient, Arrived(ADDRESSES[0], 15007)) is None
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("port", [15001, 15006, 15007])
 def test_plaintext_to_a_port_of_troths_own_is_refused_in_every_mode(mode: Mode, port: int) -> None:
@@ -140,7 +149,7 @@ def test_the_tunnels_listener_and_what_leaves_do_not_depend_on_the_mode() -> Non
     pods = [pod_in(mode, p8080=mode) for mode in MODES]
     for one, other in pairwise(pods):
         assert tunnel_in(one, LOG) == tunnel_in(other, LOG)
-        assert outbound(one, ["10.96.0.0/16"]) == outbound(other, ["10.96.0.0/16"])
+        assert outbound(one, ["10.96.0.0/16"], LOG) == outbound(other, ["10.96.0.0/16"], LOG)
 
 
 # What enters by the tunnel.
@@ -244,21 +253,34 @@ def test_the_chain_of_an_identity_pins_the_server_to_exactly_that_identity() -> 
     assert str(WEB).encode() not in text
 
 
-def test_only_services_addresses_go_to_service_clusters() -> None:
-    listener = outbound(pod_in(Mode.STRICT), ["10.96.0.0/16", "fd74:96::/112"])
-    service, direct = listener.filter_chains
-    ranges = [
-        (each.address_prefix, each.prefix_len.value)
-        for each in service.filter_chain_match.prefix_ranges
-    ]
-    assert ranges == [("10.96.0.0", 16), ("fd74:96::", 112)]
-    assert not direct.HasField("filter_chain_match")
+@pytest.mark.parametrize(
+    ("address", "chain"),
+    [
+        *((address, "service") for address in ("10.96.7.7", "10.97.0.1", "fd74:96::1")),
+        *((address, "direct") for address in ("10.97.0.2", "10.244.0.9", "fd74::9")),
+    ],
+)
+def test_only_services_addresses_go_to_service_clusters(address: str, chain: str) -> None:
+    ranges = ["10.96.0.0/16", "10.97.0.1", "fd74:96::/112"]
+    listener = outbound(pod_in(Mode.STRICT), ranges, LOG)
+    assert chosen_chain(listener, Arrived(address, 80)) == chain
+    assert chosen_chain(outbound(pod_in(Mode.STRICT), [], LOG), Arrived(address, 80)) == "direct"
+
+
+def test_a_new_range_of_services_changes_no_chain_and_so_cuts_no_connection() -> None:
+    before, after = (
+        outbound(pod_in(Mode.STRICT), ranges, LOG) for ranges in ([], ["10.96.0.0/16"])
+    )
+    assert before != after
+    before.ClearField("filter_chain_matcher")
+    after.ClearField("filter_chain_matcher")
+    assert before == after
 
 
 # Sockets and clusters.
 
 
-@pytest.mark.parametrize("build", [tunnel_in, plain_in, lambda pod, _: outbound(pod, [])])
+@pytest.mark.parametrize("build", [tunnel_in, plain_in, lambda pod, log: outbound(pod, [], log)])
 @pytest.mark.parametrize("pod_addresses", [ADDRESSES, ADDRESSES[:1], ADDRESSES[1:]])
 def test_a_pods_listeners_are_in_its_own_network_namespace(
     build: Any, pod_addresses: tuple[str, ...]
@@ -326,7 +348,7 @@ def test_no_proxy_ends_a_connection_for_being_idle() -> None:
         for listener in (
             tunnel_in(pod, LOG),
             plain_in(pod, LOG),
-            outbound(pod, ["10.96.0.0/16"]),
+            outbound(pod, ["10.96.0.0/16"], LOG),
             internal_outbound(known, LOG),
         )
         for chain in listener.filter_chains

@@ -158,3 +158,25 @@ def by_uid(pod: Pod) -> str:
 def but(**changes: object) -> Pod:
     """`WEB` with some other fields."""
     return msgspec.structs.replace(WEB, **changes)
+
+
+def test_only_the_pods_that_others_have_not_heard_of_are_lenient() -> None:
+    pods = [but(uid=uid, addresses=()) for uid in ("uid-1", "uid-2")]
+    netns = {pod.uid: "/n" for pod in pods}
+    strict = policy(Mode.STRICT)
+    view = node_view(world(*pods, policies=(strict,)), netns=netns, lenient={"uid-2"})
+    assert [local.takes_plaintext(local.verdict.mode) for local in view.local_pods] == [False, True]
+
+
+def test_virtual_ips_outside_of_the_known_ranges_are_known_by_themselves() -> None:
+    addresses = {"a": ("10.96.0.1", "fd74:96::1"), "b": ("10.97.0.1", "fd74:97::1"), "c": ()}
+    services = {
+        f"shop/{name}": Service(namespace="shop", name=name, cluster_ips=ips)
+        for name, ips in addresses.items()
+    }
+    view = node_view(
+        msgspec.structs.replace(world(), services=services),
+        netns={},
+        service_ranges=("10.96.0.0/16", "fd74:96::/112"),
+    )
+    assert view.service_ranges == ("10.96.0.0/16", "fd74:96::/112", "10.97.0.1", "fd74:97::1")

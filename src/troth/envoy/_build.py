@@ -41,7 +41,7 @@ def build_snapshot(
         messages += (
             tunnel_in(local, access_log),
             plain_in(local, access_log),
-            outbound(local, view.service_ranges),
+            outbound(local, view.service_ranges, access_log),
         )
     for service in view.services:
         messages += service_clusters(service)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
@@ -37,6 +37,7 @@ from troth.envoy._accesslog import (
     connected_access_log,
     connected_log_options,
     failed_access_log,
+    unrouted_access_log,
 )
 from troth.envoy._events import POD_STATE
 from troth.envoy._ports import INBOUND_PORT, OUTBOUND_PORT, OWN_PORTS, TUNNEL_PORT
@@ -56,7 +57,6 @@ from troth.envoy._proto import (
 )
 from troth.envoy._reasons import Role
 from troth.envoy._tls import server_socket
-from troth.policy import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -164,8 +164,8 @@ def plain_in(local: LocalPod, log: Path) -> Message:
     """What enters without the tunnel: a chain for each port that takes plaintext, else refused."""
     uid = local.pod.uid
     verdict = local.verdict
-    passes = {number: port.mode is not Mode.STRICT for number, port in verdict.ports.items()}
-    others_pass = verdict.mode is not Mode.STRICT
+    passes = {number: local.takes_plaintext(port.mode) for number, port in verdict.ports.items()}
+    others_pass = local.takes_plaintext(verdict.mode)
     names = {number: f"plain-{number}" for number, allowed in sorted(passes.items()) if allowed}
 
     by_port = {str(port): choose_chain(names.get(port, _REFUSED)) for port in sorted(passes)}
@@ -197,7 +197,7 @@ def plain_in(local: LocalPod, log: Path) -> Message:
     )
 
 
-def outbound(local: LocalPod, service_ranges: Iterable[str]) -> Message:
+def outbound(local: LocalPod, service_ranges: Iterable[str], log: Path) -> Message:
     """What leaves the pod: says which pod it is and hands it to the shared internal listener."""
     uid = local.pod.uid
     netns = local.netns
@@ -208,9 +208,6 @@ def outbound(local: LocalPod, service_ranges: Iterable[str]) -> Message:
     ]
     to_service = components_pb2.FilterChain(
         name="service",
-        filter_chain_match=components_pb2.FilterChainMatch(
-            prefix_ranges=[_cidr_range(network) for network in service_ranges]
-        ),
         filters=[
             set_filter_state(
                 state("envoy.tcp_proxy.cluster", "svc|%DOWNSTREAM_LOCAL_ADDRESS%"), *own
@@ -234,11 +231,14 @@ def outbound(local: LocalPod, service_ranges: Iterable[str]) -> Message:
         name=f"outbound|{uid}",
         address=socket_address("127.0.0.1", OUTBOUND_PORT, netns=netns),
         listener_filters=[_original_dst()],
-        filter_chains=[direct],
+        filter_chains=[to_service, direct],
+        # In the matcher and not in the chain itself: a new range must cut no connection.
+        filter_chain_matcher=_match_ranges(
+            [(sorted(service_ranges), choose_chain("service"))], choose_chain("direct")
+        ),
+        access_log=unrouted_access_log(uid, log),
         traffic_direction=base_pb2.TrafficDirection.OUTBOUND,
     )
-    if to_service.filter_chain_match.prefix_ranges:
-        listener.filter_chains.insert(0, to_service)
     if _has_ipv6(local):
         listener.additional_addresses.add(address=socket_address("::1", OUTBOUND_PORT, netns=netns))
     return listener
@@ -256,14 +256,9 @@ def internal_outbound(destinations: Iterable[Destination], log: Path) -> Message
         groups.setdefault(key, []).extend(destination.addresses)
 
     identities = sorted({identity for identity, _, _ in groups})
-    ranges = [
-        ip_pb2.IPMatcher.IPRangeMatcher(
-            ranges=[_cidr(network) for network in _LOOPBACK],
-            # Loopback is never captured: only a connection made to 15001 by hand has it, and
-            # passing it on would loop.
-            on_match=choose_chain(_REFUSED),
-        )
-    ]
+    # Loopback is never captured: only a connection made to 15001 by hand has it, and passing it on
+    # would loop.
+    ranges: list[tuple[Iterable[str], Message]] = [(_LOOPBACK, choose_chain(_REFUSED))]
     for (identity, tunnel, exceptions), addresses in sorted(
         groups.items(), key=lambda item: (item[0][0], item[0][1], sorted(item[0][2]))
     ):
@@ -279,25 +274,34 @@ def internal_outbound(destinations: Iterable[Destination], log: Path) -> Message
                     usual,
                 )
             )
-        ranges.append(
-            ip_pb2.IPMatcher.IPRangeMatcher(
-                ranges=[_cidr(address) for address in sorted(addresses)], on_match=on_match
-            )
-        )
-    matcher = matcher_pb2.Matcher(
-        matcher_tree=matcher_pb2.Matcher.MatcherTree(
-            input=_DESTINATION_IP,
-            custom_match=match_input("ip", ip_pb2.IPMatcher(range_matchers=ranges)),
-        )
-    )
-    matcher.on_no_match.CopyFrom(choose_chain("plain"))
+        ranges.append((sorted(addresses), on_match))
     return listener_pb2.Listener(
         name=INTERNAL_OUTBOUND,
         internal_listener=listener_pb2.Listener.InternalListenerConfig(),
         listener_filters=[_original_dst()],
         filter_chains=[_to_plain(), *map(_to_tunnel, identities)],
-        filter_chain_matcher=matcher,
+        filter_chain_matcher=_match_ranges(ranges, choose_chain("plain")),
         access_log=failed_access_log(Role.OUTBOUND, None, log),
+    )
+
+
+def _match_ranges(ranges: Iterable[tuple[Iterable[str], Message]], otherwise: Message) -> Message:
+    """A matcher that finds the most specific network that the destination's address is in."""
+    found = [
+        ip_pb2.IPMatcher.IPRangeMatcher(
+            ranges=[_cidr(network) for network in networks], on_match=on_match
+        )
+        for networks, on_match in ranges
+        if networks
+    ]
+    if not found:
+        return matcher_pb2.Matcher(on_no_match=otherwise)
+    return matcher_pb2.Matcher(
+        matcher_tree=matcher_pb2.Matcher.MatcherTree(
+            input=_DESTINATION_IP,
+            custom_match=match_input("ip", ip_pb2.IPMatcher(range_matchers=found)),
+        ),
+        on_no_match=otherwise,
     )
 
 
@@ -385,11 +389,4 @@ def _cidr(network: str) -> Message:
     bits = int(length) if length else ip_address(address).max_prefixlen
     return cidr_pb2.CidrRange(
         address_prefix=address, prefix_len=wrappers_pb2.UInt32Value(value=bits)
-    )
-
-
-def _cidr_range(network: str) -> Message:
-    address, _, length = network.partition("/")
-    return address_pb2.CidrRange(
-        address_prefix=address, prefix_len=wrappers_pb2.UInt32Value(value=int(length))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,7 +12,7 @@ from troth.mesh._model import Pod, Service
 from troth.policy import Decision, Mode, PolicyIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from troth.mesh._world import World
 
@@ -24,12 +25,19 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
         netns: Path of its network namespace, as Envoy can open it.
         identity: What its certificate says.
         verdict: The effective mode of each of its ports.
+        lenient: Plaintext passes whatever the verdict says, because others have not heard yet that
+            the pod is captured, or that it is no longer.
     """
 
     pod: Pod
     netns: str
     identity: SpiffeId
     verdict: Decision
+    lenient: bool = False
+
+    def takes_plaintext(self, mode: Mode) -> bool:
+        """Whether plaintext to a port of that effective mode passes."""
+        return self.lenient or mode is not Mode.STRICT
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +57,11 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """What one node enforces and where its pods' connections go."""
+    """What one node enforces and where its pods' connections go.
+
+    Attributes:
+        service_ranges: Networks and single addresses that are nothing but services' virtual IPs.
+    """
 
     local_pods: tuple[LocalPod, ...] = ()
     destinations: tuple[Destination, ...] = ()
@@ -58,14 +70,20 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def node_view(
-    world: World, *, netns: Mapping[str, str], service_ranges: tuple[str, ...] = ()
+    world: World,
+    *,
+    netns: Mapping[str, str],
+    lenient: Collection[str] = (),
+    service_ranges: tuple[str, ...] = (),
 ) -> NodeView:
     """Derive one node's view.
 
     Args:
         world: Everything.
         netns: Network namespace paths of the node's own pods that are to be captured, by UID.
-        service_ranges: Networks (CIDR) that hold nothing but services' virtual IPs.
+        lenient: UIDs of those whose plaintext passes whatever the policies say.
+        service_ranges: Networks (CIDR) that hold nothing but services' virtual IPs. Virtual IPs
+            outside of them are known by themselves, but only once their service is.
     """
     index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
     local_pods = []
@@ -77,14 +95,34 @@ def node_view(
         verdict = index.decide(pod.namespace, pod.labels, [port.number for port in pod.ports])
         identity = pod.spiffe_id(world.trust_domain)
         if path is not None:
-            local_pods.append(LocalPod(pod=pod, netns=path, identity=identity, verdict=verdict))
+            local_pods.append(
+                LocalPod(
+                    pod=pod,
+                    netns=path,
+                    identity=identity,
+                    verdict=verdict,
+                    lenient=uid in lenient,
+                )
+            )
         if pod.captured and pod.addresses:
             destinations.append(_destination(pod, identity, verdict))
     return NodeView(
         local_pods=tuple(local_pods),
         destinations=tuple(destinations),
         services=tuple(service for _, service in sorted(world.services.items())),
-        service_ranges=service_ranges,
+        service_ranges=(*service_ranges, *_other_virtual_ips(world, service_ranges)),
+    )
+
+
+def _other_virtual_ips(world: World, ranges: Iterable[str]) -> list[str]:
+    networks = [ip_network(text) for text in ranges]
+    return sorted(
+        {
+            address
+            for service in world.services.values()
+            for address in service.cluster_ips
+            if not any(ip_address(address) in network for network in networks)
+        }
     )
 
 
