@@ -2,7 +2,7 @@
 
 One loop turns the newest world into a snapshot, waits until Envoy has taken it, and only then
 captures or releases pods, so that traffic is never led to a listener that isn't there, nor left
-without one that it still needs.
+without one that it still needs. What others know of a pod decides how (see `_enrolment`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from troth.envoy import (
     build_snapshot,
     find_envoy,
 )
-from troth.errors import TrothError
 from troth.mesh import Connection, NodeView, World, node_view
-from troth.node._capture import capture, release
 from troth.node._certificates import CertificateKeeper, Signer
+from troth.node._enroller import Enroller
 from troth.node._figures import Figures
 from troth.node._history import History
 from troth.node._journal import Journal
@@ -70,6 +69,8 @@ class NodeAgent:
         on_change: Called when a new world has come into force, and when the set of captured pods,
             or why one isn't, has changed.
         metrics: Hears of connections and of what Envoy takes over.
+        announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
+            no longer; 0 if there is nobody but this agent.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class NodeAgent:
         service_ranges: Iterable[str],
         on_change: Callable[[], None],
         metrics: NodeMetrics | None = None,
+        announcement_seconds: float = 0.0,
     ) -> None:
         self.connections: History[Connection] = History()
         self.journal = Journal(paths.journal, now=datetime.now(UTC))
@@ -105,8 +107,8 @@ class NodeAgent:
         self._world: World | None = None
         self._observer: Observer | None = None
         self._wanted: Mapping[str, Path] = {}
-        self._captured: dict[str, Path] = {}
-        self._refused: dict[str, str] = {}
+        self._pods = Enroller(grace=announcement_seconds)
+        self._alarm: asyncio.TimerHandle | None = None
         self._woken = asyncio.Event()
         self._generation = 0
         self._enforced = 0
@@ -116,13 +118,22 @@ class NodeAgent:
 
     @property
     def captured(self) -> frozenset[str]:
-        """UIDs of the pods whose traffic goes through Envoy."""
-        return frozenset(self._captured)
+        """UIDs of the pods whose traffic goes through Envoy: the mesh is to be told of these.
+
+        One that is to leave the mesh is no longer among them, but captured on until the world says
+        that all know.
+        """
+        return self._pods.announced
+
+    @property
+    def using(self) -> frozenset[str]:
+        """UIDs of the pods whose network namespaces are in use, those that leave included."""
+        return frozenset(self._pods.netns)
 
     @property
     def refused(self) -> Mapping[str, str]:
         """Why pods that should be captured are not, by UID."""
-        return self._refused
+        return self._pods.refused
 
     @property
     def trust_domain(self) -> TrustDomain:
@@ -145,8 +156,8 @@ class NodeAgent:
         return Figures(
             generation=self._enforced,
             wanted_generation=self._generation,
-            captured=len(self._captured),
-            not_captured=len(self._refused),
+            captured=len(self._pods.announced),
+            not_captured=len(self._pods.refused),
             envoy_connected=ads.connected,
             envoy_restarts=self._envoy.restarts,
             refused_resources=len(ads.nacks),
@@ -174,6 +185,10 @@ class NodeAgent:
         self._observer = Observer(world)
         self._generation += 1
         self._wake()
+
+    def adopt(self, uid: str, netns: Path) -> None:
+        """Take over a pod that an earlier agent captured, before the first `update`."""
+        self._pods.adopt(uid, netns)
 
     async def enforced(self) -> None:
         """Wait until Envoy enforces the newest world and the pods of it are captured."""
@@ -204,17 +219,15 @@ class NodeAgent:
                 await self._reconcile(self._world, self._wanted, self._generation)
 
     async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
-        leaving = {
-            uid: netns
-            for uid, netns in self._captured.items()
-            if uid not in wanted and netns.exists()
-        }
+        pods = self._pods
+        before = (pods.announced, pods.refused)
+        pods.want(wanted, world.pods)
         view = node_view(
             world,
-            netns={uid: str(netns) for uid, netns in {**wanted, **leaving}.items()},
+            netns={uid: str(netns) for uid, netns in pods.netns.items()},
+            lenient=pods.lenient,
             service_ranges=self._service_ranges,
         )
-        before = (self.captured, dict(self._refused))
         missing = await self.certificates.ensure({pod.identity for pod in view.local_pods})
         # Envoy holds all listeners back while one of its clusters waits for a secret.
         ready = tuple(local for local in view.local_pods if local.identity not in missing)
@@ -228,14 +241,10 @@ class NodeAgent:
         )
         if not await self._settled():
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
-        await self._capture(view, wanted, missing)
-        for uid, netns in leaving.items():
-            await self._release(uid, netns)
-        for uid in self._captured.keys() - wanted.keys():
-            del self._captured[uid]
-        if leaving:
-            self._wake()  # once more, to remove their listeners
-        changed = not self.is_settled or before != (self.captured, self._refused)
+        if await pods.act({local.pod.uid for local in ready}, self._not_ready(view, missing)):
+            self._wake()
+        self._wake_at(pods.next_look())
+        changed = not self.is_settled or before != (pods.announced, pods.refused)
         async with self._progress:
             self._enforced = generation
             self._progress.notify_all()
@@ -244,7 +253,7 @@ class NodeAgent:
                 "enforced",
                 generation=generation,
                 policies=len(world.policies),
-                captured=len(self._captured),
+                captured=len(self._pods.announced),
                 destinations=len(view.destinations),
             )
             self._on_change()
@@ -260,41 +269,24 @@ class NodeAgent:
             settled.cancel()
             woken.cancel()
 
-    async def _capture(
-        self, view: NodeView, wanted: Mapping[str, Path], missing: Mapping[SpiffeId, str]
-    ) -> None:
+    def _not_ready(self, view: NodeView, missing: Mapping[SpiffeId, str]) -> dict[str, str]:
+        """Why Envoy can't serve some of the pods, by UID."""
         nacks = {nack.name: nack.message for nack in self._ads.status().nacks}
-        refused = {}
+        reasons = {}
         for local in view.local_pods:
             uid = local.pod.uid
-            if uid not in wanted:
-                continue
-            if local.identity in missing:
-                refused[uid] = f"no certificate: {missing[local.identity]}"
-                continue
             words = next((text for name, text in nacks.items() if uid in name), None)
-            if words is not None:
-                refused[uid] = f"Envoy refused its configuration: {words}"
-                continue
-            if self._captured.get(uid) == wanted[uid]:
-                continue
-            try:
-                await capture(wanted[uid])
-            except TrothError as error:
-                refused[uid] = str(error)
-                continue
-            self._captured[uid] = wanted[uid]
-        for uid, reason in refused.items():
-            if self._refused.get(uid) != reason:
-                _log.warning("a pod is not captured", pod=uid, reason=reason)
-        self._refused = refused
+            if local.identity in missing:
+                reasons[uid] = f"no certificate: {missing[local.identity]}"
+            elif words is not None:
+                reasons[uid] = f"Envoy refused its configuration: {words}"
+        return reasons
 
-    async def _release(self, uid: str, netns: Path) -> None:
-        try:
-            await release(netns)
-        except TrothError as error:
-            # A pod that ended meanwhile took its rules with it.
-            _log.info("released a pod without removing its rules", pod=uid, reason=str(error))
+    def _wake_at(self, moment: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        self._alarm = None if moment is None else loop.call_at(moment, self._wake)
 
     async def _observe(self, pipe: AccessLogPipe) -> None:
         async for event in pipe.events():

@@ -1,0 +1,165 @@
+"""Does to a node's pods what `Enrolment` says: captures and releases them, each at its time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from troth.envoy import INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
+from troth.errors import PeerError, TrothError
+from troth.node._capture import capture, release
+from troth.node._enrolment import Enrolment
+from troth.node._sockets import tcp_sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from troth.mesh import Pod
+
+_log = structlog.get_logger(__name__)
+
+_LISTENERS = frozenset({OUTBOUND_PORT, INBOUND_PORT, TUNNEL_PORT})
+
+_LISTENING_SECONDS = 2.0
+"""How long all may wait until Envoy listens: after it took listeners over, it fetches secrets."""
+
+_LOOK_SECONDS = 0.02
+
+_RETRY_SECONDS = 2.0
+"""How soon a pod that could not be captured is tried again."""
+
+_DRAIN_LOOK_SECONDS = 1.0
+"""How often released pods are looked at for connections that are left."""
+
+
+class Enroller:
+    """Captures and releases the pods of a node.
+
+    Args:
+        grace: As of `Enrolment`.
+
+    Attributes:
+        announced: UIDs of the pods that others are to be told are captured.
+        refused: Why pods that should be captured are not, by UID.
+    """
+
+    def __init__(self, *, grace: float) -> None:
+        self._pods = Enrolment(grace=grace)
+        self.announced: frozenset[str] = frozenset()
+        self.refused: Mapping[str, str] = {}
+
+    @property
+    def netns(self) -> Mapping[str, Path]:
+        """Network namespaces of all pods that need Envoy's listeners, by UID."""
+        return self._pods.netns
+
+    @property
+    def lenient(self) -> frozenset[str]:
+        """The pods whose plaintext passes whatever the policy says."""
+        return self._pods.lenient
+
+    def adopt(self, uid: str, netns: Path) -> None:
+        """Take over a pod that an earlier agent has captured."""
+        self._pods.adopt(uid, netns)
+
+    def want(self, wanted: Mapping[str, Path], pods: Mapping[str, Pod]) -> None:
+        """Take note of what is so now; arguments as of `Enrolment.want`."""
+        for uid, netns in self._pods.netns.items():
+            if uid not in wanted and not netns.exists():
+                self._pods.forget(uid)
+        self._pods.want(wanted, pods, _now())
+
+    async def act(self, uids: Collection[str], reasons: Mapping[str, str]) -> bool:
+        """Capture and release what is due, now that Envoy has all listeners.
+
+        Args:
+            uids: The pods that Envoy has listeners of.
+            reasons: Why others can't be captured, by UID.
+
+        Returns:
+            Whether Envoy is to be told anew, because listeners are to change in consequence.
+        """
+        refused = {uid: reasons[uid] for uid in reasons.keys() & self._pods.wanted}
+        refused |= await self._capture((self._pods.to_capture & set(uids)) - refused.keys())
+        for uid, reason in refused.items():
+            if self.refused.get(uid) != reason:
+                _log.warning("a pod is not captured", pod=uid, reason=reason)
+        self.refused = refused
+        released, drained = await self._release(), await self._forget_drained()
+        # Not before Envoy lets plaintext pass to those that leave.
+        self.announced = self._pods.announced
+        return released or drained
+
+    def next_look(self) -> float | None:
+        """When to look again though nothing happened, by the event loop's clock."""
+        moments = [self._pods.next_change]
+        if self.refused:
+            moments.append(_now() + _RETRY_SECONDS)
+        if self._pods.draining:
+            moments.append(_now() + _DRAIN_LOOK_SECONDS)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    async def _capture(self, uids: Collection[str]) -> dict[str, str]:
+        deaf = await self._not_listening(uids)
+        refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
+        for uid in set(uids) - deaf:
+            try:
+                await capture(self._pods.netns[uid])
+            except TrothError as error:
+                refused[uid] = str(error)
+            else:
+                self._pods.captured(uid)
+        return refused
+
+    async def _not_listening(self, uids: Collection[str]) -> set[str]:
+        """Wait until Envoy listens where traffic will be led to; those where it still doesn't."""
+        deaf = set(uids)
+        deadline = _now() + _LISTENING_SECONDS
+        while True:
+            deaf = {uid for uid in deaf if not await _listens(self._pods.netns[uid])}
+            if not deaf or _now() > deadline:
+                return deaf
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _release(self) -> bool:
+        due = self._pods.to_release(_now())
+        for uid in due:
+            try:
+                await release(self._pods.netns[uid])
+            except TrothError as error:
+                # A pod that ended meanwhile took its rules with it.
+                _log.info("released a pod without removing its rules", pod=uid, reason=str(error))
+            self._pods.released(uid)
+        return bool(due)
+
+    async def _forget_drained(self) -> bool:
+        overdue = self._pods.drained(_now())
+        ended = {
+            uid
+            for uid in self._pods.draining
+            if uid in overdue or not await _has_connections(self._pods.netns[uid])
+        }
+        for uid in ended:
+            self._pods.forget(uid)
+        return bool(ended)
+
+
+async def _listens(netns: Path) -> bool:
+    try:
+        return (await asyncio.to_thread(tcp_sockets, netns)).listening >= _LISTENERS
+    except PeerError:
+        return False  # the pod has ended
+
+
+async def _has_connections(netns: Path) -> bool:
+    try:
+        return bool((await asyncio.to_thread(tcp_sockets, netns)).connected & _LISTENERS)
+    except PeerError:
+        return False
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
