@@ -176,6 +176,8 @@ class PodWorker:
     def _tear_down(self) -> None:
         if self.sandbox is not None:
             self.sandbox.close()
+        for container in self.containers.values():
+            container.kill()
         self._kubelet.free_address(self.uid)
         # The last word on a pod that is being deleted is its kubelet's.
         while self._deadline is not None and not self._stopped.is_set():
