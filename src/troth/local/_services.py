@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from troth.mesh import Protocol
-from troth.node._capture import apply_ruleset
+from troth.node import apply_ruleset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
