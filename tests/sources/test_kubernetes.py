@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,14 +22,14 @@ from tests.sources.fake_api import (
     SERVICES,
     SLICES,
     Exchange,
-    FakeApi,
     Object,
     event,
     fake_api,
     thing,
 )
+from tests.sources.following import eventually, following
 
-from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.errors import EnvironmentLackError, PeerError
 from troth.mesh import Endpoint
 from troth.policy import Mode
 from troth.sources._api_server import ApiServer
@@ -38,52 +38,10 @@ from troth.sources._kubernetes import follow
 from troth.sources._reflector import Broken, Opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import Callable
 
     from troth.sources._cluster_world import ClusterState
     from troth.sources._reflector import Event
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what only a look can tell; the test's timeout ends what never comes."""
-    while not condition():  # noqa: ASYNC110 - there is nothing that could set an event
-        await asyncio.sleep(0.01)
-
-
-class Following:
-    """What `follow` has yielded and complained of."""
-
-    def __init__(self, states: AsyncGenerator[ClusterState, None]) -> None:
-        self.troubles: list[Mapping[str, TrothError]] = []
-        self._states = states
-
-    async def until(self, condition: Callable[[ClusterState], bool]) -> ClusterState:
-        """The next state that is as it should be; the test's timeout ends what never comes."""
-        async for state in self._states:
-            if condition(state):
-                return state
-        raise AssertionError("it ended")
-
-    async def until_trouble(self, resource: str) -> TrothError:
-        """The next complaint about ``resource``."""
-        waiting = asyncio.ensure_future(anext(self._states))
-        try:
-            await eventually(lambda: any(resource in each for each in self.troubles))
-            assert not waiting.done()
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-        return next(each[resource] for each in self.troubles if resource in each)
-
-
-@asynccontextmanager
-async def following(api: FakeApi, node_name: str | None = None) -> AsyncGenerator[Following, None]:
-    notes: list[Mapping[str, TrothError]] = []
-    states = follow(api.config, node_name=node_name, on_trouble=notes.append, jitter=lambda: 0.0)
-    async with aclosing(states):
-        followed = Following(states)
-        followed.troubles = notes
-        yield followed
 
 
 def policy(mode: str, name: str = "default", **metadata: str) -> Object:
@@ -125,7 +83,7 @@ async def test_the_first_state_is_complete() -> None:
                 endpoints=endpoints,
             ),
         )
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             state = await followed.until(lambda _: True)
     assert state.namespaces["shop"].in_mesh
     assert (state.pods["uid-web"].captured, state.pods["uid-web"].addresses) == (
@@ -146,7 +104,7 @@ async def test_nothing_is_told_before_every_kind_is_known() -> None:
     async with fake_api() as api:
         await api.put(NAMESPACES, thing("shop"))
         api.faults[PODS].append(wait)
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             first = asyncio.ensure_future(followed.until(lambda _: True))
             await eventually(lambda: len(api.requests) >= 9)  # five lists and four watches
             assert not first.done()
@@ -155,7 +113,7 @@ async def test_nothing_is_told_before_every_kind_is_known() -> None:
 
 
 async def test_what_is_made_changed_and_deleted_is_seen() -> None:
-    async with fake_api() as api, following(api) as followed:
+    async with fake_api() as api, following(api.config) as followed:
         await followed.until(lambda state: names(state) == set())
         await api.put(POLICIES, policy("STRICT"))
         await followed.until(lambda state: [p.mode for p in state.policies] == [Mode.STRICT])
@@ -170,13 +128,13 @@ async def test_a_list_in_pages_is_whole() -> None:
         api.page = 2
         for number in range(5):
             await api.put(NAMESPACES, thing(f"n{number}"))
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             state = await followed.until(lambda _: True)
     assert names(state) == {f"n{number}" for number in range(5)}
 
 
 async def test_watches_go_on_from_the_list_with_bookmarks_and_an_end() -> None:
-    async with fake_api() as api, following(api) as followed:
+    async with fake_api() as api, following(api.config) as followed:
         await api.put(NAMESPACES, thing("shop"))
         await followed.until(lambda state: names(state) == {"shop"})
         await api.put(NAMESPACES, thing("bank"))
@@ -190,7 +148,7 @@ async def test_watches_go_on_from_the_list_with_bookmarks_and_an_end() -> None:
 
 
 async def test_a_node_that_is_given_is_the_only_one_followed() -> None:
-    async with fake_api() as api, following(api, node_name="n1") as followed:
+    async with fake_api() as api, following(api.config, node_name="n1") as followed:
         await followed.until(lambda _: True)
         (request,) = (each for each in api.requests if each.path == NODES and not each.is_watch)
     assert request.query["fieldSelector"] == "metadata.name=n1"
@@ -199,7 +157,7 @@ async def test_a_node_that_is_given_is_the_only_one_followed() -> None:
 async def test_without_the_policies_kind_there_are_no_policies() -> None:
     async with fake_api() as api:
         del api.kinds[POLICIES]
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             state = await followed.until(lambda _: True)
             assert (state.policies, followed.troubles) == ((), [])
 
@@ -208,7 +166,7 @@ async def test_an_istio_that_serves_only_v1beta1_will_do() -> None:
     async with fake_api() as api:
         api.kinds[OLD_POLICIES] = api.kinds.pop(POLICIES)
         await api.put(OLD_POLICIES, {"apiVersion": "security.istio.io/v1beta1", **policy("STRICT")})
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             state = await followed.until(lambda _: True)
             assert [each.mode for each in state.policies] == [Mode.STRICT]
             await api.delete(OLD_POLICIES, "shop/default")
@@ -218,14 +176,14 @@ async def test_an_istio_that_serves_only_v1beta1_will_do() -> None:
 async def test_another_kind_that_is_missing_is_a_lack() -> None:
     async with fake_api() as api:
         del api.kinds[SLICES]
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             error = await followed.until_trouble("endpointslices.discovery.k8s.io")
     assert isinstance(error, EnvironmentLackError)
     assert "doesn't serve endpointslices.discovery.k8s.io v1" in str(error)
 
 
 async def test_a_policy_that_became_wrong_stays_as_it_was_and_is_told() -> None:
-    async with fake_api() as api, following(api) as followed:
+    async with fake_api() as api, following(api.config) as followed:
         await api.put(POLICIES, policy("STRICT"))
         await followed.until(lambda state: len(state.policies) == 1)
         await api.put(POLICIES, policy("MAYBE"))
@@ -239,7 +197,7 @@ async def test_a_policy_that_became_wrong_stays_as_it_was_and_is_told() -> None:
 
 
 async def test_an_object_of_a_megabyte_is_read() -> None:
-    async with fake_api() as api, following(api) as followed:
+    async with fake_api() as api, following(api.config) as followed:
         await api.put(NAMESPACES, thing("big", metadata={"annotations": {"a": "x" * 2**20}}))
         await followed.until(lambda state: names(state) == {"big"})
         await api.put(NAMESPACES, thing("next"))
@@ -247,7 +205,7 @@ async def test_an_object_of_a_megabyte_is_read() -> None:
 
 
 async def test_line_ends_of_unicode_are_none_of_a_watchs() -> None:
-    async with fake_api() as api, following(api) as followed:
+    async with fake_api() as api, following(api.config) as followed:
         await followed.until(lambda _: True)
         odd = "\x85 \u2028 \u2029"
         await api.put(NAMESPACES, thing("odd", metadata={"annotations": {"a": odd}}))
@@ -284,7 +242,7 @@ async def test_an_object_nested_deeper_than_python_recurses_hides_nothing(*, ear
 
     async with fake_api() as api:
         api.faults[POLICIES] += [listed] if early else [empty, watched]
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             state = await followed.until(lambda state: bool(state.policies))
     assert [each.mode for each in state.policies] == [Mode.STRICT]
 
@@ -365,7 +323,7 @@ async def test_after_a_fault_the_view_is_the_servers_again(
             await api._list(exchange)
 
         api.faults[NAMESPACES] += [well] * healthy + [fault]
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             await followed.until(lambda state: names(state) == {"shop", "bank"})
             await eventually(lambda: not api.faults[NAMESPACES])
             await api.delete(NAMESPACES, "/bank")
@@ -378,7 +336,7 @@ async def test_deletions_before_a_410_in_the_stream_are_found() -> None:
     async with fake_api() as api:
         await api.put(NAMESPACES, thing("shop"))
         await api.put(NAMESPACES, thing("bank"))
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             await followed.until(lambda state: names(state) == {"shop", "bank"})
             await api.stop()
             await api.delete(NAMESPACES, "/bank")
@@ -391,7 +349,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_and_named() -> None:
     async with fake_api() as api:
         await api.stop()
         await api.put(NAMESPACES, thing("shop"))
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             waiting = asyncio.ensure_future(followed.until(lambda _: True))
             await eventually(lambda: bool(followed.troubles))
             assert not waiting.done()
@@ -411,7 +369,7 @@ async def test_a_missing_permission_is_named_and_its_grant_ends_the_trouble() ->
 
     async with fake_api() as api:
         api.faults[PODS].append(forbid)
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             await followed.until(lambda _: True)
             error = followed.troubles[0]["pods"]
     assert isinstance(error, EnvironmentLackError)
@@ -433,7 +391,7 @@ async def test_who_may_list_but_not_watch_is_told_so_and_still_served() -> None:
 
         await api.put(NAMESPACES, thing("shop"))
         api.faults[NAMESPACES] += [well, forbid]
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             await followed.until(lambda state: names(state) == {"shop"})
             await eventually(lambda: bool(followed.troubles))
     assert "no permission to watch namespaces" in str(followed.troubles[0]["namespaces"])
@@ -445,7 +403,7 @@ async def test_a_refused_token_is_named() -> None:
 
     async with fake_api() as api:
         api.faults[PODS].append(unauthorized)
-        async with following(api) as followed:
+        async with following(api.config) as followed:
             error = await followed.until_trouble("pods")
     assert isinstance(error, PeerError)
     assert "refused to list pods: 401 Unauthorized; see that the token" in str(error)
