@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ from troth.node import _netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.local.conftest import InNode
 
 
 OPERATIONS = [
@@ -67,3 +71,35 @@ def test_what_the_kernel_lacks_comes_with_a_remedy(number: int, remedy: str) -> 
 
 def test_the_entering_command_takes_the_path_as_one_argument() -> None:
     assert _netns.enter_command(Path("/run/a b")) == ["nsenter", "--net=/run/a b", "--"]
+
+
+def a_pinned_namespace_outlives_its_last_process(directory: Path) -> None:
+    process = subprocess.Popen(["unshare", "--net", "sleep", "60"])
+    theirs = Path(f"/proc/{process.pid}/ns/net")
+    own = _netns.inode(Path("/proc/self/ns/net"))
+    while _netns.inode(theirs) == own:
+        time.sleep(0.01)
+    before = _netns.inode(theirs)
+    _netns.pin(theirs, directory / "pinned")
+    process.kill()
+    process.wait()
+    assert _netns.inode(directory / "pinned") == before
+    with pytest.raises(PeerError, match="exists already"):
+        _netns.pin(Path("/proc/self/ns/net"), directory / "pinned")
+    _netns.remove(directory / "pinned")
+    assert not (directory / "pinned").exists()
+
+
+def nothing_but_a_network_namespace_is_pinned(directory: Path) -> None:
+    for other in ("/proc/self/ns/mnt", "/etc/passwd", "/proc/999999/ns/net"):
+        with pytest.raises(PeerError):
+            _netns.pin(Path(other), directory / "pinned")
+        assert not (directory / "pinned").exists()
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [a_pinned_namespace_outlives_its_last_process, nothing_but_a_network_namespace_is_pinned],
+)
+def test_pinning(scene: Callable[[Path], None], in_node_namespace: InNode, tmp_path: Path) -> None:
+    in_node_namespace(scene, tmp_path)

@@ -45,15 +45,31 @@ def create(path: Path) -> None:
         PeerError: Something is at ``path`` already.
         EnvironmentLackError: The kernel refuses, or ``path`` cannot be made.
     """
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise _explain(error, path, "make") from error
+    _touch_new(path)
     try:
         _in_own_thread(lambda: _unshare_onto(path))
     except OSError as error:
         remove(path)
         raise _explain(error, path, "make") from error
+
+
+def pin(source: Path, path: Path) -> None:
+    """Keeps the namespace at ``source`` by a bind mount at ``path`` too.
+
+    ``source`` may be a process's ``/proc/PID/ns/net``: afterwards it doesn't matter that the
+    process ends and its number becomes another's.
+
+    Raises:
+        PeerError: Something is at ``path`` already, or no network namespace at ``source``.
+        EnvironmentLackError: The kernel refuses, or ``path`` cannot be made.
+    """
+    with _Opened(source) as descriptor:
+        _touch_new(path)
+        try:
+            _bind(b"/proc/thread-self/fd/%d" % descriptor, path)
+        except OSError as error:
+            remove(path)
+            raise _explain(error, path, "pin") from error
 
 
 def remove(path: Path) -> None:
@@ -164,8 +180,18 @@ def _in_own_thread(action: Callable[[], T]) -> T:
 def _unshare_onto(path: Path) -> None:
     _check(_libc.unshare(_CLONE_NEWNET))
     _raise_loopback()
-    target = os.fsencode(path)
-    _check(_libc.mount(b"/proc/thread-self/ns/net", target, None, _MS_BIND, None))
+    _bind(b"/proc/thread-self/ns/net", path)
+
+
+def _touch_new(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise _explain(error, path, "make") from error
+
+
+def _bind(source: bytes, path: Path) -> None:
+    _check(_libc.mount(source, os.fsencode(path), None, _MS_BIND, None))
 
 
 def _raise_loopback() -> None:
