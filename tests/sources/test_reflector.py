@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from troth.sources._reflector import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 TIMING = Timing()
 REFUSED = Broken(PeerError("API server", "connection refused"))
@@ -413,3 +414,21 @@ class ConvergenceMachine(RuleBasedStateMachine):
 
 TestConvergence = ConvergenceMachine.TestCase
 TestConvergence.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("make", [item, bad], ids=["good", "refused"])
+def test_what_is_stored_is_told_by_generation_whether_it_can_be_used_or_not(
+    watching: Driven, make: Callable[..., Item[int]]
+) -> None:
+    thing = make("c", 3) if make is item else make("c")
+    stored = watching.reflector.stored
+    for generation in (1, 2):
+        step = watching.reflector.step(
+            Upserted(msgspec.structs.replace(thing, generation=generation)), 0
+        )
+        assert step.changes.stored
+        assert watching.reflector.stored == stored | {("uid-c", generation)}
+    same = watching.reflector.step(Upserted(msgspec.structs.replace(thing, generation=2)), 0)
+    assert not same.changes
+    assert watching.reflector.step(Deleted(thing), 0).changes.stored
+    assert watching.reflector.stored == stored

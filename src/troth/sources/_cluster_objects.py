@@ -123,6 +123,7 @@ def _item(
         key=f"{namespace}/{name}" if namespace else name,
         uid=header.uid,
         version=header.resource_version,
+        generation=header.generation or 0,
         value=value,
         problems=tuple(problems),
     )

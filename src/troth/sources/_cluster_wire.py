@@ -32,6 +32,7 @@ class Header(_Wire, frozen=True):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    generation: int | None = None
 
 
 class Metadata(Header, frozen=True):

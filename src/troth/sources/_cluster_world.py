@@ -133,6 +133,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
         pods: By UID.
         services: By ``NAMESPACE/NAME``, with the endpoints that the node should use.
         policies: Every valid PeerAuthentication; of one that is refused the last good version.
+        stored_policies: UID and generation of every PeerAuthentication, also of those refused.
         problems: What is wrong with objects.
     """
 
@@ -140,6 +141,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     pods: Mapping[str, Pod] = {}
     services: Mapping[str, Service] = {}
     policies: tuple[PeerAuthentication, ...] = ()
+    stored_policies: frozenset[tuple[str, int]] = frozenset()
     problems: tuple[Problem, ...] = ()
 
     def world(

@@ -178,6 +178,7 @@ class _View:
             pods=pods_by_uid(self.pods.objects.values()),
             services=self._resolved,
             policies=tuple(self.policies.objects.values()),
+            stored_policies=self.policies.stored,
             problems=tuple(problem for reflector in reflectors for problem in reflector.problems),
         )
 

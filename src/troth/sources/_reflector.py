@@ -49,6 +49,8 @@ class Item(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         key: ``NAMESPACE/NAME``, or ``NAME`` for objects outside namespaces.
         uid: Names this one incarnation.
         version: ``metadata.resourceVersion``.
+        generation: ``metadata.generation``: changes with what the object asks for, and with that
+            alone; 0 for kinds without it.
         value: What it means; None when it is refused or of no interest.
         problems: What is wrong with it; an error refuses it.
     """
@@ -56,6 +58,7 @@ class Item(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     key: str
     uid: str
     version: str
+    generation: int = 0
     value: T | None = None
     problems: tuple[Problem, ...] = ()
 
@@ -141,14 +144,16 @@ class Changes(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         upserted: What is new or different, by key.
         deleted: Keys of what is gone.
         problems: Whether what is wrong with objects has changed.
+        stored: Whether `Reflector.stored` has changed.
     """
 
     upserted: Mapping[str, T] = {}
     deleted: frozenset[str] = frozenset()
     problems: bool = False
+    stored: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.upserted or self.deleted or self.problems)
+        return bool(self.upserted or self.deleted or self.problems or self.stored)
 
 
 class Step(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -207,6 +212,11 @@ class Reflector(Generic[T]):
     def objects(self) -> Mapping[str, T]:
         """What there is, by key; of an object that is refused the last good version."""
         return {key: item.value for key, item in self._known.items() if item.value is not None}
+
+    @property
+    def stored(self) -> frozenset[tuple[str, int]]:
+        """All objects that the server has, also refused ones, by UID and generation."""
+        return frozenset((item.uid, item.generation) for item in self._known.values())
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -309,13 +319,14 @@ class Reflector(Generic[T]):
         now = {item.key: item for item in items}
         deleted = self._delete(self._known.keys() - now.keys())
         upserted: dict[str, T] = {}
-        gone, problems = set(deleted.deleted), deleted.problems
+        gone, problems, stored = set(deleted.deleted), deleted.problems, deleted.stored
         for item in now.values():
             changes = self._upsert(item)
             upserted |= changes.upserted
             gone |= changes.deleted
             problems |= changes.problems
-        return Changes(upserted=upserted, deleted=frozenset(gone), problems=problems)
+            stored |= changes.stored
+        return Changes(upserted=upserted, deleted=frozenset(gone), problems=problems, stored=stored)
 
     def _upsert(self, item: Item[T]) -> Changes[T]:
         former = self._known.get(item.key)
@@ -326,17 +337,19 @@ class Reflector(Generic[T]):
         self._known[item.key] = item
         before = former.value if former is not None else None
         problems = item.problems != (former.problems if former is not None else ())
+        stored = former is None or ((former.uid, former.generation) != (item.uid, item.generation))
         if item.value is None:
             deleted = frozenset({item.key} if before is not None else ())
-            return Changes(deleted=deleted, problems=problems)
+            return Changes(deleted=deleted, problems=problems, stored=stored)
         upserted = {item.key: item.value} if item.value != before else {}
-        return Changes(upserted=upserted, problems=problems)
+        return Changes(upserted=upserted, problems=problems, stored=stored)
 
     def _delete(self, keys: Iterable[str]) -> Changes[T]:
         former = {key: self._known.pop(key) for key in list(keys) if key in self._known}
         return Changes(
             deleted=frozenset(key for key, item in former.items() if item.value is not None),
             problems=any(item.problems for item in former.values()),
+            stored=bool(former),
         )
 
 
