@@ -123,6 +123,30 @@ async def test_what_is_made_changed_and_deleted_is_seen() -> None:
         await followed.until(lambda state: state.policies == ())
 
 
+async def test_endpoints_that_change_change_their_service() -> None:
+    def endpoints(state: ClusterState) -> list[str]:
+        ports = state.services["shop/web"].ports if state.services else ()
+        return [each.address for port in ports for each in port.endpoints]
+
+    def slice_of(*addresses: str) -> Object:
+        label = {"labels": {"kubernetes.io/service-name": "web"}}
+        ports = [{"port": 8080}]
+        there = [{"addresses": [address]} for address in addresses]
+        return thing(
+            "web-1", "shop", metadata=label, addressType="IPv4", ports=ports, endpoints=there
+        )
+
+    async with fake_api() as api, following(api.config) as followed:
+        await api.put(SERVICES, thing("web", "shop", spec={"ports": [{"port": 80}]}))
+        await followed.until(lambda state: "shop/web" in state.services)
+        await api.put(SLICES, slice_of("10.0.0.5", "10.0.0.6"))
+        await followed.until(lambda state: endpoints(state) == ["10.0.0.5", "10.0.0.6"])
+        await api.put(SLICES, slice_of("10.0.0.6"))
+        await followed.until(lambda state: endpoints(state) == ["10.0.0.6"])
+        await api.delete(SLICES, "shop/web-1")
+        await followed.until(lambda state: endpoints(state) == [])
+
+
 async def test_a_list_in_pages_is_whole() -> None:
     async with fake_api() as api:
         api.page = 2
