@@ -447,7 +447,7 @@ async def test_an_authority_of_ones_own_is_taken_and_a_broken_one_named(cluster:
         secret["data"]["ca-key.pem"] = key
         await in_thread(cluster.apply, secret)
         await leading(controller)
-        published = await in_thread(bundle_in, cluster, control.namespace)
+        published = await soon(lambda: bundle_in(cluster, control.namespace), what="its root")
     assert published == own.trust_bundle.pem.decode()
 
 

@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import structlog
-from lightkube import AsyncClient, ConfigError, KubeConfig
+from lightkube import ConfigError, KubeConfig
 
 from troth import _log as logs
 from troth._contract import CONTROLLER
@@ -18,6 +18,7 @@ from troth.controller._health import Readiness, health_server
 from troth.controller._leader import LeaderElection
 from troth.controller._work import Work
 from troth.errors import EnvironmentLackError
+from troth.sources._api_client import api_client
 from troth.sources._api_server import ApiServer
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Controller:
         """
         settings = self._settings
         server = ApiServer(self._config)
-        client = AsyncClient(self._config, field_manager=CONTROLLER, trust_env=False)
+        client = api_client(self._config, field_manager=CONTROLLER)
         self._election = LeaderElection(
             client,
             namespace=settings.namespace,

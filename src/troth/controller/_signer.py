@@ -27,7 +27,7 @@ from troth._contract import POD_NAME_ATTRIBUTE
 from troth.controller._events import EventType
 from troth.controller._signing import Claim, Refusal, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
-from troth.sources._api_errors import api_errors, is_missing
+from troth.sources._api_client import api_errors, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -82,7 +82,8 @@ class Signer:
             return
         for uid, csr in present.items():
             if uid not in self._begun and awaits_answer(csr):
-                self._begun[uid] = asyncio.create_task(self._work_on(csr))
+                self._begun[uid] = task = asyncio.create_task(self._work_on(csr))
+                task.add_done_callback(_tell_bug)
 
     async def close(self) -> None:
         """Stop; what is under way is left to the next leader."""
@@ -222,6 +223,12 @@ class Signer:
         return ObjectReference(
             apiVersion="v1", kind="Pod", namespace=self._rules.namespace, name=pods[0]
         )
+
+
+def _tell_bug(task: asyncio.Task[None]) -> None:
+    """One request that hits a bug of ours keeps no other from being answered."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a request was not answered, by a bug", exc_info=error)
 
 
 def _name(csr: CertificateSigningRequest) -> str:

@@ -13,7 +13,6 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import structlog
-from lightkube import AsyncClient
 from lightkube.models.certificates_v1 import CertificateSigningRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
@@ -31,7 +30,7 @@ from troth._contract import (
 from troth.errors import InputError, PeerError, TrothError
 from troth.identity import TrustBundle
 from troth.node._certificates import Signed
-from troth.sources._api_errors import api_errors
+from troth.sources._api_client import api_client, api_errors
 from troth.sources._api_server import ApiServer, Resource
 from troth.sources._followed import Followed, NamespacedResource, model_reader
 
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _CONTROLLER = "the troth controller"
+_FIELD_MANAGER = "troth-node"
 _GENERATE_NAME = "troth-workload-"
 _ANSWER_SECONDS = 25.0
 _FAREWELL_SECONDS = 5.0
@@ -78,7 +78,7 @@ class ClusterSigner:
         answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
         self._server = ApiServer(config)
-        self._client = AsyncClient(config, field_manager="troth-node", trust_env=False)
+        self._client = api_client(config, field_manager=_FIELD_MANAGER)
         self._trust_domain = trust_domain
         self._namespace = namespace
         self._lifetime = lifetime

@@ -22,7 +22,7 @@ from troth._contract import (
 )
 from troth.errors import InputError, TrothError
 from troth.identity import validate_svid_chain
-from troth.sources._api_errors import api_errors
+from troth.sources._api_client import api_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

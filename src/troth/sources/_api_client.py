@@ -1,4 +1,7 @@
-"""The border to the Kubernetes API: its client's errors become troth's here, and nowhere else."""
+"""lightkube's client for single requests, and its errors in troth's words.
+
+What is followed goes through `troth.sources._api_server` instead.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import msgspec
+from lightkube import AsyncClient, ConfigError
+from lightkube.config.models import User
 from lightkube.core.exceptions import ApiError
 
 from troth.errors import EnvironmentLackError, PeerError
@@ -15,9 +20,34 @@ from troth.errors import EnvironmentLackError, PeerError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lightkube import SingleConfig
+
     from troth.errors import TrothError
 
 API = "the Kubernetes API"
+
+
+def api_client(config: SingleConfig, *, field_manager: str) -> AsyncClient:
+    """A client; its owner closes it.
+
+    Args:
+        config: How to reach the API server, and as whom.
+        field_manager: Under which name to write.
+
+    Raises:
+        EnvironmentLackError: ``config`` can't be used.
+    """
+    try:
+        return AsyncClient(
+            config._replace(user=config.user or User()),
+            field_manager=field_manager,
+            trust_env=False,
+        )
+    except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
+        raise EnvironmentLackError(
+            f"the Kubernetes configuration can't be used: {error}",
+            "correct the kubeconfig, or mount the service account's token and CA",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -35,6 +65,11 @@ def api_errors(doing: str) -> Iterator[None]:
         yield
     except httpx2.HTTPError as error:
         raise _explained(error, doing) from error
+    except (ConfigError, OSError) as error:  # a token file that can't be read
+        raise EnvironmentLackError(
+            f"no usable credentials to {doing}: {error}",
+            "correct the kubeconfig, or mount the service account's token",
+        ) from error
     except msgspec.MsgspecError as error:
         raise PeerError(API, f"sent something unreadable on {doing}: {error}") from error
 

@@ -1,0 +1,141 @@
+"""What a node reports, and how the controller's answers are read."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from lightkube import KubeConfig
+from lightkube.config.models import Cluster
+from lightkube.resources.certificates_v1 import CertificateSigningRequest
+from lightkube.resources.core_v1 import ConfigMap
+
+from troth._contract import SIGNER_NAME, root_fingerprint
+from troth.errors import PeerError
+from troth.identity import (
+    CertificateAuthority,
+    SpiffeId,
+    TrustDomain,
+    X509Svid,
+    build_csr,
+    new_key,
+)
+from troth.node._csr_signer import ClusterSigner, _certificate
+from troth.node._report import node_report
+
+if TYPE_CHECKING:
+    from troth.identity import TrustBundle
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+TRUST_DOMAIN = TrustDomain.parse("cluster.local")
+WEB = SpiffeId.for_service_account(TRUST_DOMAIN, "shop", "web")
+OLD, NEW = (CertificateAuthority.self_signed(TRUST_DOMAIN, now=NOW) for _ in range(2))
+BOTH = OLD.trust_bundle.merge(NEW.trust_bundle)
+
+
+def svid(authority: CertificateAuthority) -> X509Svid:
+    key = new_key()
+    chain = authority.sign(build_csr(key, WEB), now=NOW).chain
+    return X509Svid.assemble(key, chain, authority.trust_bundle, now=NOW, expected=WEB)
+
+
+def fingerprint(bundle: TrustBundle) -> str:
+    return root_fingerprint(bundle.certificates[0])
+
+
+def test_a_report_names_the_roots_believed_and_those_in_use() -> None:
+    report = node_report(policies="p", bundle=BOTH, svids=[svid(NEW)], now=NOW)
+    old, new = fingerprint(OLD.trust_bundle), fingerprint(NEW.trust_bundle)
+    assert report.roots == {old, new}
+    assert report.issuers == {new}
+
+
+def test_a_certificate_of_the_old_root_is_reported_as_long_as_one_is_in_use() -> None:
+    report = node_report(policies="p", bundle=BOTH, svids=[svid(NEW), svid(OLD)], now=NOW)
+    assert report.issuers == report.roots
+
+
+def answered(**status: Any) -> CertificateSigningRequest:
+    return msgspec.convert(
+        {"spec": {"request": "", "signerName": SIGNER_NAME}, "status": status},
+        CertificateSigningRequest,
+    )
+
+
+def test_a_certificate_is_taken_from_the_answer() -> None:
+    assert _certificate(answered(certificate=base64.b64encode(b"chain").decode())) == b"chain"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{}, {"conditions": [{"type": "Approved", "status": "True"}]}],
+    ids=["new", "approved"],
+)
+def test_an_answer_that_is_not_there_yet_is_waited_for(status: dict[str, Any]) -> None:
+    assert _certificate(answered(**status)) is None
+
+
+@pytest.mark.parametrize("kind", ["Denied", "Failed"])
+def test_a_refusal_comes_with_its_reason(kind: str) -> None:
+    condition = {"type": kind, "status": "True", "reason": "NoPodOnNode", "message": "no pod"}
+    with pytest.raises(PeerError, match=rf"{kind.lower()} the request \(NoPodOnNode\): no pod"):
+        _certificate(answered(conditions=[condition]))
+
+
+def test_a_request_that_is_gone_is_an_error() -> None:
+    with pytest.raises(PeerError, match="no longer has"):
+        _certificate(None)
+
+
+def published(signer: ClusterSigner, text: str, root: str = "") -> None:
+    config_map = ConfigMap(data={"ca.crt": text})
+    if root:
+        config_map = msgspec.convert(
+            {
+                "metadata": {"annotations": {"troth.dev/signing-root": root}},
+                "data": {"ca.crt": text},
+            },
+            ConfigMap,
+        )
+    objects = {"troth-system/troth-trust-bundle": config_map}
+    signer._published = type("Stub", (), {"objects": objects})()
+    signer._adopt()
+
+
+@pytest.fixture
+def signer() -> tuple[ClusterSigner, list[None]]:
+    told: list[None] = []
+    config = KubeConfig.from_one(cluster=Cluster(server="https://api.test")).get()
+    assert config is not None
+    signer = ClusterSigner(config, trust_domain=TRUST_DOMAIN, on_bundle=lambda: told.append(None))
+    return signer, told
+
+
+async def test_before_the_bundle_is_published_that_is_said(
+    signer: tuple[ClusterSigner, list[None]],
+) -> None:
+    with pytest.raises(PeerError, match="has not published ConfigMap troth-system/troth-trust-bun"):
+        _ = signer[0].bundle
+
+
+async def test_a_published_bundle_is_believed_and_told_once(
+    signer: tuple[ClusterSigner, list[None]],
+) -> None:
+    agent, told = signer
+    for _ in range(2):
+        published(agent, BOTH.pem.decode(), "f00d")
+    await agent.ready()
+    assert (agent.bundle, agent.signing_root, len(told)) == (BOTH, "f00d", 1)
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "-----BEGIN PRIVATE KEY-----"])
+async def test_a_bundle_that_will_not_do_leaves_the_last_good_one(
+    signer: tuple[ClusterSigner, list[None]], text: str
+) -> None:
+    agent, told = signer
+    published(agent, OLD.trust_bundle.pem.decode())
+    published(agent, text)
+    assert (agent.bundle, len(told)) == (OLD.trust_bundle, 1)
