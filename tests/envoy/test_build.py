@@ -17,7 +17,8 @@ from tests.envoy.matching import Arrived, chosen_chain
 
 from troth.envoy import build_snapshot
 from troth.envoy._clusters import pod_clusters, service_clusters
-from troth.envoy._listeners import internal_outbound, outbound, plain_in, tunnel_in
+from troth.envoy._inbound import plain_in, tunnel_in
+from troth.envoy._outbound import internal_outbound, outbound
 from troth.envoy._tls import bundle_secret, svid_secret
 from troth.identity import (
     CertificateAuthority,

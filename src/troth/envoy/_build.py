@@ -1,11 +1,30 @@
-"""From one node's view of the mesh to everything its Envoy is told, as one snapshot."""
+r"""From one node's view of the mesh to everything its Envoy is told, as one snapshot.
+
+There are three listeners in each pod's network namespace, and one internal one that all share:
+
+==============  =====================  =====================================================
+listener        where                  what
+==============  =====================  =====================================================
+``tunnel-in``   pod, \*:15007          mutual TLS from other pods, then on to the app
+``plain-in``    pod, \*:15006          all else that enters: passed or refused, by policy
+``outbound``    pod, loopback:15001    all that leaves: names the pod, sends it on
+``outbound``    internal, shared       looks at the destination: which identity, tunnel or not
+==============  =====================  =====================================================
+
+A change of policy must cut the plaintext connections it forbids and nothing else. Envoy ends the
+connections of a filter chain that is gone, and replaces a whole listener (cutting all of its
+connections) when anything but filter chains and their matcher differs. So all else is the same in
+every mode, each known port has a chain of its own, and a chain looks the same under PERMISSIVE and
+DISABLE.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from troth.envoy._clusters import outbound_cluster, pod_clusters, service_clusters
-from troth.envoy._listeners import internal_outbound, outbound, plain_in, tunnel_in
+from troth.envoy._inbound import plain_in, tunnel_in
+from troth.envoy._outbound import internal_outbound, outbound
 from troth.envoy._snapshot import Resource, Snapshot
 from troth.envoy._tls import bundle_secret, svid_secret
 

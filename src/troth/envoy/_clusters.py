@@ -23,7 +23,7 @@ from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.type.metadata.v3 import metadata_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from troth.envoy._listeners import INTERNAL_OUTBOUND, cluster_name, service_cluster_name
+from troth.envoy._names import INTERNAL_OUTBOUND, cluster_name, service_cluster_name
 from troth.envoy._ports import ENVOY_MARK, TUNNEL_PORT
 from troth.envoy._proto import Message, mark_option, pack, socket_address
 from troth.envoy._tls import client_socket
@@ -96,7 +96,7 @@ def _original_dst(name: str, local: LocalPod, source: str = "0.0.0.0") -> Messag
         source_address=socket_address(source, 0, netns=local.netns).socket_address,
         socket_options=[mark_option(ENVOY_MARK)],
     )
-    if any(":" in address for address in local.pod.addresses):
+    if local.has_ipv6:
         bind.extra_source_addresses.add(
             address=socket_address("::", 0, netns=local.netns).socket_address
         )

@@ -35,6 +35,11 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Decision
     lenient: bool = False
 
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether any of its addresses is an IPv6 one."""
+        return any(":" in address for address in self.pod.addresses)
+
     def takes_plaintext(self, mode: Mode) -> bool:
         """Whether plaintext to a port of that effective mode passes."""
         return self.lenient or mode is not Mode.STRICT

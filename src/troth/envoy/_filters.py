@@ -1,0 +1,91 @@
+"""The few filters that troth's listeners are made of."""
+
+from __future__ import annotations
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3 import substitution_format_string_pb2 as format_pb2
+from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
+from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
+from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
+from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from google.protobuf import duration_pb2, wrappers_pb2
+
+from troth.envoy._accesslog import connected_log_options
+from troth.envoy._proto import Message, pack
+
+SHARED_ONCE = value_pb2.FilterStateValue.SharedWithUpstream.ONCE
+SHARED_TRANSITIVE = value_pb2.FilterStateValue.SharedWithUpstream.TRANSITIVE
+
+FROM_STATE = "from filter state"
+"""The cluster of a `tcp_proxy` whose connections carry the real one as filter state."""
+
+
+def state(key: str, text: str, *, shared: int = 0, factory: str = "") -> Message:
+    """One filter state object set from a format string when a connection starts.
+
+    Args:
+        key: The object's key; Envoy gives well-known keys a meaning.
+        text: A format string with command operators.
+        shared: Whether the next upstream connection (or all behind it) sees the object too.
+        factory: How to make an object under a key that Envoy doesn't know.
+    """
+    return value_pb2.FilterStateValue(
+        object_key=key,
+        factory_key=factory,
+        format_string=format_pb2.SubstitutionFormatString(
+            text_format_source=base_pb2.DataSource(inline_string=text)
+        ),
+        shared_with_upstream=shared,
+    )
+
+
+def set_filter_state(*values: Message) -> Message:
+    """The network filter that sets ``values`` on each new connection."""
+    return _network_filter(
+        "troth.state", set_filter_state_pb2.Config(on_new_connection=list(values))
+    )
+
+
+def tcp_proxy(cluster: str, log: list[Message] | None = None, *, late: bool = False) -> Message:
+    """Bytes both ways, for as long as both ends like.
+
+    Args:
+        cluster: Where to, unless filter state says otherwise.
+        log: The access log to write when the upstream connection stands.
+        late: Dial only after the TLS handshake, so that no byte and no connection reaches the
+            app on behalf of a client that isn't authenticated.
+    """
+    proxy = tcp_proxy_pb2.TcpProxy(
+        stat_prefix="tcp",
+        cluster=cluster,
+        # A proxy nobody asked for must not end connections that the two apps keep idle.
+        idle_timeout=duration_pb2.Duration(seconds=0),
+    )
+    if log:
+        proxy.access_log.extend(log)
+        proxy.access_log_options.CopyFrom(connected_log_options())
+    if late:
+        proxy.upstream_connect_mode = tcp_proxy_pb2.UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE
+        proxy.max_early_data_bytes.CopyFrom(wrappers_pb2.UInt32Value(value=0))
+    return _network_filter("tcp_proxy", proxy)
+
+
+def original_dst() -> Message:
+    """The listener filter that finds where a redirected connection was going."""
+    return _listener_filter("original_dst", original_dst_pb2.OriginalDst())
+
+
+def tls_inspector() -> Message:
+    """The listener filter that reads a ClientHello's server name."""
+    return _listener_filter("tls_inspector", tls_inspector_pb2.TlsInspector())
+
+
+def _listener_filter(name: str, config: Message) -> Message:
+    return components_pb2.ListenerFilter(name=name, typed_config=pack(config))
+
+
+def _network_filter(name: str, config: Message) -> Message:
+    """A network filter of a filter chain."""
+    return components_pb2.Filter(name=name, typed_config=pack(config))

@@ -1,0 +1,133 @@
+"""The listeners for what enters a pod: the tunnel's end, and everything else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
+from envoy.config.listener.v3 import listener_pb2
+
+from troth.envoy._accesslog import connected_access_log, failed_access_log
+from troth.envoy._filters import original_dst, set_filter_state, state, tcp_proxy, tls_inspector
+from troth.envoy._matchers import (
+    DESTINATION_IP,
+    DESTINATION_PORT,
+    REFUSED,
+    SERVER_NAME,
+    choose_chain,
+    choose_matcher,
+    match_exact,
+    match_whole,
+)
+from troth.envoy._names import cluster_name
+from troth.envoy._ports import INBOUND_PORT, OWN_PORTS, TUNNEL_PORT
+from troth.envoy._proto import Message, socket_address
+from troth.envoy._reasons import Role
+from troth.envoy._tls import server_socket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from troth.mesh import LocalPod
+
+_PORT_NUMBER = (
+    "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+)
+
+
+def tunnel_in(local: LocalPod, log: Path) -> Message:
+    """The tunnel's end: mutual TLS, then the pod's own address at the port the client named.
+
+    The destination is this pod's own address by construction, and a server name that isn't a
+    port, or is one of troth's own, matches no chain. Nothing is dialled before the client's
+    certificate has been verified.
+    """
+    uid = local.pod.uid
+    chains, by_address = [], {}
+    for address in local.pod.addresses:
+        name = f"tunnel-{address}"
+        host = f"[{address}]" if ":" in address else address
+        by_address[address] = choose_chain(name)
+        chains.append(
+            components_pb2.FilterChain(
+                name=name,
+                transport_socket=server_socket(local.identity),
+                filters=[
+                    set_filter_state(
+                        state(
+                            "envoy.network.transport_socket.original_dst_address",
+                            f"{host}:%REQUESTED_SERVER_NAME%",
+                        )
+                    ),
+                    tcp_proxy(
+                        cluster_name(uid, "app"),
+                        connected_access_log(Role.TUNNEL_IN, uid, log),
+                        late=True,
+                    ),
+                ],
+            )
+        )
+    to_own_address = match_exact(DESTINATION_IP, by_address)
+    named_port = match_whole(SERVER_NAME, _PORT_NUMBER, choose_matcher(to_own_address))
+    return listener_pb2.Listener(
+        name=f"tunnel-in|{uid}",
+        address=_inbound_address(local, TUNNEL_PORT),
+        listener_filters=[tls_inspector()],
+        filter_chains=chains,
+        filter_chain_matcher=match_exact(
+            SERVER_NAME,
+            {str(port): choose_chain(REFUSED) for port in OWN_PORTS},
+            choose_matcher(named_port),
+        ),
+        access_log=failed_access_log(Role.TUNNEL_IN, uid, log),
+        traffic_direction=base_pb2.TrafficDirection.INBOUND,
+    )
+
+
+def plain_in(local: LocalPod, log: Path) -> Message:
+    """What enters without the tunnel: a chain for each port that takes plaintext, else refused."""
+    uid = local.pod.uid
+    verdict = local.verdict
+    passes = {number: local.takes_plaintext(port.mode) for number, port in verdict.ports.items()}
+    others_pass = local.takes_plaintext(verdict.mode)
+    names = {number: f"plain-{number}" for number, allowed in sorted(passes.items()) if allowed}
+
+    by_port = {str(port): choose_chain(names.get(port, REFUSED)) for port in sorted(passes)}
+    # A connection that names a port of ours as its destination would loop.
+    by_port |= {str(port): choose_chain(REFUSED) for port in OWN_PORTS}
+
+    def chain(name: str) -> Message:
+        return components_pb2.FilterChain(
+            name=name,
+            filters=[
+                tcp_proxy(cluster_name(uid, "app"), connected_access_log(Role.PLAIN_IN, uid, log))
+            ],
+        )
+
+    return listener_pb2.Listener(
+        name=f"plain-in|{uid}",
+        address=_inbound_address(local, INBOUND_PORT),
+        listener_filters=[original_dst()],
+        filter_chains=[chain(name) for name in [*names.values(), "plain"]]
+        if others_pass
+        else [chain(name) for name in names.values()] or [_never()],
+        filter_chain_matcher=match_exact(
+            DESTINATION_PORT,
+            by_port,
+            choose_chain("plain") if others_pass else None,
+        ),
+        access_log=failed_access_log(Role.PLAIN_IN, uid, log),
+        traffic_direction=base_pb2.TrafficDirection.INBOUND,
+    )
+
+
+def _never() -> Message:
+    # Envoy wants at least one chain; no matcher names this one.
+    return components_pb2.FilterChain(name="never", filters=[tcp_proxy("none")])
+
+
+def _inbound_address(local: LocalPod, port: int) -> Message:
+    if local.has_ipv6:
+        return socket_address("::", port, netns=local.netns, dual_stack=True)
+    return socket_address("0.0.0.0", port, netns=local.netns)  # noqa: S104 - in the pod's own namespace

@@ -1,0 +1,16 @@
+"""What clusters and the internal listener are called, on both sides of every reference."""
+
+from __future__ import annotations
+
+INTERNAL_OUTBOUND = "outbound"
+"""The internal listener, and the cluster that leads to it."""
+
+
+def cluster_name(uid: str, role: str) -> str:
+    """The cluster of pod ``uid`` for ``role``: ``app``, ``plain`` or ``tunnel``."""
+    return f"{uid}|{role}"
+
+
+def service_cluster_name(address: str, port: int) -> str:
+    """The cluster of a service's virtual IP and port."""
+    return f"svc|[{address}]:{port}" if ":" in address else f"svc|{address}:{port}"
