@@ -135,7 +135,7 @@ async def test_a_leader_leads_on_while_its_lease_is_renewed() -> None:
     replica = Replica(server, "a")
     async with replica.running():
         await replica.began.wait()
-        while server.version < 90:  # more than one renewal deadline
+        while server.version < 90:  # noqa: ASYNC110 - longer than one renewal deadline
             await asyncio.sleep(0)
     assert replica.terms == 1
 
