@@ -103,13 +103,14 @@ async def test_nothing_is_told_before_every_kind_is_known() -> None:
 
     async with fake_api() as api:
         await api.put(NAMESPACES, thing("shop"))
+        await api.put(PODS, pod("web", "10.0.0.5"))
         api.faults[PODS].append(wait)
         async with following(api.config) as followed:
             first = asyncio.ensure_future(followed.until(lambda _: True))
             await eventually(lambda: len(api.requests) >= 9)  # five lists and four watches
-            assert not first.done()
             release.set()
-            assert names(await first) == {"shop"}
+            state = await first
+    assert (names(state), set(state.pods)) == ({"shop"}, {"uid-web"})
 
 
 async def test_what_is_made_changed_and_deleted_is_seen() -> None:
