@@ -148,12 +148,13 @@ class Control:
 
     def agent(self, node: str, account: str = "troth-node") -> SingleConfig:
         """The access of a pod on a node, by a token that is bound to it."""
-        name = f"{account}-{node}"
-        pod = self.bound_pod(node, self.namespace, account, name=name)
-        reference = BoundObjectReference(
-            kind="Pod", apiVersion="v1", name=name, uid=pod.metadata.uid if pod.metadata else ""
-        )
-        return _single(self._kubeconfig(name, self._token(account, reference)))
+        return _single(self._kubeconfig(f"{account}-{node}", self._bound_token(node, account)))
+
+    def inside(self, account: str, node: str = "") -> Path:
+        """A kubeconfig for the cluster's machines; bound to a pod on the node if one is given."""
+        token = self._bound_token(node, account) if node else self._token(account)
+        name = f"{self.namespace}-{account}-{node}"
+        return self.cluster.control_plane.token_kubeconfig(name, token)
 
     def node(self, name: str) -> str:
         """Make a Node object; there is nothing behind it. Gives its UID."""
@@ -176,6 +177,14 @@ class Control:
         }
         self.cluster.apply(document)
         return self.cluster.client.get(Pod, name, namespace=namespace)
+
+    def _bound_token(self, node: str, account: str) -> str:
+        name = f"{account}-{node}"
+        pod = self.bound_pod(node, self.namespace, account, name=name)
+        uid = pod.metadata.uid if pod.metadata else ""
+        return self._token(
+            account, BoundObjectReference(kind="Pod", apiVersion="v1", name=name, uid=uid)
+        )
 
     def _token(self, account: str, bound: BoundObjectReference | None = None) -> str:
         spec = TokenRequestSpec(audiences=[], boundObjectRef=bound, expirationSeconds=3600)

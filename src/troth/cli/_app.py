@@ -20,6 +20,7 @@ from troth.cli import (
     _events,
     _exec,
     _explain,
+    _node,
     _plan,
     _status,
     _trace,
@@ -51,6 +52,7 @@ for module in (
     _trace,
     _demo,
     _controller,
+    _node,
 ):
     module.register(app)
 

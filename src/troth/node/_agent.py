@@ -66,8 +66,8 @@ class NodeAgent:
         paths: Where sockets and files go.
         signer: Who signs the certificates of the node's service accounts.
         service_ranges: Networks that hold nothing but services' virtual IPs.
-        on_change: Called when a new world has come into force, and when the set of captured pods,
-            or why one isn't, has changed.
+        on_change: Called when a new world has come into force, and when `captured`, `refused` or
+            `using` has changed.
         metrics: Hears of connections and of what Envoy takes over.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
             no longer; 0 if there is nobody but this agent.
@@ -190,6 +190,10 @@ class NodeAgent:
         """Take over a pod that an earlier agent captured, before the first `update`."""
         self._pods.adopt(uid, netns)
 
+    def refresh(self) -> None:
+        """Look again: the signer's roots have changed."""
+        self._wake()
+
     async def enforced(self) -> None:
         """Wait until Envoy enforces the newest world and the pods of it are captured."""
         async with self._progress:
@@ -220,7 +224,7 @@ class NodeAgent:
 
     async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
         pods = self._pods
-        before = (pods.announced, pods.refused)
+        before = (pods.announced, pods.refused, self.using)
         pods.want(wanted, world.pods)
         view = node_view(
             world,
@@ -244,7 +248,7 @@ class NodeAgent:
         if await pods.act({local.pod.uid for local in ready}, self._not_ready(view, missing)):
             self._wake()
         self._wake_at(pods.next_look())
-        changed = not self.is_settled or before != (pods.announced, pods.refused)
+        changed = not self.is_settled or before != (pods.announced, pods.refused, self.using)
         async with self._progress:
             self._enforced = generation
             self._progress.notify_all()

@@ -86,8 +86,20 @@ async def release(netns: Path) -> None:
     await apply_ruleset(netns, release_rules())
 
 
+async def is_captured(netns: Path) -> bool:
+    """Whether the network namespace at ``netns`` is captured now; raises as `capture` does."""
+    rules = await _nft(netns, "list ruleset inet")
+    own = rules.partition(f"table inet {TABLE} {{")[2].partition("\n}")[0]
+    return "redirect" in own
+
+
 async def apply_ruleset(netns: Path, ruleset: str) -> None:
     """Run one nftables transaction inside a network namespace; raises as `capture` does."""
+    await _nft(netns, ruleset)
+
+
+async def _nft(netns: Path, commands: str) -> str:
+    """What nft says to commands that it reads from standard input."""
     try:
         process = await asyncio.create_subprocess_exec(
             *enter_command(netns),
@@ -95,16 +107,17 @@ async def apply_ruleset(netns: Path, ruleset: str) -> None:
             "-f",
             "-",
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError as error:
         raise EnvironmentLackError(
             f"{error.filename} is not installed", "install nftables and util-linux"
         ) from error
-    _, complaint = await process.communicate(ruleset.encode())
+    answer, complaint = await process.communicate(commands.encode())
     if process.returncode:
         words = complaint.decode(errors="replace").strip()
         if "failed to execute nft" in words:
             raise EnvironmentLackError("nft is not installed", "install nftables")
         raise PeerError("nft", words or f"exit code {process.returncode}")
+    return answer.decode(errors="replace")

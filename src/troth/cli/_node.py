@@ -1,0 +1,65 @@
+"""`troth node`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from troth._contract import DEFAULT_NAMESPACE
+from troth.identity import TrustDomain
+from troth.mesh import DEFAULT_ROOT_NAMESPACE
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("node")(node)
+
+
+def node(
+    node_name: Annotated[
+        str, typer.Option(envvar="NODE_NAME", help="The name of the Node that this runs on.")
+    ],
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            help="How to reach the API server; by default as the pod's service account, or as "
+            "KUBECONFIG says."
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path, typer.Option(help="For sockets and files; this agent's alone.")
+    ] = Path("/run/troth"),
+    namespace: Annotated[
+        str, typer.Option(help="The namespace of the controller and the node agents.")
+    ] = DEFAULT_NAMESPACE,
+    trust_domain: Annotated[str, typer.Option(help="The trust domain of every identity.")] = (
+        "cluster.local"
+    ),
+    root_namespace: Annotated[
+        str, typer.Option(help="Where policies without a selector are mesh-wide.")
+    ] = DEFAULT_ROOT_NAMESPACE,
+    health_port: Annotated[
+        int, typer.Option(help="Port of /healthz and /readyz.", min=0, max=65535)
+    ] = 8087,
+) -> int:
+    """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
+
+    For a DaemonSet, with the node's PIDs in view. It ends on SIGTERM; its pods stay captured, so
+    that nothing passes unencrypted until the next agent is there.
+    """
+    # Its client of the Kubernetes API takes long to load, which other commands needn't wait for.
+    from troth.cluster import NodeSettings, run_node  # noqa: PLC0415
+
+    return run_node(
+        NodeSettings(
+            node_name=node_name,
+            run_dir=run_dir.absolute(),
+            namespace=namespace,
+            trust_domain=TrustDomain.parse(trust_domain),
+            root_namespace=root_namespace,
+            health_port=health_port,
+        ),
+        kubeconfig=kubeconfig,
+    )

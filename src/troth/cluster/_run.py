@@ -1,0 +1,86 @@
+"""The node agent as a process: started, asked for its health, told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+from typing import TYPE_CHECKING
+
+import structlog
+from lightkube import ConfigError, KubeConfig
+
+from troth import _log as logs
+from troth.cluster._node import ClusterNode
+from troth.errors import EnvironmentLackError, TrothError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightkube import SingleConfig
+
+    from troth.cluster._settings import NodeSettings
+
+_log = structlog.get_logger(__name__)
+
+
+def run_node(settings: NodeSettings, *, kubeconfig: Path | None = None) -> int:
+    """Run a node agent until SIGTERM.
+
+    Its pods stay captured when it ends: until the next agent is there, their connections are
+    refused rather than let through as they are.
+
+    Args:
+        settings: What to do.
+        kubeconfig: How to reach the API server; otherwise by the pod's service account, or as
+            KUBECONFIG says.
+
+    Returns:
+        The exit code: 0 after an ordinary stop, 1 when it could not run.
+    """
+    logs.configure()
+    _raise_file_limit()
+    failures: list[BaseException] = []
+    try:
+        asyncio.run(_run_until_stopped(ClusterNode(_config(kubeconfig), settings)))
+    except* TrothError as group:
+        failures += group.exceptions
+    for failure in failures:
+        _log.error("the node agent cannot run", reason=str(failure))
+    return 1 if failures else 0
+
+
+async def _run_until_stopped(node: ClusterNode) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = asyncio.create_task(node.run())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not running.done():
+        _log.info("stopping")
+        running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def _config(kubeconfig: Path | None) -> SingleConfig:
+    remedy = "run it in a pod with a service account, or name a file with --kubeconfig"
+    try:
+        found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
+        config = found.get()
+    except (ConfigError, OSError, KeyError, ValueError, TypeError) as error:
+        words = str(error) or type(error).__name__
+        raise EnvironmentLackError(f"no access to a cluster: {words}", remedy) from error
+    if config is None:
+        raise EnvironmentLackError("no access to a cluster: no current context", remedy)
+    return config
+
+
+def _raise_file_limit() -> None:
+    # A proxied connection takes four descriptors; the soft limit is often 1,024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

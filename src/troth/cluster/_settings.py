@@ -1,0 +1,39 @@
+"""What `troth node` is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from troth._contract import DEFAULT_NAMESPACE
+from troth.identity import TrustDomain
+from troth.mesh import DEFAULT_ROOT_NAMESPACE
+
+ANNOUNCEMENT_SECONDS = 2.0
+"""Within what time every node has heard what the API server says of a pod, as a rule.
+
+A node that hears later sends plaintext to a pod that is STRICT by then, and is refused.
+"""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one node agent.
+
+    Attributes:
+        node_name: Its Node's name.
+        trust_domain: Of all identities.
+        run_dir: For its sockets and files; its own alone, and gone when the machine restarts.
+        root_namespace: Where policies without a selector are mesh-wide.
+        namespace: The controller's.
+        health_port: Of ``/healthz`` and ``/readyz``; 0 for any.
+        announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
+    """
+
+    node_name: str
+    trust_domain: TrustDomain
+    run_dir: Path = Path("/run/troth")
+    root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    namespace: str = DEFAULT_NAMESPACE
+    health_port: int = 8087
+    announcement_seconds: float = ANNOUNCEMENT_SECONDS
