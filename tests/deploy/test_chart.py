@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+import yaml
+from tests.deploy import chart
+
+import troth
+from troth import _contract as contract
+from troth.cli._app import app
+from troth.mesh import CAPTURED_ANNOTATION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEMPLATES = [path.name for path in chart.templates()]
+
+
+def all_objects(**values: Any) -> list[dict[str, Any]]:
+    return [made for name in TEMPLATES for made in chart.objects(name, values)]
+
+
+def one(kind: str, name: str, **values: Any) -> dict[str, Any]:
+    (found,) = (
+        made
+        for made in all_objects(**values)
+        if (made["kind"], made["metadata"]["name"]) == (kind, name)
+    )
+    return found
+
+
+def pods(**values: Any) -> dict[str, dict[str, Any]]:
+    """The specs of the pods that are made, by what makes them."""
+    return {
+        made["metadata"]["name"]: made["spec"]["template"]["spec"]
+        for made in all_objects(**values)
+        if made["kind"] in {"Deployment", "DaemonSet"}
+    }
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_plain_manifests_are_the_charts(name: str) -> None:
+    made = "make it anew: python -m tests.deploy.chart"
+    assert (chart.MANIFESTS / name).read_text() == chart.manifest(name), made
+
+
+def test_all_plain_manifests_are_applied_and_nothing_else() -> None:
+    wanted = yaml.safe_load((chart.DEPLOY / "kustomization.yaml").read_text())["resources"]
+    there = {f"manifests/{path.name}" for path in chart.MANIFESTS.iterdir()}
+    assert sorted(wanted) == sorted(there | {"namespace.yaml"})
+    assert there == {f"manifests/{name}" for name in TEMPLATES}
+
+
+def test_the_chart_brings_the_definition_of_policies() -> None:
+    brought = {path.name: path.read_text() for path in (chart.CHART / "crds").iterdir()}
+    assert brought == {path.name: path.read_text() for path in (chart.DEPLOY / "crds").iterdir()}
+
+
+def test_the_chart_has_the_programs_version() -> None:
+    described = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert described["appVersion"] == troth.__version__
+
+
+def leaves(values: dict[str, Any], path: str = ".Values") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict) and key not in {"nodeSelector", "resources"}:
+            yield from leaves(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}"
+
+
+def test_every_value_has_an_effect() -> None:
+    text = "".join(path.read_text() for path in chart.templates())
+    used = set(re.findall(r"\.Values[.A-Za-z]+", text))
+    assert used == set(leaves(yaml.safe_load((chart.CHART / "values.yaml").read_text())))
+
+
+def test_values_reach_their_objects() -> None:
+    values = {
+        "image": {"repository": "mirror/troth", "tag": "1.2", "pullSecrets": [{"name": "key"}]},
+        "trustDomain": "corp.example",
+        "controller": {"tolerations": [{"operator": "Exists"}], "replicas": 3},
+    }
+    for spec in pods(**values).values():
+        (container,) = spec["containers"]
+        assert container["image"] == "mirror/troth:1.2"
+        assert "--trust-domain=corp.example" in container["args"]
+        assert spec["imagePullSecrets"] == [{"name": "key"}]
+        assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert one("Deployment", "troth-controller", **values)["spec"]["replicas"] == 3
+
+
+def test_what_is_off_leaves_nothing_behind() -> None:
+    assert one("NetworkPolicy", "troth-controller")
+    kinds = {made["kind"] for made in all_objects(controller={"networkPolicy": False})}
+    assert "NetworkPolicy" not in kinds
+    assert all("imagePullSecrets" not in spec for spec in pods().values())
+
+
+def test_another_namespace_is_used_throughout() -> None:
+    for name in TEMPLATES:
+        assert chart.NAMESPACE not in chart.render(name, namespace="elsewhere")
+
+
+def test_the_programs_know_all_flags_that_they_are_given() -> None:
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    for spec in pods().values():
+        (container,) = spec["containers"]
+        _, command = container["command"]
+        options = {text for parameter in known[command].params for text in parameter.opts}
+        assert {word.partition("=")[0] for word in container["args"]} <= options
+
+
+def test_nothing_is_named_otherwise_than_in_the_programs() -> None:
+    text = "".join(chart.render(name) for name in TEMPLATES)
+    for name in (
+        contract.AUTHORITY_SECRET,
+        contract.CONTROLLER,
+        contract.DEFAULT_NAMESPACE,
+        contract.NODE_NAME_ATTRIBUTE,
+        contract.NODE_SERVICE_ACCOUNT,
+        contract.SIGNER_NAME,
+        contract.TRUST_BUNDLE,
+        CAPTURED_ANNOTATION,
+    ):
+        assert name in text
+    assert f"'{contract.report_lease('')}' + variables.node" in text
+
+
+def test_only_the_node_agent_has_capabilities_and_nobody_is_privileged() -> None:
+    contexts = {name: spec["containers"][0]["securityContext"] for name, spec in pods().items()}
+    assert contexts["troth-controller"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    node = contexts["troth-node"]
+    assert node["readOnlyRootFilesystem"]
+    assert "privileged" not in node
+    assert node["capabilities"]["drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("kind", ["Role", "ClusterRole"])
+def test_no_role_has_a_wildcard(kind: str) -> None:
+    rules = [rule for made in all_objects() if made["kind"] == kind for rule in made["rules"]]
+    assert rules
+    for rule in rules:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        '{{ include "labels" . }}',
+        "{{ range .Values.x }}{{ end }}",
+        "{{ .Values.x | upper }}",
+        "{{ if .Values.x }}",
+        "{{.Values.x}}",
+    ],
+)
+def test_what_only_helm_understands_is_refused(template: str) -> None:
+    with pytest.raises(ValueError, match="only Helm understands"):
+        chart._rendered(template, {"Values": {"x": "y"}})
+
+
+def test_white_space_is_removed_as_helm_does() -> None:
+    template = (
+        "a:\n  {{- with .Values.x }}\n  b:\n    {{- toYaml . | nindent 4 }}\n  {{- end }}\nc: d\n"
+    )
+    assert chart._rendered(template, {"Values": {"x": {"e": [1]}}}) == (
+        "a:\n  b:\n    e:\n    - 1\nc: d\n"
+    )
+    assert chart._rendered(template, {"Values": {"x": {}}}) == "a:\nc: d\n"
