@@ -36,6 +36,7 @@ _SETUP = (
     ' if [ -d "$1" ]; then mkdir -p "$2"; else mkdir -p "${2%/*}" && touch "$2"; fi;'
     ' mount --rbind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 )
+_READ_ONLY = 'mount -o remount,bind,ro / && exec "$@"'
 
 # What container runtimes leave to a container that is not privileged.
 _DEFAULT_CAPABILITIES = frozenset(
@@ -240,7 +241,10 @@ class Container:
             if not below_run and not Path(path).exists():
                 raise ValueError(f"mount path {target} neither exists nor is below /run")
             pairs += [str(source), target]
-        return ("sh", "-c", _SETUP, _SETTING_UP, *pairs, "--")
+        setup = ("sh", "-c", _SETUP, _SETTING_UP, *pairs, "--")
+        if self._spec.get("securityContext", {}).get("readOnlyRootFilesystem"):
+            return (*setup, "sh", "-c", _READ_ONLY, _SETTING_UP)
+        return setup
 
     def _argv(self) -> Sequence[str]:
         command = self._spec.get("command") or ["sh", "-c", _WAIT]
