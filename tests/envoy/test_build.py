@@ -111,6 +111,16 @@ def test_plaintext_to_a_port_of_troths_own_is_refused_in_every_mode(mode: Mode, 
     assert chosen_chain(listener, Arrived(ADDRESSES[0], port)) is None
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("port", [8080, 9999])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.6", "::1"])
+def test_plaintext_to_loopback_from_outside_is_refused_in_every_mode(
+    mode: Mode, port: int, address: str
+) -> None:
+    listener = plain_in(pod_in(mode, p8080=mode), LOG)
+    assert chosen_chain(listener, Arrived(address, port)) is None
+
+
 def test_a_port_that_takes_plaintext_has_a_chain_of_its_own() -> None:
     listener = plain_in(pod_in(Mode.PERMISSIVE, p8080=Mode.PERMISSIVE), LOG)
     by_port = {port: chosen_chain(listener, Arrived(ADDRESSES[0], port)) for port in (8080, 9999)}

@@ -256,6 +256,15 @@ def test_who_dials_a_port_of_troths_own_is_told_so(fields: dict[str, Any], reaso
     assert event(fields, flags="NR").reason is reason
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:8080", "[::1]:8080"])
+def test_what_came_from_outside_for_loopback_is_not_taken_for_a_matter_of_policy(
+    address: str,
+) -> None:
+    found = event(PLAIN, flags="NR", dst=address)
+    assert (found.outcome, found.reason) == (Outcome.REFUSED, Reason.OTHER)
+    assert found.detail == "came from outside for loopback"
+
+
 def test_a_server_with_another_identity_is_named_as_a_claim() -> None:
     words = (
         FAILED + "verify_cert_failed:_verify_SAN_list,_expected_SANs:_"

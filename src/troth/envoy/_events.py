@@ -161,6 +161,8 @@ def parse(line: bytes) -> ConnectionEvent | None:
     outcome, reason = verdict
     if "NR" in flags and _went_to_ourselves(entry):
         outcome, reason = Outcome.REFUSED, Reason.RESERVED_PORT
+    elif "NR" in flags and entry.role is Role.PLAIN_IN and _is_to_loopback(entry):
+        outcome, reason, words = Outcome.REFUSED, Reason.OTHER, "came from outside for loopback"
     # Envoy connects to the app only after the handshake, so having tried proves the peer.
     verified = not _text(entry.dfail) and bool(flags & {"UF", "UH", "NC"})
     if reason is Reason.BAD_SERVER_NAME:
@@ -219,12 +221,14 @@ def _event(
 
 def _went_to_ourselves(entry: _Line) -> bool:
     """Whether a process dialled one of troth's ports by hand instead of being led there."""
-    address, port = _endpoint(entry.dst)
     if entry.role is Role.PLAIN_IN:
-        return port in OWN_PORTS
-    return (
-        entry.role is Role.OUTBOUND and bool(address) and ipaddress.ip_address(address).is_loopback
-    )
+        return _endpoint(entry.dst)[1] in OWN_PORTS
+    return entry.role is Role.OUTBOUND and _is_to_loopback(entry)
+
+
+def _is_to_loopback(entry: _Line) -> bool:
+    address, _ = _endpoint(entry.dst)
+    return bool(address) and ipaddress.ip_address(address).is_loopback
 
 
 def port_of_server_name(name: str) -> int | None:

@@ -13,11 +13,13 @@ from troth.envoy._filters import original_dst, set_filter_state, state, tcp_prox
 from troth.envoy._matchers import (
     DESTINATION_IP,
     DESTINATION_PORT,
+    LOOPBACK,
     REFUSED,
     SERVER_NAME,
     choose_chain,
     choose_matcher,
     match_exact,
+    match_ranges,
     match_whole,
 )
 from troth.envoy._names import cluster_name
@@ -112,10 +114,17 @@ def plain_in(local: LocalPod, log: Path) -> Message:
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]
         if others_pass
         else [chain(name) for name in names.values()] or [_never()],
-        filter_chain_matcher=match_exact(
-            DESTINATION_PORT,
-            by_port,
-            choose_chain("plain") if others_pass else None,
+        # The kernel drops packets to loopback that come from outside, but only after the redirect,
+        # which gives them another destination. To pass them would open what listens there alone.
+        filter_chain_matcher=match_ranges(
+            [(LOOPBACK, choose_chain(REFUSED))],
+            choose_matcher(
+                match_exact(
+                    DESTINATION_PORT,
+                    by_port,
+                    choose_chain("plain") if others_pass else None,
+                )
+            ),
         ),
         access_log=failed_access_log(Role.PLAIN_IN, uid, log),
         traffic_direction=base_pb2.TrafficDirection.INBOUND,

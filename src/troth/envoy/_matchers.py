@@ -15,6 +15,9 @@ from troth.envoy._proto import Message, pack
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+"""Never a connection's honest destination: capture leaves what stays inside the pod alone."""
+
 REFUSED = "refused"
 """No chain has this name, so to choose it refuses the connection."""
 

@@ -21,6 +21,7 @@ from troth.envoy._filters import (
 )
 from troth.envoy._matchers import (
     DESTINATION_PORT,
+    LOOPBACK,
     REFUSED,
     choose_chain,
     choose_matcher,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from troth.mesh import Destination, LocalPod
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
-_LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 def outbound(local: LocalPod, service_ranges: Iterable[str], log: Path) -> Message:
@@ -103,7 +103,7 @@ def internal_outbound(destinations: Iterable[Destination], log: Path) -> Message
     identities = sorted({identity for identity, _, _ in groups})
     # Loopback is never captured: only a connection made to 15001 by hand has it, and passing it on
     # would loop.
-    ranges: list[tuple[Iterable[str], Message]] = [(_LOOPBACK, choose_chain(REFUSED))]
+    ranges: list[tuple[Iterable[str], Message]] = [(LOOPBACK, choose_chain(REFUSED))]
     for (identity, tunnel, exceptions), addresses in sorted(
         groups.items(), key=lambda item: (item[0][0], item[0][1], sorted(item[0][2]))
     ):
