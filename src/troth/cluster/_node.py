@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
+
+_HOST = Path("/proc/1/ns/net")
+"""The node's own network namespace, given that its PIDs are in view."""
 
 
 class ClusterNode:
@@ -197,6 +201,7 @@ class ClusterNode:
             signer=self._signer,
             service_ranges=ranges,
             on_change=self._wake,
+            host=_HOST,
             announcement_seconds=self.settings.announcement_seconds,
         )
 

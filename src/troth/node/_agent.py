@@ -31,6 +31,7 @@ from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._enroller import Enroller
 from troth.node._figures import Figures
 from troth.node._history import History
+from troth.node._host_rules import HostRules
 from troth.node._journal import Journal
 from troth.node._observe import Observer
 
@@ -69,6 +70,7 @@ class NodeAgent:
         on_change: Called when a new world has come into force, and when `captured`, `refused` or
             `using` has changed.
         metrics: Hears of connections and of what Envoy takes over.
+        host: The node's own network namespace, if its processes are to reach captured pods.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
             no longer; 0 if there is nobody but this agent.
     """
@@ -82,6 +84,7 @@ class NodeAgent:
         service_ranges: Iterable[str],
         on_change: Callable[[], None],
         metrics: NodeMetrics | None = None,
+        host: Path | None = None,
         announcement_seconds: float = 0.0,
     ) -> None:
         self.connections: History[Connection] = History()
@@ -107,7 +110,8 @@ class NodeAgent:
         self._world: World | None = None
         self._observer: Observer | None = None
         self._wanted: Mapping[str, Path] = {}
-        self._pods = Enroller(grace=announcement_seconds)
+        self._pods = Enroller(grace=announcement_seconds, probes=host is not None)
+        self._host = HostRules(host) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._woken = asyncio.Event()
         self._generation = 0
@@ -245,6 +249,8 @@ class NodeAgent:
         )
         if not await self._settled():
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
+        if self._host is not None:
+            await self._host.let_in({ip for pod in view.local_pods for ip in pod.pod.addresses})
         if await pods.act({local.pod.uid for local in ready}, self._not_ready(view, missing)):
             self._wake()
         self._wake_at(pods.next_look())

@@ -2,8 +2,8 @@
 
 The rules fail closed: they redirect to ports on which only Envoy listens, so with Envoy gone a
 connection is refused, never passed around it. UDP is left alone, and so is what stays inside the
-pod. They look at a connection's first packet only (SYN), so connections that were there before
-the pod was captured live on.
+pod, and what the node's own processes send to it (see `_host_rules`). They look at a connection's
+first packet only (SYN), so connections that were there before the pod was captured live on.
 """
 
 from __future__ import annotations
@@ -20,11 +20,25 @@ if TYPE_CHECKING:
 
 TABLE = "troth"
 
+PROBE_SOURCE_V4 = "169.254.7.150"
+PROBE_SOURCE_V6 = "fd74:726f:7468::7:150"
+"""What the node's own processes are seen as by its captured pods; nobody's address (RFC 3927, RFC
+4193). See `troth.node._host_rules`.
+"""
+
+_PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} return;"
+
 _FIRST = "tcp flags syn / fin,syn,rst,ack"
 
 
-def capture_rules() -> str:
-    """The whole table as one nftables transaction, for IPv4 and IPv6 alike."""
+def capture_rules(*, probes: bool = False) -> str:
+    """The whole table as one nftables transaction, for IPv4 and IPv6 alike.
+
+    Args:
+        probes: Let what comes from the probes' source reach the pod as it is. Only where the node's
+            own rules (`_host_rules`) see to it that nobody else has that address.
+    """
+    exempt = _PROBES if probes else ""
     return f"""\
 add table inet {TABLE}
 delete table inet {TABLE}
@@ -42,6 +56,7 @@ table inet {TABLE} {{
   chain inbound {{
     type nat hook prerouting priority -100; policy accept;
     iif "lo" return
+    {exempt}
     tcp dport {TUNNEL_PORT} return
     {_FIRST} redirect to :{INBOUND_PORT}
   }}
@@ -71,14 +86,18 @@ table inet {TABLE} {{
 """
 
 
-async def capture(netns: Path) -> None:
+async def capture(netns: Path, *, probes: bool = False) -> None:
     """Lead the TCP of the network namespace at ``netns`` through Envoy; harmless when repeated.
+
+    Args:
+        netns: The pod's.
+        probes: As of `capture_rules`.
 
     Raises:
         EnvironmentLackError: nft isn't there.
         PeerError: The kernel refused the rules.
     """
-    await apply_ruleset(netns, capture_rules())
+    await apply_ruleset(netns, capture_rules(probes=probes))
 
 
 async def release(netns: Path) -> None:

@@ -52,7 +52,8 @@ def network_namespaces(uids: Iterable[str], proc: Path = Path("/proc")) -> Mappi
     """
     wanted = set(uids)
     found: dict[str, Path] = {}
-    own = _inode(proc / "self")
+    # The agent's own namespace and the node's, which may be the same one.
+    never = {None, _inode(proc / "self"), _inode(proc / "1")}
     for process in _processes(proc):
         if not wanted - found.keys():
             break
@@ -61,7 +62,7 @@ def network_namespaces(uids: Iterable[str], proc: Path = Path("/proc")) -> Mappi
         except OSError:
             continue  # it has ended
         # A process that is still on its way into the pod is in the node's namespace.
-        if uid in wanted and uid not in found and _inode(process) not in {None, own}:
+        if uid in wanted and uid not in found and _inode(process) not in never:
             found[uid] = process / "ns" / "net"
     return found
 

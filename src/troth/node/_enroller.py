@@ -40,13 +40,15 @@ class Enroller:
 
     Args:
         grace: As of `Enrolment`.
+        probes: As of `capture`.
 
     Attributes:
         announced: UIDs of the pods that others are to be told are captured.
         refused: Why pods that should be captured are not, by UID.
     """
 
-    def __init__(self, *, grace: float) -> None:
+    def __init__(self, *, grace: float, probes: bool = False) -> None:
+        self._probes = probes
         self._pods = Enrolment(grace=grace)
         self.announced: frozenset[str] = frozenset()
         self.refused: Mapping[str, str] = {}
@@ -107,7 +109,7 @@ class Enroller:
         refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
         for uid in set(uids) - deaf:
             try:
-                await capture(self._pods.netns[uid])
+                await capture(self._pods.netns[uid], probes=self._probes)
             except TrothError as error:
                 refused[uid] = str(error)
             else:

@@ -1,0 +1,158 @@
+"""Who is taken for the node's own process, judged by the kernel in namespaces of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from troth.node import _netns
+from troth.node._capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset, capture
+from troth.node._host_rules import HostRules, host_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.local.conftest import InNode
+
+POD, POD_V6 = "10.9.1.2", "fd99:1::2"
+OTHER, OTHER_V6 = "10.9.2.2", "fd99:2::2"
+
+
+class Net:
+    """A node with two pods that it forwards between; this process is the node's."""
+
+    def __init__(self, directory: Path) -> None:
+        self.host = Path("/proc/self/ns/net")
+        self.pod, self.other = directory / "pod", directory / "other"
+        run("ip", "link", "set", "lo", "up")
+        for number, path in enumerate((self.pod, self.other), start=1):
+            _netns.create(path)
+            holder = subprocess.Popen([*_netns.enter_command(path), "sleep", "60"])
+            while Path(f"/proc/{holder.pid}/comm").read_text() != "sleep\n":
+                run("sleep", "0.01")
+            run(*f"ip link add p{number} type veth peer name eth0 netns {holder.pid}".split())
+            holder.kill()
+            holder.wait()
+            inside = _netns.enter_command(path)
+            for address, prefix in ((f"10.9.{number}.", 24), (f"fd99:{number}::", 64)):
+                no_dad = ("nodad",) if ":" in address else ()
+                run("ip", "addr", "add", f"{address}1/{prefix}", "dev", f"p{number}", *no_dad)
+                run(*inside, "ip", "addr", "add", f"{address}2/{prefix}", "dev", "eth0", *no_dad)
+            run("ip", "link", "set", f"p{number}", "up")
+            run(*inside, "ip", "link", "set", "eth0", "up")
+            run(*inside, *["ip", "route", "add", "default", "via"], f"10.9.{number}.1")
+            run(*inside, *["ip", "-6", "route", "add", "default", "via"], f"fd99:{number}::1")
+        for family in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            Path(f"/proc/sys/net/{family}").write_text("1")
+        # A new link takes a moment until IPv6 uses it.
+        while not source_seen(self, self.other, POD_V6):
+            pass
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+def source_seen(net: Net, client: Path, address: str, *, bind: str = "") -> str:
+    """Where the pod sees a client's connection come from; empty when it sees none."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with _netns.socket_in(net.pod, family) as server, _netns.socket_in(client, family) as ours:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((address, 8080))
+        server.listen()
+        server.settimeout(5)
+        ours.settimeout(0.5)
+        if bind:
+            ours.bind((bind, 0))
+        if ours.connect_ex((address, 8080)) != 0:
+            return ""
+        with server.accept()[0] as connection:
+            connection.sendall(b"answer")
+            assert ours.recv(6) == b"answer"
+            return str(connection.getpeername()[0])
+
+
+def the_node_itself_reaches_its_captured_pods(directory: Path) -> None:
+    net = Net(directory)
+    asyncio.run(capture(net.pod, probes=True))
+    assert source_seen(net, net.host, POD) == ""
+    asyncio.run(HostRules(net.host).let_in([POD, POD_V6]))
+    assert source_seen(net, net.host, POD) == PROBE_SOURCE_V4
+    assert source_seen(net, net.host, POD_V6) == PROBE_SOURCE_V6
+
+
+def forwarded_connections_are_not_exempt(directory: Path) -> None:
+    net = Net(directory)
+    assert source_seen(net, net.other, POD) == OTHER
+    asyncio.run(HostRules(net.host).let_in([POD, POD_V6]))
+    assert source_seen(net, net.other, POD) == OTHER
+    assert source_seen(net, net.other, POD_V6) == OTHER_V6
+    asyncio.run(capture(net.pod, probes=True))
+    assert source_seen(net, net.other, POD) == ""
+    assert source_seen(net, net.other, POD_V6) == ""
+
+
+def masqueraded_connections_are_not_exempt(directory: Path) -> None:
+    net = Net(directory)
+    asyncio.run(HostRules(net.host).let_in([POD]))
+    kube_proxy = "chain c { type nat hook postrouting priority 100; masquerade; };"
+    asyncio.run(apply_ruleset(net.host, f"table ip theirs {{ {kube_proxy} }};"))
+    assert source_seen(net, net.other, POD) == "10.9.1.1"
+    asyncio.run(capture(net.pod, probes=True))
+    assert source_seen(net, net.other, POD) == ""
+    assert source_seen(net, net.host, POD) == PROBE_SOURCE_V4
+
+
+def nobody_else_can_have_the_probes_source(directory: Path) -> None:
+    net = Net(directory)
+    run(*_netns.enter_command(net.other), "ip", "addr", "add", PROBE_SOURCE_V4, "dev", "eth0")
+    # Even where the node itself would know the way back.
+    run("ip", "route", "add", PROBE_SOURCE_V4, "dev", "p2")
+    assert source_seen(net, net.other, POD, bind=PROBE_SOURCE_V4) == PROBE_SOURCE_V4
+    asyncio.run(HostRules(net.host).let_in([POD]))
+    assert source_seen(net, net.other, POD, bind=PROBE_SOURCE_V4) == ""
+
+
+def a_pod_captured_without_probes_exempts_nobody(directory: Path) -> None:
+    net = Net(directory)
+    asyncio.run(HostRules(net.host).let_in([POD]))
+    asyncio.run(capture(net.pod))
+    assert source_seen(net, net.host, POD) == ""
+
+
+def pods_that_are_not_captured_see_the_node_as_it_is(directory: Path) -> None:
+    net = Net(directory)
+    rules = HostRules(net.host)
+    asyncio.run(rules.let_in([POD]))
+    asyncio.run(rules.let_in([]))
+    assert source_seen(net, net.host, POD) == "10.9.1.1"
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        the_node_itself_reaches_its_captured_pods,
+        forwarded_connections_are_not_exempt,
+        masqueraded_connections_are_not_exempt,
+        nobody_else_can_have_the_probes_source,
+        a_pod_captured_without_probes_exempts_nobody,
+        pods_that_are_not_captured_see_the_node_as_it_is,
+    ],
+    ids=lambda scene: scene.__name__.replace("_", " "),
+)
+def test_host_rules_in_the_kernel(
+    scene: Callable[[Path], None], in_node_namespace: InNode, tmp_path: Path
+) -> None:
+    in_node_namespace(scene, tmp_path)
+
+
+def test_the_rules_are_one_transaction_whatever_the_addresses() -> None:
+    for addresses in ([], [POD], [POD_V6], [POD, POD_V6]):
+        rules = host_rules(addresses)
+        assert rules.startswith("add table inet troth-node\ndelete table inet troth-node\n")
+        assert all(address in rules for address in addresses)
