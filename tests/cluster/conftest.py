@@ -24,7 +24,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Lets a failed test tell what the cluster's programs said last."""
     report = yield
-    running = getattr(item, "funcargs", {}).get("cluster")
-    if report.failed and running is not None:
-        report.sections.append(("The cluster's programs", running.last_words()))
+    for name in ("cluster", "mesh"):
+        running = getattr(item, "funcargs", {}).get(name)
+        if report.failed and running is not None:
+            report.sections.append((f"The programs of the {name}", running.last_words()))
     return report

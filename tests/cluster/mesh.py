@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import Namespace, Pod
+from lightkube.resources.core_v1 import Namespace, Pod, Service
 from tests.cluster.control import Control
 from tests.cluster.objects import find
 from tests.cluster.programs import Program
@@ -23,6 +24,8 @@ from troth._contract import REPORT_ANNOTATION, report_lease
 from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.cluster.harness import Cluster
     from tests.cluster.node import Node
 
@@ -137,47 +140,64 @@ class ClusterMesh:
     def serve(self, namespace: str, name: str, node: str, **metadata: Any) -> dict[str, Any]:
         """Run a server with the pod's name on port 8080, and wait until it is ready."""
         probe = {"httpGet": {"port": 8080}, "failureThreshold": 1}
-        container = {
+        container = {**self.server(name), "readinessProbe": probe}
+        return self.run(namespace, name, node, container, **metadata)
+
+    def server(self, name: str) -> dict[str, Any]:
+        """The container of a server that says its name on port 8080 and echoes on 7000."""
+        return {
             "command": [sys.executable, SERVER, name, "http:8080", "echo:7000"],
             "ports": [{"containerPort": 8080}, {"containerPort": 7000}],
-            "readinessProbe": probe,
         }
-        return self.run(namespace, name, node, container, **metadata)
 
     def client(self, namespace: str, name: str, node: str) -> dict[str, Any]:
         """Run a pod that does nothing by itself."""
         return self.run(namespace, name, node, {})
 
     def run(
-        self, namespace: str, name: str, node: str, container: dict[str, Any], **metadata: Any
+        self,
+        namespace: str,
+        name: str,
+        node: str,
+        container: dict[str, Any],
+        *,
+        ready: bool = True,
+        **metadata: Any,
     ) -> dict[str, Any]:
         """Run a pod with a service account of its own name, and wait until it is ready."""
         self.cluster.service_account(namespace, name)
-        labels = {"app": name}
-        return self.cluster.run_pod(
-            {
-                "metadata": {"namespace": namespace, "name": name, "labels": labels, **metadata},
-                "spec": {"nodeName": node, "serviceAccountName": name, "containers": [container]},
-            }
-        )
+        metadata = {"labels": {"app": name}, **metadata, "namespace": namespace, "name": name}
+        spec = {"nodeName": node, "serviceAccountName": name, "containers": [container]}
+        return self.cluster.run_pod({"metadata": metadata, "spec": spec}, ready=ready)
 
-    def service(self, namespace: str, name: str, app: str = "") -> str:
-        """Make a service of the pods with the label; its virtual IP."""
+    def is_ready(self, namespace: str, name: str) -> bool:
+        """Whether a pod is ready."""
+        conditions = self.cluster.get(Pod, name, namespace)["status"]["conditions"]
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+    def service(self, namespace: str, app: str) -> str:
+        """Make a service of the pods with the label, on port 80; its virtual IP."""
+        return str(self._service(namespace, app, "ClusterIP")["clusterIP"])
+
+    def node_port(self, namespace: str, app: str) -> int:
+        """Make such a service that is also on a port of every node; that port."""
+        return int(self._service(namespace, f"{app}-port", "NodePort", app)["ports"][0]["nodePort"])
+
+    def _service(self, namespace: str, name: str, kind: str, app: str = "") -> dict[str, Any]:
         self.cluster.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Service",
                 "metadata": {"namespace": namespace, "name": name},
                 "spec": {
+                    "type": kind,
                     "selector": {"app": app or name},
                     "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
                 },
             }
         )
-        found = self.cluster.kubectl(
-            "get", "service", "-n", namespace, name, "-o", "jsonpath={.spec.clusterIP}"
-        )
-        return str(found)
+        spec: dict[str, Any] = self.cluster.get(Service, name, namespace)["spec"]
+        return spec
 
     def is_captured(self, namespace: str, name: str) -> bool:
         """Whether a pod is marked as captured."""
@@ -191,6 +211,39 @@ class ClusterMesh:
                 lambda name=name: self.is_captured(namespace, name) is captured,  # type: ignore[misc]  # bound at once
                 what=f"{name}'s mark to be {captured}",
             )
+
+    def redirects(self, namespace: str, name: str) -> bool:
+        """Whether a pod's new connections are led to Envoy."""
+        sandbox = self.cluster.worker(namespace, name).sandbox
+        assert sandbox is not None
+        command = ["nsenter", f"--net={sandbox.netns}", "nft", "list", "ruleset"]
+        return (
+            "redirect" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
+
+    @contextlib.contextmanager
+    def without_schema(self) -> Iterator[None]:
+        """Let the API server store any PeerAuthentication while the block runs."""
+        name = "peerauthentications.security.istio.io"
+        before = self.cluster.get(CustomResourceDefinition, name)
+        loose = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        self._set_schemas(name, [loose for _ in before["spec"]["versions"]])
+        try:
+            yield
+        finally:
+            schemas = [v["schema"]["openAPIV3Schema"] for v in before["spec"]["versions"]]
+            self._set_schemas(name, schemas)
+
+    def _set_schemas(self, name: str, schemas: list[Any]) -> None:
+        change = [
+            {
+                "op": "replace",
+                "path": f"/spec/versions/{index}/schema/openAPIV3Schema",
+                "value": schema,
+            }
+            for index, schema in enumerate(schemas)
+        ]
+        self.cluster.kubectl("patch", "crd", name, "--type=json", "-p", json.dumps(change))
 
     def get(self, namespace: str, client: str, url: str) -> str:
         """What a pod gets from a URL; ``refused`` when there is no answer."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import pytest
 from lightkube.resources.core_v1 import Pod
+from tests.cluster.harness import at_address
 from tests.cluster.mesh import ClusterMesh
+from tests.cluster.objects import PeerAuthentication
+from tests.cluster.probes import http_status
 from tests.e2e.harness import eventually
 
 if TYPE_CHECKING:
@@ -48,20 +54,196 @@ def address(pod: dict[str, object]) -> str:
     return str(status["podIP"])
 
 
+def answers(mesh: ClusterMesh, namespace: str, url: str, expected: str) -> bool:
+    """Whether the pod ``friend`` gets an answer from a URL."""
+    return mesh.get(namespace, "friend", url) == expected
+
+
 def test_a_policy_is_enforced_on_all_nodes(mesh: ClusterMesh, shop: str, outside: str) -> None:
     servers = [mesh.serve(shop, f"web-{n}", f"node-{n}") for n in (1, 2, 3)]
     mesh.client(shop, "friend", "node-1")
     mesh.client(outside, "stranger", "node-1")
     mesh.await_captured(shop, "web-1", "web-2", "web-3", "friend")
 
-    def answers(namespace: str, client: str) -> list[str]:
+    def all_answers(namespace: str, client: str) -> list[str]:
         return [mesh.get(namespace, client, f"{address(pod)}:8080") for pod in servers]
 
     served = [f"web-{n} 8080 /" for n in (1, 2, 3)]
-    assert answers(shop, "friend") == served
-    assert answers(outside, "stranger") == served
+    assert all_answers(shop, "friend") == served
+    assert all_answers(outside, "stranger") == served
     mesh.policy(shop, "STRICT")
-    eventually(lambda: answers(outside, "stranger") == ["refused"] * 3, what="STRICT on all nodes")
-    assert answers(shop, "friend") == served
+    eventually(
+        lambda: all_answers(outside, "stranger") == ["refused"] * 3, what="STRICT on all nodes"
+    )
+    assert all_answers(shop, "friend") == served
     mesh.policy(shop, "PERMISSIVE")
-    eventually(lambda: answers(outside, "stranger") == served, what="PERMISSIVE on all nodes")
+    eventually(lambda: all_answers(outside, "stranger") == served, what="PERMISSIVE on all nodes")
+
+
+@pytest.mark.parametrize("mode", ["PERMISSIVE", "STRICT"])
+def test_a_namespace_joins_and_leaves_the_mesh_under_load_without_a_failed_request(
+    mesh: ClusterMesh, mode: str
+) -> None:
+    namespace = mesh.namespace(f"busy-{mode.lower()}", in_mesh=False)
+    mesh.policy(namespace, mode)
+    pods = [mesh.serve(namespace, f"web-{n}", f"node-{n}") for n in (1, 2)]
+    mesh.client(namespace, "near", "node-1")
+    mesh.client(namespace, "far", "node-3")
+    processes = [mesh.cluster.worker(namespace, f"web-{n}").containers["app"].pid for n in (1, 2)]
+    with (
+        mesh.load(namespace, "near", f"{address(pods[0])}:8080"),
+        mesh.load(namespace, "far", f"{address(pods[0])}:8080"),
+        mesh.load(namespace, "far", f"{address(pods[1])}:8080"),
+    ):
+        mesh.label(namespace, in_mesh=True)
+        mesh.await_captured(namespace, "web-1", "web-2", "near", "far")
+        time.sleep(4)  # the load goes on, with the grace period and its end
+        mesh.label(namespace, in_mesh=False)
+        mesh.await_captured(namespace, "web-1", "web-2", "near", "far", captured=False)
+        eventually(
+            lambda: not any(mesh.redirects(namespace, name) for name in ("web-1", "far")),
+            what="the release",
+        )
+        time.sleep(1)
+    assert processes == [
+        mesh.cluster.worker(namespace, f"web-{n}").containers["app"].pid for n in (1, 2)
+    ]
+    mesh.cluster.client.deletecollection(Pod, namespace=namespace)
+
+
+def test_running_pods_that_join_are_strict_in_the_end_and_plain_again_when_they_leave(
+    mesh: ClusterMesh, outside: str
+) -> None:
+    namespace = mesh.namespace("later", in_mesh=False)
+    mesh.policy(namespace, "STRICT")
+    server = mesh.serve(namespace, "web", "node-2")
+    mesh.client(namespace, "friend", "node-1")
+    mesh.client(outside, "stranger", "node-1")
+    url = f"{address(server)}:8080"
+    assert mesh.get(outside, "stranger", url) == "web 8080 /"
+    mesh.label(namespace, in_mesh=True)
+    eventually(lambda: mesh.get(outside, "stranger", url) == "refused", what="STRICT")
+    assert mesh.get(namespace, "friend", url) == "web 8080 /"
+    mesh.label(namespace, in_mesh=False)
+    eventually(lambda: mesh.get(outside, "stranger", url) == "web 8080 /", what="plaintext")
+    eventually(lambda: not mesh.redirects(namespace, "web"), what="the release")
+    assert mesh.get(namespace, "friend", url) == "web 8080 /"
+    mesh.cluster.client.deletecollection(Pod, namespace=namespace)
+
+
+def test_services_are_balanced_by_envoy_and_reached_by_the_tunnel(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    mesh.policy(shop, "STRICT")
+    for n in (1, 2):
+        mesh.serve(shop, f"web-{n}", f"node-{n}", labels={"app": "web"})
+    mesh.client(shop, "friend", "node-3")
+    mesh.await_captured(shop, "web-1", "web-2", "friend")
+    service = mesh.service(shop, "web")
+    for n in (1, 2):
+        eventually(
+            functools.partial(answers, mesh, shop, service, f"web-{n} 8080 /"),
+            what=f"an answer of web-{n}",
+        )
+
+
+def test_an_address_given_to_another_pod_is_never_taken_for_its_former_one(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    mesh.policy(shop, "STRICT")
+    mesh.client(shop, "friend", "node-1")
+    for name in ("old", "new", "newest"):
+        pod = mesh.serve(shop, name, "node-2", annotations=at_address("10.244.2.200"))
+        assert address(pod) == "10.244.2.200"
+        mesh.await_captured(shop, name, "friend")
+        eventually(
+            functools.partial(answers, mesh, shop, "10.244.2.200:8080", f"{name} 8080 /"),
+            what=f"an answer of {name}",
+        )
+        mesh.cluster.delete(Pod, name, shop)
+
+
+def test_what_changed_while_the_api_server_was_away_is_caught_up_with(
+    mesh: ClusterMesh, shop: str, outside: str
+) -> None:
+    server = mesh.serve(shop, "web", "node-2")
+    mesh.client(shop, "friend", "node-1")
+    mesh.client(outside, "stranger", "node-1")
+    mesh.await_captured(shop, "web", "friend")
+    url = f"{address(server)}:8080"
+    plane = mesh.cluster.control_plane
+    with mesh.load(shop, "friend", url):
+        plane.apiserver.kill()
+        time.sleep(5)
+        assert mesh.get(outside, "stranger", url) == "web 8080 /"
+        plane.start_apiserver()
+        mesh.policy(shop, "STRICT")
+        eventually(
+            lambda: mesh.get(outside, "stranger", url) == "refused",
+            what="STRICT after the outage",
+            seconds=60,
+        )
+
+
+def test_a_policy_that_got_past_the_schema_takes_no_good_one_down(
+    mesh: ClusterMesh, shop: str, outside: str
+) -> None:
+    server = mesh.serve(shop, "web", "node-2")
+    mesh.client(outside, "stranger", "node-1")
+    mesh.await_captured(shop, "web")
+    url = f"{address(server)}:8080"
+    with mesh.without_schema():
+        mesh.policy(shop, "NONSENSE", name="aaa")
+        mesh.policy(shop, "STRICT")
+        eventually(lambda: mesh.get(outside, "stranger", url) == "refused", what="the good policy")
+        mesh.policy(shop, "BROKEN")  # of this one the last good version counts
+        reports = [mesh.report(f"node-{n}") for n in (1, 2, 3)]
+        eventually(
+            lambda: all(mesh.report(f"node-{n}") != reports[n - 1] for n in (1, 2, 3)),
+            what="reports of all nodes",
+        )
+        assert mesh.get(outside, "stranger", url) == "refused"
+        for name in ("aaa", "default"):
+            mesh.cluster.delete(PeerAuthentication, name, shop)
+
+
+def test_the_kubelets_probes_of_a_strict_pod_tell_whether_the_app_listens(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    mesh.policy(shop, "STRICT")
+    mesh.serve(shop, "http", "node-1")
+    listens = {"readinessProbe": {"tcpSocket": {"port": 8080}, "failureThreshold": 1}}
+    mesh.run(shop, "tcp", "node-1", {**mesh.server("tcp"), **listens})
+    mesh.await_captured(shop, "http", "tcp")
+    mesh.run(shop, "deaf", "node-1", listens, ready=False)
+    mesh.await_captured(shop, "deaf")
+    for name, ready in (("http", True), ("tcp", True), ("deaf", False)):
+        assert mesh.is_ready(shop, name) is ready
+
+
+def test_only_the_nodes_own_processes_reach_a_strict_pod_without_the_tunnel(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    server = mesh.serve(shop, "web", "node-1")
+    mesh.await_captured(shop, "web")
+    port = mesh.node_port(shop, "web")
+    one, two = mesh.cluster.nodes["node-1"], mesh.cluster.nodes["node-2"]
+    beside = mesh.cluster.control_plane.machine
+    pod = (address(server), 8080)
+
+    def reached() -> list[bool]:
+        return [
+            http_status(machine.netns, target) == HTTPStatus.OK
+            for machine, target in (
+                (one.machine, pod),
+                (two.machine, pod),
+                (beside, pod),
+                (beside, (one.address, port)),  # masqueraded: looks like the node's own
+                (beside, (two.address, port)),
+            )
+        ]
+
+    eventually(lambda: all(reached()), what="plaintext for all")
+    mesh.policy(shop, "STRICT")
+    eventually(lambda: not any(reached()[1:]), what="STRICT")
+    assert reached() == [True, False, False, False, False]
