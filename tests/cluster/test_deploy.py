@@ -1,0 +1,342 @@
+"""deploy/ on a real API server, as `kubectl apply -k` installs it, and its limits."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lightkube import ApiError, Client
+from lightkube.models.authorization_v1 import ResourceAttributes, SubjectAccessReviewSpec
+from lightkube.models.certificates_v1 import CertificateSigningRequestSpec
+from lightkube.models.coordination_v1 import LeaseSpec
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.authorization_v1 import SubjectAccessReview
+from lightkube.resources.certificates_v1 import CertificateSigningRequest
+from lightkube.resources.coordination_v1 import Lease
+from lightkube.resources.core_v1 import Pod
+from lightkube.types import PatchType
+from tests.cluster.harness import NODES, Cluster
+from tests.cluster.objects import find
+from tests.cluster.pods import descendant
+from tests.deploy.chart import DEPLOY, NAMESPACE
+from tests.e2e.harness import TROTH, eventually
+
+from troth._contract import CSR_USAGES, SIGNER_NAME, report_lease
+from troth.identity import SpiffeId, TrustDomain, build_csr, new_key
+from troth.mesh import CAPTURED_ANNOTATION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.cluster
+
+SERVER = str(Path(__file__).parents[1] / "e2e" / "programs" / "hello.py")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of its own, on which nothing is installed but deploy/."""
+    with pytest.MonkeyPatch.context() as patch, Cluster(nodes=NODES[:2]) as cluster:
+        # A container's `troth` is the one that is tested.
+        patch.setenv("PATH", f"{Path(TROTH).parent}:{os.environ['PATH']}")
+        cluster.kubectl("apply", "-k", str(DEPLOY))
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def shop(cluster: Cluster) -> str:
+    """A namespace of the mesh with a server on one node and a client on the other, captured."""
+    namespace = cluster.namespace("shop")
+    for name, node, command in (
+        ("web", "node-1", (sys.executable, SERVER, "web", "http:8080")),
+        ("client", "node-2", ()),
+    ):
+        metadata = {"namespace": namespace, "name": name}
+        cluster.run_pod({"metadata": metadata, "spec": {"nodeName": node}}, command)
+    cluster.kubectl("label", "namespace", namespace, "troth.dev/mesh=enabled")
+    for name in ("web", "client"):
+        eventually(
+            lambda name=name: captured(cluster, namespace, name) == "true",  # type: ignore[misc]  # bound at once
+            what=f"{name}'s capture",
+        )
+    return namespace
+
+
+def captured(cluster: Cluster, namespace: str, name: str) -> str | None:
+    annotations = cluster.get(Pod, name, namespace)["metadata"].get("annotations", {})
+    return str(annotations.get(CAPTURED_ANNOTATION))
+
+
+def agent_pod(cluster: Cluster, node: str) -> str:
+    (name,) = cluster.kubectl(
+        *("get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=node"),
+        f"--field-selector=spec.nodeName={node}",
+        *("-o", "jsonpath={.items[*].metadata.name}"),
+    ).split()
+    return name
+
+
+@contextlib.contextmanager
+def agent_of(cluster: Cluster, node: str) -> Iterator[Client]:
+    """Somebody who has the token of the node's agent."""
+    pod = agent_pod(cluster, node)
+    with cluster.control_plane.client_with(cluster.token(NAMESPACE, pod)) as client:
+        yield client
+
+
+def test_the_controller_is_rolled_out_on_two_nodes(cluster: Cluster) -> None:
+    cluster.kubectl(
+        *("rollout", "status", "-n", NAMESPACE, "deployment/troth-controller", "--timeout=50s")
+    )
+    nodes = cluster.kubectl(
+        *("get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=controller"),
+        *("-o", "jsonpath={.items[*].spec.nodeName}"),
+    ).split()
+    assert sorted(nodes) == ["node-1", "node-2"]
+
+
+def test_every_nodes_agent_reports(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        eventually(
+            lambda node=node: find(cluster.client, Lease, report_lease(node), NAMESPACE),  # type: ignore[misc]  # bound at once
+            what=f"the report of {node}",
+        )
+
+
+def test_a_policy_is_enforced(cluster: Cluster, shop: str) -> None:
+    address = cluster.get(Pod, "web", shop)["status"]["podIP"]
+    cluster.run_pod(
+        {"metadata": {"namespace": "default", "name": "stranger"}, "spec": {"nodeName": "node-2"}}
+    )
+    url = f"http://{address}:8080"
+    assert cluster.fetch("default", "stranger", url) == "web 8080 /"
+    cluster.apply(
+        {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "PeerAuthentication",
+            "metadata": {"namespace": shop, "name": "strict"},
+            "spec": {"mtls": {"mode": "STRICT"}},
+        }
+    )
+    cluster.kubectl(
+        *("wait", f"--namespace={shop}", "peerauthentication/strict", "--for=condition=Enforced"),
+        "--timeout=30s",
+    )
+    # A pod that was put into the mesh just now takes plaintext until all nodes know.
+    eventually(lambda: cluster.fetch("default", "stranger", url) is None, what="STRICT")
+    assert cluster.fetch(shop, "client", url) == "web 8080 /"
+
+
+def test_envoy_has_the_capabilities_for_its_sockets_and_no_other(
+    cluster: Cluster, shop: str
+) -> None:
+    assert shop
+    worker = cluster.worker(NAMESPACE, agent_pod(cluster, "node-1"))
+    (container,) = worker.containers.values()
+    envoy = eventually(lambda: descendant(container.pid, 1), what="Envoy")
+    status = Path(f"/proc/{envoy}/status").read_text()
+    found = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
+    net_admin, sys_admin = 1 << 12, 1 << 21
+    assert int(found["CapEff"], 16) == net_admin | sys_admin
+    assert int(found["CapBnd"], 16) == net_admin | sys_admin
+
+
+CSR = {"group": "certificates.k8s.io", "resource": "certificatesigningrequests"}
+SIGNERS = {"group": "certificates.k8s.io", "resource": "signers"}
+POLICIES = {"group": "security.istio.io", "resource": "peerauthentications"}
+ROOT = {"resource": "secrets", "namespace": NAMESPACE, "name": "troth-ca"}
+BUNDLE = {"resource": "configmaps", "namespace": NAMESPACE, "name": "troth-trust-bundle"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({"verb": "get", **ROOT}, id="read its Secret"),
+        pytest.param({"verb": "sign", **SIGNERS, "name": SIGNER_NAME}, id="sign"),
+        pytest.param(
+            {"verb": "patch", **POLICIES, "namespace": "default", "subresource": "status"},
+            id="write a policy's status",
+        ),
+    ],
+)
+def test_the_controller_may(cluster: Cluster, asked: dict[str, Any]) -> None:
+    assert may(cluster, "troth-controller", asked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({"verb": "get", **ROOT, "name": "other"}, id="read another Secret beside it"),
+        pytest.param({"verb": "get", **ROOT, "namespace": "default"}, id="read a Secret elsewhere"),
+        pytest.param({"verb": "list", "resource": "secrets"}, id="list Secrets"),
+        pytest.param({"verb": "delete", **ROOT}, id="delete the root"),
+        pytest.param(
+            {"verb": "sign", **SIGNERS, "name": "kubernetes.io/kubelet-serving"},
+            id="sign for another signer",
+        ),
+        pytest.param({"verb": "patch", **BUNDLE, "name": "other"}, id="write other ConfigMaps"),
+        pytest.param({"verb": "patch", **POLICIES, "namespace": "default"}, id="write policies"),
+        pytest.param(
+            {"verb": "create", "resource": "pods", "namespace": "default"}, id="make pods"
+        ),
+        pytest.param(
+            {
+                "verb": "create",
+                "resource": "serviceaccounts",
+                "namespace": NAMESPACE,
+                "name": "troth-node",
+                "subresource": "token",
+            },
+            id="make tokens",
+        ),
+    ],
+)
+def test_the_controller_may_not(cluster: Cluster, asked: dict[str, Any]) -> None:
+    assert not may(cluster, "troth-controller", asked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param({"verb": "get", **ROOT}, id="read the root's key"),
+        pytest.param({"verb": "get", "resource": "secrets", "namespace": "default"}, id="Secrets"),
+        pytest.param({"verb": "update", **CSR, "subresource": "approval"}, id="approve requests"),
+        pytest.param({"verb": "update", **CSR, "subresource": "status"}, id="sign requests"),
+        pytest.param({"verb": "sign", **SIGNERS, "name": SIGNER_NAME}, id="be the signer"),
+        pytest.param({"verb": "patch", **BUNDLE}, id="change the roots"),
+        pytest.param({"verb": "patch", **POLICIES, "subresource": "status"}, id="write status"),
+        pytest.param({"verb": "delete", "resource": "pods"}, id="delete pods"),
+        pytest.param({"verb": "create", "resource": "pods", "subresource": "exec"}, id="exec"),
+        pytest.param({"verb": "patch", "resource": "nodes", "name": "node-1"}, id="change nodes"),
+        pytest.param(
+            {
+                "verb": "create",
+                "group": "coordination.k8s.io",
+                "resource": "leases",
+                "namespace": "kube-system",
+            },
+            id="write Leases elsewhere",
+        ),
+    ],
+)
+def test_a_node_agent_may_not(cluster: Cluster, asked: dict[str, Any]) -> None:
+    assert not may(cluster, "troth-node", asked)
+
+
+def may(cluster: Cluster, account: str, asked: dict[str, Any]) -> bool:
+    review = SubjectAccessReview(
+        spec=SubjectAccessReviewSpec(
+            user=f"system:serviceaccount:{NAMESPACE}:{account}",
+            groups=["system:serviceaccounts", "system:authenticated"],
+            resourceAttributes=ResourceAttributes(**asked),
+        )
+    )
+    answer = cluster.client.create(review)
+    assert answer.status is not None
+    return bool(answer.status.allowed)
+
+
+def marked(value: str | None = "true") -> dict[str, Any]:
+    return {"metadata": {"annotations": {CAPTURED_ANNOTATION: value}}}
+
+
+def test_a_node_agent_marks_pods_of_its_own_node_only(cluster: Cluster, shop: str) -> None:
+    with agent_of(cluster, "node-1") as agent:
+        patch(agent, shop, "web", marked())
+        words = refusal(lambda: patch(agent, shop, "client", marked(None)))
+    assert "only mark the pods of its own node" in words
+    assert captured(cluster, shop, "client") == "true"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"metadata": {"labels": {"app": "other"}}}, id="label"),
+        pytest.param({"metadata": {"annotations": {"other": "x"}}}, id="annotation"),
+        pytest.param({"metadata": {"finalizers": ["example.com/keep"]}}, id="finalizer"),
+        pytest.param({"spec": {"activeDeadlineSeconds": 1}}, id="spec"),
+        pytest.param({"spec": {"containers": [{"name": "app", "image": "evil"}]}}, id="image"),
+    ],
+)
+def test_a_node_agent_changes_nothing_else_of_a_pod(
+    cluster: Cluster, shop: str, change: dict[str, Any]
+) -> None:
+    with agent_of(cluster, "node-1") as agent:
+        assert "nothing of a pod but the annotation" in refusal(
+            lambda: patch(agent, shop, "web", change)
+        )
+
+
+def test_a_node_agent_writes_its_own_report_only(cluster: Cluster) -> None:
+    with agent_of(cluster, "node-1") as agent:
+        for name in (report_lease("node-2"), "troth-controller"):
+            report = lease(name)
+            words = refusal(lambda report=report: agent.apply(report, force=True))  # type: ignore[misc]  # called at once
+            assert "only write the report of its own node" in words
+        agent.apply(lease(report_lease("node-1")), force=True)
+
+
+def test_a_node_agent_asks_no_other_signer(cluster: Cluster) -> None:
+    with agent_of(cluster, "node-1") as agent:
+        words = refusal(lambda: agent.create(request("kubernetes.io/kube-apiserver-client")))
+    assert "only ask the signer troth.dev/workload" in words
+
+
+def test_a_node_agent_deletes_requests_of_its_own_node_only(cluster: Cluster) -> None:
+    with agent_of(cluster, "node-1") as own, agent_of(cluster, "node-2") as other:
+        made = own.create(request(SIGNER_NAME))
+        assert made.metadata is not None
+        name = made.metadata.name or ""
+        words = refusal(lambda: other.delete(CertificateSigningRequest, name))
+        assert "only delete requests of its own node" in words
+        own.delete(CertificateSigningRequest, name)
+
+
+def test_a_token_of_an_agent_that_names_no_node_is_good_for_nothing(
+    cluster: Cluster, shop: str
+) -> None:
+    token = cluster.kubectl("create", "token", "troth-node", f"--namespace={NAMESPACE}").strip()
+    with cluster.control_plane.client_with(token) as agent:
+        assert "own node" in refusal(lambda: patch(agent, shop, "web", marked()))
+        report = lease(report_lease("node-1"))
+        assert "own node" in refusal(lambda: agent.apply(report, force=True))
+
+
+def test_others_write_pods_and_leases_as_before(cluster: Cluster, shop: str) -> None:
+    cluster.kubectl("annotate", "pod", "web", f"--namespace={shop}", "note=mine")
+    cluster.client.apply(lease("anybodys", namespace=shop), force=True)
+
+
+def test_applying_it_again_changes_nothing(cluster: Cluster) -> None:
+    assert cluster.kubectl("diff", "-k", str(DEPLOY)) == ""
+
+
+def patch(agent: Client, namespace: str, name: str, change: dict[str, Any]) -> None:
+    agent.patch(Pod, name, change, namespace=namespace, patch_type=PatchType.STRATEGIC)
+
+
+def lease(name: str, namespace: str = NAMESPACE) -> Lease:
+    return Lease(
+        metadata=ObjectMeta(namespace=namespace, name=name), spec=LeaseSpec(holderIdentity="test")
+    )
+
+
+def request(signer: str) -> CertificateSigningRequest:
+    identity = SpiffeId.for_service_account(TrustDomain.parse("cluster.local"), "none", "none")
+    csr = base64.b64encode(build_csr(new_key(), identity)).decode()
+    return CertificateSigningRequest(
+        metadata=ObjectMeta(generateName="test-"),
+        spec=CertificateSigningRequestSpec(request=csr, signerName=signer, usages=list(CSR_USAGES)),
+    )
+
+
+def refusal(action: Callable[[], object]) -> str:
+    with pytest.raises(ApiError) as caught:
+        action()
+    assert caught.value.status.message is not None
+    return caught.value.status.message
