@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.cluster.harness import Cluster
-    from tests.cluster.node import Node
 
 NAMESPACE = "troth-system"
 _PROGRAMS = Path(__file__).parents[1] / "e2e" / "programs"
@@ -69,7 +68,7 @@ class ClusterMesh:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
-            control = Control(self.cluster, NAMESPACE)
+            control = self._control = Control(self.cluster, NAMESPACE)
             self.cluster.apply(_RBAC)
             plane = self.cluster.control_plane
             self.controller = Program(
@@ -80,9 +79,7 @@ class ClusterMesh:
             )
             ends.callback(self.controller.terminate)
             self.controller.start()
-            self.agents = {
-                name: self._agent(node, control) for name, node in self.cluster.nodes.items()
-            }
+            self.agents = {name: self.agent(name) for name in self.cluster.nodes}
             for agent in self.agents.values():
                 ends.callback(agent.terminate)
                 agent.start()
@@ -94,12 +91,21 @@ class ClusterMesh:
     def __exit__(self, *_: object) -> None:
         self._ends.close()
 
-    def _agent(self, node: Node, control: Control) -> Program:
+    def agent(
+        self,
+        node: str,
+        *,
+        account: str = "troth-node",
+        run_dir: str = "/run/troth",
+        port: int = 8087,
+    ) -> Program:
+        """A node agent with a service account's rights, still to be started."""
         return Program(
-            node.machine,
-            *(TROTH, "node", f"--node-name={node.name}"),
-            f"--kubeconfig={control.inside('troth-node', node.name)}",
-            log=self.cluster.control_plane.logs / f"{node.name}-troth.log",
+            self.cluster.nodes[node].machine,
+            *(TROTH, "node", f"--node-name={node}", f"--run-dir={run_dir}"),
+            f"--kubeconfig={self._control.inside(account, node)}",
+            f"--health-port={port}",
+            log=self.cluster.control_plane.logs / f"{node}-{account}.log",
         )
 
     def await_agent(self, node: str) -> None:

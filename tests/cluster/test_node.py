@@ -247,3 +247,52 @@ def test_only_the_nodes_own_processes_reach_a_strict_pod_without_the_tunnel(
     mesh.policy(shop, "STRICT")
     eventually(lambda: not any(reached()[1:]), what="STRICT")
     assert reached() == [True, False, False, False, False]
+
+
+def test_an_agent_that_ends_leaves_its_pods_closed_and_the_next_one_takes_them_over(
+    mesh: ClusterMesh, shop: str, outside: str
+) -> None:
+    mesh.policy(shop, "STRICT")
+    server = mesh.serve(shop, "web", "node-2")
+    leaver = mesh.serve(shop, "leaver", "node-2", labels={"app": "leaver"})
+    mesh.client(shop, "friend", "node-1")
+    mesh.client(outside, "stranger", "node-1")
+    mesh.await_captured(shop, "web", "leaver", "friend")
+    url = f"{address(server)}:8080"
+    assert mesh.get(shop, "friend", url) == "web 8080 /"
+
+    mesh.agents["node-2"].kill()
+    assert mesh.get(outside, "stranger", url) == "refused"
+    assert mesh.get(shop, "friend", url) == "refused"
+    mesh.cluster.client.patch(
+        Pod, "leaver", {"metadata": {"labels": {"troth.dev/mesh": "disabled"}}}, namespace=shop
+    )
+
+    mesh.agents["node-2"].start()
+    eventually(functools.partial(answers, mesh, shop, url, "web 8080 /"), what="the next agent")
+    assert mesh.get(outside, "stranger", url) == "refused"
+    assert mesh.is_captured(shop, "web")
+    mesh.await_captured(shop, "leaver", captured=False)
+    eventually(lambda: not mesh.redirects(shop, "leaver"), what="the release")
+    assert mesh.get(outside, "stranger", f"{address(leaver)}:8080") == "leaver 8080 /"
+
+
+def test_an_agent_without_rights_says_which_ones_it_lacks(mesh: ClusterMesh) -> None:
+    machine = mesh.cluster.nodes["node-3"].machine
+    agent = mesh.agent("node-3", account="stranger", run_dir="/run/stranger", port=8099)
+    agent.start()
+    try:
+
+        def said() -> str:
+            url = "http://127.0.0.1:8099/readyz"
+            return machine.run("curl", "-sS", url, check=False).stdout
+
+        for right in ("list pods", "list peerauthentications.security.istio.io", "configmaps"):
+            eventually(lambda right=right: right in said(), what=right)  # type: ignore[misc]  # bound at once
+        assert "give it by a ClusterRole" in said()
+        assert (
+            "no permission" not in machine.run("curl", "-sS", "http://127.0.0.1:8087/readyz").stdout
+        )
+        assert agent.alive
+    finally:
+        agent.terminate()

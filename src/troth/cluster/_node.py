@@ -12,15 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from lightkube.resources.core_v1 import Node
 
 from troth._contract import policy_digest
+from troth._health import health_server
 from troth.cluster._local_pods import LocalPods, local_pods
 from troth.cluster._marker import Marker
 from troth.cluster._pins import Pins
 from troth.cluster._ranges import service_ranges
-from troth.errors import TrothError
+from troth.errors import EnvironmentLackError, TrothError
 from troth.node import NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
 from troth.node._report import NodeReporter, node_report
@@ -29,7 +31,7 @@ from troth.sources._api_client import api_client, api_errors
 from troth.sources._api_server import ApiServer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
     from lightkube import AsyncClient, SingleConfig
 
@@ -40,8 +42,25 @@ _log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
 
+_LOOPBACK = "127.0.0.1"
+"""On the node's own network only its own processes, the kubelet for one, are to ask."""
+
 _HOST = Path("/proc/1/ns/net")
 """The node's own network namespace, given that its PIDs are in view."""
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``/readyz``.
+
+    Attributes:
+        captured: How many pods are captured.
+        refused: Why pods that should be captured are not; that makes the node no less ready.
+        waiting_for: What is in the way, in words; ready when there is nothing.
+    """
+
+    captured: int = 0
+    refused: tuple[str, ...] = ()
+    waiting_for: tuple[str, ...] = ()
 
 
 class ClusterNode:
@@ -71,9 +90,18 @@ class ClusterNode:
         self._enforced: ClusterState | None = None
         self._woken = asyncio.Event()
 
-    def waiting_for(self) -> tuple[str, ...]:
-        """What is missing until the node does what it is there for; empty when nothing is."""
+    def readiness(self) -> Readiness:
+        """Whether it does what it is there for, and if not, why."""
+        return Readiness(
+            captured=len(self.agent.captured) if self.agent is not None else 0,
+            refused=self._refused(),
+            waiting_for=tuple(self._blockers()),
+        )
+
+    def _blockers(self) -> list[str]:
         blockers = [str(error) for error in self._troubles.values()]
+        if self._signer.error is not None:
+            blockers.append(str(self._signer.error))
         if self._state is None:
             blockers.append("the state of the cluster is not known yet")
         if self.agent is None:
@@ -84,7 +112,7 @@ class ClusterNode:
             blockers.append("Envoy has not taken the newest configuration yet")
         if self._marker is not None and self._marker.trouble:
             blockers.append(self._marker.trouble)
-        return tuple(blockers)
+        return blockers
 
     async def run(self) -> None:
         """Run until cancelled. Pods stay captured: without Envoy their connections are refused.
@@ -96,7 +124,10 @@ class ClusterNode:
         self._pins.start()
         self._marker = Marker(client)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with (
+                self._answering_health(),
+                asyncio.TaskGroup() as tasks,
+            ):
                 tasks.create_task(self._signer.run())
                 tasks.create_task(self._follow())
                 tasks.create_task(self._pins.run())
@@ -111,6 +142,18 @@ class ClusterNode:
         finally:
             self._pins.close()
             await client.close()
+
+    @contextlib.asynccontextmanager
+    async def _answering_health(self) -> AsyncIterator[None]:
+        port = self.settings.health_port
+        try:
+            async with health_server(self.readiness, port=port, host=_LOOPBACK):
+                yield
+        except OSError as error:
+            raise EnvironmentLackError(
+                f"port {port} for health checks cannot be used: {error.strerror}",
+                "choose another with --health-port",
+            ) from error
 
     async def _follow(self) -> None:
         states = follow(
@@ -161,17 +204,18 @@ class ClusterNode:
                 bundle=agent.certificates.bundle,
                 svids=agent.certificates.current().values(),
                 now=datetime.now(UTC),
-                trouble=self._trouble(agent),
+                trouble="; ".join((*map(str, self._troubles.values()), *self._refused())),
             )
         )
 
-    def _trouble(self, agent: NodeAgent) -> str:
-        pods = self.world.pods if self.world is not None else {}
-        refused = [
+    def _refused(self) -> tuple[str, ...]:
+        if self.agent is None or self.world is None:
+            return ()
+        pods = self.world.pods
+        return tuple(
             f"pod {pods.get(uid, uid)} is not captured: {reason}"
-            for uid, reason in sorted(agent.refused.items())
-        ]
-        return "; ".join((*map(str, self._troubles.values()), *refused))
+            for uid, reason in sorted(self.agent.refused.items())
+        )
 
     async def _take_over(self, agent: NodeAgent) -> None:
         """Find the pods outside of the mesh that an earlier agent captured, to release them."""

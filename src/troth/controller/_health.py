@@ -1,19 +1,8 @@
-"""``/healthz`` and ``/readyz`` for the kubelet: plain HTTP, two paths, nothing else."""
+"""What a replica of the controller answers to the kubelet's readiness probe."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from http import HTTPStatus
-from typing import TYPE_CHECKING
-
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-_REQUEST_SECONDS = 5.0
-_LONGEST_REQUEST = 4096
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,54 +19,3 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     leader: str
     waiting_for: tuple[str, ...] = ()
     rotation: tuple[str, ...] = ()
-
-
-@contextlib.asynccontextmanager
-async def health_server(
-    readiness: Callable[[], Readiness], *, port: int, host: str | None = None
-) -> AsyncIterator[int]:
-    """Answer while the block runs.
-
-    Args:
-        readiness: Asked at every request.
-        port: Where to listen; 0 for any.
-        host: Which address to listen on; all by default, as the kubelet comes by the pod's.
-
-    Yields:
-        The port.
-
-    Raises:
-        OSError: The port is taken.
-    """
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Whoever asks strangely or hangs up is nobody's problem.
-        with contextlib.suppress(OSError, TimeoutError, asyncio.LimitOverrunError, EOFError):
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_response(request, readiness))
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, host, port, limit=_LONGEST_REQUEST)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-
-
-def _response(request: bytes, readiness: Callable[[], Readiness]) -> bytes:
-    match request.split(b" ", 2):
-        case [b"GET", b"/healthz", _]:
-            status, body = HTTPStatus.OK, b"{}"
-        case [b"GET", b"/readyz", _]:
-            state = readiness()
-            body = msgspec.json.encode(state)
-            status = HTTPStatus.SERVICE_UNAVAILABLE if state.waiting_for else HTTPStatus.OK
-        case _:
-            status, body = HTTPStatus.NOT_FOUND, b"{}"
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Connection: close\r\n\r\n"
-    )
-    return head.encode() + body

@@ -14,7 +14,8 @@ from lightkube import ConfigError, KubeConfig
 
 from troth import _log as logs
 from troth._contract import CONTROLLER
-from troth.controller._health import Readiness, health_server
+from troth._health import health_server
+from troth.controller._health import Readiness
 from troth.controller._leader import LeaderElection
 from troth.controller._work import Work
 from troth.errors import EnvironmentLackError

@@ -117,6 +117,11 @@ class ClusterSigner:
             )
         return self._bundle
 
+    @property
+    def error(self) -> TrothError | None:
+        """What keeps the roots from being up to date."""
+        return self._published.error
+
     async def ready(self) -> None:
         """Wait until the roots are known."""
         await self._known.wait()
