@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.e2e.client import Certificate
-from tests.e2e.harness import Host, Mesh
+from tests.e2e.harness import PYTHON, Host, Mesh
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import FILE, Events, apply, clients, wait_serving
 
@@ -225,6 +225,34 @@ def test_what_a_tunnel_dials_is_seen_in_the_pods_log(mesh: Mesh, web: Client) ->
     # So that the test above can be believed.
     assert web.get("payments", 8080).body == "payments 8080 /"
     assert "connection from 127.0.0.6 " in mesh.troth("logs", "finance/payments").stdout
+
+
+def test_who_stops_amid_the_handshake_does_not_hold_its_connection_for_ever(
+    mesh: Mesh, address: str
+) -> None:
+    events = Events(mesh)
+    result = mesh.exec("legacy/cron", PYTHON, "-c", _STALL, address, str(TUNNEL))
+    assert result.returncode == 0, result.stderr
+    event = events.one(source="legacy/cron", source_port=int(result.stdout))
+    assert (event["outcome"], event["reason"]) == ("refused", "no_handshake")
+
+
+_STALL = """
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = context.wrap_bio(received, sent, server_hostname="8080")
+try:
+    tls.do_handshake()
+except ssl.SSLWantReadError:
+    pass
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30)
+connection.sendall(sent.read())
+while connection.recv(65536):
+    pass
+print(connection.getsockname()[1])
+"""
 
 
 def test_plaintext_to_the_tunnel_is_refused(mesh: Mesh, cron: Client, address: str) -> None:

@@ -213,6 +213,11 @@ def test_nothing_is_dialled_before_the_clients_certificate_is_verified() -> None
         assert chain.HasField("transport_socket")
 
 
+def test_who_does_not_prove_its_identity_in_time_is_cut_off() -> None:
+    for chain in tunnel_in(pod_in(Mode.STRICT), LOG).filter_chains:
+        assert 0 < chain.transport_socket_connect_timeout.seconds <= 15
+
+
 # What leaves.
 
 addresses = st.one_of(

@@ -159,6 +159,11 @@ def test_an_accepted_tunnel_is_read_whole() -> None:
             Outcome.REFUSED,
             Reason.CERTIFICATE_EXPIRED,
         ),
+        (
+            {"term": "transport socket timeout was reached"},
+            Outcome.REFUSED,
+            Reason.NO_HANDSHAKE,
+        ),
         ({"term": "something_new"}, Outcome.REFUSED, Reason.OTHER),
         ({"flags": "XX"}, Outcome.REFUSED, Reason.OTHER),
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.config.listener.v3 import listener_pb2
+from google.protobuf import duration_pb2
 
 from troth.envoy._accesslog import connected_access_log, failed_access_log
 from troth.envoy._filters import original_dst, set_filter_state, state, tcp_proxy, tls_inspector
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     from troth.mesh import LocalPod
 
+_HANDSHAKE_SECONDS = 10
+"""Who hasn't proved its identity by then never will, and must not hold a connection for ever."""
+
 _PORT_NUMBER = (
     "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 )
@@ -55,6 +59,7 @@ def tunnel_in(local: LocalPod, log: Path) -> Message:
             components_pb2.FilterChain(
                 name=name,
                 transport_socket=server_socket(local.identity),
+                transport_socket_connect_timeout=duration_pb2.Duration(seconds=_HANDSHAKE_SECONDS),
                 filters=[
                     set_filter_state(
                         state(

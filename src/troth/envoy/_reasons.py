@@ -38,6 +38,7 @@ _PHRASES: tuple[tuple[str, Reason], ...] = (
     ("NO_SHARED_GROUP", Reason.TLS_PARAMETERS),
     ("NO_APPLICATION_PROTOCOL", Reason.TLS_PARAMETERS),
     ("system_library", Reason.NO_HANDSHAKE),
+    ("transport socket timeout", Reason.NO_HANDSHAKE),
     ("TLS_error", Reason.HANDSHAKE_FAILED),
 )
 """Phrases of ``%DOWNSTREAM_/UPSTREAM_TRANSPORT_FAILURE_REASON%``; the first that occurs counts."""
