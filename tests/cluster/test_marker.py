@@ -1,0 +1,146 @@
+"""How pods' marks are written, against a client that does as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from lightkube.core.exceptions import ApiError
+
+from troth.cluster import _marker
+from troth.cluster._marker import Marker
+from troth.mesh import Pod
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+UNMARKED = Pod(uid="uid-1", namespace="shop", name="web")
+MARKED = Pod(uid="uid-1", namespace="shop", name="web", captured=True)
+
+
+class Client:
+    """Stands for the API server."""
+
+    def __init__(self) -> None:
+        self.answers: list[Exception | None] = []
+        self.patches: list[tuple[str, Any]] = []
+        self.asked = asyncio.Event()
+
+    async def patch(self, _kind: Any, name: str, change: Any, **options: Any) -> None:
+        self.patches.append((f"{options['namespace']}/{name}", change["metadata"]))
+        self.asked.set()
+        answer = self.answers.pop(0) if self.answers else None
+        if answer is not None:
+            raise answer
+
+    async def asked_times(self, count: int) -> None:
+        while len(self.patches) < count:
+            self.asked.clear()
+            await self.asked.wait()
+
+
+def refusal(code: int) -> ApiError:
+    status = {"kind": "Status", "code": code, "message": "pods are forbidden"}
+    return ApiError(
+        response=httpx2.Response(
+            code, json=status, request=httpx2.Request("PATCH", "https://api.invalid")
+        )
+    )
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+async def marker(client: Client, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Marker]:
+    monkeypatch.setattr(_marker, "_FIRST_RETRY_SECONDS", 0.001)
+    marker = Marker(client)  # type: ignore[arg-type]  # all that it uses of one
+    running = asyncio.create_task(marker.run())
+    yield marker
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def quiet() -> None:
+    """Let everything that is due happen."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_captured_pod_is_marked_by_a_patch_that_names_its_uid(
+    client: Client, marker: Marker
+) -> None:
+    marker.want([(UNMARKED, True)])
+    await client.asked_times(1)
+    annotations = {"troth.dev/captured": "true"}
+    assert client.patches == [("shop/web", {"uid": "uid-1", "annotations": annotations})]
+
+
+async def test_a_mark_is_taken_away_by_removing_the_annotation(
+    client: Client, marker: Marker
+) -> None:
+    marker.want([(MARKED, False)])
+    await client.asked_times(1)
+    assert client.patches[0][1]["annotations"] == {"troth.dev/captured": None}
+
+
+async def test_what_is_right_is_not_written(client: Client, marker: Marker) -> None:
+    marker.want([(MARKED, True), (UNMARKED, False)])
+    await quiet()
+    assert client.patches == []
+
+
+async def test_a_mark_is_written_once_until_the_api_server_had_time_to_repeat_it(
+    client: Client, marker: Marker
+) -> None:
+    for _ in range(3):
+        marker.want([(UNMARKED, True)])
+        await quiet()
+    assert len(client.patches) == 1
+
+
+async def test_a_mark_that_somebody_takes_away_is_written_again(
+    client: Client, marker: Marker
+) -> None:
+    for pod in (UNMARKED, MARKED, UNMARKED):
+        marker.want([(pod, True)])
+        await quiet()
+    assert len(client.patches) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(refusal(403), id="forbidden"),
+        pytest.param(refusal(500), id="an error of the server"),
+        pytest.param(httpx2.ConnectError("refused"), id="out of reach"),
+    ],
+)
+async def test_what_fails_is_told_and_tried_again(
+    client: Client, marker: Marker, answer: Exception
+) -> None:
+    client.answers = [answer, answer]
+    marker.want([(UNMARKED, True)])
+    await client.asked_times(2)
+    await quiet()
+    assert "shop/web" in marker.trouble
+    await client.asked_times(3)
+    await quiet()
+    assert marker.trouble == ""
+
+
+@pytest.mark.parametrize("code", [404, 409, 422])
+async def test_another_pod_of_the_same_name_is_left_alone(
+    client: Client, marker: Marker, code: int
+) -> None:
+    client.answers = [refusal(code)]
+    marker.want([(UNMARKED, True)])
+    await client.asked_times(1)
+    await quiet()
+    assert (marker.trouble, len(client.patches)) == ("", 1)
