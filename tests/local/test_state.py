@@ -94,13 +94,24 @@ def test_a_place_where_no_directory_can_be_made_is_refused(tmp_path: Path) -> No
         StateDirectory(tmp_path / "file" / "state").prepare()
 
 
-def test_a_directory_of_another_user_is_refused(
+def test_a_directory_of_another_user_is_refused_before_anything_in_it_is_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Whoever made it could name any process there as the one that `troth down` is to end.
     tmp_path.chmod(0o700)
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(InputError, match="belongs to user"):
-        StateDirectory(tmp_path).prepare()
+        StateDirectory(tmp_path)
+
+
+def test_a_directory_that_became_another_users_is_not_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = StateDirectory(tmp_path / "state")
+    state.path.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(InputError, match="belongs to user"):
+        state.prepare()
 
 
 def test_a_path_too_long_for_sockets_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ class StateDirectory:
 
     Args:
         path: The directory; the default is ``$TROTH_STATE_DIR``, then a place of the user's own.
+
+    Raises:
+        InputError: It exists and is somebody else's, open to others, or no directory. What it says
+            (whom to stop, whom to ask) would be another's word.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -83,6 +87,7 @@ class StateDirectory:
         self.journal = self.path / "events"
         self.netns = self.path / "netns"
         self.pods = self.path / "pods"
+        self._check_owner()
 
     def prepare(self) -> None:
         """Make the directory, or see that it is ours and nobody else's.
@@ -104,15 +109,7 @@ class StateDirectory:
             raise self._problem(
                 f"cannot be made: {error.strerror}", "name a place of your own in TROTH_STATE_DIR"
             ) from error
-        status = self.path.lstat()
-        if not stat.S_ISDIR(status.st_mode):
-            raise self._problem("not a directory (or a link to one)", "name a directory")
-        if status.st_uid != os.geteuid():
-            raise self._problem(f"belongs to user {status.st_uid}", "use one of your own")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise self._problem(
-                f"is open to others (mode {stat.S_IMODE(status.st_mode):o})", "make it 0700"
-            )
+        self._check_owner()
         marker = self.path / _MARKER
         if not marker.exists():
             if any(self.path.iterdir()):
@@ -161,6 +158,24 @@ class StateDirectory:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+
+    def _check_owner(self) -> None:
+        try:
+            status = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return  # nothing there that could be believed
+        except OSError as error:
+            raise self._problem(
+                f"cannot be looked at: {error.strerror}", "use one of your own"
+            ) from error
+        if not stat.S_ISDIR(status.st_mode):
+            raise self._problem("not a directory (or a link to one)", "name a directory")
+        if status.st_uid != os.geteuid():
+            raise self._problem(f"belongs to user {status.st_uid}", "use one of your own")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise self._problem(
+                f"is open to others (mode {stat.S_IMODE(status.st_mode):o})", "make it 0700"
+            )
 
     def _problem(self, found: str, wanted: str) -> InputError:
         return InputError(
