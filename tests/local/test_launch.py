@@ -141,6 +141,21 @@ def it_does_not_see_what_is_hidden(directory: Path) -> None:
     assert (state / "key.pem").exists()
 
 
+def it_does_not_see_what_is_hidden_in_a_volume_either(directory: Path) -> None:
+    state = directory / "host/run/state"
+    state.mkdir(parents=True)
+    (state / "key").write_text("secret")
+    (directory / "host/file").write_text("shown")
+    (directory / "link").symlink_to(directory / "host")
+    for source, hidden in (("host", "run/state"), ("link", "run/state"), ("host/run/state", "")):
+        bind = Bind(source=str(directory / source), target="/made/up", read_only=True)
+        fields = {"binds": [bind], "hidden": [str(state)]}
+        assert output(directory, "ls", "-A", f"/made/up/{hidden}", **fields) == ""
+    bind = Bind(source=str(directory / "host"), target="/made/up", read_only=True)
+    fields = {"binds": [bind], "hidden": [str(state)]}
+    assert output(directory, "cat", "/made/up/file", **fields) == "shown"
+
+
 def it_has_default_signals(directory: Path) -> None:
     status = output(directory, "grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status")
     _, blocked, _, ignored = status.split()
@@ -239,6 +254,7 @@ SCENARIOS = [
     it_cannot_undo_the_capture,
     privileged_it_can,
     it_does_not_see_what_is_hidden,
+    it_does_not_see_what_is_hidden_in_a_volume_either,
     it_has_default_signals,
     volumes_appear_where_there_was_nothing,
     a_read_only_volume_takes_no_writes,

@@ -167,7 +167,7 @@ class _Files:
         for bind in sorted(binds, key=lambda bind: bind["target"].count("/")):
             with _doing("mount", f"{bind['source']} at {bind['target']}"):
                 self._bind(bind)
-        for directory in hidden:
+        for directory in (*hidden, *_copies(binds, hidden)):
             with _doing("hide", directory):
                 _mount("tmpfs", directory, _MS_RDONLY, kind="tmpfs", options="mode=0")
 
@@ -216,6 +216,15 @@ class _Files:
             _mount(self._scratch, directory, _MS_MOVE)
         _mount(None, directory, _MS_PRIVATE)
         self._ours.add(directory)
+
+
+def _copies(binds: list[Bind], hidden: list[str]) -> Iterator[str]:
+    """Where else the hidden directories appear: a hostPath volume may hold one of them."""
+    for bind in binds:
+        source = os.path.realpath(bind["source"]).rstrip("/")
+        for directory in map(os.path.realpath, hidden):
+            if directory == source or directory.startswith(f"{source}/"):
+                yield os.path.realpath(bind["target"]) + directory.removeprefix(source)
 
 
 def _make_node(path: str, *, directory: bool) -> None:
