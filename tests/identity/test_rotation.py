@@ -257,3 +257,23 @@ def test_a_short_lived_certificate_is_not_due_at_once() -> None:
     chain = node.authority.sign(request.csr, now=node.now, lifetime=20 * SECOND).chain
     node.rotation.issued(request, chain=chain, bundle=node.authority.trust_bundle, now=node.now)
     assert node.rotation.step(node.now).wake_at == node.now + 10 * SECOND
+
+
+def test_a_hastened_renewal_comes_within_its_time_and_never_later_than_it_would_have() -> None:
+    node = Node()
+    node.want(WEB, PAYMENTS)
+    for request in node.rotation.step(node.now).requests:
+        node.answer(request)
+    usual = node.rotation.step(node.now).wake_at
+    node.rotation.hasten([WEB], now=node.now, within=48 * HOUR)
+    assert node.rotation.step(node.now).wake_at == usual
+    node.rotation.hasten([WEB], now=node.now, within=60 * SECOND)
+    node.now += 30 * SECOND
+    assert [request.spiffe_id for request in node.rotation.step(node.now).requests] == [WEB]
+
+
+def test_hastening_makes_nobody_ask_for_what_is_not_wanted() -> None:
+    node = Node()
+    node.rotation.hasten([WEB], now=node.now, within=SECOND)
+    node.now += SECOND
+    assert node.rotation.step(node.now).requests == ()

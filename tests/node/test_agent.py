@@ -22,10 +22,9 @@ TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 class NoSigner:
     """A signer that nobody asks."""
 
-    @property
-    def bundle(self) -> TrustBundle:
+    def __init__(self) -> None:
         authority = CertificateAuthority.self_signed(TRUST_DOMAIN, now=datetime.now(UTC))
-        return authority.trust_bundle
+        self.bundle: TrustBundle = authority.trust_bundle
 
     async def sign(self, request: SigningRequest) -> Signed:
         raise AssertionError(request)
@@ -93,3 +92,27 @@ async def test_the_same_world_again_is_no_news(make_agent: Callable[..., NodeAge
     agent.update(world, {})
     await agent._reconcile(world, {}, agent._generation)
     assert len(told) == 1
+
+
+async def test_other_roots_are_told_once_envoy_believes_in_them(
+    make_agent: Callable[..., NodeAgent],
+) -> None:
+    believed: list[TrustBundle] = []
+
+    def note() -> None:
+        assert agent.credentials is not None
+        believed.append(agent.credentials.bundle)
+
+    agent = make_agent(note)
+    signer = agent.certificates._signer
+    assert isinstance(signer, NoSigner)
+    world = World(trust_domain=TRUST_DOMAIN)
+    agent.update(world, {})
+    assert agent.credentials is None
+    await agent._reconcile(world, {}, agent._generation)
+    before = signer.bundle
+    signer.bundle = before.merge(NoSigner().bundle)
+    agent.follow_roots()
+    assert believed == [before]
+    await agent._reconcile(world, {}, agent._generation)
+    assert believed == [before, signer.bundle]

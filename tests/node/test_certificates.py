@@ -7,10 +7,12 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from troth._contract import root_fingerprint
 from troth.errors import PeerError
 from troth.identity import CertificateAuthority, SpiffeId, TrustDomain
-from troth.node import Signed
+from troth.node import Signed, _certificates
 from troth.node._certificates import CertificateKeeper
+from troth.node._issuers import issuers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,6 +31,7 @@ class MoodySigner:
 
     def __init__(self) -> None:
         self._authority = CertificateAuthority.self_signed(TRUST_DOMAIN, now=datetime.now(UTC))
+        self._bundle = self._authority.trust_bundle
         self.lifetime = timedelta(hours=1)
         self.refuses: set[SpiffeId] = set()
         self.refused = asyncio.Event()
@@ -39,7 +42,12 @@ class MoodySigner:
 
     @property
     def bundle(self) -> TrustBundle:
-        return self._authority.trust_bundle
+        return self._bundle
+
+    def take(self, authority: CertificateAuthority) -> None:
+        """Sign by another root from now on, and believe in both."""
+        self._authority = authority
+        self._bundle = self._bundle.merge(authority.trust_bundle)
 
     async def sign(self, request: SigningRequest) -> Signed:
         self.asked.append(request.spiffe_id)
@@ -201,3 +209,25 @@ async def test_when_it_is_stopped_nothing_is_left_waiting_for_the_signer(
         await keeper.ensure({WEB})
     await asyncio.sleep(0)
     assert signer.given_up == 1
+
+
+async def test_certificates_of_a_former_root_are_renewed_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_certificates, "_NEW_ROOT_WITHIN", timedelta())
+    signer, told = MoodySigner(), Told()
+    async with running(signer, told) as keeper:
+        await keeper.ensure({WEB})
+        (old,) = (root_fingerprint(each) for each in signer.bundle.certificates)
+        keeper.follow(old)  # nothing new
+        new = CertificateAuthority.self_signed(TRUST_DOMAIN, now=datetime.now(UTC))
+        signer.take(new)
+        keeper.follow(old)  # the new root is believed in, and doesn't sign yet
+        await asyncio.sleep(0)
+        assert signer.asked == [WEB]
+        (root,) = new.trust_bundle.certificates
+        keeper.follow(root_fingerprint(root))
+        await told.again()
+        now = datetime.now(UTC)
+        assert issuers(keeper.current()[WEB], signer.bundle, now) == {root_fingerprint(root)}
+        assert signer.asked == [WEB, WEB]

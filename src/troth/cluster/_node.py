@@ -196,13 +196,14 @@ class ClusterNode:
             yield world.pods[uid], uid in captured
 
     def _report(self, agent: NodeAgent, reporter: NodeReporter) -> None:
-        if self._enforced is None:
+        credentials = agent.credentials
+        if self._enforced is None or credentials is None:
             return
         reporter.tell(
             node_report(
                 policies=policy_digest(self._enforced.stored_policies),
-                bundle=agent.certificates.bundle,
-                svids=agent.certificates.current().values(),
+                bundle=credentials.bundle,
+                svids=credentials.svids,
                 now=datetime.now(UTC),
                 trouble="; ".join((*map(str, self._troubles.values()), *self._refused())),
             )
@@ -271,7 +272,7 @@ class ClusterNode:
 
     def _adopt_roots(self) -> None:
         if self.agent is not None:
-            self.agent.refresh()
+            self.agent.follow_roots(self._signer.signing_root)
         self._wake()
 
     def _note_troubles(self, troubles: Mapping[str, TrothError]) -> None:

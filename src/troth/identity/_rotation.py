@@ -1,13 +1,13 @@
 """The certificates of a node's identities, each renewed in time: what to do next, not the doing.
 
-A driver tells this machine what happened (`CertificateRotation.want`, `issued`, `failed`, `adopt`),
-asks for the next `CertificateRotation.step`, sends the requests in it to a signer, and sleeps until
-``wake_at`` or the next event. Time only enters as an argument.
+A driver tells this machine what happened (`CertificateRotation.want`, `issued`, `failed`, `adopt`,
+`hasten`), asks for the next `CertificateRotation.step`, sends the requests in it to a signer, and
+sleeps until ``wake_at`` or the next event. Time only enters as an argument.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from secrets import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -188,6 +188,13 @@ class CertificateRotation:
             except InputError:
                 identity.due = min(identity.due, now)
         return changed
+
+    def hasten(self, spiffe_ids: Collection[SpiffeId], *, now: datetime, within: timedelta) -> None:
+        """Have these SVIDs renewed within a time, each at a moment of its own."""
+        for spiffe_id in spiffe_ids:
+            identity = self._identities.get(spiffe_id)
+            if identity is not None and identity.current is not None:
+                identity.due = min(identity.due, now + within * self._jitter())
 
     def _awaiting(self, request: SigningRequest) -> _Identity | None:
         """The identity that waits for the answer to exactly this request."""

@@ -26,6 +26,7 @@ from troth.envoy import (
     build_snapshot,
     find_envoy,
 )
+from troth.identity import TrustBundle, X509Svid
 from troth.mesh import Connection, NodeView, World, node_view
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._enroller import Enroller
@@ -59,6 +60,13 @@ class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
     journal: Path
 
 
+class Credentials(msgspec.Struct, frozen=True):
+    """What Envoy proves itself by, and what it believes in."""
+
+    svids: tuple[X509Svid, ...]
+    bundle: TrustBundle
+
+
 class NodeAgent:
     """Enforces the mesh on one node.
 
@@ -67,8 +75,8 @@ class NodeAgent:
         paths: Where sockets and files go.
         signer: Who signs the certificates of the node's service accounts.
         service_ranges: Networks that hold nothing but services' virtual IPs.
-        on_change: Called when a new world has come into force, and when `captured`, `refused` or
-            `using` has changed.
+        on_change: Called when a new world has come into force, and when `captured`, `refused`,
+            `using` or `credentials` has changed.
         metrics: Hears of connections and of what Envoy takes over.
         host: The node's own network namespace, if its processes are to reach captured pods.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
@@ -114,6 +122,7 @@ class NodeAgent:
         self._host = HostRules(host) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._woken = asyncio.Event()
+        self._credentials: Credentials | None = None
         self._generation = 0
         self._enforced = 0
         self._progress = asyncio.Condition()
@@ -138,6 +147,11 @@ class NodeAgent:
     def refused(self) -> Mapping[str, str]:
         """Why pods that should be captured are not, by UID."""
         return self._pods.refused
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What Envoy has acknowledged; None before it has acknowledged anything."""
+        return self._credentials
 
     @property
     def trust_domain(self) -> TrustDomain:
@@ -194,8 +208,9 @@ class NodeAgent:
         """Take over a pod that an earlier agent captured, before the first `update`."""
         self._pods.adopt(uid, netns)
 
-    def refresh(self) -> None:
-        """Look again: the signer's roots have changed."""
+    def follow_roots(self, signing_root: str = "") -> None:
+        """Take note that the signer's roots have changed; argument as of `CertificateKeeper`."""
+        self.certificates.follow(signing_root)
         self._wake()
 
     async def enforced(self) -> None:
@@ -228,7 +243,7 @@ class NodeAgent:
 
     async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
         pods = self._pods
-        before = (pods.announced, pods.refused, self.using)
+        before = self._visible()
         pods.want(wanted, world.pods)
         view = node_view(
             world,
@@ -239,22 +254,26 @@ class NodeAgent:
         missing = await self.certificates.ensure({pod.identity for pod in view.local_pods})
         # Envoy holds all listeners back while one of its clusters waits for a secret.
         ready = tuple(local for local in view.local_pods if local.identity not in missing)
+        credentials = Credentials(
+            tuple(self.certificates.current().values()), self.certificates.bundle
+        )
         self._ads.update(
             build_snapshot(
                 msgspec.structs.replace(view, local_pods=ready),
-                self.certificates.current().values(),
-                self.certificates.bundle,
+                credentials.svids,
+                credentials.bundle,
                 access_log=self._paths.access_log,
             )
         )
         if not await self._settled():
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
+        self._credentials = credentials
         if self._host is not None:
             await self._host.let_in({ip for pod in view.local_pods for ip in pod.pod.addresses})
         if await pods.act({local.pod.uid for local in ready}, self._not_ready(view, missing)):
             self._wake()
         self._wake_at(pods.next_look())
-        changed = not self.is_settled or before != (pods.announced, pods.refused, self.using)
+        changed = not self.is_settled or before != self._visible()
         async with self._progress:
             self._enforced = generation
             self._progress.notify_all()
@@ -267,6 +286,10 @@ class NodeAgent:
                 destinations=len(view.destinations),
             )
             self._on_change()
+
+    def _visible(self) -> tuple[object, ...]:
+        """What others look at when they are told of a change."""
+        return self.captured, self.refused, self.using, self._credentials
 
     async def _settled(self) -> bool:
         """Wait until Envoy has taken the snapshot; False when there is a newer one to push."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
 from troth.errors import TrothError
 from troth.identity import CertificateRotation, SigningRequest, SpiffeId, TrustBundle, X509Svid
+from troth.node._issuers import issuers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 SIGNING_TIMEOUT_SECONDS = 30
+
+_NEW_ROOT_WITHIN = timedelta(seconds=30)
+"""How soon certificates of a former root are renewed; not all nodes ask at once."""
 
 PATIENCE_SECONDS = 1.0
 """How long a first certificate may hold up everything else."""
@@ -63,6 +67,7 @@ class CertificateKeeper:
         self._woken = asyncio.Event()
         self._answered = asyncio.Condition()
         self._requests: set[asyncio.Task[None]] = set()
+        self._signing_root = ""
 
     @property
     def bundle(self) -> TrustBundle:
@@ -72,6 +77,29 @@ class CertificateKeeper:
     def current(self) -> Mapping[SpiffeId, X509Svid]:
         """The certificates at hand."""
         return self._rotation.current
+
+    def follow(self, signing_root: str = "") -> None:
+        """Take note that the signer's roots have changed.
+
+        Args:
+            signing_root: Fingerprint of the root that new certificates chain to, if that is known.
+                Certificates of other roots are renewed soon, as these are about to be retired.
+        """
+        self._signing_root = signing_root
+        self._rotation.adopt(self.bundle, now=_now())
+        self._hasten()
+
+    def _hasten(self) -> None:
+        if not self._signing_root:
+            return
+        now = _now()
+        former = [
+            identity
+            for identity, svid in self._rotation.current.items()
+            if self._signing_root not in issuers(svid, self.bundle, now)
+        ]
+        self._rotation.hasten(former, now=now, within=_NEW_ROOT_WITHIN)
+        self._woken.set()
 
     async def ensure(self, identities: Collection[SpiffeId]) -> Mapping[SpiffeId, str]:
         """Want exactly ``identities``, and wait a moment for the new ones' certificates.
@@ -134,6 +162,7 @@ class CertificateKeeper:
         else:
             self._failures.pop(identity, None)
             if svid is not None:
+                self._hasten()
                 _log.info("certificate", identity=str(identity), until=svid.not_after.isoformat())
                 self._on_change()
         self._woken.set()

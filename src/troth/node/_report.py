@@ -20,8 +20,8 @@ from troth._contract import (
     report_lease,
     root_fingerprint,
 )
-from troth.errors import InputError, TrothError
-from troth.identity import validate_svid_chain
+from troth.errors import TrothError
+from troth.node._issuers import issuers
 from troth.sources._api_client import api_errors
 
 if TYPE_CHECKING:
@@ -60,20 +60,9 @@ def node_report(
     return NodeReport(
         policies=policies,
         roots=frozenset(map(root_fingerprint, bundle.certificates)),
-        issuers=frozenset(issuer for svid in svids for issuer in _issuers(svid, bundle, now)),
+        issuers=frozenset().union(*(issuers(svid, bundle, now) for svid in svids)),
         trouble=trouble,
     )
-
-
-def _issuers(svid: X509Svid, bundle: TrustBundle, now: datetime) -> Iterable[str]:
-    """The roots that vouch for a certificate."""
-    for root in bundle.certificates:
-        alone = msgspec.structs.replace(bundle, certificates=(root,))
-        try:
-            validate_svid_chain(svid.chain, alone, now=now)
-        except InputError:
-            continue
-        yield root_fingerprint(root)
 
 
 class NodeReporter:
