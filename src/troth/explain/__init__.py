@@ -17,6 +17,15 @@ from troth.explain._audit_report import (
     Proposal,
     WorkloadAudit,
 )
+from troth.explain._cluster_report import (
+    ClusterPod,
+    ClusterStatus,
+    ControllerStatus,
+    NodeStatus,
+    RootStatus,
+    TrustBundleStatus,
+)
+from troth.explain._cluster_status import cluster_status
 from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadIdentity, explain
 from troth.explain._observed import Plaintext, seen_in_plaintext
 from troth.explain._plan import plan
@@ -30,10 +39,14 @@ __all__ = [
     "Audit",
     "Change",
     "Client",
+    "ClusterPod",
+    "ClusterStatus",
+    "ControllerStatus",
     "Derivation",
     "Explainer",
     "Explanation",
     "LeftOut",
+    "NodeStatus",
     "NotCaptured",
     "Pair",
     "Plaintext",
@@ -44,12 +57,15 @@ __all__ = [
     "PortState",
     "Proposal",
     "Refusal",
+    "RootStatus",
+    "TrustBundleStatus",
     "Validation",
     "Why",
     "WorkloadAudit",
     "WorkloadIdentity",
     "WorkloadName",
     "audit",
+    "cluster_status",
     "explain",
     "plan",
     "seen_in_plaintext",

@@ -12,7 +12,8 @@ from troth.sources._collect import Identity, Manifests, with_implied_namespaces
 from troth.sources._kinds import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
 
 def amend(
@@ -55,6 +56,23 @@ def amend(
             problems=(*problems, *new.problems),
         )
     )
+
+
+def as_applied(new: Manifests, created: Mapping[str, datetime], *, now: datetime) -> Manifests:
+    """What ``new`` is once it is in a cluster, as far as age decides among policies.
+
+    The API server dates an object when it is made, whatever its manifest says, and never again.
+
+    Args:
+        new: What would be applied.
+        created: When the cluster's PeerAuthentications were made, by ``NAMESPACE/NAME``.
+        now: The time of the others.
+    """
+    policies = {
+        key: msgspec.structs.replace(each, created=created.get(key, now))
+        for key, each in new.policies.items()
+    }
+    return msgspec.structs.replace(new, policies=policies)
 
 
 def _named(without: Iterable[str], subjects: set[str]) -> set[str]:

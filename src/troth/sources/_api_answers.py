@@ -46,10 +46,11 @@ def refusal(
     if code == httpx2.codes.FORBIDDEN:
         return Broken(
             EnvironmentLackError(
-                f"no permission to {verb} {resource} in all namespaces ({server}: {said})",
+                f"no permission to {verb} {resource} {resource.scope} ({server}: {said})",
                 f"give it by a ClusterRole: apiGroups [{resource.group!r}], resources "
                 f"[{resource.plural!r}], verbs ['list', 'watch']",
-            )
+            ),
+            is_forbidden=True,
         )
     remedy = ""
     if code == httpx2.codes.UNAUTHORIZED:

@@ -87,6 +87,11 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
+    @property
+    def scope(self) -> str:
+        """Where its objects are, in words that follow a verb."""
+        return "in all namespaces"
+
     def path(self, version: str) -> str:
         """Its URL's path for all namespaces."""
         prefix = f"/apis/{self.group}" if self.group else "/api"
@@ -160,6 +165,21 @@ class ApiServer:
         except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
             return Broken(translated(self._name, error))
         return absence(self._name, resource) if isinstance(event, Absent) else event
+
+    async def get(self, resource: Resource[T]) -> Event[T]:
+        """The one object at the resource's path, as a list of it, or of nothing."""
+        try:
+            response = await self._client.get(resource.path(resource.versions[0]))
+            if response.status_code == httpx2.codes.NOT_FOUND:
+                return Listed((), "")
+            if response.status_code != httpx2.codes.OK:
+                return refusal(self._name, resource, response, "get")
+            item = resource.read(msgspec.Raw(response.content))
+        except TrothError as error:
+            return Broken(error)
+        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
+            return Broken(translated(self._name, error))
+        return Listed((item,), item.version)
 
     async def watch(
         self, resource: Resource[T], version: str, *, seconds: float

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from troth.sources._yaml import Document
 
 
+DEFAULT_NAMESPACE = "default"
+"""Where the API puts an object that names no namespace."""
+
+
 class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     """All that manifests say, by ``NAMESPACE/NAME`` (a Namespace by its name).
 
@@ -77,14 +81,23 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         return (*self.pods.values(), *(controller.template for controller in controllers))
 
 
-def collect(documents: Iterable[Document], problems: Iterable[Problem] = ()) -> Manifests:
+def collect(
+    documents: Iterable[Document],
+    problems: Iterable[Problem] = (),
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    stored: bool = False,
+) -> Manifests:
     """Sort documents into typed objects.
 
     Args:
         documents: What was read, in the order in which the first of two equals wins.
         problems: What could not be read; each with its place.
+        namespace: Of objects that name none.
+        stored: They are in a cluster already, so that Istio's reading of what its API would refuse
+            today holds (see `troth.policy.parse_peer_authentication`).
     """
-    collector = _Collector(problems)
+    collector = _Collector(problems, namespace=namespace, stored=stored)
     for document in documents:
         for each in flattened(document):
             collector.add(each)
@@ -153,7 +166,9 @@ class Identity(NamedTuple):
 
 
 class _Collector:
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], *, namespace: str, stored: bool) -> None:
+        self._namespace = namespace
+        self._stored = stored
         self._problems = list(problems)
         self._unread = {problem.location.file for problem in self._problems if problem.location}
         self._objects: dict[str, dict[str, object]] = {row.collection: {} for row in KINDS.values()}
@@ -178,6 +193,8 @@ class _Collector:
         if kind is None:
             return
         row = KINDS[kind]
+        if row.namespaced and self._namespace != DEFAULT_NAMESPACE:
+            document = _in_namespace(document, self._namespace)
         identity = _identity(document.value, kind, row)
         report = Report(str(identity) if identity else kind, document)
         if identity is not None and self._is_second(identity, report, document.location):
@@ -186,9 +203,10 @@ class _Collector:
         source = Source(
             document,
             kind=kind,
-            namespace=identity.namespace if identity else "default",
+            namespace=identity.namespace if identity else DEFAULT_NAMESPACE,
             name=identity.name if identity else "",
             report=report,
+            stored=self._stored,
         )
         if not row.checks_metadata:
             _check_header(source, row)
@@ -233,12 +251,22 @@ class _Collector:
         return True
 
 
+def _in_namespace(document: Document, namespace: str) -> Document:
+    """The object in ``namespace``, unless it names one itself."""
+    value = document.value
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    if not (isinstance(value, dict) and isinstance(metadata, dict)) or metadata.get("namespace"):
+        return document
+    placed = value | {"metadata": metadata | {"namespace": namespace}}
+    return msgspec.structs.replace(document, value=placed)
+
+
 def _best_name(value: object) -> str:
     """What to call an object that may be of any kind, or none."""
     metadata = value.get("metadata") if isinstance(value, dict) else None
     if isinstance(value, dict) and isinstance(metadata, dict):
         kind, name = legible_name(value.get("kind")), legible_name(metadata.get("name"))
-        namespace = legible_name(metadata.get("namespace") or "default")
+        namespace = legible_name(metadata.get("namespace") or DEFAULT_NAMESPACE)
         if "?" not in (kind, name):
             namespaced = kind not in KINDS or KINDS[kind].namespaced
             return f"{kind} {namespace}/{name}" if namespaced else f"{kind} {name}"
@@ -250,7 +278,7 @@ def _identity(value: object, kind: str, row: Kind) -> Identity | None:
     if not isinstance(metadata, dict):
         return None
     name = metadata.get("name")
-    namespace = (metadata.get("namespace") or "default") if row.namespaced else ""
+    namespace = (metadata.get("namespace") or DEFAULT_NAMESPACE) if row.namespaced else ""
     if NAME.flaw(name) or (row.namespaced and NAMESPACE.flaw(namespace)):
         return None
     return Identity(kind, str(namespace), str(name))

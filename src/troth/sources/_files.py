@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.errors import Location, Problem
-from troth.sources._collect import Manifests, collect
+from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
 from troth.sources._yaml import read_documents
 
 if TYPE_CHECKING:
@@ -26,25 +26,35 @@ _STDIN_NAME = "<stdin>"
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 
-def load(paths: Sequence[Path], stdin: bytes | None = None) -> Manifests:
+def load(
+    paths: Sequence[Path], stdin: bytes | None = None, *, namespace: str = DEFAULT_NAMESPACE
+) -> Manifests:
     """Read manifests once.
 
     Args:
         paths: Files, directories (all ``*.yaml``, ``*.yml`` and ``*.json`` below them but hidden
             ones), or ``-``. The same file is read once, however often it is reached.
         stdin: What ``-`` stands for.
+        namespace: Of objects that name none.
 
     Returns:
         All objects that are acceptable, in the paths' order, and the problems of the others.
     """
-    return ManifestFiles(paths, stdin).load()
+    return ManifestFiles(paths, stdin, namespace=namespace).load()
 
 
 class ManifestFiles:
     """The same paths, read again and again; only files with new content are parsed again."""
 
-    def __init__(self, paths: Sequence[Path], stdin: bytes | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        stdin: bytes | None = None,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+    ) -> None:
         self._paths = tuple(paths)
+        self._namespace = namespace
         self._stdin = stdin or b""
         self._parsed: dict[str, tuple[bytes, list[Document], list[Problem]]] = {}
 
@@ -73,7 +83,8 @@ class ManifestFiles:
         self._parsed = {name: self._parse(name, data) for name, data in contents.items()}
         for _, _, bad in self._parsed.values():
             problems += bad
-        return collect((each for _, good, _ in self._parsed.values() for each in good), problems)
+        documents = (each for _, good, _ in self._parsed.values() for each in good)
+        return collect(documents, problems, namespace=self._namespace)
 
     def _parse(self, name: str, data: bytes) -> tuple[bytes, list[Document], list[Problem]]:
         known = self._parsed.get(name)

@@ -31,6 +31,11 @@ class NamespacedResource(Resource[T], frozen=True, kw_only=True):
 
     namespace: str
 
+    @property
+    def scope(self) -> str:
+        """Where its objects are, in words that follow a verb."""
+        return f"in namespace {self.namespace}"
+
     def path(self, version: str) -> str:
         """Its URL's path."""
         prefix, slash, plural = super().path(version).rpartition("/")

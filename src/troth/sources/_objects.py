@@ -47,17 +47,26 @@ class Source:
         namespace: Its namespace, ``default`` when it names none.
         name: Its name.
         report: Where its problems go.
+        stored: It is in a cluster already (see `troth.policy.parse_peer_authentication`).
         top: Its fields.
     """
 
     def __init__(
-        self, document: Document, *, kind: str, namespace: str, name: str, report: Report
+        self,
+        document: Document,
+        *,
+        kind: str,
+        namespace: str,
+        name: str,
+        report: Report,
+        stored: bool = False,
     ) -> None:
         self.document = document
         self.kind = kind
         self.namespace = namespace
         self.name = name
         self.report = report
+        self.stored = stored
         self.top = Fields(document.value, "", report)
 
     @property
@@ -68,7 +77,9 @@ class Source:
 
 def parse_policy(source: Source) -> PeerAuthentication | None:
     """A security.istio.io PeerAuthentication."""
-    policy, problems = parse_peer_authentication(source.document.value, location=source.location)
+    policy, problems = parse_peer_authentication(
+        source.document.value, location=source.location, stored=source.stored
+    )
     for problem in problems:
         source.report.add(problem)
     return policy

@@ -115,10 +115,12 @@ class Broken(msgspec.Struct, frozen=True):
     Attributes:
         error: Why.
         not_before: Seconds that the server asks to be left alone (``Retry-After``).
+        is_forbidden: It is the right to it that lacks (``403``).
     """
 
     error: TrothError
     not_before: float = 0.0
+    is_forbidden: bool = False
 
 
 class List(msgspec.Struct, frozen=True):

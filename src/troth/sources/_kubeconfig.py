@@ -1,0 +1,168 @@
+"""Which cluster a person means, and as whom to ask it: by kubeconfig files, as kubectl reads them.
+
+``--kubeconfig`` names the one file; else ``KUBECONFIG`` lists some, of which the first to say
+something counts; else it is ``~/.kube/config``. Without any, in a pod, it is the pod's service
+account.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import yaml
+from lightkube import ConfigError, KubeConfig, SingleConfig
+from lightkube.config.models import NameValue
+
+from troth.errors import EnvironmentLackError, InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lightkube.config.models import Cluster, User, UserExec
+
+T = TypeVar("T")
+
+_DEFAULT = Path("~/.kube/config")
+_EXEC_GROUP = "client.authentication.k8s.io"
+_REMEDY = "name a kubeconfig with --kubeconfig or KUBECONFIG"
+
+
+def cluster_config(kubeconfig: Path | None = None, context: str | None = None) -> SingleConfig:
+    """How to reach the API server, and as whom.
+
+    Args:
+        kubeconfig: The file; by default as kubectl finds it.
+        context: The context; by default the current one.
+
+    Raises:
+        InputError: There is no such file or context.
+        EnvironmentLackError: There is nothing that leads to a cluster, or it can't be used.
+    """
+    files = [kubeconfig] if kubeconfig else _usual_files()
+    if kubeconfig and not kubeconfig.exists():
+        raise _wrong(f"kubeconfig {kubeconfig}", "there is no such file", "name one that exists")
+    configs = [_read(file) for file in files if file.exists()]
+    if not configs and context is None:
+        return _of_the_pod()
+    name = context or next((each.current_context for each in configs if each.current_context), None)
+    if name is None:
+        raise EnvironmentLackError("no access to a cluster: no context is chosen", "use --context")
+    found = _first([each.contexts for each in configs], name)
+    if found is None:
+        known = sorted({known for each in configs for known in each.contexts})
+        raise _wrong(f"context {name}", "is in no kubeconfig", _nearest(name, known))
+    cluster = _first([_clusters(each) for each in configs], found.cluster)
+    if cluster is None:
+        raise _undescribed(name, f"cluster {found.cluster}")
+    user = _first([_users(each) for each in configs], found.user) if found.user else None
+    if user is None and found.user:
+        raise _undescribed(name, f"user {found.user}")
+    return SingleConfig(name, found, cluster, user)
+
+
+def _undescribed(context: str, what: str) -> EnvironmentLackError:
+    return EnvironmentLackError(
+        f"context {context} is for {what}, which no kubeconfig describes", _REMEDY
+    )
+
+
+def _usual_files() -> list[Path]:
+    listed = os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    return [Path(file) for file in listed if file] or [_DEFAULT.expanduser()]
+
+
+def _read(file: Path) -> KubeConfig:
+    try:
+        content = yaml.safe_load(file.read_text())
+        if not isinstance(content, dict):
+            raise TypeError("it is no mapping")  # noqa: TRY301 - one way to say that it is unusable
+        said = {key: value for key, value in content.items() if value is not None}
+        return KubeConfig.from_dict({"clusters": [], "contexts": [], **said}, fname=file.absolute())
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        yaml.YAMLError,
+        msgspec.MsgspecError,
+    ) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise EnvironmentLackError(
+            f"{file} can't be used as kubeconfig: {words}", _REMEDY
+        ) from error
+
+
+def _of_the_pod() -> SingleConfig:
+    try:
+        config = KubeConfig.from_service_account().get()
+    except (ConfigError, OSError, KeyError) as error:
+        raise EnvironmentLackError(
+            "no access to a cluster: there is no kubeconfig", _REMEDY
+        ) from error
+    if config is None:
+        raise AssertionError("a service account's configuration has a current context")
+    return config
+
+
+def _clusters(config: KubeConfig) -> Mapping[str, Cluster]:
+    return {
+        name: msgspec.structs.replace(each, certificate_auth=_beside(config, each.certificate_auth))
+        for name, each in config.clusters.items()
+    }
+
+
+def _users(config: KubeConfig) -> Mapping[str, User]:
+    return {
+        name: msgspec.structs.replace(
+            each,
+            token_file=_beside(config, each.token_file),
+            client_cert=_beside(config, each.client_cert),
+            client_key=_beside(config, each.client_key),
+            exec=_plugin(each.exec) if each.exec else None,
+        )
+        for name, each in config.users.items()
+    }
+
+
+def _beside(config: KubeConfig, file: str | None) -> str | None:
+    """A path as the kubeconfig means it: relative to itself."""
+    if not file or config.fname is None:
+        return file
+    return str(config.fname.parent / file)
+
+
+def _plugin(plugin: UserExec) -> UserExec:
+    """A credential plugin that lightkube runs, told what kubectl tells it.
+
+    lightkube knows the plugins' v1beta1, whose answer is that of v1.
+    """
+    told = {
+        "apiVersion": plugin.apiVersion,
+        "kind": "ExecCredential",
+        "spec": {"interactive": False},
+    }
+    info = NameValue(name="KUBERNETES_EXEC_INFO", value=json.dumps(told))
+    version = f"{_EXEC_GROUP}/v1beta1" if plugin.apiVersion == f"{_EXEC_GROUP}/v1" else None
+    return msgspec.structs.replace(
+        plugin, apiVersion=version or plugin.apiVersion, env=[info, *(plugin.env or ())]
+    )
+
+
+def _first(places: Sequence[Mapping[str, T]], name: str) -> T | None:
+    return next((place[name] for place in places if name in place), None)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near: list[Any] = difflib.get_close_matches(name[:256], known, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there are {', '.join(known[:5])}" if known else "name a kubeconfig that has it"
+
+
+def _wrong(subject: str, found: str, wanted: str) -> InputError:
+    return InputError([Problem(subject=subject, path="", found=found, wanted=wanted)])
