@@ -212,6 +212,16 @@ async def a_missing_reference_is_said_and_tried_again(directory: Path) -> None:
         await watched.until(lambda s: s.ready)
 
 
+async def a_path_that_cannot_be_one_is_said_and_the_pod_can_be_stopped(directory: Path) -> None:
+    def prepare(_: Container) -> Prepared:
+        Path("zero\0byte").stat()
+        raise AssertionError
+
+    async with pod(directory, shell("exec sleep 1000"), prepare=prepare) as watched:
+        refused = await watched.until(lambda s: s.containers[0].reason == "RunContainerError")
+        assert refused.containers[0].message == "embedded null byte"
+
+
 async def hosts_change_under_a_running_container(directory: Path) -> None:
     script = "while ! getent hosts new; do sleep 0.01; done; exec sleep 1000"
     async with pod(directory, shell(script)) as watched:
@@ -305,6 +315,7 @@ SCENARIOS = [
     a_process_whose_threads_come_and_go_is_a_member,
     sigterm_gives_time_to_finish,
     a_missing_reference_is_said_and_tried_again,
+    a_path_that_cannot_be_one_is_said_and_the_pod_can_be_stopped,
     hosts_change_under_a_running_container,
     a_container_is_ready_when_its_probe_says_so,
     exec_runs_in_the_container,

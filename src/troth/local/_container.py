@@ -111,7 +111,7 @@ class ContainerRunner:
         except InputError as error:
             self._cannot("CreateContainerConfigError", error)
             return None
-        except (TrothError, OSError) as error:
+        except (TrothError, OSError, ValueError) as error:  # ValueError: a zero byte in a path
             self._cannot("RunContainerError", error)
             return None
         before = self.status.exit_code is not None
