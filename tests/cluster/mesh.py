@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import Namespace, Pod, Service
+from lightkube.resources.core_v1 import Namespace, Pod, Secret, Service
 from tests.cluster.control import Control
 from tests.cluster.objects import find
 from tests.cluster.programs import Program
 from tests.e2e.harness import TROTH, eventually
 
-from troth._contract import REPORT_ANNOTATION, report_lease
+from troth._contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
+from troth.controller._keyring import ROTATE_ANNOTATION
 from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class ClusterMesh:
     def namespace(self, name: str, *, in_mesh: bool = True) -> str:
         """Make a namespace that is ready for pods."""
         return self.cluster.namespace(name, {MESH_LABEL: "enabled"} if in_mesh else {})
+
+    def rotate(self) -> None:
+        """Have the root replaced."""
+        change = {"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}}
+        self.cluster.client.patch(Secret, AUTHORITY_SECRET, change, namespace=NAMESPACE)
 
     def label(self, namespace: str, *, in_mesh: bool) -> None:
         """Put a namespace into the mesh, or take it out."""

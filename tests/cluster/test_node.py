@@ -296,3 +296,25 @@ def test_an_agent_without_rights_says_which_ones_it_lacks(mesh: ClusterMesh) -> 
         assert agent.alive
     finally:
         agent.terminate()
+
+
+def test_a_new_root_comes_into_force_on_all_nodes_under_load_without_a_failed_request(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    mesh.policy(shop, "STRICT")
+    server = mesh.serve(shop, "web", "node-2")
+    mesh.client(shop, "friend", "node-1")
+    mesh.client(shop, "other", "node-3")
+    mesh.await_captured(shop, "web", "friend", "other")
+    url = f"{address(server)}:8080"
+    (before,) = mesh.report("node-2")["roots"]
+    with mesh.load(shop, "friend", url), mesh.load(shop, "other", url):
+        mesh.rotate()
+        eventually(
+            lambda: all(
+                (report := mesh.report(f"node-{n}"))["roots"] == report["issuers"] != [before]
+                for n in (1, 2, 3)
+            ),
+            what="the new root on all nodes",
+            seconds=100,
+        )
