@@ -15,9 +15,23 @@ A, NONE = frozenset({"a"}), frozenset[str]()
 
 
 def pod(
-    *, ready: bool = False, told: bool = False, phase: PodPhase = PodPhase.RUNNING
+    *,
+    ready: bool = False,
+    told: bool = False,
+    phase: PodPhase = PodPhase.RUNNING,
+    addresses: tuple[str, ...] = ("10.244.1.2",),
 ) -> dict[str, Pod]:
-    return {"a": Pod(uid="a", namespace="shop", name="a", ready=ready, captured=told, phase=phase)}
+    return {
+        "a": Pod(
+            uid="a",
+            namespace="shop",
+            name="a",
+            ready=ready,
+            captured=told,
+            phase=phase,
+            addresses=addresses,
+        )
+    }
 
 
 class Node:
@@ -160,6 +174,7 @@ def test_a_released_pod_that_comes_back_is_captured_again_as_one_in_use(node: No
     [
         pytest.param({}, id="deleted"),
         pytest.param(pod(phase=PodPhase.SUCCEEDED), id="completed"),
+        pytest.param(pod(addresses=()), id="its address given to another"),
     ],
 )
 def test_a_pod_that_has_ended_is_let_go_at_once(node: Node, pods: dict[str, Pod]) -> None:

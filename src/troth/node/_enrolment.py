@@ -184,8 +184,9 @@ class Enrolment:
             self._move(uid, Stage.ANNOUNCING)
 
     def _unwant(self, uid: str, state: _State, pod: Pod | None) -> None:
-        if pod is None or pod.phase.is_final or state.stage is Stage.PREPARING:
-            # Nobody is left to talk to it, or nobody has through Envoy yet.
+        has_ended = pod is None or pod.phase.is_final or not pod.addresses
+        if has_ended or state.stage is Stage.PREPARING:
+            # Nobody can talk to it any more, or nobody has through Envoy yet.
             del self._pods[uid]
         elif state.stage in _ANNOUNCED:
             self._move(uid, Stage.LEAVING)
