@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import Pod
 from lightkube.types import PatchType
 from tests.cluster.harness import NODES, Cluster
+from tests.cluster.mesh import Load
 from tests.cluster.objects import find
 from tests.cluster.pods import descendant
 from tests.deploy.chart import DEPLOY, NAMESPACE
@@ -144,6 +147,53 @@ def test_envoy_has_the_capabilities_for_its_sockets_and_no_other(
     net_admin, sys_admin = 1 << 12, 1 << 21
     assert int(found["CapEff"], 16) == net_admin | sys_admin
     assert int(found["CapBnd"], 16) == net_admin | sys_admin
+
+
+def troth(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `troth` as the cluster's administrator."""
+    kubeconfig = cluster.control_plane.kubeconfig(outside=True)
+    return subprocess.run(
+        [TROTH, *arguments, f"--kubeconfig={kubeconfig}"],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def test_the_root_is_replaced_and_no_connection_fails(cluster: Cluster, shop: str) -> None:
+    before = json.loads(troth(cluster, "ca", "status", "-o", "json").stdout)
+    assert [root["signs"] for root in before["roots"]] == [True]
+    address = cluster.get(Pod, "web", shop)["status"]["podIP"]
+    with Load(cluster, shop, "client", f"{address}:8080"):
+        done = troth(cluster, "ca", "rotate", "--yes")
+    assert done.returncode == 0, done.stderr
+    phases = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert list(dict.fromkeys(phases))[-1] == "done"
+    after = json.loads(troth(cluster, "ca", "status", "-o", "json").stdout)
+    assert (after["phase"], after["requested"], after["waiting_for"]) == ("stable", False, [])
+    (old,), (new,) = before["roots"], after["roots"]
+    assert new["signs"]
+    assert new["fingerprint"] != old["fingerprint"]
+
+
+def test_a_rotation_that_is_not_confirmed_does_not_begin(cluster: Cluster) -> None:
+    done = troth(cluster, "ca", "rotate")
+    assert done.returncode == 1
+    state = json.loads(troth(cluster, "ca", "status", "-o", "json").stdout)
+    assert not state["requested"]
+
+
+def test_the_root_is_shown(cluster: Cluster) -> None:
+    done = troth(cluster, "ca", "status")
+    assert done.returncode == 0
+    assert "stable: one root signs and is believed" in done.stdout
+
+
+def test_where_there_is_no_authority_that_is_told(cluster: Cluster) -> None:
+    done = troth(cluster, "ca", "status", "--namespace=default")
+    assert done.returncode == 1
+    assert "no certificate authority in namespace default" in done.stderr
 
 
 CSR = {"group": "certificates.k8s.io", "resource": "certificatesigningrequests"}

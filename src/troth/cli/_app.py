@@ -15,6 +15,7 @@ from rich.markup import escape
 from troth import __version__
 from troth.cli import (
     _audit,
+    _ca,
     _controller,
     _demo,
     _events,
@@ -52,6 +53,7 @@ for module in (
     _trace,
     _demo,
     _controller,
+    _ca,
     _node,
 ):
     module.register(app)

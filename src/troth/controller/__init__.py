@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from troth.controller._election import Timing
 from troth.controller._health import Readiness
+from troth.controller._keyring import Phase
+from troth.controller._rotation import Root, RootRotation, RotationState
 from troth.controller._run import Controller, cluster_config, run_controller
 from troth.controller._settings import Settings
 from troth.controller._signing import SigningRules
 
 __all__ = [
     "Controller",
+    "Phase",
     "Readiness",
+    "Root",
+    "RootRotation",
+    "RotationState",
     "Settings",
     "SigningRules",
     "Timing",

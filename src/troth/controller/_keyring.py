@@ -117,7 +117,7 @@ def read_keyring(
     Raises:
         InputError: Something in it is missing or won't do.
     """
-    phase, since = _stand(content.annotations, subject)
+    phase, since = rotation_phase(content.annotations, subject)
     signing = _authority(content.data, "", trust_domain, now, subject)
     own = signing.trust_bundle
     others = None
@@ -140,6 +140,38 @@ def read_keyring(
         leaving=extra if phase is Phase.SWITCHED else frozenset(),
         wants_rotation=ROTATE_ANNOTATION in content.annotations,
     )
+
+
+def rotation_phase(annotations: Mapping[str, str], subject: str) -> tuple[Phase, datetime | None]:
+    """Where the rotation stands by the Secret's annotations, and since when.
+
+    Raises:
+        InputError: Somebody wrote something else there.
+    """
+    phase = annotations.get(PHASE_ANNOTATION, Phase.STABLE)
+    since = annotations.get(SINCE_ANNOTATION, "")
+    problems: list[tuple[str, str, str]] = []
+    if phase not in {*Phase}:
+        problems.append((PHASE_ANNOTATION, phase, "write one of " + ", ".join(Phase)))
+    try:
+        began = datetime.fromisoformat(since) if since else None
+    except ValueError:
+        began = None
+        problems.append((SINCE_ANNOTATION, since, "write a time as in RFC 3339"))
+    else:
+        if began is not None and began.tzinfo is None:
+            problems.append((SINCE_ANNOTATION, since, "give the time zone too"))
+    if problems:
+        raise InputError(
+            Problem(
+                subject=subject,
+                path=f"metadata.annotations[{key}]",
+                found=f"is {described(value)}",
+                wanted=wanted,
+            )
+            for key, value, wanted in problems
+        )
+    return Phase(phase), began
 
 
 def begin(content: Content, *, trust_domain: TrustDomain, now: datetime, subject: str) -> Content:
@@ -236,33 +268,6 @@ def _authority(
             )
             for problem in error.problems
         ) from error
-
-
-def _stand(annotations: Mapping[str, str], subject: str) -> tuple[Phase, datetime | None]:
-    phase = annotations.get(PHASE_ANNOTATION, Phase.STABLE)
-    since = annotations.get(SINCE_ANNOTATION, "")
-    problems: list[tuple[str, str, str]] = []
-    if phase not in {*Phase}:
-        problems.append((PHASE_ANNOTATION, phase, "write one of " + ", ".join(Phase)))
-    try:
-        began = datetime.fromisoformat(since) if since else None
-    except ValueError:
-        began = None
-        problems.append((SINCE_ANNOTATION, since, "write a time as in RFC 3339"))
-    else:
-        if began is not None and began.tzinfo is None:
-            problems.append((SINCE_ANNOTATION, since, "give the time zone too"))
-    if problems:
-        raise InputError(
-            Problem(
-                subject=subject,
-                path=f"metadata.annotations[{key}]",
-                found=f"is {described(value)}",
-                wanted=wanted,
-            )
-            for key, value, wanted in problems
-        )
-    return Phase(phase), began
 
 
 def _fingerprints(bundle: TrustBundle) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from troth._contract import LONGEST_LIFETIME, root_fingerprint
 from troth.controller._keyring import Phase
@@ -15,8 +15,28 @@ if TYPE_CHECKING:
     from troth.controller._keyring import Keyring
 
 
+class Stand(Protocol):
+    """Where a rotation stands; a `Keyring` says it, too."""
+
+    @property
+    def phase(self) -> Phase:
+        """Its phase."""
+
+    @property
+    def since(self) -> datetime | None:
+        """When the phase began."""
+
+    @property
+    def arriving(self) -> frozenset[str]:
+        """Fingerprints of the roots that are believed and do not sign yet."""
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """Fingerprints of the roots that no longer sign."""
+
+
 def awaited(
-    keyring: Keyring, reports: Mapping[str, NodeReport | None], *, now: datetime
+    stand: Stand, reports: Mapping[str, NodeReport | None], *, now: datetime
 ) -> tuple[str, ...]:
     """What the present phase is waiting for, in words; empty when it may end.
 
@@ -24,30 +44,30 @@ def awaited(
     up when its Node is deleted, and its report with it.
 
     Args:
-        keyring: The authority.
+        stand: Of the rotation.
         reports: By node; None for one that can't be read.
         now: The time.
     """
-    if keyring.phase is Phase.STABLE:
+    if stand.phase is Phase.STABLE:
         return ()
     if (
-        keyring.phase is Phase.SWITCHED
-        and keyring.since is not None
-        and now > keyring.since + LONGEST_LIFETIME
+        stand.phase is Phase.SWITCHED
+        and stand.since is not None
+        and now > stand.since + LONGEST_LIFETIME
     ):
         return ()  # nothing that the old root signed is valid any longer
     if not reports:
         return ("the first node's report",)
-    if keyring.phase is Phase.DISTRIBUTING:
+    if stand.phase is Phase.DISTRIBUTING:
         return tuple(
             f"{name} to believe in the new root"
             for name, report in sorted(reports.items())
-            if report is None or not keyring.arriving <= report.roots
+            if report is None or not stand.arriving <= report.roots
         )
     return tuple(
         f"{name} to renew its certificates"
         for name, report in sorted(reports.items())
-        if report is None or keyring.leaving & report.issuers
+        if report is None or stand.leaving & report.issuers
     )
 
 
