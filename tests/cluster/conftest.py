@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.cluster.harness import Cluster
-from tests.local.conftest import in_node_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-
-__all__ = ["cluster", "in_node_namespace"]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from troth.node import netns
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 UID = "11111111-2222-3333-4444-555555555555"
 

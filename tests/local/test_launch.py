@@ -16,7 +16,7 @@ from troth.local._launch import Bind, LaunchSpec, launch_command
 from troth.node import _netns
 
 if TYPE_CHECKING:
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

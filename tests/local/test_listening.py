@@ -14,7 +14,7 @@ from troth.node import netns
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 _HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
 

@@ -17,7 +17,7 @@ from troth.node import _netns
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 
 @contextlib.asynccontextmanager

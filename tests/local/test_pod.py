@@ -24,7 +24,7 @@ from troth.sources import Container, PodTemplate, Probe, RestartPolicy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 SERVER = (sys.executable, "-m", "http.server", "8080")
 CONNECT = "import socket; socket.create_connection(('127.0.0.1', 8080))"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 ADDRESS = "127.0.0.1"
 
@@ -29,8 +29,20 @@ def test_without_a_probe_a_container_is_ready_at_once() -> None:
 def test_the_first_probe_waits_for_the_initial_delay_and_the_next_for_the_period() -> None:
     readiness = Readiness(Probe(tcp_port=1, initial_delay=5, period=3), started=100)
     assert readiness.next_at == 105
-    readiness.observe(ok=False, now=107)
+    readiness.observe(ok=True, now=107)
     assert readiness.next_at == 110
+    readiness.observe(ok=False, now=112)
+    assert readiness.next_at == 115
+
+
+def test_an_app_that_starts_is_asked_more_often_and_then_at_its_period() -> None:
+    readiness = Readiness(Probe(tcp_port=1, period=1), started=0)
+    delays = []
+    for _ in range(6):
+        now = readiness.next_at
+        readiness.observe(ok=False, now=now)
+        delays.append(readiness.next_at - now)
+    assert delays == pytest.approx([0.2, 0.4, 0.8, 1, 1, 1])
 
 
 @pytest.mark.parametrize(

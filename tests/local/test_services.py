@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 V4, V6 = "10.96.1.0", "fd74:726f:7468:96::100"
 

@@ -32,9 +32,7 @@ CRASHED = ContainerStatus(name="c", reason="CrashLoopBackOff", exit_code=1)
         pytest.param([FAILED], [WAITING], ALWAYS, PodPhase.PENDING, False, id="init just failed"),
         pytest.param([DONE], [RUNNING], ALWAYS, PodPhase.RUNNING, False, id="not ready yet"),
         pytest.param([DONE], [READY], ALWAYS, PodPhase.RUNNING, True, id="ready"),
-        pytest.param(
-            [], [READY, RUNNING], ALWAYS, PodPhase.RUNNING, False, id="one of two"
-        ),
+        pytest.param([], [READY, RUNNING], ALWAYS, PodPhase.RUNNING, False, id="one of two"),
         pytest.param([], [READY, READY], ALWAYS, PodPhase.RUNNING, True, id="both are ready"),
         pytest.param([], [CRASHED], ALWAYS, PodPhase.RUNNING, False, id="crash loop"),
         pytest.param([], [FAILED], ALWAYS, PodPhase.RUNNING, False, id="about to be restarted"),

@@ -22,7 +22,7 @@ from troth.node import History, netns
 from troth.trace import Credentials, Verdict
 
 if TYPE_CHECKING:
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
     from troth.trace import Trace
 

@@ -18,7 +18,7 @@ from troth.node._capture import apply_ruleset, capture, capture_rules, release
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 MARK = 0x539
 POD, OTHER = "10.9.9.1", "10.9.9.2"

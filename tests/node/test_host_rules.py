@@ -17,7 +17,7 @@ from troth.node._host_rules import HostRules, host_rules
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 POD, POD_V6 = "10.9.1.2", "fd99:1::2"
 OTHER, OTHER_V6 = "10.9.2.2", "fd99:2::2"

@@ -14,7 +14,7 @@ from troth.node import _netns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 
 OPERATIONS = [

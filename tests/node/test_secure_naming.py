@@ -18,7 +18,7 @@ from troth.node import NodeAgent, NodePaths, Signed, netns
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 INTRUDER = "spiffe://cluster.local/ns/finance/sa/intruder"

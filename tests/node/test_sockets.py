@@ -9,7 +9,7 @@ from troth.node._sockets import TcpSockets, parse_tables, tcp_sockets
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.local.conftest import InNode
+    from tests.conftest import InNode
 
 HEADING = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
 

@@ -508,8 +508,8 @@ def test_a_claim_template_is_a_volume_of_a_stateful_set(read: Callable[..., Mani
             "command: [x]",
             "hostNetwork: true",
             (
-                "hostNetwork: has no effect on a local pod; it gets a network namespace of its own, "
-                "outside the mesh as in a cluster"
+                "hostNetwork: has no effect on a local pod; it gets a network namespace of its "
+                "own, outside the mesh as in a cluster"
             ),
         ),
     ],
