@@ -149,9 +149,11 @@ def test_envoy_has_the_capabilities_for_its_sockets_and_no_other(
     assert int(found["CapBnd"], 16) == net_admin | sys_admin
 
 
-def troth(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `troth` as the cluster's administrator."""
-    kubeconfig = cluster.control_plane.kubeconfig(outside=True)
+def troth(
+    cluster: Cluster, *arguments: str, user: str = "admin"
+) -> subprocess.CompletedProcess[str]:
+    """Run `troth` as a user, by default the cluster's administrator."""
+    kubeconfig = cluster.control_plane.kubeconfig(user, outside=True)
     return subprocess.run(
         [TROTH, *arguments, f"--kubeconfig={kubeconfig}"],
         capture_output=True,
@@ -194,6 +196,64 @@ def test_where_there_is_no_authority_that_is_told(cluster: Cluster) -> None:
     done = troth(cluster, "ca", "status", "--namespace=default")
     assert done.returncode == 1
     assert "no certificate authority in namespace default" in done.stderr
+
+
+def test_nothing_is_in_the_way_of_an_installation(cluster: Cluster) -> None:
+    done = troth(cluster, "check", "-o", "json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["findings"]) == (0, [])
+    assert report["version"].startswith("v1.")
+
+
+def test_what_is_in_the_way_of_a_namespace_is_found_before_it_is_in_the_mesh(
+    cluster: Cluster,
+) -> None:
+    cluster.namespace("old", {"istio-injection": "enabled"})
+    cluster.apply(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"namespace": "old", "name": "web"},
+            "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": 8080}]}]},
+        }
+    )
+    container = {"ports": [{"containerPort": 15006}]}
+    cluster.run_pod(
+        {"metadata": {"namespace": "old", "name": "proxy"}, "spec": {"containers": [container]}},
+        ready=False,
+    )
+    assert troth(cluster, "check").returncode == 0
+    done = troth(cluster, "check", "--namespace=old")
+    assert done.returncode == 1
+    for line in (
+        "error: Namespace old is in Istio's mesh, too (istio-injection=enabled).",
+        "error: Pod old/proxy declares TCP port 15006.",
+        "error: NetworkPolicy old/web admits TCP port 8080 (ingress rule 0), but not 15007.",
+        "3 errors",
+    ):
+        assert line in done.stdout.splitlines()
+    cluster.kubectl("delete", "namespace", "old", "--wait=false")
+
+
+def test_who_may_see_little_is_told_what_was_not_looked_at(cluster: Cluster) -> None:
+    done = troth(cluster, "check", "-o", "json", user="jane")
+    findings = json.loads(done.stdout)["findings"]
+    assert done.returncode == 0
+    assert [each["where"] for each in findings if each["code"] == "not-looked-at"] == [
+        "customresourcedefinitions.apiextensions.k8s.io",
+        "nodes",
+        "namespaces",
+        "pods",
+        "networkpolicies.networking.k8s.io",
+    ]
+    (rights,) = [each for each in findings if each["code"] == "no-right-to-install"]
+    assert "create clusterroles" in rights["what"]
+
+
+def test_where_no_cluster_is_the_check_says_so(cluster: Cluster) -> None:
+    done = troth(cluster, "check", "--context=other")
+    assert done.returncode == 2
+    assert "other" in done.stderr
 
 
 CSR = {"group": "certificates.k8s.io", "resource": "certificatesigningrequests"}

@@ -16,6 +16,7 @@ from troth import __version__
 from troth.cli import (
     _audit,
     _ca,
+    _check,
     _controller,
     _demo,
     _events,
@@ -54,6 +55,7 @@ for module in (
     _demo,
     _controller,
     _ca,
+    _check,
     _node,
 ):
     module.register(app)

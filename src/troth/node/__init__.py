@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from troth.node import _netns as netns
 from troth.node._agent import NodeAgent, NodePaths
-from troth.node._capture import apply_ruleset, is_captured
+from troth.node._capture import apply_ruleset, capture_rules, is_captured
 from troth.node._certificates import Signed, Signer
 from troth.node._discover import network_namespaces
 from troth.node._history import History
@@ -18,6 +18,7 @@ __all__ = [
     "Signed",
     "Signer",
     "apply_ruleset",
+    "capture_rules",
     "is_captured",
     "netns",
     "network_namespaces",

@@ -1,0 +1,198 @@
+"""What a check looks at: objects as the API has them, of which only some fields are read."""
+
+from __future__ import annotations
+
+import msgspec
+
+DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the API server sends; unknown fields are passed over."""
+
+
+class Metadata(Wire, frozen=True):
+    """metav1 ObjectMeta."""
+
+    name: str = ""
+    namespace: str = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+    @property
+    def place(self) -> str:
+        """``NAMESPACE/NAME``, or the name alone."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class NamespaceObject(Wire, frozen=True):
+    """core/v1 Namespace."""
+
+    metadata: Metadata
+
+
+class NodeInfo(Wire, frozen=True):
+    """core/v1 NodeSystemInfo."""
+
+    architecture: str = ""
+    kernel_version: str = ""
+    operating_system: str = "linux"
+
+
+class NodeStatus(Wire, frozen=True):
+    """core/v1 NodeStatus."""
+
+    node_info: NodeInfo = NodeInfo()
+
+
+class NodeObject(Wire, frozen=True):
+    """core/v1 Node."""
+
+    metadata: Metadata
+    status: NodeStatus = NodeStatus()
+
+
+class Port(Wire, frozen=True):
+    """core/v1 ContainerPort."""
+
+    container_port: int = 0
+    protocol: str = "TCP"
+
+
+class Container(Wire, frozen=True):
+    """core/v1 Container."""
+
+    name: str = ""
+    ports: list[Port] | None = None
+
+
+class PodSpec(Wire, frozen=True):
+    """core/v1 PodSpec."""
+
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
+    host_network: bool = False
+
+    @property
+    def all_containers(self) -> list[Container]:
+        """Containers, and those before and beside them."""
+        return [*(self.init_containers or ()), *(self.containers or ())]
+
+
+class PodObject(Wire, frozen=True):
+    """core/v1 Pod."""
+
+    metadata: Metadata
+    spec: PodSpec
+
+
+class LabelSelector(Wire, frozen=True):
+    """metav1 LabelSelector; expressions only to tell two apart."""
+
+    match_labels: dict[str, str] | None = None
+    match_expressions: list[msgspec.Raw] | None = None
+
+    @property
+    def selects_all(self) -> bool:
+        """Whether it is empty."""
+        return not self.match_labels and not self.match_expressions
+
+
+class PolicyPort(Wire, frozen=True):
+    """networking.k8s.io/v1 NetworkPolicyPort."""
+
+    port: int | str | None = None
+    end_port: int | None = None
+    protocol: str = "TCP"
+
+
+class PolicyRule(msgspec.Struct, frozen=True, kw_only=True):
+    """networking.k8s.io/v1 NetworkPolicyIngressRule or NetworkPolicyEgressRule."""
+
+    ports: list[PolicyPort] | None = None
+    source: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"[]"), name="from")
+    destination: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"[]"), name="to")
+
+
+class NetworkPolicySpec(Wire, frozen=True):
+    """networking.k8s.io/v1 NetworkPolicySpec."""
+
+    pod_selector: LabelSelector = LabelSelector()
+    ingress: list[PolicyRule] | None = None
+    egress: list[PolicyRule] | None = None
+    policy_types: list[str] | None = None
+
+
+class NetworkPolicy(Wire, frozen=True):
+    """networking.k8s.io/v1 NetworkPolicy."""
+
+    metadata: Metadata
+    spec: NetworkPolicySpec = NetworkPolicySpec()
+
+
+class CrdVersion(Wire, frozen=True):
+    """apiextensions.k8s.io/v1 CustomResourceDefinitionVersion."""
+
+    name: str
+    served: bool = False
+    subresources: dict[str, object] | None = None
+
+
+class CrdSpec(Wire, frozen=True):
+    """apiextensions.k8s.io/v1 CustomResourceDefinitionSpec."""
+
+    versions: list[CrdVersion] = []
+
+
+class Crd(Wire, frozen=True):
+    """apiextensions.k8s.io/v1 CustomResourceDefinition."""
+
+    metadata: Metadata
+    spec: CrdSpec = CrdSpec()
+
+
+class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cluster is like.
+
+    Attributes:
+        server: How the API server is called.
+        version: ``gitVersion`` of ``/version``.
+        crd: The definition of PeerAuthentication, or None.
+        lacking: The rights to install troth that the user lacks, as ``create clusterroles``.
+        unreadable: What may not be read, and so was not looked at.
+        wanted: Namespaces to be looked at as if they were in the mesh.
+        home: The namespace that troth is installed in.
+    """
+
+    server: str
+    version: str
+    crd: Crd | None = None
+    lacking: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    nodes: tuple[NodeObject, ...] = ()
+    namespaces: tuple[NamespaceObject, ...] = ()
+    pods: tuple[PodObject, ...] = ()
+    network_policies: tuple[NetworkPolicy, ...] = ()
+    wanted: frozenset[str] = frozenset()
+    home: str = "troth-system"
+
+
+class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine is like that is to be a node.
+
+    Attributes:
+        name: Its host name.
+        kernel: ``uname -r``.
+        architecture: ``uname -m``.
+        missing_tools: Of those that troth runs.
+        capture: Why capture rules can't be loaded into a new network namespace; empty when they
+            can, None when that couldn't be tried.
+        foreign_redirects: Chains of other programs that redirect TCP on the machine itself.
+    """
+
+    name: str
+    kernel: str
+    architecture: str
+    missing_tools: tuple[str, ...] = ()
+    capture: str | None = ""
+    foreign_redirects: tuple[str, ...] = ()
