@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,7 @@ from troth.cli import (
     _validate,
     _why,
 )
+from troth.cli._cluster import PLUGIN
 from troth.cli._console import err
 from troth.errors import InputError, TrothError
 
@@ -41,6 +43,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+kubectl_app = typer.Typer(
+    name="kubectl-troth",
+    help="Mutual TLS between this cluster's services, as Istio's PeerAuthentication says.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+"""kubectl's plugin: the commands that can ask a cluster, and there do so by themselves."""
+
+for module in (_status, _validate, _explain, _plan, _ca, _check):
+    module.register(kubectl_app)
 for module in (
     _up,
     _status,
@@ -68,6 +81,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback signature
 
 
 @app.callback()
+@kubectl_app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -80,17 +94,23 @@ def main() -> None:
     """Run the command line of this process."""
     # nft lives where a plain user's PATH doesn't lead on Debian.
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    sys.exit(run(sys.argv[1:]))
+    # kubectl runs kubectl-troth for `kubectl troth`.
+    sys.exit(run(sys.argv[1:], as_plugin=Path(sys.argv[0]).name == "kubectl-troth"))
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], *, as_plugin: bool = False) -> int:
     """Run one command line.
+
+    Args:
+        arguments: Without the program's name.
+        as_plugin: It was `kubectl troth`, which is about a cluster.
 
     Returns:
         Its exit code.
     """
     try:
-        result = app(arguments, prog_name="troth", standalone_mode=False)
+        program, name = (kubectl_app, PLUGIN) if as_plugin else (app, "troth")
+        result = program(arguments or ["--help"], prog_name=name, standalone_mode=False)
     except typer.Abort:
         return 1
     except typer.TyperException as error:

@@ -8,6 +8,17 @@ from typing import Annotated
 import msgspec
 import typer
 
+from troth.cli._cluster import (
+    Cluster,
+    ContextOption,
+    KubeconfigOption,
+    NamespaceOption,
+    ask_cluster,
+    chosen_cluster,
+    full_name,
+    require_essentials,
+    require_no_default,
+)
 from troth.cli._console import Output, OutputOption, out, print_json
 from troth.cli._manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests, warn_of_errors
 from troth.cli._render_explain import render_derivation
@@ -23,19 +34,26 @@ def register(app: typer.Typer) -> None:
 
 
 def explain_command(
+    ctx: typer.Context,
     workload: Annotated[
         str,
         typer.Argument(
             metavar="NAMESPACE/WORKLOAD",
-            help="A Pod, Deployment or the like by name, or labels: finance/app=payments,tier=db.",
+            help="A Pod, Deployment or the like by name, or labels: finance/app=payments,tier=db. "
+            "In a cluster the namespace may be left out.",
         ),
     ],
     files: Annotated[
         list[Path] | None,
         typer.Option(
-            "--filename", "-f", help=f"{FILES_HELP} Without any, the running mesh is asked."
+            "--filename",
+            "-f",
+            help=f"{FILES_HELP} Without any, and without a cluster, the running mesh is asked.",
         ),
     ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: NamespaceOption = None,
     root_namespace: Annotated[
         str | None,
         typer.Option(help=f"Where policies without a selector are mesh-wide: {ROOT_NAMESPACE}."),
@@ -46,15 +64,18 @@ def explain_command(
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Say which mutual TLS mode holds for a workload's ports, and which policy decides, and why."""
-    if files:
-        (manifests,) = read_manifests(files)
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
+    )
+    root = root_namespace or ROOT_NAMESPACE
+    domain = TrustDomain.parse(trust_domain or "cluster.local")
+    if cluster:
+        derivation = _in_cluster(cluster, workload, root, domain)
+    elif files:
+        (manifests,) = read_manifests(files, namespace=namespace)
         warn_of_errors(manifests.problems)
-        derivation = explain(
-            manifests,
-            workload,
-            root_namespace=root_namespace or ROOT_NAMESPACE,
-            trust_domain=TrustDomain.parse(trust_domain or "cluster.local"),
-        )
+        name = full_name(workload, namespace)
+        derivation = explain(manifests, name, root_namespace=root, trust_domain=domain)
     else:
         _only_with_files(root_namespace, trust_domain)
         (answer,) = call(StateDirectory().control, "explain", name=workload)
@@ -66,6 +87,21 @@ def explain_command(
     return 0
 
 
+def _in_cluster(
+    cluster: Cluster, workload: str, root_namespace: str, trust_domain: TrustDomain
+) -> Derivation:
+    name = full_name(workload, cluster.namespace)
+    place = name.partition("/")[0]
+    found = ask_cluster(cluster, root_namespace=root_namespace, namespace=place, keep=name)
+    require_essentials(found, but_in=root_namespace)
+    warn_of_errors(found.manifests.problems)
+    derivation = explain(
+        found.manifests, name, root_namespace=root_namespace, trust_domain=trust_domain
+    )
+    require_no_default(found, derivation.explanation)
+    return derivation
+
+
 def _only_with_files(*options: str | None) -> None:
     if any(option is not None for option in options):
         raise InputError(
@@ -74,7 +110,7 @@ def _only_with_files(*options: str | None) -> None:
                     subject="--root-namespace and --trust-domain",
                     path="",
                     found="are set in the running mesh already",
-                    wanted="leave them out, or give manifests with -f",
+                    wanted="leave them out, or give manifests with -f or a cluster with --context",
                 )
             ]
         )

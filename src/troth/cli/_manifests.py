@@ -12,7 +12,7 @@ from rich.markup import escape
 from troth.cli._console import err
 from troth.errors import InputError, Problem, Severity
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
-from troth.sources import STDIN, Manifests, load
+from troth.sources import DEFAULT_NAMESPACE, STDIN, Manifests, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,8 +27,12 @@ RootNamespaceOption = Annotated[
 ROOT_NAMESPACE = DEFAULT_ROOT_NAMESPACE
 
 
-def read_manifests(*groups: Sequence[Path]) -> tuple[Manifests, ...]:
+def read_manifests(*groups: Sequence[Path], namespace: str | None = None) -> tuple[Manifests, ...]:
     """Read each group of paths as a set of its own.
+
+    Args:
+        groups: The paths.
+        namespace: Of objects that name none.
 
     Raises:
         InputError: A path doesn't exist, or standard input is wanted twice or too large.
@@ -45,7 +49,8 @@ def read_manifests(*groups: Sequence[Path]) -> tuple[Manifests, ...]:
     if problems:
         raise InputError(problems)
     stdin = _standard_input() if wanted else None
-    return tuple(load(group, stdin) for group in groups)
+    place = namespace or DEFAULT_NAMESPACE
+    return tuple(load(group, stdin, namespace=place) for group in groups)
 
 
 def warn_of_errors(problems: Iterable[Problem]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,15 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from troth.cli._cluster import (
+    ContextOption,
+    KubeconfigOption,
+    NamespaceOption,
+    ask_cluster,
+    chosen_cluster,
+    full_object_name,
+    require_essentials,
+)
 from troth.cli._console import Output, OutputOption, err, out, print_json
 from troth.cli._manifests import (
     FILES_HELP,
@@ -22,7 +32,7 @@ from troth.errors import InputError, PeerError, Severity
 from troth.explain import plan, seen_in_plaintext
 from troth.local import StateDirectory, call
 from troth.mesh import Connection
-from troth.sources import amend
+from troth.sources import amend, as_applied
 
 if TYPE_CHECKING:
     from troth.explain import Plaintext
@@ -34,9 +44,11 @@ def register(app: typer.Typer) -> None:
 
 
 def plan_command(
+    ctx: typer.Context,
     files: Annotated[
-        list[Path], typer.Option("--filename", "-f", help=f"What is in force today. {FILES_HELP}")
-    ],
+        list[Path] | None,
+        typer.Option("--filename", "-f", help=f"What is in force today. {FILES_HELP}"),
+    ] = None,
     new_files: Annotated[
         list[Path] | None,
         typer.Option("--with", help=f"Objects to add or to replace by identity. {FILES_HELP}"),
@@ -45,6 +57,9 @@ def plan_command(
         list[str] | None,
         typer.Option(metavar="KIND/NAMESPACE/NAME", help="An object to take out; may be repeated."),
     ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: NamespaceOption = None,
     root_namespace: RootNamespaceOption = ROOT_NAMESPACE,
     observed: Annotated[
         bool,
@@ -52,17 +67,34 @@ def plan_command(
     ] = False,
     output: OutputOption = Output.TEXT,
 ) -> int:
-    """Say what a change of manifests would do: modes, who is refused, what loses encryption.
+    """Say what a change would do: modes, who is refused, what loses encryption.
 
-    The exit code is 0 when nothing would break, and 1 when something would, or when errors in
-    the manifests hide a part of the answer.
+    The exit code is 0 when nothing would break, and 1 when something would, or when errors or
+    missing rights hide a part of the answer.
     """
     if not new_files and not without:
         raise typer.BadParameter("say what would change: --with or --without")
-    current, new = read_manifests(files, new_files or [])
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
+    )
+    if cluster:
+        namespace = cluster.namespace
+        if observed:
+            raise typer.BadParameter("--observed asks the mesh on this machine, not a cluster")
+    elif not files:
+        raise typer.BadParameter(
+            "say what is in force today: --filename PATH, or a cluster by --context"
+        )
+    current, new = read_manifests(files or [], new_files or [], namespace=namespace)
     if errors := [each for each in new.problems if each.severity is Severity.ERROR]:
         raise InputError(errors)
-    planned = amend(current, new=new, without=without or ())
+    if cluster:
+        found = ask_cluster(cluster, root_namespace=root_namespace)
+        require_essentials(found)
+        current = found.manifests
+        new = as_applied(new, found.created, now=datetime.now(UTC))
+    gone = [full_object_name(name, namespace) for name in without or ()]
+    planned = amend(current, new=new, without=gone)
     report = plan(
         current,
         planned,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import msgspec
+import typer
 from rich.markup import escape
 
+from troth._contract import DEFAULT_NAMESPACE
+from troth.cli._cluster import ContextOption, KubeconfigOption, ask_status, chosen_cluster
 from troth.cli._console import Output, OutputOption, coloured, out, print_json, table
+from troth.cli._manifests import ROOT_NAMESPACE
+from troth.cli._render_cluster_status import render_cluster_status
 from troth.errors import Severity
+from troth.identity import TrustDomain
 from troth.local import MeshStatus, StateDirectory, call
-
-if TYPE_CHECKING:
-    import typer
 
 
 def register(app: typer.Typer) -> None:
@@ -21,11 +24,44 @@ def register(app: typer.Typer) -> None:
     app.command("status")(status)
 
 
-def status(output: OutputOption = Output.TEXT) -> int:
+def status(
+    ctx: typer.Context,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="Only the pods of this namespace of a cluster."),
+    ] = None,
+    troth_namespace: Annotated[
+        str, typer.Option(help="In a cluster: where the controller and the node agents run.")
+    ] = DEFAULT_NAMESPACE,
+    root_namespace: Annotated[
+        str, typer.Option(help="In a cluster: where policies without a selector are mesh-wide.")
+    ] = ROOT_NAMESPACE,
+    trust_domain: Annotated[
+        str, typer.Option(help="In a cluster: the trust domain of every identity.")
+    ] = "cluster.local",
+    output: OutputOption = Output.TEXT,
+) -> int:
     """Show each pod: identity, mode of every port, certificate, captured or why not.
 
-    The exit code is 0 when all is as it should be, and 1 when something is missing or refused.
+    In a cluster it shows the nodes, the controller and the roots, too. The exit code is 0 when all
+    is as it should be, and 1 when something is missing or refused.
     """
+    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    if cluster:
+        report = ask_status(
+            cluster,
+            namespace=namespace or "",
+            home=troth_namespace,
+            root_namespace=root_namespace,
+            trust_domain=TrustDomain.parse(trust_domain),
+        )
+        if output is Output.JSON:
+            print_json(report)
+        else:
+            out.print(render_cluster_status(report, now=datetime.now(UTC)))
+        return 0 if report.ready else 1
     (answer,) = call(StateDirectory().control, "status")
     mesh = msgspec.convert(answer, MeshStatus, strict=False)
     if output is Output.JSON:

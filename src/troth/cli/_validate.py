@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.markup import escape
 
+from troth.cli._cluster import (
+    Cluster,
+    ContextOption,
+    KubeconfigOption,
+    ask_cluster,
+    chosen_cluster,
+)
 from troth.cli._console import Output, OutputOption, err, out, print_json
 from troth.cli._manifests import FILES_HELP, ROOT_NAMESPACE, RootNamespaceOption, read_manifests
 from troth.errors import Severity
@@ -15,6 +23,7 @@ from troth.explain import validate
 
 if TYPE_CHECKING:
     from troth.explain import Validation
+    from troth.sources import Manifests
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
@@ -25,25 +34,51 @@ def register(app: typer.Typer) -> None:
 
 
 def validate_command(
-    files: Annotated[list[Path], typer.Option("--filename", "-f", help=FILES_HELP)],
+    ctx: typer.Context,
+    files: Annotated[list[Path] | None, typer.Option("--filename", "-f", help=FILES_HELP)] = None,
     more_files: Annotated[
         list[Path] | None, typer.Argument(metavar="[PATH...]", help="More of the same.")
+    ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace", "-n", help="Only this namespace of a cluster; without -n all of them."
+        ),
     ] = None,
     root_namespace: RootNamespaceOption = ROOT_NAMESPACE,
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
     output: OutputOption = Output.TEXT,
 ) -> int:
-    """Find what is wrong with manifests, and policies that don't do what they seem to.
+    """Find what is wrong with manifests or a cluster, and policies that don't do what they seem to.
 
     The exit code is 0 when there is no error, and 1 when there is one.
     """
-    (manifests,) = read_manifests([*files, *(more_files or ())])
+    named = [*(files or ()), *(more_files or ())]
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=named
+    )
+    if cluster:
+        manifests = _in_cluster(cluster, root_namespace, namespace or "")
+    elif named:
+        (manifests,) = read_manifests(named, namespace=namespace)
+    else:
+        raise typer.BadParameter("say what to look at: --filename PATH, or a cluster by --context")
     report = validate(manifests, root_namespace=root_namespace)
     if output is Output.JSON:
         print_json(report)
     else:
         _print(report)
     return 1 if report.errors or (strict and report.warnings) else 0
+
+
+def _in_cluster(cluster: Cluster, root_namespace: str, namespace: str) -> Manifests:
+    found = ask_cluster(cluster, root_namespace=root_namespace, namespace=namespace)
+    if found.has_all_workloads:
+        return found.manifests
+    # With some of them unknown, nothing can be said about which policy selects none.
+    return msgspec.structs.replace(found.manifests, pods={}, deployments={}, workloads={})
 
 
 def _print(report: Validation) -> None:
