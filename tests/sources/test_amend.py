@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from troth.errors import InputError
 from troth.policy import Mode
-from troth.sources import Manifests, amend
+from troth.sources import Manifests, amend, as_applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,3 +105,18 @@ def test_every_name_of_nothing_is_refused_at_once(read: Callable[..., Manifests]
         ),
         "object Pod/x/y: isn't there; write KIND/NAMESPACE/NAME of an object that is given",
     ]
+
+
+def test_a_policy_that_is_applied_keeps_its_age_and_a_new_one_is_the_youngest(
+    read: Callable[..., Manifests],
+) -> None:
+    new = read(
+        policy("a", "STRICT").replace("name: a", "name: a, creationTimestamp: 2001-01-01T00:00:00Z")
+        + policy("b", "STRICT")
+    )
+    before, now = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
+    applied = as_applied(new, {"finance/b": before}, now=now)
+    assert {key: each.created for key, each in applied.policies.items()} == {
+        "finance/a": now,
+        "finance/b": before,
+    }
