@@ -156,6 +156,21 @@ def own_ports_are_closed_to_others(directory: Path) -> None:
         assert not reaches(other, POD, 15006)
 
 
+def a_pod_relays_nothing(directory: Path) -> None:
+    """What merely arrives at the pod, for an address that isn't its own, isn't led to Envoy."""
+    pod, other = two_linked_namespaces(directory)
+    enter = _netns.enter_command(other)
+    run(*enter, "ip", "route", "add", "10.8.8.8", "via", POD)
+    run(*enter, "ip", "-6", "route", "add", "fd88::8", "via", POD_V6)
+    asyncio.run(capture(pod))
+    for mine, elsewhere in ((POD, "10.8.8.8"), (POD_V6, "fd88::8")):
+        with listening(pod, mine, 15006) as inbound:
+            assert not reaches(other, elsewhere, 80)
+            assert not taken_by(inbound)
+            assert reaches(other, mine, 80)
+            assert taken_by(inbound)
+
+
 def udp_is_untouched(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
     asyncio.run(capture(pod))
@@ -242,6 +257,7 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
         pytest.param(tcp_goes_through_envoy, id="TCP goes through Envoy, both ways"),
         pytest.param(without_envoy_nothing_passes, id="without Envoy nothing passes"),
         pytest.param(own_ports_are_closed_to_others, id="no other pod reaches Envoy's own ports"),
+        pytest.param(a_pod_relays_nothing, id="a pod relays nothing"),
         pytest.param(udp_is_untouched, id="UDP is untouched"),
         pytest.param(connections_from_before_live_on, id="connections from before live on"),
         pytest.param(captured_connections_outlive_release, id="captured ones outlive release"),

@@ -46,6 +46,7 @@ table inet {TABLE} {{
   chain guard {{
     type filter hook prerouting priority -150; policy accept;
     iif != "lo" tcp dport {{ {OUTBOUND_PORT}, {INBOUND_PORT} }} drop
+    iif != "lo" ip daddr 127.0.0.0/8 drop
   }}
   chain outbound {{
     type nat hook output priority -100; policy accept;
@@ -56,6 +57,7 @@ table inet {TABLE} {{
   chain inbound {{
     type nat hook prerouting priority -100; policy accept;
     iif "lo" return
+    fib daddr type != local return
     {exempt}
     tcp dport {TUNNEL_PORT} return
     {_FIRST} redirect to :{INBOUND_PORT}
