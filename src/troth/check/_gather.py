@@ -19,10 +19,7 @@ from troth.check._facts import (
     PodObject,
 )
 from troth.errors import EnvironmentLackError
-from troth.sources._api_requests import ApiRequests
-from troth.sources._api_server import ApiServer, Resource
-from troth.sources._followed import model_reader
-from troth.sources._readings import Readings
+from troth.sources.kubernetes import ApiRequests, ApiServer, Readings, Resource, model_reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection

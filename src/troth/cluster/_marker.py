@@ -18,7 +18,7 @@ from lightkube.types import PatchType
 
 from troth.errors import TrothError
 from troth.mesh import CAPTURED_ANNOTATION
-from troth.sources._api_client import api_errors
+from troth.sources.kubernetes import api_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

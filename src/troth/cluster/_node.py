@@ -27,8 +27,7 @@ from troth.node import NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
 from troth.node._report import NodeReporter, node_report
 from troth.sources import ClusterState, follow
-from troth.sources._api_client import api_client, api_errors
-from troth.sources._api_server import ApiServer
+from troth.sources.kubernetes import ApiServer, api_client, api_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from troth.sources._api_server import Resource
-from troth.sources._followed import reader
-from troth.sources._json import decode
-from troth.sources._reflector import Broken, Listed
+from troth.sources.kubernetes import Broken, Listed, Resource, decode, reader
 
 if TYPE_CHECKING:
-    from troth.sources._api_server import ApiServer
+    from troth.sources.kubernetes import ApiServer
 
 _log = structlog.get_logger(__name__)
 

@@ -39,7 +39,7 @@ from troth.controller._keyring import (
 )
 from troth.controller._progress import awaited, signing_root
 from troth.errors import EnvironmentLackError, InputError, Problem, TrothError
-from troth.sources._api_client import (
+from troth.sources.kubernetes import (
     api_errors,
     is_conflict,
     is_ending_namespace,

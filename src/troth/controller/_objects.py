@@ -20,10 +20,14 @@ from troth._contract import (
 )
 from troth.controller._status import PolicyObject, read_policy
 from troth.policy import API_VERSIONS, KIND
-from troth.sources._api_server import Resource
-from troth.sources._cluster_objects import read_namespace
-from troth.sources._followed import NamespacedResource, model_reader, reader
-from troth.sources._json import decode
+from troth.sources.kubernetes import (
+    NamespacedResource,
+    Resource,
+    decode,
+    model_reader,
+    read_namespace,
+    reader,
+)
 
 if TYPE_CHECKING:
     from troth.mesh import Namespace

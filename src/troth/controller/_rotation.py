@@ -23,9 +23,7 @@ from troth.controller._keyring import ROTATE_ANNOTATION, Phase, rotation_phase
 from troth.controller._objects import reports
 from troth.controller._progress import awaited
 from troth.errors import EnvironmentLackError, PeerError
-from troth.sources._api_requests import METADATA_ONLY, ApiRequests
-from troth.sources._api_server import ApiServer
-from troth.sources._reflector import Broken, Listed
+from troth.sources.kubernetes import METADATA_ONLY, ApiRequests, ApiServer, Broken, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

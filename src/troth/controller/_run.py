@@ -19,8 +19,7 @@ from troth.controller._health import Readiness
 from troth.controller._leader import LeaderElection
 from troth.controller._work import Work
 from troth.errors import EnvironmentLackError
-from troth.sources._api_client import api_client
-from troth.sources._api_server import ApiServer
+from troth.sources.kubernetes import ApiServer, api_client
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig

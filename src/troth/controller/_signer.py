@@ -27,7 +27,7 @@ from troth._contract import POD_NAME_ATTRIBUTE
 from troth.controller._events import EventType
 from troth.controller._signing import Claim, Refusal, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
-from troth.sources._api_client import api_errors, is_missing
+from troth.sources.kubernetes import api_errors, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

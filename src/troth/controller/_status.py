@@ -24,7 +24,7 @@ from troth.controller._conditions import (
 from troth.controller._events import EventType
 from troth.errors import TrothError
 from troth.policy import KIND, PeerAuthentication, lint_policies, parse_peer_authentication
-from troth.sources._api_client import api_errors, is_conflict, is_missing
+from troth.sources.kubernetes import api_errors, is_conflict, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

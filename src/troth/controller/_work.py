@@ -13,7 +13,7 @@ from troth.controller._events import Events
 from troth.controller._signer import Signer
 from troth.controller._status import StatusWriter
 from troth.errors import TrothError
-from troth.sources._followed import Followed
+from troth.sources.kubernetes import Followed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from troth._contract import NodeReport
     from troth.controller._settings import Settings
-    from troth.sources._api_server import ApiServer
+    from troth.sources.kubernetes import ApiServer
 
 _log = structlog.get_logger(__name__)
 

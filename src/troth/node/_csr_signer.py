@@ -30,9 +30,15 @@ from troth._contract import (
 from troth.errors import InputError, PeerError, TrothError
 from troth.identity import TrustBundle
 from troth.node._certificates import Signed
-from troth.sources._api_client import api_client, api_errors
-from troth.sources._api_server import ApiServer, Resource
-from troth.sources._followed import Followed, NamespacedResource, model_reader
+from troth.sources.kubernetes import (
+    ApiServer,
+    Followed,
+    NamespacedResource,
+    Resource,
+    api_client,
+    api_errors,
+    model_reader,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

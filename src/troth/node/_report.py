@@ -22,7 +22,7 @@ from troth._contract import (
 )
 from troth.errors import TrothError
 from troth.node._issuers import issuers
-from troth.sources._api_client import api_errors
+from troth.sources.kubernetes import api_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,0 +1,112 @@
+"""The picture in ARCHITECTURE.md holds: pure packages touch nothing, and imports run one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import troth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(troth.__file__).parent
+WORLDLY = frozenset(
+    {
+        *("asyncio", "fcntl", "grpc", "lightkube", "os", "pathlib", "pyroute2", "select", "shutil"),
+        *("signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time", "watchfiles"),
+    }
+)
+PURE = ("policy", "identity", "mesh", "explain")
+PURE_MODULES = (
+    "envoy/_build.py",
+    "envoy/_clusters.py",
+    "envoy/_delta.py",
+    "envoy/_events.py",
+    "envoy/_filters.py",
+    "envoy/_inbound.py",
+    "envoy/_matchers.py",
+    "envoy/_outbound.py",
+    "envoy/_reasons.py",
+    "envoy/_snapshot.py",
+    "envoy/_tls.py",
+    "sources/_collect.py",
+    "sources/_last_good.py",
+    "sources/_reflector.py",
+    "sources/_yaml.py",
+    "trace/_handshake.py",
+    "trace/_steps.py",
+    "trace/_wire.py",
+)
+MAY_IMPORT = {
+    "policy": frozenset[str](),
+    "identity": frozenset[str](),
+    "mesh": frozenset({"policy", "identity"}),
+    "sources": frozenset({"policy", "identity", "mesh"}),
+    "explain": frozenset({"policy", "identity", "mesh", "sources"}),
+    "trace": frozenset({"policy", "identity", "mesh"}),
+    "envoy": frozenset({"policy", "identity", "mesh"}),
+    "node": frozenset({"policy", "identity", "mesh", "envoy", "sources"}),
+    "controller": frozenset({"policy", "identity", "mesh", "sources"}),
+    "cluster": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node"}),
+    "check": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node"}),
+    "local": frozenset(
+        {"policy", "identity", "mesh", "sources", "explain", "trace", "envoy", "node"}
+    ),
+    "diagnosis": frozenset({"policy", "identity", "mesh", "envoy", "explain", "trace", "local"}),
+    "demo": frozenset({"policy", "identity", "mesh", "envoy", "sources", "trace", "local"}),
+}
+LAZY = frozenset({"troth.node._csr_signer", "troth.node._metrics", "troth.node._report"})
+"""Slow to import and seldom wanted, so not part of their package's face."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports when it runs, not those for type checking only."""
+    pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and [a.name for a in node.names] != ["PurePath"]:
+            yield node.module or ""
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def modules() -> Iterator[Path]:
+    for package in PURE:
+        yield from sorted((ROOT / package).glob("*.py"))
+    yield from (ROOT / name for name in PURE_MODULES)
+
+
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_pure_module_imports_nothing_that_touches_the_world(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imports(path)} & WORLDLY
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
+    imported = {
+        name.split(".")[1]
+        for path in (ROOT / package).glob("*.py")
+        for name in imports(path)
+        if name.startswith("troth.") and not name.startswith(("troth._", "troth.errors"))
+    }
+    assert imported <= MAY_IMPORT[package] | {package}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_is_used_by_its_face(package: str) -> None:
+    below = {other for other, allowed in MAY_IMPORT.items() if package in allowed}
+    behind = [
+        (str(path.relative_to(ROOT)), name)
+        for other in below
+        for path in (ROOT / other).glob("*.py")
+        for name in imports(path)
+        if name.startswith(f"troth.{package}._") and name not in LAZY
+    ]
+    assert behind == []
