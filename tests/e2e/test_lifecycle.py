@@ -58,7 +58,7 @@ def traces(mesh: Mesh) -> dict[str, Any]:
         "rules": ["nft", "list", "ruleset"],
         "namespaces": ["ip", "netns"],
         "mounts": ["cat", "/proc/self/mountinfo"],
-        "processes": ["ps", "-e", "-o", "state=,comm="],
+        "processes": ["ps", "-e", "-ww", "-o", "state=,comm="],
     }
     found: dict[str, Any] = {
         name: [
@@ -100,7 +100,7 @@ class Foreground:
         self._output = b""
         self.read_until(b"ready")
         # Of the mesh's processes it is the only one in the host's own namespaces.
-        commands = mesh.host.run("ps", "-e", "-o", "pid=,args=").stdout.splitlines()
+        commands = mesh.host.run("ps", "-e", "-ww", "-o", "pid=,args=").stdout.splitlines()
         (self.pid,) = (
             int(line.split()[0])
             for line in commands
