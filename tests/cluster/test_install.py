@@ -1,0 +1,120 @@
+"""docs/install.md, as a person follows it: every command of its consoles, one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
+from lightkube.resources.core_v1 import ConfigMap, Namespace
+from tests.cluster.harness import NODES, Cluster
+from tests.cluster.mesh import SERVER, Load
+from tests.cluster.objects import find
+from tests.e2e.harness import TROTH, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+REPOSITORY = Path(__file__).parents[2]
+DEFINITION = "peerauthentications.security.istio.io"
+URL = "http://web.finance:8080"
+CAPTURED = "kubectl get pods -A -o 'jsonpath={.items[*].metadata.annotations.troth\\.dev/captured}'"
+
+
+def commands(heading: str) -> list[str]:
+    """What is typed in a section's consoles."""
+    text = (REPOSITORY / "docs" / "install.md").read_text()
+    (section,) = [part for part in text.split("\n## ") if part.startswith(f"{heading}\n")]
+    consoles = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    return [line.removeprefix("$ ") for each in consoles for line in each.splitlines()]
+
+
+class Person:
+    """Somebody who types what the page says, as the cluster's administrator."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        plane = cluster.control_plane
+        programs = f"{plane.binaries}:{Path(TROTH).parent}:{os.environ['PATH']}"
+        kubeconfig = str(plane.kubeconfig(outside=True))
+        self._environment = {**os.environ, "PATH": programs, "KUBECONFIG": kubeconfig}
+
+    def follow(self, heading: str) -> None:
+        """Type all of a section."""
+        typed = commands(heading)
+        assert typed, heading
+        for command in typed:
+            self.type(command)
+
+    def type(self, command: str) -> str:
+        """Type one command that is to succeed; what it says."""
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=REPOSITORY,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    def root(self) -> str:
+        """The fingerprint of the only root that is believed."""
+        (root,) = json.loads(self.type("troth ca status -o json"))["roots"]
+        assert root["signs"]
+        return str(root["fingerprint"])
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster with somebody's services, and without troth."""
+    with pytest.MonkeyPatch.context() as patch, Cluster(nodes=NODES[:2]) as cluster:
+        patch.setenv("PATH", f"{Path(TROTH).parent}:{os.environ['PATH']}")
+        cluster.delete(CustomResourceDefinition, DEFINITION)
+        for namespace, name, node, command in (
+            ("finance", "web", "node-1", (sys.executable, SERVER, "web", "http:8080")),
+            ("finance", "friend", "node-2", ()),
+            ("legacy", "stranger", "node-2", ()),
+        ):
+            cluster.namespace(namespace)
+            metadata = {"namespace": namespace, "name": name, "labels": {"app": name}}
+            cluster.run_pod({"metadata": metadata, "spec": {"nodeName": node}}, command)
+        cluster.kubectl("expose", "pod", "web", "--namespace=finance", "--port=8080")
+        yield cluster
+
+
+def test_the_page_is_followed_from_the_check_to_the_end(cluster: Cluster) -> None:
+    person = Person(cluster)
+
+    def answers(namespace: str, client: str) -> bool:
+        return cluster.fetch(namespace, client, URL) == "web 8080 /"
+
+    eventually(lambda: answers("legacy", "stranger"), what="the service")
+    person.follow("Check")
+    person.follow("Install")
+    person.follow("Put a namespace into the mesh")
+    assert answers("finance", "friend")
+    assert answers("legacy", "stranger")
+    person.follow("Lock it down")
+    eventually(lambda: not answers("legacy", "stranger"), what="STRICT")
+    assert answers("finance", "friend")
+    old = person.root()
+    with Load(cluster, "finance", "friend", URL.removeprefix("http://")):
+        person.follow("Replace the root")
+    assert person.root() != old
+    assert person.type(CAPTURED) == "true true"
+    person.follow("Remove")
+    assert answers("legacy", "stranger")
+    assert answers("finance", "friend")
+    cluster.await_gone(Namespace, "troth-system")
+    assert find(cluster.client, ConfigMap, "troth-trust-bundle", "finance") is None
+    assert find(cluster.client, CustomResourceDefinition, DEFINITION) is not None
