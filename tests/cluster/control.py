@@ -15,6 +15,7 @@ from lightkube import KubeConfig
 from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Namespace, Pod, ServiceAccount
+from tests.deploy import chart
 from tests.e2e.harness import PATIENCE_SECONDS
 
 from troth.controller import Controller, Settings, SigningRules, Timing
@@ -31,62 +32,11 @@ TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 
 QUICK = Timing(lease=4, renew=2.5, retry=0.3)
 
-_RBAC = """
+# Somebody who may ask as node agents do, and isn't one.
+_STRANGER = """
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
-metadata: {{name: troth-controller}}
-rules:
-  - apiGroups: [certificates.k8s.io]
-    resources: [certificatesigningrequests]
-    verbs: [get, list, watch]
-  - apiGroups: [certificates.k8s.io]
-    resources: [certificatesigningrequests/approval, certificatesigningrequests/status]
-    verbs: [update]
-  - apiGroups: [certificates.k8s.io]
-    resources: [signers]
-    resourceNames: [troth.dev/workload]
-    verbs: [approve, sign]
-  - {{apiGroups: [""], resources: [pods], verbs: [list]}}
-  - {{apiGroups: [""], resources: [namespaces], verbs: [list, watch]}}
-  - {{apiGroups: [""], resources: [configmaps], verbs: [create]}}
-  - apiGroups: [""]
-    resources: [configmaps]
-    resourceNames: [troth-trust-bundle]
-    verbs: [get, list, watch, patch, delete]
-  - {{apiGroups: [""], resources: [events], verbs: [create, patch]}}
-  - {{apiGroups: [security.istio.io], resources: [peerauthentications], verbs: [list, watch]}}
-  - {{apiGroups: [security.istio.io], resources: [peerauthentications/status], verbs: [patch]}}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{name: {namespace}-controller}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: troth-controller}}
-subjects: [{{kind: ServiceAccount, namespace: {namespace}, name: troth-controller}}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{namespace: {namespace}, name: troth-controller}}
-rules:
-  - {{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, list, watch]}}
-  - apiGroups: [coordination.k8s.io]
-    resources: [leases]
-    resourceNames: [troth-controller]
-    verbs: [get, patch]
-  - {{apiGroups: [""], resources: [secrets], verbs: [create]}}
-  - apiGroups: [""]
-    resources: [secrets]
-    resourceNames: [troth-ca]
-    verbs: [get, list, watch, update]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{namespace: {namespace}, name: troth-controller}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: troth-controller}}
-subjects: [{{kind: ServiceAccount, namespace: {namespace}, name: troth-controller}}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{name: troth-node-certificates}}
+metadata: {{name: strangers-requests}}
 rules:
   - apiGroups: [certificates.k8s.io]
     resources: [certificatesigningrequests]
@@ -94,27 +44,9 @@ rules:
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {{name: {namespace}-node}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: troth-node-certificates}}
-subjects:
-  - {{kind: ServiceAccount, namespace: {namespace}, name: troth-node}}
-  - {{kind: ServiceAccount, namespace: {namespace}, name: stranger}}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {{namespace: {namespace}, name: troth-node}}
-rules:
-  - apiGroups: [""]
-    resources: [configmaps]
-    resourceNames: [troth-trust-bundle]
-    verbs: [list, watch]
-  - {{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, patch]}}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {{namespace: {namespace}, name: troth-node}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: troth-node}}
-subjects: [{{kind: ServiceAccount, namespace: {namespace}, name: troth-node}}]
+metadata: {{name: {namespace}-stranger}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: strangers-requests}}
+subjects: [{{kind: ServiceAccount, namespace: {namespace}, name: stranger}}]
 """
 
 
@@ -129,9 +61,13 @@ class Control:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster = cluster
         self.namespace = cluster.namespace(namespace)
-        for account in ("troth-controller", "troth-node", "stranger"):
-            cluster.service_account(namespace, account)
-        cluster.apply(_RBAC.format(namespace=namespace))
+        for name in ("controller-rbac.yaml", "node-rbac.yaml"):
+            for made in chart.objects(name, namespace=namespace):
+                if made["kind"] == "ClusterRoleBinding":  # each installation's own
+                    made["metadata"]["name"] += f"-{namespace}"
+                cluster.apply(made)
+        cluster.service_account(namespace, "stranger")
+        cluster.apply(_STRANGER.format(namespace=namespace))
 
     def settings(self) -> Settings:
         """Of a replica."""

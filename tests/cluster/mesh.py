@@ -34,27 +34,6 @@ _PROGRAMS = Path(__file__).parents[1] / "e2e" / "programs"
 LOAD = str(_PROGRAMS / "load.py")
 SERVER = str(_PROGRAMS / "hello.py")
 
-_RBAC = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: troth-node}
-rules:
-  - apiGroups: [""]
-    resources: [namespaces, pods, services, nodes]
-    verbs: [list, watch]
-  - {apiGroups: [""], resources: [nodes], verbs: [get]}
-  - {apiGroups: [""], resources: [pods], verbs: [patch]}
-  - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
-  - {apiGroups: [networking.k8s.io], resources: [servicecidrs], verbs: [list]}
-  - {apiGroups: [security.istio.io], resources: [peerauthentications], verbs: [list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: troth-node}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: troth-node}
-subjects: [{kind: ServiceAccount, namespace: troth-system, name: troth-node}]
-"""
-
 
 class ClusterMesh:
     """troth, running on all nodes of a cluster.
@@ -70,7 +49,6 @@ class ClusterMesh:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
             control = self._control = Control(self.cluster, NAMESPACE)
-            self.cluster.apply(_RBAC)
             plane = self.cluster.control_plane
             self.controller = Program(
                 plane.machine,
