@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+_CATCH_UP_SECONDS = 1.0
+"""How long a report waits for what is just changing."""
+
 _UNANNOUNCE_SECONDS = 2.0
 """How long a pod that ends waits for Envoy to send it nothing new."""
 
@@ -109,6 +112,14 @@ class LocalMesh:
                 await self._changed.wait_for(lambda: self._revision != seen)  # noqa: B023 - used at once
                 seen = self._revision
             yield
+
+    async def caught_up(self) -> None:
+        """Wait until the last change has been acted on, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_SECONDS):
+                async for _ in self.changes():
+                    if self._acted_on >= self._wakes and self.agent.is_settled:
+                        return
 
     def membership(self, template: PodTemplate) -> Membership:
         """Whether a pod made from ``template`` is in the mesh, and why."""

@@ -76,6 +76,7 @@ class Requests:
         )
 
     async def _status(self, _: Mapping[str, Any]) -> Answer:
+        await self._mesh.caught_up()
         yield mesh_status(self._mesh)
 
     async def _progress(self, _request: Mapping[str, Any]) -> Answer:
