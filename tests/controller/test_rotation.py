@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -13,6 +14,9 @@ from troth.controller._keyring import PHASE_ANNOTATION, ROTATE_ANNOTATION, SINCE
 from troth.controller._rotation import rotation_state
 from troth.errors import InputError
 from troth.identity import CertificateAuthority, TrustDomain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SINCE = {SINCE_ANNOTATION: "2026-01-01T11:00:00Z"}
@@ -29,7 +33,7 @@ OLD_NAME, NEW_NAME = root_fingerprint(OLD), root_fingerprint(NEW)
 
 
 def state(
-    phase: str, *roots: bytes, signs: str, reports: dict[str, NodeReport | None] | None = None
+    phase: str, *roots: bytes, signs: str, reports: Mapping[str, NodeReport | None] | None = None
 ) -> RotationState:
     return rotation_state(
         {PHASE_ANNOTATION: phase, **SINCE},
