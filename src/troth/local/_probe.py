@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from troth.sources import HttpGet, Probe
 
 _LONGEST_STATUS_LINE = 1024
+_FIRST_PERIOD = 0.1
+"""Seconds; doubled after each failure until it is the probe's own period."""
 
 
 class Readiness:
     """Whether a container counts as ready, by the answers to its probe. Times in seconds.
+
+    One that has never been ready is asked more often at first, as the kubelet may do: an app that
+    needs half a second to start shall not wait for the next round.
 
     Args:
         probe: The thresholds and times; None means ready from the start.
@@ -32,6 +37,7 @@ class Readiness:
         self._probe = probe
         self._row = 0
         self._last: bool | None = None
+        self._period = _FIRST_PERIOD
         self.ready = probe is None
         self.next_at = started + (probe.initial_delay if probe else 0)
 
@@ -41,7 +47,8 @@ class Readiness:
             return False
         self._row = self._row + 1 if ok is self._last else 1
         self._last = ok
-        self.next_at = now + self._probe.period
+        self._period = self._probe.period if ok else min(2 * self._period, self._probe.period)
+        self.next_at = now + self._period
         threshold = self._probe.success_threshold if ok else self._probe.failure_threshold
         if ok is self.ready or self._row < threshold:
             return False
