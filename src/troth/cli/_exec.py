@@ -13,6 +13,8 @@ import typer
 from troth.errors import PeerError
 from troth.local import Outside, StateDirectory, call, launch_command
 
+_POLL_SECONDS = 0.1
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -89,6 +91,10 @@ def _find(state: StateDirectory, pod: str, container: str) -> Path:
 
 
 def _print_file(path: Path, *, follow: bool) -> None:
+    while not path.exists():  # it is made with the container's first output
+        if not follow or not path.parent.exists():
+            return
+        time.sleep(_POLL_SECONDS)
     with path.open("rb") as file:
         while True:
             if chunk := file.read(65536):
@@ -96,5 +102,8 @@ def _print_file(path: Path, *, follow: bool) -> None:
                 sys.stdout.buffer.flush()
             elif not follow or not path.exists():
                 return
+            elif not path.samefile(f"/proc/self/fd/{file.fileno()}"):
+                break  # moved aside, because it was full
             else:
-                time.sleep(0.1)
+                time.sleep(_POLL_SECONDS)
+    _print_file(path, follow=follow)
