@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).with_name("golden")
 
 
-def shown(report: TraceReport, *, terminal: bool = False) -> str:
+def shown(report: TraceReport, *, terminal: bool = False, width: int = 100) -> str:
     out = io.StringIO()
-    Console(file=out, width=100, force_terminal=terminal).print(render_report(report))
+    Console(file=out, width=width, force_terminal=terminal).print(render_report(report))
     return out.getvalue()
 
 
@@ -68,6 +68,19 @@ def test_a_report_reads_as_its_golden(  # noqa: PLR0917 - three fixtures, three 
 
     golden = (GOLDEN / f"{name}.txt").read_text("utf-8")
     assert normalised(shown(report)) == golden
+
+
+def test_nothing_of_a_report_is_cut_off_at_80_columns(
+    world: World, serve: Serve, converse: Converse
+) -> None:
+    report = converse(world.trace(world.web), serve(world.payments))
+
+    text = shown(report, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for step in report.steps:
+        words = f"{step.action} {step.result}".split()
+        # A longer one is broken where its column ends.
+        assert [word for word in words if word not in text and len(word) <= 20] == []
 
 
 def test_a_report_fits_100_columns_and_has_no_colours_when_piped(

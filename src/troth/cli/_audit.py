@@ -11,7 +11,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth.cli._console import Output, OutputOption, err, out, print_json
+from troth.cli._console import Output, OutputOption, err, print_json, print_tables
 from troth.cli._render_audit import render_audit
 from troth.cli._write_policies import write_policies
 from troth.explain import Audit
@@ -49,7 +49,7 @@ def audit_command(
     if output is Output.JSON:
         print_json(report)
     else:
-        out.print(render_audit(report))
+        print_tables(render_audit(report))
     if write_policy is not None:
         _write(report, write_policy)
     return 0 if report.ready else 1

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.markup import escape
 
 from troth._contract import DEFAULT_NAMESPACE
-from troth.cli._console import Output, OutputOption, err, out, print_json, table
+from troth.cli._console import Output, OutputOption, err, out, print_json, print_tables, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,7 +61,7 @@ def status(
     if output is Output.JSON:
         print_json(state)
     else:
-        out.print(render_state(state))
+        print_tables(render_state(state))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,9 +53,14 @@ def print_json(value: object, *, indent: int = 2) -> None:
     sys.stdout.flush()
 
 
-def print_report(part: RenderableType) -> None:
-    """A report that is made for 100 columns, without trailing spaces when piped."""
-    width = min(out.width, _REPORT_COLUMNS)
+def print_report(part: RenderableType, *, columns: int = _REPORT_COLUMNS) -> None:
+    """A report for people, without trailing spaces when piped.
+
+    Args:
+        part: The report.
+        columns: How wide it is at most; it is never wider than the terminal.
+    """
+    width = min(out.width, columns)
     if out.is_terminal:
         out.print(part, width=width)
         return
@@ -65,12 +71,24 @@ def print_report(part: RenderableType) -> None:
     sys.stdout.flush()
 
 
+def print_tables(part: RenderableType) -> None:
+    """A report of tables that are as wide as they need, if the terminal has the room."""
+    print_report(part, columns=out.width)
+
+
 def table(*columns: str) -> Table:
     """An aligned table without lines, as kubectl prints them."""
     result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in columns:
         result.add_column(column, overflow="fold")
     return result
+
+
+def moment(when: datetime) -> str:
+    """A time of day where it was today, and the date with it otherwise; local."""
+    local = when.astimezone()
+    today = local.date() == datetime.now(local.tzinfo).date()
+    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 
 def coloured(mode: Mode) -> str:

@@ -19,7 +19,7 @@ from troth.cli._cluster import (
     require_essentials,
     require_no_default,
 )
-from troth.cli._console import Output, OutputOption, out, print_json
+from troth.cli._console import Output, OutputOption, print_json, print_tables
 from troth.cli._manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests, warn_of_errors
 from troth.cli._render_explain import render_derivation
 from troth.errors import InputError, Problem
@@ -83,7 +83,7 @@ def explain_command(
     if output is Output.JSON:
         print_json(derivation.explanation)
     else:
-        out.print(render_derivation(derivation))
+        print_tables(render_derivation(derivation))
     return 0
 
 

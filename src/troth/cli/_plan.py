@@ -19,7 +19,7 @@ from troth.cli._cluster import (
     full_object_name,
     require_essentials,
 )
-from troth.cli._console import Output, OutputOption, err, out, print_json
+from troth.cli._console import Output, OutputOption, err, print_json, print_tables
 from troth.cli._manifests import (
     FILES_HELP,
     ROOT_NAMESPACE,
@@ -105,7 +105,7 @@ def plan_command(
     if output is Output.JSON:
         print_json(report)
     else:
-        out.print(render_plan(report))
+        print_tables(render_plan(report))
     return 1 if report.would_break or report.problems else 0
 
 

@@ -8,12 +8,11 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
-from troth.cli._console import coloured, table
+from troth.cli._console import coloured, moment, table
 from troth.explain import PortState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from rich.console import RenderableType
     from rich.table import Table
@@ -34,7 +33,7 @@ def render_audit(audit: Audit) -> RenderableType:
     parts: list[RenderableType] = []
     if audit.complete_since > audit.since:
         parts += [
-            f"[yellow]Connections are only known since {_moment(audit.complete_since)}.[/yellow]",
+            f"[yellow]Connections are only known since {moment(audit.complete_since)}.[/yellow]",
             "",
         ]
     parts += [_pairs(audit.pairs) if audit.pairs else "Nobody connected to anybody.", ""]
@@ -59,7 +58,7 @@ def _pairs(pairs: Sequence[Pair]) -> Table:
             f"[green]{pair.tunnel}[/green]" if pair.tunnel else "",
             f"[yellow]{pair.plaintext}[/yellow]" if pair.plaintext else "",
             f"[red]{pair.refused}[/red]" if pair.refused else "",
-            _moment(pair.last),
+            moment(pair.last),
         )
     return rows
 
@@ -100,10 +99,6 @@ def _because(port: PortAudit) -> str:
             return "no traffic"
         case PortState.PLAINTEXT:
             return "\n".join(
-                f"{client.source}, {client.count} in plaintext, last {_moment(client.last)}"
+                f"{client.source}, {client.count} in plaintext, last {moment(client.last)}"
                 for client in port.because_of
             )
-
-
-def _moment(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

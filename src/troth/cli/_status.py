@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from troth._contract import DEFAULT_NAMESPACE
 from troth.cli._cluster import ContextOption, KubeconfigOption, ask_status, chosen_cluster
-from troth.cli._console import Output, OutputOption, coloured, out, print_json, table
+from troth.cli._console import Output, OutputOption, out, print_json, print_tables
 from troth.cli._manifests import ROOT_NAMESPACE
 from troth.cli._render_cluster_status import render_cluster_status
+from troth.cli._render_status import PodTable
 from troth.errors import Severity
 from troth.identity import TrustDomain
 from troth.local import MeshStatus, StateDirectory, call
@@ -60,7 +61,7 @@ def status(
         if output is Output.JSON:
             print_json(report)
         else:
-            out.print(render_cluster_status(report, now=datetime.now(UTC)))
+            print_tables(render_cluster_status(report, now=datetime.now(UTC)))
         return 0 if report.ready else 1
     (answer,) = call(StateDirectory().control, "status")
     mesh = msgspec.convert(answer, MeshStatus, strict=False)
@@ -73,37 +74,10 @@ def status(
 
 
 def _print(mesh: MeshStatus) -> None:
-    rows = table("POD", "PHASE", "READY", "CAPTURED", "MODE", "DECIDED BY", "IDENTITY", "CERT")
-    now = datetime.now(UTC)
-    for pod in mesh.pods:
-        rows.add_row(
-            f"{pod.namespace}/{pod.name}",
-            pod.phase,
-            "yes" if pod.ready else "no",
-            "yes" if pod.captured else "no",
-            coloured(pod.mode) if pod.mode else "",
-            str(pod.decided_by) if pod.decided_by else "",
-            escape(pod.identity)
-            if pod.identity and pod.captured
-            else f"[dim]{escape(pod.why)}[/dim]",
-            _left(pod.certificate_expires, now),
-        )
-        for number, port in pod.ports.items():
-            if (port.mode, port.decided_by) != (pod.mode, pod.decided_by):
-                rows.add_row(
-                    f"  port {number}", "", "", "", coloured(port.mode), str(port.decided_by)
-                )
-    out.print(rows)
+    print_tables(PodTable(mesh.pods, now=datetime.now(UTC)))
     for refused in mesh.envoy.refused:
         out.print(f"[red]refused by Envoy:[/red] {escape(refused)}", soft_wrap=True)
     for problem in mesh.problems:
         out.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
     for blocker in mesh.waiting_for:
         out.print(f"[yellow]waiting for[/yellow] {escape(blocker)}", soft_wrap=True)
-
-
-def _left(until: datetime | None, now: datetime) -> str:
-    if until is None:
-        return ""
-    minutes = int((until - now).total_seconds() // 60)
-    return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m"  # noqa: PLR2004

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from troth.cli._console import Output, OutputOption, out, print_json
+from troth.cli._console import Output, OutputOption, moment, out, print_json
 from troth.explain import Why
 from troth.local import StateDirectory, call
 
@@ -67,7 +66,7 @@ def render_why(report: Why) -> RenderableType:
         parts.append(Text.from_markup(_headline(refusal)))
         parts.append(Padding(Text(f"{refusal.cause} {refusal.remedy}"), (0, 0, 0, 2), expand=False))
     if not report.refusals:
-        since = _moment(report.complete_since)
+        since = moment(report.complete_since)
         parts.append(f"Nothing was refused and nothing failed since {since}.")
     return Group(*parts)
 
@@ -78,14 +77,8 @@ def _headline(refusal: Refusal) -> str:
         source += f" ({refusal.source_address})"
     times = ""
     if refusal.count > 1:
-        times = f" {refusal.count} times since {_moment(refusal.first)}"
+        times = f" {refusal.count} times since {moment(refusal.first)}"
     return (
-        f"{escape(source)} → {escape(destination)} at {_moment(refusal.last)}: "
+        f"{escape(source)} → {escape(destination)} at {moment(refusal.last)}: "
         f"[red]{refusal.outcome}[/red]{times}."
     )
-
-
-def _moment(moment: datetime) -> str:
-    local = moment.astimezone()
-    today = local.date() == datetime.now(local.tzinfo).date()
-    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""A trace for people: rich renderables that fit 100 columns and are plain text when piped."""
+"""A trace for people: rich renderables for 80 columns and more, plain text when piped."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def render_process(report: TraceReport) -> Table:
     table.add_column("#", justify="right")
     table.add_column("ms", justify="right", no_wrap=True)
     table.add_column("who", no_wrap=True)
-    table.add_column("does", min_width=20, max_width=26)
+    table.add_column("does", min_width=20, max_width=26, overflow="fold")
     table.add_column("client", no_wrap=True)
     table.add_column("server", no_wrap=True)
-    table.add_column("result", min_width=24, overflow="fold")
+    table.add_column("result", min_width=18, overflow="fold")
     for step in report.steps:
         table.add_row(
             str(step.number),
