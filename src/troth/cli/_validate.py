@@ -36,8 +36,8 @@ def register(app: typer.Typer) -> None:
 def validate_command(
     ctx: typer.Context,
     files: Annotated[list[Path] | None, typer.Option("--filename", "-f", help=FILES_HELP)] = None,
-    more_files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH...]", help="More of the same.")
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH", help="The same as -f PATH.")
     ] = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
@@ -55,7 +55,7 @@ def validate_command(
 
     The exit code is 0 when there is no error, and 1 when there is one.
     """
-    named = [*(files or ()), *(more_files or ())]
+    named = [*(files or ()), *(paths or ())]
     cluster = chosen_cluster(
         ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=named
     )
