@@ -43,6 +43,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str], flag: str)
     assert [name for name in COMMANDS if name not in shown] == []
 
 
+def test_nothing_at_all_asked_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    captured = capsys.readouterr()
+    assert [name for name in COMMANDS if name not in captured.out] == []
+    assert captured.err == ""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert run([command, "-h"]) == 0
@@ -108,6 +115,16 @@ def test_a_good_answer_in_a_pipe_has_no_colours_and_no_chatter(
     assert run(["validate", "-f", policy]) == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_validate_takes_paths_with_and_without_an_option(
+    capsys: pytest.CaptureFixture[str], policy: str, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(POLICY.replace("STRICT", "STRIKT").replace("finance", "legacy"))
+    for arguments in (["-f", policy, str(bad)], [policy, str(bad)], ["-f", policy, "-f", str(bad)]):
+        assert run(["validate", *arguments]) == 1
+        assert 'is "STRIKT"' in capsys.readouterr().out
 
 
 def test_the_process_exits_with_the_commands_code(policy: str) -> None:

@@ -86,7 +86,7 @@ def leaving_nothing(mesh: Mesh) -> Iterator[None]:
 class Foreground:
     """`troth up` on a terminal, as a person runs it."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, *, ready: bool = True) -> None:
         self._terminal, end = os.openpty()
         self._process = mesh.host.start(
             *("setsid", "--ctty", "--wait", TROTH, "up", str(mesh.directory)),
@@ -98,7 +98,9 @@ class Foreground:
         )
         os.close(end)
         self._output = b""
-        self.read_until(b"ready")
+        if not ready:
+            return
+        self.read_until(b"Ctrl-C ends it")
         # Of the mesh's processes it is the only one in the host's own namespaces.
         commands = mesh.host.run("ps", "-e", "-ww", "-o", "pid=,args=").stdout.splitlines()
         (self.pid,) = (
@@ -110,7 +112,10 @@ class Foreground:
     def read_until(self, words: bytes) -> None:
         """Wait until it has said this."""
         while words not in self._output:
-            self._read()
+            try:
+                self._read()
+            except OSError as error:  # Linux' way of saying that the other end is closed
+                raise AssertionError(self._output.decode()) from error
 
     def type(self, keys: bytes) -> None:
         """Press keys."""
@@ -159,6 +164,18 @@ def test_a_second_ctrl_c_does_not_keep_the_first_from_cleaning_up(make_mesh: Mak
         troth.read_until(b"stopping")
         troth.type(CTRL_C)
         assert troth.wait() == 0
+
+
+@pytest.mark.parametrize("reached", ["lock", "settings.json", "pid", "control.sock", "pods"])
+def test_ctrl_c_while_a_mesh_starts_leaves_nothing_behind(
+    make_mesh: MakeMesh, reached: str
+) -> None:
+    mesh = make_mesh(ONE_POD)
+    with leaving_nothing(mesh):
+        troth = Foreground(mesh, ready=False)
+        eventually((mesh.state / reached).exists, what=f"{reached} of the state directory")
+        troth.type(CTRL_C)
+        assert troth.wait() in {0, 130}  # 0 where it was ready just before
 
 
 def first_process(mesh: Mesh) -> int:
@@ -266,6 +283,36 @@ def test_a_pod_without_a_command_is_named_and_does_not_hold_up_the_others(
         for text in (started.stderr, mesh.troth("status", check=False).stdout):
             assert "Pod finance/vault" in text
             assert "the container main has no command; set command" in text
+
+
+def test_a_mesh_that_does_not_become_ready_says_why_and_goes_on(make_mesh: MakeMesh) -> None:
+    container: dict[str, Any] = {"name": "main", "image": "none", "command": ["sleep", "infinity"]}
+    container["envFrom"] = [{"configMapRef": {"name": "forgotten"}}]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "finance", "name": "batch"},
+        "spec": {"containers": [container]},
+    }
+    mesh = make_mesh({**ONE_POD, "batch.yaml": document([pod])})
+    started = mesh.troth("up", "--detach", "--timeout", "3", str(mesh.directory), check=False)
+    with contextlib.ExitStack() as ended:
+        ended.callback(mesh.troth, "down")
+        assert started.returncode == 1
+        assert "not ready" in started.stderr
+        assert "finance/batch: container main: " in started.stderr
+        assert "forgotten" in started.stderr
+        assert mesh.pod("finance/web")["phase"] == "Running"
+
+
+def test_a_detached_mesh_serves_as_soon_as_it_says_that_it_is_ready(make_mesh: MakeMesh) -> None:
+    with make_mesh(THREE_PODS) as mesh:
+        assert mesh.fetch("finance/web", "http://payments:8080/") == "paid\n"
+
+
+def test_a_container_that_has_written_nothing_has_an_empty_log(make_mesh: MakeMesh) -> None:
+    with make_mesh(THREE_PODS) as mesh:
+        assert not mesh.troth("logs", "legacy/cron").stdout
 
 
 def test_a_mesh_of_three_pods_is_ready_soon(make_mesh: MakeMesh) -> None:

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from troth.cli._app import main
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    try:
+        # Here, because it takes a while, and Ctrl-C may come meanwhile.
+        from troth.cli._app import run_process  # noqa: PLC0415
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run_process()

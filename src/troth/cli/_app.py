@@ -38,7 +38,6 @@ from troth.errors import InputError, TrothError
 app = typer.Typer(
     name="troth",
     help="Mutual TLS between Kubernetes services, as Istio's PeerAuthentication says.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -90,7 +89,7 @@ def _root(
     """Mutual TLS between Kubernetes services, as Istio's PeerAuthentication says."""
 
 
-def main() -> None:
+def run_process() -> None:
     """Run the command line of this process."""
     # nft lives where a plain user's PATH doesn't lead on Debian.
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -26,10 +27,14 @@ from troth.local import (
     call,
     is_privileged,
 )
-from troth.mesh import DEFAULT_ROOT_NAMESPACE
+from troth.mesh import DEFAULT_ROOT_NAMESPACE, PodPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+_POLL_SECONDS = 0.05
+_UNREADY_SECONDS = 5.0
+"""How long a mesh that is ready waits for its apps to say so as well."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +45,15 @@ def register(app: typer.Typer) -> None:
 
 def up(
     paths: Annotated[
-        list[Path], typer.Argument(help="Manifest files and directories.", metavar="PATH...")
+        list[Path], typer.Argument(help="Manifest files and directories.", metavar="PATH")
     ],
     detach: Annotated[
         bool,
         typer.Option("--detach", "-d", help="Return when the mesh is ready; stop it with down."),
     ] = False,
+    timeout: Annotated[
+        int, typer.Option(help="How long to wait until it is ready, in seconds.", min=1)
+    ] = 30,
     root_namespace: Annotated[
         str, typer.Option(help="Where policies without a selector are mesh-wide.")
     ] = DEFAULT_ROOT_NAMESPACE,
@@ -76,6 +84,8 @@ def up(
 
     Pods run as processes in network namespaces of their own; edits of the files take effect at
     once. Works as root and as a plain user. Ctrl-C or `troth down` ends it and leaves nothing.
+
+    With --detach, the exit code is 1 when it isn't ready in time; it goes on all the same.
     """
     settings = Settings(
         paths=_existing(paths),
@@ -88,18 +98,24 @@ def up(
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()
+    _handle_signals(_interrupt(os.getpid()))
     mesh = outside.start(settings, detach=detach)
     try:
-        with err.status("starting") as status:
-            for waiting in outside.progress():
-                status.update(f"waiting for {escape(waiting[0])}" + _and_more(waiting))
+        waiting = _wait(outside, timeout)
     except BaseException:
+        _handle_signals(signal.SIG_IGN)
         outside.stop()
         raise
-    err.print(f"[green]ready[/green] after {time.monotonic() - began:.1f} s")
+    seconds = time.monotonic() - began
+    if waiting:
+        err.print(f"[yellow]not ready[/yellow] after {seconds:.1f} s, and goes on; waiting for:")
+    else:
+        err.print(f"[green]ready[/green] after {seconds:.1f} s")
+    for blocker in waiting:
+        err.print(f"  {escape(blocker)}", soft_wrap=True)
     if detach:
         _print_problems(outside)
-        return 0
+        return 1 if waiting else 0
     return _stay(outside, mesh)
 
 
@@ -112,36 +128,75 @@ def down() -> int:
     return 0
 
 
+def _wait(outside: Outside, timeout: float) -> tuple[str, ...]:
+    """Wait until the mesh is ready, and a little for its pods; what is missing after all that."""
+    waiting: tuple[str, ...] = ()
+    with err.status("starting") as status:
+        try:
+            for waiting in outside.progress(seconds=timeout):
+                status.update(f"waiting for {escape(waiting[0])}" + _and_more(waiting))
+        except TimeoutError:
+            return waiting
+        until = time.monotonic() + _UNREADY_SECONDS
+        while True:
+            mesh = _status(outside)
+            missing = mesh.waiting_for or _unready(mesh)
+            if not missing or time.monotonic() > until:
+                return mesh.waiting_for
+            status.update(f"waiting for {escape(missing[0])}" + _and_more(missing))
+            time.sleep(_POLL_SECONDS)
+
+
+def _unready(mesh: MeshStatus) -> tuple[str, ...]:
+    """Pods that run and whose readiness probes don't succeed yet: Services leave them out."""
+    return tuple(
+        f"{pod.namespace}/{pod.name}'s readiness"
+        for pod in mesh.pods
+        if pod.phase is PodPhase.RUNNING and not pod.ready
+    )
+
+
 def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
     """Print what happens until the mesh ends or we are told to end it."""
-
-    def interrupt(number: int, _frame: object) -> None:
-        handle(signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
-
-    def handle(handler: Callable[[int, object], None] | signal.Handlers) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, handler)
-
-    handle(interrupt)
     follower = threading.Thread(target=_print_notices, args=(outside,), daemon=True)
     follower.start()
-    err.print("Ctrl-C ends it. In another shell: troth status, troth events -f", style="dim")
     try:
+        err.print("Ctrl-C ends it. In another shell: troth status, troth events -f", style="dim")
         code = mesh.wait()
     except KeyboardInterrupt:
         code = 0
         err.print("stopping")
     # It ends soon in any case, and one more Ctrl-C would leave half of the mesh's traces.
-    handle(signal.SIG_IGN)
+    _handle_signals(signal.SIG_IGN)
     outside.stop()
     return 1 if code else 0
 
 
+def _interrupt(process: int) -> Callable[[int, object], None]:
+    """A signal handler that has ``process`` clean up and end."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        if os.getpid() != process:  # pyroute2 forks us, and ends its child by SIGTERM
+            os._exit(128 + number)
+        _handle_signals(signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    return interrupt
+
+
+def _handle_signals(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)
+
+
+def _status(outside: Outside) -> MeshStatus:
+    (answer,) = call(outside.state.control, "status")
+    return msgspec.convert(answer, MeshStatus, strict=False)
+
+
 def _print_problems(outside: Outside) -> None:
     """What is wrong with the manifests; in the foreground the notices tell it."""
-    (answer,) = call(outside.state.control, "status")
-    for problem in msgspec.convert(answer, MeshStatus, strict=False).problems:
+    for problem in _status(outside).problems:
         err.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
 
 

@@ -79,8 +79,12 @@ class DemoMesh:
         settings = Settings(paths=(str(self._manifests),), uplink=False)
         # Attached, so that it ends with us even when we are killed.
         self._process = self._outside.start(settings, detach=False)
-        for waiting in self._outside.progress():
-            on_waiting(waiting)
+        waiting: Sequence[str] = ()
+        try:
+            for waiting in self._outside.progress():
+                on_waiting(waiting)
+        except TimeoutError as error:
+            raise PeerError("troth", "the mesh is not ready", "; ".join(waiting)) from error
         on_waiting(["the readiness of every pod"])
         self._await("the pods are not ready", _all_ready)
 

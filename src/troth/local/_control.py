@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LONGEST_REQUEST = 64 * 1024
+_SHORTEST_WAIT = 0.001  # seconds; 0 would make the socket non-blocking
 
 Answer = AsyncIterator[Any]
 Handler = Callable[[Mapping[str, Any]], Answer]
@@ -127,11 +129,20 @@ def _refusal(error: TrothError) -> dict[str, str]:
             return {"error": str(error)}
 
 
-def call(path: Path, op: str, **arguments: object) -> Iterator[dict[str, Any]]:
+def call(
+    path: Path, op: str, until: float | None = None, /, **arguments: object
+) -> Iterator[dict[str, Any]]:
     """Ask the mesh behind the socket ``path``; yields the answer's lines as they come.
+
+    Args:
+        path: The mesh's control socket.
+        op: What to ask.
+        until: When to give up, on the monotonic clock; None for never.
+        arguments: Of the request.
 
     Raises:
         PeerError: No mesh runs there, or it refused.
+        TimeoutError: The answer has not ended in time.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -140,7 +151,12 @@ def call(path: Path, op: str, **arguments: object) -> Iterator[dict[str, Any]]:
             raise PeerError("troth", "no mesh is running", "start one with: troth up") from error
         connection.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
         with connection.makefile("rb") as lines:
-            for line in lines:
+            while True:
+                if until is not None:
+                    connection.settimeout(max(until - time.monotonic(), _SHORTEST_WAIT))
+                line = lines.readline()
+                if not line:
+                    return
                 answer = msgspec.json.decode(line)
                 if "error" in answer:
                     peer, remedy = answer.get("peer", "troth"), answer.get("remedy", "")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.errors import EnvironmentLackError, PeerError
+from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.local import _uplink
 from troth.local._control import call
 
@@ -87,7 +87,7 @@ class Outside:
         return process if process.alive else None
 
     def start(self, settings: Settings, *, detach: bool) -> subprocess.Popen[bytes]:
-        """Start a mesh; it is up when `wait_ready` says so.
+        """Start a mesh; it is up when `progress` ends.
 
         Args:
             settings: What to run.
@@ -107,61 +107,47 @@ class Outside:
                 f"a mesh is running already (state in {self.state.path})",
                 "stop it with: troth down",
             )
+        mesh = None
         try:
-            self._remove_remains()
-            self.state.write_private(self.state.settings, msgspec.json.encode(settings))
-            log = os.open(self.state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
-                mesh = subprocess.Popen(
-                    [
-                        *_unshare_command(),
-                        sys.executable,
-                        "-m",
-                        "troth.local._init",
-                        self.state.path,
-                    ],
-                    stdin=subprocess.DEVNULL if detach else subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    # The lock is held for as long as the mesh lives, whoever started it.
-                    pass_fds=[lock],
-                    start_new_session=True,
-                    cwd="/",
-                )
+                self._remove_remains()
+                self.state.write_private(self.state.settings, msgspec.json.encode(settings))
+                mesh = self._spawn(lock, detach=detach)
             finally:
-                os.close(log)
-        finally:
-            os.close(lock)
-        try:
+                os.close(lock)
             first = self._first_process(mesh)
             self.state.write_private(self.state.pid, msgspec.json.encode(first))
             if settings.uplink:
-                uplink = _uplink.link(first.pid)
-                self.state.write_private(self.state.uplink, msgspec.json.encode(uplink))
-                _uplink.configure(uplink, first.pid)
+                self._connect_uplink(first)
         except BaseException:
-            mesh.kill()
-            mesh.wait()
+            if mesh is not None:
+                mesh.kill()
+                mesh.wait()
             self.stop()
             raise
         return mesh
 
-    def progress(self) -> Iterator[tuple[str, ...]]:
+    def progress(self, *, seconds: float = _START_SECONDS) -> Iterator[tuple[str, ...]]:
         """What the mesh still waits for, until it is ready.
+
+        Args:
+            seconds: How long to wait for that.
 
         Raises:
             PeerError: It ended before it was ready.
+            TimeoutError: It runs, but isn't ready yet.
         """
+        until = time.monotonic() + seconds
         deadline = time.monotonic() + _START_SECONDS
         while not self.state.control.exists():
             if self.process() is None or time.monotonic() > deadline:
-                raise PeerError("troth", "the mesh ended before it was ready", self._last_words())
+                raise self._ended_early()
             time.sleep(_POLL_SECONDS)
-        for line in call(self.state.control, "progress"):
+        for line in call(self.state.control, "progress", until):
             if line["ready"]:
                 return
             yield tuple(line["waiting_for"])
-        raise PeerError("troth", "the mesh ended before it was ready", self._last_words())
+        raise self._ended_early()
 
     def stop(self) -> bool:
         """Stop the mesh and remove what is left of it; False if there was nothing.
@@ -169,14 +155,10 @@ class Outside:
         Also the remains of one that was killed are removed.
         """
         process = self.process()
-        if process is not None:
-            with contextlib.suppress(PeerError):
-                for _ in call(self.state.control, "stop"):
-                    pass
-            if not _wait_gone(process, _STOP_SECONDS):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-                _wait_gone(process, _STOP_SECONDS)
+        if process is not None and not (self._ask_to_stop() and _wait_gone(process, _STOP_SECONDS)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            _wait_gone(process, _STOP_SECONDS)
         if not self.state.path.exists():
             return process is not None
         with contextlib.suppress(FileNotFoundError):  # another command has removed it meanwhile
@@ -194,6 +176,42 @@ class Outside:
             raise PeerError("troth", "no mesh is running", "start one with: troth up")
         user = [] if is_privileged() else ["--user", "--preserve-credentials"]
         return ["nsenter", f"--target={process.pid}", *user, "--mount", "--net", "--pid", "--"]
+
+    def _ask_to_stop(self) -> bool:
+        """Whether the mesh has heard it; one that only starts has nobody yet who listens."""
+        try:
+            return any(call(self.state.control, "stop"))
+        except PeerError:
+            return False
+
+    def _spawn(self, lock: int, *, detach: bool) -> subprocess.Popen[bytes]:
+        log = os.open(self.state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            return subprocess.Popen(
+                [*_unshare_command(), sys.executable, "-m", "troth.local._init", self.state.path],
+                stdin=subprocess.DEVNULL if detach else subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                # The lock is held for as long as the mesh lives, whoever started it.
+                pass_fds=[lock],
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(log)
+
+    def _connect_uplink(self, first: Process) -> None:
+        try:
+            uplink = _uplink.link(first.pid)
+            self.state.write_private(self.state.uplink, msgspec.json.encode(uplink))
+            _uplink.configure(uplink, first.pid)
+        except TrothError as error:
+            if first.alive:
+                raise
+            raise self._ended_early() from error
+
+    def _ended_early(self) -> PeerError:
+        return PeerError("troth", "the mesh ended before it was ready", self._last_words())
 
     def _remove(self) -> None:
         self.state.prepare()
