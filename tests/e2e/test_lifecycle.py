@@ -305,6 +305,18 @@ def test_a_mesh_that_does_not_become_ready_says_why_and_goes_on(make_mesh: MakeM
         assert mesh.pod("finance/web")["phase"] == "Running"
 
 
+def test_kinds_that_are_not_used_are_named_once(make_mesh: MakeMesh) -> None:
+    metadata = {"namespace": "finance"}
+    ingress = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress"}
+    two = [{**ingress, "metadata": {**metadata, "name": name}} for name in ("one", "two")]
+    mesh = make_mesh({**ONE_POD, "ingress.yaml": document(two)})
+    started = mesh.troth("up", "--detach", str(mesh.directory))
+    with contextlib.ExitStack() as ended:
+        ended.callback(mesh.troth, "down")
+        assert started.stderr.count("Ingress.networking.k8s.io") == 1
+        assert mesh.status()["ignored"] == {"Ingress.networking.k8s.io": 2}
+
+
 def test_a_detached_mesh_serves_as_soon_as_it_says_that_it_is_ready(make_mesh: MakeMesh) -> None:
     with make_mesh(THREE_PODS) as mesh:
         assert mesh.fetch("finance/web", "http://payments:8080/") == "paid\n"

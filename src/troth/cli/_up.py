@@ -195,8 +195,11 @@ def _status(outside: Outside) -> MeshStatus:
 
 
 def _print_problems(outside: Outside) -> None:
-    """What is wrong with the manifests; in the foreground the notices tell it."""
-    for problem in _status(outside).problems:
+    """What isn't run as the manifests say; in the foreground the notices tell it."""
+    mesh = _status(outside)
+    for kind in mesh.ignored:
+        err.print(f"ignored, as troth has no use for it: {escape(kind)}", soft_wrap=True)
+    for problem in mesh.problems:
         err.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
 
 

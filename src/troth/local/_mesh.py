@@ -67,6 +67,7 @@ class LocalMesh:
         self._plan = PodPlan(pods={})
         self._service_problems: tuple[Problem, ...] = ()
         self._known_problems: frozenset[str] = frozenset()
+        self._ignored: set[str] = set()
         self._stopping: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._wakes = 0
@@ -295,6 +296,10 @@ class LocalMesh:
         for problem in sorted(self._known_problems - problems):
             self.notices.add(f"solved: {problem}")
         self._known_problems = frozenset(problems)
+        for kind, _ in self.manifests.ignored:
+            if kind not in self._ignored:
+                self._ignored.add(kind)
+                self.notices.add(f"ignored, as troth has no use for it: {kind}")
 
     @contextlib.contextmanager
     def _reported(self, key: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -64,6 +65,7 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         policies: The PeerAuthentications that were taken up, ``NAMESPACE/NAME``, in order. They are
             in force when ``ready``.
+        ignored: Objects of kinds that troth has no use for, by ``KIND.GROUP``.
     """
 
     schema: Literal["troth/status/v1"] = "troth/status/v1"
@@ -73,6 +75,7 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     root_namespace: str
     envoy: EnvoyStatus
     policies: tuple[str, ...]
+    ignored: Mapping[str, int]
     pods: tuple[PodReport, ...]
     problems: tuple[Problem, ...]
 

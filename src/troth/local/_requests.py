@@ -235,6 +235,7 @@ def mesh_status(mesh: LocalMesh) -> MeshStatus:
             refused=tuple(f"{nack.name}: {nack.message}" for nack in envoy.nacks),
         ),
         policies=tuple(sorted(policy.key for policy in mesh.world.policies)) if mesh.world else (),
+        ignored=dict(mesh.manifests.ignored),
         pods=tuple(_pod_status(mesh, sandbox) for sandbox in mesh.sandboxes),
         problems=mesh.problems,
     )
