@@ -1,0 +1,30 @@
+"""The documents name what the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from troth.mesh import Reason
+
+ROOT = Path(__file__).parents[1]
+REPORTS = (ROOT / "docs" / "json.md").read_text("utf-8")
+SCHEMAS = sorted(
+    {
+        name
+        for path in (ROOT / "src").rglob("*.py")
+        for name in re.findall(r'"(troth/[a-z-]+/v\d+)"', path.read_text("utf-8"))
+    }
+)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_json_report_is_documented(schema: str) -> None:
+    assert f"## {schema}\n" in REPORTS
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_of_an_event_is_documented(reason: Reason) -> None:
+    assert f"`{reason}`" in REPORTS
