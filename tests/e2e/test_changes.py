@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.harness import Host, Mesh, eventually
+from tests.e2e.harness import Mesh, eventually
 from tests.e2e.manifests import deployment, document, namespace, policy, server, service
-from tests.e2e.policies import FILE, Events, apply, clients, wait_for, wait_serving
+from tests.e2e.policies import FILE, Events, apply, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.e2e.client import Client, Streams
 
 pytestmark = pytest.mark.e2e
@@ -32,28 +30,8 @@ MANIFESTS = document(
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_host: Host) -> Iterator[Mesh]:
-    with Mesh(shared_host, {"mesh.yaml": MANIFESTS}) as running:
-        wait_serving(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pods(mesh: Mesh) -> Iterator[list[Client]]:
-    with clients(mesh, "finance/web", "legacy/cron") as running:
-        yield running
-
-
-@pytest.fixture
-def web(pods: list[Client]) -> Client:
-    """In the mesh."""
-    return pods[0]
-
-
-@pytest.fixture
-def cron(pods: list[Client]) -> Client:
-    """Outside the mesh."""
-    return pods[1]
+def manifests() -> dict[str, str]:
+    return {"mesh.yaml": MANIFESTS}
 
 
 def set_mode(mesh: Mesh, mode: str) -> None:

@@ -6,9 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.harness import Host, Mesh, eventually
+from tests.e2e.harness import Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server, service
-from tests.e2e.policies import apply, clients, wait_serving
+from tests.e2e.policies import apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,16 +34,8 @@ MANIFESTS = document(
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_host: Host) -> Iterator[Mesh]:
-    with Mesh(shared_host, {"mesh.yaml": MANIFESTS}) as running:
-        wait_serving(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pods(mesh: Mesh) -> Iterator[list[Client]]:
-    with clients(mesh, "finance/web", "legacy/cron") as running:
-        yield running
+def manifests() -> dict[str, str]:
+    return {"mesh.yaml": MANIFESTS}
 
 
 @contextlib.contextmanager
@@ -61,9 +53,8 @@ def without_envoy(mesh: Mesh) -> Iterator[None]:
 
 @pytest.mark.parametrize("mode", ["PERMISSIVE", "STRICT", "DISABLE"])
 def test_without_envoy_connections_are_refused_and_never_passed_around_it(
-    mode: str, mesh: Mesh, pods: list[Client]
+    mode: str, mesh: Mesh, web: Client, cron: Client
 ) -> None:
-    web, cron = pods
     apply(mesh, policy("finance/default", mode), modes={"finance/payments": mode})
     addresses = {name: mesh.pod(name)["addresses"] for name in ("finance/payments", "legacy/cron")}
     with without_envoy(mesh):
@@ -80,9 +71,8 @@ def test_without_envoy_connections_are_refused_and_never_passed_around_it(
 
 
 def test_envoy_is_back_soon_after_a_kill_and_is_told_all_it_knew(
-    mesh: Mesh, pods: list[Client]
+    mesh: Mesh, web: Client, cron: Client
 ) -> None:
-    web, cron = pods
     apply(mesh, policy("finance/default", "STRICT"), modes={"finance/payments": "STRICT"})
     restarts = mesh.status()["envoy"]["restarts"]
     envoy = mesh.on_node("pidof", "envoy").stdout.strip()

@@ -6,13 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.harness import Host, Mesh
 from tests.e2e.manifests import deployment, document, namespace, policy, server
-from tests.e2e.policies import apply, wait_serving
+from tests.e2e.policies import apply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.e2e.harness import Mesh
 
 pytestmark = pytest.mark.e2e
 
@@ -26,10 +26,8 @@ MANIFESTS = document(
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_host: Host) -> Iterator[Mesh]:
-    with Mesh(shared_host, {"all.yaml": MANIFESTS}) as running:
-        wait_serving(running)
-        yield running
+def manifests() -> dict[str, str]:
+    return {"all.yaml": MANIFESTS}
 
 
 def report(mesh: Mesh, *arguments: str) -> dict[str, Any]:

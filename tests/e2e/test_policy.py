@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.client import PROGRAMS
-from tests.e2e.harness import PYTHON, Host, Mesh, eventually
+from tests.e2e.harness import PYTHON, Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server, service
-from tests.e2e.policies import Events, apply, clients, wait_serving
+from tests.e2e.policies import Events, apply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.e2e.client import Client
 
 pytestmark = pytest.mark.e2e
@@ -37,34 +35,8 @@ MANIFESTS = document(
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_host: Host) -> Iterator[Mesh]:
-    with Mesh(shared_host, {"mesh.yaml": MANIFESTS}) as running:
-        wait_serving(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pods(mesh: Mesh) -> Iterator[list[Client]]:
-    with clients(mesh, "finance/web", "finance/payments", "legacy/cron") as running:
-        yield running
-
-
-@pytest.fixture
-def web(pods: list[Client]) -> Client:
-    """In the mesh."""
-    return pods[0]
-
-
-@pytest.fixture
-def payments(pods: list[Client]) -> Client:
-    """In the mesh."""
-    return pods[1]
-
-
-@pytest.fixture
-def cron(pods: list[Client]) -> Client:
-    """Outside the mesh."""
-    return pods[2]
+def manifests() -> dict[str, str]:
+    return {"mesh.yaml": MANIFESTS}
 
 
 STRICT_FINANCE = policy("finance/default", "STRICT")

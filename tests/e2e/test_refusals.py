@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.e2e.client import Certificate
 from tests.e2e.harness import PYTHON, Host, Mesh
 from tests.e2e.manifests import document, namespace, policy, server, service
-from tests.e2e.policies import FILE, Events, apply, clients, wait_serving
+from tests.e2e.policies import FILE, Events, apply, wait_serving
 
 from troth.identity import (
     CertificateAuthority,
@@ -119,24 +119,6 @@ def mesh(shared_host: Host, pki: Pki) -> Iterator[Mesh]:
     with Mesh(shared_host, manifests, options=options) as running:
         wait_serving(running)
         yield running
-
-
-@pytest.fixture(scope="module")
-def pods(mesh: Mesh) -> Iterator[list[Client]]:
-    with clients(mesh, "finance/web", "legacy/cron") as running:
-        yield running
-
-
-@pytest.fixture
-def web(pods: list[Client]) -> Client:
-    """In the mesh."""
-    return pods[0]
-
-
-@pytest.fixture
-def cron(pods: list[Client]) -> Client:
-    """Outside the mesh; what it knows of certificates is stolen."""
-    return pods[1]
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import FILE, apply, clients, wait_serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.e2e.client import Client
 
 pytestmark = pytest.mark.e2e
@@ -30,26 +28,8 @@ STRICT_PAYMENTS = {"finance/payments": "STRICT by finance/payments-mtls"}
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_host: Host) -> Iterator[Mesh]:
-    with Mesh(shared_host, {"mesh.yaml": document(OBJECTS), FILE: document([STRICT])}) as running:
-        wait_serving(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pods(mesh: Mesh) -> Iterator[list[Client]]:
-    with clients(mesh, "finance/web", "legacy/cron") as running:
-        yield running
-
-
-@pytest.fixture
-def web(pods: list[Client]) -> Client:
-    return pods[0]
-
-
-@pytest.fixture
-def cron(pods: list[Client]) -> Client:
-    return pods[1]
+def manifests() -> dict[str, str]:
+    return {"mesh.yaml": document(OBJECTS), FILE: document([STRICT])}
 
 
 def refusal(mesh: Mesh, **wanted: Any) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.client import PROGRAMS
-from tests.e2e.harness import PYTHON, TROTH, Host, Mesh
+from tests.e2e.harness import PYTHON, TROTH, Mesh
 from tests.e2e.manifests import document, namespace, policy, server, service
-from tests.e2e.policies import apply, clients, wait_serving
+from tests.e2e.policies import apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,16 +34,8 @@ MANIFESTS = document(
 
 
 @pytest.fixture(scope="module")
-def mesh(shared_host: Host) -> Iterator[Mesh]:
-    with Mesh(shared_host, {"mesh.yaml": MANIFESTS}) as running:
-        wait_serving(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def web(mesh: Mesh) -> Iterator[Client]:
-    with clients(mesh, "finance/web") as (client,):
-        yield client
+def manifests() -> dict[str, str]:
+    return {"mesh.yaml": MANIFESTS}
 
 
 class Sniffer:
