@@ -53,13 +53,17 @@ class ControlServer:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Serve for as long as the context lasts."""
-        self._path.unlink(missing_ok=True)
+        # It appears under its name only when it listens: who sees it may connect.
+        unnamed = self._path.with_suffix(".new")
+        unnamed.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         umask = os.umask(0o177)
         try:
-            listener.bind(str(self._path))
+            listener.bind(str(unnamed))
         finally:
             os.umask(umask)
+        listener.listen()
+        unnamed.replace(self._path)
         server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=_LONGEST_REQUEST
         )
