@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import stat
 import threading
 from typing import TYPE_CHECKING, Any
@@ -170,19 +169,21 @@ async def test_a_bug_in_an_answer_is_told_without_its_inside_and_ends_nothing_el
         assert await _ask(path, "numbers", count=1) == [{"number": 0}]
 
 
-async def test_whoever_sees_the_socket_may_connect(tmp_path: Path) -> None:
+async def test_whoever_sees_the_socket_may_ask(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    outcomes: list[int] = []
+    answers: list[object] = []
 
-    def connect_at_once() -> None:
+    def ask_at_once() -> None:
         while not path.exists():
             pass
-        with socket.socket(socket.AF_UNIX) as client:
-            outcomes.append(client.connect_ex(str(path)))
+        try:
+            answers.extend(call(path, "numbers", count=1))
+        except PeerError as error:
+            answers.append(error)
 
-    for _ in range(30):
-        watcher = threading.Thread(target=connect_at_once)
-        watcher.start()
-        async with ControlServer(path, {}).serving():
-            await asyncio.to_thread(watcher.join)
-    assert outcomes == [0] * 30
+    for _ in range(100):
+        asker = threading.Thread(target=ask_at_once)
+        asker.start()
+        async with ControlServer(path, {"numbers": _numbers}).serving():
+            await asyncio.to_thread(asker.join)
+    assert answers == [{"number": 0}] * 100
