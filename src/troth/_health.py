@@ -54,7 +54,9 @@ async def health_server(
 
     server = await asyncio.start_server(answer, host, port, limit=_LONGEST_REQUEST)
     async with server:
-        yield server.sockets[0].getsockname()[1]
+        # With port 0 each address family gets a port of its own; IPv4's is the one that is told.
+        told = min(server.sockets, key=lambda each: each.family)
+        yield told.getsockname()[1]
 
 
 def _response(request: bytes, readiness: Callable[[], Readiness]) -> bytes:
