@@ -9,16 +9,14 @@ import signal
 from typing import TYPE_CHECKING
 
 import structlog
-from lightkube import ConfigError, KubeConfig
 
 from troth import _log as logs
 from troth.cluster._node import ClusterNode
-from troth.errors import EnvironmentLackError, TrothError
+from troth.errors import TrothError
+from troth.sources.kubernetes import program_config
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from lightkube import SingleConfig
 
     from troth.cluster._settings import NodeSettings
 
@@ -43,7 +41,8 @@ def run_node(settings: NodeSettings, *, kubeconfig: Path | None = None) -> int:
     _raise_file_limit()
     failures: list[BaseException] = []
     try:
-        asyncio.run(_run_until_stopped(ClusterNode(_config(kubeconfig), settings)))
+        config = program_config(kubeconfig, otherwise="name a file with --kubeconfig")
+        asyncio.run(_run_until_stopped(ClusterNode(config, settings)))
     except* TrothError as group:
         failures += group.exceptions
     for failure in failures:
@@ -65,19 +64,6 @@ async def _run_until_stopped(node: ClusterNode) -> None:
         running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-
-
-def _config(kubeconfig: Path | None) -> SingleConfig:
-    remedy = "run it in a pod with a service account, or name a file with --kubeconfig"
-    try:
-        found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
-        config = found.get()
-    except (ConfigError, OSError, KeyError, ValueError, TypeError) as error:
-        words = str(error) or type(error).__name__
-        raise EnvironmentLackError(f"no access to a cluster: {words}", remedy) from error
-    if config is None:
-        raise EnvironmentLackError("no access to a cluster: no current context", remedy)
-    return config
 
 
 def _raise_file_limit() -> None:

@@ -10,7 +10,7 @@ from troth.controller._election import Timing
 from troth.controller._health import Readiness
 from troth.controller._keyring import Phase
 from troth.controller._rotation import Root, RootRotation, RotationState
-from troth.controller._run import Controller, cluster_config, run_controller
+from troth.controller._run import Controller, run_controller
 from troth.controller._settings import Settings
 from troth.controller._signing import SigningRules
 
@@ -24,6 +24,5 @@ __all__ = [
     "Settings",
     "SigningRules",
     "Timing",
-    "cluster_config",
     "run_controller",
 ]

@@ -10,7 +10,6 @@ import uuid
 from typing import TYPE_CHECKING
 
 import structlog
-from lightkube import ConfigError, KubeConfig
 
 from troth import _log as logs
 from troth._contract import CONTROLLER
@@ -19,7 +18,7 @@ from troth.controller._health import Readiness
 from troth.controller._leader import LeaderElection
 from troth.controller._work import Work
 from troth.errors import EnvironmentLackError
-from troth.sources.kubernetes import ApiServer, api_client
+from troth.sources.kubernetes import ApiServer, api_client, program_config
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig
@@ -39,25 +38,8 @@ def run_controller(settings: Settings) -> int:
         EnvironmentLackError: There is no way to an API server, or the port for health is taken.
     """
     logs.configure()
-    asyncio.run(_run_until_stopped(cluster_config(), settings))
+    asyncio.run(_run_until_stopped(program_config(otherwise="set KUBECONFIG"), settings))
     return 0
-
-
-def cluster_config() -> SingleConfig:
-    """How to reach the API server: the pod's service account, else KUBECONFIG, else ~/.kube/config.
-
-    Raises:
-        EnvironmentLackError: None of them is there, or it is not what it should be.
-    """
-    remedy = "run it in a pod with a service account, or set KUBECONFIG"
-    try:
-        config = KubeConfig.from_env().get()
-    except (ConfigError, OSError, KeyError, ValueError, TypeError) as error:
-        words = str(error) or type(error).__name__
-        raise EnvironmentLackError(f"no access to a cluster: {words}", remedy) from error
-    if config is None:
-        raise EnvironmentLackError("no access to a cluster: no current context", remedy)
-    return config
 
 
 async def _run_until_stopped(config: SingleConfig, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from troth.sources._api_client import (
     is_conflict,
     is_ending_namespace,
     is_missing,
+    program_config,
 )
 from troth.sources._api_requests import METADATA_ONLY, ApiRequests
 from troth.sources._api_server import ApiServer, Resource
@@ -37,6 +38,7 @@ __all__ = [
     "is_ending_namespace",
     "is_missing",
     "model_reader",
+    "program_config",
     "read_namespace",
     "reader",
 ]
