@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster lint setup clean
+.PHONY: demo test test-cluster bench bench-check lint setup clean
 
 demo: setup
 	@$(BIN)/troth demo
@@ -15,6 +15,15 @@ test-cluster: setup
 	@scripts/etcd >/dev/null
 	@scripts/kubernetes >/dev/null
 	@$(BIN)/pytest -m cluster tests/cluster
+
+# Need root, and a machine that does nothing else. BENCH names some of them: make bench BENCH=signing
+bench: setup
+	@scripts/bench-needs
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+bench-check: setup
+	@scripts/bench-needs
+	@$(BIN)/python -m benchmarks --check $(BENCH)
 
 lint: setup
 	@$(BIN)/ruff format --check .
