@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.cli.manifests import WORLD
 
 from troth.cli import _cluster, _explain, _plan, _status, _validate, main
 from troth.cli._app import kubectl_app, run
@@ -19,21 +20,6 @@ from troth.sources import ClusterManifests, Unreadable, load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORLD = """\
-apiVersion: v1
-kind: Namespace
-metadata: {name: finance, labels: {troth.dev/mesh: enabled}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web, namespace: finance, labels: {app: web}}
-spec: {containers: [{name: main, image: app, ports: [{containerPort: 8080}]}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: cron, namespace: legacy}
-spec: {containers: [{name: main, image: app}]}
-"""
 POLICY = """\
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication

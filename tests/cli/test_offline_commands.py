@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.cli.manifests import WORLD
 
 from troth.cli import _manifests, _plan
 from troth.cli._app import run
@@ -17,21 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-WORLD = """\
-apiVersion: v1
-kind: Namespace
-metadata: {name: finance, labels: {troth.dev/mesh: enabled}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web, namespace: finance, labels: {app: web}}
-spec: {containers: [{name: main, image: app, ports: [{containerPort: 8080}]}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: cron, namespace: legacy}
-spec: {containers: [{name: main, image: app}]}
-"""
 POLICY = """\
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication

@@ -17,13 +17,12 @@ from tests.diagnosis.samples import (
     FOREIGN_SERVER,
     GONE,
     OUTSIDE,
-    STRICT,
-    WEB,
     event,
     found,
     handshake,
     listening,
 )
+from tests.samples import STRICT, WEB
 
 from troth.cli._render_trace import render_trace
 from troth.diagnosis._ask import report

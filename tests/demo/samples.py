@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
+from tests.samples import ACCEPTED, CLIENT, SERVER, STRICT, WEB, handshake_record
 
 from troth.demo import Happened, Try
 from troth.local import Attempt, Reached
-from troth.mesh import (
-    ClientDecision,
-    Connection,
-    Outcome,
-    Party,
-    Reason,
-    ServerDecision,
-    Side,
-)
-from troth.policy import DecidedBy, Mode, Scope
-from troth.trace import (
-    Credentials,
-    Event,
-    HandshakeRecord,
-    Kind,
-    Trace,
-    Verdict,
-    build_report,
-)
-from troth.trace import Side as End
-
-WEB = "spiffe://cluster.local/ns/finance/sa/web"
-PAYMENTS = "spiffe://cluster.local/ns/finance/sa/payments"
-DEFAULT = DecidedBy(scope=Scope.DEFAULT)
-STRICT = DecidedBy(scope=Scope.NAMESPACE, policy="finance/strict")
+from troth.mesh import Outcome, Reason
+from troth.policy import Mode
+from troth.trace import Credentials, Trace, Verdict, build_report
 
 BY_TUNNEL = Try(
     source="finance/web",
@@ -52,25 +29,6 @@ IMPOSTOR = Try(
     alert="certificate_expired",
 )
 
-ACCEPTED = Connection(
-    time=datetime(2026, 5, 1, 12, tzinfo=UTC),
-    outcome=Outcome.ACCEPTED,
-    reason=Reason.NONE,
-    detail="",
-    side=Side.SERVER,
-    source=Party(address="10.0.0.1", port=1000, pod="finance/web-0", workload="finance/web"),
-    destination=Party(
-        address="10.0.0.2", port=8080, pod="finance/payments-0", workload="finance/payments"
-    ),
-    peer=WEB,
-    claimed_peer=None,
-    mode=Mode.PERMISSIVE,
-    decided_by=DEFAULT,
-    tls_version="TLSv1.3",
-    tls_cipher="",
-    tls_group="X25519MLKEM768",
-    duration_ms=1,
-)
 PASSED = msgspec.structs.replace(ACCEPTED, outcome=Outcome.PLAINTEXT, peer=None)
 REFUSED = msgspec.structs.replace(
     PASSED,
@@ -102,40 +60,12 @@ RESET = msgspec.structs.replace(
 
 def refused_trace(*, alert: str = "certificate_expired (45)") -> Trace:
     """A handshake that the server broke off."""
-    events = [Event(actor=End.CLIENT, kind=Kind.CLIENT_HELLO, elapsed_ms=0.0, size=9)]
-    if alert:
-        events.append(Event(actor=End.SERVER, kind=Kind.ALERT, elapsed_ms=1.0, detail=alert))
-    record = HandshakeRecord(
-        server_name="8080",
-        expected=PAYMENTS,
-        version="TLS 1.3",
-        cipher="TLS_AES_256_GCM_SHA384",
-        group="X25519",
-        alpn="troth",
-        server_chain=(),
-        client_chain=(),
-        mutual=False,
-        events=tuple(events),
-        verdict=Verdict.REFUSED,
-        reason="the server refused the client's certificate",
-        sent=0,
-        received=0,
-        reply="",
+    record = handshake_record(
+        Verdict.REFUSED, "the server refused the client's certificate", alert=alert
     )
     return Trace(
-        client=ClientDecision(
-            source="finance/web-0",
-            identity=WEB,
-            destination="finance/payments-0",
-            address="10.0.0.2",
-            port=8080,
-            expected=PAYMENTS,
-            tunnel=True,
-            why="port 8080 of finance/payments-0 is PERMISSIVE by the default",
-        ),
-        server=ServerDecision(
-            mode=Mode.PERMISSIVE, decided_by=DEFAULT, plaintext=True, tunnel=True, why=""
-        ),
+        client=CLIENT,
+        server=SERVER,
         credentials=Credentials.EXPIRED,
         claimed=WEB,
         source_port=1000,

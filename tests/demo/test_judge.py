@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from tests.demo.samples import (
-    ACCEPTED,
-    ANSWERED,
-    BY_TUNNEL,
-    IMPOSTOR,
-    PASSED,
-    REFUSED,
-    RESET,
-    STRICT,
-    refused_trace,
-)
+from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, PASSED, REFUSED, RESET, refused_trace
+from tests.samples import ACCEPTED, STRICT
 
 from troth.demo import Happened
 from troth.demo._judge import judge_attempt, judge_trace

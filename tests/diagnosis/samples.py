@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from tests.samples import ACCEPTED, CLIENT, SERVER, WEB, handshake_record
 
 from troth.diagnosis import Findings, Question
 from troth.local import Attempt, EnvoyStatus, Listening, Reached, Route, Way
-from troth.mesh import (
-    ClientDecision,
-    Connection,
-    Endpoint,
-    Outcome,
-    Party,
-    Reason,
-    ServerDecision,
-    Side,
-)
-from troth.policy import DecidedBy, Mode, Scope
-from troth.trace import (
-    Credentials,
-    Event,
-    HandshakeRecord,
-    Kind,
-    Trace,
-    Verdict,
-    build_report,
-)
-from troth.trace import Side as End
+from troth.mesh import Connection, Endpoint, Outcome, Reason
+from troth.trace import Credentials, Trace, Verdict, build_report
 
-WEB = "spiffe://cluster.local/ns/finance/sa/web"
-PAYMENTS = "spiffe://cluster.local/ns/finance/sa/payments"
-DEFAULT = DecidedBy(scope=Scope.DEFAULT)
-STRICT = DecidedBy(scope=Scope.NAMESPACE, policy="finance/strict")
 OUTSIDE = "namespace legacy is not labelled troth.dev/mesh: enabled"
 
-CLIENT = ClientDecision(
-    source="finance/web-0",
-    identity=WEB,
-    destination="finance/payments-0",
-    address="10.0.0.2",
-    port=8080,
-    expected=PAYMENTS,
-    tunnel=True,
-    why="port 8080 of finance/payments-0 is PERMISSIVE by the default",
-)
-SERVER = ServerDecision(
-    mode=Mode.PERMISSIVE, decided_by=DEFAULT, plaintext=True, tunnel=True, why=""
-)
 ROUTE = Route(
     source="finance/web-0",
     in_mesh=True,
@@ -62,25 +26,6 @@ ROUTE = Route(
     service_ports=(8080,),
     ways=(),
     unready=(),
-)
-EVENT = Connection(
-    time=datetime(2026, 5, 1, 12, tzinfo=UTC),
-    outcome=Outcome.ACCEPTED,
-    reason=Reason.NONE,
-    detail="",
-    side=Side.SERVER,
-    source=Party(address="10.0.0.1", port=1000, pod="finance/web-0", workload="finance/web"),
-    destination=Party(
-        address="10.0.0.2", port=8080, pod="finance/payments-0", workload="finance/payments"
-    ),
-    peer=WEB,
-    claimed_peer=None,
-    mode=Mode.PERMISSIVE,
-    decided_by=DEFAULT,
-    tls_version="TLSv1.3",
-    tls_cipher="TLS_AES_256_GCM_SHA384",
-    tls_group="X25519MLKEM768",
-    duration_ms=1,
 )
 ATTEMPT = Attempt(
     source="finance/web-0",
@@ -102,7 +47,7 @@ RUNNING, GONE = (
 def event(outcome: Outcome, reason: Reason = Reason.NONE, **changes: Any) -> Connection:
     """What a proxy reports; without a tunnel unless ``peer`` says so."""
     plain = {"peer": None, "tls_version": "", "tls_group": ""}
-    return msgspec.structs.replace(EVENT, outcome=outcome, reason=reason, **(plain | changes))
+    return msgspec.structs.replace(ACCEPTED, outcome=outcome, reason=reason, **(plain | changes))
 
 
 def handshake(
@@ -113,26 +58,8 @@ def handshake(
     reported: Connection | None = None,
 ) -> Trace:
     """A handshake that went as ``verdict`` says."""
-    events = [Event(actor=End.CLIENT, kind=Kind.CLIENT_HELLO, elapsed_ms=0.0, size=9)]
-    if verdict is Verdict.REFUSED:
-        events.append(Event(actor=End.SERVER, kind=Kind.ALERT, elapsed_ms=1.0, detail="no (0)"))
-    record = HandshakeRecord(
-        server_name="8080",
-        expected=PAYMENTS,
-        version="TLS 1.3",
-        cipher="TLS_AES_256_GCM_SHA384",
-        group="X25519MLKEM768",
-        alpn="troth",
-        server_chain=(),
-        client_chain=(),
-        mutual=verdict is Verdict.ACCEPTED,
-        events=tuple(events),
-        verdict=verdict,
-        reason=reason,
-        sent=0,
-        received=0,
-        reply="",
-    )
+    alert = "no (0)" if verdict is Verdict.REFUSED else ""
+    record = handshake_record(verdict, reason, alert=alert)
     return Trace(
         client=CLIENT,
         server=SERVER,

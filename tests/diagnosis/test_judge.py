@@ -10,13 +10,12 @@ from tests.diagnosis.samples import (
     FOREIGN_SERVER,
     GONE,
     RUNNING,
-    STRICT,
-    WEB,
     event,
     found,
     handshake,
     listening,
 )
+from tests.samples import STRICT, WEB
 
 from troth.diagnosis import Findings, Hop, judge
 from troth.local import Cause, Reached

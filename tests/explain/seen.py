@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
+from tests import samples
 
 from troth.identity import TrustDomain
 from troth.mesh import (
@@ -114,7 +115,7 @@ def connection(
         index = PolicyIndex(among.policies, root_namespace=among.root_namespace)
         decision = index.decide(found.namespace, found.labels, [int(port)])
         mode, decided_by = decision.mode_of(int(port)), decision.decider_of(int(port))
-    return Connection(
+    return samples.connection(
         time=time,
         outcome=Outcome(outcome),
         reason=Reason(*reason) if reason else Reason.NONE,
@@ -122,14 +123,9 @@ def connection(
         side=side,
         source=_party(source, 40000, among),
         destination=to,
-        peer=None,
         claimed_peer=claimed_peer,
         mode=mode,
         decided_by=decided_by,
-        tls_version="",
-        tls_cipher="",
-        tls_group="",
-        duration_ms=0,
     )
 
 

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+from tests import samples
+from tests.samples import NOON
 
 from troth.explain import Plaintext, seen_in_plaintext
-from troth.mesh import Connection, Outcome, Party, Reason, Side
-
-NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+from troth.mesh import Connection, Outcome, Party, Side
 
 
 def connection(
@@ -18,22 +18,12 @@ def connection(
     source: str | None = "legacy/cron",
     destination: str | None = "finance/web",
 ) -> Connection:
-    return Connection(
+    return samples.connection(
         time=NOON + timedelta(minutes=minute),
         outcome=outcome,
-        reason=Reason.NONE,
-        detail="",
         side=side,
         source=Party(address="10.0.0.1", port=40000 + minute, workload=source),
         destination=Party(address="10.0.0.2", port=8080, workload=destination),
-        peer=None,
-        claimed_peer=None,
-        mode=None,
-        decided_by=None,
-        tls_version="",
-        tls_cipher="",
-        tls_group="",
-        duration_ms=1,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from tests.samples import connection
 
 from troth.identity import TrustDomain
 from troth.local import Reached
@@ -18,7 +19,6 @@ from troth.mesh import (
     Party,
     Pod,
     Reason,
-    Side,
     Target,
     World,
 )
@@ -28,23 +28,7 @@ if TYPE_CHECKING:
 
 BEGAN = datetime(2026, 5, 1, 12, 0, 0, 123_456, tzinfo=UTC)
 WEB = Pod(uid="w", namespace="finance", name="web", addresses=("10.0.0.1",))
-REPORT = Connection(
-    time=BEGAN.replace(microsecond=123_000),  # Envoy writes milliseconds
-    outcome=Outcome.PLAINTEXT,
-    reason=Reason.NONE,
-    detail="",
-    side=Side.SERVER,
-    source=Party(address="10.0.0.1", port=1000),
-    destination=Party(address="10.0.0.2", port=8080),
-    peer=None,
-    claimed_peer=None,
-    mode=None,
-    decided_by=None,
-    tls_version="",
-    tls_cipher="",
-    tls_group="",
-    duration_ms=0,
-)
+REPORT = connection(time=BEGAN.replace(microsecond=123_000))  # Envoy writes milliseconds
 
 
 def _changed(**changes: object) -> Connection:

@@ -4,39 +4,26 @@ import asyncio
 import contextlib
 import os
 import stat
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
+from tests.samples import NOON, connection
 
-from troth.mesh import Connection, Outcome, Party, Reason, Side
+from troth.mesh import Connection, Party
 from troth.node import Journal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
-NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
-
-def connection(number: int) -> Connection:
-    return Connection(
+def numbered(number: int) -> Connection:
+    return connection(
         time=NOON + timedelta(seconds=number),
-        outcome=Outcome.REFUSED,
-        reason=Reason.PLAINTEXT_TO_STRICT,
-        detail="NR",
-        side=Side.SERVER,
         source=Party(address="10.0.0.1", port=number),
         destination=Party(address="10.0.0.2", port=8080, pod="shop/pay-0", workload="shop/pay"),
-        peer=None,
-        claimed_peer=None,
-        mode=None,
-        decided_by=None,
-        tls_version="",
-        tls_cipher="",
-        tls_group="",
-        duration_ms=0,
     )
 
 
@@ -60,7 +47,7 @@ async def keep(directory: Path, numbers: Iterable[int], **options: int) -> None:
     """One life of an agent that sees connections."""
     async with running(Journal(directory, now=NOON, **options)) as journal:
         for number in numbers:
-            journal.add(connection(number))
+            journal.add(numbered(number))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -91,7 +78,7 @@ async def test_a_new_journal_is_empty(tmp_path: Path) -> None:
 
 async def test_what_was_added_is_written_soon_without_an_orderly_end(tmp_path: Path) -> None:
     async with running(Journal(tmp_path, now=NOON)) as journal:
-        journal.add(connection(7))
+        journal.add(numbered(7))
         (segment,) = tmp_path.iterdir()
         await until(lambda: b'"port":7,' in segment.read_bytes())
 
@@ -120,9 +107,9 @@ async def test_the_disk_space_is_bounded_and_counts_are_kept_all_the_same(tmp_pa
 async def test_a_segment_that_is_full_is_followed_by_another(tmp_path: Path) -> None:
     async with running(Journal(tmp_path, now=NOON, segment_bytes=1000)) as journal:
         for number in range(10):
-            journal.add(connection(number))
+            journal.add(numbered(number))
         await until(lambda: not journal._pending)
-        journal.add(connection(10))
+        journal.add(numbered(10))
         await until(lambda: len(list(tmp_path.iterdir())) > 1)
         added = count(journal)
     assert count(Journal(tmp_path, now=NOON)) == added
@@ -184,12 +171,12 @@ async def test_a_full_disk_is_told_once_and_overcome(
     with capture_logs() as logs:
         async with running(Journal(tmp_path, now=NOON)) as journal:
             for number in range(3):
-                journal.add(connection(number))
+                journal.add(numbered(number))
                 await until(lambda: journal.lost > number)  # noqa: B023 - awaited at once
             full = False
-            journal.add(connection(3))
+            journal.add(numbered(3))
             await until(lambda: bool(list(tmp_path.glob("*.jsonl"))))
-            journal.add(connection(4))
+            journal.add(numbered(4))
     assert len(logs) == 1
     assert "No space left" in logs[0]["reason"]
     later = Journal(tmp_path, now=NOON)
@@ -201,6 +188,6 @@ async def test_a_directory_that_cannot_be_made_does_not_stop_the_agent(tmp_path:
     (tmp_path / "events").write_text("in the way")
     with capture_logs() as logs:
         async with running(Journal(tmp_path / "events", now=NOON)) as journal:
-            journal.add(connection(1))
+            journal.add(numbered(1))
     assert count(journal) == 1
     assert logs

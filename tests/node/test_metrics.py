@@ -1,21 +1,20 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.samples import NOON, connection
 
 from troth.envoy import Nack
-from troth.mesh import Connection, Outcome, Party, Reason, Side
+from troth.mesh import Outcome, Party, Reason, Side
 from troth.node._figures import Figures
 from troth.node._metrics import _MOST_SERIES, NodeMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
 
@@ -31,22 +30,10 @@ FIGURES = Figures(
     lost_events=4,
 )
 
-CONNECTION = Connection(
-    time=NOON,
+CONNECTION = connection(
     outcome=Outcome.REFUSED,
     reason=Reason.PLAINTEXT_TO_STRICT,
-    detail="",
-    side=Side.SERVER,
-    source=Party(address="10.0.0.1", port=40000),
     destination=Party(address="10.0.0.2", port=8080, pod="shop/pay-0", workload="shop/pay"),
-    peer=None,
-    claimed_peer=None,
-    mode=None,
-    decided_by=None,
-    tls_version="",
-    tls_cipher="",
-    tls_group="",
-    duration_ms=0,
 )
 
 Labels = frozenset[tuple[str, str]]
