@@ -13,7 +13,7 @@ from troth.identity._csr import CsrRequest, parse_csr
 from troth.identity._flaws import Flaw, refusal, refuse
 from troth.identity._issue import build_leaf, build_root
 from troth.identity._issuer import Issuer, load_issuer
-from troth.identity._keys import PrivateKeyPem, load_public_key, new_key
+from troth.identity._keys import PrivateKeyPem, new_key
 from troth.identity._spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class CertificateAuthority:
         leaf = build_leaf(
             self._issuer.certificate,
             self._issuer.key,
-            public_key=load_public_key(request.public_key),
+            public_key=request.public_key,
             spiffe_id=request.spiffe_id,
             now=now,
             not_after=min(now + lifetime, self._issuer.not_after),

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from troth.identity._flaws import Flaw, refusal, shown
-from troth.identity._keys import key_flaws
+from troth.identity._keys import PublicKey, key_flaws
 from troth.identity._spiffe import SpiffeId
 from troth.identity._x509 import SIGNATURE_HASHES, UNREADABLE, USAGES, set_key_usages, workload_id
 
@@ -35,11 +35,11 @@ class CsrRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         spiffe_id: The identity it asks for. Whether it may have it is the authority's to say.
-        public_key: DER of the SubjectPublicKeyInfo (RFC 5280, section 4.1).
+        public_key: Of a kind that `key_flaws` passes.
     """
 
     spiffe_id: SpiffeId
-    public_key: bytes
+    public_key: PublicKey
 
 
 def build_csr(key: ec.EllipticCurvePrivateKey, spiffe_id: SpiffeId) -> bytes:
@@ -67,7 +67,8 @@ def parse_csr(pem: bytes, *, subject: str = "certificate signing request") -> Cs
             than an SVID of one workload. Every problem is listed.
     """
     csr = _load(pem, subject)
-    flaws = [*_proof_flaws(csr), *_subject_flaws(csr.subject)]
+    public_key, proof_flaws = _proven_key(csr)
+    flaws = [*proof_flaws, *_subject_flaws(csr.subject)]
     spiffe_id = None
     try:
         extensions = csr.extensions
@@ -77,14 +78,9 @@ def parse_csr(pem: bytes, *, subject: str = "certificate signing request") -> Cs
         spiffe_id, san_flaws = workload_id(extensions)
         flaws += san_flaws
         flaws += (flaw for extension in extensions for flaw in _extension_flaws(extension.value))
-    if flaws or spiffe_id is None:
+    if flaws or spiffe_id is None or public_key is None:
         raise refusal(subject, *flaws)
-    return CsrRequest(
-        spiffe_id=spiffe_id,
-        public_key=csr.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        ),
-    )
+    return CsrRequest(spiffe_id=spiffe_id, public_key=public_key)
 
 
 def _load(pem: bytes, subject: str) -> x509.CertificateSigningRequest:
@@ -104,27 +100,29 @@ def _load(pem: bytes, subject: str) -> x509.CertificateSigningRequest:
         ) from error
 
 
-def _proof_flaws(csr: x509.CertificateSigningRequest) -> Iterator[Flaw]:
-    """Is the key good, and does the request's maker hold it?"""
+def _proven_key(csr: x509.CertificateSigningRequest) -> tuple[PublicKey | None, list[Flaw]]:
+    """The key, if it is good and the request's maker holds it; otherwise why not."""
     try:
-        flaws = tuple(key_flaws(csr.public_key(), "subjectPublicKey"))
+        key = csr.public_key()
+        flaws = list(key_flaws(key, "subjectPublicKey"))
     except UNREADABLE as error:
-        yield Flaw(f"cannot be read ({error})", "send a public key", "subjectPublicKey")
-        return
-    yield from flaws
-    if flaws:
-        return  # verifying with a bad key proves nothing, and a huge one takes long
+        return None, [Flaw(f"cannot be read ({error})", "send a public key", "subjectPublicKey")]
+    if flaws or not isinstance(key, PublicKey):
+        return None, flaws  # verifying with a bad key proves nothing, and a huge one takes long
     try:
         weak = not isinstance(csr.signature_hash_algorithm, SIGNATURE_HASHES)
         proven = not weak and csr.is_signature_valid
     except UNREADABLE:
         weak, proven = True, False
     if weak:
-        yield Flaw("uses an algorithm that is not accepted", "use SHA-256 or better", "signature")
+        flaw = Flaw("uses an algorithm that is not accepted", "use SHA-256 or better", "signature")
     elif not proven:
-        yield Flaw(
+        flaw = Flaw(
             "was not made by this key over this request", "sign with the private key", "signature"
         )
+    else:
+        return key, []
+    return None, [flaw]
 
 
 def _subject_flaws(name: x509.Name) -> Iterator[Flaw]:

@@ -6,6 +6,7 @@ Every field of the profile is here and nowhere else; the tests check it extensio
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -66,21 +67,29 @@ def build_leaf(
 ) -> x509.Certificate:
     """Make the certificate of one workload: an X509-SVID with no subject and one URI as name."""
     return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(issuer.subject)
+        _leaf_template(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before((now - CLOCK_SKEW).replace(microsecond=0))
         .not_valid_after(not_after.replace(microsecond=0))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(USAGES), critical=False)
         # Critical because the subject is empty (RFC 5280, section 4.1.2.6).
         .add_extension(_uri_san(spiffe_id), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(_authority_key_id(issuer), critical=False)
         .sign(issuer_key, hashes.SHA256())
+    )
+
+
+@lru_cache(maxsize=2)
+def _leaf_template(issuer: x509.Certificate) -> x509.CertificateBuilder:
+    """What all of an issuer's leaves have in common; a builder never changes."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(issuer.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(USAGES), critical=False)
+        .add_extension(_authority_key_id(issuer), critical=False)
     )
 
 

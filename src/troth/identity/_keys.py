@@ -104,15 +104,3 @@ def key_flaws(key: CertificatePublicKeyTypes, path: str) -> Iterator[Flaw]:
                 yield Flaw(f"has the RSA exponent {exponent}", f"use {_RSA_EXPONENT}", path)
         case _:
             yield Flaw("is a key of a kind that is not accepted", _WANTED, path)
-
-
-def load_public_key(der: bytes) -> PublicKey:
-    """Read a SubjectPublicKeyInfo that `key_flaws` has passed.
-
-    Raises:
-        ValueError: It has not.
-    """
-    key = serialization.load_der_public_key(der)
-    if not isinstance(key, PublicKey) or any(key_flaws(key, "")):
-        raise ValueError("a public key that was never checked")
-    return key

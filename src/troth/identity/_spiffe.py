@@ -179,5 +179,7 @@ def _segment_flaws(segment: str) -> Iterator[Flaw]:
 
 def _foreign_characters(text: str, allowed: frozenset[str]) -> str:
     """The characters of ``text`` that are not allowed, the first few of them, fit for a message."""
+    if allowed.issuperset(text):
+        return ""
     foreign = dict.fromkeys(character for character in text if character not in allowed)
     return ", ".join(ascii(character) for character in [*foreign][:5])
