@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.envoy.matching import Arrived, chosen_chain
 
-from troth.envoy import build_snapshot
+from troth.envoy import OWN_PORTS, PORT_SETS, PortSet, build_snapshot
 from troth.envoy._clusters import pod_clusters, service_clusters
 from troth.envoy._inbound import plain_in, tunnel_in
 from troth.envoy._outbound import internal_outbound, outbound
@@ -105,7 +105,7 @@ def test_plaintext_passes_whatever_the_mode_while_others_have_not_heard_of_the_c
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("port", [15001, 15006, 15007])
+@pytest.mark.parametrize("port", OWN_PORTS)
 def test_plaintext_to_a_port_of_troths_own_is_refused_in_every_mode(mode: Mode, port: int) -> None:
     listener = plain_in(pod_in(mode, p8080=mode), LOG)
     assert chosen_chain(listener, Arrived(ADDRESSES[0], port)) is None
@@ -163,6 +163,18 @@ def test_the_tunnels_listener_and_what_leaves_do_not_depend_on_the_mode() -> Non
         assert outbound(one, ["10.96.0.0/16"], LOG) == outbound(other, ["10.96.0.0/16"], LOG)
 
 
+@pytest.mark.parametrize("ports", PORT_SETS)
+def test_the_listeners_of_a_pod_are_on_the_ports_of_one_set(ports: PortSet) -> None:
+    pod = pod_in(Mode.STRICT)
+    made = (outbound(pod, (), LOG, ports), plain_in(pod, LOG, ports), tunnel_in(pod, LOG, ports))
+    addresses = [
+        [each.address, *(additional.address for additional in each.additional_addresses)]
+        for each in made
+    ]
+    found = [{each.socket_address.port_value for each in listener} for listener in addresses]
+    assert found == [{port} for port in ports]
+
+
 # What enters by the tunnel.
 
 
@@ -179,7 +191,7 @@ def test_a_server_name_that_is_a_port_leads_to_the_pods_own_address(
     "name",
     [
         *("", "0", "00", "08080", "65536", "65540", "66000", "70000", "99999", "100000"),
-        *("15001", "15006", "15007"),
+        *map(str, OWN_PORTS),
         *("8080 ", " 8080", "8080\n", "8080.", "8080.evil.example", "evil.example", "80:80"),
         *("-1", "+80", "8e3", "0x50", "8_080", "127.0.0.1", "127.0.0.1:80", "[::1]:80"),
         *("٨٠٨٠", "８０８０", "80%0a", "%DOWNSTREAM_LOCAL_PORT%", "*"),  # noqa: RUF001 - hostile digits

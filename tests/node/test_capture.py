@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from troth.envoy import PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node import _netns
 from troth.node._capture import apply_ruleset, capture, capture_rules, release
@@ -114,13 +116,15 @@ def without_handles(value: Any) -> Any:
 
 def tcp_goes_through_envoy(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod))
-    for mine, theirs, loopback in ((POD, OTHER, "127.0.0.1"), (POD_V6, OTHER_V6, "::1")):
+    for ports, (mine, theirs, loopback) in itertools.product(
+        PORT_SETS, ((POD, OTHER, "127.0.0.1"), (POD_V6, OTHER_V6, "::1"))
+    ):
+        asyncio.run(capture(pod, ports))
         with (
             listening(other, theirs, 80) as far,
-            listening(pod, loopback, 15001) as outbound,
-            listening(pod, mine, 15006) as inbound,
-            listening(pod, mine, 15007) as tunnel,
+            listening(pod, loopback, ports.outbound) as outbound,
+            listening(pod, mine, ports.inbound) as inbound,
+            listening(pod, mine, ports.tunnel) as tunnel,
             listening(pod, mine, 80) as app,
         ):
             assert reaches(pod, theirs, 80)
@@ -129,7 +133,7 @@ def tcp_goes_through_envoy(directory: Path) -> None:
             assert (taken_by(outbound), taken_by(far)) == (False, True)
             assert reaches(other, mine, 80)
             assert (taken_by(inbound), taken_by(app)) == (True, False)
-            assert reaches(other, mine, 15007)
+            assert reaches(other, mine, TUNNEL_PORT)
             assert taken_by(tunnel)
             assert reaches(pod, mine, 80)
             assert (taken_by(app), taken_by(inbound), taken_by(outbound)) == (True, False, False)
@@ -150,10 +154,10 @@ def without_envoy_nothing_passes(directory: Path) -> None:
 
 def own_ports_are_closed_to_others(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod))
-    with listening(pod, POD, 15001), listening(pod, POD, 15006):
-        assert not reaches(other, POD, 15001)
-        assert not reaches(other, POD, 15006)
+    asyncio.run(capture(pod, PORT_SETS[1]))
+    for port in (15001, 15006, 15101, 15106, 15107):
+        with listening(pod, POD, port):
+            assert not reaches(other, POD, port)
 
 
 def a_pod_relays_nothing(directory: Path) -> None:
@@ -218,6 +222,43 @@ def captured_connections_outlive_release(directory: Path) -> None:
             assert proxied.recv(100) == b"still captured"
 
 
+def connections_stay_where_they_were_led(directory: Path) -> None:
+    """Rules that lead to another Envoy take no connection away from the one before."""
+    pod, other = two_linked_namespaces(directory)
+    before, after = PORT_SETS
+    asyncio.run(capture(pod, before))
+    with (
+        listening(pod, "127.0.0.1", before.outbound) as outbound,
+        listening(pod, POD, before.inbound) as inbound,
+        listening(pod, POD, before.tunnel) as tunnel,
+        _netns.socket_in(pod, socket.AF_INET) as leaving,
+        _netns.socket_in(other, socket.AF_INET) as entering,
+        _netns.socket_in(other, socket.AF_INET) as tunnelled,
+    ):
+        ways = (
+            (leaving, (OTHER, 80), outbound),
+            (entering, (POD, 80), inbound),
+            (tunnelled, (POD, TUNNEL_PORT), tunnel),
+        )
+        for client, address, _ in ways:
+            client.settimeout(5)
+            client.connect(address)
+        asyncio.run(capture(pod, after))
+        for client, address, server in ways:
+            assert not reaches(leaving_from(client, pod, other), *address)
+            with server.accept()[0] as accepted:  # it waited in the queue, and lost nothing
+                accepted.settimeout(5)
+                client.sendall(b"there")
+                assert accepted.recv(100) == b"there"
+                accepted.sendall(b"back")
+                assert client.recv(100) == b"back"
+
+
+def leaving_from(client: socket.socket, pod: Path, other: Path) -> Path:
+    """The namespace that a client is in."""
+    return pod if client.getsockname()[0] == POD else other
+
+
 def again_changes_nothing(directory: Path) -> None:
     pod, _ = two_linked_namespaces(directory)
     assert rules(pod) == []
@@ -261,6 +302,7 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
         pytest.param(udp_is_untouched, id="UDP is untouched"),
         pytest.param(connections_from_before_live_on, id="connections from before live on"),
         pytest.param(captured_connections_outlive_release, id="captured ones outlive release"),
+        pytest.param(connections_stay_where_they_were_led, id="other rules take none away"),
         pytest.param(again_changes_nothing, id="once more changes nothing"),
         pytest.param(other_tables_are_left_alone, id="other tables are left alone"),
         pytest.param(a_refused_ruleset_changes_nothing, id="a refused ruleset changes nothing"),
@@ -289,6 +331,7 @@ async def test_a_missing_nft_is_named_with_its_package(
 
 
 def test_the_rules_speak_of_first_packets_only() -> None:
-    redirects = [line for line in capture_rules().splitlines() if "redirect" in line]
-    assert len(redirects) == 2
+    lines = [line for ports in PORT_SETS for line in capture_rules(ports).splitlines()]
+    redirects = [line for line in lines if "redirect" in line or "dnat" in line]
+    assert len(redirects) == 5
     assert all("tcp flags syn / fin,syn,rst,ack" in line for line in redirects)

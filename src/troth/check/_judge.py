@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from troth.check._facts import DEFINITIONS
 from troth.check._network_policies import blocked_tunnels
 from troth.check._report import Check, error, in_order, warning
-from troth.envoy import INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
+from troth.envoy import OWN_PORTS
 from troth.mesh import MESH_LABEL
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ OLDEST_KERNEL = (5, 2)
 
 ARCHITECTURES = frozenset({"amd64", "arm64"})
 """Those that Envoy is built for."""
-
-TUNNEL_PORTS = frozenset({OUTBOUND_PORT, INBOUND_PORT, TUNNEL_PORT})
 
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 _SIDECARS = {"istio-proxy": "Istio", "istio-init": "Istio", "linkerd-proxy": "Linkerd"}
@@ -216,7 +214,7 @@ def _pod(pod: PodObject) -> Iterator[Finding]:
         for port in container.ports or ()
         if port.protocol == "TCP"
     }
-    for port in sorted(declared & TUNNEL_PORTS):
+    for port in sorted(declared.intersection(OWN_PORTS)):
         yield error(
             "port-taken",
             where,

@@ -18,8 +18,10 @@ from troth.envoy._ports import (
     INBOUND_PORT,
     OUTBOUND_PORT,
     OWN_PORTS,
+    PORT_SETS,
     TUNNEL_ALPN,
     TUNNEL_PORT,
+    PortSet,
 )
 from troth.envoy._process import EnvoyProcess
 from troth.envoy._snapshot import Resource, Snapshot
@@ -30,6 +32,7 @@ __all__ = [
     "INBOUND_PORT",
     "OUTBOUND_PORT",
     "OWN_PORTS",
+    "PORT_SETS",
     "TUNNEL_ALPN",
     "TUNNEL_PORT",
     "AccessLogPipe",
@@ -39,6 +42,7 @@ __all__ = [
     "EnvoyOptions",
     "EnvoyProcess",
     "Nack",
+    "PortSet",
     "Resource",
     "Snapshot",
     "bootstrap",

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from troth.envoy._clusters import outbound_cluster, pod_clusters, service_clusters
 from troth.envoy._inbound import plain_in, tunnel_in
 from troth.envoy._outbound import internal_outbound, outbound
+from troth.envoy._ports import PORT_SETS
 from troth.envoy._snapshot import Resource, Snapshot
 from troth.envoy._tls import bundle_secret, svid_secret
 
@@ -32,13 +33,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from troth.envoy._ports import PortSet
     from troth.envoy._proto import Message
     from troth.identity import TrustBundle, X509Svid
     from troth.mesh import NodeView
 
 
 def build_snapshot(
-    view: NodeView, svids: Iterable[X509Svid], bundle: TrustBundle, *, access_log: Path
+    view: NodeView,
+    svids: Iterable[X509Svid],
+    bundle: TrustBundle,
+    *,
+    access_log: Path,
+    ports: PortSet = PORT_SETS[0],
 ) -> Snapshot:
     """Build every resource of the node's Envoy.
 
@@ -48,6 +55,7 @@ def build_snapshot(
             certificate is there.
         bundle: What every certificate must chain to.
         access_log: The FIFO that connection events are read from.
+        ports: Where to listen.
     """
     messages: list[Message] = [
         outbound_cluster(),
@@ -58,9 +66,9 @@ def build_snapshot(
     for local in view.local_pods:
         messages += pod_clusters(local)
         messages += (
-            tunnel_in(local, access_log),
-            plain_in(local, access_log),
-            outbound(local, view.service_ranges, access_log),
+            tunnel_in(local, access_log, ports),
+            plain_in(local, access_log, ports),
+            outbound(local, view.service_ranges, access_log, ports),
         )
     for service in view.services:
         messages += service_clusters(service)

@@ -24,7 +24,7 @@ from troth.envoy._matchers import (
     match_whole,
 )
 from troth.envoy._names import cluster_name
-from troth.envoy._ports import INBOUND_PORT, OWN_PORTS, TUNNEL_PORT
+from troth.envoy._ports import OWN_PORTS, PORT_SETS
 from troth.envoy._proto import Message, socket_address
 from troth.envoy._reasons import Role
 from troth.envoy._tls import server_socket
@@ -32,6 +32,7 @@ from troth.envoy._tls import server_socket
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from troth.envoy._ports import PortSet
     from troth.mesh import LocalPod
 
 _HANDSHAKE_SECONDS = 10
@@ -42,7 +43,7 @@ _PORT_NUMBER = (
 )
 
 
-def tunnel_in(local: LocalPod, log: Path) -> Message:
+def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Message:
     """The tunnel's end: mutual TLS, then the pod's own address at the port the client named.
 
     The destination is this pod's own address by construction, and a server name that isn't a
@@ -79,7 +80,7 @@ def tunnel_in(local: LocalPod, log: Path) -> Message:
     named_port = match_whole(SERVER_NAME, _PORT_NUMBER, choose_matcher(to_own_address))
     return listener_pb2.Listener(
         name=f"tunnel-in|{uid}",
-        address=_inbound_address(local, TUNNEL_PORT),
+        address=_inbound_address(local, ports.tunnel),
         listener_filters=[tls_inspector()],
         filter_chains=chains,
         filter_chain_matcher=match_exact(
@@ -92,7 +93,7 @@ def tunnel_in(local: LocalPod, log: Path) -> Message:
     )
 
 
-def plain_in(local: LocalPod, log: Path) -> Message:
+def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Message:
     """What enters without the tunnel: a chain for each port that takes plaintext, else refused."""
     uid = local.pod.uid
     verdict = local.verdict
@@ -114,7 +115,7 @@ def plain_in(local: LocalPod, log: Path) -> Message:
 
     return listener_pb2.Listener(
         name=f"plain-in|{uid}",
-        address=_inbound_address(local, INBOUND_PORT),
+        address=_inbound_address(local, ports.inbound),
         listener_filters=[original_dst()],
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]
         if others_pass

@@ -29,7 +29,7 @@ from troth.envoy._matchers import (
     match_ranges,
 )
 from troth.envoy._names import INTERNAL_OUTBOUND, cluster_name
-from troth.envoy._ports import OUTBOUND_PORT
+from troth.envoy._ports import PORT_SETS
 from troth.envoy._proto import Message, socket_address
 from troth.envoy._reasons import Role
 
@@ -37,12 +37,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from troth.envoy._ports import PortSet
     from troth.mesh import Destination, LocalPod
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 
 
-def outbound(local: LocalPod, service_ranges: Iterable[str], log: Path) -> Message:
+def outbound(
+    local: LocalPod,
+    service_ranges: Iterable[str],
+    log: Path,
+    ports: PortSet = PORT_SETS[0],
+) -> Message:
     """What leaves the pod: says which pod it is and hands it to the shared internal listener."""
     uid = local.pod.uid
     netns = local.netns
@@ -74,7 +80,7 @@ def outbound(local: LocalPod, service_ranges: Iterable[str], log: Path) -> Messa
     )
     listener = listener_pb2.Listener(
         name=f"outbound|{uid}",
-        address=socket_address("127.0.0.1", OUTBOUND_PORT, netns=netns),
+        address=socket_address("127.0.0.1", ports.outbound, netns=netns),
         listener_filters=[original_dst()],
         filter_chains=[to_service, direct],
         # In the matcher and not in the chain itself: a new range must cut no connection.
@@ -85,7 +91,9 @@ def outbound(local: LocalPod, service_ranges: Iterable[str], log: Path) -> Messa
         traffic_direction=base_pb2.TrafficDirection.OUTBOUND,
     )
     if local.has_ipv6:
-        listener.additional_addresses.add(address=socket_address("::1", OUTBOUND_PORT, netns=netns))
+        listener.additional_addresses.add(
+            address=socket_address("::1", ports.outbound, netns=netns)
+        )
     return listener
 
 

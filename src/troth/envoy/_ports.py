@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-OUTBOUND_PORT = 15001
-"""TCP leaving the pod is redirected here, on loopback."""
+from typing import NamedTuple
 
-INBOUND_PORT = 15006
-"""TCP entering the pod without the tunnel is redirected here."""
 
-TUNNEL_PORT = 15007
-"""The tunnel: TLS 1.3 between captured pods. (15008 is Istio ambient's.)"""
+class PortSet(NamedTuple):
+    """Where one Envoy listens in every pod.
 
-OWN_PORTS = (OUTBOUND_PORT, INBOUND_PORT, TUNNEL_PORT)
+    Attributes:
+        outbound: On loopback: TCP leaving the pod is led here.
+        inbound: TCP entering the pod without the tunnel is led here.
+        tunnel: What comes by the tunnel is led here.
+    """
+
+    outbound: int
+    inbound: int
+    tunnel: int
+
+
+PORT_SETS = (PortSet(15001, 15006, 15007), PortSet(15101, 15106, 15107))
+"""Two, so that a new agent's Envoy listens beside the old one's.
+
+Which of them gets a pod's connections is a matter of its capture rules, and changes with them.
+"""
+
+OUTBOUND_PORT, INBOUND_PORT, TUNNEL_PORT = PORT_SETS[0]
+"""The ports by which people know troth.
+
+The third is where others send the tunnel to (TLS 1.3 between captured pods), whoever listens.
+(15008 is Istio ambient's.)
+"""
+
+OWN_PORTS = tuple(port for ports in PORT_SETS for port in ports)
+"""All of them: no app's, whichever are in use."""
 
 ENVOY_MARK = 0x539
 """SO_MARK of every socket that Envoy makes in a pod, so that its own traffic isn't captured."""

@@ -26,7 +26,7 @@ class Texts(NamedTuple):
 
 
 _TRACE = "`troth trace {source_name} {destination}:{port}` shows where it stops"
-_OWN_PORTS = "15001, 15006 and 15007 are troth's own ports in every pod"
+_OWN_PORTS = "15001, 15006, 15007, 15101, 15106 and 15107 are troth's own ports in every pod"
 
 TEXTS: Mapping[Reason, Texts] = {
     Reason.NONE: Texts("Nothing was refused.", "Nothing to do."),

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from troth.envoy import (
+    PORT_SETS,
     AccessLogPipe,
     AdsServer,
     AdsStatus,
@@ -39,6 +40,7 @@ from troth.node._observe import Observer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from troth.envoy import PortSet
     from troth.identity import SpiffeId, TrustDomain
     from troth.node._metrics import NodeMetrics
 
@@ -81,6 +83,7 @@ class NodeAgent:
         host: The node's own network namespace, if its processes are to reach captured pods.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
             no longer; 0 if there is nobody but this agent.
+        ports: Where its Envoy listens in every pod.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class NodeAgent:
         metrics: NodeMetrics | None = None,
         host: Path | None = None,
         announcement_seconds: float = 0.0,
+        ports: PortSet = PORT_SETS[0],
     ) -> None:
         self.connections: History[Connection] = History()
         self.journal = Journal(paths.journal, now=datetime.now(UTC))
@@ -118,7 +122,8 @@ class NodeAgent:
         self._world: World | None = None
         self._observer: Observer | None = None
         self._wanted: Mapping[str, Path] = {}
-        self._pods = Enroller(grace=announcement_seconds, probes=host is not None)
+        self._ports = ports
+        self._pods = Enroller(grace=announcement_seconds, ports=ports, probes=host is not None)
         self._host = HostRules(host) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._woken = asyncio.Event()
@@ -263,6 +268,7 @@ class NodeAgent:
                 credentials.svids,
                 credentials.bundle,
                 access_log=self._paths.access_log,
+                ports=self._ports,
             )
         )
         if not await self._settled():

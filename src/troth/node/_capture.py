@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from troth.envoy import ENVOY_MARK, INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
+from troth.envoy import ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node._netns import enter_command
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from troth.envoy import PortSet
 
 TABLE = "troth"
 
@@ -31,36 +33,40 @@ _PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} retur
 _FIRST = "tcp flags syn / fin,syn,rst,ack"
 
 
-def capture_rules(*, probes: bool = False) -> str:
+def capture_rules(ports: PortSet = PORT_SETS[0], *, probes: bool = False) -> str:
     """The whole table as one nftables transaction, for IPv4 and IPv6 alike.
 
     Args:
+        ports: Where the Envoy listens that connections are led to from now on. Those that were led
+            elsewhere before stay there.
         probes: Let what comes from the probes' source reach the pod as it is. Only where the node's
             own rules (`_host_rules`) see to it that nobody else has that address.
     """
     exempt = _PROBES if probes else ""
+    hidden = ", ".join(str(port) for port in OWN_PORTS if port != TUNNEL_PORT)
+    tunnel = "return" if ports.tunnel == TUNNEL_PORT else f"{_FIRST} dnat to :{ports.tunnel}"
     return f"""\
 add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
   chain guard {{
     type filter hook prerouting priority -150; policy accept;
-    iif != "lo" tcp dport {{ {OUTBOUND_PORT}, {INBOUND_PORT} }} drop
+    iif != "lo" tcp dport {{ {hidden} }} drop
     iif != "lo" ip daddr 127.0.0.0/8 drop
   }}
   chain outbound {{
     type nat hook output priority -100; policy accept;
     meta mark {ENVOY_MARK:#x} return
     fib daddr type local return
-    {_FIRST} redirect to :{OUTBOUND_PORT}
+    {_FIRST} redirect to :{ports.outbound}
   }}
   chain inbound {{
     type nat hook prerouting priority -100; policy accept;
     iif "lo" return
     fib daddr type != local return
     {exempt}
-    tcp dport {TUNNEL_PORT} return
-    {_FIRST} redirect to :{INBOUND_PORT}
+    tcp dport {TUNNEL_PORT} {tunnel}
+    {_FIRST} redirect to :{ports.inbound}
   }}
 }}
 """
@@ -88,18 +94,19 @@ table inet {TABLE} {{
 """
 
 
-async def capture(netns: Path, *, probes: bool = False) -> None:
+async def capture(netns: Path, ports: PortSet = PORT_SETS[0], *, probes: bool = False) -> None:
     """Lead the TCP of the network namespace at ``netns`` through Envoy; harmless when repeated.
 
     Args:
         netns: The pod's.
+        ports: As of `capture_rules`.
         probes: As of `capture_rules`.
 
     Raises:
         EnvironmentLackError: nft isn't there.
         PeerError: The kernel refused the rules.
     """
-    await apply_ruleset(netns, capture_rules(probes=probes))
+    await apply_ruleset(netns, capture_rules(ports, probes=probes))
 
 
 async def release(netns: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.envoy import INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
+from troth.envoy import PORT_SETS
 from troth.errors import PeerError, TrothError
 from troth.node._capture import capture, release
 from troth.node._enrolment import Enrolment
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from troth.envoy import PortSet
     from troth.mesh import Pod
 
 _log = structlog.get_logger(__name__)
-
-_LISTENERS = frozenset({OUTBOUND_PORT, INBOUND_PORT, TUNNEL_PORT})
 
 _LISTENING_SECONDS = 2.0
 """How long all may wait until Envoy listens: after it took listeners over, it fetches secrets."""
@@ -40,6 +39,7 @@ class Enroller:
 
     Args:
         grace: As of `Enrolment`.
+        ports: Where its Envoy listens in every pod.
         probes: As of `capture`.
 
     Attributes:
@@ -47,7 +47,10 @@ class Enroller:
         refused: Why pods that should be captured are not, by UID.
     """
 
-    def __init__(self, *, grace: float, probes: bool = False) -> None:
+    def __init__(
+        self, *, grace: float, ports: PortSet = PORT_SETS[0], probes: bool = False
+    ) -> None:
+        self._ports = ports
         self._probes = probes
         self._pods = Enrolment(grace=grace)
         self.announced: frozenset[str] = frozenset()
@@ -109,7 +112,7 @@ class Enroller:
         refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
         for uid in set(uids) - deaf:
             try:
-                await capture(self._pods.netns[uid], probes=self._probes)
+                await capture(self._pods.netns[uid], self._ports, probes=self._probes)
             except TrothError as error:
                 refused[uid] = str(error)
             else:
@@ -121,7 +124,7 @@ class Enroller:
         deaf = set(uids)
         deadline = _now() + _LISTENING_SECONDS
         while True:
-            deaf = {uid for uid in deaf if not await _listens(self._pods.netns[uid])}
+            deaf = {uid for uid in deaf if not await self._listens(self._pods.netns[uid])}
             if not deaf or _now() > deadline:
                 return deaf
             await asyncio.sleep(_LOOK_SECONDS)
@@ -142,25 +145,25 @@ class Enroller:
         ended = {
             uid
             for uid in self._pods.draining
-            if uid in overdue or not await _has_connections(self._pods.netns[uid])
+            if uid in overdue or not await self._has_connections(self._pods.netns[uid])
         }
         for uid in ended:
             self._pods.forget(uid)
         return bool(ended)
 
+    async def _listens(self, netns: Path) -> bool:
+        try:
+            sockets = await asyncio.to_thread(tcp_sockets, netns)
+        except PeerError:
+            return False  # the pod has ended
+        return sockets.listening.issuperset(self._ports)
 
-async def _listens(netns: Path) -> bool:
-    try:
-        return (await asyncio.to_thread(tcp_sockets, netns)).listening >= _LISTENERS
-    except PeerError:
-        return False  # the pod has ended
-
-
-async def _has_connections(netns: Path) -> bool:
-    try:
-        return bool((await asyncio.to_thread(tcp_sockets, netns)).connected & _LISTENERS)
-    except PeerError:
-        return False
+    async def _has_connections(self, netns: Path) -> bool:
+        try:
+            sockets = await asyncio.to_thread(tcp_sockets, netns)
+        except PeerError:
+            return False
+        return not sockets.connected.isdisjoint(self._ports)
 
 
 def _now() -> float:
