@@ -20,7 +20,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.authorization_v1 import SubjectAccessReview
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import Pod
+from lightkube.resources.core_v1 import ConfigMap, Pod, Secret
 from lightkube.types import PatchType
 from tests.cluster.harness import NODES, Cluster
 from tests.cluster.objects import find
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
+CONTROLLER = f"system:serviceaccount:{NAMESPACE}:troth-controller"
+NODE = f"system:serviceaccount:{NAMESPACE}:troth-node"
 SERVER = str(Path(__file__).parents[1] / "e2e" / "programs" / "hello.py")
 
 
@@ -266,7 +268,7 @@ BUNDLE = {"resource": "configmaps", "namespace": NAMESPACE, "name": "troth-trust
     ],
 )
 def test_the_controller_may(cluster: Cluster, asked: dict[str, Any]) -> None:
-    assert may(cluster, "troth-controller", asked)
+    assert may(cluster, CONTROLLER, asked)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_the_controller_may(cluster: Cluster, asked: dict[str, Any]) -> None:
     ],
 )
 def test_the_controller_may_not(cluster: Cluster, asked: dict[str, Any]) -> None:
-    assert not may(cluster, "troth-controller", asked)
+    assert not may(cluster, CONTROLLER, asked)
 
 
 @pytest.mark.parametrize(
@@ -326,14 +328,14 @@ def test_the_controller_may_not(cluster: Cluster, asked: dict[str, Any]) -> None
     ],
 )
 def test_a_node_agent_may_not(cluster: Cluster, asked: dict[str, Any]) -> None:
-    assert not may(cluster, "troth-node", asked)
+    assert not may(cluster, NODE, asked)
 
 
-def may(cluster: Cluster, account: str, asked: dict[str, Any]) -> bool:
+def may(cluster: Cluster, user: str, asked: dict[str, Any]) -> bool:
     review = SubjectAccessReview(
         spec=SubjectAccessReviewSpec(
-            user=f"system:serviceaccount:{NAMESPACE}:{account}",
-            groups=["system:serviceaccounts", "system:authenticated"],
+            user=user,
+            groups=["system:authenticated"],
             resourceAttributes=ResourceAttributes(**asked),
         )
     )
@@ -406,6 +408,55 @@ def test_a_token_of_an_agent_that_names_no_node_is_good_for_nothing(
         assert "own node" in refusal(lambda: patch(agent, shop, "web", marked()))
         report = lease(report_lease("node-1"))
         assert "own node" in refusal(lambda: agent.apply(report, force=True))
+
+
+@contextlib.contextmanager
+def the_controller(cluster: Cluster) -> Iterator[Client]:
+    """Somebody who has the controller's token."""
+    token = cluster.kubectl("create", "token", "troth-controller", f"--namespace={NAMESPACE}")
+    with cluster.control_plane.client_with(token.strip()) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(Secret(metadata=ObjectMeta(namespace=NAMESPACE, name="x")), id="Secret"),
+        pytest.param(ConfigMap(metadata=ObjectMeta(namespace="default", name="x")), id="ConfigMap"),
+        pytest.param(Lease(metadata=ObjectMeta(namespace=NAMESPACE, name="x")), id="Lease"),
+    ],
+)
+def test_the_controller_makes_objects_with_its_own_names_only(cluster: Cluster, made: Any) -> None:
+    with the_controller(cluster) as controller:
+        words = refusal(lambda: controller.create(made))
+    assert "may only create troth-" in words
+
+
+def test_the_controller_cannot_have_a_service_accounts_token_written_into_its_secret(
+    cluster: Cluster,
+) -> None:
+    secret = Secret(
+        metadata=ObjectMeta(
+            namespace=NAMESPACE,
+            name="troth-ca",
+            annotations={"kubernetes.io/service-account.name": "troth-node"},
+        ),
+        type="kubernetes.io/service-account-token",
+    )
+    with the_controller(cluster) as controller:
+        assert "of type Opaque" in refusal(lambda: controller.create(secret))
+
+
+def test_who_may_view_a_namespace_may_view_its_policies(cluster: Cluster, shop: str) -> None:
+    cluster.kubectl(
+        *("create", "rolebinding", "viewer", f"--namespace={shop}"),
+        "--clusterrole=view",
+        "--user=v",
+    )
+    asked = {**POLICIES, "namespace": shop}
+    eventually(lambda: may(cluster, "v", {"verb": "list", **asked}), what="the aggregation")
+    assert not may(cluster, "v", {"verb": "patch", **asked})
+    assert not may(cluster, "v", {"verb": "list", **asked, "namespace": "default"})
 
 
 def test_others_write_pods_and_leases_as_before(cluster: Cluster, shop: str) -> None:
