@@ -10,10 +10,11 @@ demo: setup
 test: setup
 	@$(BIN)/pytest
 
-# Needs root. The first run builds Kubernetes with the Go toolchain: some minutes, once.
+# Needs root. The first run builds Kubernetes and Helm with the Go toolchain: some minutes, once.
 test-cluster: setup
 	@scripts/etcd >/dev/null
 	@scripts/kubernetes >/dev/null
+	@scripts/helm >/dev/null
 	@$(BIN)/pytest -m cluster tests/cluster
 
 # Need root, and a machine that does nothing else. BENCH names some of them: make bench BENCH=signing

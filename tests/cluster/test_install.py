@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +13,7 @@ from lightkube.resources.core_v1 import ConfigMap, Namespace
 from tests.cluster.harness import NODES, Cluster
 from tests.cluster.mesh import SERVER, Load
 from tests.cluster.objects import find
+from tests.cluster.person import Person
 from tests.e2e.harness import TROTH, eventually
 
 if TYPE_CHECKING:
@@ -27,51 +25,6 @@ REPOSITORY = Path(__file__).parents[2]
 DEFINITION = "peerauthentications.security.istio.io"
 URL = "http://web.finance:8080"
 CAPTURED = "kubectl get pods -A -o 'jsonpath={.items[*].metadata.annotations.troth\\.dev/captured}'"
-
-
-def commands(heading: str) -> list[str]:
-    """What is typed in a section's consoles."""
-    text = (REPOSITORY / "docs" / "install.md").read_text()
-    (section,) = [part for part in text.split("\n## ") if part.startswith(f"{heading}\n")]
-    consoles = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
-    return [line.removeprefix("$ ") for each in consoles for line in each.splitlines()]
-
-
-class Person:
-    """Somebody who types what the page says, as the cluster's administrator."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        plane = cluster.control_plane
-        programs = f"{plane.binaries}:{Path(TROTH).parent}:{os.environ['PATH']}"
-        kubeconfig = str(plane.kubeconfig(outside=True))
-        self._environment = {**os.environ, "PATH": programs, "KUBECONFIG": kubeconfig}
-
-    def follow(self, heading: str) -> None:
-        """Type all of a section."""
-        typed = commands(heading)
-        assert typed, heading
-        for command in typed:
-            self.type(command)
-
-    def type(self, command: str) -> str:
-        """Type one command that is to succeed; what it says."""
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=REPOSITORY,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        return done.stdout
-
-    def root(self) -> str:
-        """The fingerprint of the only root that is believed."""
-        (root,) = json.loads(self.type("troth ca status -o json"))["roots"]
-        assert root["signs"]
-        return str(root["fingerprint"])
 
 
 @pytest.fixture

@@ -146,8 +146,7 @@ class Sandbox:
         """
         if (services, named, captured) == self._settled:
             return
-        client = self.addresses[0]
-        await apply_services(self.netns, services, client=client, captured=captured)
+        await apply_services(self.netns, services, captured=captured)
         self._services, self._named = services, named
         if self._runner is not None:
             self._runner.set_hosts(self._hosts())
