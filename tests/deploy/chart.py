@@ -1,7 +1,8 @@
-"""Renders the Helm chart, for tests and to make ``deploy/manifests`` of it.
+"""Renders the Helm chart, for tests and to make plain manifests of it.
 
-``python -m tests.deploy.chart`` writes the manifests anew. Of Helm's templates only what the chart
-uses is understood; anything else is an error, and so the chart stays readable:
+``python -m tests.deploy.chart`` writes ``deploy/manifests`` and ``deploy/optional`` anew. Of Helm's
+templates only what the chart uses is understood; anything else is an error, and so the chart stays
+readable:
 
 =========================  =============================================================
 ``{{ PIPE }}``             its text
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "chart"
 MANIFESTS = DEPLOY / "manifests"
+OPTIONAL = DEPLOY / "optional"
 NAMESPACE = "troth-system"
 
 _ACTION = re.compile(r"(?P<left>\s*\{\{-|\{\{)\s+(?P<words>[^{}]*?)\s+(?P<right>-\}\}\s*|\}\})")
+_SWITCHES = {"policy-admission.yaml": {"policyAdmission": True}}
+"""What the chart leaves out with its own values, by the template, and the values that put it in."""
+
 _HEADER = "# Made of deploy/chart by `python -m tests.deploy.chart`.\n"
 
 
@@ -70,9 +75,10 @@ def objects(
     return [document for document in documents if document]
 
 
-def manifest(name: str) -> str:
-    """What belongs into ``deploy/manifests``, with the chart's own values."""
-    return _HEADER + render(name)
+def plain(name: str) -> tuple[Path, str]:
+    """The file that holds what a template makes, and what belongs into it."""
+    folder = OPTIONAL if name in _SWITCHES else MANIFESTS
+    return folder / name, _HEADER + render(name, _SWITCHES.get(name))
 
 
 def _merged(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,4 +147,5 @@ def _operand(path: str, data: Mapping[str, Any], dot: Any) -> Any:
 
 if __name__ == "__main__":
     for template in templates():
-        (MANIFESTS / template.name).write_text(manifest(template.name))
+        path, text = plain(template.name)
+        path.write_text(text)

@@ -44,14 +44,17 @@ def pods(**values: Any) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_plain_manifests_are_the_charts(name: str) -> None:
     made = "make it anew: python -m tests.deploy.chart"
-    assert (chart.MANIFESTS / name).read_text() == chart.manifest(name), made
+    path, text = chart.plain(name)
+    assert path.read_text() == text, made
 
 
 def test_all_plain_manifests_are_applied_and_nothing_else() -> None:
     wanted = yaml.safe_load((chart.DEPLOY / "kustomization.yaml").read_text())["resources"]
     there = {f"manifests/{path.name}" for path in chart.MANIFESTS.iterdir()}
     assert sorted(wanted) == sorted(there | {"namespace.yaml"})
-    assert there == {f"manifests/{name}" for name in TEMPLATES}
+    plain = {chart.plain(name)[0] for name in TEMPLATES}
+    assert there == {f"manifests/{path.name}" for path in plain if path.parent == chart.MANIFESTS}
+    assert set(chart.OPTIONAL.iterdir()) == {p for p in plain if p.parent == chart.OPTIONAL}
 
 
 def test_the_chart_brings_the_definition_of_policies() -> None:
