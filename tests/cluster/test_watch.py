@@ -164,7 +164,7 @@ async def test_slices_of_the_real_controller_become_endpoints(
         state = await followed.until(
             lambda state: endpoints(state, key) == {a, b} == endpoints(state, f"{shop}/headless")
         )
-        assert state.services[key].session_affinity_seconds == 10_800
+        assert state.services[key].client_ip_affinity
         assert len(state.services[key].cluster_ips) == 1
         assert state.services[f"{shop}/headless"].cluster_ips == ()
         (pod,) = (each for each in state.pods.values() if str(each) == f"{shop}/a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 CLIENT, SERVER = "shop/client", "shop/server"
+CLIENTS = (CLIENT, SERVER, "shop/pool-0", "shop/pool-1", "shop/pool-2")
 STRICT = apps.policy("STRICT", namespace="shop")
 
 
@@ -34,6 +36,7 @@ def mesh(shared_host: Host, unready: Path) -> Iterator[Mesh]:
         "shop.yaml": apps.namespace("shop") + apps.idle_pod("client", namespace="shop"),
         "server.yaml": apps.server("server", namespace="shop"),
         "pool.yaml": pool(3, unready),
+        "sticky.yaml": sticky("ClientIP"),
         "policy.yaml": STRICT,
     }
     with Mesh(shared_host, manifests) as running:
@@ -43,6 +46,12 @@ def mesh(shared_host: Host, unready: Path) -> Iterator[Mesh]:
         # (Before the servers were ready there was nowhere to go.)
         seen = [event for event in running.events() if event["reason"] != "no_endpoints"]
         assert {event["outcome"] for event in seen} == {"accepted"}
+
+
+@pytest.fixture(scope="module")
+def homes(mesh: Mesh) -> dict[str, set[str]]:
+    """Who answers each client's connections to the service with affinity."""
+    return {client: stuck(mesh, client, 100) for client in CLIENTS}
 
 
 def test_a_kept_alive_connection_carries_500_requests(mesh: Mesh) -> None:
@@ -153,6 +162,53 @@ def test_a_session_outlives_the_readiness_of_its_replica(mesh: Mesh, unready: Pa
         (unready / "pool-0").unlink()
         asked_until(session, lambda: "pool-0" in answering(mesh))
         assert session.end() == 0
+
+
+def test_a_client_of_a_service_with_affinity_stays_with_one_endpoint(
+    homes: dict[str, set[str]],
+) -> None:
+    assert {len(names) for names in homes.values()} == {1}
+    assert len(set.union(*homes.values())) > 1
+
+
+def test_only_the_clients_of_an_endpoint_that_went_move_and_they_come_back_with_it(
+    mesh: Mesh, unready: Path, homes: dict[str, set[str]]
+) -> None:
+    (gone,) = homes[CLIENT]
+    other = next(client for client in CLIENTS if homes[client] != {gone})
+    (unready / gone).touch()
+    eventually(lambda: gone not in stuck(mesh, CLIENT, 10))
+    assert len(stuck(mesh, CLIENT, 10)) == 1
+    assert stuck(mesh, other, 10) == homes[other]
+    (unready / gone).unlink()
+    eventually(lambda: stuck(mesh, CLIENT, 10) == {gone})
+    assert stuck(mesh, other, 10) == homes[other]
+
+
+def test_a_session_outlives_every_change_of_its_services_affinity(mesh: Mesh) -> None:
+    with Session(mesh, CLIENT, "sticky") as session:
+        for affinity, homes in (("None", 3), ("ClientIP", 1)):
+            mesh.write("sticky.yaml", sticky(affinity))
+            asked_until(session, lambda homes=homes: len(stuck(mesh, CLIENT, 60)) == homes)  # type: ignore[misc]  # bound at once
+        assert session.end() == 0
+
+
+def stuck(mesh: Mesh, client: str, count: int) -> set[str]:
+    """Who answers a client's connections to the service ``sticky``."""
+    return set(play(mesh, client, "names", "sticky", apps.LINES, count)["names"])
+
+
+def sticky(affinity: str) -> str:
+    """Another service of the pods of ``pool``."""
+    return textwrap.dedent(f"""\
+        apiVersion: v1
+        kind: Service
+        metadata: {{name: sticky, namespace: shop}}
+        spec:
+          selector: {{app: pool}}
+          sessionAffinity: {affinity}
+          ports: [{{port: {apps.LINES}}}]
+        """)
 
 
 def pool(replicas: int, unready: Path) -> str:

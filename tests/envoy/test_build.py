@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from hypothesis import given
@@ -361,6 +363,42 @@ def test_a_service_has_a_cluster_for_each_tcp_port_and_family_with_that_familys_
         "svc|[fd74:96::9]:80": ["[fd74::5]:8080"],
         "svc|[fd74:96::9]:81": [],
     }
+
+
+def test_clients_stay_with_an_endpoint_only_where_the_service_wants_it() -> None:
+    policy = cluster_pb2.Cluster.LbPolicy
+
+    def cluster(*, affinity: bool, endpoints: int) -> Any:
+        behind = tuple(Endpoint(f"10.244.0.{n}", 80) for n in range(endpoints))
+        port = ServicePort(number=80, endpoints=behind)
+        (found,) = service_clusters(
+            Service(
+                namespace="shop",
+                name="web",
+                cluster_ips=("10.96.0.9",),
+                ports=(port,),
+                client_ip_affinity=affinity,
+            )
+        )
+        return found
+
+    assert cluster(affinity=False, endpoints=3).lb_policy == policy.RANDOM
+    for endpoints in range(6):
+        found = cluster(affinity=True, endpoints=endpoints)
+        assert found.lb_policy == policy.RING_HASH
+        # As Envoy computes it: the shares of an endpoint don't depend on how many there are.
+        size = found.ring_hash_lb_config.minimum_ring_size.value
+        assert not endpoints or math.ceil(size / endpoints) == 128
+
+
+def test_the_client_is_told_only_to_clusters_of_services() -> None:
+    listener = outbound(pod_in(Mode.STRICT), ["10.96.0.0/16"], LOG)
+    told = {
+        chain.name: [policy.HasField("source_ip") for policy in proxy.hash_policy]
+        for chain in listener.filter_chains
+        for proxy in tcp_proxies(chain)
+    }
+    assert told == {"service": [True], "direct": []}
 
 
 def test_a_headless_service_has_no_cluster() -> None:

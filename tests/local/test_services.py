@@ -29,8 +29,8 @@ def service(*endpoints: Endpoint, protocol: Protocol = Protocol.TCP, **fields: A
     return Service(namespace="finance", name="payments", **values)
 
 
-def rules(*services: Service, captured: bool = False) -> list[str]:
-    text = service_rules(services, captured=captured)
+def rules(*services: Service, client: str = "", captured: bool = False) -> list[str]:
+    text = service_rules(services, client=client, captured=captured)
     return [line.strip() for line in text.splitlines() if " daddr " in line]
 
 
@@ -63,6 +63,33 @@ def test_a_captured_pod_balances_udp_alone() -> None:
     assert rules(tcp, captured=True) == REJECTED
     assert rules(udp, captured=True) == rules(udp, captured=False)
     assert rules(udp)[0].startswith(f"ip daddr {V4} udp dport 80 dnat ip to")
+
+
+def test_a_client_stays_with_an_endpoint_whatever_becomes_of_others() -> None:
+    endpoints = [Endpoint(f"10.0.0.{n}", 8080) for n in range(2, 7)]
+    clients = [f"10.1.0.{n}" for n in range(100)]
+
+    def usual(client: str, *endpoints: Endpoint) -> str:
+        rule, *_ = rules(service(*endpoints, client_ip_affinity=True), client=client)
+        found = re.search(r"mod 1 map { 0 : (\S+) . 8080 }", rule)
+        assert found is not None
+        return found[1]
+
+    before = {client: usual(client, *endpoints) for client in clients}
+    assert set(before.values()) == {endpoint.address for endpoint in endpoints}
+    for gone in endpoints:
+        left = [endpoint for endpoint in endpoints if endpoint != gone]
+        for client in clients:
+            moved = usual(client, *left) != before[client]
+            assert moved is (before[client] == gone.address)
+
+
+def test_a_client_has_an_endpoint_of_its_own_in_each_family() -> None:
+    endpoints = [Endpoint(f"{net}{n}", 80) for n in range(2, 9) for net in ("fd00::", "10.0.0.")]
+    first, second, *others = rules(service(*endpoints, client_ip_affinity=True), client="x")
+    assert "mod 1 map { 0 : 10.0.0." in first
+    assert "mod 1 map { 0 : fd00::" in second
+    assert others == REJECTED
 
 
 def test_a_headless_service_needs_no_rules() -> None:
@@ -122,10 +149,10 @@ async def a_virtual_ip_reaches_every_endpoint(directory: Path) -> None:
                 for name, path, addresses in everything:
                     servers.enter_context(listening(path, addresses[family], name))
                 ready = [Endpoint(addresses[family], 8080) for _, _, addresses in everything]
-                await apply_services(client, [service(*ready)], captured=False)
+                await apply_services(client, [service(*ready)], client="", captured=False)
                 answers = {await call(client, virtual) for _ in range(40)}
                 assert answers == {f"{name} {client_addresses[family]}" for name in ("one", "two")}
-                await apply_services(client, [service(ready[0])], captured=False)
+                await apply_services(client, [service(ready[0])], client="", captured=False)
                 assert {await call(client, virtual) for _ in range(10)} == {
                     f"one {client_addresses[family]}"
                 }
@@ -135,7 +162,9 @@ async def a_pod_reaches_itself_through_a_service(directory: Path) -> None:
     async with pods(directory) as made:
         path, addresses = made["one"]
         with listening(path, addresses[0], "one"):
-            await apply_services(path, [service(Endpoint(addresses[0], 8080))], captured=False)
+            await apply_services(
+                path, [service(Endpoint(addresses[0], 8080))], client="", captured=False
+            )
             assert await call(path, V4) == f"one {addresses[0]}"
 
 
@@ -143,7 +172,7 @@ async def nothing_behind_a_virtual_ip_is_refused_at_once(directory: Path) -> Non
     async with pods(directory) as made:
         client, _ = made["client"]
         for protocol in (Protocol.TCP, Protocol.UDP):  # with UDP there is no such TCP port
-            await apply_services(client, [service(protocol=protocol)], captured=False)
+            await apply_services(client, [service(protocol=protocol)], client="", captured=False)
             for address in (V4, V6):
                 with pytest.raises(ConnectionRefusedError):
                     await call(client, address)
@@ -165,7 +194,7 @@ async def udp_is_balanced_for_captured_pods(directory: Path) -> None:
         client, client_addresses = made["client"]
         path, addresses = made["one"]
         behind = service(Endpoint(addresses[0], 8080), protocol=Protocol.UDP)
-        await apply_services(client, [behind], captured=True)
+        await apply_services(client, [behind], client="", captured=True)
         with (
             _netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM) as server,
             _netns.socket_in(client, socket.AF_INET, socket.SOCK_DGRAM) as caller,
@@ -193,7 +222,7 @@ async def applying_again_replaces_and_touches_no_other_table(directory: Path) ->
     nft("add", "table", "inet", "other")
     for endpoints in (5, 1):
         behind = [Endpoint(f"10.0.0.{n}", 8080) for n in range(2, 2 + endpoints)]
-        await apply_services(path, [service(*behind)], captured=False)
+        await apply_services(path, [service(*behind)], client="", captured=False)
         listing = nft("list", "ruleset")
         assert re.findall("mod ([0-9]+)", listing) == [str(endpoints)]
         assert "table inet other" in listing

@@ -299,25 +299,12 @@ def test_services_that_are_not_kube_proxys_are_of_no_interest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "seconds"),
-    [
-        pytest.param({}, 0, id="not said"),
-        pytest.param({"sessionAffinity": "None"}, 0, id="none"),
-        pytest.param({"sessionAffinity": "ClientIP"}, 10_800, id="the default time"),
-        pytest.param(
-            {
-                "sessionAffinity": "ClientIP",
-                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
-            },
-            60,
-            id="a time",
-        ),
-    ],
+    ("affinity", "sticks"), [(None, False), ("None", False), ("ClientIP", True)], ids=str
 )
-def test_session_affinity_is_read(spec: dict[str, object], seconds: int) -> None:
-    found = service(**spec)
+def test_session_affinity_is_read(*, affinity: str | None, sticks: bool) -> None:
+    found = service(sessionAffinity=affinity)
     assert found is not None
-    assert found.session_affinity_seconds == seconds
+    assert found.client_ip_affinity is sticks
 
 
 @pytest.mark.parametrize(

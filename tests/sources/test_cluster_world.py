@@ -215,13 +215,13 @@ def test_an_endpoint_in_two_slices_counts_once_and_as_what_is_best(order: int) -
 
 
 def test_session_affinity_is_passed_on() -> None:
-    resolved = resolve_services([service(session_affinity_seconds=60)], [], NODE)["shop/web"]
+    resolved = resolve_services([service(client_ip_affinity=True)], [], NODE)["shop/web"]
     assert resolved == Service(
         namespace="shop",
         name="web",
         cluster_ips=("10.96.0.1",),
         ports=(ServicePort(number=80, name="http"),),
-        session_affinity_seconds=60,
+        client_ip_affinity=True,
     )
 
 

@@ -206,8 +206,18 @@ def test_a_headless_service_needs_no_ports(read: Callable[..., Manifests]) -> No
             ),
         ),
         (
-            "sessionAffinity: ClientIP, ports: [{port: 80}]",
-            "spec.sessionAffinity: has no effect; every connection is balanced by itself",
+            "sessionAffinity: ClientIp, ports: [{port: 80}]",
+            'spec.sessionAffinity: is "ClientIp"; write one of None, ClientIP',
+        ),
+        (
+            (
+                "sessionAffinity: ClientIP, ports: [{port: 80}], "
+                "sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}"
+            ),
+            (
+                "spec.sessionAffinityConfig: has no effect; "
+                "a client stays with an endpoint as long as that is usable"
+            ),
         ),
         (
             "slector: {}, ports: [{port: 80}]",

@@ -38,6 +38,10 @@ _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 _APP_SOURCE = "127.0.0.6"
 """Not the address that the app itself uses to reach itself, so the two never fight for ports."""
 
+_RING_SHARES = 128
+"""Of each endpoint on the ring: clients then spread to within a tenth or so."""
+_LARGEST_RING = 2**23  # Envoy's limit
+
 
 def pod_clusters(local: LocalPod) -> Iterator[Message]:
     """The three clusters whose sockets live in the pod's network namespace."""
@@ -62,7 +66,22 @@ def service_clusters(service: Service) -> Iterator[Message]:
                 if (":" in endpoint.address) == (":" in address)
             ]
             name = service_cluster_name(address, port.number)
-            yield _internal(name, [_endpoint(endpoint) for endpoint in endpoints])
+            cluster = _internal(name, [_endpoint(endpoint) for endpoint in endpoints])
+            if service.client_ip_affinity:
+                _stick(cluster, len(endpoints))
+            yield cluster
+
+
+def _stick(cluster: Message, endpoints: int) -> None:
+    """Have a client go to the same endpoint as long as that is there, by hashing its IP.
+
+    (What is hashed is said by the listener, see `troth.envoy._filters.tcp_proxy`.)
+    """
+    cluster.lb_policy = cluster_pb2.Cluster.LbPolicy.RING_HASH
+    # Envoy rounds up to whole shares, so each endpoint has as many however many there are: when one
+    # goes, the others keep their clients.
+    size = endpoints * _RING_SHARES - endpoints // 2
+    cluster.ring_hash_lb_config.minimum_ring_size.value = max(1, min(size, _LARGEST_RING))
 
 
 def outbound_cluster() -> Message:

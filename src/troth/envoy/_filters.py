@@ -10,6 +10,7 @@ from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from envoy.type.v3 import hash_policy_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
 from troth.envoy._accesslog import connected_log_options
@@ -48,7 +49,13 @@ def set_filter_state(*values: Message) -> Message:
     )
 
 
-def tcp_proxy(cluster: str, log: list[Message] | None = None, *, late: bool = False) -> Message:
+def tcp_proxy(
+    cluster: str,
+    log: list[Message] | None = None,
+    *,
+    late: bool = False,
+    by_client: bool = False,
+) -> Message:
     """Bytes both ways, for as long as both ends like.
 
     Args:
@@ -56,6 +63,7 @@ def tcp_proxy(cluster: str, log: list[Message] | None = None, *, late: bool = Fa
         log: The access log to write when the upstream connection stands.
         late: Dial only after the TLS handshake, so that no byte and no connection reaches the
             app on behalf of a client that isn't authenticated.
+        by_client: Clusters that balance by a hash get that of the client's IP; others don't ask.
     """
     proxy = tcp_proxy_pb2.TcpProxy(
         stat_prefix="tcp",
@@ -63,6 +71,9 @@ def tcp_proxy(cluster: str, log: list[Message] | None = None, *, late: bool = Fa
         # A proxy nobody asked for must not end connections that the two apps keep idle.
         idle_timeout=duration_pb2.Duration(seconds=0),
     )
+    if by_client:
+        source = hash_policy_pb2.HashPolicy.SourceIp()
+        proxy.hash_policy.append(hash_policy_pb2.HashPolicy(source_ip=source))
     if log:
         proxy.access_log.extend(log)
         proxy.access_log_options.CopyFrom(connected_log_options())

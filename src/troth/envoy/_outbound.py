@@ -63,7 +63,7 @@ def outbound(
             set_filter_state(
                 state("envoy.tcp_proxy.cluster", "svc|%DOWNSTREAM_LOCAL_ADDRESS%"), *own
             ),
-            tcp_proxy(FROM_STATE),
+            tcp_proxy(FROM_STATE, by_client=True),
         ],
     )
     direct = components_pb2.FilterChain(

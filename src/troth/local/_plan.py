@@ -114,6 +114,7 @@ def resolve_services(
                 )
                 for port in spec.ports
             ),
+            client_ip_affinity=spec.client_ip_affinity,
         )
     return services, tuple(problems)
 

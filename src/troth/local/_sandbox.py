@@ -146,7 +146,8 @@ class Sandbox:
         """
         if (services, named, captured) == self._settled:
             return
-        await apply_services(self.netns, services, captured=captured)
+        client = self.addresses[0]
+        await apply_services(self.netns, services, client=client, captured=captured)
         self._services, self._named = services, named
         if self._runner is not None:
             self._runner.set_hosts(self._hosts())

@@ -7,8 +7,11 @@ balance, so its rules are for UDP alone.
 
 from __future__ import annotations
 
+import hashlib
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from troth.mesh import Protocol
 from troth.node import apply_ruleset
@@ -22,15 +25,17 @@ if TYPE_CHECKING:
 TABLE = "troth_services"
 
 
-def service_rules(services: Iterable[Service], *, captured: bool) -> str:
+def service_rules(services: Iterable[Service], *, client: str, captured: bool) -> str:
     """The whole table as one nftables transaction.
 
     A connection to a virtual IP goes to one of the port's endpoints of the same IP family, chosen
-    at random. What is left for a virtual IP after that, because there is no endpoint or no such
-    port, is rejected: a TCP reset, or an ICMP port-unreachable.
+    at random, or always the same one if the Service wants it so. What is left for a virtual IP
+    after that, because there is no endpoint or no such port, is rejected: a TCP reset, or an ICMP
+    port-unreachable.
 
     Args:
         services: All Services of the mesh.
+        client: What tells the pod from others, for Services that keep clients together.
         captured: Whether the pod's TCP goes through Envoy.
     """
     protocols = {Protocol.UDP} if captured else {Protocol.TCP, Protocol.UDP}
@@ -43,7 +48,11 @@ def service_rules(services: Iterable[Service], *, captured: bool) -> str:
                 rule
                 for port in service.ports
                 if port.protocol in protocols
-                for rule in _balance(address, port, f"{service}:{port.name or port.number}")
+                for rule in _balance(
+                    address,
+                    _usual(client, port) if service.client_ip_affinity else port,
+                    f"{service}:{port.name or port.number}",
+                )
             )
     rejected = [rule for address in virtual for rule in _reject(address)]
     return f"""\
@@ -60,16 +69,33 @@ table inet {TABLE} {{
 """
 
 
-async def apply_services(netns: Path, services: Iterable[Service], *, captured: bool) -> None:
+async def apply_services(
+    netns: Path, services: Iterable[Service], *, client: str, captured: bool
+) -> None:
     """Brings the rules of the pod whose namespace is at ``netns`` up to date, all at once.
 
-    Connections that are open keep the endpoint they have.
+    Connections that are open keep the endpoint they have. Arguments as of `service_rules`.
 
     Raises:
         EnvironmentLackError: nft is not installed.
         PeerError: The kernel refused the rules.
     """
-    await apply_ruleset(netns, service_rules(services, captured=captured))
+    await apply_ruleset(netns, service_rules(services, client=client, captured=captured))
+
+
+def _usual(client: str, port: ServicePort) -> ServicePort:
+    """The port with the endpoints that one client keeps to, one of each family.
+
+    By rendezvous hashing: whatever other endpoints come, go or stay, nobody but their own clients
+    moves.
+    """
+    chosen: dict[str, tuple[bytes, Endpoint]] = {}
+    for endpoint in port.endpoints:
+        weight = hashlib.sha256(f"{client} {_place(endpoint)}".encode()).digest(), endpoint
+        family = _family(endpoint.address)
+        chosen[family] = max(weight, chosen.get(family, weight))
+    usual = tuple(endpoint for _, endpoint in chosen.values())
+    return msgspec.structs.replace(port, endpoints=usual)
 
 
 def _balance(address: str, port: ServicePort, comment: str) -> Iterator[str]:

@@ -130,15 +130,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A Kubernetes Service: virtual IPs (none for a headless one) and balanced ports.
 
     Attributes:
-        session_affinity_seconds: How long after its last connection a client still goes to the
-            same endpoint (``sessionAffinity: ClientIP``); 0 balances each connection by itself.
+        client_ip_affinity: A client, known by its IP, goes to the same endpoint as long as that is
+            usable (``sessionAffinity: ClientIP``, without its timeout); otherwise each connection
+            is balanced by itself.
     """
 
     namespace: str
     name: str
     cluster_ips: tuple[str, ...] = ()
     ports: tuple[ServicePort, ...] = ()
-    session_affinity_seconds: int = 0
+    client_ip_affinity: bool = False
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -46,7 +46,6 @@ _ZONE_LABEL = "topology.kubernetes.io/zone"
 _SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 _OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 _TEMPLATE_HASH_LABEL = "pod-template-hash"
-_AFFINITY_SECONDS = 10_800  # ClientIPConfig.timeoutSeconds' default
 _CRON_SUFFIX = re.compile(r"-\d{8,}")
 _MISTYPED = re.compile(r"(?P<found>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 
@@ -225,16 +224,8 @@ def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
             for index, port in enumerate(spec.ports or ())
         ),
         only_own_node=spec.internal_traffic_policy == "Local",
-        session_affinity_seconds=_affinity(spec),
+        client_ip_affinity=spec.session_affinity == "ClientIP",
     )
-
-
-def _affinity(spec: wire.ServiceSpec) -> int:
-    if spec.session_affinity != "ClientIP":
-        return 0
-    config = spec.session_affinity_config
-    seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
-    return _AFFINITY_SECONDS if seconds is None else max(seconds, 0)
 
 
 def _endpoint_slice(checks: Checks, sent: wire.EndpointSlice) -> EndpointSlice | None:

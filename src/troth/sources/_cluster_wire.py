@@ -124,18 +124,6 @@ class ServicePort(_Wire, frozen=True):
     protocol: Protocol | None = None
 
 
-class ClientIp(_Wire, frozen=True):
-    """core/v1 ClientIPConfig."""
-
-    timeout_seconds: int | None = None
-
-
-class AffinityConfig(_Wire, frozen=True):
-    """core/v1 SessionAffinityConfig."""
-
-    client_ip: ClientIp | None = msgspec.field(default=None, name="clientIP")
-
-
 class ServiceSpec(_Wire, frozen=True):
     """core/v1 ServiceSpec."""
 
@@ -145,7 +133,6 @@ class ServiceSpec(_Wire, frozen=True):
     ports: list[ServicePort] | None = None
     internal_traffic_policy: str | None = None
     session_affinity: str | None = None
-    session_affinity_config: AffinityConfig | None = None
 
 
 class Service(Object, frozen=True):

@@ -77,7 +77,7 @@ class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ports: Without endpoints.
         only_own_node: ``internalTrafficPolicy: Local``.
-        session_affinity_seconds: As of `troth.mesh.Service`.
+        client_ip_affinity: As of `troth.mesh.Service`.
     """
 
     namespace: str
@@ -85,7 +85,7 @@ class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
     cluster_ips: tuple[str, ...] = ()
     ports: tuple[ServicePort, ...] = ()
     only_own_node: bool = False
-    session_affinity_seconds: int = 0
+    client_ip_affinity: bool = False
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -216,7 +216,7 @@ def resolve_services(
                 )
                 for port in service.ports
             ),
-            session_affinity_seconds=service.session_affinity_seconds,
+            client_ip_affinity=service.client_ip_affinity,
         )
         for service in services
     }

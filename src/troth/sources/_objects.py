@@ -33,6 +33,7 @@ _DATA_KEY = Rule(
 )
 _SERVICE_WORDS = {
     "type": ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
+    "sessionAffinity": ("None", "ClientIP"),
     "ipFamilyPolicy": ("SingleStack", "PreferDualStack", "RequireDualStack"),
 }
 _FAMILIES = ("IPv4", "IPv6")
@@ -164,8 +165,9 @@ def parse_service(source: Source) -> ServiceSpec:
     for path, family in _indexed(spec, "ipFamilies"):
         if family not in _FAMILIES:
             spec.report.error(path, f"is {described(family)}", "write IPv4 or IPv6")
-    if spec.string("sessionAffinity", "None") != "None":
-        spec.warn("sessionAffinity", "has no effect", "every connection is balanced by itself")
+    if "sessionAffinityConfig" in spec:
+        wanted = "a client stays with an endpoint as long as that is usable"
+        spec.warn("sessionAffinityConfig", "has no effect", wanted)
     external_name = spec.string("externalName")
     if kind == "ExternalName" and not external_name:
         spec.missing("externalName", "write the DNS name it stands for")
@@ -182,6 +184,7 @@ def parse_service(source: Source) -> ServiceSpec:
         ip_family_policy=_word(spec, "ipFamilyPolicy", ""),
         ports=ports,
         publish_not_ready=spec.boolean("publishNotReadyAddresses"),
+        client_ip_affinity=_word(spec, "sessionAffinity", "None") == "ClientIP",
         external_name=external_name,
         location=source.location,
     )

@@ -290,6 +290,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         ip_family_policy: ``SingleStack``, ``PreferDualStack``, ``RequireDualStack`` or empty.
         ports: What it offers.
         publish_not_ready: Endpoints count before they are ready (``publishNotReadyAddresses``).
+        client_ip_affinity: ``sessionAffinity: ClientIP``.
         external_name: The DNS name an ``ExternalName`` Service stands for.
         location: Where the manifest stands.
     """
@@ -304,6 +305,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     ip_family_policy: str = ""
     ports: tuple[ServicePortSpec, ...] = ()
     publish_not_ready: bool = False
+    client_ip_affinity: bool = False
     external_name: str = ""
     location: Location | None = None
 
