@@ -167,23 +167,38 @@ class ClusterMesh:
 
     def service(self, namespace: str, app: str) -> str:
         """Make a service of the pods with the label, on port 80; its virtual IP."""
-        return str(self._service(namespace, app, "ClusterIP")["clusterIP"])
+        return str(self._service(namespace, app, {})["clusterIP"])
 
     def node_port(self, namespace: str, app: str) -> int:
         """Make such a service that is also on a port of every node; that port."""
-        return int(self._service(namespace, f"{app}-port", "NodePort", app)["ports"][0]["nodePort"])
+        spec = self._service(namespace, f"{app}-port", {"type": "NodePort"}, app)
+        return int(spec["ports"][0]["nodePort"])
 
-    def _service(self, namespace: str, name: str, kind: str, app: str = "") -> dict[str, Any]:
+    def balancer(self, namespace: str, app: str, *, external: str, balancer: str) -> None:
+        """Make such a service with an external IP and a load balancer's.
+
+        It is as hard to reach as it can be: both traffic policies are for a node's own pods.
+        """
+        more = {
+            "type": "LoadBalancer",
+            "externalIPs": [external],
+            "externalTrafficPolicy": "Local",
+            "internalTrafficPolicy": "Local",
+        }
+        self._service(namespace, app, more)
+        status = {"loadBalancer": {"ingress": [{"ip": balancer, "ipMode": "VIP"}]}}
+        self.cluster.client.patch(Service.Status, app, {"status": status}, namespace=namespace)
+
+    def _service(
+        self, namespace: str, name: str, more: dict[str, Any], app: str = ""
+    ) -> dict[str, Any]:
+        ports = [{"name": "http", "port": 80, "targetPort": 8080}]
         self.cluster.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Service",
                 "metadata": {"namespace": namespace, "name": name},
-                "spec": {
-                    "type": kind,
-                    "selector": {"app": app or name},
-                    "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
-                },
+                "spec": {"selector": {"app": app or name}, "ports": ports, **more},
             }
         )
         spec: dict[str, Any] = self.cluster.get(Service, name, namespace)["spec"]

@@ -147,6 +147,21 @@ def test_services_are_balanced_by_envoy_and_reached_by_the_tunnel(
         )
 
 
+def test_a_service_is_reached_by_the_tunnel_also_at_its_external_and_its_load_balancers_address(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    mesh.policy(shop, "STRICT")
+    mesh.serve(shop, "web", "node-1")
+    mesh.client(shop, "friend", "node-3")
+    mesh.await_captured(shop, "web", "friend")
+    mesh.balancer(shop, "web", external="198.51.100.7", balancer="198.51.100.8")
+    for address in ("198.51.100.7", "198.51.100.8"):
+        eventually(
+            functools.partial(answers, mesh, shop, address, "web 8080 /"), what=f"web at {address}"
+        )
+        assert mesh.get(shop, "friend", f"{address}:8080") == "refused"  # not the service's port
+
+
 def test_an_address_given_to_another_pod_is_never_taken_for_its_former_one(
     mesh: ClusterMesh, shop: str
 ) -> None:

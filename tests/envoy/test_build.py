@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from tests.envoy.matching import Arrived, chosen_chain
 
 from troth.envoy import OWN_PORTS, PORT_SETS, PortSet, build_snapshot
-from troth.envoy._clusters import pod_clusters, service_clusters
+from troth.envoy._clusters import external_cluster, pod_clusters, service_clusters
 from troth.envoy._inbound import plain_in, tunnel_in
-from troth.envoy._outbound import internal_outbound, outbound
+from troth.envoy._outbound import internal_outbound, match_services, outbound
 from troth.envoy._tls import bundle_secret, svid_secret
 from troth.identity import (
     CertificateAuthority,
@@ -33,6 +33,7 @@ from troth.identity import (
 from troth.mesh import (
     Destination,
     Endpoint,
+    ExternalPort,
     LocalPod,
     NodeView,
     Pod,
@@ -49,6 +50,7 @@ TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 WEB = SpiffeId.for_service_account(TRUST_DOMAIN, "shop", "web")
 PAYMENTS = SpiffeId.for_service_account(TRUST_DOMAIN, "shop", "payments")
 MODES = (Mode.STRICT, Mode.PERMISSIVE, Mode.DISABLE)
+SERVICES = match_services(["10.96.0.0/16"], ())
 BY_DEFAULT = DecidedBy(scope=Scope.DEFAULT)
 
 
@@ -162,13 +164,17 @@ def test_the_tunnels_listener_and_what_leaves_do_not_depend_on_the_mode() -> Non
     pods = [pod_in(mode, p8080=mode) for mode in MODES]
     for one, other in pairwise(pods):
         assert tunnel_in(one, LOG) == tunnel_in(other, LOG)
-        assert outbound(one, ["10.96.0.0/16"], LOG) == outbound(other, ["10.96.0.0/16"], LOG)
+        assert outbound(one, SERVICES, LOG) == outbound(other, SERVICES, LOG)
 
 
 @pytest.mark.parametrize("ports", PORT_SETS)
 def test_the_listeners_of_a_pod_are_on_the_ports_of_one_set(ports: PortSet) -> None:
     pod = pod_in(Mode.STRICT)
-    made = (outbound(pod, (), LOG, ports), plain_in(pod, LOG, ports), tunnel_in(pod, LOG, ports))
+    made = (
+        outbound(pod, SERVICES, LOG, ports),
+        plain_in(pod, LOG, ports),
+        tunnel_in(pod, LOG, ports),
+    )
     addresses = [
         [each.address, *(additional.address for additional in each.additional_addresses)]
         for each in made
@@ -292,14 +298,37 @@ def test_the_chain_of_an_identity_pins_the_server_to_exactly_that_identity() -> 
 )
 def test_only_services_addresses_go_to_service_clusters(address: str, chain: str) -> None:
     ranges = ["10.96.0.0/16", "10.97.0.1", "fd74:96::/112"]
-    listener = outbound(pod_in(Mode.STRICT), ranges, LOG)
+    listener = outbound(pod_in(Mode.STRICT), match_services(ranges, ()), LOG)
     assert chosen_chain(listener, Arrived(address, 80)) == chain
-    assert chosen_chain(outbound(pod_in(Mode.STRICT), [], LOG), Arrived(address, 80)) == "direct"
+    nowhere = outbound(pod_in(Mode.STRICT), match_services((), ()), LOG)
+    assert chosen_chain(nowhere, Arrived(address, 80)) == "direct"
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "chain"),
+    [
+        *(("192.0.2.1", 80, "service"), ("192.0.2.1", 443, "service")),
+        *(("fd99::1", 80, "service"), ("10.96.0.9", 80, "service")),
+        *(("192.0.2.1", 22, "direct"), ("fd99::1", 443, "direct"), ("192.0.2.2", 80, "direct")),
+        ("10.96.0.9", 22, "service"),
+    ],
+)
+def test_at_other_addresses_than_virtual_ips_only_the_services_ports_go_to_it(
+    address: str, port: int, chain: str
+) -> None:
+    externals = [
+        ExternalPort(address=address, number=number)
+        for address, number in (("192.0.2.1", 80), ("192.0.2.1", 443), ("fd99::1", 80))
+    ]
+    services = match_services(["10.96.0.0/16"], externals)
+    listener = outbound(pod_in(Mode.STRICT), services, LOG)
+    assert chosen_chain(listener, Arrived(address, port)) == chain
 
 
 def test_a_new_range_of_services_changes_no_chain_and_so_cuts_no_connection() -> None:
     before, after = (
-        outbound(pod_in(Mode.STRICT), ranges, LOG) for ranges in ([], ["10.96.0.0/16"])
+        outbound(pod_in(Mode.STRICT), match_services(ranges, ()), LOG)
+        for ranges in ([], ["10.96.0.0/16"])
     )
     assert before != after
     before.ClearField("filter_chain_matcher")
@@ -310,7 +339,9 @@ def test_a_new_range_of_services_changes_no_chain_and_so_cuts_no_connection() ->
 # Sockets and clusters.
 
 
-@pytest.mark.parametrize("build", [tunnel_in, plain_in, lambda pod, log: outbound(pod, [], log)])
+@pytest.mark.parametrize(
+    "build", [tunnel_in, plain_in, lambda pod, log: outbound(pod, SERVICES, log)]
+)
 @pytest.mark.parametrize("pod_addresses", [ADDRESSES, ADDRESSES[:1], ADDRESSES[1:]])
 def test_a_pods_listeners_are_in_its_own_network_namespace(
     build: Any, pod_addresses: tuple[str, ...]
@@ -392,13 +423,25 @@ def test_clients_stay_with_an_endpoint_only_where_the_service_wants_it() -> None
 
 
 def test_the_client_is_told_only_to_clusters_of_services() -> None:
-    listener = outbound(pod_in(Mode.STRICT), ["10.96.0.0/16"], LOG)
+    listener = outbound(pod_in(Mode.STRICT), SERVICES, LOG)
     told = {
         chain.name: [policy.HasField("source_ip") for policy in proxy.hash_policy]
         for chain in listener.filter_chains
         for proxy in tcp_proxies(chain)
     }
     assert told == {"service": [True], "direct": []}
+
+
+def test_a_services_port_at_another_address_has_a_cluster_with_the_addresss_family() -> None:
+    endpoints = tuple(Endpoint(each, 8080) for each in ADDRESSES)
+    port = ExternalPort(
+        address="192.0.2.1", number=80, endpoints=endpoints, client_ip_affinity=True
+    )
+    cluster = external_cluster(port)
+    assert cluster.name == "svc|192.0.2.1:80"
+    assert cluster.lb_policy == cluster_pb2.Cluster.LbPolicy.RING_HASH
+    (only,) = cluster.load_assignment.endpoints[0].lb_endpoints
+    assert only.endpoint.address.envoy_internal_address.endpoint_id == "10.244.0.5:8080"
 
 
 def test_a_headless_service_has_no_cluster() -> None:
@@ -414,7 +457,7 @@ def test_no_proxy_ends_a_connection_for_being_idle() -> None:
         for listener in (
             tunnel_in(pod, LOG),
             plain_in(pod, LOG),
-            outbound(pod, ["10.96.0.0/16"], LOG),
+            outbound(pod, SERVICES, LOG),
             internal_outbound(known, LOG),
         )
         for chain in listener.filter_chains

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.identity import SpiffeId, TrustDomain
-from troth.mesh import ContainerPort, Destination, Pod, Service, World, node_view
+from troth.mesh import ContainerPort, Destination, Pod, Service, ServicePort, World, node_view
 from troth.policy import Mode, PeerAuthentication, PolicyIndex
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
@@ -166,6 +166,19 @@ def test_only_the_pods_that_others_have_not_heard_of_are_lenient() -> None:
     strict = policy(Mode.STRICT)
     view = node_view(world(*pods, policies=(strict,)), netns=netns, lenient={"uid-2"})
     assert [local.takes_plaintext(local.verdict.mode) for local in view.local_pods] == [False, True]
+
+
+def test_services_are_known_by_their_other_addresses_but_not_by_those_of_captured_pods() -> None:
+    captured = but(captured=True, addresses=("10.244.0.5",))
+    thief = Service(
+        namespace="shop",
+        name="thief",
+        external_ips=("10.244.0.5", "192.0.2.1"),
+        ports=(ServicePort(number=80),),
+    )
+    before = msgspec.structs.replace(world(captured), services={"shop/thief": thief})
+    view = node_view(before, netns={})
+    assert [each.address for each in view.external_ports] == ["192.0.2.1"]
 
 
 def test_virtual_ips_outside_of_the_known_ranges_are_known_by_themselves() -> None:

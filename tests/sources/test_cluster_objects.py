@@ -316,6 +316,32 @@ def test_the_internal_traffic_policy_is_read(*, policy: str | None, only: bool) 
     assert found.only_own_node is only
 
 
+def with_balancer(*ingress: dict[str, str], **spec: object) -> ClusterService:
+    status = {"loadBalancer": {"ingress": list(ingress)}}
+    metadata = {"name": "web", "namespace": "shop"}
+    item = read_service(raw({"metadata": metadata, "spec": spec, "status": status}))
+    assert item.value is not None
+    return item.value
+
+
+def test_external_ips_and_a_load_balancers_are_read() -> None:
+    found = with_balancer(
+        {"ip": "192.0.2.1"},
+        {"ip": "192.0.2.2", "ipMode": "VIP"},
+        {"ip": "192.0.2.3", "ipMode": "Proxy"},
+        {"hostname": "lb.example"},
+        externalIPs=["192.0.2.9", "fd00:0::9"],
+    )
+    assert found.load_balancer_ips == ("192.0.2.1", "192.0.2.2")
+    assert found.external_ips == ("192.0.2.9", "fd00::9")
+    assert service(externalIPs=None) == service()
+
+
+def test_a_load_balancer_for_certain_sources_is_left_to_kube_proxy() -> None:
+    found = with_balancer({"ip": "192.0.2.1"}, loadBalancerSourceRanges=["10.0.0.0/8"])
+    assert found.load_balancer_ips == ()
+
+
 SLICE = {
     "metadata": {
         "name": "web-1",

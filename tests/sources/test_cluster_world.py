@@ -157,6 +157,23 @@ def test_a_node_without_a_zone_label_has_no_use_for_hints() -> None:
     assert hosts(service(), at(1, "zone:z1"), at(2, "zone:"), node=node) == [1, 2]
 
 
+@pytest.mark.parametrize("field", ["load_balancer_ips", "external_ips"])
+def test_other_addresses_of_a_service_lead_to_all_nodes_endpoints_whatever_the_policy(
+    field: str,
+) -> None:
+    of = service(only_own_node=True, **{field: ("192.0.2.1",)})
+    endpoints = in_slice(at(1, "@here"), at(2, "@there"))
+    (port,) = resolve_services([of], [endpoints], NODE)["shop/web"].ports
+    assert port.endpoints == (Endpoint("10.0.0.1", 8080),)
+    assert port.external_endpoints == (Endpoint("10.0.0.1", 8080), Endpoint("10.0.0.2", 8080))
+
+
+def test_a_headless_service_has_no_other_addresses_either() -> None:
+    of = service(cluster_ips=(), load_balancer_ips=("192.0.2.1",), external_ips=("192.0.2.2",))
+    resolved = resolve_services([of], [in_slice(at(1))], NODE)["shop/web"]
+    assert (resolved.load_balancer_ips, resolved.external_ips) == ((), ())
+
+
 def test_without_a_node_neither_policy_nor_hints_leave_anything_out() -> None:
     endpoints = at(1, "@here", "zone:z1"), at(2, "@there", "zone:z2")
     assert hosts(service(only_own_node=True), *endpoints, node=NOWHERE) == [1, 2]

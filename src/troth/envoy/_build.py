@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.envoy._clusters import outbound_cluster, pod_clusters, service_clusters
+from troth.envoy._clusters import external_cluster, outbound_cluster, pod_clusters, service_clusters
 from troth.envoy._inbound import plain_in, tunnel_in
-from troth.envoy._outbound import internal_outbound, outbound
+from troth.envoy._outbound import internal_outbound, match_services, outbound
 from troth.envoy._ports import PORT_SETS
 from troth.envoy._snapshot import Resource, Snapshot
 from troth.envoy._tls import bundle_secret, svid_secret
@@ -63,13 +63,15 @@ def build_snapshot(
         bundle_secret(bundle),
         *map(svid_secret, svids),
     ]
+    services = match_services(view.service_ranges, view.external_ports)
     for local in view.local_pods:
         messages += pod_clusters(local)
         messages += (
             tunnel_in(local, access_log, ports),
             plain_in(local, access_log, ports),
-            outbound(local, view.service_ranges, access_log, ports),
+            outbound(local, services, access_log, ports),
         )
     for service in view.services:
         messages += service_clusters(service)
+    messages += map(external_cluster, view.external_ports)
     return Snapshot.of(Resource.of(message.name, message) for message in messages)

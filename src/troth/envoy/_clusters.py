@@ -1,4 +1,4 @@
-"""Clusters: three for each local pod, one for each port of a service's virtual IP.
+"""Clusters: three for each local pod, one for each port of a service's address.
 
 ==============  ====================================================================
 cluster         where its connections go
@@ -29,9 +29,9 @@ from troth.envoy._proto import Message, mark_option, pack, socket_address
 from troth.envoy._tls import client_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from troth.mesh import Endpoint, LocalPod, Service
+    from troth.mesh import Endpoint, ExternalPort, LocalPod, Service
 
 _CONNECT_TIMEOUT_SECONDS = 10
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
@@ -58,18 +58,23 @@ def service_clusters(service: Service) -> Iterator[Message]:
     """One cluster for each virtual IP and TCP port, balanced over the endpoints of its family."""
     for address in service.cluster_ips:
         for port in service.ports:
-            if port.protocol != "TCP":
-                continue
-            endpoints = [
-                endpoint
-                for endpoint in port.endpoints
-                if (":" in endpoint.address) == (":" in address)
-            ]
-            name = service_cluster_name(address, port.number)
-            cluster = _internal(name, [_endpoint(endpoint) for endpoint in endpoints])
-            if service.client_ip_affinity:
-                _stick(cluster, len(endpoints))
-            yield cluster
+            if port.protocol == "TCP":
+                yield _balanced(
+                    address, port.number, port.endpoints, sticky=service.client_ip_affinity
+                )
+
+
+def external_cluster(port: ExternalPort) -> Message:
+    """The cluster of a service's port at an address that isn't a virtual IP."""
+    return _balanced(port.address, port.number, port.endpoints, sticky=port.client_ip_affinity)
+
+
+def _balanced(address: str, port: int, endpoints: Iterable[Endpoint], *, sticky: bool) -> Message:
+    same_family = [each for each in endpoints if (":" in each.address) == (":" in address)]
+    cluster = _internal(service_cluster_name(address, port), list(map(_endpoint, same_family)))
+    if sticky:
+        _stick(cluster, len(same_family))
+    return cluster
 
 
 def _stick(cluster: Message, endpoints: int) -> None:

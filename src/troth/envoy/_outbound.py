@@ -38,18 +38,46 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.envoy._ports import PortSet
-    from troth.mesh import Destination, LocalPod
+    from troth.mesh import Destination, ExternalPort, LocalPod
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 
 
+def match_services(ranges: Iterable[str], external_ports: Iterable[ExternalPort]) -> Message:
+    """The matcher of all pods' `outbound`: what goes to a service, and what goes where it says.
+
+    Args:
+        ranges: Networks and addresses that are services' on all ports.
+        external_ports: Ports of other addresses that are services', too.
+    """
+    ports_of: dict[str, list[int]] = {}
+    for port in external_ports:
+        ports_of.setdefault(port.address, []).append(port.number)
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for address, numbers in sorted(ports_of.items()):
+        alike.setdefault(tuple(sorted(numbers)), []).append(address)
+    service, direct = choose_chain("service"), choose_chain("direct")
+    found: list[tuple[Iterable[str], Message]] = [(sorted(ranges), service)]
+    for ports, addresses in alike.items():
+        by_port = match_exact(DESTINATION_PORT, {str(port): service for port in ports}, direct)
+        found.append((addresses, choose_matcher(by_port)))
+    return match_ranges(found, direct)
+
+
 def outbound(
     local: LocalPod,
-    service_ranges: Iterable[str],
+    services: Message,
     log: Path,
     ports: PortSet = PORT_SETS[0],
 ) -> Message:
-    """What leaves the pod: says which pod it is and hands it to the shared internal listener."""
+    """What leaves the pod: says which pod it is and hands it to the shared internal listener.
+
+    Args:
+        local: The pod.
+        services: `match_services`.
+        log: The access log.
+        ports: Where to listen.
+    """
     uid = local.pod.uid
     netns = local.netns
     own = [
@@ -84,9 +112,7 @@ def outbound(
         listener_filters=[original_dst()],
         filter_chains=[to_service, direct],
         # In the matcher and not in the chain itself: a new range must cut no connection.
-        filter_chain_matcher=match_ranges(
-            [(sorted(service_ranges), choose_chain("service"))], choose_chain("direct")
-        ),
+        filter_chain_matcher=services,
         access_log=unrouted_access_log(uid, log),
         traffic_direction=base_pb2.TrafficDirection.OUTBOUND,
     )

@@ -9,6 +9,7 @@ from troth.mesh._decisions import (
     client_decision,
     server_decision,
 )
+from troth.mesh._externals import ExternalPort, external_ports
 from troth.mesh._model import (
     CAPTURED_ANNOTATION,
     MESH_LABEL,
@@ -37,6 +38,7 @@ __all__ = [
     "ContainerPort",
     "Destination",
     "Endpoint",
+    "ExternalPort",
     "LocalPod",
     "Membership",
     "Namespace",
@@ -57,6 +59,7 @@ __all__ = [
     "Total",
     "World",
     "client_decision",
+    "external_ports",
     "find_target",
     "membership",
     "node_view",

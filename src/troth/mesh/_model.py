@@ -118,18 +118,27 @@ class Endpoint(msgspec.Struct, frozen=True, order=True):
 
 
 class ServicePort(msgspec.Struct, frozen=True, kw_only=True):
-    """One port of a Service with the ready endpoints behind it."""
+    """One port of a Service with the endpoints behind it.
+
+    Attributes:
+        endpoints: Where connections to its cluster IPs go.
+        external_endpoints: Where those to its other addresses go, if it has any.
+    """
 
     number: int
     name: str = ""
     protocol: Protocol = Protocol.TCP
     endpoints: tuple[Endpoint, ...] = ()
+    external_endpoints: tuple[Endpoint, ...] = ()
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A Kubernetes Service: virtual IPs (none for a headless one) and balanced ports.
 
     Attributes:
+        load_balancer_ips: Addresses of its load balancer that need not be asked from inside the
+            cluster (``status.loadBalancer.ingress``, ``ipMode: VIP``).
+        external_ips: ``spec.externalIPs``.
         client_ip_affinity: A client, known by its IP, goes to the same endpoint as long as that is
             usable (``sessionAffinity: ClientIP``, without its timeout); otherwise each connection
             is balanced by itself.
@@ -138,6 +147,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     cluster_ips: tuple[str, ...] = ()
+    load_balancer_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
     ports: tuple[ServicePort, ...] = ()
     client_ip_affinity: bool = False
 

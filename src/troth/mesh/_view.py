@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.identity import SpiffeId
+from troth.mesh._externals import ExternalPort, external_ports
 from troth.mesh._model import Pod, Service
 from troth.policy import Decision, Mode, PolicyIndex
 
@@ -66,12 +67,14 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         service_ranges: Networks and single addresses that are nothing but services' virtual IPs.
+        external_ports: Where else services are reached.
     """
 
     local_pods: tuple[LocalPod, ...] = ()
     destinations: tuple[Destination, ...] = ()
     services: tuple[Service, ...] = ()
     service_ranges: tuple[str, ...] = ()
+    external_ports: tuple[ExternalPort, ...] = ()
 
 
 def node_view(
@@ -116,6 +119,9 @@ def node_view(
         destinations=tuple(destinations),
         services=tuple(service for _, service in sorted(world.services.items())),
         service_ranges=(*service_ranges, *_other_virtual_ips(world, service_ranges)),
+        external_ports=external_ports(
+            world.services.values(), (destination.addresses for destination in destinations)
+        ),
     )
 
 

@@ -215,6 +215,11 @@ def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
             for index, text in enumerate(addresses)
             if text not in ("", "None")
         ),
+        load_balancer_ips=tuple(_load_balancer_ips(checks, sent)),
+        external_ips=tuple(
+            checks.address(text, f"spec.externalIPs[{index}]")
+            for index, text in enumerate(spec.external_ips or ())
+        ),
         ports=tuple(
             ServicePort(
                 number=checks.port(port.port, f"spec.ports[{index}].port"),
@@ -226,6 +231,16 @@ def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
         only_own_node=spec.internal_traffic_policy == "Local",
         client_ip_affinity=spec.session_affinity == "ClientIP",
     )
+
+
+def _load_balancer_ips(checks: Checks, sent: wire.Service) -> Iterable[str]:
+    """Addresses that kube-proxy takes for the Service's wherever it meets them."""
+    status = sent.status.load_balancer
+    if status is None or sent.spec.load_balancer_source_ranges:
+        return  # left to kube-proxy, which knows whom to let in
+    for index, ingress in enumerate(status.ingress or ()):
+        if ingress.ip and ingress.ip_mode in (None, "VIP"):
+            yield checks.address(ingress.ip, f"status.loadBalancer.ingress[{index}].ip")
 
 
 def _endpoint_slice(checks: Checks, sent: wire.EndpointSlice) -> EndpointSlice | None:

@@ -133,12 +133,34 @@ class ServiceSpec(_Wire, frozen=True):
     ports: list[ServicePort] | None = None
     internal_traffic_policy: str | None = None
     session_affinity: str | None = None
+    external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
+    load_balancer_source_ranges: list[str] | None = None
+
+
+class LoadBalancerIngress(_Wire, frozen=True):
+    """core/v1 LoadBalancerIngress."""
+
+    ip: str | None = None
+    ip_mode: str | None = None
+
+
+class LoadBalancerStatus(_Wire, frozen=True):
+    """core/v1 LoadBalancerStatus."""
+
+    ingress: list[LoadBalancerIngress] | None = None
+
+
+class ServiceStatus(_Wire, frozen=True):
+    """core/v1 ServiceStatus."""
+
+    load_balancer: LoadBalancerStatus | None = None
 
 
 class Service(Object, frozen=True):
     """core/v1 Service."""
 
     spec: ServiceSpec
+    status: ServiceStatus = ServiceStatus()
 
 
 class Conditions(_Wire, frozen=True):

@@ -13,6 +13,9 @@ has only terminating ones           those that still serve, wherever they are
 ``internalTrafficPolicy: Local``    the same, but only of this node's, whatever the hints
 ==================================  ======================================================
 
+That policy, like ``externalTrafficPolicy``, is of no account for pods that use an address of its
+load balancer or an external IP: they reach what they would without it.
+
 Whether an endpoint is ready is the EndpointSlice's to say: its controller has taken the pod's
 readiness and ``publishNotReadyAddresses`` into account, and has resolved named ports and selectors.
 """
@@ -75,6 +78,8 @@ class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
     """A Service as it is asked for; its endpoints stand in EndpointSlices.
 
     Attributes:
+        load_balancer_ips: As of `troth.mesh.Service`.
+        external_ips: As of `troth.mesh.Service`.
         ports: Without endpoints.
         only_own_node: ``internalTrafficPolicy: Local``.
         client_ip_affinity: As of `troth.mesh.Service`.
@@ -83,6 +88,8 @@ class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     cluster_ips: tuple[str, ...] = ()
+    load_balancer_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
     ports: tuple[ServicePort, ...] = ()
     only_own_node: bool = False
     client_ip_affinity: bool = False
@@ -209,11 +216,11 @@ def resolve_services(
             namespace=service.namespace,
             name=service.name,
             cluster_ips=service.cluster_ips,
+            # kube-proxy passes headless Services over, whatever else they say.
+            load_balancer_ips=service.load_balancer_ips if service.cluster_ips else (),
+            external_ips=service.external_ips if service.cluster_ips else (),
             ports=tuple(
-                msgspec.structs.replace(
-                    port,
-                    endpoints=_endpoints(service, port, by_service.get(str(service), ()), node),
-                )
+                _resolved(service, port, by_service.get(str(service), ()), node)
                 for port in service.ports
             ),
             client_ip_affinity=service.client_ip_affinity,
@@ -222,9 +229,25 @@ def resolve_services(
     }
 
 
-def _endpoints(
+def _resolved(
     service: ClusterService, port: ServicePort, slices: Iterable[EndpointSlice], node: ClusterNode
-) -> tuple[Endpoint, ...]:
+) -> ServicePort:
+    candidates = _candidates(port, slices)
+    endpoints = _endpoints(candidates, node, only_own_node=service.only_own_node)
+    external: tuple[Endpoint, ...] = ()
+    if service.load_balancer_ips or service.external_ips:
+        external = (
+            _endpoints(candidates, node, only_own_node=False)
+            if service.only_own_node
+            else endpoints
+        )
+    return msgspec.structs.replace(port, endpoints=endpoints, external_endpoints=external)
+
+
+def _candidates(
+    port: ServicePort, slices: Iterable[EndpointSlice]
+) -> Mapping[Family, Mapping[Endpoint, SliceEndpoint]]:
+    """Everything behind a port, by IP family."""
     candidates: dict[Family, dict[Endpoint, SliceEndpoint]] = {family: {} for family in Family}
     for each in slices:
         number = each.ports.get((port.name, port.protocol))
@@ -237,11 +260,20 @@ def _endpoints(
             former = there.get(endpoint)
             if former is None or _usability(candidate) > _usability(former):
                 there[endpoint] = candidate
+    return candidates
+
+
+def _endpoints(
+    candidates: Mapping[Family, Mapping[Endpoint, SliceEndpoint]],
+    node: ClusterNode,
+    *,
+    only_own_node: bool,
+) -> tuple[Endpoint, ...]:
     return tuple(
         sorted(
             endpoint
             for there in candidates.values()
-            for endpoint in _chosen(there, node, only_own_node=service.only_own_node)
+            for endpoint in _chosen(there, node, only_own_node=only_own_node)
         )
     )
 
