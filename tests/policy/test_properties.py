@@ -14,6 +14,7 @@ from troth.policy import (
     Mode,
     Outcome,
     PeerAuthentication,
+    PolicyChanges,
     PolicyIndex,
     Scope,
     lint_policies,
@@ -191,6 +192,29 @@ def test_what_the_linter_calls_without_effect_decides_nothing_anywhere(
     verdict = PolicyIndex(mesh, ROOT).effective(namespace, of)
     deciding = {each.policy for each in verdict.considered if each.verdict is Outcome.DECIDES}
     assert not deciding & useless
+
+
+@given(st.lists(meshes, min_size=2, max_size=4), namespaces, labels)
+def test_an_index_that_was_changed_decides_as_one_made_anew(
+    history: list[list[PeerAuthentication]], namespace: str, of: dict[str, str]
+) -> None:
+    before, *later = history
+    index = PolicyIndex(before, ROOT)
+    for mesh in later:
+        index = index.changed(PolicyChanges.between(before, mesh))
+        anew = PolicyIndex(mesh, ROOT)
+        assert index.decide(namespace, of, [80]) == anew.decide(namespace, of, [80])
+        assert index.effective(namespace, of, [80]) == anew.effective(namespace, of, [80])
+        before = mesh
+
+
+@given(meshes, meshes)
+def test_changes_are_what_only_one_of_two_sets_has(
+    before: list[PeerAuthentication], after: list[PeerAuthentication]
+) -> None:
+    changes = PolicyChanges.between(before, after)
+    assert [policy for policy in before if policy not in after] == list(changes.removed)
+    assert [policy for policy in after if policy not in before] == list(changes.added)
 
 
 @given(policies)

@@ -12,11 +12,12 @@ Everything here is pure: decoded documents in, values and problems out. A policy
 
 from __future__ import annotations
 
+from troth.policy._changes import PolicyChanges
 from troth.policy._lint import lint_policies
 from troth.policy._model import API_VERSIONS, KIND, Mode, PeerAuthentication
 from troth.policy._parse import parse_peer_authentication
 from troth.policy._resolve import PolicyIndex
-from troth.policy._scope import Scope
+from troth.policy._scope import Scope, scope_of
 from troth.policy._verdict import (
     Considered,
     DecidedBy,
@@ -35,10 +36,12 @@ __all__ = [
     "Mode",
     "Outcome",
     "PeerAuthentication",
+    "PolicyChanges",
     "PolicyIndex",
     "PortVerdict",
     "Scope",
     "Verdict",
     "lint_policies",
     "parse_peer_authentication",
+    "scope_of",
 ]

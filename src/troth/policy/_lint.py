@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth.errors import Problem, Severity
 from troth.policy._model import KIND
-from troth.policy._resolve import NamespacePolicies
+from troth.policy._namespace import NamespacePolicies
 from troth.policy._scope import scope_of, why_before
 
 if TYPE_CHECKING:

@@ -7,25 +7,31 @@ selector only the ones that share a label with the workload.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from typing import TYPE_CHECKING, Self
 
 from troth.policy._explain import explain
 from troth.policy._model import Mode, PeerAuthentication
-from troth.policy._scope import NARROWEST_FIRST, Scope, by_age
+from troth.policy._namespace import NamespacePolicies
+from troth.policy._scope import NARROWEST_FIRST, Scope
 from troth.policy._verdict import DecidedBy, Decision, PortVerdict, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
+
+    from troth.policy._changes import PolicyChanges
 
 _DEFAULT_MODE = Mode.PERMISSIVE
 _DEFAULT = DecidedBy(scope=Scope.DEFAULT)
+
+_DECISIONS_KEPT = 4096
+"""Most workloads share theirs with others; ports that connections name may be any."""
 
 
 class PolicyIndex:
     """All policies of a mesh, arranged for asking what holds for a workload.
 
-    It does not change; a new set of policies makes a new index.
+    It does not change; `changed` makes another one.
 
     Args:
         policies: In any order; no two may have the same `PeerAuthentication.key`.
@@ -33,12 +39,25 @@ class PolicyIndex:
     """
 
     def __init__(self, policies: Iterable[PeerAuthentication], root_namespace: str) -> None:
-        by_namespace: dict[str, list[PeerAuthentication]] = defaultdict(list)
-        for policy in policies:
-            by_namespace[policy.namespace].append(policy)
         self._root_namespace = root_namespace
-        self._namespaces = {name: NamespacePolicies(those) for name, those in by_namespace.items()}
-        self._root = self._namespaces.get(root_namespace, _NO_POLICIES)
+        self._namespaces = {
+            name: NamespacePolicies(those) for name, those in _by_namespace(policies).items()
+        }
+        self._root = self._of(root_namespace)
+        self._decisions: dict[tuple[int, ...], Decision] = {}
+
+    def changed(self, changes: PolicyChanges) -> Self:
+        """The index of the policies after ``changes``; it shares what these don't touch."""
+        new = type(self)((), self._root_namespace)
+        new._namespaces = self._namespaces.copy()
+        removed, added = _by_namespace(changes.removed), _by_namespace(changes.added)
+        for name in removed.keys() | added.keys():
+            those = self._of(name).changed(removed.get(name, ()), added.get(name, ()))
+            new._namespaces[name] = those
+            if not those.policies:
+                del new._namespaces[name]
+        new._root = new._of(self._root_namespace)
+        return new
 
     def decide(
         self, namespace: str, labels: Mapping[str, str], ports: Iterable[int] = ()
@@ -50,7 +69,14 @@ class PolicyIndex:
             labels: The workload's (its pods').
             ports: The workload's own, not its services'; the answer names each of them.
         """
-        return _decision(self._heads(namespace, labels), ports)
+        heads = self._heads(namespace, labels)
+        asked = (*map(id, heads.values()), *ports)
+        decision = self._decisions.get(asked)
+        if decision is None:
+            if len(self._decisions) >= _DECISIONS_KEPT:
+                self._decisions.clear()
+            decision = self._decisions[asked] = _decision(heads, asked[len(heads) :])
+        return decision
 
     def effective(
         self, namespace: str, labels: Mapping[str, str], ports: Iterable[int] = ()
@@ -88,48 +114,16 @@ class PolicyIndex:
         }
 
 
-class NamespacePolicies:
-    """The policies of one namespace, oldest first, found by the labels they select.
-
-    Attributes:
-        policies: All of them.
-        oldest_without_selector: The one that counts for the whole namespace or mesh.
-    """
-
-    def __init__(self, policies: Iterable[PeerAuthentication]) -> None:
-        self.policies = sorted(policies, key=by_age)
-        self.oldest_without_selector = next((p for p in self.policies if not p.selector), None)
-        # A policy is filed under its rarest label: a workload without that can't match.
-        uses = Counter(label for policy in self.policies for label in policy.selector.items())
-        self._by_label: dict[tuple[str, str], list[PeerAuthentication]] = defaultdict(list)
-        for policy in self.policies:
-            if policy.selector:
-                rarest = min(policy.selector.items(), key=lambda label: (uses[label], label))
-                self._by_label[rarest].append(policy)
-
-    def oldest_matching(self, labels: Mapping[str, str]) -> PeerAuthentication | None:
-        """The oldest policy whose selector matches ``labels``."""
-        return min(self._first_matches(labels), key=by_age, default=None)
-
-    def matching(self, labels: Mapping[str, str]) -> list[PeerAuthentication]:
-        """All policies whose selector matches ``labels``, oldest first."""
-        found = (
-            policy
-            for label in labels.items()
-            for policy in self._by_label.get(label, ())
-            if policy.selector.items() <= labels.items()
-        )
-        return sorted(found, key=by_age)
-
-    def _first_matches(self, labels: Mapping[str, str]) -> Iterator[PeerAuthentication]:
-        for label in labels.items():
-            for policy in self._by_label.get(label, ()):
-                if policy.selector.items() <= labels.items():
-                    yield policy
-                    break  # the others under this label are younger
+def _by_namespace(
+    policies: Iterable[PeerAuthentication],
+) -> dict[str, list[PeerAuthentication]]:
+    found: dict[str, list[PeerAuthentication]] = defaultdict(list)
+    for policy in policies:
+        found[policy.namespace].append(policy)
+    return found
 
 
-_NO_POLICIES = NamespacePolicies(())
+_NO_POLICIES = NamespacePolicies()
 
 
 def _decision(heads: Mapping[Scope, PeerAuthentication | None], ports: Iterable[int]) -> Decision:
