@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from typing import TYPE_CHECKING, Self
 
 from troth.policy._scope import by_age
@@ -16,21 +15,32 @@ if TYPE_CHECKING:
 
 
 class NamespacePolicies:
-    """The policies of one namespace, oldest first, found by the labels they select.
+    """The policies of one namespace, found by the labels they select.
 
     It does not change; `changed` makes another one.
 
+    Args:
+        policies: In any order.
+        by_label: Those with a selector, each under one of its labels; made if it isn't given.
+
     Attributes:
-        policies: All of them.
+        policies: All of them, oldest first.
         oldest_without_selector: The one that counts for the whole namespace or mesh.
     """
 
-    def __init__(self, policies: Iterable[PeerAuthentication] = ()) -> None:
+    def __init__(
+        self,
+        policies: Iterable[PeerAuthentication] = (),
+        by_label: Mapping[Label, tuple[PeerAuthentication, ...]] | None = None,
+    ) -> None:
         self.policies = sorted(policies, key=by_age)
-        self.oldest_without_selector = self._without_selector()
-        self._by_label: dict[Label, tuple[PeerAuthentication, ...]] = {}
-        for policy in self.policies:
-            self._file(policy)
+        self.oldest_without_selector = next((p for p in self.policies if not p.selector), None)
+        if by_label is None:
+            files: dict[Label, tuple[PeerAuthentication, ...]] = {}
+            for policy in self.policies:
+                _file(files, policy)
+            by_label = files
+        self._by_label = by_label
 
     def changed(
         self, removed: Iterable[PeerAuthentication], added: Iterable[PeerAuthentication]
@@ -39,17 +49,14 @@ class NamespacePolicies:
 
         Costs what is different and a copy of two tables of references.
         """
-        new = type(self)()
-        new.policies = self.policies.copy()
-        new._by_label = self._by_label.copy()
+        policies, by_label = self.policies.copy(), dict(self._by_label)
         for policy in removed:
-            new.policies.remove(policy)
-            new._unfile(policy)
+            policies.remove(policy)
+            _unfile(by_label, policy)
         for policy in added:
-            insort(new.policies, policy, key=by_age)
-            new._file(policy)
-        new.oldest_without_selector = new._without_selector()
-        return new
+            policies.append(policy)
+            _file(by_label, policy)
+        return type(self)(policies, by_label)
 
     def oldest_matching(self, labels: Mapping[str, str]) -> PeerAuthentication | None:
         """The oldest policy whose selector matches ``labels``."""
@@ -72,25 +79,25 @@ class NamespacePolicies:
                     yield policy
                     break  # the others under this label are younger
 
-    def _without_selector(self) -> PeerAuthentication | None:
-        return next((policy for policy in self.policies if not policy.selector), None)
 
-    def _file(self, policy: PeerAuthentication) -> None:
-        """Put it under one of its labels: a workload without that can't match."""
-        if not policy.selector:
+def _file(
+    by_label: dict[Label, tuple[PeerAuthentication, ...]], policy: PeerAuthentication
+) -> None:
+    """Put a policy under one of its labels: a workload without that can't match."""
+    if not policy.selector:
+        return
+    # The one that leads to the fewest so far, so that a label that all share leads to few.
+    label = min(policy.selector.items(), key=lambda label: (len(by_label.get(label, ())), label))
+    by_label[label] = tuple(sorted((*by_label.get(label, ()), policy), key=by_age))
+
+
+def _unfile(
+    by_label: dict[Label, tuple[PeerAuthentication, ...]], policy: PeerAuthentication
+) -> None:
+    for label in policy.selector.items():
+        there = by_label.get(label, ())
+        if policy in there:
+            by_label[label] = tuple(other for other in there if other != policy)
+            if not by_label[label]:
+                del by_label[label]
             return
-        # The one that leads to the fewest so far, so that a label that all share leads to few.
-        label = min(policy.selector.items(), key=lambda label: (len(self._under(label)), label))
-        self._by_label[label] = tuple(sorted((*self._under(label), policy), key=by_age))
-
-    def _unfile(self, policy: PeerAuthentication) -> None:
-        for label in policy.selector.items():
-            there = self._under(label)
-            if policy in there:
-                self._by_label[label] = tuple(other for other in there if other != policy)
-                if not self._by_label[label]:
-                    del self._by_label[label]
-                return
-
-    def _under(self, label: Label) -> tuple[PeerAuthentication, ...]:
-        return self._by_label.get(label, ())

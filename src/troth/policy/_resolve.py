@@ -8,6 +8,7 @@ selector only the ones that share a label with the workload.
 from __future__ import annotations
 
 from collections import defaultdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from troth.policy._explain import explain
@@ -36,28 +37,32 @@ class PolicyIndex:
     Args:
         policies: In any order; no two may have the same `PeerAuthentication.key`.
         root_namespace: Where mesh-wide policies live (``MeshConfig.rootNamespace``).
+        others: Policies of namespaces that ``policies`` has none of, already arranged.
     """
 
-    def __init__(self, policies: Iterable[PeerAuthentication], root_namespace: str) -> None:
+    def __init__(
+        self,
+        policies: Iterable[PeerAuthentication],
+        root_namespace: str,
+        others: Mapping[str, NamespacePolicies] = MappingProxyType({}),
+    ) -> None:
         self._root_namespace = root_namespace
-        self._namespaces = {
-            name: NamespacePolicies(those) for name, those in _by_namespace(policies).items()
-        }
+        self._namespaces = dict(others)
+        for name, those in _by_namespace(policies).items():
+            self._namespaces[name] = NamespacePolicies(those)
         self._root = self._of(root_namespace)
         self._decisions: dict[tuple[int, ...], Decision] = {}
 
     def changed(self, changes: PolicyChanges) -> Self:
         """The index of the policies after ``changes``; it shares what these don't touch."""
-        new = type(self)((), self._root_namespace)
-        new._namespaces = self._namespaces.copy()
+        namespaces = self._namespaces.copy()
         removed, added = _by_namespace(changes.removed), _by_namespace(changes.added)
         for name in removed.keys() | added.keys():
             those = self._of(name).changed(removed.get(name, ()), added.get(name, ()))
-            new._namespaces[name] = those
+            namespaces[name] = those
             if not those.policies:
-                del new._namespaces[name]
-        new._root = new._of(self._root_namespace)
-        return new
+                del namespaces[name]
+        return type(self)((), self._root_namespace, namespaces)
 
     def decide(
         self, namespace: str, labels: Mapping[str, str], ports: Iterable[int] = ()
