@@ -5,6 +5,8 @@ It has a control plane of its own, because it stops it and changes its schemas.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import uuid
 from contextlib import aclosing
@@ -20,10 +22,12 @@ from lightkube.config.client_adapter import Client, ConnectionParams
 from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Namespace, Pod, ServiceAccountToken
+from structlog.testing import capture_logs
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.objects import PeerAuthentication
 from tests.sources.following import eventually, following
 
+from troth.cluster._ranges import ServiceRanges
 from troth.errors import EnvironmentLackError
 from troth.mesh import Endpoint
 from troth.policy import Mode
@@ -32,7 +36,7 @@ from troth.sources._kubernetes import NAMESPACES
 from troth.sources._reflector import Gone, Opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from lightkube import SingleConfig
 
@@ -392,3 +396,35 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
     async with following(agent_config, node_name=NODE) as followed:
         state = await followed.until(lambda state: shop in state.namespaces)
     assert "kube-system" in state.namespaces
+
+
+async def test_a_new_range_of_services_is_noticed(
+    plane: ControlPlane, admin: SingleConfig
+) -> None:
+    async with ranges_of(admin) as ranges:
+        await eventually(lambda: bool(ranges.networks))
+        (first,) = ranges.networks
+        more = {"cidrs": ["10.99.0.0/24", "fd00:99::/112"]}
+        kind = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR"}
+        plane.apply({**kind, "metadata": {"name": "more"}, "spec": more})
+        await eventually(lambda: set(ranges.networks) == {first, *more["cidrs"]})
+
+
+async def test_without_the_right_to_see_them_services_have_no_ranges(plane: ControlPlane) -> None:
+    user = config(plane.kubeconfig("nobody", outside=True))
+    with capture_logs() as log:
+        async with ranges_of(user) as ranges:
+            await eventually(lambda: bool(log))
+            assert ranges.networks == ()
+    assert log[0]["resource"] == "servicecidrs.networking.k8s.io"
+    assert "no permission to list servicecidrs.networking.k8s.io" in log[0]["reason"]
+
+
+@contextlib.asynccontextmanager
+async def ranges_of(config: SingleConfig) -> AsyncIterator[ServiceRanges]:
+    server = ApiServer(config)
+    ranges = ServiceRanges(server, on_change=lambda: None)
+    running = asyncio.create_task(ranges.run())
+    yield ranges
+    running.cancel()
+    await server.aclose()

@@ -21,7 +21,7 @@ from troth._health import health_server
 from troth.cluster._local_pods import LocalPods, local_pods
 from troth.cluster._marker import Marker
 from troth.cluster._pins import Pins
-from troth.cluster._ranges import service_ranges
+from troth.cluster._ranges import ServiceRanges
 from troth.errors import EnvironmentLackError, TrothError
 from troth.node import NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
@@ -120,6 +120,8 @@ class ClusterNode:
             EnvironmentLackError: The machine or the configuration can't be used.
         """
         client = api_client(self._config, field_manager="troth-node")
+        server = ApiServer(self._config)
+        ranges = ServiceRanges(server, on_change=self._wake)
         self._pins.start()
         self._marker = Marker(client)
         try:
@@ -131,15 +133,17 @@ class ClusterNode:
                 tasks.create_task(self._follow())
                 tasks.create_task(self._pins.run())
                 tasks.create_task(self._marker.run())
+                tasks.create_task(ranges.run())
                 await self._signer.ready()
-                self.agent = self._make_agent(await self._service_ranges())
+                self.agent = self._make_agent()
                 reporter = await self._make_reporter(client)
                 await self._take_over(self.agent)
                 tasks.create_task(self.agent.run())
                 tasks.create_task(reporter.run())
-                await self._reconcile_forever(self.agent, self._marker, reporter)
+                await self._reconcile_forever(self.agent, self._marker, reporter, ranges)
         finally:
             self._pins.close()
+            await server.aclose()
             await client.close()
 
     @contextlib.asynccontextmanager
@@ -168,7 +172,7 @@ class ClusterNode:
                 self._wake()
 
     async def _reconcile_forever(
-        self, agent: NodeAgent, marker: Marker, reporter: NodeReporter
+        self, agent: NodeAgent, marker: Marker, reporter: NodeReporter, ranges: ServiceRanges
     ) -> None:
         while True:
             await self._woken.wait()
@@ -177,6 +181,7 @@ class ClusterNode:
                 continue
             self._pins.want(self._local.wanted | agent.using)
             held = self._pins.held
+            agent.set_service_ranges(ranges.networks)
             agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
             marker.want(self._marks(self.world, agent.captured))
             if agent.is_settled:
@@ -230,7 +235,7 @@ class ClusterNode:
                 _log.info("a pod can't be looked into", pod=uid, reason=str(error))
         self._wake()
 
-    def _make_agent(self, ranges: tuple[str, ...]) -> NodeAgent:
+    def _make_agent(self) -> NodeAgent:
         own = self.settings.run_dir / "agent"
         own.mkdir(mode=0o700, parents=True, exist_ok=True)
         return NodeAgent(
@@ -243,7 +248,6 @@ class ClusterNode:
                 journal=own / "events",
             ),
             signer=self._signer,
-            service_ranges=ranges,
             on_change=self._wake,
             host=_HOST,
             announcement_seconds=self.settings.announcement_seconds,
@@ -261,13 +265,6 @@ class ClusterNode:
                 continue
             uid = (node.metadata.uid if node.metadata else None) or ""
             return NodeReporter(client, node=name, node_uid=uid, namespace=self.settings.namespace)
-
-    async def _service_ranges(self) -> tuple[str, ...]:
-        server = ApiServer(self._config)
-        try:
-            return await service_ranges(server)
-        finally:
-            await server.aclose()
 
     def _adopt_roots(self) -> None:
         if self.agent is not None:

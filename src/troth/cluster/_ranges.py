@@ -6,14 +6,13 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
-from troth.sources.kubernetes import Broken, Listed, Resource, decode, reader
+from troth.sources.kubernetes import Followed, Resource, decode, reader
 
 if TYPE_CHECKING:
-    from troth.sources.kubernetes import ApiServer
+    from collections.abc import Callable
 
-_log = structlog.get_logger(__name__)
+    from troth.sources.kubernetes import ApiServer
 
 
 class ServiceCidr(msgspec.Struct, frozen=True):
@@ -43,16 +42,26 @@ SERVICE_CIDRS = Resource(
 )
 
 
-async def service_ranges(server: ApiServer) -> tuple[str, ...]:
-    """The ServiceCIDRs (Kubernetes 1.33 and later); none if the API server doesn't tell.
+class ServiceRanges:
+    """The ServiceCIDRs there are (Kubernetes 1.33 and later); none if the API server tells of none.
 
-    They are only ever added to. Without them each service is known by its own address, and one that
-    is too new to be known is left to kube-proxy.
+    Without them each service is known by its own addresses, so nothing waits for them and no error
+    keeps a node from being ready.
+
+    Args:
+        server: Where they are.
+        on_change: Called when there are others.
     """
-    match await server.list(SERVICE_CIDRS):
-        case Listed(items):
-            values = [item.value for item in items if item.value is not None]
-            return tuple(sorted({cidr for value in values for cidr in value.cidrs}))
-        case Broken(error):
-            _log.warning("the ranges of services are unknown", reason=str(error))
-    return ()
+
+    def __init__(self, server: ApiServer, *, on_change: Callable[[], None]) -> None:
+        self._followed = Followed(server, SERVICE_CIDRS, on_change=on_change)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All of them, sorted."""
+        each = self._followed.objects.values()
+        return tuple(sorted({cidr for ranges in each for cidr in ranges.cidrs}))
+
+    async def run(self) -> None:
+        """Follow them until cancelled."""
+        await self._followed.run()

@@ -76,7 +76,7 @@ class NodeAgent:
         node_name: Names the node's Envoy.
         paths: Where sockets and files go.
         signer: Who signs the certificates of the node's service accounts.
-        service_ranges: Networks that hold nothing but services' virtual IPs.
+        service_ranges: As of `set_service_ranges`.
         on_change: Called when a new world has come into force, and when `captured`, `refused`,
             `using` or `credentials` has changed.
         metrics: Hears of connections and of what Envoy takes over.
@@ -92,7 +92,7 @@ class NodeAgent:
         node_name: str,
         paths: NodePaths,
         signer: Signer,
-        service_ranges: Iterable[str],
+        service_ranges: Iterable[str] = (),
         on_change: Callable[[], None],
         metrics: NodeMetrics | None = None,
         host: Path | None = None,
@@ -208,6 +208,14 @@ class NodeAgent:
         self._observer = Observer(world)
         self._generation += 1
         self._wake()
+
+    def set_service_ranges(self, ranges: Iterable[str]) -> None:
+        """Take these networks for ones that hold nothing but services' virtual IPs."""
+        ranges = tuple(ranges)
+        if ranges != self._service_ranges:
+            self._service_ranges = ranges
+            self._generation += 1
+            self._wake()
 
     def adopt(self, uid: str, netns: Path) -> None:
         """Take over a pod that an earlier agent captured, before the first `update`."""

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
+import structlog
 
 from troth.errors import PeerError, Problem
 from troth.sources._api_server import Resource
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from troth.sources._reflector import Action, Event
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 _WATCH_SECONDS = 300.0
 
@@ -64,6 +67,7 @@ class Followed(Generic[T]):
         self._on_change = on_change
         self._jitter = jitter
         self._reflector: Reflector[T] = Reflector(jitter=jitter)
+        self._logged = ""
         self.resource = resource
 
     @property
@@ -82,7 +86,7 @@ class Followed(Generic[T]):
         return self._reflector.error
 
     async def run(self) -> None:
-        """Follow until cancelled; no error of the API server ends it."""
+        """Follow until cancelled; no error of the API server ends it, but it is logged."""
         clock = asyncio.get_running_loop().time
         action = self._reflector.start()
         while True:
@@ -93,9 +97,20 @@ class Followed(Generic[T]):
                     step = self._reflector.step(event, clock())
                     if step.changes or self._reflector.synced is not was_synced:
                         self._on_change()
+                    self._log_error()
                     if step.action is not None:
                         action = step.action
                         break
+
+    def _log_error(self) -> None:
+        error = str(self.error or "")
+        if error == self._logged:
+            return
+        self._logged = error
+        if error:
+            _log.warning("can't follow the cluster", resource=str(self.resource), reason=error)
+        else:
+            _log.info("follows the cluster again", resource=str(self.resource))
 
     async def _events(self, action: Action) -> AsyncGenerator[Event[T], None]:
         if isinstance(action, List):
