@@ -398,9 +398,7 @@ async def test_missing_rights_are_named_and_granting_them_is_enough(
     assert "kube-system" in state.namespaces
 
 
-async def test_a_new_range_of_services_is_noticed(
-    plane: ControlPlane, admin: SingleConfig
-) -> None:
+async def test_a_new_range_of_services_is_noticed(plane: ControlPlane, admin: SingleConfig) -> None:
     async with ranges_of(admin) as ranges:
         await eventually(lambda: bool(ranges.networks))
         (first,) = ranges.networks
