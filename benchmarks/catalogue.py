@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.framework import Benchmark
 
-NAMES = ("policy-index", "signing")
+NAMES = ("policy-index", "signing", "footprint")
 """In the order in which they run, the quick ones first."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.framework.benchmark import Benchmark, Run
 from benchmarks.framework.estimate import Estimate, median, middle, percentile
-from benchmarks.framework.figure import Better, Figure, absolute, ratio
+from benchmarks.framework.figure import Better, Figure, absolute, ratio, short
 from benchmarks.framework.interleave import interleaved
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "middle",
     "percentile",
     "ratio",
+    "short",
 ]

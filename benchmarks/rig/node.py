@@ -1,0 +1,112 @@
+"""One node of a big mesh: real pods, the real `troth node` and its Envoy, a real API server."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.cluster.harness import NODES, Cluster
+from tests.cluster.mesh import ClusterMesh
+from tests.e2e.harness import eventually
+
+from benchmarks.rig.population import Size, populate
+from benchmarks.rig.process import named
+from troth.node import netns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NAME = "node-1"
+_HEALTH = ("127.0.0.1", 8087)
+_PATIENCE_SECONDS = 120.0
+
+
+class Node:
+    """The node, in a cluster with the rest of the mesh.
+
+    Args:
+        size: Of the rest.
+        tell: Hears what is being made.
+    """
+
+    def __init__(self, size: Size, tell: Callable[[str], None]) -> None:
+        self.size = size
+        self._tell = tell
+        self._pods: list[tuple[str, str]] = []
+        self._ends = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as ends:
+            # As in an installation: modules are compiled once and not at every start.
+            os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+            self._tell("starting a cluster")
+            self.cluster = ends.enter_context(Cluster(NODES[:1]))
+            populate(self.cluster.control_plane, self.size, self._tell)
+            self._tell("starting troth")
+            self.mesh = ends.enter_context(ClusterMesh(self.cluster))
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes of the agent and of its Envoy."""
+        group = f"system.slice/{self.mesh.agents[_NAME].name}.service"
+        members = self.cluster.nodes[_NAME].machine.cgroups.members(group)
+        return {"agent": named(members, "troth"), "envoy": named(members, "envoy")}
+
+    def grow(self, count: int) -> None:
+        """Have so many pods on the node, each of another service account if there are as many."""
+        for number in range(len(self._pods), count):
+            namespace, account = self.size.account(number)
+            name = f"local-{number}"
+            metadata = {"namespace": namespace, "name": name, "labels": {"app": f"{account}-local"}}
+            self.cluster.run_pod(
+                {
+                    "metadata": metadata,
+                    "spec": {"nodeName": _NAME, "serviceAccountName": account},
+                },
+                ["sleep", "infinity"],
+                ready=False,
+            )
+            self._pods.append((namespace, name))
+        eventually(self.is_ready, seconds=_PATIENCE_SECONDS, what=f"{count} captured pods")
+
+    def restart(self) -> float:
+        """End the agent and its Envoy and start them again.
+
+        Returns:
+            Seconds until all of the configuration is acknowledged and all pods are captured.
+        """
+        agent = self.mesh.agents[_NAME]
+        agent.terminate()
+        begun = time.perf_counter()
+        agent.start()
+        agent.await_ready(self.is_ready, seconds=_PATIENCE_SECONDS)
+        return time.perf_counter() - begun
+
+    def is_ready(self) -> bool:
+        """Whether the agent says that it is, with every pod captured."""
+        readiness = self._ask()
+        return readiness.get("waiting_for") == [] and readiness["captured"] == len(self._pods)
+
+    def _ask(self) -> dict[str, Any]:
+        connection = http.client.HTTPConnection(*_HEALTH, timeout=5)
+        connection.sock = netns.socket_in(self.cluster.nodes[_NAME].machine.netns, socket.AF_INET)
+        try:
+            connection.sock.connect(_HEALTH)
+            connection.request("GET", "/readyz")
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        except OSError:
+            return {}
+        else:
+            return answer
+        finally:
+            connection.close()
