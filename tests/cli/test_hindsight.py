@@ -16,7 +16,7 @@ from troth.cli._render_audit import render_audit
 from troth.cli._why import render_why
 from troth.cli._write_policies import write_policies
 from troth.errors import EnvironmentLackError, InputError
-from troth.explain import Audit, audit, validate, why
+from troth.explain import Audit, audit, note, validate, why
 from troth.policy import Mode
 from troth.sources import load
 
@@ -51,7 +51,7 @@ def rendered(value: RenderableType) -> str:
 def some_audit(*lines: str, now_strict: bool = False) -> Audit:
     now = world(policy("finance/default", Mode.STRICT)) if now_strict else world()
     return audit(
-        totals(connection(line, now) for line in lines),
+        note(totals(connection(line, now) for line in lines), now),
         now,
         since=NOON - timedelta(hours=1),
         complete_since=NOON - timedelta(minutes=5),
@@ -69,7 +69,7 @@ MIXED = some_audit(
 RENDERINGS = {
     "why-refused": lambda: render_why(
         why(
-            totals([REFUSED, at(9, REFUSED), at(60, STRANGER)]),
+            note(totals([REFUSED, at(9, REFUSED), at(60, STRANGER)]), NOW),
             NOW,
             complete_since=NOON,
             not_captured={"finance/web": "no certificate: the signer is gone"},

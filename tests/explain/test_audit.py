@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
-from troth.explain import PortState, audit
+from troth.explain import PortState, audit, note
 from troth.mesh import Connection, Endpoint, Protocol, Service, ServicePort, World
 from troth.policy import Mode, PolicyIndex, parse_peer_authentication
 
@@ -25,7 +25,7 @@ def judged(*lines: str | Connection, now: World | None = None, **options: Any) -
     """Audit ``now`` after the connections of these lines."""
     now = now or world()
     seen = [each if isinstance(each, Connection) else connection(each, now) for each in lines]
-    return audit(totals(seen), now, since=NOON, complete_since=NOON, **options)
+    return audit(note(totals(seen), now), now, since=NOON, complete_since=NOON, **options)
 
 
 def workload(report: Audit, name: str) -> WorkloadAudit:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
-from troth.explain import why
+from troth.explain import note, why
 from troth.explain._remedies import TEXTS
 from troth.mesh import Connection, Endpoint, Reason, Service, ServicePort, Side, World
 from troth.policy import Mode
@@ -25,7 +25,7 @@ PAYMENTS = Service(
 
 
 def told(*connections: Connection, now: World, **options: object) -> Why:
-    return why(totals(connections), now, complete_since=NOON, **options)  # type: ignore[arg-type]  # as given
+    return why(note(totals(connections), now), now, complete_since=NOON, **options)  # type: ignore[arg-type]  # as given
 
 
 def one(each: Connection, now: World) -> Refusal:

@@ -27,6 +27,7 @@ from troth.explain._cluster_report import (
 )
 from troth.explain._cluster_status import cluster_status
 from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadIdentity, explain
+from troth.explain._noted import Noted, note
 from troth.explain._observed import Plaintext, seen_in_plaintext
 from troth.explain._plan import plan
 from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
@@ -48,6 +49,7 @@ __all__ = [
     "LeftOut",
     "NodeStatus",
     "NotCaptured",
+    "Noted",
     "Pair",
     "Plaintext",
     "Plan",
@@ -67,6 +69,7 @@ __all__ = [
     "audit",
     "cluster_status",
     "explain",
+    "note",
     "plan",
     "seen_in_plaintext",
     "validate",

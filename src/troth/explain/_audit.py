@@ -13,7 +13,6 @@ from troth.explain._audit_report import (
     PortState,
     WorkloadAudit,
 )
-from troth.explain._names import Names
 from troth.explain._proposals import propose
 from troth.explain._told_once import told_once
 from troth.mesh import Outcome, Protocol
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from troth.mesh import Pod, Total, World
+    from troth.explain._noted import Noted
+    from troth.mesh import Pod, World
 
 _PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
 
 
 def audit(
-    totals: Iterable[Total],
+    noted: Iterable[Noted],
     world: World,
     *,
     since: datetime,
@@ -40,37 +40,36 @@ def audit(
     """Judge a mesh by its connections.
 
     Args:
-        totals: What was seen since then.
+        noted: What was seen since then.
         world: What runs and holds now.
         since: The start of the time looked at.
-        complete_since: Since when ``totals`` lack nothing.
+        complete_since: Since when ``noted`` lacks nothing.
         not_captured: Why pods that should be in the mesh aren't, by UID.
         selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by; where
             there are none, its pods' own count.
     """
-    totals = tuple(totals)
-    auditor = _Auditor(totals, world, not_captured or {})
+    noted = tuple(noted)
+    auditor = _Auditor(noted, world, not_captured or {})
     workloads = tuple(auditor.workloads())
     policies, left_out = propose(workloads, world, selectors or {})
     return Audit(
         ready=all(workload.ready for workload in workloads),
         since=since,
         complete_since=complete_since,
-        pairs=_pairs(totals, world),
+        pairs=_pairs(noted),
         workloads=workloads,
         policies=policies,
         left_out=left_out,
     )
 
 
-def _pairs(totals: Iterable[Total], world: World) -> tuple[Pair, ...]:
+def _pairs(noted: Iterable[Noted]) -> tuple[Pair, ...]:
     pairs: dict[tuple[str, int, str], Pair] = {}
-    names = Names(world)
-    for total in told_once(totals, names):
+    for each in told_once(noted):
+        total, destination = each.total, each.destination
         outcome = total.newest.outcome
         if outcome is Outcome.FAILED:
             continue  # nothing forbade it, so it says nothing about policies
-        destination = names.destination(total)
         key = (destination, total.port, total.source)
         before = pairs.get(key)
         counts = [before.tunnel, before.plaintext, before.refused] if before else [0, 0, 0]
@@ -89,7 +88,7 @@ def _pairs(totals: Iterable[Total], world: World) -> tuple[Pair, ...]:
 
 class _Auditor:
     def __init__(
-        self, totals: Iterable[Total], world: World, not_captured: Mapping[str, str]
+        self, noted: Iterable[Noted], world: World, not_captured: Mapping[str, str]
     ) -> None:
         self._world = world
         self._not_captured = not_captured
@@ -98,10 +97,10 @@ class _Auditor:
         for pod in world.pods.values():
             if world.membership(pod).in_mesh:
                 self._pods[pod.workload].append(pod)
-        self._passed: dict[tuple[str, int], list[Total]] = defaultdict(list)
-        for total in totals:
-            if total.newest.outcome in _PASSED:
-                self._passed[total.destination, total.port].append(total)
+        self._passed: dict[tuple[str, int], list[Noted]] = defaultdict(list)
+        for each in noted:
+            if each.total.newest.outcome in _PASSED:
+                self._passed[each.total.destination, each.total.port].append(each)
 
     def workloads(self) -> Iterable[WorkloadAudit]:
         for name, pods in sorted(self._pods.items()):
@@ -139,9 +138,9 @@ class _Auditor:
     def _port(self, name: str, pods: Sequence[Pod], port: int) -> PortAudit:
         decision = self._index.decide(pods[0].namespace, pods[0].labels, [port])
         mode, decided_by = decision.mode_of(port), decision.decider_of(port)
-        totals = self._passed.get((name, port), ())
-        clients = self._plaintext(totals)
-        tunnel = any(total.newest.outcome is Outcome.ACCEPTED for total in totals)
+        passed = self._passed.get((name, port), ())
+        clients = _plaintext(passed)
+        tunnel = any(each.total.newest.outcome is Outcome.ACCEPTED for each in passed)
         state = _state(mode, plaintext=bool(clients), tunnel=tunnel)
         return PortAudit(
             state=state,
@@ -150,25 +149,26 @@ class _Auditor:
             because_of=clients if state is PortState.PLAINTEXT else (),
         )
 
-    def _plaintext(self, totals: Iterable[Total]) -> tuple[Client, ...]:
-        """The clients that would be refused."""
-        clients: dict[str, Client] = {}
-        for total in totals:
-            if total.newest.outcome is not Outcome.PLAINTEXT or self._was_told_to(total):
-                continue
-            before = clients.get(total.source)
-            clients[total.source] = Client(
-                source=total.source,
-                count=total.count + (before.count if before else 0),
-                last=max(total.last, before.last) if before else total.last,
-            )
-        return tuple(sorted(clients.values(), key=lambda client: (-client.count, client.source)))
 
-    def _was_told_to(self, total: Total) -> bool:
-        """Whether DISABLE had a client of the mesh speak plaintext; it will use the tunnel."""
-        pods = self._pods.get(total.source, ())
-        captured = bool(pods) and all(pod.captured for pod in pods)
-        return captured and total.newest.mode is Mode.DISABLE
+def _plaintext(noted: Iterable[Noted]) -> tuple[Client, ...]:
+    """The clients that would be refused."""
+    clients: dict[str, Client] = {}
+    for each in noted:
+        total = each.total
+        if total.newest.outcome is not Outcome.PLAINTEXT or _was_told_to(each):
+            continue
+        before = clients.get(total.source)
+        clients[total.source] = Client(
+            source=total.source,
+            count=total.count + (before.count if before else 0),
+            last=max(total.last, before.last) if before else total.last,
+        )
+    return tuple(sorted(clients.values(), key=lambda client: (-client.count, client.source)))
+
+
+def _was_told_to(noted: Noted) -> bool:
+    """Whether DISABLE had a client of the mesh speak plaintext; it will use the tunnel."""
+    return noted.client_captured and noted.total.newest.mode is Mode.DISABLE
 
 
 def _state(mode: Mode, *, plaintext: bool, tunnel: bool) -> PortState:

@@ -6,13 +6,13 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from troth.mesh import Outcome, Reason, Side
+from troth.explain._noted import TROUBLE
+from troth.mesh import Reason, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from troth.explain._names import Names
-    from troth.mesh import Total
+    from troth.explain._noted import Noted
 
 _Ends = tuple[str, str, int]
 """Client, the server's IP, and its port."""
@@ -31,38 +31,27 @@ _ECHOES = frozenset(
 """What an end says when the other end has ended the connection."""
 
 
-def told_once(totals: Iterable[Total], names: Names) -> tuple[Total, ...]:
+def told_once(noted: Iterable[Noted]) -> tuple[Noted, ...]:
     """Leave out what only echoes the other end's report of the same connections.
 
     Connections carry no number that both ends know. So reports belong together when client,
     server and port are the same and their newest connections began within five seconds.
     """
-    totals = tuple(totals)
-    failed = [each for each in totals if each.newest.outcome in {Outcome.REFUSED, Outcome.FAILED}]
-    by_server: dict[_Ends, list[Total]] = defaultdict(list)
+    noted = tuple(noted)
+    failed = [each for each in noted if each.total.newest.outcome in TROUBLE]
+    by_server: dict[_Ends, list[Noted]] = defaultdict(list)
     for each in failed:
-        if each.newest.side is Side.SERVER:
-            by_server[each.source, each.newest.destination.address, each.port].append(each)
+        total = each.total
+        if total.newest.side is Side.SERVER:
+            by_server[total.source, total.newest.destination.address, total.port].append(each)
     echoes: set[int] = set()
     for one in failed:
-        if one.newest.side is not Side.CLIENT:
+        if one.total.newest.side is not Side.CLIENT:
             continue
-        for ends in _ends(one, names):
-            for other in by_server.get(ends, ()):
-                echo = one if one.newest.reason in _ECHOES else other
-                together = abs(one.last - other.last) <= _TOGETHER
-                if together and echo.newest.reason in _ECHOES:
+        for server in one.servers:
+            for other in by_server.get((one.total.source, server.address, server.port), ()):
+                echo = one if one.total.newest.reason in _ECHOES else other
+                together = abs(one.total.last - other.total.last) <= _TOGETHER
+                if together and echo.total.newest.reason in _ECHOES:
                     echoes.add(id(echo))
-    return tuple(each for each in totals if id(each) not in echoes)
-
-
-def _ends(client: Total, names: Names) -> Iterator[_Ends]:
-    """Which servers a client may have been led to."""
-    service = names.service(client)
-    if service is None:
-        yield client.source, client.newest.destination.address, client.port
-        return
-    for port in service.ports:
-        if port.number == client.port:
-            for endpoint in port.endpoints:
-                yield client.source, endpoint.address, endpoint.port
+    return tuple(each for each in noted if id(each) not in echoes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from troth.explain._remedies import Explainer
+from troth.explain._noted import TROUBLE
 from troth.explain._told_once import told_once
 from troth.mesh import Outcome, Reason
 from troth.policy import DecidedBy, Mode
@@ -16,7 +16,8 @@ from troth.policy import DecidedBy, Mode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from troth.mesh import Total, World
+    from troth.explain._noted import Noted
+    from troth.mesh import World
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def why(
-    totals: Iterable[Total],
+    noted: Iterable[Noted],
     world: World,
     *,
     complete_since: datetime,
@@ -95,23 +96,19 @@ def why(
     """Explain what was refused and what failed.
 
     Args:
-        totals: What was seen.
-        world: What holds now; it names services and decides what there is to do.
-        complete_since: Since when ``totals`` lack nothing.
+        noted: What was seen.
+        world: What holds now.
+        complete_since: Since when ``noted`` lacks nothing.
         about: ``NAMESPACE/NAME`` of the one workload, pod or service to speak of.
         most: How many refusals to explain.
         not_captured: Why pods that should be in the mesh aren't, by UID.
         refused_by_envoy: What Envoy refuses now.
     """
-    explainer = Explainer(world)
     wanted = _called(world, about) if about else None
     failed = (
-        total
-        for total in sorted(
-            told_once(totals, explainer.names), key=lambda total: total.last, reverse=True
-        )
-        if total.newest.outcome in {Outcome.REFUSED, Outcome.FAILED}
-        and (wanted is None or wanted & _ends(total, explainer))
+        each
+        for each in sorted(told_once(noted), key=lambda each: each.total.last, reverse=True)
+        if each.total.newest.outcome in TROUBLE and (wanted is None or wanted & each.ends)
     )
     missing = (
         NotCaptured(pod=str(world.pods[uid]), why=reason)
@@ -123,17 +120,16 @@ def why(
         complete_since=complete_since,
         not_captured=tuple(sorted(missing, key=lambda each: each.pod)),
         refused_by_envoy=tuple(refused_by_envoy),
-        refusals=tuple(_refusal(total, explainer) for total in islice(failed, most)),
+        refusals=tuple(map(_refusal, islice(failed, most))),
     )
 
 
-def _refusal(total: Total, explainer: Explainer) -> Refusal:
-    event = total.newest
-    cause, remedy = explainer.explain(total)
+def _refusal(noted: Noted) -> Refusal:
+    total, event = noted.total, noted.total.newest
     return Refusal(
         source=total.source,
         source_address=event.source.address,
-        destination=explainer.names.destination(total),
+        destination=noted.destination,
         destination_address=event.destination.address,
         port=total.port or event.destination.port,
         outcome=event.outcome,
@@ -145,15 +141,11 @@ def _refusal(total: Total, explainer: Explainer) -> Refusal:
         decided_by=event.decided_by,
         detail=event.detail,
         claimed_peer=event.claimed_peer,
-        cause=cause,
-        remedy=remedy,
+        cause=noted.cause,
+        remedy=noted.remedy,
     )
 
 
 def _called(world: World, about: str) -> set[str]:
     """What ``about`` is called in reports: those speak of workloads, not of single pods."""
     return {about, *(pod.workload for pod in world.pods.values() if str(pod) == about)}
-
-
-def _ends(total: Total, explainer: Explainer) -> set[str]:
-    return {total.source, total.destination, explainer.names.destination(total)}

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
-from troth.explain import Audit, Why, audit, why
+from troth.explain import Audit, Why, audit, note, why
 
 if TYPE_CHECKING:
     from troth.local._arguments import AuditRequest, WhyRequest
@@ -35,7 +35,7 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
                 f"there are: {', '.join(dict.fromkeys(names)) or 'none'}",
             )
     return why(
-        totals,
+        note(totals, world),
         world,
         complete_since=tally.complete_since,
         about=request.about,
@@ -53,9 +53,10 @@ def mesh_audit(mesh: LocalMesh, request: AuditRequest) -> Audit:
     """
     since = datetime.now(UTC) - timedelta(seconds=request.seconds)
     tally = mesh.agent.journal.tally
+    world = _world(mesh)
     return audit(
-        tally.totals(since),
-        _world(mesh),
+        note(tally.totals(since), world),
+        world,
         since=since,
         complete_since=tally.complete_since,
         not_captured=mesh.agent.refused,

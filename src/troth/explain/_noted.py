@@ -1,0 +1,79 @@
+"""Connections with all that only those know who have seen them: in whose words they are reported.
+
+What one node has noted can be put together with what others have, and be judged without knowing
+their worlds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.explain._remedies import Explainer
+from troth.mesh import Endpoint, Outcome, Total
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from troth.explain._names import Names
+    from troth.mesh import World
+
+TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
+
+
+class Noted(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections of one kind.
+
+    Attributes:
+        total: How many of what.
+        destination: The server's workload, or the service that was dialled, or an IP.
+        servers: Where the client may have been led to.
+        client_captured: Whether all pods of the client's workload are captured.
+        cause: Why they were refused or failed, in one sentence; empty where they were not.
+        remedy: What to do, in one sentence.
+    """
+
+    total: Total
+    destination: str
+    servers: tuple[Endpoint, ...]
+    client_captured: bool
+    cause: str = ""
+    remedy: str = ""
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """What the client and the server are called."""
+        return frozenset({self.total.source, self.total.destination, self.destination})
+
+
+def note(totals: Iterable[Total], world: World) -> tuple[Noted, ...]:
+    """Note what was seen by ``world``, which names it and decides what there is to do."""
+    explainer = Explainer(world)
+    uncaptured = {pod.workload for pod in world.pods.values() if not pod.captured}
+    captured = {pod.workload for pod in world.pods.values()} - uncaptured
+
+    def noted() -> Iterator[Noted]:
+        for total in totals:
+            in_trouble = total.newest.outcome in TROUBLE
+            cause, remedy = explainer.explain(total) if in_trouble else ("", "")
+            yield Noted(
+                total=total,
+                destination=explainer.names.destination(total),
+                servers=tuple(_servers(total, explainer.names)),
+                client_captured=total.source in captured,
+                cause=cause,
+                remedy=remedy,
+            )
+
+    return tuple(noted())
+
+
+def _servers(total: Total, names: Names) -> Iterator[Endpoint]:
+    service = names.service(total)
+    if service is None:
+        yield Endpoint(total.newest.destination.address, total.port)
+        return
+    for port in service.ports:
+        if port.number == total.port:
+            yield from port.endpoints
