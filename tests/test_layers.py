@@ -53,13 +53,23 @@ MAY_IMPORT = {
     "controller": frozenset({"policy", "identity", "mesh", "sources"}),
     "cluster": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node"}),
     "check": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node"}),
+    "dial": frozenset({"policy", "identity", "mesh", "explain", "trace", "envoy", "node"}),
     "local": frozenset(
-        {"policy", "identity", "mesh", "sources", "explain", "trace", "envoy", "node"}
+        {"policy", "identity", "mesh", "sources", "explain", "trace", "envoy", "node", "dial"}
     ),
-    "diagnosis": frozenset({"policy", "identity", "mesh", "envoy", "explain", "trace", "local"}),
-    "demo": frozenset({"policy", "identity", "mesh", "envoy", "sources", "trace", "local"}),
+    "diagnosis": frozenset(
+        {"policy", "identity", "mesh", "envoy", "explain", "trace", "dial", "local"}
+    ),
+    "demo": frozenset({"policy", "identity", "mesh", "envoy", "sources", "trace", "dial", "local"}),
 }
-LAZY = frozenset({"troth.node._csr_signer", "troth.node._metrics", "troth.node._report"})
+LAZY = frozenset(
+    {
+        "troth.dial._tracing",
+        "troth.node._csr_signer",
+        "troth.node._metrics",
+        "troth.node._report",
+    }
+)
 """Slow to import and seldom wanted, so not part of their package's face."""
 
 

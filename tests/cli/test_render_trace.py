@@ -26,7 +26,7 @@ from tests.samples import STRICT, WEB
 
 from troth.cli._render_trace import render_trace
 from troth.diagnosis._ask import report
-from troth.local import Cause, Reached
+from troth.dial import Cause, Reached
 from troth.mesh import Outcome, Reason
 from troth.policy import Mode
 from troth.trace import Credentials, Verdict

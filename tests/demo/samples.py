@@ -6,7 +6,7 @@ import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, STRICT, WEB, handshake_record
 
 from troth.demo import Happened, Try
-from troth.local import Attempt, Reached
+from troth.dial import Attempt, Reached
 from troth.mesh import Outcome, Reason
 from troth.policy import Mode
 from troth.trace import Credentials, Trace, Verdict, build_report

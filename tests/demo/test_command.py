@@ -19,7 +19,7 @@ from troth.demo._judge import judge_attempt, judge_trace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from troth.local import Attempt
+    from troth.dial import Attempt
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:

@@ -11,7 +11,7 @@ from tests.samples import ACCEPTED, STRICT
 
 from troth.demo import Happened
 from troth.demo._judge import judge_attempt, judge_trace
-from troth.local import Attempt, Reached
+from troth.dial import Attempt, Reached
 
 if TYPE_CHECKING:
     from troth.mesh import Connection

@@ -8,7 +8,7 @@ import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, WEB, handshake_record
 
 from troth.diagnosis import Findings, Question
-from troth.local import Attempt, EnvoyStatus, Listening, Reached, Route, Way
+from troth.dial import Attempt, EnvoyStatus, Listening, Reached, Route, Way
 from troth.mesh import Connection, Endpoint, Outcome, Reason
 from troth.trace import Credentials, Trace, Verdict, build_report
 

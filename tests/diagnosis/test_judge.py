@@ -18,7 +18,7 @@ from tests.diagnosis.samples import (
 from tests.samples import STRICT, WEB
 
 from troth.diagnosis import Findings, Hop, judge
-from troth.local import Cause, Reached
+from troth.dial import Cause, Reached
 from troth.mesh import Connection, Outcome, Reason, Side
 from troth.policy import Mode
 from troth.trace import Credentials, Verdict

@@ -36,7 +36,7 @@ def refusal(mesh: Mesh, **wanted: Any) -> dict[str, Any]:
     """Wait until `troth why` tells of a refusal with these properties."""
 
     def find() -> dict[str, Any] | None:
-        report = json.loads(mesh.troth("why", "-n", "1000", "-o", "json").stdout)
+        report = json.loads(mesh.troth("why", "--count", "1000", "-o", "json").stdout)
         assert report["schema"] == "troth/why/v1"
         return next((r for r in report["refusals"] if wanted.items() <= r.items()), None)
 
@@ -76,7 +76,7 @@ def test_the_text_is_one_headline_and_two_sentences(mesh: Mesh, cron: Client) ->
     )
 
     def told() -> str:
-        text = mesh.troth("why", "legacy/cron", "-n", "1").stdout
+        text = mesh.troth("why", "legacy/cron", "--count", "1").stdout
         return text if text.startswith(heads) else ""
 
     text = eventually(told, what="the newest refusal")
@@ -115,7 +115,7 @@ def test_a_name_that_nothing_has_is_an_error_that_says_which_there_are(mesh: Mes
 def test_connections_that_passed_are_no_news(mesh: Mesh, web: Client) -> None:
     assert web.get("payments", 8080).body == "payments 8080 /"
     mesh.event(source="finance/web", outcome="accepted")
-    report = json.loads(mesh.troth("why", "-n", "1000", "-o", "json").stdout)
+    report = json.loads(mesh.troth("why", "--count", "1000", "-o", "json").stdout)
     assert {each["outcome"] for each in report["refusals"]} <= {"refused", "failed"}
 
 

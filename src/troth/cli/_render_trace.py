@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from troth.diagnosis import Hop
+from troth.dial import Reached
 from troth.envoy import INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
-from troth.local import Reached
 from troth.mesh import Outcome
 from troth.trace import Credentials, decision_rows, render_report
 

@@ -66,7 +66,7 @@ def trace(
     is 0 when it was let in, and 1 when it was refused or failed.
     """
     from troth.cli._render_trace import render_trace  # noqa: PLC0415 - OpenSSL is slow to import
-    from troth.diagnosis import diagnose  # noqa: PLC0415
+    from troth.diagnosis import ControlSocket, diagnose  # noqa: PLC0415
 
     flags = {
         "--plaintext": plaintext,
@@ -77,7 +77,7 @@ def trace(
     question = read_question(
         source, destination, [flag for flag, given in flags.items() if given], claim=claim
     )
-    diagnosis = diagnose(StateDirectory().control, question)
+    diagnosis = diagnose(ControlSocket(StateDirectory().control), question)
     if output is Output.JSON:
         print_json(diagnosis)
     else:

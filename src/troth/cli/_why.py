@@ -34,9 +34,7 @@ def why_command(
             metavar="[NAMESPACE/WORKLOAD]",
         ),
     ] = None,
-    count: Annotated[
-        int, typer.Option("--count", "-n", help="How many to show.", min=1, max=1000)
-    ] = 10,
+    count: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 10,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Say why the last connections were refused or failed, and what to do about each.

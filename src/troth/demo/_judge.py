@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth.demo._report import TryReport
 from troth.demo._scenario import Happened
-from troth.local import Reached
+from troth.dial import Reached
 from troth.mesh import Outcome
 from troth.trace import Kind, Side, Verdict
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.demo._scenario import Try
-    from troth.local import Attempt
+    from troth.dial import Attempt
     from troth.mesh import Connection
     from troth.trace import Trace, TraceReport
 

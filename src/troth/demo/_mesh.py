@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.demo._examples import examples
+from troth.dial import Attempt
 from troth.errors import PeerError
-from troth.local import Attempt, MeshStatus, Outside, Settings, StateDirectory, call
+from troth.local import MeshStatus, Outside, Settings, StateDirectory, call
 from troth.sources import load
 from troth.trace import Trace
 

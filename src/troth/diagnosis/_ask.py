@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from troth.diagnosis._findings import Findings, inside_pod
 from troth.diagnosis._judge import judge
 from troth.diagnosis._report import Diagnosis, From, To
+from troth.dial import Reached
 from troth.errors import PeerError
-from troth.local import (
-    Attempt,
-    Cause,
-    EnvoyStatus,
-    Listening,
-    MeshStatus,
-    Reached,
-    Route,
-    Way,
-    call,
-)
 from troth.mesh import Outcome, Reason
-from troth.trace import Trace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from troth.diagnosis._findings import Question
+    from troth.dial import Attempt, Cause, EnvoyStatus, Listening, Route, Way
+    from troth.mesh import Connection
+    from troth.trace import Credentials, Trace
 
 _ANSWER_SECONDS = 5.0
 # Longer than Envoy tries to connect (10 s), so that it says so itself; a pod's kernel says at once
@@ -36,20 +26,69 @@ _ELSEWHERE_SECONDS = 12.0
 _TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 _NOT_LISTENING = frozenset({Reason.APP_UNREACHABLE, Reason.UNREACHABLE})
 
-T = TypeVar("T")
+
+class Mesh(Protocol):
+    """A running mesh that is asked; every method raises PeerError for what it refuses."""
+
+    def route(self, source: str, destination: str, port: int) -> Route:
+        """Where a connection from ``source`` would go; names as `Question` has them."""
+
+    def connect(
+        self, source: str, destination: str, port: int, *, past_tunnel: bool, seconds: float
+    ) -> Attempt:
+        """Make one, waiting so long for an answer."""
+
+    def trace(
+        self,
+        source: str,
+        destination: str,
+        port: int,
+        *,
+        credentials: Credentials,
+        claim: str | None,
+    ) -> Trace:
+        """Make a handshake with the tunnel of the pod at that address."""
+
+    def cause(self, connection: Connection) -> Cause:
+        """What explains a connection that it has reported."""
+
+    def listening(self, pod: str) -> Listening | None:
+        """Where a pod's processes listen; None if that can't be learnt."""
+
+    def envoy(self) -> EnvoyStatus:
+        """How the Envoy of the client's node is."""
 
 
-def diagnose(control: Path, question: Question) -> Diagnosis:
+def diagnose(mesh: Mesh, question: Question) -> Diagnosis:
     """Make and trace one connection.
 
     Args:
-        control: The mesh's socket.
+        mesh: The mesh.
         question: Which.
 
     Raises:
         PeerError: No mesh runs, or it knows no such client or server.
     """
-    return report(_Mesh(control).find_out(question))
+    route = mesh.route(question.source, question.destination, question.port)
+    attempt = _connect(mesh, question, route)
+    way = _taken(route, attempt)
+    trace, no_handshake = _trace(mesh, question, route, way)
+    findings = Findings(
+        question=question,
+        route=route,
+        way=way,
+        attempt=attempt,
+        trace=trace,
+        no_handshake=no_handshake,
+    )
+    return report(
+        msgspec.structs.replace(
+            findings,
+            explained=_explained(mesh, findings),
+            listening=_listening(mesh, findings),
+            envoy=_envoy(mesh, findings),
+        )
+    )
 
 
 def report(findings: Findings) -> Diagnosis:
@@ -89,97 +128,62 @@ def report(findings: Findings) -> Diagnosis:
     )
 
 
-class _Mesh:
-    def __init__(self, control: Path) -> None:
-        self._control = control
+def _connect(mesh: Mesh, question: Question, route: Route) -> Attempt:
+    destination, port = question.destination, question.port
+    if question.past_tunnel and route.ways:
+        # The proxy balances services; past it there is nobody who does.
+        destination, port = route.ways[0].client.address, route.ways[0].client.port
+    elsewhere = any(way.client.destination is None for way in route.ways)
+    return mesh.connect(
+        route.source,
+        destination,
+        port,
+        past_tunnel=question.past_tunnel,
+        seconds=_ELSEWHERE_SECONDS if elsewhere else _ANSWER_SECONDS,
+    )
 
-    def find_out(self, question: Question) -> Findings:
-        route = self._ask(
-            "route",
-            Route,
-            source=question.source,
-            destination=question.destination,
-            port=question.port,
+
+def _trace(
+    mesh: Mesh, question: Question, route: Route, way: Way | None
+) -> tuple[Trace | None, str | None]:
+    """A handshake, or why there is none."""
+    if reason := why_no_handshake(question, route, way):
+        return None, reason
+    assert way is not None  # noqa: S101 - or there would have been a reason
+    try:
+        trace = mesh.trace(
+            route.source,
+            way.client.address,
+            way.client.port,
+            credentials=question.credentials,
+            claim=question.claim,
         )
-        attempt = self._connect(question, route)
-        way = _taken(route, attempt)
-        trace, no_handshake = self._trace(question, route, way)
-        findings = Findings(
-            question=question,
-            route=route,
-            way=way,
-            attempt=attempt,
-            trace=trace,
-            no_handshake=no_handshake,
-        )
-        return msgspec.structs.replace(
-            findings,
-            explained=self._explained(findings),
-            listening=self._listening(findings),
-            envoy=self._envoy(findings),
-        )
+    except PeerError as error:
+        who = "" if error.peer == "troth" else f"{error.peer} "
+        return None, f"{who}{error.reason}"
+    return trace, None
 
-    def _connect(self, question: Question, route: Route) -> Attempt:
-        destination, port = question.destination, question.port
-        if question.past_tunnel and route.ways:
-            # The proxy balances services; past it there is nobody who does.
-            destination, port = route.ways[0].client.address, route.ways[0].client.port
-        elsewhere = any(way.client.destination is None for way in route.ways)
-        return self._ask(
-            "connect",
-            Attempt,
-            source=route.source,
-            destination=destination,
-            port=port,
-            uncaptured=question.past_tunnel,
-            timeout=_ELSEWHERE_SECONDS if elsewhere else _ANSWER_SECONDS,
-        )
 
-    def _trace(
-        self, question: Question, route: Route, way: Way | None
-    ) -> tuple[Trace | None, str | None]:
-        """A handshake, or why there is none."""
-        if reason := why_no_handshake(question, route, way):
-            return None, reason
-        assert way is not None  # noqa: S101 - or there would have been a reason
-        try:
-            trace = self._ask(
-                "trace",
-                Trace,
-                source=route.source,
-                destination=way.client.address,
-                port=way.client.port,
-                credentials=question.credentials,
-                claim=question.claim,
-            )
-        except PeerError as error:
-            who = "" if error.peer == "troth" else f"{error.peer} "
-            return None, f"{who}{error.reason}"
-        return trace, None
-
-    def _explained(self, findings: Findings) -> Cause | None:
-        event = findings.event
-        if event is None or event.outcome not in _TROUBLE:
-            return None
-        return self._ask("cause", Cause, connection=event)
-
-    def _listening(self, findings: Findings) -> Listening | None:
-        pod = findings.way.client.destination if findings.way else None
-        event = findings.event
-        refused = event is None and findings.attempt.reached is Reached.UNREACHABLE
-        if pod and (refused or (event and event.reason in _NOT_LISTENING)):
-            return self._ask("listening", Listening, name=pod)
+def _explained(mesh: Mesh, findings: Findings) -> Cause | None:
+    event = findings.event
+    if event is None or event.outcome not in _TROUBLE:
         return None
+    return mesh.cause(event)
 
-    def _envoy(self, findings: Findings) -> EnvoyStatus | None:
-        if findings.event is None and findings.attempt.reached is not Reached.ANSWERED:
-            return self._ask("status", MeshStatus).envoy
-        return None
 
-    def _ask(self, op: str, kind: type[T], **arguments: object) -> T:
-        for answer in call(self._control, op, **arguments):
-            return msgspec.convert(answer, kind, strict=False)
-        raise PeerError("troth", f"the mesh ended while it was asked to {op}")
+def _listening(mesh: Mesh, findings: Findings) -> Listening | None:
+    pod = findings.way.client.destination if findings.way else None
+    event = findings.event
+    refused = event is None and findings.attempt.reached is Reached.UNREACHABLE
+    if pod and (refused or (event and event.reason in _NOT_LISTENING)):
+        return mesh.listening(pod)
+    return None
+
+
+def _envoy(mesh: Mesh, findings: Findings) -> EnvoyStatus | None:
+    if findings.event is None and findings.attempt.reached is not Reached.ANSWERED:
+        return mesh.envoy()
+    return None
 
 
 def why_no_handshake(question: Question, route: Route, way: Way | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from troth.diagnosis._report import Hop
-from troth.local import Attempt, Cause, EnvoyStatus, Listening, Route, Way
+from troth.dial import Attempt, Cause, EnvoyStatus, Listening, Route, Way
 from troth.mesh import Connection, Outcome
 from troth.trace import Credentials, Trace
 

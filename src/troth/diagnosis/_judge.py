@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from troth.diagnosis import _sentences as say
 from troth.diagnosis._findings import Judgement
 from troth.diagnosis._report import Hop
+from troth.dial import Reached
 from troth.envoy import OWN_PORTS
-from troth.local import Reached
 from troth.mesh import Outcome, Reason, Side
 from troth.trace import Verdict
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from troth.local import Attempt
+from troth.dial import Attempt
 from troth.mesh import ClientDecision, Connection, Outcome, ServerDecision
 from troth.trace import Credentials, TraceReport
 

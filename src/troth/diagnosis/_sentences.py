@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from troth.dial import Reached
 from troth.envoy import INBOUND_PORT, OUTBOUND_PORT, OWN_PORTS
-from troth.local import Reached
 from troth.mesh import MESH_LABEL, Reason
 from troth.policy import Mode
 

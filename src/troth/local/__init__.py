@@ -9,35 +9,17 @@ from __future__ import annotations
 from troth.local._control import call
 from troth.local._launch import launch_command
 from troth.local._outside import Outside, is_privileged
-from troth.local._report import (
-    Attempt,
-    Cause,
-    EnvoyStatus,
-    Listening,
-    MeshStatus,
-    PodReport,
-    PortStatus,
-    Reached,
-    Route,
-    Way,
-)
+from troth.local._report import MeshStatus, PodReport, PortStatus
 from troth.local._state import AuthorityFiles, Settings, StateDirectory
 
 __all__ = [
-    "Attempt",
     "AuthorityFiles",
-    "Cause",
-    "EnvoyStatus",
-    "Listening",
     "MeshStatus",
     "Outside",
     "PodReport",
     "PortStatus",
-    "Reached",
-    "Route",
     "Settings",
     "StateDirectory",
-    "Way",
     "call",
     "is_privileged",
     "launch_command",

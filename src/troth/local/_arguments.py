@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from troth.dial.agent import http_get
 from troth.errors import InputError, Problem
-from troth.local._connect import http_get
 from troth.mesh import Connection
 
 if TYPE_CHECKING:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from troth.dial import Listening
+from troth.dial.agent import Place, cause, connect, envoy_status, listening, route
 from troth.envoy import OWN_PORTS
 from troth.errors import PeerError
 from troth.explain import explain
@@ -18,12 +20,10 @@ from troth.local._arguments import (
     WhyRequest,
     checked,
 )
-from troth.local._connect import Place, connect
 from troth.local._control import Answer, ControlServer
 from troth.local._hindsight import mesh_audit, mesh_why
-from troth.local._listening import listening
-from troth.local._report import EnvoyStatus, Listening, MeshStatus, PodReport, PortStatus
-from troth.local._route import cause, route
+from troth.local._report import MeshStatus, PodReport, PortStatus
+from troth.local._unready import unready
 from troth.mesh import find_target
 from troth.policy import PolicyIndex
 
@@ -133,7 +133,14 @@ class Requests:
         wanted = checked(request, RouteRequest)
         world, place = self._place(wanted.source)
         target = find_target(world, wanted.destination, wanted.port)
-        yield route(self._mesh, world, place.pod, wanted.destination, target)
+        yield route(
+            world,
+            place.pod,
+            wanted.destination,
+            target,
+            refused=self._mesh.agent.refused,
+            unready=unready(self._mesh, wanted.destination),
+        )
 
     async def _listening(self, request: Mapping[str, Any]) -> Answer:
         sandbox = find(self._mesh, str(request.get("name", "")))
@@ -160,7 +167,7 @@ class Requests:
 
     async def _trace(self, request: Mapping[str, Any]) -> Answer:
         # Slow to import, and seldom needed.
-        from troth.local import _tracing  # noqa: PLC0415
+        from troth.dial import _tracing  # noqa: PLC0415
         from troth.trace import Credentials  # noqa: PLC0415
 
         wanted = checked(request, TraceRequest)
@@ -175,7 +182,9 @@ class Requests:
             credentials=credentials,
             claimed=claimant.pod.spiffe_id(world.trust_domain),
             identities=_tracing.Identities(
-                current=self._mesh.agent.certificates.current(), authority=self._authority
+                current=self._mesh.agent.certificates.current(),
+                roots=self._mesh.agent.certificates.bundle,
+                authority=self._authority,
             ),
             connections=self._mesh.agent.connections,
             payload=wanted.first_words,
@@ -223,17 +232,12 @@ def find(mesh: LocalMesh, name: str) -> Sandbox:
 def mesh_status(mesh: LocalMesh) -> MeshStatus:
     """The whole mesh as it is now."""
     waiting = mesh.waiting_for()
-    envoy = mesh.agent.ads_status()
     return MeshStatus(
         ready=not waiting,
         waiting_for=waiting,
         trust_domain=str(mesh.agent.trust_domain),
         root_namespace=mesh.settings.root_namespace,
-        envoy=EnvoyStatus(
-            connected=envoy.connected,
-            restarts=mesh.agent.envoy_restarts,
-            refused=tuple(f"{nack.name}: {nack.message}" for nack in envoy.nacks),
-        ),
+        envoy=envoy_status(mesh.agent),
         policies=tuple(sorted(policy.key for policy in mesh.world.policies)) if mesh.world else (),
         ignored=dict(mesh.manifests.ignored),
         pods=tuple(_pod_status(mesh, sandbox) for sandbox in mesh.sandboxes),

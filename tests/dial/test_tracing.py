@@ -12,11 +12,11 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509 import load_pem_x509_certificates
 
+from troth.dial._connect import Place
+from troth.dial._tracing import Identities, client_credentials, trace
 from troth.envoy import TUNNEL_PORT
 from troth.errors import PeerError
 from troth.identity import CertificateAuthority, SpiffeId, TrustDomain
-from troth.local._connect import Place
-from troth.local._tracing import Identities, client_credentials, trace
 from troth.mesh import Connection, Endpoint, Namespace, Pod, Target, World
 from troth.node import History, netns
 from troth.trace import Credentials, Verdict
@@ -53,7 +53,8 @@ def _world(*, captured: bool = True) -> World:
 
 
 def _identities() -> Identities:
-    return Identities(current={}, authority=CertificateAuthority.self_signed(MESH, now=NOW))
+    authority = CertificateAuthority.self_signed(MESH, now=NOW)
+    return Identities(current={}, roots=authority.trust_bundle, authority=authority)
 
 
 async def _trace(
@@ -145,10 +146,17 @@ def test_a_forged_certificate_claims_the_identity(kind: Credentials) -> None:
     (leaf, *_) = forged.facts
     assert leaf.spiffe_id == str(WEB)
     assert (leaf.not_after < NOW) is (kind is Credentials.EXPIRED)
-    (root,) = load_pem_x509_certificates(identities.authority.trust_bundle.pem)
+    (root,) = load_pem_x509_certificates(identities.roots.pem)
     try:
         forged.chain[0].verify_directly_issued_by(root)
         vouched = True
     except (ValueError, InvalidSignature):
         vouched = False
     assert vouched is (kind is Credentials.EXPIRED)
+
+
+def test_who_has_no_authority_can_show_no_expired_certificate() -> None:
+    identities = _identities()._replace(authority=None)
+    with pytest.raises(PeerError, match="no node agent has the authority's key"):
+        client_credentials(Credentials.EXPIRED, WEB, identities, now=NOW)
+    assert client_credentials(Credentials.FOREIGN_CA, WEB, identities, now=NOW)

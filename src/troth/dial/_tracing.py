@@ -12,18 +12,18 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth.dial._connect import first_report, open_socket
 from troth.envoy import ENVOY_MARK, TUNNEL_PORT
 from troth.errors import PeerError
 from troth.identity import CertificateAuthority, PrivateKeyPem, build_csr, new_key
-from troth.local._connect import first_report, open_socket
 from troth.mesh import client_decision, pod_at, server_decision
 from troth.trace import ClientCredentials, Credentials, Trace, trace_connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.identity import SpiffeId, X509Svid
-    from troth.local._connect import Place
+    from troth.dial._connect import Place
+    from troth.identity import SpiffeId, TrustBundle, X509Svid
     from troth.mesh import Connection, Endpoint, Target, World
     from troth.node import History
 
@@ -36,11 +36,13 @@ class Identities(NamedTuple):
 
     Attributes:
         current: The certificates in use.
-        authority: The mesh's own.
+        roots: Those of the mesh, by which servers are judged.
+        authority: The mesh's own; None where its key is out of reach.
     """
 
     current: Mapping[SpiffeId, X509Svid]
-    authority: CertificateAuthority
+    roots: TrustBundle
+    authority: CertificateAuthority | None = None
 
 
 async def trace(
@@ -96,7 +98,7 @@ async def trace(
             sock,
             server_name=str(endpoint.port),
             client=shown,
-            bundle=identities.authority.trust_bundle.pem,
+            bundle=identities.roots.pem,
             expected=destination.spiffe_id(world.trust_domain) if destination else None,
             timeout=timeout,
             payload=payload,
@@ -122,7 +124,7 @@ def client_credentials(
     """The certificate and key of that kind; None to show none.
 
     Raises:
-        PeerError: The node has no certificate for ``claimed``.
+        PeerError: The node has no certificate for ``claimed``, or can't make one.
     """
     match kind:
         case Credentials.NONE:
@@ -136,6 +138,12 @@ def client_credentials(
                 )
             return ClientCredentials.from_svid(svid)
         case Credentials.EXPIRED:
+            if identities.authority is None:
+                raise PeerError(
+                    "troth",
+                    "an expired certificate can't be shown: no node agent has the authority's key",
+                    "show another CA's, or none",
+                )
             return _forged(identities.authority, claimed, now=now - 2 * _LIFETIME)
         case Credentials.FOREIGN_CA:
             foreign = CertificateAuthority.self_signed(claimed.trust_domain, now=now)

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from troth.dial._report import Cause, EnvoyStatus, Route, Way
 from troth.explain import Explainer
-from troth.local._report import Cause, Route, Way
 from troth.mesh import Total, client_decision, server_decision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Mapping
 
-    from troth.local._mesh import LocalMesh
-    from troth.local._sandbox import Sandbox
     from troth.mesh import Connection, Pod, Service, Target, World
+    from troth.node import NodeAgent
 
 
-def route(mesh: LocalMesh, world: World, source: Pod, name: str, target: Target) -> Route:
-    """The way from ``source`` to ``target``, which was found by ``name``."""
+def route(
+    world: World,
+    source: Pod,
+    name: str,
+    target: Target,
+    *,
+    refused: Mapping[str, str],
+    unready: Iterable[str] = (),
+) -> Route:
+    """The way from ``source`` to ``target``.
+
+    Args:
+        world: Everything that is known.
+        source: The pod that would connect.
+        name: What ``target`` was found by.
+        target: Where it would connect to.
+        refused: Why pods that should be captured are not, by UID.
+        unready: The pods that the service of that name selects, each with what is amiss.
+    """
     service = world.services.get(name)
     dialled = service if service and target.address in service.cluster_ips else None
     belongs = world.membership(source)
     why = belongs.why
     if belongs.in_mesh and not source.captured:
-        why = mesh.agent.refused.get(source.uid, "not captured yet")
+        why = refused.get(source.uid, "not captured yet")
     return Route(
         source=str(source),
         captured=source.captured,
@@ -41,7 +57,7 @@ def route(mesh: LocalMesh, world: World, source: Pod, name: str, target: Target)
             )
             for endpoint in target.endpoints
         ),
-        unready=tuple(_unready(mesh, name)) if dialled and not target.endpoints else (),
+        unready=tuple(unready) if dialled and not target.endpoints else (),
     )
 
 
@@ -61,22 +77,15 @@ def cause(world: World, connection: Connection) -> Cause:
     return Cause(cause=texts.cause, remedy=texts.remedy)
 
 
+def envoy_status(agent: NodeAgent) -> EnvoyStatus:
+    """How the node's Envoy is."""
+    status = agent.ads_status()
+    return EnvoyStatus(
+        connected=status.connected,
+        restarts=agent.envoy_restarts,
+        refused=tuple(f"{nack.name}: {nack.message}" for nack in status.nacks),
+    )
+
+
 def _tcp_ports(service: Service) -> tuple[int, ...]:
     return tuple(port.number for port in service.ports if port.protocol == "TCP")
-
-
-def _unready(mesh: LocalMesh, name: str) -> Iterator[str]:
-    """The pods that a Service selects, and why it doesn't lead to them."""
-    spec = mesh.manifests.services.get(name)
-    if spec is None or not spec.selector:
-        return
-    for sandbox in mesh.sandboxes:
-        labels = sandbox.template.labels
-        if sandbox.template.namespace == spec.namespace and spec.selector.items() <= labels.items():
-            yield f"{sandbox.key}: {_why_left_out(sandbox)}"
-
-
-def _why_left_out(sandbox: Sandbox) -> str:
-    if sandbox.status.ready:
-        return "has no container port of the service's targetPort, or no address of its IP family"
-    return sandbox.blocker or "runs, but its readiness probe does not succeed"

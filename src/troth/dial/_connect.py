@@ -10,8 +10,8 @@ import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth.dial._report import Attempt, Reached
 from troth.envoy import ENVOY_MARK
-from troth.local._report import Attempt, Reached
 from troth.mesh import Reason, Side, pod_at
 from troth.node import netns
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from tests.samples import connection
 
+from troth.dial import Reached
+from troth.dial._connect import _is_reported, belongs, first_report
 from troth.identity import TrustDomain
-from troth.local import Reached
-from troth.local._connect import _is_reported, belongs, first_report
 from troth.mesh import (
     Connection,
     Endpoint,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.local._listening import listening, parse_table
+from troth.dial._listening import listening, parse_table
 from troth.mesh import Endpoint
 from troth.node import netns
 

@@ -1,0 +1,26 @@
+"""One connection from a pod: where it would go, made, and what the node's proxy reports of it.
+
+Here are the values, which those who ask need; `troth.dial.agent` has what makes them.
+"""
+
+from __future__ import annotations
+
+from troth.dial._report import (
+    Attempt,
+    Cause,
+    EnvoyStatus,
+    Listening,
+    Reached,
+    Route,
+    Way,
+)
+
+__all__ = [
+    "Attempt",
+    "Cause",
+    "EnvoyStatus",
+    "Listening",
+    "Reached",
+    "Route",
+    "Way",
+]
