@@ -82,16 +82,25 @@ _DIGEST_CHARACTERS = 32
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one node enforces, as its Envoy has acknowledged it.
 
+    Agents and readers of other versions understand each other: a new field needs a default that
+    says "not told", and fields that a reader doesn't know are passed over.
+
     Attributes:
         policies: `policy_digest` of the PeerAuthentications that it has seen and put in force.
         roots: Fingerprints of the roots it believes in.
         issuers: Fingerprints of the roots that the certificates it now uses chain to.
+        joining: Namespaces of which some pods take plaintext whatever the policies say, because
+            they joined the mesh while in use and not all nodes have heard of it yet.
+        captured: How many pods' new connections go through Envoy, those included that are out of
+            the mesh and still to be released.
         trouble: Why it isn't further, in words; empty when all is well.
     """
 
     policies: str
     roots: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
+    joining: frozenset[str] = frozenset()
+    captured: int | None = None
     trouble: str = ""
 
 

@@ -46,7 +46,7 @@ class Person:
     def type(self, command: str) -> str:
         """Type one command that is to succeed; what it says."""
         done = subprocess.run(
-            ["bash", "-c", command],
+            ["timeout", "100", "bash", "-c", command],
             cwd=REPOSITORY,
             env=self._environment,
             capture_output=True,

@@ -139,8 +139,7 @@ def test_a_policy_is_enforced(cluster: Cluster, shop: str) -> None:
         *("wait", f"--namespace={shop}", "peerauthentication/strict", "--for=condition=Enforced"),
         "--timeout=30s",
     )
-    # A pod that was put into the mesh just now takes plaintext until all nodes know.
-    eventually(lambda: cluster.fetch("default", "stranger", url) is None, what="STRICT")
+    assert cluster.fetch("default", "stranger", url) is None
     assert cluster.fetch(shop, "client", url) == "web 8080 /"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+import pytest
 from tests.controller.conftest import NOW
 
 from troth._contract import NodeReport, policy_digest
@@ -15,6 +17,7 @@ from troth.controller._conditions import (
     Truth,
     conditions,
     merged,
+    was_enforced,
 )
 from troth.errors import Problem, Severity
 
@@ -38,9 +41,11 @@ def history(*policies: StoredPolicy) -> PolicyHistory:
     return result
 
 
-def report(*policies: StoredPolicy, trouble: str = "") -> NodeReport:
+def report(
+    *policies: StoredPolicy, trouble: str = "", joining: frozenset[str] = frozenset()
+) -> NodeReport:
     digest = policy_digest((each.uid, each.generation) for each in policies)
-    return NodeReport(policies=digest, trouble=trouble)
+    return NodeReport(policies=digest, trouble=trouble, joining=joining)
 
 
 def test_a_valid_policy_is_accepted() -> None:
@@ -100,6 +105,35 @@ def test_a_node_behind_in_another_policy_enforces_this_one() -> None:
     reports = {"node-1": report(POLICY, older)}
     assert conditions(POLICY, reports, seen)[1].status == "True"
     assert conditions(OTHER, reports, seen)[1].status == "False"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "waits"),
+    [
+        pytest.param("shop", True, id="of their namespace"),
+        pytest.param("", True, id="of all namespaces"),
+        pytest.param("other", False, id="of another namespace"),
+    ],
+)
+def test_a_policy_waits_for_pods_that_have_just_joined(*, namespace: str, waits: bool) -> None:
+    policy = msgspec.structs.replace(POLICY, namespace=namespace)
+    reports = {"node-1": report(policy, joining=frozenset({"shop"})), "node-2": report(policy)}
+    _, enforced = conditions(policy, reports, history(policy))
+    if waits:
+        words = "1 of 2 nodes; waiting for node-1 (pods of shop have just joined the mesh)"
+        assert (enforced.status, enforced.message) == ("False", words)
+    else:
+        assert enforced.status == "True"
+
+
+def test_pods_that_join_later_do_not_lift_a_policy_that_was_in_force() -> None:
+    reports = {"node-1": report(POLICY, joining=frozenset({"shop"}))}
+    before = merged((), conditions(POLICY, {"node-1": report(POLICY)}, history(POLICY)), now=NOW)
+    assert before is not None
+    assert was_enforced(before, POLICY.generation)
+    assert not was_enforced(before, POLICY.generation + 1)
+    policy = msgspec.structs.replace(POLICY, was_enforced=True)
+    assert conditions(policy, reports, history(policy))[1].status == "True"
 
 
 def test_without_nodes_nothing_is_enforced() -> None:

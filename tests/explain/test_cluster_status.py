@@ -70,6 +70,10 @@ def reported(report: NodeReport | None = REPORT, **fields: Any) -> ReportedNode:
     )
 
 
+def told(**fields: Any) -> NodeReport:
+    return msgspec.structs.replace(REPORT, **fields)
+
+
 def status(**changes: Any) -> ClusterStatus:
     found = msgspec.structs.replace(GOOD, **{"nodes": (reported(),), **changes})
     return cluster_status(
@@ -94,6 +98,13 @@ def test_nothing_is_missing_where_all_is_well() -> None:
     assert found.trust_bundle is not None
     (root,) = found.trust_bundle.roots
     assert (root.signing, root.expires > NOW) == (True, True)
+
+
+def test_pods_of_other_namespaces_are_not_missed_where_one_is_asked_for() -> None:
+    found = status(namespace="shop", nodes=(reported(told(captured=3)),))
+    assert found.ready
+    (node,) = found.nodes or ()
+    assert node.captured == 3
 
 
 @pytest.mark.parametrize(
@@ -129,6 +140,16 @@ def test_nothing_is_missing_where_all_is_well() -> None:
             {"nodes": (reported(NodeReport(policies="")),)},
             "node node-1: not every policy is in force there yet",
             id="an old policy",
+        ),
+        pytest.param(
+            {"nodes": (reported(told(joining=frozenset({"shop"}))),)},
+            "node node-1: pods of shop have just joined the mesh, and still take plaintext",
+            id="a pod that joins",
+        ),
+        pytest.param(
+            {"nodes": (reported(told(captured=3)),)},
+            "node node-1: pods that are out of the mesh are still to be released: 2",
+            id="pods that leave",
         ),
         pytest.param(
             {"nodes": (reported(None),)},

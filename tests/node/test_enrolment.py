@@ -98,6 +98,20 @@ def test_a_pod_in_use_takes_plaintext_until_its_announcement_has_been_out_for_th
     assert enrolment.next_change is None
 
 
+def test_a_pod_joins_while_it_takes_plaintext_and_leaves_without_joining(node: Node) -> None:
+    enrolment = node.see(pod(ready=True))
+    assert (enrolment.joining, enrolment.redirected) == (A, NONE)
+    enrolment.captured("a")
+    node.see(pod(ready=True, told=True))
+    assert (enrolment.joining, enrolment.redirected) == (A, A)
+    node.see(pod(ready=True, told=True), later=GRACE)
+    assert (enrolment.joining, enrolment.redirected) == (NONE, A)
+    node.see(pod(ready=True, told=True), wanted=False)
+    assert (enrolment.lenient, enrolment.joining, enrolment.redirected) == (A, NONE, A)
+    enrolment.released("a")
+    assert (enrolment.joining, enrolment.redirected) == (NONE, NONE)
+
+
 def test_an_announcement_that_somebody_takes_back_starts_the_grace_period_anew(node: Node) -> None:
     enrolment = node.captured(in_use=True)
     node.see(pod(ready=True, told=True))

@@ -13,7 +13,7 @@ from lightkube.config.models import Cluster
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import ConfigMap
 
-from troth._contract import SIGNER_NAME, root_fingerprint
+from troth._contract import SIGNER_NAME, NodeReport, root_fingerprint
 from troth.errors import PeerError
 from troth.identity import (
     CertificateAuthority,
@@ -56,6 +56,12 @@ def test_a_report_names_the_roots_believed_and_those_in_use() -> None:
 def test_a_certificate_of_the_old_root_is_reported_as_long_as_one_is_in_use() -> None:
     report = node_report(policies="p", bundle=BOTH, svids=[svid(NEW), svid(OLD)], now=NOW)
     assert report.issuers == report.roots
+
+
+def test_reports_of_older_and_newer_agents_are_read() -> None:
+    old = msgspec.json.decode(b'{"policies": "p"}', type=NodeReport)
+    assert (old.joining, old.captured) == (frozenset(), None)
+    assert msgspec.json.decode(b'{"policies": "p", "new": {}}', type=NodeReport) == old
 
 
 def answered(**status: Any) -> CertificateSigningRequest:

@@ -61,10 +61,15 @@ def _pods(pods: tuple[ClusterPod, ...]) -> Table:
 
 
 def _nodes(nodes: tuple[NodeStatus, ...], now: datetime) -> Table:
-    rows = table("NODE", "REPORTED", "ENFORCES ALL", "TROUBLE")
+    rows = table("NODE", "REPORTED", "ENFORCES ALL", "CAPTURED", "TROUBLE")
     for node in nodes:
-        reported = _ago(node.reported, now)
-        rows.add_row(escape(node.name), reported, _YES[node.enforces_all], escape(node.why))
+        rows.add_row(
+            escape(node.name),
+            _ago(node.reported, now),
+            _YES[node.enforces_all],
+            "unknown" if node.captured is None else str(node.captured),
+            escape(node.why),
+        )
     return rows
 
 

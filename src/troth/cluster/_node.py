@@ -201,14 +201,17 @@ class ClusterNode:
 
     def _report(self, agent: NodeAgent, reporter: NodeReporter) -> None:
         credentials = agent.credentials
-        if self._enforced is None or credentials is None:
+        if self._enforced is None or self.world is None or credentials is None:
             return
+        pods = self.world.pods
         reporter.tell(
             node_report(
                 policies=policy_digest(self._enforced.stored_policies),
                 bundle=credentials.bundle,
                 svids=credentials.svids,
                 now=datetime.now(UTC),
+                joining={pods[uid].namespace for uid in agent.joining & pods.keys()},
+                captured=len(agent.redirected),
                 trouble="; ".join((*map(str, self._troubles.values()), *self._refused())),
             )
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ACCEPTED = "Accepted"
 ENFORCED = "Enforced"
 
-_NAMED_NODES = 3
+_MOST_NAMED = 3
 _REMEMBERED = 256
 _LONGEST_MESSAGE = 1024
 
@@ -60,11 +60,15 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         uid: ``metadata.uid``.
         generation: ``metadata.generation``: changes with the spec, and with that alone.
+        namespace: ``metadata.namespace``; empty for a policy that may hold in all of them.
+        was_enforced: Its status says already that every node enforced this generation.
         problems: What is wrong with it, warnings among it.
     """
 
     uid: str
     generation: int
+    namespace: str = ""
+    was_enforced: bool = False
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -126,9 +130,9 @@ def _enforced(
     policy: StoredPolicy, reports: Mapping[str, NodeReport | None], history: PolicyHistory
 ) -> Condition:
     behind = {
-        name: report
+        name: why
         for name, report in reports.items()
-        if report is None or history.generation(report.policies, policy.uid) != policy.generation
+        if (why := _behind(policy, report, history)) is not None
     }
     done = not policy.is_refused and not behind and bool(reports)
     if policy.is_refused:
@@ -144,6 +148,32 @@ def _enforced(
         reason=reason,
         message=_bounded(message),
         observed_generation=policy.generation,
+    )
+
+
+def _behind(policy: StoredPolicy, report: NodeReport | None, history: PolicyHistory) -> str | None:
+    """Why a node doesn't enforce a policy, empty if it only takes time; None when it does.
+
+    Pods that join are waited for until the policy has been in force once: where pods come and go
+    some always join, and a policy would look as if it were lifted each time.
+    """
+    if report is None:
+        return "its report cannot be read"
+    if history.generation(report.policies, policy.uid) != policy.generation:
+        return report.trouble
+    joining = report.joining & {policy.namespace} if policy.namespace else report.joining
+    if joining and not policy.was_enforced:
+        return f"pods of {_listed(joining)} have just joined the mesh"
+    return None
+
+
+def was_enforced(present: Iterable[Mapping[str, Any]], generation: int) -> bool:
+    """Whether ``status.conditions`` say of a generation that every node enforced it."""
+    return any(
+        (each.get("type"), each.get("status")) == (ENFORCED, Truth.TRUE)
+        and each.get("observedGeneration") == generation
+        for each in present
+        if isinstance(each, dict)
     )
 
 
@@ -175,16 +205,15 @@ def _told(problem: Problem) -> str:
     return f"{path}{problem.found} ({problem.wanted})"
 
 
-def _shown(nodes: Mapping[str, NodeReport | None]) -> str:
+def _shown(nodes: Mapping[str, str]) -> str:
     """A few of the nodes by name, each with its trouble if it has one."""
-    names = sorted(nodes)
-    shown = []
-    for name in names[:_NAMED_NODES]:
-        report = nodes[name]
-        trouble = "its report cannot be read" if report is None else report.trouble
-        shown.append(f"{name} ({trouble})" if trouble else name)
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    return _listed(f"{name} ({why})" if why else name for name, why in sorted(nodes.items()))
+
+
+def _listed(unordered: Iterable[str]) -> str:
+    names = sorted(unordered)
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _bounded(message: str) -> str:

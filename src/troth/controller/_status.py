@@ -20,6 +20,7 @@ from troth.controller._conditions import (
     StoredPolicy,
     conditions,
     merged,
+    was_enforced,
 )
 from troth.controller._events import EventType
 from troth.errors import TrothError
@@ -134,7 +135,12 @@ class StatusWriter:
                 *policy.stored.problems,
                 *warnings.get(f"{policy.namespace}/{policy.name}", ()),
             )
-            stored = msgspec.structs.replace(policy.stored, problems=found)
+            stored = msgspec.structs.replace(
+                policy.stored,
+                problems=found,
+                namespace="" if policy.namespace == self._root_namespace else policy.namespace,
+                was_enforced=was_enforced(policy.conditions, policy.stored.generation),
+            )
             wanted = conditions(stored, reports, self._history)
             after = merged(policy.conditions, wanted, now=datetime.now(UTC))
             if after is None:

@@ -62,6 +62,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
         alive: Whether that is recent enough.
         enforces_all: Whether its Envoy has put every stored policy in force; None when it isn't
             known which are stored.
+        captured: How many pods' new connections its Envoy gets, those included that it has to
+            release yet; None when it doesn't say.
         why: What is amiss; empty when nothing is.
     """
 
@@ -69,6 +71,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     reported: datetime | None
     alive: bool
     enforces_all: bool | None
+    captured: int | None = None
     why: str
 
 

@@ -6,6 +6,7 @@ the marks of captured pods are, too.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from troth.mesh import Protocol, World
 from troth.policy import PolicyIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from troth._contract import NodeReport
     from troth.errors import Problem
@@ -172,7 +173,7 @@ def _nodes(
     found: Installation,
     reported: Iterable[ReportedNode],
     world: World,
-    shown: Iterable[Pod],
+    shown: Sequence[Pod],
     now: datetime,
 ) -> Iterator[NodeStatus]:
     """The nodes whose agents report, and those that have pods to capture."""
@@ -180,6 +181,11 @@ def _nodes(
     digest = None if stored is None else policy_digest(stored)
     by_name = {each.node: each for each in reported}
     needed = {pod.node for pod in shown if pod.node and world.membership(pod).in_mesh}
+    staying = Counter(
+        pod.node
+        for pod in shown
+        if pod.addresses and (pod.captured or world.membership(pod).in_mesh)
+    )
     for name in sorted({*by_name, *needed}):
         each = by_name.get(name)
         if each is None:
@@ -189,23 +195,37 @@ def _nodes(
             continue
         alive = _is_alive(each.lease, now)
         current = None if digest is None else bool(each.report and each.report.policies == digest)
+        captured = each.report.captured if each.report else None
+        leaving = 0 if captured is None or found.namespace else captured - staying[name]
         yield NodeStatus(
             name=name,
             reported=each.lease.renew_time,
             alive=alive,
             enforces_all=current,
-            why=_trouble(each.report, alive=alive, current=current),
+            captured=captured,
+            why=_trouble(each.report, alive=alive, current=current, leaving=leaving),
         )
 
 
-def _trouble(report: NodeReport | None, *, alive: bool, current: bool | None) -> str:
+def _trouble(report: NodeReport | None, *, alive: bool, current: bool | None, leaving: int) -> str:
     if report is None:
         return "its agent's report can't be read, so it may be of another version of troth"
     if report.trouble:
         return report.trouble
     if not alive:
         return "its agent is silent; what it enforced last holds on"
-    return "not every policy is in force there yet" if current is False else ""
+    return _unfinished(report, current=current, leaving=leaving)
+
+
+def _unfinished(report: NodeReport, *, current: bool | None, leaving: int) -> str:
+    if current is False:
+        return "not every policy is in force there yet"
+    if report.joining:
+        names = ", ".join(sorted(report.joining))
+        return f"pods of {names} have just joined the mesh, and still take plaintext"
+    if leaving > 0:
+        return f"pods that are out of the mesh are still to be released: {leaving}"
+    return ""
 
 
 def _controller(lease: Lease | None, now: datetime) -> ControllerStatus:

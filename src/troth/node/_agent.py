@@ -78,7 +78,7 @@ class NodeAgent:
         signer: Who signs the certificates of the node's service accounts.
         service_ranges: As of `set_service_ranges`.
         on_change: Called when a new world has come into force, and when `captured`, `refused`,
-            `using` or `credentials` has changed.
+            `using`, `joining`, `redirected` or `credentials` has changed.
         metrics: Hears of connections and of what Envoy takes over.
         host: The node's own network namespace, if its processes are to reach captured pods.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
@@ -128,6 +128,8 @@ class NodeAgent:
         self._alarm: asyncio.TimerHandle | None = None
         self._woken = asyncio.Event()
         self._credentials: Credentials | None = None
+        self._joining: frozenset[str] = frozenset()
+        self._told: tuple[object, ...] = ()
         self._generation = 0
         self._enforced = 0
         self._progress = asyncio.Condition()
@@ -147,6 +149,19 @@ class NodeAgent:
     def using(self) -> frozenset[str]:
         """UIDs of the pods whose network namespaces are in use, those that leave included."""
         return frozenset(self._pods.netns)
+
+    @property
+    def joining(self) -> frozenset[str]:
+        """UIDs of the pods of the mesh that take plaintext whatever the policy says.
+
+        They have just joined, and not all who talk to them know.
+        """
+        return self._joining | self._pods.joining
+
+    @property
+    def redirected(self) -> frozenset[str]:
+        """UIDs of the pods whose new connections go through Envoy, those that leave included."""
+        return self._pods.redirected
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -256,8 +271,8 @@ class NodeAgent:
 
     async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
         pods = self._pods
-        before = self._visible()
         pods.want(wanted, world.pods)
+        joining = pods.joining
         view = node_view(
             world,
             netns={uid: str(netns) for uid, netns in pods.netns.items()},
@@ -282,12 +297,15 @@ class NodeAgent:
         if not await self._settled():
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
         self._credentials = credentials
+        self._joining = joining
         if self._host is not None:
             await self._host.let_in({ip for pod in view.local_pods for ip in pod.pod.addresses})
         if await pods.act({local.pod.uid for local in ready}, self._not_ready(view, missing)):
             self._wake()
         self._wake_at(pods.next_look())
-        changed = not self.is_settled or before != self._visible()
+        visible = self._visible()
+        changed = not self.is_settled or visible != self._told
+        self._told = visible
         async with self._progress:
             self._enforced = generation
             self._progress.notify_all()
@@ -303,7 +321,14 @@ class NodeAgent:
 
     def _visible(self) -> tuple[object, ...]:
         """What others look at when they are told of a change."""
-        return self.captured, self.refused, self.using, self._credentials
+        return (
+            self.captured,
+            self.refused,
+            self.using,
+            self.joining,
+            self.redirected,
+            self._credentials,
+        )
 
     async def _settled(self) -> bool:
         """Wait until Envoy has taken the snapshot; False when there is a newer one to push."""

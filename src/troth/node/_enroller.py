@@ -66,6 +66,16 @@ class Enroller:
         """The pods whose plaintext passes whatever the policy says."""
         return self._pods.lenient
 
+    @property
+    def joining(self) -> frozenset[str]:
+        """Of those `lenient` the ones that are in the mesh, and will not be lenient for long."""
+        return self._pods.joining
+
+    @property
+    def redirected(self) -> frozenset[str]:
+        """The pods whose new connections are led to Envoy."""
+        return self._pods.redirected
+
     def adopt(self, uid: str, netns: Path) -> None:
         """Take over a pod that an earlier agent has captured."""
         self._pods.adopt(uid, netns)

@@ -52,7 +52,8 @@ class Stage(Enum):
 
 _ANNOUNCED = frozenset({Stage.ANNOUNCING, Stage.ENFORCED})
 _WANTED = _ANNOUNCED | {Stage.PREPARING}
-_LENIENT = frozenset({Stage.ANNOUNCING, Stage.LEAVING, Stage.DRAINING})
+_REDIRECTED = _ANNOUNCED | {Stage.LEAVING}
+_LEFT = frozenset({Stage.LEAVING, Stage.DRAINING})
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,8 +130,18 @@ class Enrolment:
     @property
     def lenient(self) -> frozenset[str]:
         """The pods whose plaintext passes whatever the policy says."""
+        return self.joining | self._in(_LEFT)
+
+    @property
+    def joining(self) -> frozenset[str]:
+        """Of those `lenient` the ones that are in the mesh, and will not be lenient for long."""
         in_use = {uid for uid, state in self._pods.items() if state.in_use}
-        return self._in(_LENIENT) | in_use
+        return self._in({Stage.ANNOUNCING}) | in_use
+
+    @property
+    def redirected(self) -> frozenset[str]:
+        """The pods whose new connections are led to Envoy."""
+        return self._in(_REDIRECTED)
 
     @property
     def announced(self) -> frozenset[str]:

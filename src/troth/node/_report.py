@@ -46,6 +46,8 @@ def node_report(
     bundle: TrustBundle,
     svids: Iterable[X509Svid],
     now: datetime,
+    joining: Iterable[str] = (),
+    captured: int | None = None,
     trouble: str = "",
 ) -> NodeReport:
     """Sum up what Envoy has acknowledged.
@@ -55,12 +57,16 @@ def node_report(
         bundle: The roots that Envoy believes in.
         svids: The certificates that Envoy uses.
         now: The time.
+        joining: Namespaces with pods that take plaintext because they have just joined.
+        captured: How many pods' new connections are led to Envoy.
         trouble: Why it isn't further.
     """
     return NodeReport(
         policies=policies,
         roots=frozenset(map(root_fingerprint, bundle.certificates)),
         issuers=frozenset().union(*(issuers(svid, bundle, now) for svid in svids)),
+        joining=frozenset(joining),
+        captured=captured,
         trouble=trouble,
     )
 

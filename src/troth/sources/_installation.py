@@ -87,8 +87,9 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """What the API server knows of a mesh at one moment; None stands for what may not be read.
 
     Attributes:
+        namespace: The only one whose pods were read; empty if all were.
         namespaces: By name.
-        pods: All of them, or those of the one namespace asked about.
+        pods: All of them, or those of that namespace.
         policies: Every valid PeerAuthentication that may be read.
         stored_policies: UID and generation of every stored one.
         nodes: What agents reported.
@@ -97,6 +98,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
         problems: What is wrong with objects, and what there is no right to read.
     """
 
+    namespace: str = ""
     namespaces: Mapping[str, Namespace] = {}
     pods: tuple[Pod, ...] = ()
     policies: tuple[PeerAuthentication, ...] = ()
@@ -165,6 +167,7 @@ async def _read(readings: Readings, home: str, root_namespace: str, namespace: s
         raise next(each.error for each in readings.unreadable if each.resource in essential)
     said = _values(leases or ())
     return Installation(
+        namespace=namespace,
         namespaces={each.name: each for each in _values(namespaces)},
         pods=tuple(pods_by_uid(_values(pods)).values()),
         policies=tuple(_values(policies)),
