@@ -21,7 +21,6 @@ from troth.node import netns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NAME = "node-1"
 _HEALTH = ("127.0.0.1", 8087)
 _PATIENCE_SECONDS = 120.0
 
@@ -34,10 +33,13 @@ class Node:
         tell: Hears what is being made.
     """
 
+    name = "node-1"
+
     def __init__(self, size: Size, tell: Callable[[str], None]) -> None:
         self.size = size
         self._tell = tell
-        self._pods: list[tuple[str, str]] = []
+        self._grown = 0
+        self._servers = 0
         self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -58,26 +60,33 @@ class Node:
     @property
     def pids(self) -> dict[str, int]:
         """The processes of the agent and of its Envoy."""
-        group = f"system.slice/{self.mesh.agents[_NAME].name}.service"
-        members = self.cluster.nodes[_NAME].machine.cgroups.members(group)
+        group = f"system.slice/{self.mesh.agents[self.name].name}.service"
+        members = self.cluster.nodes[self.name].machine.cgroups.members(group)
         return {"agent": named(members, "troth"), "envoy": named(members, "envoy")}
 
     def grow(self, count: int) -> None:
         """Have so many pods on the node, each of another service account if there are as many."""
-        for number in range(len(self._pods), count):
+        for number in range(self._grown, count):
             namespace, account = self.size.account(number)
             name = f"local-{number}"
             metadata = {"namespace": namespace, "name": name, "labels": {"app": f"{account}-local"}}
             self.cluster.run_pod(
                 {
                     "metadata": metadata,
-                    "spec": {"nodeName": _NAME, "serviceAccountName": account},
+                    "spec": {"nodeName": self.name, "serviceAccountName": account},
                 },
                 ["sleep", "infinity"],
                 ready=False,
             )
-            self._pods.append((namespace, name))
+        self._grown = count
         eventually(self.is_ready, seconds=_PATIENCE_SECONDS, what=f"{count} captured pods")
+
+    def serve(self, namespace: str, name: str) -> str:
+        """Run an echo server on port 7000 in a pod of its own, captured; its address."""
+        pod = self.mesh.serve(namespace, name, self.name)
+        self._servers += 1
+        self.mesh.await_captured(namespace, name)
+        return str(pod["status"]["podIP"])
 
     def restart(self) -> float:
         """End the agent and its Envoy and start them again.
@@ -85,7 +94,7 @@ class Node:
         Returns:
             Seconds until all of the configuration is acknowledged and all pods are captured.
         """
-        agent = self.mesh.agents[_NAME]
+        agent = self.mesh.agents[self.name]
         agent.terminate()
         begun = time.perf_counter()
         agent.start()
@@ -95,11 +104,16 @@ class Node:
     def is_ready(self) -> bool:
         """Whether the agent says that it is, with every pod captured."""
         readiness = self._ask()
-        return readiness.get("waiting_for") == [] and readiness["captured"] == len(self._pods)
+        return (
+            readiness.get("waiting_for") == []
+            and readiness["captured"] == self._grown + self._servers
+        )
 
     def _ask(self) -> dict[str, Any]:
         connection = http.client.HTTPConnection(*_HEALTH, timeout=5)
-        connection.sock = netns.socket_in(self.cluster.nodes[_NAME].machine.netns, socket.AF_INET)
+        connection.sock = netns.socket_in(
+            self.cluster.nodes[self.name].machine.netns, socket.AF_INET
+        )
         try:
             connection.sock.connect(_HEALTH)
             connection.request("GET", "/readyz")

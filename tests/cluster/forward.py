@@ -61,6 +61,8 @@ class Forward:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             inside = await asyncio.to_thread(_netns.socket_in, self._netns, socket.AF_INET)
             inside.setblocking(False)
+            # asyncio knows a TCP socket by its protocol's number, which this one doesn't tell.
+            inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 await self._loop.sock_connect(inside, self._target)
             except OSError:

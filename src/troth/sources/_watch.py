@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from troth.sources._collect import Manifests
 
-_SETTLE_SECONDS = 0.05
+_SETTLE_SECONDS = 0.02
 _SETTLE_ROUNDS = 20  # a file that never rests is read all the same
 _POLL_SECONDS = 1.0
-_GROUP_MILLISECONDS = 20
+_GROUP_MILLISECONDS = 4
 
 
 async def watch(
