@@ -87,4 +87,6 @@ def _flaw(names: list[str], *, quick: bool, recording: bool, checking: bool) -> 
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(run)
+    app()

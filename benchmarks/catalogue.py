@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.framework import Benchmark
 
-NAMES = ("policy-index", "signing", "enforcement", "footprint")
+NAMES = ("policy-index", "signing", "enforcement", "footprint", "control-plane")
 """In the order in which they run, the quick ones first."""
 
 

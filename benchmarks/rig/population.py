@@ -31,6 +31,10 @@ _PODS_PER_NODE = 50
 _PER_NAMESPACE = 10  # service accounts
 
 
+CHANGING = range(1, 101)
+"""Numbers of the pods that change when there is load."""
+
+
 class Size(msgspec.Struct, frozen=True, kw_only=True):
     """How big a mesh is.
 
@@ -53,6 +57,15 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
         """Namespace and name of an account; numbers above the last one begin anew."""
         number %= self.accounts
         return f"bench-{number // _PER_NAMESPACE}", f"account-{number % _PER_NAMESPACE}"
+
+
+def changing_uids() -> list[str]:
+    """The UIDs of the pods `CHANGING`."""
+    return [_uid(number) for number in CHANGING]
+
+
+def _uid(number: int) -> str:
+    return str(uuid.UUID(int=number, version=4))
 
 
 def populate(plane: ControlPlane, size: Size, tell: Callable[[str], None]) -> None:
@@ -117,7 +130,7 @@ def _clone(first: dict[str, Any], size: Size, number: int) -> dict[str, Any]:
     manifest = pod_manifest(size, number)
     pod = copy.deepcopy(first)
     pod |= {"apiVersion": "v1", "kind": "Pod"}
-    pod["metadata"] |= manifest["metadata"] | {"uid": str(uuid.UUID(int=number, version=4))}
+    pod["metadata"] |= manifest["metadata"] | {"uid": _uid(number)}
     del pod["metadata"]["resourceVersion"]
     pod["spec"] |= {key: manifest["spec"][key] for key in ("nodeName", "serviceAccountName")}
     pod["status"] |= _status(number)

@@ -1,0 +1,126 @@
+"""What the mesh asks of the controller and the API server: nodes that watch 10,000 pods.
+
+Asked for are 200 nodes and 50 changed pods a second: 10,000 deliveries a second, more than two
+cores carry together with those who receive them. So fewer nodes watch the same pods change at the
+same rate, and what a node costs is the difference to the same without nodes. What 200 would cost is
+that times 200; events are encoded once whatever the number of watchers, so it is an upper bound.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from lightkube import KubeConfig
+
+from benchmarks.framework import Benchmark, Figure, Run, absolute, median, middle, percentile, ratio
+from benchmarks.rig.load import Meter, SimulatedNodes, change_pods, received_bytes
+from benchmarks.rig.node import Node
+from benchmarks.rig.population import Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NODES = 200
+_CHANGES_PER_SECOND = 50.0
+
+
+class _Round(msgspec.Struct, frozen=True, kw_only=True):
+    """Some seconds of changing pods, first without nodes and then with them."""
+
+    idle_cores: float
+    busy_cores: float
+    memory_mb: float
+    controller_cores: float
+    controller_mb: float
+    bytes_per_node: float
+    lateness_ms: list[float]
+
+
+def _run(run: Run) -> Iterator[Figure]:
+    size = run.choose(
+        Size(accounts=200, services=500, pods=10_000), Size(accounts=20, services=50, pods=500)
+    )
+    followers, watchers = run.choose((1, 19), (1, 4))
+    seconds = run.choose(20.0, 4.0)
+    with Node(size, run.step) as node:
+        rounds = [
+            _round(node, followers=followers, watchers=watchers, seconds=seconds)
+            for _ in run.rounds(3, 1, "changing pods")
+        ]
+    nodes = followers + watchers
+    per_node = [(each.busy_cores - each.idle_cores) / nodes for each in rounds]
+    deliveries = _CHANGES_PER_SECOND * nodes
+    at = f"{size.pods:,} pods, {_CHANGES_PER_SECOND:g} changes/s, {nodes} nodes"
+    yield ratio(
+        f"API server's CPU, {nodes} nodes",
+        [each.busy_cores for each in rounds],
+        [each.idle_cores for each in rounds],
+        to="without nodes",
+        unit="cores",
+    )
+    yield absolute(
+        "API server's CPU per change and node",
+        middle([each * 1e6 / _CHANGES_PER_SECOND for each in per_node]),
+        unit="µs",
+        note=f"{at}; {deliveries:,.0f} deliveries/s",
+    )
+    yield absolute(
+        f"API server's CPU for {_NODES} nodes",
+        middle([each * _NODES for each in per_node]),
+        unit="cores",
+        note=f"scaled from {nodes} nodes, beside what the changes themselves cost",
+    )
+    yield absolute("API server", middle([each.memory_mb for each in rounds]), unit="MB resident")
+    yield absolute(
+        "over the API, per node and second",
+        middle([each.bytes_per_node / 1000 for each in rounds]),
+        unit="kB/s",
+        note=at,
+    )
+    lateness = [late for each in rounds for late in each.lateness_ms]
+    yield absolute("change to node, p50", percentile(lateness, 50), unit="ms", note=at)
+    yield absolute("change to node, p99", percentile(lateness, 99), unit="ms", note=at)
+    yield absolute(
+        "controller's CPU",
+        middle([each.controller_cores for each in rounds]),
+        unit="cores",
+        note=f"{median([each.controller_mb for each in rounds]):.0f} MB resident",
+    )
+
+
+def _round(node: Node, *, followers: int, watchers: int, seconds: float) -> _Round:
+    plane = node.cluster.control_plane
+    config = KubeConfig.from_file(plane.kubeconfig(outside=True)).get()
+    if config is None:
+        raise ValueError("the kubeconfig has no context")
+    meter = Meter(plane.machine, plane.apiserver, node.mesh.controller)
+    with meter:
+        change_pods(config, node.size, per_second=_CHANGES_PER_SECOND, seconds=seconds)
+    idle = meter.usage[plane.apiserver.name]
+    machine = node.cluster.nodes[node.name].machine
+    nodes = SimulatedNodes(node.cluster, machine, followers=followers, watchers=watchers)
+    with nodes:
+        before = received_bytes(machine)
+        with meter:
+            change_pods(config, node.size, per_second=_CHANGES_PER_SECOND, seconds=seconds)
+        received = received_bytes(machine) - before
+    busy = meter.usage[plane.apiserver.name]
+    controller = meter.usage[node.mesh.controller.name]
+    return _Round(
+        idle_cores=idle.cores,
+        busy_cores=busy.cores,
+        memory_mb=busy.memory_mb,
+        controller_cores=controller.cores,
+        controller_mb=controller.memory_mb,
+        # The real agent and kube-proxy are on this machine, too: the agent is one node more.
+        bytes_per_node=received / seconds / (followers + watchers + 1),
+        lateness_ms=nodes.seen.lateness_ms,
+    )
+
+
+BENCHMARK = Benchmark(
+    about="API server and controller with nodes that follow 10,000 pods, 50 changes a second",
+    run=_run,
+    needs_root=True,
+)

@@ -1,0 +1,152 @@
+"""Pods that change at a steady rate, and what that costs whom."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+from lightkube import AsyncClient
+from lightkube.resources.core_v1 import Pod
+
+from benchmarks.rig.follower import WRITTEN_LABEL, Seen
+from benchmarks.rig.population import CHANGING, pod_manifest
+from benchmarks.rig.process import cpu_seconds, memory
+
+if TYPE_CHECKING:
+    from lightkube import SingleConfig
+    from tests.cluster.harness import Cluster
+    from tests.cluster.machine import Machine
+    from tests.cluster.programs import Program
+
+    from benchmarks.rig.population import Size
+
+_REPOSITORY = Path(__file__).parents[2]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program took over a while.
+
+    Attributes:
+        cores: Of CPU, on average.
+        memory_mb: Resident at the end.
+    """
+
+    cores: float
+    memory_mb: float
+
+
+class Meter:
+    """Measures programs of a machine while a block runs.
+
+    Args:
+        machine: Where they run.
+        programs: Which.
+    """
+
+    def __init__(self, machine: Machine, *programs: Program) -> None:
+        self._pids = {program.name: _pid(machine, program) for program in programs}
+        self.usage: dict[str, Usage] = {}
+
+    def __enter__(self) -> Self:
+        self._begun = time.monotonic()
+        self._before = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.monotonic() - self._begun
+        self.usage = {
+            name: Usage(
+                cores=(cpu_seconds(pid) - self._before[name]) / seconds,
+                memory_mb=memory(pid).rss_mb,
+            )
+            for name, pid in self._pids.items()
+        }
+
+
+class SimulatedNodes:
+    """`follower.py`, running on a machine of a cluster.
+
+    Args:
+        cluster: The cluster.
+        machine: Which one.
+        followers: How many whole nodes.
+        watchers: How many that only read events.
+    """
+
+    def __init__(
+        self, cluster: Cluster, machine: Machine, *, followers: int, watchers: int
+    ) -> None:
+        self._machine = machine
+        kubeconfig = cluster.control_plane.kubeconfig()
+        self._argv = (
+            *(sys.executable, "-m", "benchmarks.rig.follower", str(kubeconfig)),
+            *(str(followers), str(watchers)),
+        )
+        self.seen = Seen()
+
+    def __enter__(self) -> Self:
+        self._process: subprocess.Popen[str] = self._machine.start(
+            *self._argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(_REPOSITORY)},
+        )
+        if self._process.stdout is None or self._process.stdout.readline() != "ready\n":
+            raise ChildProcessError("the simulated nodes did not start")
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._process.kill()
+        out = self._process.communicate("")[0]
+        if kind is None:
+            self.seen = msgspec.json.decode(out, type=Seen)
+
+
+def change_pods(config: SingleConfig, size: Size, *, per_second: float, seconds: float) -> None:
+    """Change one pod after the other at a steady rate, and write on each when that was."""
+    asyncio.run(_change_pods(config, size, per_second, seconds))
+
+
+async def _change_pods(config: SingleConfig, size: Size, per_second: float, seconds: float) -> None:
+    client = AsyncClient(config, trust_env=False)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(int(per_second * seconds)):
+                await asyncio.sleep(begun + number / per_second - loop.time())
+                tasks.create_task(_change(client, size, CHANGING[number % len(CHANGING)]))
+    finally:
+        await client.close()
+
+
+async def _change(client: AsyncClient, size: Size, number: int) -> None:
+    metadata = pod_manifest(size, number)["metadata"]
+    labels = {WRITTEN_LABEL: str(time.monotonic_ns())}
+    await client.patch(
+        Pod,
+        metadata["name"],
+        {"metadata": {"labels": labels}},
+        namespace=metadata["namespace"],
+    )
+
+
+def received_bytes(machine: Machine) -> int:
+    """What has come to a machine from outside so far."""
+    text = machine.run("cat", "/proc/net/dev").stdout
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("eth0:"))
+    return int(line.partition(":")[2].split()[0])
+
+
+def _pid(machine: Machine, program: Program) -> int:
+    """The process of a program; the first in its cgroup is the one that entered the machine."""
+    members = machine.cgroups.members(f"system.slice/{program.name}.service")
+    return max(members, key=lambda pid: memory(pid).rss_mb)
