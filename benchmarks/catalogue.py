@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.framework import Benchmark
 
-NAMES = ("policy-index", "signing", "enforcement", "footprint", "control-plane")
+NAMES = (
+    "policy-index",
+    "signing",
+    "data-plane",
+    "latency",
+    "enforcement",
+    "footprint",
+    "control-plane",
+)
 """In the order in which they run, the quick ones first."""
 
 

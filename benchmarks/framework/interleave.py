@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+T = TypeVar("T")
+
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], float]], rounds: Iterable[object]
-) -> dict[str, list[float]]:
+    contenders: Mapping[str, Callable[[], T]], rounds: Iterable[object]
+) -> dict[str, list[T]]:
     """Measure each contender once in every round; who begins changes from round to round.
 
     Returns:
         The samples of each, in the order of the rounds.
     """
     names = list(contenders)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[str, list[T]] = {name: [] for name in names}
     for number, _ in enumerate(rounds):
         start = number % len(names)
         for name in names[start:] + names[:start]:
