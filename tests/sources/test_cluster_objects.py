@@ -260,6 +260,37 @@ def test_a_pod_that_is_not_as_the_api_has_them_is_refused_by_itself(
     assert [str(each) for each in item.problems] == [f"Pod shop/web-5d4f-x: {problem}"]
 
 
+HASH = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        pytest.param({}, "", id="no mirror"),
+        pytest.param(
+            {"kubernetes.io/config.mirror": HASH, "kubernetes.io/config.hash": HASH},
+            HASH,
+            id="mirror",
+        ),
+        pytest.param({"kubernetes.io/config.hash": HASH}, "", id="a hash alone"),
+        pytest.param(
+            {
+                "kubernetes.io/config.mirror": "x",
+                "kubernetes.io/config.hash": "0a1b2c3d-1111-2222-3333-444455556666",
+            },
+            "",
+            id="the UID of some other pod",
+        ),
+    ],
+)
+def test_a_static_pods_mirror_tells_the_uid_that_its_kubelet_knows(
+    annotations: dict[str, str], expected: str
+) -> None:
+    read = pod(metadata__annotations=annotations).value
+    assert read is not None
+    assert read.kubelet_uid == expected
+
+
 def test_namespaces_and_nodes_are_read() -> None:
     labels = {"troth.dev/mesh": "enabled", "topology.kubernetes.io/zone": "z1"}
     what = raw({"metadata": {"name": "a", "uid": "u", "labels": labels}})

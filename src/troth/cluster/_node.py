@@ -179,7 +179,7 @@ class ClusterNode:
             self._woken.clear()
             if self._state is None or self.world is None:
                 continue
-            self._pins.want(self._local.wanted | agent.using)
+            self._pins.want(self._local.wanted | agent.using, self.world.pods)
             held = self._pins.held
             agent.set_service_ranges(ranges.networks)
             agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
@@ -220,20 +220,22 @@ class ClusterNode:
         if self.agent is None or self.world is None:
             return ()
         pods = self.world.pods
+        reasons = {**self._pins.problems, **self.agent.refused}
         return tuple(
             f"pod {pods.get(uid, uid)} is not captured: {reason}"
-            for uid, reason in sorted(self.agent.refused.items())
+            for uid, reason in sorted(reasons.items())
         )
 
     async def _take_over(self, agent: NodeAgent) -> None:
         """Find the pods outside of the mesh that an earlier agent captured, to release them."""
-        while self._state is None:
+        while self.world is None:
             await self._woken.wait()
             self._woken.clear()
-        for uid, netns in (await self._pins.find(self._local.others)).items():
+        others = {uid: self.world.pods[uid] for uid in self._local.others}
+        for uid, netns in (await self._pins.find(others.values())).items():
             try:
                 if await is_captured(netns):
-                    agent.adopt(uid, self._pins.hold(uid, netns))
+                    agent.adopt(uid, self._pins.hold(others[uid], netns))
             except TrothError as error:
                 _log.info("a pod can't be looked into", pod=uid, reason=str(error))
         self._wake()

@@ -1,24 +1,30 @@
 """Holds on to the network namespaces of a node's pods, under names that Envoy can open.
 
-A pod's namespace is found by the pod's processes, which may be gone and their PIDs another's by the
-time that Envoy opens it. So it is pinned by a bind mount. The mount's name has the namespace's own
-number in it: a pod whose sandbox was made anew gets another name, which Envoy takes for the change
-that it is.
+Whoever finds a pod's namespace may be wrong, and by the time that Envoy opens it the process that
+led to it may be gone and its PID another's. So a namespace is pinned by a bind mount, and only if
+it has the pod's own addresses: to capture another one would give its processes the pod's identity.
+The mount's name has the namespace's own number in it: a pod whose sandbox was made anew gets
+another name, which Envoy takes for the change that it is.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
 from troth.errors import PeerError, TrothError
-from troth.node import netns, network_namespaces
+from troth.mesh import Pod
+from troth.node import addresses, netns, network_namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Iterable
+
+Finder: TypeAlias = Callable[[Collection[Pod]], Awaitable[Mapping[str, Collection[Path]]]]
+"""Tells what may be pods' network namespaces, by UID."""
 
 _log = structlog.get_logger(__name__)
 
@@ -30,23 +36,30 @@ _REVIEW_SECONDS = 30.0
 """How often all are looked at again, because a sandbox can be made anew."""
 
 
+async def find_by_cgroup(pods: Collection[Pod]) -> Mapping[str, Collection[Path]]:
+    """Find pods' namespaces by their processes; the `Finder` that needs nobody's help."""
+    return await asyncio.to_thread(network_namespaces, pods)
+
+
 class Pins:
     """Finds and pins the network namespaces of the pods that it is told of.
 
     Args:
         directory: For the mounts; nothing else may be in it.
-        on_change: Called when a namespace was found or has changed.
-        proc: Where the node's processes are seen.
+        finder: Knows where to look.
+        on_change: Called when a namespace was found or has changed, and when `problems` have.
     """
 
     def __init__(
-        self, directory: Path, *, on_change: Callable[[], None], proc: Path = Path("/proc")
+        self, directory: Path, *, finder: Finder = find_by_cgroup, on_change: Callable[[], None]
     ) -> None:
         self._directory = directory
+        self._finder = finder
         self._on_change = on_change
-        self._proc = proc
         self._wanted: frozenset[str] = frozenset()
+        self._pods: Mapping[str, Pod] = {}
         self._held: dict[str, Path] = {}
+        self._problems: dict[str, str] = {}
         self._woken = asyncio.Event()
 
     @property
@@ -59,6 +72,11 @@ class Pins:
         """The pods whose namespaces have not been found yet."""
         return self._wanted - self._held.keys()
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Why what was found is not to be used, by the UIDs of pods of which nothing is held."""
+        return {uid: words for uid, words in self._problems.items() if uid in self.missing}
+
     def start(self) -> None:
         """Remove what an earlier agent left behind.
 
@@ -69,38 +87,51 @@ class Pins:
         for stale in self._directory.iterdir():
             netns.remove(stale)
 
-    def want(self, uids: Collection[str]) -> None:
-        """Hold on to the namespaces of exactly these pods, as soon as they are found."""
+    def want(self, uids: Collection[str], pods: Mapping[str, Pod]) -> None:
+        """Hold on to the namespaces of exactly these pods, as soon as they are found.
+
+        Args:
+            uids: The pods.
+            pods: What is known of pods, by UID; one that isn't known is not looked for.
+        """
         uids = frozenset(uids)
         for gone in self._held.keys() - uids:
             netns.remove(self._held.pop(gone))
         if uids - self._wanted:
             self._woken.set()
-        self._wanted = uids
+        self._wanted, self._pods = uids, pods
 
-    def hold(self, uid: str, source: Path) -> Path:
+    def hold(self, pod: Pod, source: Path) -> Path:
         """Hold on to a namespace that was found already.
 
         Raises:
             PeerError: It is there no more.
         """
-        self._wanted |= {uid}
-        self._pin(uid, source)
-        if uid not in self._held:
-            raise PeerError(f"network namespace of pod {uid}", "can't be held")
-        return self._held[uid]
+        self._wanted |= {pod.uid}
+        self._pin(pod, source)
+        if pod.uid not in self._held:
+            raise PeerError(f"network namespace of pod {pod}", "can't be held")
+        return self._held[pod.uid]
 
-    async def find(self, uids: Collection[str]) -> Mapping[str, Path]:
-        """Where the namespaces of these pods are now; nothing is pinned."""
-        return await asyncio.to_thread(network_namespaces, uids, self._proc)
+    async def find(self, pods: Iterable[Pod]) -> Mapping[str, Path]:
+        """Where the namespaces of these pods are now; nothing is pinned.
+
+        Raises:
+            EnvironmentLackError: The node's namespaces can't be told apart.
+        """
+        sought = {pod.uid: pod for pod in pods if pod.addresses}
+        found = await self._finder(tuple(sought.values()))
+        return await asyncio.to_thread(self._genuine, sought, found)
 
     async def run(self) -> None:
-        """Look for what is missing, until cancelled."""
+        """Look for what is missing, until cancelled; raises as `find` does."""
         pause = _FIRST_RETRY_SECONDS
         while True:
-            found = await self.find(self._wanted)
-            changed = {self._pin(uid, source) for uid, source in found.items()}
-            if True in changed:
+            before = self.problems
+            pods = {uid: self._pods[uid] for uid in self._wanted & self._pods.keys()}
+            found = await self.find(pods.values())
+            changed = {self._pin(pods[uid], source) for uid, source in found.items()}
+            if True in changed or before != self.problems:
                 self._on_change()
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
             try:
@@ -113,10 +144,30 @@ class Pins:
 
     def close(self) -> None:
         """Let go of all."""
-        self.want(())
+        self.want((), {})
 
-    def _pin(self, uid: str, source: Path) -> bool:
+    def _genuine(
+        self, pods: Mapping[str, Pod], found: Mapping[str, Collection[Path]]
+    ) -> Mapping[str, Path]:
+        """Of each pod the one namespace that has its addresses."""
+        genuine: dict[str, Path] = {}
+        for uid, pod in pods.items():
+            places = [place for place in found.get(uid, ()) if _is_of(pod, place)]
+            self._problems.pop(uid, None)
+            if len(places) == 1:
+                genuine[uid] = places[0]
+            elif places:
+                self._problems[uid] = "several network namespaces have its addresses"
+            elif found.get(uid):
+                self._problems[uid] = (
+                    "no network namespace of its processes has the addresses "
+                    f"{', '.join(pod.addresses)}"
+                )
+        return genuine
+
+    def _pin(self, pod: Pod, source: Path) -> bool:
         """Pin a namespace unless it is already; whether anything has changed."""
+        uid = pod.uid
         if uid not in self._wanted:  # meanwhile
             return False
         try:
@@ -130,7 +181,17 @@ class Pins:
         except TrothError as error:
             _log.error("a pod's network namespace can't be held", pod=uid, reason=str(error))
             return False
+        if not _is_of(pod, path):  # the PID has become another's
+            netns.remove(path)
+            return False
         self._held[uid] = path
         if former is not None:
             netns.remove(former)
         return True
+
+
+def _is_of(pod: Pod, place: Path) -> bool:
+    try:
+        return addresses(place) >= set(pod.addresses)
+    except TrothError:
+        return False

@@ -79,6 +79,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         phase: How far it has come.
         host_network: It shares its node's network namespace and addresses, and can't be captured.
         started: When its node took it up (``PodStatus.startTime``).
+        kubelet_uid: The UID that its kubelet knows it by if that is another one, as of a static
+            pod, of which the API has only a mirror.
     """
 
     uid: str
@@ -96,6 +98,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     phase: PodPhase = PodPhase.RUNNING
     host_network: bool = False
     started: datetime | None = None
+    kubelet_uid: str = ""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from troth.node import _netns as netns
+from troth.node._addresses import addresses
 from troth.node._agent import NodeAgent, NodePaths
 from troth.node._capture import apply_ruleset, capture_rules, is_captured
 from troth.node._certificates import Signed, Signer
@@ -17,6 +18,7 @@ __all__ = [
     "NodePaths",
     "Signed",
     "Signer",
+    "addresses",
     "apply_ruleset",
     "capture_rules",
     "is_captured",

@@ -13,11 +13,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from troth.errors import EnvironmentLackError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from troth.mesh import Pod
+
 _UID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}"
-# Mirror pods' UIDs are hashes without dashes.
+# Static pods' UIDs are hashes without dashes.
 _POD = re.compile(rf"^(?:kubepods.*-)?pod(?P<uid>{_UID}|[0-9a-f]{{32}})(?:\.slice)?$")
 
 
@@ -28,7 +32,7 @@ def pod_uid(cgroup: str) -> str | None:
         cgroup: The content of ``/proc/PID/cgroup``.
 
     Returns:
-        The UID as the API has it, or None for a process that is no pod's.
+        The UID as the kubelet has it, or None for a process that is no pod's.
     """
     for line in cgroup.splitlines():
         path = line.split(":", 2)[-1]
@@ -39,32 +43,44 @@ def pod_uid(cgroup: str) -> str | None:
     return None
 
 
-def network_namespaces(uids: Iterable[str], proc: Path = Path("/proc")) -> Mapping[str, Path]:
-    """Find the pods' network namespaces.
+def network_namespaces(
+    pods: Iterable[Pod], proc: Path = Path("/proc")
+) -> Mapping[str, tuple[Path, ...]]:
+    """Find what may be the pods' network namespaces.
+
+    A process's cgroup is a hint and no proof: a container may have made namespaces of its own, and
+    one that can make cgroups gives them whatever name it likes. So whoever captures one of these
+    sees first that the pod's addresses are there. The node's own namespace is never among them.
 
     Args:
-        uids: The pods to look for; host-network pods must not be among them.
+        pods: The pods to look for; host-network pods must not be among them.
         proc: Where the node's processes are seen.
 
     Returns:
-        For each pod that has a process now, that process's ``ns/net``. The path is good for as
-        long as the process lives, so pin it at once.
+        For each pod that has processes now, an ``ns/net`` for each of their namespaces. The paths
+        are good for as long as the processes live, so pin them at once.
+
+    Raises:
+        EnvironmentLackError: Which namespace is the node's own can't be seen.
     """
-    wanted = set(uids)
-    found: dict[str, Path] = {}
-    # The agent's own namespace and the node's, which may be the same one.
-    never = {None, _inode(proc / "self"), _inode(proc / "1")}
+    # The agent's own namespace and the node's, which may be the same one. (A process that is still
+    # on its way into its pod is there.)
+    never = {_node_inode(proc / "self"), _node_inode(proc / "1")}
+    by_name = {pod.kubelet_uid or pod.uid: pod.uid for pod in pods}
+    found: dict[str, dict[int, Path]] = {}
     for process in _processes(proc):
-        if not wanted - found.keys():
-            break
         try:
-            uid = pod_uid((process / "cgroup").read_text())
+            name = pod_uid((process / "cgroup").read_text())
+            uid = by_name.get(name or "")
+            if uid is None:
+                continue
+            namespace = process / "ns" / "net"
+            inode = namespace.stat().st_ino
         except OSError:
             continue  # it has ended
-        # A process that is still on its way into the pod is in the node's namespace.
-        if uid in wanted and uid not in found and _inode(process) not in never:
-            found[uid] = process / "ns" / "net"
-    return found
+        if inode not in never:
+            found.setdefault(uid, {}).setdefault(inode, namespace)
+    return {uid: tuple(namespaces.values()) for uid, namespaces in found.items()}
 
 
 def _processes(proc: Path) -> Iterator[Path]:
@@ -73,8 +89,11 @@ def _processes(proc: Path) -> Iterator[Path]:
             yield entry
 
 
-def _inode(process: Path) -> int | None:
+def _node_inode(process: Path) -> int:
     try:
         return (process / "ns" / "net").stat().st_ino
-    except OSError:
-        return None
+    except OSError as error:
+        raise EnvironmentLackError(
+            f"which network namespace is the node's own can't be seen: {error}",
+            "run as root with the node's PIDs in view and CAP_SYS_PTRACE",
+        ) from error

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 W = TypeVar("W", bound=wire.Object)
 
+_CONFIG_MIRROR = "kubernetes.io/config.mirror"
+_CONFIG_HASH = "kubernetes.io/config.hash"
+_HASH = re.compile(r"[0-9a-f]{32}")
 _ZONE_LABEL = "topology.kubernetes.io/zone"
 _SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 _OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
@@ -141,7 +144,8 @@ def _pod(checks: Checks, sent: wire.Pod) -> Pod:
     metadata, spec, status = sent.metadata, sent.spec, sent.status
     phase = status.phase or PodPhase.PENDING
     host_network = bool(spec.host_network)
-    annotated = (metadata.annotations or {}).get(CAPTURED_ANNOTATION) == "true"
+    annotations = metadata.annotations or {}
+    annotated = annotations.get(CAPTURED_ANNOTATION) == "true"
     return Pod(
         uid=checks.uid(metadata.uid),
         namespace=metadata.namespace,
@@ -163,7 +167,17 @@ def _pod(checks: Checks, sent: wire.Pod) -> Pod:
         phase=phase,
         host_network=host_network,
         started=status.start_time,
+        kubelet_uid=_static_uid(annotations),
     )
+
+
+def _static_uid(annotations: Mapping[str, str]) -> str:
+    """The UID of the static pod that this one mirrors; empty if it is none.
+
+    Anybody may write annotations, but a hash is never the UID of another pod of the API.
+    """
+    uid = annotations.get(_CONFIG_HASH, "") if _CONFIG_MIRROR in annotations else ""
+    return uid if _HASH.fullmatch(uid) else ""
 
 
 def _pod_addresses(checks: Checks, status: wire.PodStatus) -> tuple[str, ...]:
