@@ -192,9 +192,11 @@ class ControlPlane:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
             "current-context": "test",
         }
-        file.touch(mode=0o600)
-        file.write_text(yaml.safe_dump(config))
-        return file
+        # Another program may be reading it right now.
+        fresh = file.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(yaml.safe_dump(config))
+        return fresh.replace(file)
 
     def _configure(self, kubernetes: Path, etcd: Path) -> None:
         self.binaries = kubernetes

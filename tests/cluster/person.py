@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 
 
-def commands(heading: str, *, language: str = "console") -> list[str]:
+def commands(heading: str, *, page: str = "install.md", language: str = "console") -> list[str]:
     """What is typed in a section's consoles, or what its code of another language says."""
-    text = (REPOSITORY / "docs" / "install.md").read_text()
+    text = (REPOSITORY / "docs" / page).read_text()
     (section,) = [part for part in text.split("\n## ") if part.startswith(f"{heading}\n")]
     blocks = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    return [line.removeprefix("$ ") for each in blocks for line in each.splitlines()]
+    lines = [line for each in blocks for line in each.splitlines()]
+    if language != "console":
+        return lines
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 class Person:
@@ -36,15 +39,14 @@ class Person:
         kubeconfig = str(plane.kubeconfig(outside=True))
         self._environment = {**os.environ, "PATH": path, "KUBECONFIG": kubeconfig}
 
-    def follow(self, heading: str) -> None:
-        """Type all of a section."""
-        typed = commands(heading)
+    def follow(self, heading: str, *, page: str = "install.md", code: int = 0) -> str:
+        """Type all of a section; what that says."""
+        typed = commands(heading, page=page)
         assert typed, heading
-        for command in typed:
-            self.type(command)
+        return "".join(self.type(command, code=code) for command in typed)
 
-    def type(self, command: str) -> str:
-        """Type one command that is to succeed; what it says."""
+    def type(self, command: str, *, code: int = 0) -> str:
+        """Type one command that is to succeed, or to end with another code; what it says."""
         done = subprocess.run(
             ["timeout", "100", "bash", "-c", command],
             cwd=REPOSITORY,
@@ -54,7 +56,7 @@ class Person:
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert done.returncode == code, (command, done.stdout, done.stderr)
         return done.stdout
 
     def root(self) -> str:
