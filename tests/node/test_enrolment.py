@@ -213,6 +213,32 @@ def test_what_an_earlier_agent_captured_of_a_pod_outside_the_mesh_is_released_in
     assert node.enrolment.to_release(node.now + GRACE) == {"a"}
 
 
+def test_a_pod_that_an_earlier_agent_captured_long_ago_is_enforced_at_once(node: Node) -> None:
+    node.see(pod(ready=True, told=True))
+    node.enrolment.captured("a")
+    assert (node.enrolment.redirected, node.enrolment.lenient) == (A, NONE)
+
+
+def test_a_pod_that_an_earlier_agent_captured_just_now_has_its_whole_grace_period(
+    node: Node,
+) -> None:
+    node.enrolment.inherit({"a"})
+    node.see(pod(ready=True, told=True))
+    assert node.enrolment.lenient == A
+    node.enrolment.captured("a")
+    assert (node.enrolment.joining, node.enrolment.lenient) == (A, A)
+    node.see(pod(ready=True, told=True))
+    assert node.see(pod(ready=True, told=True), later=GRACE).lenient == NONE
+
+
+def test_a_pod_that_leaves_is_captured_and_leaves_also_when_it_is_captured_again(node: Node) -> None:
+    enrolment = node.leaving()
+    enrolment.captured("a")
+    assert (enrolment.redirected, enrolment.announced) == (A, NONE)
+    enrolment.released("a")
+    assert enrolment.redirected == NONE
+
+
 def test_another_namespace_of_a_pod_is_captured_anew(node: Node) -> None:
     enrolment = node.captured(in_use=False)
     enrolment.want({"a": Path("/run/netns/b")}, pod(), node.now)

@@ -3,6 +3,9 @@
 One loop turns the newest world into a snapshot, waits until Envoy has taken it, and only then
 captures or releases pods, so that traffic is never led to a listener that isn't there, nor left
 without one that it still needs. What others know of a pod decides how (see `_enrolment`).
+
+While two agents are on a node, one acts and the other only keeps its Envoy up to date: the new one
+until its Envoy can serve all, and from then on the old one.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from troth.node._journal import Journal
 from troth.node._observe import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from troth.envoy import PortSet
     from troth.identity import SpiffeId, TrustDomain
@@ -50,6 +53,10 @@ _DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this n
 
 _DRAIN_SECONDS = 1
 """How long Envoy lets connections live on that the policy no longer allows."""
+
+
+_RETRY_SECONDS = 0.5
+"""How soon one that is not prepared to take charge looks again."""
 
 
 class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +91,7 @@ class NodeAgent:
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
             no longer; 0 if there is nobody but this agent.
         ports: Where its Envoy listens in every pod.
+        active: Whether it acts from the start, and not when it takes charge.
     """
 
     def __init__(
@@ -98,11 +106,10 @@ class NodeAgent:
         host: Path | None = None,
         announcement_seconds: float = 0.0,
         ports: PortSet = PORT_SETS[0],
+        active: bool = True,
     ) -> None:
         self.connections: History[Connection] = History()
         self.journal = Journal(paths.journal, now=datetime.now(UTC))
-        for connection in self.journal.restored:
-            self.connections.add(connection)
         self.certificates = CertificateKeeper(signer, on_change=self._wake)
         self._node_name = node_name
         self._paths = paths
@@ -133,6 +140,12 @@ class NodeAgent:
         self._generation = 0
         self._enforced = 0
         self._progress = asyncio.Condition()
+        self._acting = asyncio.Lock()
+        self._prepared = False
+        self._tell: Callable[[Connection], None] = self.note
+        self.is_active = active
+        if active:
+            self._open_journal()
         if metrics is not None:
             metrics.watch(self.figures)
 
@@ -182,6 +195,11 @@ class NodeAgent:
     def is_settled(self) -> bool:
         """Whether the newest world is enforced."""
         return self._enforced >= self._generation
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it can take charge: Envoy serves every pod that is in use as a captured one."""
+        return self._prepared
 
     @property
     def envoy_restarts(self) -> int:
@@ -235,6 +253,48 @@ class NodeAgent:
     def adopt(self, uid: str, netns: Path) -> None:
         """Take over a pod that an earlier agent captured, before the first `update`."""
         self._pods.adopt(uid, netns)
+
+    def take_charge(self, joining: Iterable[str] = ()) -> None:
+        """Capture, release and keep the journal from now on, as another agent did until now.
+
+        Args:
+            joining: UIDs of the pods whose capture by that one not everybody knows of yet.
+        """
+        self.is_active = True
+        self._tell = self.note
+        self._pods.take_charge(frozenset(joining))
+        if self._host is not None:
+            self._host.forget()
+        self._open_journal()
+        self._generation += 1
+        self._wake()
+
+    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
+        """Leave all that to another agent. Envoy, and what it enforces, goes on.
+
+        Args:
+            tell: Hears of connections from now on.
+
+        Returns:
+            UIDs of the pods whose capture not everybody knows of yet.
+        """
+        self.is_active = False
+        async with self._acting:  # until what it does is done
+            self._prepared = True  # to take charge again
+            self._tell = tell
+            self.journal.close()
+            return self._pods.joining
+
+    async def connected(self) -> bool:
+        """Whether any connection of the node's pods goes through Envoy."""
+        return await self._pods.connected()
+
+    def note(self, connection: Connection) -> None:
+        """Remember a connection of the node's pods."""
+        self.connections.add(connection)
+        self.journal.add(connection)
+        if self._metrics is not None:
+            self._metrics.connection(connection)
 
     def follow_roots(self, signing_root: str = "") -> None:
         """Take note that the signer's roots have changed; argument as of `CertificateKeeper`."""
@@ -298,11 +358,12 @@ class NodeAgent:
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
         self._credentials = credentials
         self._joining = joining
-        if self._host is not None:
-            await self._host.let_in({ip for pod in view.local_pods for ip in pod.pod.addresses})
-        if await pods.act({local.pod.uid for local in ready}, self._not_ready(view, missing)):
-            self._wake()
-        self._wake_at(pods.next_look())
+        served, reasons = {local.pod.uid for local in ready}, self._not_ready(view, missing)
+        async with self._acting:
+            if self.is_active:
+                await self._act(view, served, reasons)
+            elif not self._prepared:
+                await self._prepare(world, served - reasons.keys())
         visible = self._visible()
         changed = not self.is_settled or visible != self._told
         self._told = visible
@@ -319,6 +380,22 @@ class NodeAgent:
             )
             self._on_change()
 
+    async def _act(
+        self, view: NodeView, served: Collection[str], reasons: Mapping[str, str]
+    ) -> None:
+        if self._host is not None:
+            await self._host.let_in({ip for pod in view.local_pods for ip in pod.pod.addresses})
+        if await self._pods.act(served, reasons):
+            self._wake()
+        self._wake_at(self._pods.next_look())
+
+    async def _prepare(self, world: World, served: Collection[str]) -> None:
+        in_use = {uid for uid in self._wanted if uid in world.pods and world.pods[uid].captured}
+        deaf = await self._pods.not_listening(in_use.intersection(served))
+        self._prepared = not deaf and in_use.issubset(served)
+        if not self._prepared:
+            self._wake_at(asyncio.get_running_loop().time() + _RETRY_SECONDS)
+
     def _visible(self) -> tuple[object, ...]:
         """What others look at when they are told of a change."""
         return (
@@ -328,6 +405,7 @@ class NodeAgent:
             self.joining,
             self.redirected,
             self._credentials,
+            self._prepared,
         )
 
     async def _settled(self) -> bool:
@@ -364,11 +442,11 @@ class NodeAgent:
         async for event in pipe.events():
             if self._observer is None:
                 continue
-            connection = self._observer.connection(event)
-            self.connections.add(connection)
-            self.journal.add(connection)
-            if self._metrics is not None:
-                self._metrics.connection(connection)
+            self._tell(self._observer.connection(event))
+
+    def _open_journal(self) -> None:
+        self.journal.open()
+        self.connections.replace(self.journal.restored)
 
     def _write_bootstrap(self) -> None:
         document = bootstrap(

@@ -53,6 +53,7 @@ class Enroller:
         self._ports = ports
         self._probes = probes
         self._pods = Enrolment(grace=grace)
+        self._elsewhere: frozenset[str] = frozenset()
         self.announced: frozenset[str] = frozenset()
         self.refused: Mapping[str, str] = {}
 
@@ -79,6 +80,12 @@ class Enroller:
     def adopt(self, uid: str, netns: Path) -> None:
         """Take over a pod that an earlier agent has captured."""
         self._pods.adopt(uid, netns)
+        self._elsewhere |= {uid}
+
+    def take_charge(self, joining: Collection[str] = ()) -> None:
+        """Go by what another agent did meanwhile; the argument as of `Enrolment.inherit`."""
+        self._pods.inherit(joining)
+        self._elsewhere |= self._pods.redirected
 
     def want(self, wanted: Mapping[str, Path], pods: Mapping[str, Pod]) -> None:
         """Take note of what is so now; arguments as of `Enrolment.want`."""
@@ -98,7 +105,9 @@ class Enroller:
             Whether Envoy is to be told anew, because listeners are to change in consequence.
         """
         refused = {uid: reasons[uid] for uid in reasons.keys() & self._pods.wanted}
-        refused |= await self._capture((self._pods.to_capture & set(uids)) - refused.keys())
+        self._elsewhere &= self._pods.redirected
+        due = self._pods.to_capture | self._elsewhere
+        refused |= await self._capture((due & set(uids)) - refused.keys())
         for uid, reason in refused.items():
             if self.refused.get(uid) != reason:
                 _log.warning("a pod is not captured", pod=uid, reason=reason)
@@ -117,19 +126,14 @@ class Enroller:
             moments.append(_now() + _DRAIN_LOOK_SECONDS)
         return min((moment for moment in moments if moment is not None), default=None)
 
-    async def _capture(self, uids: Collection[str]) -> dict[str, str]:
-        deaf = await self._not_listening(uids)
-        refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
-        for uid in set(uids) - deaf:
-            try:
-                await capture(self._pods.netns[uid], self._ports, probes=self._probes)
-            except TrothError as error:
-                refused[uid] = str(error)
-            else:
-                self._pods.captured(uid)
-        return refused
+    async def connected(self) -> bool:
+        """Whether any connection of any pod goes through Envoy."""
+        for netns in tuple(self._pods.netns.values()):
+            if await self._has_connections(netns):
+                return True
+        return False
 
-    async def _not_listening(self, uids: Collection[str]) -> set[str]:
+    async def not_listening(self, uids: Collection[str]) -> set[str]:
         """Wait until Envoy listens where traffic will be led to; those where it still doesn't."""
         deaf = set(uids)
         deadline = _now() + _LISTENING_SECONDS
@@ -138,6 +142,19 @@ class Enroller:
             if not deaf or _now() > deadline:
                 return deaf
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _capture(self, uids: Collection[str]) -> dict[str, str]:
+        deaf = await self.not_listening(uids)
+        refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
+        for uid in set(uids) - deaf:
+            try:
+                await capture(self._pods.netns[uid], self._ports, probes=self._probes)
+            except TrothError as error:
+                refused[uid] = str(error)
+            else:
+                self._pods.captured(uid)
+                self._elsewhere -= {uid}
+        return refused
 
     async def _release(self) -> bool:
         due = self._pods.to_release(_now())

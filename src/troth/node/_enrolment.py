@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from troth.mesh import Pod
 
@@ -80,6 +80,7 @@ class Enrolment:
     def __init__(self, *, grace: float) -> None:
         self._grace = grace
         self._pods: dict[str, _State] = {}
+        self._unheard: frozenset[str] = frozenset()
 
     def want(self, wanted: Mapping[str, Path], pods: Mapping[str, Pod], now: float) -> None:
         """Take note of what is so now.
@@ -99,7 +100,8 @@ class Enrolment:
             pod = pods.get(uid)
             told = pod is not None and pod.captured
             if state.stage is Stage.PREPARING:
-                in_use = pod is not None and pod.ready and not told
+                heard = told and uid not in self._unheard
+                in_use = pod is not None and pod.ready and not heard
                 self._pods[uid] = msgspec.structs.replace(state, in_use=in_use)
             else:
                 self._pods[uid] = self._timed(state, told=told, now=now)
@@ -108,11 +110,15 @@ class Enrolment:
         """Take over a pod that an earlier agent has captured."""
         self._pods.setdefault(uid, _State(netns=netns, stage=Stage.ENFORCED))
 
+    def inherit(self, joining: Collection[str]) -> None:
+        """Take over from an earlier agent which pods were `joining`."""
+        self._unheard = frozenset(joining)
+
     def captured(self, uid: str) -> None:
-        """Note that a pod that was `to_capture` is captured."""
+        """Note that a pod is captured; says nothing new of one that was before."""
         state = self._pods.get(uid)
-        in_use = state is not None and state.in_use
-        self._move(uid, Stage.ANNOUNCING if in_use else Stage.ENFORCED)
+        if state is not None and state.stage is Stage.PREPARING:
+            self._move(uid, Stage.ANNOUNCING if state.in_use else Stage.ENFORCED)
 
     def released(self, uid: str) -> None:
         """Note that a pod that was `to_release` has been."""

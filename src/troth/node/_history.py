@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -31,6 +31,11 @@ class History(Generic[T]):
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(item)
+
+    def replace(self, items: Iterable[T]) -> None:
+        """Remember these instead; nobody is told."""
+        self._kept.clear()
+        self._kept.extend(items)
 
     def __iter__(self) -> Iterator[T]:
         return iter(tuple(self._kept))

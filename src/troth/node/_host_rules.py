@@ -87,6 +87,10 @@ class HostRules:
         self._netns = netns
         self._applied: frozenset[str] | None = None
 
+    def forget(self) -> None:
+        """Take note that somebody else may have changed the rules."""
+        self._applied = None
+
     async def let_in(self, addresses: Collection[str]) -> None:
         """Let the node's processes reach the captured pods with these addresses, and no others."""
         wanted = frozenset(addresses)

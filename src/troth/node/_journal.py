@@ -7,6 +7,8 @@ hold restores the last events themselves.
 
 Events are written in batches twice a second, by a thread, so a killed agent loses the last half
 second. A disk that is full or gone costs events and one line in the log, nothing else.
+
+Only one may have the directory open at a time: who hands over closes it before the next one opens.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import re
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 import structlog
@@ -46,18 +48,18 @@ class _Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Remembers connections, in memory as counts and on disk as they were.
+    """Remembers connections, in memory as counts and, while it is open, on disk as they were.
 
     Args:
         directory: Where the segments go; made if it is missing. Its parent must be ours alone.
-        now: When it is opened.
+        now: When the counts begin, if there are none of before.
         segment_bytes: How long a segment may grow. All segments together are at most twice as
             large, not counting their checkpoints.
         kept: How many events `restored` holds at most.
 
     Attributes:
         tally: The counts, also those of before.
-        restored: The newest events of before, the oldest first.
+        restored: The newest events that were on disk when it was opened, the oldest first.
         lost: How many events could not be written.
     """
 
@@ -74,44 +76,56 @@ class Journal:
         self._file: int | None = None
         self._written = 0
         self._number = 0
+        self._is_open = False
         self._failing = False
         self._pending: list[bytes] = []
         self._writing = threading.Lock()
         self.lost = 0
         self.restored: deque[Connection] = deque(maxlen=kept)
         self.tally = Tally(now)
+
+    def open(self) -> Self:
+        """Turn to what is on disk, and write there from now on."""
+        self.restored.clear()
         try:
-            directory.mkdir(mode=0o700, exist_ok=True)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             self._restore()
         except OSError as error:
             _log.warning("the events of before can't be read", reason=str(error))
         self._write([], self._checkpoint())
+        self._is_open = True
+        return self
+
+    def close(self) -> None:
+        """Write what is left, and nothing any more."""
+        self._is_open = False
+        self._write(*self._take())
+        self._give_up_segment()
 
     def add(self, connection: Connection) -> None:
         """Count a connection, and have it written soon."""
         self.tally.add(connection)
+        if not self._is_open:
+            return
         if len(self._pending) < _MOST_PENDING:
             self._pending.append(msgspec.json.encode(connection) + b"\n")
         else:
             self.lost += 1
 
     async def run(self) -> None:
-        """Write what was added, until cancelled; then write what is left."""
+        """Write what was added, until cancelled; then close it."""
         try:
             while True:
                 await asyncio.sleep(_FLUSH_SECONDS)
                 if self._pending:
                     await asyncio.to_thread(self._write, *self._take())
         finally:
-            self._write(*self._take())
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+            self.close()
 
     def _take(self) -> tuple[list[bytes], bytes]:
         """What is to be written now, and the next segment's checkpoint if one is due."""
         lines, self._pending = self._pending, []
-        due = self._file is None or self._written >= self._segment_bytes
+        due = self._is_open and (self._file is None or self._written >= self._segment_bytes)
         return lines, self._checkpoint() if due else b""
 
     def _checkpoint(self) -> bytes:
@@ -163,7 +177,7 @@ class Journal:
         self._file, self._written = file, 0
 
     def _give_up_segment(self) -> None:
-        """Its last line may be half written, so nothing is added to it any more."""
+        """Add nothing to it any more: its last line may be half written, or it is another's now."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
