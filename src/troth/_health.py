@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
 _REQUEST_SECONDS = 5.0
 _LONGEST_REQUEST = 4096
@@ -42,7 +43,32 @@ async def health_server(
     Raises:
         OSError: The port is taken.
     """
+    server = await asyncio.start_server(_answering(readiness), host, port, limit=_LONGEST_REQUEST)
+    async with server:
+        # With port 0 each address family gets a port of its own; IPv4's is the one that is told.
+        told = min(server.sockets, key=lambda each: each.family)
+        yield told.getsockname()[1]
 
+
+@contextlib.asynccontextmanager
+async def health_socket(readiness: Callable[[], Readiness], path: Path) -> AsyncIterator[None]:
+    """Answer on a Unix socket while the block runs; see `troth.probe`.
+
+    Args:
+        readiness: Asked at every request.
+        path: The socket.
+
+    Raises:
+        OSError: There can't be one.
+    """
+    server = await asyncio.start_unix_server(_answering(readiness), path, limit=_LONGEST_REQUEST)
+    async with server:
+        yield
+
+
+def _answering(
+    readiness: Callable[[], Readiness],
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Whoever asks strangely or hangs up is nobody's problem.
         with contextlib.suppress(OSError, TimeoutError, asyncio.LimitOverrunError, EOFError):
@@ -52,11 +78,7 @@ async def health_server(
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, host, port, limit=_LONGEST_REQUEST)
-    async with server:
-        # With port 0 each address family gets a port of its own; IPv4's is the one that is told.
-        told = min(server.sockets, key=lambda each: each.family)
-        yield told.getsockname()[1]
+    return answer
 
 
 def _response(request: bytes, readiness: Callable[[], Readiness]) -> bytes:

@@ -59,8 +59,8 @@ class ClusterMesh:
             ends.callback(self.controller.terminate)
             self.controller.start()
             self.agents = {name: self.agent(name) for name in self.cluster.nodes}
+            ends.callback(self._end_agents)
             for agent in self.agents.values():
-                ends.callback(agent.terminate)
                 agent.start()
             for name in self.agents:
                 self.await_agent(name)
@@ -70,22 +70,47 @@ class ClusterMesh:
     def __exit__(self, *_: object) -> None:
         self._ends.close()
 
+    def _end_agents(self) -> None:
+        for agent in self.agents.values():
+            agent.terminate()
+
     def agent(
         self,
         node: str,
         *,
+        name: str = "",
         account: str = "troth-node",
         run_dir: str = "/run/troth",
-        port: int = 8087,
+        drain_seconds: float = 30.0,
     ) -> Program:
-        """A node agent with a service account's rights, still to be started."""
+        """A node agent with a service account's rights, still to be started.
+
+        Args:
+            node: The node.
+            name: Tells it from others on the node.
+            account: Whose rights it has.
+            run_dir: For its sockets and files.
+            drain_seconds: For connections to end when it has handed over.
+        """
+        name = name or f"{node}-{account}"
         return Program(
             self.cluster.nodes[node].machine,
             *(TROTH, "node", f"--node-name={node}", f"--run-dir={run_dir}"),
             f"--kubeconfig={self._control.inside(account, node)}",
-            f"--health-port={port}",
-            log=self.cluster.control_plane.logs / f"{node}-{account}.log",
+            f"--health-socket={self._health_socket(name)}",
+            f"--drain-seconds={drain_seconds}",
+            log=self.cluster.control_plane.logs / f"{name}.log",
         )
+
+    def readiness(self, agent: Program) -> tuple[bool, str]:
+        """Whether an agent is ready, and what it says."""
+        node = agent.machine.name
+        probe = (sys.executable, "-m", "troth.probe", self._health_socket(agent.name))
+        done = self.cluster.nodes[node].machine.run(*probe, check=False)
+        return done.returncode == 0, done.stdout
+
+    def _health_socket(self, name: str) -> str:
+        return f"/run/{name}.health"
 
     def await_agent(self, node: str) -> None:
         """Wait until a node's agent reports that it enforces something."""

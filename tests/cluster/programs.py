@@ -42,14 +42,14 @@ class Program:
     def __init__(self, machine: Machine, *argv: str, log: Path) -> None:
         self.argv = argv
         self.name = log.stem
-        self._machine = machine
+        self.machine = machine
         self._log = log
         self._cgroup = f"system.slice/{self.name}.service"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; no waiting for anything."""
-        command = self._machine.command(*self.argv, cgroup=self._cgroup)
+        command = self.machine.command(*self.argv, cgroup=self._cgroup)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
@@ -73,6 +73,18 @@ class Program:
         """Whether it is running."""
         return self._process is not None and self._process.poll() is None
 
+    def ask_to_end(self) -> None:
+        """Send it SIGTERM, and nothing to its children, as a kubelet does; no waiting."""
+        assert self._process is not None
+        nsenter = self._process.pid
+        (program,) = Path(f"/proc/{nsenter}/task/{nsenter}/children").read_text().split()
+        os.kill(int(program), signal.SIGTERM)
+
+    def await_end(self) -> int:
+        """Wait until it has ended by itself; its exit code."""
+        assert self._process is not None
+        return self._process.wait(60)
+
     def terminate(self) -> None:
         """Ask it to end, and wait."""
         self._end(signal.SIGTERM)
@@ -88,6 +100,8 @@ class Program:
     def resume(self) -> None:
         """End a pause."""
         self._signal(signal.SIGCONT)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)  # nsenter stops with its child
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
@@ -100,7 +114,7 @@ class Program:
     def _signal(self, number: signal.Signals) -> None:
         # What was started is nsenter, which ends with its child, the program.
         assert self._process is not None
-        for pid in self._machine.cgroups.members(self._cgroup):
+        for pid in self.machine.cgroups.members(self._cgroup):
             if pid != self._process.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)

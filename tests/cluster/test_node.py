@@ -293,21 +293,18 @@ def test_an_agent_that_ends_leaves_its_pods_closed_and_the_next_one_takes_them_o
 
 
 def test_an_agent_without_rights_says_which_ones_it_lacks(mesh: ClusterMesh) -> None:
-    machine = mesh.cluster.nodes["node-3"].machine
-    agent = mesh.agent("node-3", account="stranger", run_dir="/run/stranger", port=8099)
+    agent = mesh.agent("node-3", account="stranger", run_dir="/run/stranger")
     agent.start()
     try:
 
         def said() -> str:
-            url = "http://127.0.0.1:8099/readyz"
-            return machine.run("curl", "-sS", url, check=False).stdout
+            ready, text = mesh.readiness(agent)
+            return "" if ready else text
 
         for right in ("list pods", "list peerauthentications.security.istio.io", "configmaps"):
             eventually(lambda right=right: right in said(), what=right)  # type: ignore[misc]  # bound at once
         assert "give it by a ClusterRole" in said()
-        assert (
-            "no permission" not in machine.run("curl", "-sS", "http://127.0.0.1:8087/readyz").stdout
-        )
+        assert mesh.readiness(mesh.agents["node-3"])[0]
         assert agent.alive
     finally:
         agent.terminate()

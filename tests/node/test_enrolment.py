@@ -231,7 +231,9 @@ def test_a_pod_that_an_earlier_agent_captured_just_now_has_its_whole_grace_perio
     assert node.see(pod(ready=True, told=True), later=GRACE).lenient == NONE
 
 
-def test_a_pod_that_leaves_is_captured_and_leaves_also_when_it_is_captured_again(node: Node) -> None:
+def test_a_pod_that_leaves_is_captured_and_leaves_also_when_it_is_captured_again(
+    node: Node,
+) -> None:
     enrolment = node.leaving()
     enrolment.captured("a")
     assert (enrolment.redirected, enrolment.announced) == (A, NONE)

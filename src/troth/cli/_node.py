@@ -29,7 +29,7 @@ def node(
         ),
     ] = None,
     run_dir: Annotated[
-        Path, typer.Option(help="For sockets and files; this agent's alone.")
+        Path, typer.Option(help="For sockets and files of the node's agents; theirs alone.")
     ] = Path("/run/troth"),
     namespace: Annotated[
         str, typer.Option(help="The namespace of the controller and the node agents.")
@@ -40,14 +40,23 @@ def node(
     root_namespace: Annotated[
         str, typer.Option(help="Where policies without a selector are mesh-wide.")
     ] = DEFAULT_ROOT_NAMESPACE,
-    health_port: Annotated[
-        int, typer.Option(help="Port of /healthz and /readyz.", min=0, max=65535)
-    ] = 8087,
+    health_socket: Annotated[
+        Path | None,
+        typer.Option(help="Unix socket of /healthz and /readyz; python -m troth.probe asks it."),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            help="How long connections may live on when another agent has taken over.", min=0
+        ),
+    ] = 300.0,
 ) -> int:
     """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
 
-    For a DaemonSet, with the node's PIDs in view. It ends on SIGTERM; its pods stay captured, so
-    that nothing passes unencrypted until the next agent is there.
+    For a DaemonSet, with the node's PIDs in view. Two may run on a node at a time: the second takes
+    over from the first. It ends on SIGTERM, if another has taken over with its last connection; if
+    not at once, and its pods stay captured, so that nothing passes unencrypted until the next agent
+    is there.
     """
     # Its client of the Kubernetes API takes long to load, which other commands needn't wait for.
     from troth.cluster import NodeSettings, run_node  # noqa: PLC0415
@@ -59,7 +68,8 @@ def node(
             namespace=namespace,
             trust_domain=TrustDomain.parse(trust_domain),
             root_namespace=root_namespace,
-            health_port=health_port,
+            health_socket=health_socket.absolute() if health_socket is not None else None,
+            drain_seconds=drain_seconds,
         ),
         kubeconfig=kubeconfig,
     )

@@ -2,6 +2,9 @@
 
 One loop brings everything up to date with the newest state of the cluster. Whatever happens (the
 state changed, a namespace was found, Envoy took a configuration) only wakes that loop.
+
+While two agents are on a node (see `_slots`), one is in charge: it captures, marks and reports. The
+other only follows the cluster and keeps its Envoy up to date.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import structlog
 from lightkube.resources.core_v1 import Node
 
 from troth._contract import policy_digest
-from troth._health import health_server
+from troth._health import health_socket
+from troth.cluster._handover import Successors, take_over
 from troth.cluster._local_pods import LocalPods, local_pods
 from troth.cluster._marker import Marker
 from troth.cluster._pins import Pins
 from troth.cluster._ranges import ServiceRanges
+from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
 from troth.node import NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
@@ -35,14 +40,15 @@ if TYPE_CHECKING:
     from lightkube import AsyncClient, SingleConfig
 
     from troth.cluster._settings import NodeSettings
+    from troth.cluster._slots import Place, Slot
     from troth.mesh import Pod, World
 
 _log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
 
-_LOOPBACK = "127.0.0.1"
-"""On the node's own network only its own processes, the kubelet for one, are to ask."""
+_DRAIN_LOOK_SECONDS = 1.0
+"""How often one that is to end looks for connections that are left."""
 
 _HOST = Path("/proc/1/ns/net")
 """The node's own network namespace, given that its PIDs are in view."""
@@ -77,7 +83,6 @@ class ClusterNode:
         self._config = config
         self._state: ClusterState | None = None
         self._local = LocalPods(wanted=frozenset(), others=frozenset())
-        self._pins = Pins(settings.run_dir / "netns", on_change=self._wake)
         self._signer = ClusterSigner(
             config,
             trust_domain=settings.trust_domain,
@@ -87,6 +92,11 @@ class ClusterNode:
         self._troubles: Mapping[str, TrothError] = {}
         self._marker: Marker | None = None
         self._enforced: ClusterState | None = None
+        self._pins: Pins | None = None
+        self._successors: Successors | None = None
+        self._was_in_charge = False
+        self._known = asyncio.Event()
+        self._prepared = asyncio.Event()
         self._woken = asyncio.Event()
 
     def readiness(self) -> Readiness:
@@ -109,6 +119,8 @@ class ClusterNode:
             blockers.append("Envoy is not connected")
         elif not self.agent.is_settled:
             blockers.append("Envoy has not taken the newest configuration yet")
+        elif not self._was_in_charge:
+            blockers.append("the agent before this one has not handed over yet")
         if self._marker is not None and self._marker.trouble:
             blockers.append(self._marker.trouble)
         return blockers
@@ -120,43 +132,73 @@ class ClusterNode:
             EnvironmentLackError: The machine or the configuration can't be used.
         """
         client = api_client(self._config, field_manager="troth-node")
+        try:
+            async with self._answering_health(), take_place(self.settings.run_dir) as place:
+                await self._run(client, place)
+        finally:
+            await client.close()
+
+    async def _run(self, client: AsyncClient, place: Place) -> None:
+        self._pins = pins = Pins(place.own.directory / "netns", on_change=self._wake)
         server = ApiServer(self._config)
         ranges = ServiceRanges(server, on_change=self._wake)
-        self._pins.start()
-        self._marker = Marker(client)
+        pins.start()
+        self._marker = marker = Marker(client)
         try:
-            async with (
-                self._answering_health(),
-                asyncio.TaskGroup() as tasks,
-            ):
+            async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._signer.run())
                 tasks.create_task(self._follow())
-                tasks.create_task(self._pins.run())
-                tasks.create_task(self._marker.run())
+                tasks.create_task(pins.run())
+                tasks.create_task(marker.run())
                 tasks.create_task(ranges.run())
                 await self._signer.ready()
-                self.agent = self._make_agent()
+                self.agent = agent = self._make_agent(place.own)
                 reporter = await self._make_reporter(client)
-                await self._take_over(self.agent)
-                tasks.create_task(self.agent.run())
-                tasks.create_task(reporter.run())
-                await self._reconcile_forever(self.agent, self._marker, reporter, ranges)
+                self._successors = Successors(agent)
+                async with self._successors.served(place.own.handover):
+                    tasks.create_task(agent.run())
+                    tasks.create_task(reporter.run())
+                    tasks.create_task(self._take_charge(agent, pins, place.other))
+                    await self._reconcile_forever(agent, pins, marker, reporter, ranges)
         finally:
-            self._pins.close()
+            pins.close()
             await server.aclose()
-            await client.close()
+
+    async def drained(self) -> None:
+        """Wait for as long as its end would cut connections though another agent is there."""
+        if self.agent is None or self._successors is None or not self._successors.are_there:
+            return
+        _log.info("waiting for connections to end", seconds=self.settings.drain_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_seconds):
+                while self.agent.is_active or await self.agent.connected():  # noqa: ASYNC110 - sockets tell nobody
+                    await asyncio.sleep(_DRAIN_LOOK_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _answering_health(self) -> AsyncIterator[None]:
-        port = self.settings.health_port
+        path = self.settings.health_socket
+        if path is None:
+            yield
+            return
         try:
-            async with health_server(self.readiness, port=port, host=_LOOPBACK):
+            async with health_socket(self.readiness, path):
                 yield
         except OSError as error:
             raise EnvironmentLackError(
-                f"port {port} for health checks cannot be used: {error.strerror}",
-                "choose another with --health-port",
+                f"{path} can't be a socket for health checks: {error.strerror}",
+                "choose another with --health-socket",
             ) from error
+
+    async def _take_charge(self, agent: NodeAgent, pins: Pins, other: Slot) -> None:
+        """Take the node over from the agent before, if there is one, when all is prepared."""
+        await self._known.wait()
+        predecessor = await take_over(other, self._prepared.wait)
+        await self._adopt(agent, pins)
+        agent.take_charge(predecessor.handover.joining if predecessor else ())
+        self._was_in_charge = True
+        if predecessor is not None:
+            async for connection in predecessor.connections():
+                agent.note(connection)
 
     async def _follow(self) -> None:
         states = follow(
@@ -169,20 +211,31 @@ class ClusterNode:
                     self.settings.trust_domain, root_namespace=self.settings.root_namespace
                 )
                 self._local = local_pods(self.world, self.settings.node_name)
+                self._known.set()
                 self._wake()
 
     async def _reconcile_forever(
-        self, agent: NodeAgent, marker: Marker, reporter: NodeReporter, ranges: ServiceRanges
+        self,
+        agent: NodeAgent,
+        pins: Pins,
+        marker: Marker,
+        reporter: NodeReporter,
+        ranges: ServiceRanges,
     ) -> None:
         while True:
             await self._woken.wait()
             self._woken.clear()
             if self._state is None or self.world is None:
                 continue
-            self._pins.want(self._local.wanted | agent.using, self.world.pods)
-            held = self._pins.held
+            pins.want(self._local.wanted | agent.using, self.world.pods)
+            held = pins.held
             agent.set_service_ranges(ranges.networks)
             agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
+            if agent.is_prepared and self._local.wanted <= pins.sought:
+                self._prepared.set()
+            if not agent.is_active:
+                marker.want(())
+                continue
             marker.want(self._marks(self.world, agent.captured))
             if agent.is_settled:
                 self._enforced = self._state
@@ -220,29 +273,27 @@ class ClusterNode:
         if self.agent is None or self.world is None:
             return ()
         pods = self.world.pods
-        reasons = {**self._pins.problems, **self.agent.refused}
+        problems = self._pins.problems if self._pins is not None else {}
+        reasons = {**problems, **self.agent.refused}
         return tuple(
             f"pod {pods.get(uid, uid)} is not captured: {reason}"
             for uid, reason in sorted(reasons.items())
         )
 
-    async def _take_over(self, agent: NodeAgent) -> None:
+    async def _adopt(self, agent: NodeAgent, pins: Pins) -> None:
         """Find the pods outside of the mesh that an earlier agent captured, to release them."""
-        while self.world is None:
-            await self._woken.wait()
-            self._woken.clear()
+        if self.world is None:
+            return
         others = {uid: self.world.pods[uid] for uid in self._local.others}
-        for uid, netns in (await self._pins.find(others.values())).items():
+        for uid, netns in (await pins.find(others.values())).items():
             try:
                 if await is_captured(netns):
-                    agent.adopt(uid, self._pins.hold(others[uid], netns))
+                    agent.adopt(uid, pins.hold(others[uid], netns))
             except TrothError as error:
                 _log.info("a pod can't be looked into", pod=uid, reason=str(error))
-        self._wake()
 
-    def _make_agent(self) -> NodeAgent:
-        own = self.settings.run_dir / "agent"
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _make_agent(self, slot: Slot) -> NodeAgent:
+        own = slot.directory
         return NodeAgent(
             node_name=self.settings.node_name,
             paths=NodePaths(
@@ -250,12 +301,14 @@ class ClusterNode:
                 admin=own / "admin",
                 bootstrap=own / "bootstrap.json",
                 access_log=own / "access-log",
-                journal=own / "events",
+                journal=self.settings.run_dir / "events",
             ),
             signer=self._signer,
             on_change=self._wake,
             host=_HOST,
             announcement_seconds=self.settings.announcement_seconds,
+            ports=slot.ports,
+            active=False,
         )
 
     async def _make_reporter(self, client: AsyncClient) -> NodeReporter:

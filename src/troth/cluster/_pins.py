@@ -60,6 +60,7 @@ class Pins:
         self._pods: Mapping[str, Pod] = {}
         self._held: dict[str, Path] = {}
         self._problems: dict[str, str] = {}
+        self._sought: frozenset[str] = frozenset()
         self._woken = asyncio.Event()
 
     @property
@@ -76,6 +77,11 @@ class Pins:
     def problems(self) -> Mapping[str, str]:
         """Why what was found is not to be used, by the UIDs of pods of which nothing is held."""
         return {uid: words for uid, words in self._problems.items() if uid in self.missing}
+
+    @property
+    def sought(self) -> frozenset[str]:
+        """The pods that were looked for at least once."""
+        return self._sought
 
     def start(self) -> None:
         """Remove what an earlier agent left behind.
@@ -131,7 +137,9 @@ class Pins:
             pods = {uid: self._pods[uid] for uid in self._wanted & self._pods.keys()}
             found = await self.find(pods.values())
             changed = {self._pin(pods[uid], source) for uid, source in found.items()}
-            if True in changed or before != self.problems:
+            is_first = not pods.keys() <= self._sought
+            self._sought = frozenset(pods)
+            if True in changed or is_first or before != self.problems:
                 self._on_change()
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
             try:

@@ -26,8 +26,9 @@ _log = structlog.get_logger(__name__)
 def run_node(settings: NodeSettings, *, kubeconfig: Path | None = None) -> int:
     """Run a node agent until SIGTERM.
 
-    Its pods stay captured when it ends: until the next agent is there, their connections are
-    refused rather than let through as they are.
+    If another agent has taken the node over by then, it stays until its connections have ended. If
+    not, its pods stay captured: until the next agent is there, their connections are refused rather
+    than let through as they are.
 
     Args:
         settings: What to do.
@@ -56,7 +57,7 @@ async def _run_until_stopped(node: ClusterNode) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     running = asyncio.create_task(node.run())
-    stopped = asyncio.create_task(stop.wait())
+    stopped = asyncio.create_task(_stopped(stop, node))
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not running.done():
@@ -64,6 +65,11 @@ async def _run_until_stopped(node: ClusterNode) -> None:
         running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+async def _stopped(stop: asyncio.Event, node: ClusterNode) -> None:
+    await stop.wait()
+    await node.drained()
 
 
 def _raise_file_limit() -> None:

@@ -16,6 +16,9 @@ ANNOUNCEMENT_SECONDS = 2.0
 A node that hears later sends plaintext to a pod that is STRICT by then, and is refused.
 """
 
+DRAIN_SECONDS = 300.0
+"""How long connections outlive an upgrade of the agent that they were made under."""
+
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one node agent.
@@ -23,10 +26,14 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         node_name: Its Node's name.
         trust_domain: Of all identities.
-        run_dir: For its sockets and files; its own alone, and gone when the machine restarts.
+        run_dir: For sockets and files of the node's agents; theirs alone, and gone when the machine
+            restarts.
         root_namespace: Where policies without a selector are mesh-wide.
         namespace: The controller's.
-        health_port: Of ``/healthz`` and ``/readyz``; 0 for any.
+        health_socket: Of ``/healthz`` and ``/readyz``, if they are wanted. (A port won't do: on the
+            node's own network two agents can't both have it.)
+        drain_seconds: How long its connections may live on when another agent has taken over and it
+            is to end.
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
     """
 
@@ -35,5 +42,6 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: Path = Path("/run/troth")
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
     namespace: str = DEFAULT_NAMESPACE
-    health_port: int = 8087
+    health_socket: Path | None = None
+    drain_seconds: float = DRAIN_SECONDS
     announcement_seconds: float = ANNOUNCEMENT_SECONDS

@@ -141,6 +141,7 @@ class NodeAgent:
         self._enforced = 0
         self._progress = asyncio.Condition()
         self._acting = asyncio.Lock()
+        self._stands_by = not active
         self._prepared = False
         self._tell: Callable[[Connection], None] = self.note
         self.is_active = active
@@ -198,8 +199,8 @@ class NodeAgent:
 
     @property
     def is_prepared(self) -> bool:
-        """Whether it can take charge: Envoy serves every pod that is in use as a captured one."""
-        return self._prepared
+        """Whether it can take charge: Envoy serves all captured pods of the newest world."""
+        return self._prepared and self.is_settled
 
     @property
     def envoy_restarts(self) -> int:
@@ -260,7 +261,7 @@ class NodeAgent:
         Args:
             joining: UIDs of the pods whose capture by that one not everybody knows of yet.
         """
-        self.is_active = True
+        self.is_active, self._stands_by = True, False
         self._tell = self.note
         self._pods.take_charge(frozenset(joining))
         if self._host is not None:
@@ -280,7 +281,6 @@ class NodeAgent:
         """
         self.is_active = False
         async with self._acting:  # until what it does is done
-            self._prepared = True  # to take charge again
             self._tell = tell
             self.journal.close()
             return self._pods.joining
@@ -362,7 +362,7 @@ class NodeAgent:
         async with self._acting:
             if self.is_active:
                 await self._act(view, served, reasons)
-            elif not self._prepared:
+            elif self._stands_by:
                 await self._prepare(world, served - reasons.keys())
         visible = self._visible()
         changed = not self.is_settled or visible != self._told

@@ -86,6 +86,7 @@ class Enroller:
         """Go by what another agent did meanwhile; the argument as of `Enrolment.inherit`."""
         self._pods.inherit(joining)
         self._elsewhere |= self._pods.redirected
+        self.announced &= self._pods.announced
 
     def want(self, wanted: Mapping[str, Path], pods: Mapping[str, Pod]) -> None:
         """Take note of what is so now; arguments as of `Enrolment.want`."""

@@ -1,4 +1,4 @@
-"""Sends requests to a URL until standard input ends, then says as JSON what went wrong.
+"""Sends requests to a URL until standard input ends, a few at least, and says what went wrong.
 
 Most requests have a connection of their own; besides there is one that stays open from request to
 request, and is made anew only when the server has said that it closes it.
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+FEW = 20
 PAUSE_SECONDS = 0.01
 PATIENCE_SECONDS = 5.0
 
@@ -30,7 +31,7 @@ def fetch(connection: http.client.HTTPConnection) -> None:
 
 def keep_requesting(index: int, host: str, port: int, *, keep_open: bool) -> None:
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_SECONDS)
-    while not stop.is_set():
+    while counts[index] < FEW or not stop.is_set():
         began = time.time()
         try:
             fetch(connection)
