@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -55,6 +56,7 @@ LOG_FORMAT: Mapping[str, str] = {
 
 _CONNECTED = "TcpUpstreamConnected"
 _MAX_DETAIL = 1024
+_MAX_SPIFFE_ID = 2048  # by the standard, section 2.3; what is longer is no ID, and not remembered
 _SERVER_SANS = re.compile(r"_certificate_SANs:_\[(?P<san>[^\],]+)\]")
 
 
@@ -247,17 +249,30 @@ def _endpoint(text: str) -> tuple[str, int]:
     """``10.0.0.1:80`` or ``[fd00::1]:80``; anything else (an internal address) has no place."""
     host, _, port = text.rpartition(":")
     try:
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-        number = int(port)
+        return _address(host.removeprefix("[").removesuffix("]")), int(port)
     except ValueError:
         return "", 0
+
+
+# A node's connections have few ends, and few identities: to read each of them anew would be most of
+# what an event costs. Strangers can push the known out of the caches, and no more.
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> str:
+    address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
-    return str(address), number
+    return str(address)
 
 
 def _spiffe_id(text: str) -> str | None:
     """``text`` if it is exactly one SPIFFE ID; an SVID has no second name."""
+    return _read_spiffe_id(text) if len(text) <= _MAX_SPIFFE_ID else None
+
+
+@lru_cache(maxsize=1024)
+def _read_spiffe_id(text: str) -> str | None:
     try:
         return str(SpiffeId.parse(text))
     except InputError:
