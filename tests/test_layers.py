@@ -24,10 +24,13 @@ PURE = ("policy", "identity", "mesh", "explain")
 PURE_MODULES = (
     "envoy/_build.py",
     "envoy/_clusters.py",
+    "_table.py",
     "envoy/_delta.py",
+    "envoy/_edits.py",
     "envoy/_events.py",
     "envoy/_filters.py",
     "envoy/_inbound.py",
+    "envoy/_internal_outbound.py",
     "envoy/_matchers.py",
     "envoy/_outbound.py",
     "envoy/_reasons.py",

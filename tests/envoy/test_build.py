@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.envoy.matching import Arrived, chosen_chain
 
+from troth._table import difference
 from troth.envoy import OWN_PORTS, PORT_SETS, PortSet, build_snapshot
 from troth.envoy._clusters import external_cluster, pod_clusters, service_clusters
 from troth.envoy._inbound import plain_in, tunnel_in
-from troth.envoy._outbound import internal_outbound, match_services, outbound
+from troth.envoy._internal_outbound import InternalOutbound
+from troth.envoy._outbound import match_services, outbound
 from troth.envoy._tls import bundle_secret, svid_secret
 from troth.identity import (
     CertificateAuthority,
@@ -261,6 +263,12 @@ def shared(one: Destination, others: list[Destination]) -> bool:
     return any(set(one.addresses) & set(other.addresses) for other in others)
 
 
+def internal_outbound(destinations: list[Destination]) -> Any:
+    shared = InternalOutbound(LOG)
+    shared.follow(difference({}, {str(n): each for n, each in enumerate(destinations)}), {})
+    return shared.build()
+
+
 @given(destinations, addresses, ports)
 def test_a_destination_is_reached_by_the_tunnel_with_its_identity_or_in_plaintext_as_the_view_says(
     known: list[Destination], address: str, port: int
@@ -270,17 +278,17 @@ def test_a_destination_is_reached_by_the_tunnel_with_its_identity_or_in_plaintex
         if address in destination.addresses:
             tunnel = destination.tunnel is not (port in destination.exceptions)
             expected = f"tunnel-{destination.identity}" if tunnel else "plain"
-    assert chosen_chain(internal_outbound(known, LOG), Arrived(address, port)) == expected
+    assert chosen_chain(internal_outbound(known), Arrived(address, port)) == expected
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.6", "127.255.0.1", "::1"])
 def test_loopback_is_never_dialled_for_a_pod(address: str) -> None:
-    assert chosen_chain(internal_outbound([], LOG), Arrived(address, 80)) is None
+    assert chosen_chain(internal_outbound([]), Arrived(address, 80)) is None
 
 
 def test_the_chain_of_an_identity_pins_the_server_to_exactly_that_identity() -> None:
     listener = internal_outbound(
-        [Destination(addresses=("10.244.0.9",), identity=PAYMENTS, tunnel=True)], LOG
+        [Destination(addresses=("10.244.0.9",), identity=PAYMENTS, tunnel=True)]
     )
     (chain,) = (each for each in listener.filter_chains if each.name.startswith("tunnel-"))
     text = chain.filters[0].typed_config.value
@@ -458,7 +466,7 @@ def test_no_proxy_ends_a_connection_for_being_idle() -> None:
             tunnel_in(pod, LOG),
             plain_in(pod, LOG),
             outbound(pod, SERVICES, LOG),
-            internal_outbound(known, LOG),
+            internal_outbound(known),
         )
         for chain in listener.filter_chains
         for proxy in tcp_proxies(chain)
@@ -536,20 +544,20 @@ def test_the_bundle_vouches_only_for_identities_of_its_trust_domain(
 
 def view() -> NodeView:
     return NodeView(
-        local_pods=(pod_in(Mode.STRICT, p8080=Mode.PERMISSIVE, p80=Mode.DISABLE),),
-        destinations=(
-            Destination(
+        local_pods={"uid-1": pod_in(Mode.STRICT, p8080=Mode.PERMISSIVE, p80=Mode.DISABLE)},
+        destinations={
+            "uid-1": Destination(
                 addresses=ADDRESSES, identity=WEB, tunnel=True, exceptions=frozenset({80, 8080})
             ),
-            Destination(
+            "uid-4": Destination(
                 addresses=("10.244.0.4",),
                 identity=WEB,
                 tunnel=True,
                 exceptions=frozenset({80, 8080}),
             ),
-            Destination(addresses=("10.244.0.9",), identity=PAYMENTS, tunnel=False),
-        ),
-        services=(Service(namespace="shop", name="web", cluster_ips=("10.96.0.9",)),),
+            "uid-9": Destination(addresses=("10.244.0.9",), identity=PAYMENTS, tunnel=False),
+        },
+        services={"shop/web": Service(namespace="shop", name="web", cluster_ips=("10.96.0.9",))},
         service_ranges=("10.96.0.0/16",),
     )
 
@@ -564,19 +572,21 @@ def versions(of: NodeView, svid: X509Svid) -> dict[str, str]:
 
 
 def test_the_same_view_makes_the_same_versions(svid: X509Svid) -> None:
-    reordered = msgspec.structs.replace(view(), destinations=view().destinations[::-1])
+    reordered = msgspec.structs.replace(
+        view(), destinations=dict(list(view().destinations.items())[::-1])
+    )
     assert versions(view(), svid) == versions(view(), svid) == versions(reordered, svid)
 
 
 def test_a_new_destination_changes_one_listener_and_nothing_else(svid: X509Svid) -> None:
-    more = msgspec.structs.replace(view(), destinations=view().destinations[:1])
+    more = msgspec.structs.replace(view(), destinations={"uid-1": view().destinations["uid-1"]})
     before, after = versions(view(), svid), versions(more, svid)
     changed = {name for name in before if before[name] != after[name]}
     assert {name.rpartition(".")[2] for name in changed} == {"Listener outbound"}
 
 
 def test_a_change_of_policy_changes_the_pods_plain_listener_alone(svid: X509Svid) -> None:
-    eased = msgspec.structs.replace(view(), local_pods=(pod_in(Mode.PERMISSIVE),))
+    eased = msgspec.structs.replace(view(), local_pods={"uid-1": pod_in(Mode.PERMISSIVE)})
     before, after = versions(view(), svid), versions(eased, svid)
     changed = {name for name in before if before[name] != after[name]}
     assert {name.rpartition(".")[2] for name in changed} == {"Listener plain-in|uid-1"}

@@ -53,7 +53,7 @@ def test_clients_use_the_tunnel_exactly_where_the_ports_own_mode_is_not_disable(
     *, mode: Mode | None, ports: dict[int, Mode], tunnel: bool, exceptions: tuple[int, ...]
 ) -> None:
     policies = () if mode is None else (policy(mode, ports=ports),)
-    (destination,) = node_view(world(WEB, policies=policies), netns={}).destinations
+    (destination,) = node_view(world(WEB, policies=policies), netns={}).destinations.values()
     assert destination == Destination(
         addresses=WEB.addresses,
         identity=IDENTITY,
@@ -64,33 +64,34 @@ def test_clients_use_the_tunnel_exactly_where_the_ports_own_mode_is_not_disable(
 
 def test_a_pod_of_the_node_is_enforced_before_others_may_use_its_tunnel() -> None:
     view = node_view(world(but(captured=False)), netns={"uid-web": "/run/netns/web"})
-    (local,) = view.local_pods
+    (local,) = view.local_pods.values()
     assert (local.pod.uid, local.netns, local.identity) == ("uid-web", "/run/netns/web", IDENTITY)
-    assert view.destinations == ()
+    assert view.destinations == {}
 
 
 def test_a_pod_of_another_node_is_a_destination_and_no_more() -> None:
     view = node_view(world(WEB), netns={})
-    assert view.local_pods == ()
-    assert [each.addresses for each in view.destinations] == [WEB.addresses]
+    assert view.local_pods == {}
+    assert [each.addresses for each in view.destinations.values()] == [WEB.addresses]
 
 
 def test_a_pod_without_an_address_is_no_destination() -> None:
-    assert node_view(world(but(addresses=())), netns={}).destinations == ()
+    assert node_view(world(but(addresses=())), netns={}).destinations == {}
 
 
 def test_a_namespace_of_a_pod_that_is_gone_is_not_enforced() -> None:
-    assert node_view(world(), netns={"uid-web": "/run/netns/web"}).local_pods == ()
+    assert node_view(world(), netns={"uid-web": "/run/netns/web"}).local_pods == {}
 
 
 def test_a_local_pods_verdict_names_the_ports_it_declares_and_those_of_its_policy() -> None:
     strict = policy(Mode.STRICT, ports={9090: Mode.DISABLE})
-    (local,) = node_view(world(WEB, policies=(strict,)), netns={"uid-web": "/n"}).local_pods
+    view = node_view(world(WEB, policies=(strict,)), netns={"uid-web": "/n"})
+    (local,) = view.local_pods.values()
     modes = {number: port.mode for number, port in local.verdict.ports.items()}
     assert modes == {8080: Mode.STRICT, 9090: Mode.DISABLE}
 
 
-def test_pods_and_services_come_in_an_order_of_their_own() -> None:
+def test_local_pods_come_in_an_order_of_their_own() -> None:
     pods = [but(uid=f"uid-{n}", addresses=(f"10.244.0.{n}",)) for n in (3, 1, 2)]
     services = [Service(namespace="shop", name=name) for name in ("b", "a")]
     views = [
@@ -103,8 +104,7 @@ def test_pods_and_services_come_in_an_order_of_their_own() -> None:
         for step in (1, -1)
     ]
     assert views[0] == views[1]
-    assert [local.pod.uid for local in views[0].local_pods] == ["uid-1", "uid-2", "uid-3"]
-    assert [each.name for each in views[0].services] == ["a", "b"]
+    assert list(views[0].local_pods) == ["uid-1", "uid-2", "uid-3"]
 
 
 modes = st.sampled_from(Mode)
@@ -142,9 +142,11 @@ def test_only_captured_pods_are_destinations_and_each_port_is_reached_as_its_own
 ) -> None:
     view = node_view(world(*known, policies=rules), netns={})
     captured = sorted((pod for pod in known if pod.captured and pod.addresses), key=by_uid)
-    assert [each.addresses for each in view.destinations] == [pod.addresses for pod in captured]
+    assert [each.addresses for each in view.destinations.values()] == [
+        pod.addresses for pod in captured
+    ]
     index = PolicyIndex(rules, root_namespace="istio-system")
-    for pod, destination in zip(captured, view.destinations, strict=True):
+    for pod, destination in zip(captured, view.destinations.values(), strict=True):
         for port in range(1, 7):
             mode = index.decide(pod.namespace, pod.labels, [port]).mode_of(port)
             tunnel = destination.tunnel is not (port in destination.exceptions)
@@ -165,7 +167,10 @@ def test_only_the_pods_that_others_have_not_heard_of_are_lenient() -> None:
     netns = {pod.uid: "/n" for pod in pods}
     strict = policy(Mode.STRICT)
     view = node_view(world(*pods, policies=(strict,)), netns=netns, lenient={"uid-2"})
-    assert [local.takes_plaintext(local.verdict.mode) for local in view.local_pods] == [False, True]
+    assert [local.takes_plaintext(local.verdict.mode) for local in view.local_pods.values()] == [
+        False,
+        True,
+    ]
 
 
 def test_services_are_known_by_their_other_addresses_but_not_by_those_of_captured_pods() -> None:

@@ -1,6 +1,6 @@
 """Envoy, the one proxy of a node: what it is told, that it runs, and what it reports.
 
-`build_snapshot` turns a node's view of the mesh into resources (pure); `AdsServer` hands them to
+`SnapshotKeeper` turns a node's view of the mesh into resources (pure); `AdsServer` hands them to
 Envoy; `EnvoyProcess` keeps it running; `AccessLogPipe` turns its access log into
 `ConnectionEvent` values.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from troth.envoy._ads import AdsServer
 from troth.envoy._bootstrap import bootstrap
-from troth.envoy._build import build_snapshot
+from troth.envoy._build import SnapshotKeeper, build_snapshot
 from troth.envoy._command import EnvoyOptions, find_envoy
 from troth.envoy._events import ConnectionEvent
 from troth.envoy._logpipe import AccessLogPipe
@@ -45,6 +45,7 @@ __all__ = [
     "PortSet",
     "Resource",
     "Snapshot",
+    "SnapshotKeeper",
     "bootstrap",
     "build_snapshot",
     "find_envoy",

@@ -119,7 +119,19 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         It may ask for more later on: secrets, once it has the listeners that name them.
         """
         async with self._progress:
-            await self._progress.wait_for(lambda: self.status().settled)
+            await self._progress.wait_for(lambda: self._settled)
+
+    @property
+    def nacks(self) -> tuple[Nack, ...]:
+        """What the Envoy that connected last refuses."""
+        return self._streams[-1].delta.nacks if self._streams else ()
+
+    @property
+    def _settled(self) -> bool:
+        if not self._streams:
+            return False
+        stream = self._streams[-1]
+        return stream.snapshot is self._snapshot and stream.delta.settled
 
     def status(self) -> AdsStatus:
         """How the Envoy that connected last is doing."""
@@ -128,7 +140,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         stream = self._streams[-1]
         return AdsStatus(
             connected=True,
-            settled=stream.snapshot is self._snapshot and stream.delta.settled,
+            settled=self._settled,
             types={
                 type_url: stream.delta.type_status(type_url) for type_url in self._snapshot.types
             },

@@ -22,21 +22,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from troth._table import difference
 from troth.envoy._clusters import external_cluster, outbound_cluster, pod_clusters, service_clusters
+from troth.envoy._edits import Edits
 from troth.envoy._inbound import plain_in, tunnel_in
-from troth.envoy._outbound import internal_outbound, match_services, outbound
+from troth.envoy._internal_outbound import InternalOutbound
+from troth.envoy._outbound import match_services, outbound
 from troth.envoy._ports import PORT_SETS
-from troth.envoy._snapshot import Resource, Snapshot
 from troth.envoy._tls import bundle_secret, svid_secret
+from troth.mesh import NodeView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from troth.envoy._ports import PortSet
-    from troth.envoy._proto import Message
+    from troth.envoy._snapshot import Snapshot
     from troth.identity import TrustBundle, X509Svid
-    from troth.mesh import NodeView
+    from troth.mesh import ExternalPort, LocalPod
 
 
 def build_snapshot(
@@ -47,31 +50,125 @@ def build_snapshot(
     access_log: Path,
     ports: PortSet = PORT_SETS[0],
 ) -> Snapshot:
-    """Build every resource of the node's Envoy.
+    """Build every resource of the node's Envoy; arguments as of `SnapshotKeeper`."""
+    return SnapshotKeeper(access_log=access_log, ports=ports).update(view, svids, bundle)
+
+
+class SnapshotKeeper:
+    """Builds one snapshot after another, and of each only the resources that a change touches.
 
     Args:
-        view: What the node enforces and where its pods' connections go.
-        svids: Certificates of the view's identities. Envoy holds a listener back until its
-            certificate is there.
-        bundle: What every certificate must chain to.
         access_log: The FIFO that connection events are read from.
         ports: Where to listen.
     """
-    messages: list[Message] = [
-        outbound_cluster(),
-        internal_outbound(view.destinations, access_log),
-        bundle_secret(bundle),
-        *map(svid_secret, svids),
-    ]
-    services = match_services(view.service_ranges, view.external_ports)
-    for local in view.local_pods:
-        messages += pod_clusters(local)
-        messages += (
-            tunnel_in(local, access_log, ports),
-            plain_in(local, access_log, ports),
-            outbound(local, services, access_log, ports),
+
+    def __init__(self, *, access_log: Path, ports: PortSet = PORT_SETS[0]) -> None:
+        self._access_log = access_log
+        self._ports = ports
+        self._past: _Past | None = None
+
+    def update(self, view: NodeView, svids: Iterable[X509Svid], bundle: TrustBundle) -> Snapshot:
+        """Build what the node's Envoy shall have now.
+
+        Args:
+            view: What the node enforces and where its pods' connections go.
+            svids: Certificates of the view's identities. Envoy holds a listener back until its
+                certificate is there.
+            bundle: What every certificate must chain to.
+        """
+        # What fails half-way is not gone on from.
+        past, self._past = self._past or _Past(self._access_log, self._ports), None
+        snapshot = past.update(view, {str(svid.spiffe_id): svid for svid in svids}, bundle)
+        self._past = past
+        return snapshot
+
+
+class _Past:
+    """The last snapshot, and what it was made of."""
+
+    def __init__(self, access_log: Path, ports: PortSet) -> None:
+        self._access_log = access_log
+        self._ports = ports
+        self._view = NodeView()
+        self._svids: Mapping[str, X509Svid] = {}
+        self._bundle: TrustBundle | None = None
+        self._internal_outbound = InternalOutbound(access_log)
+        self._edits = Edits()
+        self._edits.put("internal outbound", outbound_cluster(), self._internal_outbound.build())
+
+    def update(
+        self, view: NodeView, svids: Mapping[str, X509Svid], bundle: TrustBundle
+    ) -> Snapshot:
+        """Go on to another view and other credentials."""
+        # Without a pod in the mesh there is nobody whose connections could go anywhere.
+        view = view if view.local_pods else NodeView()
+        before, self._view = self._view, view
+        self._follow_pods(before, view)
+        self._follow_destinations(before, view)
+        self._follow_services(before, view)
+        self._follow_credentials(svids, bundle)
+        return self._edits.snapshot()
+
+    def _follow_pods(self, before: NodeView, view: NodeView) -> None:
+        edits, log, ports = self._edits, self._access_log, self._ports
+        pods = difference(before.local_pods, view.local_pods)
+        for uid in pods.removed:
+            for part in ("pod", "plain-in", "outbound"):
+                edits.put(f"{part} {uid}")
+        moved = {
+            uid: local
+            for uid, local in pods.upserted.items()
+            if uid not in before.local_pods or _place(before.local_pods[uid]) != _place(local)
+        }
+        for uid, local in moved.items():
+            edits.put(f"pod {uid}", *pod_clusters(local), tunnel_in(local, log, ports))
+        for uid, local in pods.upserted.items():
+            edits.put(f"plain-in {uid}", plain_in(local, log, ports))
+        same = (before.service_ranges, before.external_ports) == (
+            view.service_ranges,
+            view.external_ports,
         )
-    for service in view.services:
-        messages += service_clusters(service)
-    messages += map(external_cluster, view.external_ports)
-    return Snapshot.of(Resource.of(message.name, message) for message in messages)
+        leaving = moved if same else view.local_pods
+        if leaving:
+            services = match_services(view.service_ranges, view.external_ports)
+            for uid, local in leaving.items():
+                edits.put(f"outbound {uid}", outbound(local, services, log, ports))
+
+    def _follow_destinations(self, before: NodeView, view: NodeView) -> None:
+        changes = difference(before.destinations, view.destinations)
+        if changes:
+            self._internal_outbound.follow(changes, before.destinations)
+            listener = self._internal_outbound.build()
+            self._edits.put("internal outbound", outbound_cluster(), listener)
+
+    def _follow_services(self, before: NodeView, view: NodeView) -> None:
+        services = difference(before.services, view.services)
+        for key in services.removed:
+            self._edits.put(f"service {key}")
+        for key, service in services.upserted.items():
+            self._edits.put(f"service {key}", *service_clusters(service))
+        ports = difference(_by_place(before.external_ports), _by_place(view.external_ports))
+        for place in ports.removed:
+            self._edits.put(f"external {place}")
+        for place, port in ports.upserted.items():
+            self._edits.put(f"external {place}", external_cluster(port))
+
+    def _follow_credentials(self, svids: Mapping[str, X509Svid], bundle: TrustBundle) -> None:
+        before, self._svids = self._svids, svids
+        changes = difference(before, svids)
+        for identity in changes.removed:
+            self._edits.put(f"certificate {identity}")
+        for identity, svid in changes.upserted.items():
+            self._edits.put(f"certificate {identity}", svid_secret(svid))
+        if bundle != self._bundle:
+            self._bundle = bundle
+            self._edits.put("bundle", bundle_secret(bundle))
+
+
+def _place(local: LocalPod) -> tuple[object, ...]:
+    """All of a pod that its clusters and listeners depend on, except for `plain_in`."""
+    return local.netns, local.pod.addresses, local.identity
+
+
+def _by_place(ports: Iterable[ExternalPort]) -> dict[str, ExternalPort]:
+    return {f"{port.address} {port.number}": port for port in ports}

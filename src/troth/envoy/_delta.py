@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
 
+from troth._table import difference
 from troth.envoy._nack import refusals
 from troth.envoy._snapshot import CLUSTER, ENDPOINTS, LISTENER, SECRET, Snapshot
 from troth.envoy._status import Nack, TypeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from troth._table import Difference
+    from troth.envoy._snapshot import Resource
 
 Request = Any
 """An ``envoy.service.discovery.v3.DeltaDiscoveryRequest``."""
@@ -95,9 +99,16 @@ class DeltaStream:
         self._last_nonce = 0
 
     def update(self, snapshot: Snapshot) -> tuple[Response, ...]:
-        """Turn to another snapshot; returns what to send for it, which is only what differs."""
-        self._snapshot = snapshot
-        return tuple(self._push())
+        """Turn to another snapshot; returns what to send for it, which is only what differs.
+
+        What doesn't differ has been sent to whoever asked for it, and isn't looked at.
+        """
+        before, self._snapshot = self._snapshot, snapshot
+        changes = {
+            type_url: difference(before.of_type(type_url), snapshot.of_type(type_url))
+            for type_url in (*_REFERRED, LISTENER)
+        }
+        return tuple(self._push(changes))
 
     def receive(self, request: Request) -> Reaction:
         """Take a request in; returns what to send and what it acknowledged."""
@@ -211,35 +222,48 @@ class DeltaStream:
             state.acked.pop(name, None)
         return tuple(acked), tuple(nacks)
 
-    def _push(self) -> Iterator[Response]:
+    def _push(self, changes: Mapping[str, Difference[Resource]]) -> Iterator[Response]:
         """All types: additions so that nothing refers to what isn't there yet, then removals."""
         for type_url in _REFERRED:
-            yield from self._send(type_url, self._changed(type_url), [])
+            changed = self._changed(type_url, changes[type_url].upserted)
+            yield from self._send(type_url, changed, [])
         # In one response, of which Envoy does the removals first: so one listener can take over
         # another's address.
-        yield from self._push_type(LISTENER)
+        changed = self._changed(LISTENER, changes[LISTENER].upserted)
+        yield from self._send(LISTENER, changed, self._gone(LISTENER, changes[LISTENER].removed))
         for type_url in reversed(_REFERRED):
-            yield from self._send(type_url, [], self._gone(type_url))
+            yield from self._send(type_url, [], self._gone(type_url, changes[type_url].removed))
 
     def _push_type(self, type_url: str, forced: frozenset[str] = frozenset()) -> Iterator[Response]:
-        yield from self._send(
-            type_url, self._changed(type_url, forced), self._gone(type_url, forced)
-        )
-
-    def _changed(self, type_url: str, forced: frozenset[str] = frozenset()) -> list[str]:
+        """All of a type that the stream should have and hasn't, or has and shouldn't."""
         state, resources = self._types.get(type_url, _NOTHING), self._snapshot.of_type(type_url)
-        wanted: Iterable[str] = resources if state.wildcard else state.names & resources.keys()
+        changed = self._changed(type_url, resources if state.wildcard else state.names, forced)
+        gone = self._gone(type_url, state.sent.keys() | forced, forced)
+        yield from self._send(type_url, changed, gone)
+
+    def _changed(
+        self, type_url: str, among: Iterable[str], forced: Collection[str] = ()
+    ) -> list[str]:
+        """The names among some that are to be sent."""
+        state, resources = self._types.get(type_url, _NOTHING), self._snapshot.of_type(type_url)
         return sorted(
             name
-            for name in wanted
-            if name in forced or state.sent.get(name) != resources[name].version
+            for name in among
+            if name in resources
+            and state.covers(name)
+            and (name in forced or state.sent.get(name) != resources[name].version)
         )
 
-    def _gone(self, type_url: str, forced: frozenset[str] = frozenset()) -> list[str]:
+    def _gone(self, type_url: str, among: Iterable[str], forced: Collection[str] = ()) -> list[str]:
+        """The names among some that are to be told as removed."""
         if type_url == SECRET:
             return []
         state, resources = self._types.get(type_url, _NOTHING), self._snapshot.of_type(type_url)
-        return sorted((state.sent.keys() | forced) - resources.keys())
+        return sorted(
+            name
+            for name in among
+            if name not in resources and (name in forced or name in state.sent)
+        )
 
     def _send(self, type_url: str, changed: list[str], gone: list[str]) -> Iterator[Response]:
         if type_url == SECRET:

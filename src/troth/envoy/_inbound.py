@@ -20,6 +20,7 @@ from troth.envoy._matchers import (
     choose_chain,
     choose_matcher,
     match_exact,
+    match_range,
     match_ranges,
     match_whole,
 )
@@ -123,7 +124,7 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
         # The kernel drops packets to loopback that come from outside, but only after the redirect,
         # which gives them another destination. To pass them would open what listens there alone.
         filter_chain_matcher=match_ranges(
-            [(LOOPBACK, choose_chain(REFUSED))],
+            [match_range(LOOPBACK, choose_chain(REFUSED))],
             choose_matcher(
                 match_exact(
                     DESTINATION_PORT,

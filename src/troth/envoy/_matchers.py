@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
@@ -80,15 +79,14 @@ def match_whole(looks_at: Message, regex: str, then: Message) -> Message:
     )
 
 
-def match_ranges(ranges: Iterable[tuple[Iterable[str], Message]], otherwise: Message) -> Message:
+def match_range(networks: Iterable[str], then: Message) -> Message:
+    """What leads to ``then`` from some networks and addresses, in `match_ranges`."""
+    return ip_pb2.IPMatcher.IPRangeMatcher(ranges=list(map(_cidr, networks)), on_match=then)
+
+
+def match_ranges(ranges: Iterable[Message], otherwise: Message) -> Message:
     """A matcher that finds the most specific network that the destination's address is in."""
-    found = [
-        ip_pb2.IPMatcher.IPRangeMatcher(
-            ranges=[_cidr(network) for network in networks], on_match=on_match
-        )
-        for networks, on_match in ranges
-        if networks
-    ]
+    found = [each for each in ranges if each.ranges]
     if not found:
         return matcher_pb2.Matcher(on_no_match=otherwise)
     return matcher_pb2.Matcher(
@@ -102,11 +100,14 @@ def match_ranges(ranges: Iterable[tuple[Iterable[str], Message]], otherwise: Mes
 
 def _cidr(network: str) -> Message:
     address, _, length = network.partition("/")
-    bits = int(length) if length else ip_address(address).max_prefixlen
+    bits = int(length) if length else _BITS[":" in address]
     return cidr_pb2.CidrRange(
         address_prefix=address, prefix_len=wrappers_pb2.UInt32Value(value=bits)
     )
 
+
+_BITS = {False: 32, True: 128}
+"""Of an IPv4 address, and of an IPv6 one."""
 
 DESTINATION_IP = match_input("ip", network_inputs_pb2.DestinationIPInput())
 DESTINATION_PORT = match_input("port", network_inputs_pb2.DestinationPortInput())

@@ -1,4 +1,4 @@
-"""The listeners for what leaves a pod: a tiny one in each, and the internal one that all share."""
+"""The listener for what leaves a pod: it only says whose it is, and whether it is a service's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.config.listener.v3 import listener_pb2
 
-from troth.envoy._accesslog import failed_access_log, unrouted_access_log
+from troth.envoy._accesslog import unrouted_access_log
 from troth.envoy._events import POD_STATE
 from troth.envoy._filters import (
     FROM_STATE,
@@ -21,24 +21,22 @@ from troth.envoy._filters import (
 )
 from troth.envoy._matchers import (
     DESTINATION_PORT,
-    LOOPBACK,
-    REFUSED,
     choose_chain,
     choose_matcher,
     match_exact,
+    match_range,
     match_ranges,
 )
-from troth.envoy._names import INTERNAL_OUTBOUND, cluster_name
+from troth.envoy._names import INTERNAL_OUTBOUND
 from troth.envoy._ports import PORT_SETS
 from troth.envoy._proto import Message, socket_address
-from troth.envoy._reasons import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from troth.envoy._ports import PortSet
-    from troth.mesh import Destination, ExternalPort, LocalPod
+    from troth.mesh import ExternalPort, LocalPod
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 
@@ -57,10 +55,10 @@ def match_services(ranges: Iterable[str], external_ports: Iterable[ExternalPort]
     for address, numbers in sorted(ports_of.items()):
         alike.setdefault(tuple(sorted(numbers)), []).append(address)
     service, direct = choose_chain("service"), choose_chain("direct")
-    found: list[tuple[Iterable[str], Message]] = [(sorted(ranges), service)]
+    found = [match_range(sorted(ranges), service)]
     for ports, addresses in alike.items():
         by_port = match_exact(DESTINATION_PORT, {str(port): service for port in ports}, direct)
-        found.append((addresses, choose_matcher(by_port)))
+        found.append(match_range(addresses, choose_matcher(by_port)))
     return match_ranges(found, direct)
 
 
@@ -121,76 +119,3 @@ def outbound(
             address=socket_address("::1", ports.outbound, netns=netns)
         )
     return listener
-
-
-def internal_outbound(destinations: Iterable[Destination], log: Path) -> Message:
-    """The one listener that knows the whole mesh: by destination, the tunnel or plaintext.
-
-    A chain per identity pins the server's certificate to exactly that identity (secure naming);
-    an IP tree leads to it, with a map of ports where some ports are the exception.
-    """
-    groups: dict[tuple[str, bool, frozenset[int]], list[str]] = {}
-    for destination in destinations:
-        key = (str(destination.identity), destination.tunnel, destination.exceptions)
-        groups.setdefault(key, []).extend(destination.addresses)
-
-    identities = sorted({identity for identity, _, _ in groups})
-    # Loopback is never captured: only a connection made to 15001 by hand has it, and passing it on
-    # would loop.
-    ranges: list[tuple[Iterable[str], Message]] = [(LOOPBACK, choose_chain(REFUSED))]
-    for (identity, tunnel, exceptions), addresses in sorted(
-        groups.items(), key=lambda item: (item[0][0], item[0][1], sorted(item[0][2]))
-    ):
-        usual, exception = choose_chain(f"tunnel-{identity}"), choose_chain("plain")
-        if not tunnel:
-            usual, exception = exception, usual
-        on_match = usual
-        if exceptions:
-            on_match = choose_matcher(
-                match_exact(
-                    DESTINATION_PORT,
-                    {str(port): exception for port in sorted(exceptions)},
-                    usual,
-                )
-            )
-        ranges.append((sorted(addresses), on_match))
-    return listener_pb2.Listener(
-        name=INTERNAL_OUTBOUND,
-        internal_listener=listener_pb2.Listener.InternalListenerConfig(),
-        listener_filters=[original_dst()],
-        filter_chains=[_to_plain(), *map(_to_tunnel, identities)],
-        filter_chain_matcher=match_ranges(ranges, choose_chain("plain")),
-        access_log=failed_access_log(Role.OUTBOUND, None, log),
-    )
-
-
-def _to_tunnel(identity: str) -> Message:
-    return components_pb2.FilterChain(
-        name=f"tunnel-{identity}",
-        filters=[
-            set_filter_state(
-                state("envoy.network.upstream_subject_alt_names", identity, shared=SHARED_ONCE),
-                state(
-                    "envoy.network.upstream_server_name",
-                    "%DOWNSTREAM_LOCAL_PORT%",
-                    shared=SHARED_ONCE,
-                ),
-                state("envoy.tcp_proxy.cluster", _of_pod("tunnel")),
-            ),
-            tcp_proxy(FROM_STATE),
-        ],
-    )
-
-
-def _to_plain() -> Message:
-    return components_pb2.FilterChain(
-        name="plain",
-        filters=[
-            set_filter_state(state("envoy.tcp_proxy.cluster", _of_pod("plain"))),
-            tcp_proxy(FROM_STATE),
-        ],
-    )
-
-
-def _of_pod(role: str) -> str:
-    return cluster_name(f"%FILTER_STATE({POD_STATE}:PLAIN)%", role)

@@ -25,6 +25,7 @@ from troth.mesh._model import (
 from troth.mesh._tally import KEPT, OTHERS, Tally, TallyState, Total
 from troth.mesh._target import Target, find_target, pod_at
 from troth.mesh._view import Destination, LocalPod, NodeView, node_view
+from troth.mesh._view_keeper import ViewKeeper
 from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, membership
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "TallyState",
     "Target",
     "Total",
+    "ViewKeeper",
     "World",
     "client_decision",
     "external_ports",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,7 +14,7 @@ from troth.mesh._model import Pod, Service
 from troth.policy import Decision, Mode, PolicyIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from troth.mesh._world import World
 
@@ -66,13 +67,16 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """What one node enforces and where its pods' connections go.
 
     Attributes:
+        local_pods: By UID, in order.
+        destinations: By UID.
+        services: By ``NAMESPACE/NAME``.
         service_ranges: Networks and single addresses that are nothing but services' virtual IPs.
         external_ports: Where else services are reached.
     """
 
-    local_pods: tuple[LocalPod, ...] = ()
-    destinations: tuple[Destination, ...] = ()
-    services: tuple[Service, ...] = ()
+    local_pods: Mapping[str, LocalPod] = {}
+    destinations: Mapping[str, Destination] = {}
+    services: Mapping[str, Service] = {}
     service_ranges: tuple[str, ...] = ()
     external_ports: tuple[ExternalPort, ...] = ()
 
@@ -84,7 +88,7 @@ def node_view(
     lenient: Collection[str] = (),
     service_ranges: tuple[str, ...] = (),
 ) -> NodeView:
-    """Derive one node's view.
+    """Derive one node's view from nothing but the world; `ViewKeeper` does so change by change.
 
     Args:
         world: Everything.
@@ -94,8 +98,8 @@ def node_view(
             outside of them are known by themselves, but only once their service is.
     """
     index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
-    local_pods = []
-    destinations = []
+    local_pods = {}
+    destinations = {}
     for uid, pod in sorted(world.pods.items()):
         path = netns.get(uid)
         if path is None and not pod.captured:
@@ -103,41 +107,34 @@ def node_view(
         verdict = index.decide(pod.namespace, pod.labels, [port.number for port in pod.ports])
         identity = pod.spiffe_id(world.trust_domain)
         if path is not None:
-            local_pods.append(
-                LocalPod(
-                    pod=pod,
-                    netns=path,
-                    identity=identity,
-                    verdict=verdict,
-                    lenient=uid in lenient,
-                )
+            local_pods[uid] = LocalPod(
+                pod=pod, netns=path, identity=identity, verdict=verdict, lenient=uid in lenient
             )
         if pod.captured and pod.addresses:
-            destinations.append(_destination(pod, identity, verdict))
+            destinations[uid] = destination(pod, identity, verdict)
+    services = world.services.values()
+    networks = [ip_network(text) for text in service_ranges]
+    others = {address for service in services for address in other_virtual_ips(service, networks)}
     return NodeView(
-        local_pods=tuple(local_pods),
-        destinations=tuple(destinations),
-        services=tuple(service for _, service in sorted(world.services.items())),
-        service_ranges=(*service_ranges, *_other_virtual_ips(world, service_ranges)),
-        external_ports=external_ports(
-            world.services.values(), (destination.addresses for destination in destinations)
-        ),
+        local_pods=local_pods,
+        destinations=destinations,
+        services=world.services,
+        service_ranges=(*service_ranges, *sorted(others)),
+        external_ports=external_ports(services, (each.addresses for each in destinations.values())),
     )
 
 
-def _other_virtual_ips(world: World, ranges: Iterable[str]) -> list[str]:
-    networks = [ip_network(text) for text in ranges]
-    return sorted(
-        {
-            address
-            for service in world.services.values()
-            for address in service.cluster_ips
-            if not any(ip_address(address) in network for network in networks)
-        }
-    )
+def other_virtual_ips(service: Service, networks: Iterable[IPv4Network | IPv6Network]) -> list[str]:
+    """The virtual IPs of a service that are in none of the networks."""
+    return [
+        address
+        for address in service.cluster_ips
+        if not any(ip_address(address) in network for network in networks)
+    ]
 
 
-def _destination(pod: Pod, identity: SpiffeId, verdict: Decision) -> Destination:
+def destination(pod: Pod, identity: SpiffeId, verdict: Decision) -> Destination:
+    """What clients have to know of a captured pod."""
     # Auto mTLS asks for the mode of the very port, so a STRICT port behind a DISABLE mesh is
     # reached by the tunnel (istio/istio#56084 is what happens otherwise).
     tunnel = verdict.mode is not Mode.DISABLE

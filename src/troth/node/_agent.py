@@ -26,12 +26,12 @@ from troth.envoy import (
     AdsStatus,
     EnvoyOptions,
     EnvoyProcess,
+    SnapshotKeeper,
     bootstrap,
-    build_snapshot,
     find_envoy,
 )
 from troth.identity import TrustBundle, X509Svid
-from troth.mesh import Connection, NodeView, World, node_view
+from troth.mesh import Connection, NodeView, ViewKeeper, World
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._enroller import Enroller
 from troth.node._figures import Figures
@@ -128,6 +128,8 @@ class NodeAgent:
         )
         self._world: World | None = None
         self._observer: Observer | None = None
+        self._views = ViewKeeper()
+        self._snapshots = SnapshotKeeper(access_log=paths.access_log, ports=ports)
         self._wanted: Mapping[str, Path] = {}
         self._ports = ports
         self._pods = Enroller(grace=announcement_seconds, ports=ports, probes=host is not None)
@@ -239,7 +241,10 @@ class NodeAgent:
         if world == self._world and wanted == self._wanted:
             return
         self._world, self._wanted = world, dict(wanted)
-        self._observer = Observer(world)
+        if self._observer is None:
+            self._observer = Observer(world)
+        else:
+            self._observer.follow(world)
         self._generation += 1
         self._wake()
 
@@ -333,32 +338,34 @@ class NodeAgent:
         pods = self._pods
         pods.want(wanted, world.pods)
         joining = pods.joining
-        view = node_view(
+        view = self._views.update(
             world,
             netns={uid: str(netns) for uid, netns in pods.netns.items()},
             lenient=pods.lenient,
             service_ranges=self._service_ranges,
         )
-        missing = await self.certificates.ensure({pod.identity for pod in view.local_pods})
+        missing = await self.certificates.ensure(
+            {local.identity for local in view.local_pods.values()}
+        )
         # Envoy holds all listeners back while one of its clusters waits for a secret.
-        ready = tuple(local for local in view.local_pods if local.identity not in missing)
+        ready = {
+            uid: local for uid, local in view.local_pods.items() if local.identity not in missing
+        }
         credentials = Credentials(
             tuple(self.certificates.current().values()), self.certificates.bundle
         )
         self._ads.update(
-            build_snapshot(
+            self._snapshots.update(
                 msgspec.structs.replace(view, local_pods=ready),
                 credentials.svids,
                 credentials.bundle,
-                access_log=self._paths.access_log,
-                ports=self._ports,
             )
         )
         if not await self._settled():
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
         self._credentials = credentials
         self._joining = joining
-        served, reasons = {local.pod.uid for local in ready}, self._not_ready(view, missing)
+        served, reasons = ready.keys(), self._not_ready(view, missing)
         async with self._acting:
             if self.is_active:
                 await self._act(view, served, reasons)
@@ -384,7 +391,8 @@ class NodeAgent:
         self, view: NodeView, served: Collection[str], reasons: Mapping[str, str]
     ) -> None:
         if self._host is not None:
-            await self._host.let_in({ip for pod in view.local_pods for ip in pod.pod.addresses})
+            local_pods = view.local_pods.values()
+            await self._host.let_in({ip for each in local_pods for ip in each.pod.addresses})
         if await self._pods.act(served, reasons):
             self._wake()
         self._wake_at(self._pods.next_look())
@@ -421,10 +429,9 @@ class NodeAgent:
 
     def _not_ready(self, view: NodeView, missing: Mapping[SpiffeId, str]) -> dict[str, str]:
         """Why Envoy can't serve some of the pods, by UID."""
-        nacks = {nack.name: nack.message for nack in self._ads.status().nacks}
+        nacks = {nack.name: nack.message for nack in self._ads.nacks}
         reasons = {}
-        for local in view.local_pods:
-            uid = local.pod.uid
+        for uid, local in view.local_pods.items():
             words = next((text for name, text in nacks.items() if uid in name), None)
             if local.identity in missing:
                 reasons[uid] = f"no certificate: {missing[local.identity]}"

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.mesh import Connection, Party, Side
-from troth.policy import PolicyIndex
+from troth._table import difference
+from troth.mesh import Connection, Party, Side, World
+from troth.policy import PolicyChanges, PolicyIndex
 
 if TYPE_CHECKING:
     from troth.envoy import ConnectionEvent
-    from troth.mesh import Pod, World
+    from troth.mesh import Pod
 
 
 class Observer:
-    """Names connections after the pods of one world; made anew when the world changes."""
+    """Names connections after the pods of the world as it is."""
 
     def __init__(self, world: World) -> None:
-        self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
-        self._by_uid = world.pods
-        self._by_address = {
-            address: pod for pod in world.pods.values() for address in pod.addresses
-        }
+        self._world = World(trust_domain=world.trust_domain, root_namespace=world.root_namespace)
+        self._index = PolicyIndex((), world.root_namespace)
+        self._by_address: dict[str, Pod] = {}
+        self.follow(world)
+
+    def follow(self, world: World) -> None:
+        """Go on to a later state of the same mesh; costs what has changed in between."""
+        before, self._world = self._world, world
+        self._index = self._index.changed(PolicyChanges.between(before.policies, world.policies))
+        pods = difference(before.pods, world.pods)
+        former = [before.pods[uid] for uid in pods.upserted if uid in before.pods]
+        for pod in (*pods.removed.values(), *former):
+            for address in pod.addresses:
+                holder = self._by_address.get(address)
+                if holder is not None and holder.uid == pod.uid:
+                    del self._by_address[address]
+        for pod in pods.upserted.values():
+            self._by_address |= dict.fromkeys(pod.addresses, pod)
 
     def connection(self, event: ConnectionEvent) -> Connection:
         """The event with names, and with the mode that was in force for it."""
@@ -52,7 +66,7 @@ class Observer:
 
     def _source(self, event: ConnectionEvent) -> Pod | None:
         if event.side is Side.CLIENT:  # also what the pod does over its loopback is its own doing
-            return self._by_uid.get(event.pod)
+            return self._world.pods.get(event.pod)
         return self._by_address.get(event.source_address)
 
 
