@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth import _exposition
-from troth._exposition import ListenAddress, Page, serving
+from troth._exposition import ListenAddress, Page, serve_when_free, serving
 from troth.errors import EnvironmentLackError, InputError
 
 if TYPE_CHECKING:
@@ -128,11 +128,36 @@ async def test_a_tcp_port_is_served_too() -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("asked", ["127.0.0.1", "::1"])
+async def test_a_port_without_an_address_is_served_once_it_is_free_and_everywhere(
+    asked: str,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        page = Page(content_type="", body=b"x")
+        serving = asyncio.create_task(serve_when_free(ListenAddress(port=port), lambda _: page))
+        await asyncio.sleep(0)
+        assert not serving.done()
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(OSError):
+                    reader, writer = await asyncio.open_connection(asked, port)
+                    break
+                await asyncio.sleep(0.05)
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"x")
+            writer.close()
+    finally:
+        serving.cancel()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("127.0.0.1:9464", ListenAddress(host="127.0.0.1", port=9464)),
         ("[::1]:1", ListenAddress(host="::1", port=1)),
+        ("9464", ListenAddress(port=9464)),
         ("0.0.0.0:65535", ListenAddress(host="0.0.0.0", port=65535)),
         ("unix:/run/m.sock", ListenAddress(path="/run/m.sock")),
     ],
@@ -152,7 +177,7 @@ def test_a_relative_path_is_the_callers(tmp_path: Path, monkeypatch: pytest.Monk
     ("text", "found"),
     [
         ("", "has no port"),
-        ("9464", "has no port"),
+        ("65536", "has no port"),
         (":9464", "has no IP address"),
         ("localhost:9464", "has no IP address"),
         ("::1:9464", "writes an IPv6 address without brackets, or another one in them"),
@@ -170,4 +195,4 @@ def test_what_is_no_address_is_refused_with_what_would_be_one(text: str, found: 
         ListenAddress.parse(text, option="--metrics")
     (problem,) = caught.value.problems
     assert (problem.subject, problem.found) == (f"--metrics {text}", found)
-    assert problem.wanted == "write ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
+    assert problem.wanted == "write PORT, ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"

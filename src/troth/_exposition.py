@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
+import structlog
 
 from troth.errors import EnvironmentLackError, InputError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+_log = structlog.get_logger(__name__)
 
 PATH = "/metrics"
 
@@ -30,12 +33,19 @@ _MOST_CONNECTIONS = 32
 _LONGEST_HEAD = 16 * 1024
 _PATIENCE_SECONDS = 10
 _LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7), less its final zero
+_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_HIGHEST_PORT = 65535
 _REQUEST_LINE = re.compile(rb"(?P<method>[A-Z]{1,16}) (?P<target>[!-~]{1,2048}) HTTP/1\.[01]")
-_WANTED = "write ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
+LISTEN = "PORT|ADDRESS:PORT|unix:PATH"
+"""What `ListenAddress.parse` reads, for a command's help."""
+
+_WANTED = "write PORT, ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
+
+_LOOK_AGAIN_SECONDS = 1.0
 
 
 class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to listen: an IP address and a TCP port, or the path of a Unix socket."""
+    """Where to listen: an IP address (all of them if empty) and a TCP port, or a Unix socket."""
 
     host: str = ""
     port: int = 0
@@ -43,7 +53,9 @@ class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: str, *, option: str) -> ListenAddress:
-        """Read ``ADDRESS:PORT``, ``[ADDRESS]:PORT`` or ``unix:PATH``; a path is made absolute.
+        """Read ``PORT``, ``ADDRESS:PORT``, ``[ADDRESS]:PORT`` or ``unix:PATH``.
+
+        A path is made absolute.
 
         Args:
             text: What was given.
@@ -62,6 +74,8 @@ class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
                 found = f"names a path of {length} bytes, too long for a Unix socket"
                 _refuse(option, text, found)
             return cls(path=path)
+        if _PORT.fullmatch(text) and int(text) <= _HIGHEST_PORT:
+            return cls(port=int(text))
         host, colon, number = text.rpartition(":")
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         try:
@@ -70,13 +84,15 @@ class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
             _refuse(option, text, "has no IP address" if colon else "has no port")
         if (address.version == 6) is not (bare != host):  # noqa: PLR2004 - IPv6
             _refuse(option, text, "writes an IPv6 address without brackets, or another one in them")
-        if not re.fullmatch(r"[1-9][0-9]{0,4}", number) or int(number) > 65535:  # noqa: PLR2004 - the highest port
+        if not _PORT.fullmatch(number) or int(number) > _HIGHEST_PORT:
             _refuse(option, text, f"has {number!r} for a port")
         return cls(host=str(address), port=int(number))
 
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
+        if not self.host:
+            return str(self.port)
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -116,7 +132,28 @@ async def serving(address: ListenAddress, page: Callable[[str], Page]) -> AsyncI
             _remove(Path(address.path))
 
 
+async def serve_when_free(address: ListenAddress, page: Callable[[str], Page]) -> None:
+    """Serve until cancelled, once the address can be listened on; arguments as of `serving`.
+
+    For a program whose predecessor may be there yet, and which has more important things to do.
+    """
+    reason = ""
+    while True:
+        try:
+            async with serving(address, page):
+                await asyncio.get_running_loop().create_future()
+        except EnvironmentLackError as error:
+            if reason != str(error):
+                reason = str(error)
+                _log.warning("metrics are not shown yet", reason=reason)
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+
 def _listen(address: ListenAddress) -> socket.socket:
+    if not address.path and not address.host:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        return socket.create_server(("", address.port), family=family, dualstack_ipv6=both)
     if not address.path:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         return socket.create_server((address.host, address.port), family=family)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.cluster.harness import Cluster
 
 NAMESPACE = "troth-system"
+METRICS_PORT = 9464
 _PROGRAMS = Path(__file__).parents[1] / "e2e" / "programs"
 LOAD = str(_PROGRAMS / "load.py")
 SERVER = str(_PROGRAMS / "hello.py")
@@ -53,7 +54,7 @@ class ClusterMesh:
             self.controller = Program(
                 plane.machine,
                 *("env", f"KUBECONFIG={control.inside('troth-controller')}"),
-                *(TROTH, "controller"),
+                *(TROTH, "controller", f"--metrics={METRICS_PORT}"),
                 log=plane.logs / "troth-controller.log",
             )
             ends.callback(self.controller.terminate)
@@ -99,6 +100,7 @@ class ClusterMesh:
             f"--kubeconfig={self._control.inside(account, node)}",
             f"--health-socket={self._health_socket(name)}",
             f"--drain-seconds={drain_seconds}",
+            f"--metrics={METRICS_PORT}",
             log=self.cluster.control_plane.logs / f"{name}.log",
         )
 
@@ -121,6 +123,14 @@ class ClusterMesh:
         lease = find(self.cluster.client, Lease, report_lease(node), NAMESPACE)
         text = (lease or {}).get("metadata", {}).get("annotations", {}).get(REPORT_ANNOTATION)
         return json.loads(text) if text else {}
+
+    def metrics(self, node: str = "") -> dict[str, float]:
+        """What a node's agent shows Prometheus, or the controller: samples without labels."""
+        machine = self.cluster.nodes[node].machine if node else self.cluster.control_plane.machine
+        url = f"http://127.0.0.1:{METRICS_PORT}/metrics"
+        page = machine.run("curl", "-sS", url, check=False).stdout
+        samples = [line.split() for line in page.splitlines() if line and line[0] not in "#{"]
+        return {sample[0]: float(sample[1]) for sample in samples if "{" not in sample[0]}
 
     def last_words(self) -> str:
         """The ends of all programs' output."""

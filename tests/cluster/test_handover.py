@@ -178,6 +178,8 @@ def test_an_upgrade_fails_no_request_and_the_old_agent_ends_with_its_last_connec
             assert first.alive
             open_ones.close()
             assert first.await_end() == 0
+    # The second one has got the port that both were told to show metrics at.
+    eventually(lambda: mesh.metrics(NODE).get("troth_captured_pods"), what="metrics")
 
 
 def test_connections_of_the_old_agent_end_with_the_drain_period(

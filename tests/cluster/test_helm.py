@@ -28,8 +28,12 @@ WAIT = "--wait --timeout=120s"
 OTHER_VALUES = {
     "image": {"repository": "registry.example/troth", "tag": "9", "pullSecrets": [{"name": "x"}]},
     "trustDomain": "example.org",
-    "controller": {"networkPolicy": False, "tolerations": [{"operator": "Exists"}]},
-    "node": {"nodeSelector": {"kubernetes.io/os": "other"}},
+    "controller": {
+        "tolerations": [{"operator": "Exists"}],
+        "metricsPort": 9464,
+        "metricsFrom": [{"podSelector": {}}],
+    },
+    "node": {"metricsPort": 9464, "nodeSelector": {"kubernetes.io/os": "other"}},
 }
 
 

@@ -131,6 +131,20 @@ def test_running_pods_that_join_are_strict_in_the_end_and_plain_again_when_they_
     mesh.cluster.client.deletecollection(Pod, namespace=namespace)
 
 
+def test_nodes_and_controller_show_metrics(mesh: ClusterMesh, shop: str, outside: str) -> None:
+    server = mesh.serve(shop, "web", "node-1")
+    mesh.client(outside, "stranger", "node-2")
+    mesh.await_captured(shop, "web")
+    mesh.policy(shop, "STRICT")
+    url = f"{address(server)}:8080"
+    eventually(lambda: mesh.get(outside, "stranger", url) == "refused", what="STRICT")
+    eventually(lambda: mesh.metrics()["troth_enforced_policies"] >= 1, what="the policy's status")
+    assert mesh.metrics()["troth_leading"] == 1
+    assert mesh.metrics()["troth_nodes"] == len(mesh.agents)
+    assert mesh.metrics("node-1")["troth_captured_pods"] >= 1
+    assert mesh.metrics("node-1")["troth_envoy_connected"] == 1
+
+
 def test_services_are_balanced_by_envoy_and_reached_by_the_tunnel(
     mesh: ClusterMesh, shop: str
 ) -> None:

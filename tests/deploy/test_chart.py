@@ -103,6 +103,40 @@ def test_what_is_off_leaves_nothing_behind() -> None:
     assert all("imagePullSecrets" not in spec for spec in pods().values())
 
 
+@pytest.mark.parametrize(
+    ("program", "name"), [("controller", "troth-controller"), ("node", "troth-node")]
+)
+def test_metrics_are_shown_where_they_are_wanted_and_prometheus_is_told(
+    program: str, name: str
+) -> None:
+    def template(**values: Any) -> Any:
+        kind = "Deployment" if program == "controller" else "DaemonSet"
+        return one(kind, name, **values)["spec"]["template"]
+
+    assert "annotations" not in template()["metadata"]
+    assert not [arg for arg in template()["spec"]["containers"][0]["args"] if "metrics" in arg]
+    wanted = template(**{program: {"metricsPort": 9464}})
+    assert wanted["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "9464",
+        "prometheus.io/path": "/metrics",
+    }
+    assert "--metrics=9464" in wanted["spec"]["containers"][0]["args"]
+
+
+def test_only_who_is_meant_gets_the_controllers_metrics() -> None:
+    def ingress(**values: Any) -> Any:
+        return one("NetworkPolicy", "troth-controller", controller=values)["spec"].get("ingress")
+
+    monitoring = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
+    ports = [{"port": "metrics"}]
+    assert ingress() is None
+    assert ingress(metricsPort=9464) == [{"ports": ports}]
+    assert ingress(metricsPort=9464, metricsFrom=[monitoring]) == [
+        {"ports": ports, "from": [monitoring]}
+    ]
+
+
 def test_another_namespace_is_used_throughout() -> None:
     for name in TEMPLATES:
         assert chart.NAMESPACE not in chart.render(name, namespace="elsewhere")

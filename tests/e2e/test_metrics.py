@@ -89,4 +89,4 @@ def test_what_is_no_address_is_wrong_use(host: Host, tmp_path: Path) -> None:
     command = (TROTH, "up", "--detach", "--metrics", "localhost:1", str(tmp_path))
     result = host.run(*command, check=False)
     assert result.returncode == 2
-    assert "write ADDRESS:PORT" in result.stderr
+    assert "write PORT, ADDRESS:PORT" in result.stderr

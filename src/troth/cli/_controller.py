@@ -13,6 +13,7 @@ from troth._contract import (
     NODE_SERVICE_ACCOUNT,
     SHORTEST_LIFETIME,
 )
+from troth._exposition import LISTEN, ListenAddress
 from troth.identity import TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
@@ -46,6 +47,13 @@ def controller(
     health_port: Annotated[
         int, typer.Option(help="Port of /healthz and /readyz.", min=0, max=65535)
     ] = 8086,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar=LISTEN,
+            help="Show Prometheus the controller's metrics at /metrics there, whoever asks.",
+        ),
+    ] = None,
 ) -> int:
     """Run a cluster's controller: certificates for node agents, root, policies' status.
 
@@ -65,5 +73,6 @@ def controller(
             namespace=namespace,
             root_namespace=root_namespace,
             health_port=health_port,
+            metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
         )
     )

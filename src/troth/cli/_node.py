@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from troth._contract import DEFAULT_NAMESPACE
+from troth._exposition import LISTEN, ListenAddress
 from troth.identity import TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
@@ -50,6 +51,13 @@ def node(
             help="How long connections may live on when another agent has taken over.", min=0
         ),
     ] = 300.0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar=LISTEN,
+            help="Show Prometheus the agent's metrics at /metrics there, whoever asks.",
+        ),
+    ] = None,
 ) -> int:
     """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
 
@@ -70,6 +78,7 @@ def node(
             root_namespace=root_namespace,
             health_socket=health_socket.absolute() if health_socket is not None else None,
             drain_seconds=drain_seconds,
+            metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
         ),
         kubeconfig=kubeconfig,
     )

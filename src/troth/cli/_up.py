@@ -14,7 +14,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth._exposition import ListenAddress
+from troth._exposition import LISTEN, ListenAddress
 from troth.cli._console import err
 from troth.errors import InputError, Problem
 from troth.identity import TrustDomain
@@ -74,7 +74,7 @@ def up(
     metrics: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS:PORT|unix:PATH",
+            metavar=LISTEN,
             help="Show Prometheus the agent's metrics at /metrics there; the port is one of the "
             "mesh's own network, the socket is on this machine.",
         ),

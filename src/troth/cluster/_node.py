@@ -20,6 +20,7 @@ import structlog
 from lightkube.resources.core_v1 import Node
 
 from troth._contract import policy_digest
+from troth._exposition import serve_when_free
 from troth._health import health_socket
 from troth.cluster._handover import Successors, take_over
 from troth.cluster._local_pods import LocalPods, local_pods
@@ -30,6 +31,7 @@ from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
 from troth.node import NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
+from troth.node._metrics import NodeMetrics
 from troth.node._report import NodeReporter, node_report
 from troth.sources import ClusterState, follow
 from troth.sources.kubernetes import ApiServer, api_client, api_errors
@@ -94,7 +96,9 @@ class ClusterNode:
         self._enforced: ClusterState | None = None
         self._pins: Pins | None = None
         self._successors: Successors | None = None
-        self._was_in_charge = False
+        self._metrics = NodeMetrics() if settings.metrics is not None else None
+        self._charged = asyncio.Event()
+        self._relieved = asyncio.Event()
         self._known = asyncio.Event()
         self._prepared = asyncio.Event()
         self._woken = asyncio.Event()
@@ -119,7 +123,7 @@ class ClusterNode:
             blockers.append("Envoy is not connected")
         elif not self.agent.is_settled:
             blockers.append("Envoy has not taken the newest configuration yet")
-        elif not self._was_in_charge:
+        elif not self._charged.is_set():
             blockers.append("the agent before this one has not handed over yet")
         if self._marker is not None and self._marker.trouble:
             blockers.append(self._marker.trouble)
@@ -159,6 +163,7 @@ class ClusterNode:
                     tasks.create_task(agent.run())
                     tasks.create_task(reporter.run())
                     tasks.create_task(self._take_charge(agent, pins, place.other))
+                    tasks.create_task(self._show_metrics())
                     await self._reconcile_forever(agent, pins, marker, reporter, ranges)
         finally:
             pins.close()
@@ -195,10 +200,20 @@ class ClusterNode:
         predecessor = await take_over(other, self._prepared.wait)
         await self._adopt(agent, pins)
         agent.take_charge(predecessor.handover.joining if predecessor else ())
-        self._was_in_charge = True
+        self._charged.set()
         if predecessor is not None:
             async for connection in predecessor.connections():
                 agent.note(connection)
+
+    async def _show_metrics(self) -> None:
+        """Show them while in charge: the next agent needs the port."""
+        if self.settings.metrics is None or self._metrics is None:
+            return
+        await self._charged.wait()
+        async with asyncio.TaskGroup() as tasks:
+            page = tasks.create_task(serve_when_free(self.settings.metrics, self._metrics.page))
+            await self._relieved.wait()
+            page.cancel()
 
     async def _follow(self) -> None:
         states = follow(
@@ -234,6 +249,8 @@ class ClusterNode:
             if agent.is_prepared and self._local.wanted <= pins.sought:
                 self._prepared.set()
             if not agent.is_active:
+                if self._charged.is_set():
+                    self._relieved.set()
                 marker.want(())
                 continue
             marker.want(self._marks(self.world, agent.captured))
@@ -305,6 +322,7 @@ class ClusterNode:
             ),
             signer=self._signer,
             on_change=self._wake,
+            metrics=self._metrics,
             host=_HOST,
             announcement_seconds=self.settings.announcement_seconds,
             ports=slot.ports,

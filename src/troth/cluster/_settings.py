@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from troth._contract import DEFAULT_NAMESPACE
+from troth._exposition import ListenAddress
 from troth.identity import TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
@@ -34,6 +35,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
             node's own network two agents can't both have it.)
         drain_seconds: How long its connections may live on when another agent has taken over and it
             is to end.
+        metrics: Where Prometheus may scrape the agent; nowhere when None.
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
     """
 
@@ -44,4 +46,5 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = DEFAULT_NAMESPACE
     health_socket: Path | None = None
     drain_seconds: float = DRAIN_SECONDS
+    metrics: ListenAddress | None = None
     announcement_seconds: float = ANNOUNCEMENT_SECONDS

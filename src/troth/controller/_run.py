@@ -13,9 +13,11 @@ import structlog
 
 from troth import _log as logs
 from troth._contract import CONTROLLER
+from troth._exposition import serve_when_free
 from troth._health import health_server
 from troth.controller._health import Readiness
 from troth.controller._leader import LeaderElection
+from troth.controller._metrics import ControllerMetrics
 from troth.controller._work import Work
 from troth.errors import EnvironmentLackError
 from troth.sources.kubernetes import ApiServer, api_client, program_config
@@ -73,6 +75,7 @@ class Controller:
         self.identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._election: LeaderElection | None = None
         self._work: Work | None = None
+        self._metrics = ControllerMetrics(lambda: self._work.figures() if self._work else None)
         self.health_port = 0
 
     def readiness(self) -> Readiness:
@@ -109,15 +112,20 @@ class Controller:
         _log.info("starting", identity=self.identity, trust_domain=str(settings.rules.trust_domain))
 
         async def lead() -> None:
-            self._work = Work(client, server, settings)
+            self._work = Work(client, server, settings, on_answer=self._metrics.answered)
             try:
                 await self._work.run()
             finally:
                 self._work = None
 
         try:
-            async with health_server(self.readiness, port=settings.health_port) as port:
+            async with (
+                health_server(self.readiness, port=settings.health_port) as port,
+                asyncio.TaskGroup() as tasks,
+            ):
                 self.health_port = port
+                if settings.metrics is not None:
+                    tasks.create_task(serve_when_free(settings.metrics, self._metrics.page))
                 await self._election.run(lead)
         except OSError as error:
             raise EnvironmentLackError(

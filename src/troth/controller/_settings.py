@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from troth._contract import DEFAULT_NAMESPACE
+from troth._exposition import ListenAddress
 from troth.controller._election import Timing
 from troth.controller._signing import SigningRules
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
@@ -18,6 +19,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         namespace: Where its own objects are.
         root_namespace: Where mesh-wide policies live.
         health_port: Where the kubelet asks; 0 for any.
+        metrics: Where Prometheus may scrape it; nowhere when None.
         timing: Of the leader election.
     """
 
@@ -25,4 +27,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = DEFAULT_NAMESPACE
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
     health_port: int = 8086
+    metrics: ListenAddress | None = None
     timing: Timing = Timing()

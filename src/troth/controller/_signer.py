@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+_PERMITTED = "PodOnNode"
 _AT_ONCE = 16
 _FIRST_RETRY = 1.0
 _LONGEST_RETRY = 30.0
@@ -53,6 +54,7 @@ class Signer:
         rules: Who may ask, and for what.
         authority: The one that signs now; None while there is none.
         events: Where denials are told.
+        on_answer: Hears what each request got, ``signed`` or ``denied``, and the reason.
     """
 
     def __init__(
@@ -62,11 +64,13 @@ class Signer:
         *,
         authority: Callable[[], CertificateAuthority | None],
         events: Events,
+        on_answer: Callable[[str, str], None],
     ) -> None:
         self._client = client
         self._rules = rules
         self._authority = authority
         self._events = events
+        self._on_answer = on_answer
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._begun: dict[str, asyncio.Task[None]] = {}
 
@@ -157,7 +161,7 @@ class Signer:
                 _approval(
                     csr,
                     "Approved",
-                    reason="PodOnNode",
+                    reason=_PERMITTED,
                     message=f"node {claim.node} has a pod of the service account "
                     f"{claim.namespace}/{claim.service_account}",
                 ),
@@ -172,6 +176,7 @@ class Signer:
             StatusSubresource(metadata=approved.metadata, spec=csr.spec, status=status),
             _name(csr),
         )
+        self._on_answer("signed", _PERMITTED)
         _log.info(
             "signed",
             csr=_name(csr),
@@ -195,6 +200,7 @@ class Signer:
                 _approval(csr, "Denied", reason=refusal.reason, message=refusal.message),
                 _name(csr),
             )
+        self._on_answer("denied", refusal.reason)
         _log.warning(
             "denied",
             csr=_name(csr),

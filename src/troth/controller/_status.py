@@ -76,6 +76,11 @@ class PolicyObject(msgspec.Struct, frozen=True, kw_only=True):
     policy: PeerAuthentication | None
     conditions: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def is_enforced(self) -> bool:
+        """Whether its status says that every node enforces this version."""
+        return was_enforced(self.conditions, self.stored.generation)
+
 
 def read_policy(document: Mapping[str, Any]) -> PolicyObject:
     """Read an object of the API, right or wrong.
@@ -139,7 +144,7 @@ class StatusWriter:
                 policy.stored,
                 problems=found,
                 namespace="" if policy.namespace == self._root_namespace else policy.namespace,
-                was_enforced=was_enforced(policy.conditions, policy.stored.generation),
+                was_enforced=policy.is_enforced,
             )
             wanted = conditions(stored, reports, self._history)
             after = merged(policy.conditions, wanted, now=datetime.now(UTC))

@@ -10,6 +10,7 @@ import structlog
 from troth.controller import _objects as objects
 from troth.controller._authority import Authority
 from troth.controller._events import Events
+from troth.controller._metrics import Figures
 from troth.controller._signer import Signer
 from troth.controller._status import StatusWriter
 from troth.errors import TrothError
@@ -43,9 +44,17 @@ class Work:
         client: For what is written.
         server: For what is followed.
         settings: The controller's.
+        on_answer: As of `Signer`.
     """
 
-    def __init__(self, client: AsyncClient, server: ApiServer, settings: Settings) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        server: ApiServer,
+        settings: Settings,
+        *,
+        on_answer: Callable[[str, str], None],
+    ) -> None:
         events = Events(client)
         self._authority = Authority(
             client,
@@ -54,7 +63,11 @@ class Work:
             events=events,
         )
         self._signer = Signer(
-            client, settings.rules, authority=lambda: self._authority.signing, events=events
+            client,
+            settings.rules,
+            authority=lambda: self._authority.signing,
+            events=events,
+            on_answer=on_answer,
         )
         self._status = StatusWriter(client, root_namespace=settings.root_namespace, events=events)
         self._authority_woken = asyncio.Event()
@@ -93,6 +106,17 @@ class Work:
     def rotation(self) -> tuple[str, ...]:
         """What the rotation of the root is waiting for."""
         return self._authority.awaited
+
+    def figures(self) -> Figures:
+        """What is known, in numbers."""
+        policies, reports = self._policies.objects.values(), self._reported().values()
+        return Figures(
+            policies=len(policies),
+            refused_policies=sum(each.stored.is_refused for each in policies),
+            enforced_policies=sum(each.is_enforced for each in policies),
+            nodes=len(reports),
+            troubled_nodes=sum(report is None or bool(report.trouble) for report in reports),
+        )
 
     async def run(self) -> None:
         """Work until cancelled."""
