@@ -36,6 +36,7 @@ PURE_MODULES = (
     "envoy/_reasons.py",
     "envoy/_snapshot.py",
     "envoy/_tls.py",
+    "sources/_cluster_keeper.py",
     "sources/_collect.py",
     "sources/_last_good.py",
     "sources/_reflector.py",

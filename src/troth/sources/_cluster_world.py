@@ -43,7 +43,7 @@ from troth.mesh import (
 from troth.policy import PeerAuthentication
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from troth.identity import TrustDomain
 
@@ -173,21 +173,23 @@ def pods_by_uid(pods: Iterable[Pod]) -> dict[str, Pod]:
     holder's would otherwise be expected there.
     """
     by_uid = {pod.uid: pod for pod in pods}
-    holders: dict[str, Pod] = {}
+    claimants: dict[str, list[Pod]] = {}
     for pod in by_uid.values():
-        if pod.host_network:
-            continue
-        for address in pod.addresses:
-            holder = holders.get(address)
-            if holder is None or _claim(pod) > _claim(holder):
-                holders[address] = pod
-    return {uid: _with_own_addresses(pod, holders) for uid, pod in by_uid.items()}
+        for address in () if pod.host_network else pod.addresses:
+            claimants.setdefault(address, []).append(pod)
+    return {uid: with_own_addresses(pod, claimants) for uid, pod in by_uid.items()}
 
 
-def _with_own_addresses(pod: Pod, holders: Mapping[str, Pod]) -> Pod:
-    if pod.host_network or all(holders[address] is pod for address in pod.addresses):
+def with_own_addresses(pod: Pod, claimants: Mapping[str, Collection[Pod]]) -> Pod:
+    """A pod with those of its addresses that are not another's by now.
+
+    Args:
+        pod: As its object says.
+        claimants: All pods whose objects say that they have an address, by address.
+    """
+    if pod.host_network or all(len(claimants[address]) == 1 for address in pod.addresses):
         return pod
-    own = tuple(address for address in pod.addresses if holders[address] is pod)
+    own = tuple(address for address in pod.addresses if max(claimants[address], key=_claim) is pod)
     return msgspec.structs.replace(pod, addresses=own)
 
 

@@ -1,7 +1,7 @@
 """The Kubernetes API as a source: a cluster is followed as it changes.
 
 Each kind has a loop of its own that does what its `Reflector` says. What they know together comes
-out as one value, changes that come close together as one.
+out as one value: a change at once, and those that follow close behind as one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from troth._table import Table
 from troth.sources import _cluster_objects as objects
 from troth.sources._api_server import ApiServer, Resource
+from troth.sources._cluster_keeper import ClusterPods, ClusterServices
 from troth.sources._cluster_world import (
     ClusterNode,
     ClusterState,
-    pods_by_uid,
-    resolve_services,
 )
 from troth.sources._reflector import List, Reflector
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
     from lightkube import SingleConfig
 
-    from troth.errors import TrothError
-    from troth.mesh import Namespace, Pod, Service
+    from troth.errors import Problem, TrothError
+    from troth.mesh import Namespace, Pod
     from troth.policy import PeerAuthentication
     from troth.sources._cluster_world import ClusterService, EndpointSlice
-    from troth.sources._reflector import Action, Event
+    from troth.sources._reflector import Action, Changes, Event
 
 _log = structlog.get_logger(__name__)
 
 _SETTLE_SECONDS = 0.02
-"""Changes that follow one another within this are told as one."""
+"""After a change was told, those that follow within this are told as one."""
 
 _WATCH_SECONDS = 300.0
 """How long a watch lasts at least; up to twice as long, so that they don't all end together."""
@@ -96,14 +96,15 @@ async def follow(
         for resource, reflector in view.kinds
     ]
     told: ClusterState | None = None
+    clock, next_tell = asyncio.get_running_loop().time, 0.0
     try:
         while True:
             await _first(asyncio.create_task(view.changed.wait()), loops)
-            await asyncio.sleep(_SETTLE_SECONDS)
+            await asyncio.sleep(max(0.0, next_tell - clock()))
             view.changed.clear()
             state = view.state()
             if state is not None and state != told:
-                told = state
+                told, next_tell = state, clock() + _SETTLE_SECONDS
                 yield state
     finally:
         for loop in loops:
@@ -138,7 +139,12 @@ class _View:
         self._on_trouble = on_trouble
         self._jitter = jitter
         self._troubles: dict[str, TrothError] = {}
-        self._resolved: dict[str, Service] | None = None
+        self._pods = ClusterPods()
+        self._services = ClusterServices()
+        self._namespaces: Table[Namespace] = Table()
+        self._policies: tuple[PeerAuthentication, ...] = ()
+        self._stored: frozenset[tuple[str, int]] = frozenset()
+        self._problems: dict[Reflector[Any], tuple[Problem, ...]] = {}
         self.namespaces: Reflector[Namespace] = Reflector(jitter=jitter)
         self.pods: Reflector[Pod] = Reflector(jitter=jitter)
         self.services: Reflector[ClusterService] = Reflector(jitter=jitter)
@@ -167,19 +173,13 @@ class _View:
         reflectors = [reflector for _, reflector in self.kinds]
         if not all(reflector.synced for reflector in reflectors):
             return None
-        if self._resolved is None:
-            nodes = self.nodes.objects
-            node = nodes.get(self._node_name, ClusterNode(name=self._node_name))
-            self._resolved = resolve_services(
-                self.services.objects.values(), self.slices.objects.values(), node
-            )
         return ClusterState(
-            namespaces=self.namespaces.objects,
-            pods=pods_by_uid(self.pods.objects.values()),
-            services=self._resolved,
-            policies=tuple(self.policies.objects.values()),
-            stored_policies=self.policies.stored,
-            problems=tuple(problem for reflector in reflectors for problem in reflector.problems),
+            namespaces=self._namespaces,
+            pods=self._pods.by_uid,
+            services=self._services.by_key,
+            policies=self._policies,
+            stored_policies=self._stored,
+            problems=tuple(each for one in reflectors for each in self._problems.get(one, ())),
         )
 
     async def keep(
@@ -195,7 +195,7 @@ class _View:
                     was_synced = reflector.synced
                     step = reflector.step(event, clock())
                     if step.changes or reflector.synced is not was_synced:
-                        self._change(reflector)
+                        self._change(reflector, step.changes)
                     self._note(resource, reflector.error)
                     if step.action is not None:
                         action = step.action
@@ -212,9 +212,24 @@ class _View:
             async for event in events:
                 yield event
 
-    def _change(self, reflector: Reflector[Any]) -> None:
-        if reflector in {self.services, self.slices, self.nodes}:
-            self._resolved = None
+    def _change(self, reflector: Reflector[Any], changes: Changes[Any]) -> None:
+        """Take in what has changed of one kind, at a cost that depends on that alone."""
+        if changes.problems:
+            self._problems[reflector] = reflector.problems
+        if reflector is self.pods:
+            self._pods.apply(changes)
+        elif reflector is self.services:
+            self._services.apply_services(changes)
+        elif reflector is self.slices:
+            self._services.apply_slices(changes)
+        elif reflector is self.nodes:
+            named = ClusterNode(name=self._node_name)
+            self._services.move(self.nodes.objects.get(self._node_name, named))
+        elif reflector is self.namespaces:
+            self._namespaces = self._namespaces.changed(changes.upserted, changes.deleted)
+        elif reflector is self.policies:
+            self._policies = tuple(self.policies.objects.values())
+            self._stored = self.policies.stored
         self.changed.set()
 
     def _note(self, resource: Resource[Any], error: TrothError | None) -> None:
