@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from troth.cluster._local_pods import local_pods
+from troth.cluster._local_pods import LocalPodsKeeper
 from troth.identity import TrustDomain
 from troth.mesh import Namespace, Pod, PodPhase, World
 
@@ -40,11 +40,21 @@ def world(pod: Pod, namespace: Namespace = MESH) -> World:
 def test_a_pod_of_the_node_with_a_network_of_its_own_is_captured_if_it_is_in_the_mesh(
     *, change: dict[str, object], wanted: bool, other: bool
 ) -> None:
-    found = local_pods(world(msgspec.structs.replace(POD, **change)), "node-1")
+    found = LocalPodsKeeper("node-1").update(world(msgspec.structs.replace(POD, **change)))
     assert ("a" in found.wanted, "a" in found.others) == (wanted, other)
 
 
 def test_a_pod_of_a_namespace_outside_of_the_mesh_is_left_alone() -> None:
-    found = local_pods(world(POD, Namespace(name="shop")), "node-1")
+    found = LocalPodsKeeper("node-1").update(world(POD, Namespace(name="shop")))
     assert not found.wanted
     assert found.others == {"a"}
+
+
+def test_what_became_of_pods_and_namespaces_is_followed() -> None:
+    keeper = LocalPodsKeeper("node-1")
+    assert keeper.update(world(POD)).wanted == {"a"}
+    assert keeper.update(world(POD, Namespace(name="shop"))).others == {"a"}
+    assert not keeper.update(world(msgspec.structs.replace(POD, node="node-2"))).wanted
+    assert keeper.update(world(POD)).wanted == {"a"}
+    gone = keeper.update(world(msgspec.structs.replace(POD, uid="b")))
+    assert gone.wanted == {"b"}

@@ -23,7 +23,7 @@ from troth._contract import policy_digest
 from troth._exposition import serve_when_free
 from troth._health import health_socket
 from troth.cluster._handover import Successors, take_over
-from troth.cluster._local_pods import LocalPods, local_pods
+from troth.cluster._local_pods import LocalPods, LocalPodsKeeper
 from troth.cluster._marker import Marker
 from troth.cluster._pins import Pins
 from troth.cluster._ranges import ServiceRanges
@@ -84,6 +84,7 @@ class ClusterNode:
         self.agent: NodeAgent | None = None
         self._config = config
         self._state: ClusterState | None = None
+        self._local_pods = LocalPodsKeeper(settings.node_name)
         self._local = LocalPods(wanted=frozenset(), others=frozenset())
         self._signer = ClusterSigner(
             config,
@@ -225,7 +226,7 @@ class ClusterNode:
                 self.world = state.world(
                     self.settings.trust_domain, root_namespace=self.settings.root_namespace
                 )
-                self._local = local_pods(self.world, self.settings.node_name)
+                self._local = self._local_pods.update(self.world)
                 self._known.set()
                 self._wake()
 
