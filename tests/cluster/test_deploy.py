@@ -23,6 +23,7 @@ from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import ConfigMap, Pod, Secret
 from lightkube.types import PatchType
 from tests.cluster.harness import NODES, Cluster
+from tests.cluster.mesh import Load
 from tests.cluster.objects import find
 from tests.cluster.pods import descendant
 from tests.deploy.chart import DEPLOY, NAMESPACE
@@ -141,6 +142,21 @@ def test_a_policy_is_enforced(cluster: Cluster, shop: str) -> None:
     )
     assert cluster.fetch("default", "stranger", url) is None
     assert cluster.fetch(shop, "client", url) == "web 8080 /"
+
+
+def test_a_rollout_of_the_agents_fails_no_request(cluster: Cluster, shop: str) -> None:
+    address = cluster.get(Pod, "web", shop)["status"]["podIP"]
+    agents = ("get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=node", "-o=name")
+    before = set(cluster.kubectl(*agents).split())
+    with Load(cluster, shop, "client", f"{address}:8080"):
+        cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "daemonset/troth-node")
+        cluster.kubectl(
+            *("rollout", "status", "-n", NAMESPACE, "daemonset/troth-node", "--timeout=100s"),
+            timeout=110,
+        )
+    eventually(
+        lambda: before.isdisjoint(cluster.kubectl(*agents).split()), what="the old agents' end"
+    )
 
 
 def test_envoy_has_the_capabilities_for_its_sockets_and_no_other(

@@ -65,6 +65,7 @@ class Successors:
     def __init__(self, holder: Holder) -> None:
         self._holder = holder
         self._connected: set[asyncio.StreamWriter] = set()
+        self._taken_by: asyncio.StreamWriter | None = None
         self._closing = False
 
     @property
@@ -86,12 +87,11 @@ class Successors:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connected.add(writer)
-        took = False
         try:
             if await reader.readline() != _TAKE:
                 return
             _log.info("handing over")
-            took = True
+            self._taken_by = writer
             joining = await self._holder.step_back(lambda each: _tell(writer, each))
             writer.write(msgspec.json.encode(Handover(joining=joining)) + b"\n")
             await reader.read()
@@ -100,13 +100,14 @@ class Successors:
         finally:
             self._connected.discard(writer)
             writer.close()
-            if took and not self._closing:
+            if self._taken_by is writer and not self._closing:
+                self._taken_by = None
                 _log.warning("the next agent has ended: taking over again")
                 self._holder.take_charge()
 
 
 def _tell(writer: asyncio.StreamWriter, connection: Connection) -> None:
-    if writer.transport.get_write_buffer_size() < _MOST_UNSENT:
+    if not writer.is_closing() and writer.transport.get_write_buffer_size() < _MOST_UNSENT:
         writer.write(msgspec.json.encode(connection) + b"\n")
 
 
@@ -125,16 +126,16 @@ class Predecessor:
         self._writer = writer
 
     async def connections(self) -> AsyncIterator[Connection]:
-        """What it sees until it ends; the node is its own again when nobody listens any more."""
+        """What it still sees, until it ends."""
         decoder = msgspec.json.Decoder(Connection)
-        try:
+        with contextlib.suppress(OSError):
             while line := await self._reader.readline():
                 with contextlib.suppress(msgspec.MsgspecError):  # another version's
                     yield decoder.decode(line)
-        except OSError:
-            return
-        finally:
-            self._writer.close()
+
+    def close(self) -> None:
+        """Let it have the node again, if it is there."""
+        self._writer.close()
 
 
 async def take_over(slot: Slot, prepared: Callable[[], Awaitable[object]]) -> Predecessor | None:

@@ -203,8 +203,9 @@ class ClusterNode:
         agent.take_charge(predecessor.handover.joining if predecessor else ())
         self._charged.set()
         if predecessor is not None:
-            async for connection in predecessor.connections():
-                agent.note(connection)
+            with contextlib.closing(predecessor):
+                async for connection in predecessor.connections():
+                    agent.note(connection)
 
     async def _show_metrics(self) -> None:
         """Show them while in charge: the next agent needs the port."""
