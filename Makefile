@@ -15,6 +15,7 @@ test-cluster: setup
 	@scripts/etcd >/dev/null
 	@scripts/kubernetes >/dev/null
 	@scripts/helm >/dev/null
+	@scripts/containerd >/dev/null
 	@$(BIN)/pytest -m cluster tests/cluster
 
 # Need root, and a machine that does nothing else. BENCH names some of them: make bench BENCH=signing

@@ -17,6 +17,7 @@ from pathlib import Path
 def main() -> None:
     file, function_name, arguments = sys.argv[1:]
     warnings.simplefilter("error")
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None
     assert spec.loader is not None

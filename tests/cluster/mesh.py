@@ -101,6 +101,8 @@ class ClusterMesh:
             f"--health-socket={self._health_socket(name)}",
             f"--drain-seconds={drain_seconds}",
             f"--metrics={METRICS_PORT}",
+            # A runtime that can't be asked: the test kubelet has none.
+            *(("--cri-socket=/run/none.sock",) if node == "node-3" else ()),
             log=self.cluster.control_plane.logs / f"{name}.log",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -304,6 +305,17 @@ def test_an_agent_that_ends_leaves_its_pods_closed_and_the_next_one_takes_them_o
     mesh.await_captured(shop, "leaver", captured=False)
     eventually(lambda: not mesh.redirects(shop, "leaver"), what="the release")
     assert mesh.get(outside, "stranger", f"{address(leaver)}:8080") == "leaver 8080 /"
+
+
+def test_a_container_runtime_that_cannot_be_asked_is_named_and_keeps_nobody_from_being_ready(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    mesh.client(shop, "friend", "node-3")
+    mesh.await_captured(shop, "friend")
+    is_ready, words = mesh.readiness(mesh.agents["node-3"])
+    assert is_ready
+    (note,) = json.loads(words)["notes"]
+    assert note.startswith("container runtime at /run/none.sock: ListPodSandbox: UNAVAILABLE")
 
 
 def test_an_agent_without_rights_says_which_ones_it_lacks(mesh: ClusterMesh) -> None:

@@ -211,3 +211,17 @@ def test_white_space_is_removed_as_helm_does() -> None:
         "a:\n  b:\n    e:\n    - 1\nc: d\n"
     )
     assert chart._rendered(template, {"Values": {"x": {}}}) == "a:\nc: d\n"
+
+
+def test_a_container_runtimes_socket_is_mounted_only_where_it_is_wanted() -> None:
+    without, given = (
+        pods(node={"cri": {"folder": folder}})["troth-node"] for folder in ("", "/run/containerd")
+    )
+    assert "cri" not in {volume["name"] for volume in without["volumes"]}
+    assert not any("cri" in argument for argument in without["containers"][0]["args"])
+    (container,) = given["containers"]
+    assert "--cri-socket=/run/containerd/containerd.sock" in container["args"]
+    mounted = {"name": "cri", "mountPath": "/run/containerd", "readOnly": True}
+    assert mounted in container["volumeMounts"]
+    folder = {"path": "/run/containerd", "type": "Directory"}
+    assert {"name": "cri", "hostPath": folder} in given["volumes"]

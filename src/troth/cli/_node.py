@@ -58,6 +58,13 @@ def node(
             help="Show Prometheus the agent's metrics at /metrics there, whoever asks.",
         ),
     ] = None,
+    cri_socket: Annotated[
+        Path | None,
+        typer.Option(
+            help="The container runtime's socket, to ask it for pods' network namespaces; by "
+            "default they are found by the pods' processes."
+        ),
+    ] = None,
 ) -> int:
     """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
 
@@ -79,6 +86,7 @@ def node(
             health_socket=health_socket.absolute() if health_socket is not None else None,
             drain_seconds=drain_seconds,
             metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
+            cri_socket=cri_socket.absolute() if cri_socket is not None else None,
         ),
         kubeconfig=kubeconfig,
     )

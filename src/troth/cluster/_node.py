@@ -22,10 +22,11 @@ from lightkube.resources.core_v1 import Node
 from troth._contract import policy_digest
 from troth._exposition import serve_when_free
 from troth._health import health_socket
+from troth.cluster._cri import RuntimeFinder
 from troth.cluster._handover import Successors, take_over
 from troth.cluster._local_pods import LocalPods, LocalPodsKeeper
 from troth.cluster._marker import Marker
-from troth.cluster._pins import Pins
+from troth.cluster._pins import Pins, find_by_cgroup
 from troth.cluster._ranges import ServiceRanges
 from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
@@ -62,11 +63,13 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         captured: How many pods are captured.
         refused: Why pods that should be captured are not; that makes the node no less ready.
+        notes: What is not as it should be, but in nobody's way.
         waiting_for: What is in the way, in words; ready when there is nothing.
     """
 
     captured: int = 0
     refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     waiting_for: tuple[str, ...] = ()
 
 
@@ -86,6 +89,11 @@ class ClusterNode:
         self._state: ClusterState | None = None
         self._local_pods = LocalPodsKeeper(settings.node_name)
         self._local = LocalPods(wanted=frozenset(), others=frozenset())
+        self._runtime = (
+            RuntimeFinder(settings.cri_socket, otherwise=find_by_cgroup, on_change=self._wake)
+            if settings.cri_socket is not None
+            else None
+        )
         self._signer = ClusterSigner(
             config,
             trust_domain=settings.trust_domain,
@@ -109,6 +117,7 @@ class ClusterNode:
         return Readiness(
             captured=len(self.agent.captured) if self.agent is not None else 0,
             refused=self._refused(),
+            notes=(self._runtime.trouble,) if self._runtime and self._runtime.trouble else (),
             waiting_for=tuple(self._blockers()),
         )
 
@@ -144,7 +153,11 @@ class ClusterNode:
             await client.close()
 
     async def _run(self, client: AsyncClient, place: Place) -> None:
-        self._pins = pins = Pins(place.own.directory / "netns", on_change=self._wake)
+        self._pins = pins = Pins(
+            place.own.directory / "netns",
+            finder=self._runtime or find_by_cgroup,
+            on_change=self._wake,
+        )
         server = ApiServer(self._config)
         ranges = ServiceRanges(server, on_change=self._wake)
         pins.start()

@@ -36,6 +36,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         drain_seconds: How long its connections may live on when another agent has taken over and it
             is to end.
         metrics: Where Prometheus may scrape the agent; nowhere when None.
+        cri_socket: The container runtime's, to be asked for pods' network namespaces; by default
+            they are found by the pods' processes alone.
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
     """
 
@@ -47,4 +49,5 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     health_socket: Path | None = None
     drain_seconds: float = DRAIN_SECONDS
     metrics: ListenAddress | None = None
+    cri_socket: Path | None = None
     announcement_seconds: float = ANNOUNCEMENT_SECONDS

@@ -7,7 +7,7 @@ from troth.node._addresses import addresses
 from troth.node._agent import NodeAgent, NodePaths
 from troth.node._capture import apply_ruleset, capture_rules, is_captured
 from troth.node._certificates import Signed, Signer
-from troth.node._discover import network_namespaces
+from troth.node._discover import network_namespaces, node_namespaces
 from troth.node._history import History
 from troth.node._journal import Journal
 
@@ -24,4 +24,5 @@ __all__ = [
     "is_captured",
     "netns",
     "network_namespaces",
+    "node_namespaces",
 ]

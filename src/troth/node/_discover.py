@@ -43,6 +43,20 @@ def pod_uid(cgroup: str) -> str | None:
     return None
 
 
+def node_namespaces(proc: Path = Path("/proc")) -> frozenset[int]:
+    """Numbers of the agent's own network namespace and the node's, which may be the same one.
+
+    A process that is still on its way into its pod is there, and such a namespace is never a pod's.
+
+    Args:
+        proc: Where the node's processes are seen.
+
+    Raises:
+        EnvironmentLackError: One of them can't be seen.
+    """
+    return frozenset({_inode(proc / "self"), _inode(proc / "1")})
+
+
 def network_namespaces(
     pods: Iterable[Pod], proc: Path = Path("/proc")
 ) -> Mapping[str, tuple[Path, ...]]:
@@ -63,9 +77,7 @@ def network_namespaces(
     Raises:
         EnvironmentLackError: Which namespace is the node's own can't be seen.
     """
-    # The agent's own namespace and the node's, which may be the same one. (A process that is still
-    # on its way into its pod is there.)
-    never = {_node_inode(proc / "self"), _node_inode(proc / "1")}
+    never = node_namespaces(proc)
     by_name = {pod.kubelet_uid or pod.uid: pod.uid for pod in pods}
     found: dict[str, dict[int, Path]] = {}
     for process in _processes(proc):
@@ -89,7 +101,7 @@ def _processes(proc: Path) -> Iterator[Path]:
             yield entry
 
 
-def _node_inode(process: Path) -> int:
+def _inode(process: Path) -> int:
     try:
         return (process / "ns" / "net").stat().st_ino
     except OSError as error:
