@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,12 +14,11 @@ from tests.e2e.harness import eventually
 
 from benchmarks.rig.population import Size, populate
 from benchmarks.rig.process import named
-from troth.node import netns
+from troth.probe import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HEALTH = ("127.0.0.1", 8087)
 _PATIENCE_SECONDS = 120.0
 
 
@@ -110,17 +107,10 @@ class Node:
         )
 
     def _ask(self) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(*_HEALTH, timeout=5)
-        connection.sock = netns.socket_in(
-            self.cluster.nodes[self.name].machine.netns, socket.AF_INET
-        )
+        run = self.cluster.nodes[self.name].machine.directory / "run"
+        _, text = ask(str(run / f"{self.mesh.agents[self.name].name}.health"))
         try:
-            connection.sock.connect(_HEALTH)
-            connection.request("GET", "/readyz")
-            answer: dict[str, Any] = json.loads(connection.getresponse().read())
-        except OSError:
-            return {}
-        else:
-            return answer
-        finally:
-            connection.close()
+            answer: dict[str, Any] = json.loads(text)
+        except ValueError:
+            return {}  # not listening yet
+        return answer

@@ -40,7 +40,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         accounts: Service accounts, ten to a namespace.
-        services: Services; each selects the pods of one account.
+        services: Services; each selects pods of one account, and each pod is in one service.
         pods: Pods on other nodes, all captured.
     """
 
@@ -139,7 +139,8 @@ def _clone(first: dict[str, Any], size: Size, number: int) -> dict[str, Any]:
 
 def pod_manifest(size: Size, number: int) -> dict[str, Any]:
     """A pod with what is usual in one: a node agent has all of it to read."""
-    namespace, account = size.account(number)
+    service = number % size.services
+    namespace, account = size.account(service)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -147,7 +148,7 @@ def pod_manifest(size: Size, number: int) -> dict[str, Any]:
             "namespace": namespace,
             "name": f"{account}-{number}",
             "labels": {
-                "app": account,
+                "app": f"app-{service}",
                 "app.kubernetes.io/name": account,
                 "app.kubernetes.io/part-of": namespace,
                 "pod-template-hash": f"{number * 7919 % 65536:x}",
@@ -220,7 +221,7 @@ def _service(size: Size, number: int) -> dict[str, Any]:
     return {
         **_object("Service", f"{account}-{number}", namespace=namespace),
         "spec": {
-            "selector": {"app": account},
+            "selector": {"app": f"app-{number}"},
             "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def cpu_seconds(pid: int) -> float:
     after_name = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
     user, system = after_name[11:13]
     return (int(user) + int(system)) / _TICKS
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run; none when it has ended."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text("ascii").split())
+    return found
 
 
 def named(pids: list[int], name: str) -> int:

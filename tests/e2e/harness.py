@@ -57,6 +57,7 @@ class Host:
             eventually(lambda: self._sleeping(children.read_text().split()), what="the namespaces")
         )
         keep = ["--user", "--preserve-credentials"] if user else []
+        self.keeper = self._keeper.pid
         self.enter = ["nsenter", f"--target={first}", *keep, "--net", "--mount", "--pid", "--"]
         return self
 

@@ -26,6 +26,7 @@ from troth.cluster._cri import RuntimeFinder
 from troth.cluster._handover import Successors, take_over
 from troth.cluster._local_pods import LocalPods, LocalPodsKeeper
 from troth.cluster._marker import Marker
+from troth.cluster._memory import MemoryKeeper
 from troth.cluster._pins import Pins, find_by_cgroup
 from troth.cluster._ranges import ServiceRanges
 from troth.cluster._slots import take_place
@@ -111,6 +112,7 @@ class ClusterNode:
         self._known = asyncio.Event()
         self._prepared = asyncio.Event()
         self._woken = asyncio.Event()
+        self._memory = MemoryKeeper()
 
     def readiness(self) -> Readiness:
         """Whether it does what it is there for, and if not, why."""
@@ -180,6 +182,7 @@ class ClusterNode:
                     tasks.create_task(self._show_metrics())
                     await self._reconcile_forever(agent, pins, marker, reporter, ranges)
         finally:
+            self._memory.close()
             pins.close()
             await server.aclose()
 
@@ -257,6 +260,7 @@ class ClusterNode:
             self._woken.clear()
             if self._state is None or self.world is None:
                 continue
+            self._memory.worked()
             pins.want(self._local.wanted | agent.using, self.world.pods)
             held = pins.held
             agent.set_service_ranges(ranges.networks)

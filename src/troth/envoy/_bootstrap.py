@@ -44,6 +44,11 @@ def bootstrap(
                 }
             ]
         },
+        # What a big push has freed goes back to the system soon; by itself Envoy keeps it.
+        "memory_allocator_manager": {
+            "bytes_to_release": 16 * 1024 * 1024,
+            "memory_release_interval": "1s",
+        },
         # Nothing reads Envoy's own counters: troth's metrics come from the connection events.
         "stats_config": {"stats_matcher": {"reject_all": True}},
         "dynamic_resources": {

@@ -41,7 +41,7 @@ class Namespace(msgspec.Struct, frozen=True, kw_only=True):
         return self.labels.get(MESH_LABEL) == "enabled"
 
 
-class ContainerPort(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A port that a container declares (``containers[].ports[]``)."""
 
     number: int
@@ -113,7 +113,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         return SpiffeId.for_service_account(trust_domain, self.namespace, self.service_account)
 
 
-class Endpoint(msgspec.Struct, frozen=True, order=True):
+class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
     """One place a service's connections go to."""
 
     address: str

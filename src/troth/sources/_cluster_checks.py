@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from sys import intern
 from typing import TYPE_CHECKING
 
 from troth._syntax import NAME, NAMESPACE, Rule, described, legible_name
@@ -12,6 +13,10 @@ from troth.errors import Problem
 if TYPE_CHECKING:
     from troth._syntax import Flaw
     from troth.sources import _cluster_wire as wire
+
+# The one form of an IPv4 address, and nearly every address that there is to check.
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
 # UIDs end up in names of Envoy's resources, and tell the pod's cgroup.
 _UID = Rule(
@@ -54,13 +59,15 @@ class Checks:
         return self.name(text, "metadata.uid", _UID)
 
     def address(self, text: str, path: str) -> str:
-        """An IP in canonical form; empty if it is none."""
+        """An IP in canonical form; empty if it is none. Equal ones are one object."""
+        if _IPV4.fullmatch(text):
+            return intern(text)
         flaw: Flaw = (f"is {described(text)}", "write an IP address")
         if "%" in text:
             self.refuse(path, *flaw)
             return ""
         try:
-            return str(ip_address(text))
+            return intern(str(ip_address(text)))
         except ValueError:
             self.refuse(path, *flaw)
             return ""

@@ -7,6 +7,8 @@ rules if they are old, and a field may stand there as null; so nothing is relied
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from sys import intern
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -49,6 +51,7 @@ _ZONE_LABEL = "topology.kubernetes.io/zone"
 _SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 _OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 _TEMPLATE_HASH_LABEL = "pod-template-hash"
+_NOWHERE: frozenset[str] = frozenset()  # one for all: an empty set takes as much as a small one
 _CRON_SUFFIX = re.compile(r"-\d{8,}")
 _MISTYPED = re.compile(r"(?P<found>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 
@@ -148,14 +151,14 @@ def _pod(checks: Checks, sent: wire.Pod) -> Pod:
     annotated = annotations.get(CAPTURED_ANNOTATION) == "true"
     return Pod(
         uid=checks.uid(metadata.uid),
-        namespace=metadata.namespace,
+        namespace=intern(metadata.namespace),
         name=metadata.name,
-        labels=metadata.labels or {},
+        labels={key: intern(value) for key, value in (metadata.labels or {}).items()},
         service_account=checks.name(
             spec.service_account_name or "default", "spec.serviceAccountName"
         ),
         owner=_owner(metadata),
-        node=spec.node_name or "",
+        node=intern(spec.node_name or ""),
         addresses=() if phase.is_final else _pod_addresses(checks, status),
         ports=tuple(_container_ports(checks, spec)),
         captured=annotated and not host_network and not phase.is_final,
@@ -194,11 +197,17 @@ def _container_ports(checks: Checks, spec: wire.PodSpec) -> Iterable[ContainerPo
     sidecars = [each for each in spec.init_containers or () if each.restart_policy == "Always"]
     for container in (*(spec.containers or ()), *sidecars):
         for port in container.ports or ():
-            yield ContainerPort(
-                number=checks.port(port.container_port, "spec.containers.ports.containerPort"),
-                name=port.name or "",
-                protocol=port.protocol or Protocol.TCP,
+            yield _container_port(
+                checks.port(port.container_port, "spec.containers.ports.containerPort"),
+                port.name or "",
+                port.protocol or Protocol.TCP,
             )
+
+
+@lru_cache(maxsize=1024)
+def _container_port(number: int, name: str, protocol: Protocol) -> ContainerPort:
+    """Thousands of pods have the same few ports."""
+    return ContainerPort(number=number, name=name, protocol=protocol)
 
 
 def _owner(metadata: wire.Metadata) -> str:
@@ -279,14 +288,18 @@ def _endpoint(address: str, sent: wire.SliceEndpoint) -> SliceEndpoint:
     hints = sent.hints or wire.Hints()
     return SliceEndpoint(
         address=address,
-        node=sent.node_name or "",
+        node=intern(sent.node_name or ""),
         # A condition that isn't said means ready, serving, and not terminating.
         ready=conditions.ready is not False,
         serving=conditions.serving is not False,
         terminating=bool(conditions.terminating),
-        for_zones=frozenset(each.name for each in hints.for_zones or ()),
-        for_nodes=frozenset(each.name for each in hints.for_nodes or ()),
+        for_zones=_places(hints.for_zones),
+        for_nodes=_places(hints.for_nodes),
     )
+
+
+def _places(hints: Iterable[wire.Named] | None) -> frozenset[str]:
+    return frozenset(each.name for each in hints) if hints else _NOWHERE
 
 
 def _slice_ports(

@@ -98,7 +98,7 @@ class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.name}"
 
 
-class SliceEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+class SliceEndpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One endpoint of an EndpointSlice.
 
     Attributes:
