@@ -59,7 +59,12 @@ MESH = namespace("name: shop, labels: {troth.dev/mesh: enabled}")
 
 def judged(**facts: Any) -> Check:
     """Judge a good cluster that differs in some facts."""
-    good: dict[str, Any] = {"server": "the API", "version": "v1.35.4", "crd": CRD}
+    good: dict[str, Any] = {
+        "server": "the API",
+        "version": "v1.35.4",
+        "crd": CRD,
+        "review_crd": CRD,
+    }
     return judge_cluster(ClusterFacts(**(good | facts)))
 
 

@@ -28,10 +28,15 @@ def test_in_a_good_cluster_nothing_is_found() -> None:
 @pytest.mark.parametrize(
     ("facts", "code"),
     [
-        pytest.param({"version": "v1.29.14"}, "kubernetes-too-old", id="Kubernetes 1.29"),
+        pytest.param({"version": "v1.30.14"}, "kubernetes-too-old", id="Kubernetes 1.30"),
         pytest.param({"version": "v0.9"}, "kubernetes-too-old", id="older than its first"),
         pytest.param({"version": ""}, "kubernetes-too-old", id="a version that isn't told"),
         pytest.param({"crd": None}, "no-definition", id="no definition of policies"),
+        pytest.param(
+            {"review_crd": None, "namespaces": (namespace("name: troth-system"),)},
+            "no-definition",
+            id="no definition of reviews where troth is installed",
+        ),
         pytest.param(
             {"crd": crd({"name": "v1alpha1", "served": True})},
             "definition-unusable",
@@ -87,7 +92,7 @@ def test_what_a_cluster_lacks_is_found(facts: dict[str, Any], code: str) -> None
 @pytest.mark.parametrize(
     "facts",
     [
-        pytest.param({"version": "v1.30.0-gke.1"}, id="a vendor's Kubernetes 1.30"),
+        pytest.param({"version": "v1.31.0-gke.1"}, id="a vendor's Kubernetes 1.31"),
         pytest.param({"version": "v2.0.0"}, id="Kubernetes 2"),
         pytest.param({"nodes": (node("5.2.0-azure"),)}, id="a vendor's kernel 5.2"),
         pytest.param({"nodes": (node("unknown"),)}, id="a kernel of unknown version"),

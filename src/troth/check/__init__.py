@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from troth.check._facts import ClusterFacts, MachineFacts
-from troth.check._gather import gather_cluster
+from troth.check._gather import gather_cluster, gather_namespace
 from troth.check._gather_machine import gather_machine
-from troth.check._judge import judge_cluster
+from troth.check._judge import judge_cluster, judge_namespaces
 from troth.check._judge_machine import judge_machine
 from troth.check._report import Check, Finding
 
@@ -16,6 +16,8 @@ __all__ = [
     "MachineFacts",
     "gather_cluster",
     "gather_machine",
+    "gather_namespace",
     "judge_cluster",
     "judge_machine",
+    "judge_namespaces",
 ]

@@ -158,6 +158,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
         server: How the API server is called.
         version: ``gitVersion`` of ``/version``.
         crd: The definition of PeerAuthentication, or None.
+        review_crd: That of ConnectionReview, or None.
         lacking: The rights to install troth that the user lacks, as ``create clusterroles``.
         unreadable: What may not be read, and so was not looked at.
         wanted: Namespaces to be looked at as if they were in the mesh.
@@ -167,6 +168,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     version: str
     crd: Crd | None = None
+    review_crd: Crd | None = None
     lacking: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     nodes: tuple[NodeObject, ...] = ()

@@ -19,7 +19,15 @@ from troth.check._facts import (
     PodObject,
 )
 from troth.errors import EnvironmentLackError
-from troth.sources.kubernetes import ApiRequests, ApiServer, Readings, Resource, model_reader
+from troth.sources.kubernetes import (
+    ApiRequests,
+    ApiServer,
+    NamedResource,
+    NamespacedResource,
+    Readings,
+    Resource,
+    model_reader,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,6 +38,9 @@ T = TypeVar("T")
 
 _DEFINITION = (
     "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/peerauthentications.security.istio.io"
+)
+_REVIEW_DEFINITION = (
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/connectionreviews.troth.dev"
 )
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -82,10 +93,12 @@ async def gather_cluster(
         version = await requests.get("/version", _Version)
         readings = Readings(server)
         definition, unreadable = await _definition(requests)
+        reviews, _ = await _definition(requests, _REVIEW_DEFINITION)
         return ClusterFacts(
             server=requests.name,
             version=version.git_version if version else "",
             crd=definition,
+            review_crd=reviews,
             lacking=await _lacking(requests, home),
             nodes=await _values(readings, _NODES),
             namespaces=await _values(readings, _NAMESPACES),
@@ -97,9 +110,37 @@ async def gather_cluster(
         )
 
 
-async def _definition(requests: ApiRequests) -> tuple[Crd | None, tuple[str, ...]]:
+async def gather_namespace(config: SingleConfig, namespace: str) -> ClusterFacts:
+    """Ask a cluster what `judge_namespace` wants to know; what may not be read is left out.
+
+    Raises:
+        TrothError: It can't be asked.
+    """
+    async with aclosing(ApiServer(config)) as server:
+        readings = Readings(server)
+        named = NamedResource(
+            plural="namespaces", read=model_reader(NamespaceObject), namespace=namespace
+        )
+        return ClusterFacts(
+            server="",
+            version="",
+            namespaces=await _values(readings, named),
+            pods=await _values(readings, _in(_PODS, namespace)),
+            network_policies=await _values(readings, _in(_NETWORK_POLICIES, namespace)),
+            unreadable=tuple(each.resource for each in readings.unreadable),
+            wanted=frozenset({namespace}),
+        )
+
+
+def _in(resource: Resource[T], namespace: str) -> Resource[T]:
+    return NamespacedResource(**msgspec.structs.asdict(resource), namespace=namespace)
+
+
+async def _definition(
+    requests: ApiRequests, path: str = _DEFINITION
+) -> tuple[Crd | None, tuple[str, ...]]:
     try:
-        return await requests.get(_DEFINITION, Crd), ()
+        return await requests.get(path, Crd), ()
     except EnvironmentLackError:
         return None, (DEFINITIONS,)
 

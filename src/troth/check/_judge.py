@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from troth.check._facts import ClusterFacts, Metadata, NodeObject, PodObject
     from troth.check._report import Finding
 
-OLDEST_KUBERNETES = (1, 30)
-"""From then on a pod's token names its node (KEP-4193), and admission policies are v1."""
+OLDEST_KUBERNETES = (1, 31)
+"""From then on the questions to one node can be watched alone (KEP-4358); it is also what a pod's
+token naming its node (KEP-4193) and admission policies need."""
 
 OLDEST_KERNEL = (5, 2)
 """From then on nftables has NAT in tables for both IP versions."""
@@ -35,19 +36,21 @@ def judge_cluster(facts: ClusterFacts) -> Check:
     findings = [
         *_version(facts),
         *_definition(facts),
+        *_review_definition(facts),
         *_rights(facts),
         *(found for node in facts.nodes for found in _node(node)),
         *_home(facts),
-        *_namespaces(facts),
-        *_pods(facts),
-        *blocked_tunnels(
-            policy
-            for policy in facts.network_policies
-            if policy.metadata.namespace in _in_mesh(facts)
-        ),
+        *judge_namespaces(facts),
         *_unreadable(facts),
     ]
     return Check(subject=facts.server, version=facts.version, findings=in_order(findings))
+
+
+def judge_namespaces(facts: ClusterFacts) -> tuple[Finding, ...]:
+    """What is in the way of the pods of the mesh, and of those in the namespaces wanted."""
+    in_mesh = _in_mesh(facts)
+    policies = (each for each in facts.network_policies if each.metadata.namespace in in_mesh)
+    return (*_namespaces(facts), *_pods(facts), *blocked_tunnels(policies))
 
 
 def kernel_is_old(release: str) -> bool:
@@ -64,8 +67,8 @@ def _version(facts: ClusterFacts) -> Iterator[Finding]:
             "kubernetes-too-old",
             facts.server,
             f"runs Kubernetes {facts.version or 'of an unknown version'}",
-            why="Certificates are given by the node that a node agent's token names, which tokens "
-            f"do from Kubernetes {oldest} on.",
+            why="A node agent watches the questions to its own node by a field of theirs, which "
+            f"can be had from Kubernetes {oldest} on.",
             remedy=f"Upgrade to {oldest} or later.",
         )
 
@@ -80,7 +83,8 @@ def _definition(facts: ClusterFacts) -> Iterator[Finding]:
             where,
             "isn't there",
             why="Without it nobody can make a policy, and everything is PERMISSIVE.",
-            remedy="Run kubectl create -f deploy/crds (or install Istio's own).",
+            remedy="Run kubectl create -f deploy/crds/peerauthentications.yaml (or install "
+            "Istio's own).",
         )
         return
     served = {each.name: each for each in facts.crd.spec.versions if each.served}
@@ -99,6 +103,18 @@ def _definition(facts: ClusterFacts) -> Iterator[Finding]:
             "has no status subresource",
             why="The controller can't say whether a policy is accepted and enforced.",
             remedy="Upgrade Istio's definitions.",
+        )
+
+
+def _review_definition(facts: ClusterFacts) -> Iterator[Finding]:
+    installed = any(each.metadata.name == facts.home for each in facts.namespaces)
+    if facts.review_crd is None and installed and DEFINITIONS not in facts.unreadable:
+        yield warning(
+            "no-definition",
+            "CustomResourceDefinition connectionreviews.troth.dev",
+            "isn't there",
+            why="Without it node agents can't be asked: troth why, audit, trace, events.",
+            remedy="Run kubectl apply -f deploy/crds/connectionreviews.yaml.",
         )
 
 
