@@ -36,6 +36,9 @@ PURE_MODULES = (
     "envoy/_reasons.py",
     "envoy/_snapshot.py",
     "envoy/_tls.py",
+    "reviews/_gather.py",
+    "reviews/_objects.py",
+    "reviews/_scope.py",
     "sources/_cluster_keeper.py",
     "sources/_collect.py",
     "sources/_last_good.py",
@@ -55,7 +58,10 @@ MAY_IMPORT = {
     "envoy": frozenset({"policy", "identity", "mesh"}),
     "node": frozenset({"policy", "identity", "mesh", "envoy", "sources"}),
     "controller": frozenset({"policy", "identity", "mesh", "sources"}),
-    "cluster": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node"}),
+    "cluster": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node", "reviews"}),
+    "reviews": frozenset(
+        {"policy", "identity", "mesh", "sources", "explain", "trace", "envoy", "node", "dial"}
+    ),
     "check": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node"}),
     "dial": frozenset({"policy", "identity", "mesh", "explain", "trace", "envoy", "node"}),
     "local": frozenset(

@@ -75,6 +75,15 @@ It only tells people whether the agent lives. What an old report says still hold
 goes on with what it had when its agent died.
 """
 
+REVIEW_API = ("troth.dev", "v1alpha1")
+"""API group and version of ConnectionReviews."""
+
+REVIEW_KIND = "ConnectionReview"
+REVIEWS = "connectionreviews"
+
+REVIEW_LIFETIME = timedelta(minutes=5)
+"""A review that is older isn't answered any more, and is deleted by the controller."""
+
 _REPORT_PREFIX = "troth-node-"
 _DIGEST_CHARACTERS = 32
 

@@ -61,7 +61,7 @@ class Control:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster = cluster
         self.namespace = cluster.namespace(namespace)
-        for name in ("controller-rbac.yaml", "node-rbac.yaml"):
+        for name in ("controller-rbac.yaml", "node-rbac.yaml", "review-rbac.yaml"):
             for made in chart.objects(name, namespace=namespace):
                 if made["kind"] == "ClusterRoleBinding":  # each installation's own
                     made["metadata"]["name"] += f"-{namespace}"

@@ -49,7 +49,7 @@ class ClusterMesh:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
-            control = self._control = Control(self.cluster, NAMESPACE)
+            control = self.control = Control(self.cluster, NAMESPACE)
             plane = self.cluster.control_plane
             self.controller = Program(
                 plane.machine,
@@ -97,7 +97,7 @@ class ClusterMesh:
         return Program(
             self.cluster.nodes[node].machine,
             *(TROTH, "node", f"--node-name={node}", f"--run-dir={run_dir}"),
-            f"--kubeconfig={self._control.inside(account, node)}",
+            f"--kubeconfig={self.control.inside(account, node)}",
             f"--health-socket={self._health_socket(name)}",
             f"--drain-seconds={drain_seconds}",
             f"--metrics={METRICS_PORT}",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lightkube import ApiError, Client
+from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.authorization_v1 import ResourceAttributes, SubjectAccessReviewSpec
 from lightkube.models.certificates_v1 import CertificateSigningRequestSpec
 from lightkube.models.coordination_v1 import LeaseSpec
@@ -29,7 +30,14 @@ from tests.cluster.pods import descendant
 from tests.deploy.chart import DEPLOY, NAMESPACE
 from tests.e2e.harness import TROTH, eventually
 
-from troth._contract import CSR_USAGES, SIGNER_NAME, report_lease
+from troth._contract import (
+    CSR_USAGES,
+    REVIEW_API,
+    REVIEW_KIND,
+    REVIEWS,
+    SIGNER_NAME,
+    report_lease,
+)
 from troth.identity import SpiffeId, TrustDomain, build_csr, new_key
 from troth.mesh import CAPTURED_ANNOTATION
 
@@ -472,6 +480,43 @@ def test_who_may_view_a_namespace_may_view_its_policies(cluster: Cluster, shop: 
     eventually(lambda: may(cluster, "v", {"verb": "list", **asked}), what="the aggregation")
     assert not may(cluster, "v", {"verb": "patch", **asked})
     assert not may(cluster, "v", {"verb": "list", **asked, "namespace": "default"})
+
+
+def test_a_node_agent_answers_only_what_its_own_node_is_asked(cluster: Cluster, shop: str) -> None:
+    review = {
+        "apiVersion": "troth.dev/v1alpha1",
+        "kind": "ConnectionReview",
+        "metadata": {"namespace": shop, "name": "to-node-2"},
+        "spec": {"nodeName": "node-2", "question": "Events"},
+    }
+    cluster.apply(review)
+    kind = create_namespaced_resource(*REVIEW_API, REVIEW_KIND, REVIEWS)
+    status = {"status": {"remedy": "believe me"}}
+    with agent_of(cluster, "node-1") as agent:
+        words = refusal(
+            lambda: agent.patch(
+                kind.Status, "to-node-2", status, namespace=shop, patch_type=PatchType.MERGE
+            )
+        )
+    assert "only answer what its own node is asked" in words
+    cluster.kubectl("delete", "connectionreview", "to-node-2", f"--namespace={shop}")
+
+
+def test_a_namespaces_editors_may_ask_about_it_and_its_viewers_may_when_told_so(
+    cluster: Cluster, shop: str
+) -> None:
+    asked = ("auth", "can-i", "create", "connectionreviews.troth.dev", f"--namespace={shop}")
+    for role, user, may in (("edit", "eve", "yes"), ("view", "vic", "no")):
+        cluster.kubectl(
+            *("create", "rolebinding", user, f"--namespace={shop}"),
+            *(f"--clusterrole={role}", f"--user={user}"),
+        )
+        eventually(
+            lambda user=user, may=may: (  # type: ignore[misc]  # bound at once
+                cluster.kubectl(*asked, f"--as={user}", check=False).strip() == may
+            ),
+            what=f"that {user} may ask: {may}",
+        )
 
 
 def test_others_write_pods_and_leases_as_before(cluster: Cluster, shop: str) -> None:

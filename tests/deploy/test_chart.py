@@ -51,7 +51,7 @@ def test_the_plain_manifests_are_the_charts(name: str) -> None:
 def test_all_plain_manifests_are_applied_and_nothing_else() -> None:
     wanted = yaml.safe_load((chart.DEPLOY / "kustomization.yaml").read_text())["resources"]
     there = {f"manifests/{path.name}" for path in chart.MANIFESTS.iterdir()}
-    assert sorted(wanted) == sorted(there | {"namespace.yaml"})
+    assert sorted(wanted) == sorted(there | {"namespace.yaml", "crds/connectionreviews.yaml"})
     plain = {chart.plain(name)[0] for name in TEMPLATES}
     assert there == {f"manifests/{path.name}" for path in plain if path.parent == chart.MANIFESTS}
     assert set(chart.OPTIONAL.iterdir()) == {p for p in plain if p.parent == chart.OPTIONAL}
@@ -159,6 +159,7 @@ def test_nothing_is_named_otherwise_than_in_the_programs() -> None:
         contract.DEFAULT_NAMESPACE,
         contract.NODE_NAME_ATTRIBUTE,
         contract.NODE_SERVICE_ACCOUNT,
+        contract.REVIEWS,
         contract.SIGNER_NAME,
         contract.TRUST_BUNDLE,
         CAPTURED_ANNOTATION,

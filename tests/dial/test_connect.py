@@ -10,7 +10,8 @@ import pytest
 from tests.samples import connection
 
 from troth.dial import Reached
-from troth.dial._connect import _is_reported, belongs, first_report
+from troth.dial._connect import _is_reported, first_report
+from troth.dial._reports import belongs
 from troth.identity import TrustDomain
 from troth.mesh import (
     Connection,
@@ -125,5 +126,7 @@ def test_a_report_is_waited_for_where_a_proxy_can_make_one(
     world = World(trust_domain=TrustDomain("cluster.local"), pods={"p": pod})
     target = Target(address="10.0.0.2", port=80, endpoints=(Endpoint("10.0.0.2", 80),))
     assert _is_reported(world, target, reached, captured=captured) is reported
+    elsewhere = reported and captured and reached is Reached.RESET
+    assert _is_reported(world, target, reached, captured=captured, node="other") is elsewhere
     nowhere = msgspec.structs.replace(target, endpoints=())
     assert not _is_reported(world, nowhere, reached, captured=captured)

@@ -35,6 +35,7 @@ from troth.node import NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
 from troth.node._metrics import NodeMetrics
 from troth.node._report import NodeReporter, node_report
+from troth.reviews.agent import Knowledge, Responder
 from troth.sources import ClusterState, follow
 from troth.sources.kubernetes import ApiServer, api_client, api_errors
 
@@ -101,6 +102,7 @@ class ClusterNode:
             namespace=settings.namespace,
             on_bundle=self._adopt_roots,
         )
+        self._responder = Responder(config, node_name=settings.node_name, known=self._knowledge)
         self._troubles: Mapping[str, TrothError] = {}
         self._marker: Marker | None = None
         self._enforced: ClusterState | None = None
@@ -170,6 +172,7 @@ class ClusterNode:
                 tasks.create_task(self._follow())
                 tasks.create_task(pins.run())
                 tasks.create_task(marker.run())
+                tasks.create_task(self._responder.run())
                 tasks.create_task(ranges.run())
                 await self._signer.ready()
                 self.agent = agent = self._make_agent(place.own)
@@ -347,6 +350,14 @@ class ClusterNode:
             ports=slot.ports,
             active=False,
         )
+
+    def _knowledge(self) -> Knowledge | None:
+        """What connection reviews are answered from; nothing while another agent is in charge."""
+        if self.world is None or self._pins is None or self.agent is None:
+            return None
+        if not self.agent.is_active:
+            return None
+        return Knowledge(self.settings.node_name, self.world, self.agent, self._pins.find)
 
     async def _make_reporter(self, client: AsyncClient) -> NodeReporter:
         name = self.settings.node_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -11,6 +12,7 @@ from troth.controller import _objects as objects
 from troth.controller._authority import Authority
 from troth.controller._events import Events
 from troth.controller._metrics import Figures
+from troth.controller._reviews import sweep_reviews
 from troth.controller._signer import Signer
 from troth.controller._status import StatusWriter
 from troth.errors import TrothError
@@ -55,6 +57,8 @@ class Work:
         *,
         on_answer: Callable[[str, str], None],
     ) -> None:
+        self._client = client
+        self._server = server
         events = Events(client)
         self._authority = Authority(
             client,
@@ -126,6 +130,7 @@ class Work:
                     tasks.create_task(each.run())
                 tasks.create_task(_keep_doing(self._keep_authority, self._authority_woken))
                 tasks.create_task(_keep_doing(self._keep_status, self._status_woken))
+                tasks.create_task(_keep_doing(self._sweep, asyncio.Event()))
         finally:
             await self._signer.close()
 
@@ -162,6 +167,9 @@ class Work:
             return
         await self._status.write(tuple(self._policies.objects.values()), self._reported())
         await asyncio.sleep(_STATUS_PAUSE_SECONDS)
+
+    async def _sweep(self) -> None:
+        await sweep_reviews(self._client, self._server, now=datetime.now(UTC))
 
     def _reported(self) -> Mapping[str, NodeReport | None]:
         return {each.node: each.report for each in self._reports.objects.values()}

@@ -14,6 +14,7 @@ from troth.dial._report import (
     Route,
     Way,
 )
+from troth.dial._reports import belongs, is_echo
 
 __all__ = [
     "Attempt",
@@ -23,4 +24,6 @@ __all__ = [
     "Reached",
     "Route",
     "Way",
+    "belongs",
+    "is_echo",
 ]

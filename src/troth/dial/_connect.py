@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from troth.dial._report import Attempt, Reached
+from troth.dial._reports import belongs, is_echo
 from troth.envoy import ENVOY_MARK
-from troth.mesh import Reason, Side, pod_at
+from troth.mesh import Side, pod_at
 from troth.node import netns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from troth.mesh import Connection, Endpoint, Pod, Target, World
+    from troth.mesh import Connection, Pod, Target, World
     from troth.node import History
 
 _MOST_BYTES = 4096
@@ -69,6 +70,7 @@ async def connect(
     payload: bytes,
     timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
     captured: bool = True,
+    node: str = "",
 ) -> Attempt:
     """Connect from a pod to ``target``, send ``payload`` and wait for an answer.
 
@@ -80,6 +82,7 @@ async def connect(
         payload: What to say first.
         timeout: Seconds for everything but the proxy's report.
         captured: By the pod's own proxy, if it has one; False makes it past that.
+        node: The node whose proxy it is; empty where all pods are of one.
 
     Raises:
         TrothError: The pod has ended.
@@ -121,7 +124,7 @@ async def connect(
             )
 
         event = None
-        if _is_reported(world, target, reached, captured=captured):
+        if _is_reported(world, target, reached, captured=captured, node=node):
             event = await first_report(new, is_ours)
     return Attempt(
         source=str(place.pod),
@@ -133,34 +136,6 @@ async def connect(
         detail=detail,
         elapsed_ms=round(elapsed_ms, 1),
         event=event,
-    )
-
-
-def belongs(
-    connection: Connection,
-    source: Pod,
-    endpoints: tuple[Endpoint, ...],
-    *,
-    began: datetime,
-    own_port: int | None,
-) -> bool:
-    """Whether the proxy's report is about the connection that ``source`` made at ``began``.
-
-    Behind a captured pod its proxy makes a connection of its own, with another port, so
-    ``own_port`` is None then. That one is told by both ends and the time, so it could be mistaken
-    for another of the same pod to the same port at the same moment, which would have been treated
-    the same.
-    """
-    return (
-        connection.source.address in source.addresses
-        and (own_port is None or connection.source.port == own_port)
-        and any(
-            (connection.destination.address, connection.destination.port)
-            == (endpoint.address, endpoint.port)
-            for endpoint in endpoints
-        )
-        # Envoy writes milliseconds.
-        and connection.time >= began.replace(microsecond=began.microsecond // 1000 * 1000)
     )
 
 
@@ -176,7 +151,7 @@ async def first_report(
         async with asyncio.timeout(_REPORT_SECONDS):
             async for connection in new:
                 if is_ours(connection):
-                    if connection.reason is not Reason.REFUSED_BY_PEER:
+                    if not is_echo(connection):
                         return connection
                     echo = echo or connection
     except TimeoutError:
@@ -201,12 +176,14 @@ async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
     return Reached.ANSWERED if reply else Reached.CLOSED
 
 
-def _is_reported(world: World, target: Target, reached: Reached, *, captured: bool) -> bool:
-    """Whether a proxy has something to say about it."""
+def _is_reported(
+    world: World, target: Target, reached: Reached, *, captured: bool, node: str = ""
+) -> bool:
+    """Whether the node's proxy has something to say about it."""
     if not target.endpoints or reached is Reached.UNREACHABLE:
         return False
     pods = [pod_at(world, endpoint.address) for endpoint in target.endpoints]
-    if any(pod.captured for pod in pods if pod):
+    if any(pod.captured and node in {"", pod.node} for pod in pods if pod):
         return True
     # The client's own proxy reports nothing but what it could not do.
     return captured and reached in {Reached.RESET, Reached.CLOSED}

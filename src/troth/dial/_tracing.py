@@ -56,6 +56,7 @@ async def trace(
     connections: History[Connection],
     payload: bytes,
     timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
+    node: str = "",
 ) -> Trace:
     """Make one traced handshake with the tunnel port of the pod behind ``target``.
 
@@ -70,6 +71,7 @@ async def trace(
         payload: What to say after the handshake: Envoy shows only by the app's answer that it has
             accepted the client.
         timeout: Seconds for the handshake and the answer.
+        node: The node whose proxy reports; empty where all pods are of one.
 
     Raises:
         PeerError: There is no tunnel to that destination, or no such certificate.
@@ -104,9 +106,11 @@ async def trace(
             payload=payload,
         )
         sock.close()
-        event = await first_report(
-            new, lambda seen: (seen.source.address, seen.source.port) == source
-        )
+        event = None
+        if destination is None or node in {"", destination.node}:
+            event = await first_report(
+                new, lambda seen: (seen.source.address, seen.source.port) == source
+            )
     return Trace(
         client=client_decision(world, place.pod, endpoint),
         server=server_decision(world, endpoint),

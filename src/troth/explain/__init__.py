@@ -27,13 +27,13 @@ from troth.explain._cluster_report import (
 )
 from troth.explain._cluster_status import cluster_status
 from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadIdentity, explain
-from troth.explain._noted import Noted, note
-from troth.explain._observed import Plaintext, seen_in_plaintext
+from troth.explain._noted import Noted, Unanswered, note
+from troth.explain._observed import Plaintext, noted_in_plaintext, seen_in_plaintext
 from troth.explain._plan import plan
 from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
 from troth.explain._remedies import Explainer
 from troth.explain._validate import Validation, validate
-from troth.explain._why import NotCaptured, Refusal, Why, why
+from troth.explain._why import Conflict, NotCaptured, Refusal, Why, named, why
 
 __all__ = [
     "Affected",
@@ -42,6 +42,7 @@ __all__ = [
     "Client",
     "ClusterPod",
     "ClusterStatus",
+    "Conflict",
     "ControllerStatus",
     "Derivation",
     "Explainer",
@@ -61,6 +62,7 @@ __all__ = [
     "Refusal",
     "RootStatus",
     "TrustBundleStatus",
+    "Unanswered",
     "Validation",
     "Why",
     "WorkloadAudit",
@@ -69,7 +71,9 @@ __all__ = [
     "audit",
     "cluster_status",
     "explain",
+    "named",
     "note",
+    "noted_in_plaintext",
     "plan",
     "seen_in_plaintext",
     "validate",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from troth.explain._noted import Unanswered
 from troth.policy import DecidedBy, Mode
 
 
@@ -141,6 +142,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
         workloads: All that are in the mesh.
         policies: What could be applied now.
         left_out: What keeps the others from a policy.
+        unanswered: Nodes of a cluster that have not said what they have seen.
     """
 
     schema: Literal["troth/audit/v1"] = "troth/audit/v1"
@@ -151,3 +153,4 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     workloads: tuple[WorkloadAudit, ...]
     policies: tuple[Proposal, ...]
     left_out: tuple[LeftOut, ...]
+    unanswered: tuple[Unanswered, ...] = ()

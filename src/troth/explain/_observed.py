@@ -12,6 +12,7 @@ from troth.mesh import Outcome, Side
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from troth.explain._noted import Noted
     from troth.mesh import Connection
 
 
@@ -34,21 +35,29 @@ class Plaintext(msgspec.Struct, frozen=True, kw_only=True):
 
 def seen_in_plaintext(connections: Iterable[Connection]) -> tuple[Plaintext, ...]:
     """Sum up the plaintext that workloads of the mesh took, by client and port."""
-    seen: dict[tuple[str, str, int], Plaintext] = {}
-    for each in connections:
+    return _summed((each.source.workload or each.source.address, each, 1) for each in connections)
+
+
+def noted_in_plaintext(noted: Iterable[Noted]) -> tuple[Plaintext, ...]:
+    """The same of what the nodes of a cluster have noted."""
+    return _summed((each.total.source, each.total.newest, each.total.count) for each in noted)
+
+
+def _summed(seen: Iterable[tuple[str, Connection, int]]) -> tuple[Plaintext, ...]:
+    sums: dict[tuple[str, str, int], Plaintext] = {}
+    for source, newest, count in seen:
         # A client's own report would count the connection a second time.
-        if each.outcome is not Outcome.PLAINTEXT or each.side is not Side.SERVER:
+        if newest.outcome is not Outcome.PLAINTEXT or newest.side is not Side.SERVER:
             continue
-        if each.destination.workload is None:
+        if newest.destination.workload is None:
             continue
-        source = each.source.workload or each.source.address
-        key = (each.destination.workload, source, each.destination.port)
-        before = seen.get(key)
-        seen[key] = Plaintext(
+        key = (newest.destination.workload, source, newest.destination.port)
+        before = sums.get(key)
+        sums[key] = Plaintext(
             source=source,
-            destination=each.destination.workload,
-            port=each.destination.port,
-            count=before.count + 1 if before else 1,
-            last=max(before.last, each.time) if before else each.time,
+            destination=newest.destination.workload,
+            port=newest.destination.port,
+            count=before.count + count if before else count,
+            last=max(before.last, newest.time) if before else newest.time,
         )
-    return tuple(each for _, each in sorted(seen.items()))
+    return tuple(each for _, each in sorted(sums.items()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from troth.explain._noted import TROUBLE
+from troth.explain._noted import TROUBLE, Unanswered
 from troth.explain._told_once import told_once
 from troth.mesh import Outcome, Reason
 from troth.policy import DecidedBy, Mode
@@ -66,6 +66,24 @@ class NotCaptured(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    """What in a cluster is in the way of its pods' connections, as `troth check` finds it.
+
+    Attributes:
+        code: Names the kind of finding, for programs.
+        where: The object, ``KIND NAMESPACE/NAME``.
+        what: What is so, in one clause.
+        why: Why it matters, in one sentence.
+        remedy: What to do, in one sentence.
+    """
+
+    code: str
+    where: str
+    what: str
+    why: str
+    remedy: str
+
+
 class Why(msgspec.Struct, frozen=True, kw_only=True):
     """What went wrong of late; ``troth why -o json`` prints exactly this.
 
@@ -74,6 +92,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
         not_captured: Pods that should be in the mesh and aren't.
         refused_by_envoy: Resources that Envoy refuses, each with its words.
         refusals: The newest first.
+        conflicts: What else is in the way of the pods' connections; only of a cluster.
+        unanswered: Nodes that have not said what they have seen.
     """
 
     schema: Literal["troth/why/v1"] = "troth/why/v1"
@@ -81,6 +101,20 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     not_captured: tuple[NotCaptured, ...] = ()
     refused_by_envoy: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...]
+    conflicts: tuple[Conflict, ...] = ()
+    unanswered: tuple[Unanswered, ...] = ()
+
+
+def named(noted: Iterable[Noted], world: World) -> frozenset[str]:
+    """All that `why` can be asked about."""
+    pods = world.pods.values()
+    return frozenset(
+        {
+            *world.services,
+            *(name for each in noted for name in each.ends),
+            *(name for pod in pods for name in (str(pod), pod.workload)),
+        }
+    )
 
 
 def why(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
-from troth.explain import Audit, Why, audit, note, why
+from troth.explain import Audit, Why, audit, named, note, why
 
 if TYPE_CHECKING:
     from troth.local._arguments import AuditRequest, WhyRequest
@@ -22,20 +22,16 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
     """
     world = _world(mesh)
     tally = mesh.agent.journal.tally
-    totals = tally.totals()
-    if request.about is not None:
-        known = {*world.services, *(total.source for total in totals)}
-        known |= {total.destination for total in totals}
-        known |= {name for pod in world.pods.values() for name in (str(pod), pod.workload)}
-        if request.about not in known:
-            names = sorted(pod.workload for pod in world.pods.values())
-            raise PeerError(
-                "troth",
-                f"no workload, pod or service is called {request.about!r}",
-                f"there are: {', '.join(dict.fromkeys(names)) or 'none'}",
-            )
+    noted = note(tally.totals(), world)
+    if request.about is not None and request.about not in named(noted, world):
+        names = sorted(pod.workload for pod in world.pods.values())
+        raise PeerError(
+            "troth",
+            f"no workload, pod or service is called {request.about!r}",
+            f"there are: {', '.join(dict.fromkeys(names)) or 'none'}",
+        )
     return why(
-        note(totals, world),
+        noted,
         world,
         complete_since=tally.complete_since,
         about=request.about,

@@ -28,6 +28,7 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """``Accept`` for an object without ``spec``, ``status`` and ``data``."""
 
 MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 
 _JSON = "application/json"
 _REQUEST_SECONDS = 30.0
@@ -87,6 +88,15 @@ class ApiRequests:
         return await self._send(
             "PATCH", path, kind, body=change, content=MERGE_PATCH, accept=accept
         )
+
+    async def put_at(self, path: str, pointer: str, value: object, kind: type[T]) -> T | None:
+        """Set one part of an object (RFC 6902), nulls in it included; else as `patch` does."""
+        change = [{"op": "add", "path": pointer, "value": value}]
+        return await self._send("PATCH", path, kind, body=change, content=JSON_PATCH)
+
+    async def delete(self, path: str) -> None:
+        """Delete an object, if there is one; raises as `get` does."""
+        await self._send("DELETE", path, msgspec.Raw)
 
     async def _send(
         self,

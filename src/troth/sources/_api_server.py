@@ -74,6 +74,7 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         versions: Those understood; the first that is served is used.
         read: Makes an item of an object.
         field_selector: Leaves only the objects with these fields; empty for all.
+        label_selector: The same for labels.
         is_optional: That it isn't served means that there are none.
     """
 
@@ -82,6 +83,7 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     versions: tuple[str, ...] = ("v1",)
     read: Callable[[msgspec.Raw], Item[T]]
     field_selector: str = ""
+    label_selector: str = ""
     is_optional: bool = False
 
     def __str__(self) -> str:
@@ -256,8 +258,11 @@ class ApiServer:
 
 
 def _selected(resource: Resource[T], parameters: Mapping[str, str]) -> dict[str, str]:
-    selector = {"fieldSelector": resource.field_selector} if resource.field_selector else {}
-    return {**parameters, **selector}
+    selectors = {
+        "fieldSelector": resource.field_selector,
+        "labelSelector": resource.label_selector,
+    }
+    return {**parameters, **{key: text for key, text in selectors.items() if text}}
 
 
 def _keep_alive(response: httpx2.Response) -> None:

@@ -15,10 +15,10 @@ from troth.sources._api_client import (
 )
 from troth.sources._api_requests import METADATA_ONLY, ApiRequests
 from troth.sources._api_server import ApiServer, Resource
-from troth.sources._cluster_objects import read_namespace
+from troth.sources._cluster_objects import read_namespace, read_pod
 from troth.sources._followed import Followed, NamespacedResource, model_reader, reader
 from troth.sources._json import decode
-from troth.sources._readings import Readings
+from troth.sources._readings import NamedResource, Readings
 from troth.sources._reflector import Broken, Listed
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Broken",
     "Followed",
     "Listed",
+    "NamedResource",
     "NamespacedResource",
     "Readings",
     "Resource",
@@ -40,5 +41,6 @@ __all__ = [
     "model_reader",
     "program_config",
     "read_namespace",
+    "read_pod",
     "reader",
 ]

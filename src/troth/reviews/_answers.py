@@ -1,0 +1,231 @@
+"""What a node's agent answers to one question."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from troth.dial.agent import Place, cause, connect, envoy_status, http_get, route
+from troth.errors import PeerError
+from troth.explain import note
+from troth.mesh import Connection, Outcome, Pod, Target, World, find_target, pod_at
+from troth.reviews._objects import (
+    ConnectAnswer,
+    EventsAnswer,
+    Question,
+    RouteAnswer,
+    Seen,
+    TotalsAnswer,
+)
+from troth.reviews._scope import MOST_BYTES, connections_of, that_fit, totals_of, world_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from troth.dial import Cause
+    from troth.node import NodeAgent
+    from troth.reviews._objects import ReviewSpec
+
+_TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
+
+
+class Knowledge(NamedTuple):
+    """What an agent can answer from.
+
+    Attributes:
+        node: The node's name.
+        world: Everything that is known.
+        agent: What enforces it.
+        find_netns: Finds the network namespaces of pods of the node; gives them by UID.
+    """
+
+    node: str
+    world: World
+    agent: NodeAgent
+    find_netns: Callable[[Iterable[Pod]], Awaitable[Mapping[str, Path]]]
+
+
+async def answer(spec: ReviewSpec, namespace: str, known: Knowledge) -> msgspec.Struct:
+    """Answer a question about a namespace.
+
+    Raises:
+        TrothError: It can't be answered, or not for this namespace.
+    """
+    match spec.question:
+        case Question.TOTALS:
+            return totals(spec, namespace, known)
+        case Question.EVENTS:
+            return events(spec, namespace, known)
+        case Question.ROUTE:
+            return _route(spec, _source(spec, namespace, known), known)
+        case Question.CONNECT:
+            return await _connect(spec, _source(spec, namespace, known), known)
+        case Question.TRACE:
+            return await _trace(spec, _source(spec, namespace, known), known)
+
+
+def totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
+    """What was seen of the namespace's connections, with the namespace as it is now.
+
+    Raises:
+        PeerError: The namespace alone is more than an answer can hold.
+    """
+    agent, world = known.agent, world_of(namespace, known.world, node=known.node)
+    tally = agent.journal.tally
+    # Noted by the whole world, and told of this namespace.
+    noted = note(totals_of(namespace, tally.totals(_since(spec))), known.world)
+    room = MOST_BYTES - len(msgspec.json.encode(world))
+    if room < 0:
+        raise PeerError(
+            "troth", f"namespace {namespace} has too many pods, services and policies to tell of"
+        )
+    told, left_out = that_fit(noted, room, lambda each: len(msgspec.json.encode(each)))
+    return TotalsAnswer(
+        complete_since=max(tally.complete_since, *(each.total.last for each in left_out))
+        if left_out
+        else tally.complete_since,
+        noted=told,
+        left_out=len(left_out),
+        world=world,
+        not_captured={uid: why for uid, why in agent.refused.items() if uid in world.pods},
+        refused_by_envoy=tuple(
+            f"{nack.name}: {nack.message}"
+            for nack in agent.ads_status().nacks
+            if any(uid in nack.name for uid in world.pods)
+        ),
+    )
+
+
+def events(spec: ReviewSpec, namespace: str, known: Knowledge) -> EventsAnswer:
+    """The newest connections of the namespace."""
+    since = _since(spec)
+    found = connections_of(
+        namespace,
+        (each for each in known.agent.connections if since is None or each.time >= since),
+    )
+    newest = (
+        Seen(connection=each, cause=_explained(each, known.world)) for each in reversed(found)
+    )
+    told, _ = that_fit(
+        (each for _, each in zip(range(spec.limit), newest, strict=False)),
+        MOST_BYTES,
+        lambda each: len(msgspec.json.encode(each)),
+    )
+    return EventsAnswer(events=tuple(reversed(told)), left_out=len(found) - len(told))
+
+
+def _route(spec: ReviewSpec, source: Pod, known: Knowledge) -> RouteAnswer:
+    to, target = _target(spec, known)
+    found = route(known.world, source, to, target, refused=known.agent.refused)
+    pods = {end.address: pod_at(known.world, end.address) for end in target.endpoints}
+    return RouteAnswer(
+        route=found,
+        nodes={address: pod.node for address, pod in pods.items() if pod and pod.captured},
+        envoy=envoy_status(known.agent),
+    )
+
+
+async def _connect(spec: ReviewSpec, source: Pod, known: Knowledge) -> ConnectAnswer:
+    to, target = _target(spec, known)
+    attempt = await connect(
+        known.world,
+        await _place(source, known),
+        target,
+        connections=known.agent.connections,
+        payload=_first_words(to),
+        timeout=spec.timeout_seconds,
+        captured=not spec.past_tunnel,
+        node=known.node,
+    )
+    return ConnectAnswer(
+        attempt=attempt,
+        cause=_explained(attempt.event, known.world),
+        envoy=envoy_status(known.agent),
+    )
+
+
+async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> msgspec.Struct:
+    # Slow to import, and seldom needed.
+    from troth.dial import _tracing  # noqa: PLC0415
+    from troth.reviews._traced import TraceAnswer  # noqa: PLC0415
+    from troth.trace import Credentials  # noqa: PLC0415
+
+    to, target = _target(spec, known)
+    certificates = known.agent.certificates
+    claimant = _claimant(spec.claim, known.world) if spec.claim else source
+    traced = await _tracing.trace(
+        known.world,
+        await _place(source, known),
+        target,
+        credentials=Credentials(spec.credentials),
+        claimed=claimant.spiffe_id(known.world.trust_domain),
+        identities=_tracing.Identities(current=certificates.current(), roots=certificates.bundle),
+        connections=known.agent.connections,
+        payload=_first_words(to),
+        timeout=spec.timeout_seconds,
+        node=known.node,
+    )
+    return TraceAnswer(trace=traced, cause=_explained(traced.event, known.world))
+
+
+def _since(spec: ReviewSpec) -> datetime | None:
+    if spec.since_seconds is None:
+        return None
+    return datetime.now(UTC) - timedelta(seconds=spec.since_seconds)
+
+
+def _explained(connection: Connection | None, world: World) -> Cause | None:
+    if connection is None or connection.outcome not in _TROUBLE:
+        return None
+    return cause(world, connection)
+
+
+def _source(spec: ReviewSpec, namespace: str, known: Knowledge) -> Pod:
+    """The pod that is to connect: one of the namespace asked about, and of this node."""
+    for pod in known.world.pods.values():
+        if str(pod) == f"{namespace}/{spec.from_pod}" and pod.node == known.node:
+            if pod.host_network or not pod.addresses or pod.phase.is_final:
+                raise PeerError(
+                    "troth", f"{pod} has no network of its own to connect from", "name another pod"
+                )
+            return pod
+    raise PeerError(
+        "troth",
+        f"no pod of node {known.node} is called {namespace}/{spec.from_pod}",
+        "name a running pod of the review's namespace, and that pod's node",
+    )
+
+
+def _claimant(name: str, world: World) -> Pod:
+    for pod in world.pods.values():
+        if name in {str(pod), pod.workload}:
+            return pod
+    raise PeerError("troth", f"no pod or workload is called {name!r}", "claim another identity")
+
+
+def _target(spec: ReviewSpec, known: Knowledge) -> tuple[str, Target]:
+    if spec.to is None or spec.port is None:
+        raise PeerError("troth", "from, to and port belong together", "give all three")
+    try:
+        return spec.to, find_target(known.world, spec.to, spec.port)
+    except PeerError as error:
+        # Who may ask about one namespace isn't told what there is in all others.
+        raise PeerError(
+            error.peer,
+            error.reason,
+            "name a Service, a pod or a Deployment as NAMESPACE/NAME, or give an IP",
+        ) from None
+
+
+async def _place(pod: Pod, known: Knowledge) -> Place:
+    found = await known.find_netns([pod])
+    if pod.uid not in found:
+        raise PeerError("troth", f"{pod} has no process on node {known.node}", "see that it runs")
+    return Place(pod=pod, netns=found[pod.uid])
+
+
+def _first_words(to: str) -> bytes:
+    return http_get(".".join(reversed(to.split("/"))))

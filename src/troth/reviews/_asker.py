@@ -1,0 +1,197 @@
+"""Asks node agents: makes reviews, waits for their answers, and takes them away again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from troth._contract import REVIEW_API, REVIEW_KIND, REVIEWS
+from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.explain import Unanswered
+from troth.reviews._objects import (
+    ASKER_LABEL,
+    Review,
+    reviews_path,
+)
+from troth.sources.kubernetes import (
+    ApiRequests,
+    ApiServer,
+    Followed,
+    NamespacedResource,
+    model_reader,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    import msgspec
+    from lightkube import SingleConfig
+
+    from troth.reviews._objects import ReviewSpec
+
+_AT_ONCE = 20
+_LOOK_SECONDS = 0.25
+
+
+class Replies(NamedTuple):
+    """What came of questions.
+
+    Attributes:
+        answers: By node.
+        refused: What agents would not answer, by node.
+        unanswered: The nodes that said nothing.
+    """
+
+    answers: Mapping[str, msgspec.Raw]
+    refused: Mapping[str, PeerError]
+    unanswered: tuple[Unanswered, ...]
+
+
+class Asker:
+    """Asks about one namespace, as a context.
+
+    Args:
+        config: How to reach the API server, and as whom: with the right to create, list, watch and
+            delete ConnectionReviews in the namespace.
+        namespace: The namespace.
+    """
+
+    def __init__(self, config: SingleConfig, namespace: str) -> None:
+        self._config = config
+        self._namespace = namespace
+        self._id = uuid.uuid4().hex
+        self._ends = contextlib.AsyncExitStack()
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        group, version = REVIEW_API
+        async with contextlib.AsyncExitStack() as ends:
+            self._requests = await ends.enter_async_context(
+                contextlib.aclosing(ApiRequests(self._config))
+            )
+            server = await ends.enter_async_context(contextlib.aclosing(ApiServer(self._config)))
+            self._reviews: Followed[Review] = Followed(
+                server,
+                NamespacedResource(
+                    plural=REVIEWS,
+                    group=group,
+                    versions=(version,),
+                    namespace=self._namespace,
+                    read=model_reader(Review),
+                    label_selector=f"{ASKER_LABEL}={self._id}",
+                    is_optional=True,
+                ),
+                on_change=self._changed.set,
+                jitter=lambda: 0.0,
+            )
+            following = asyncio.create_task(self._reviews.run())
+            ends.push_async_callback(_end, following)
+            self._ends = ends.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._ends.aclose()
+
+    async def ask(self, specs: Iterable[ReviewSpec], *, seconds: float) -> Replies:
+        """Ask each node one question.
+
+        Args:
+            specs: The questions.
+            seconds: How long to wait for the answers.
+
+        Raises:
+            EnvironmentLackError: There is no right to ask, or nobody who could answer.
+            PeerError: The API server refuses.
+        """
+        limit = asyncio.Semaphore(_AT_ONCE)
+        made: dict[str, str] = {}
+
+        async def make(spec: ReviewSpec) -> None:
+            async with limit:
+                made[spec.node_name] = await self._make(spec)
+
+        async def remove(name: str) -> None:
+            async with limit:
+                await self._requests.delete(f"{reviews_path(self._namespace)}/{name}")
+
+        try:
+            outcomes = await asyncio.gather(*map(make, specs), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            await self._wait(frozenset(made.values()), seconds)
+            return self._replies(made, seconds)
+        finally:
+            # What can't be deleted is by the controller, some minutes later.
+            await asyncio.gather(*map(remove, made.values()), return_exceptions=True)
+
+    async def _make(self, spec: ReviewSpec) -> str:
+        review = {
+            "apiVersion": "/".join(REVIEW_API),
+            "kind": REVIEW_KIND,
+            "metadata": {"generateName": "ask-", "labels": {ASKER_LABEL: self._id}},
+            "spec": spec,
+        }
+        try:
+            made = await self._requests.post(reviews_path(self._namespace), review, Review)
+        except EnvironmentLackError as error:
+            raise EnvironmentLackError(
+                f"node agents can't be asked about namespace {self._namespace}: {error.lack}",
+                "have ClusterRole troth-ask bound to you there (`trace` also needs the right to "
+                "create pods/exec)",
+            ) from error
+        if made is None:
+            raise EnvironmentLackError(
+                f"the cluster has no namespace {self._namespace}, or no ConnectionReviews",
+                "name a namespace that is there, and see that troth is installed: troth check",
+            )
+        return made.metadata.name
+
+    async def _wait(self, names: frozenset[str], seconds: float) -> None:
+        """Wait until they are all answered, but not for longer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while names - self._answered().keys():
+                    if self._reviews.error is not None and not self._reviews.is_synced:
+                        raise self._reviews.error
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await self._changed.wait()
+                    self._changed.clear()
+
+    def _answered(self) -> dict[str, Review]:
+        return {
+            review.metadata.name: review
+            for review in self._reviews.objects.values()
+            if review.status.answered is not None
+        }
+
+    def _replies(self, made: Mapping[str, str], seconds: float) -> Replies:
+        answers: dict[str, msgspec.Raw] = {}
+        refused: dict[str, PeerError] = {}
+        silent: list[Unanswered] = []
+        known = self._answered()
+        for node, name in sorted(made.items()):
+            status = known[name].status if name in known else None
+            said = status.answered if status else None
+            if status is None or said is None:
+                silent.append(Unanswered(node=node, why=f"no answer within {seconds:g} s"))
+            elif said.status == "True":
+                answers[node] = status.answer
+            else:
+                refused[node] = PeerError(f"node {node}", said.message, status.remedy)
+        return Replies(answers, refused, tuple(silent))
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, TrothError):
+        await task

@@ -1,0 +1,88 @@
+"""Whom to ask about a namespace, and what the answers are together."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+from tests.explain.seen import NOON, connection, pod, totals, world
+
+from troth.explain import PortState, audit, note, noted_in_plaintext, why
+from troth.mesh import Pod, PodPhase, Side
+from troth.reviews import TotalsAnswer, concerned_nodes, gather
+from troth.reviews._scope import totals_of, world_of
+
+
+def on(node: str, **changes: object) -> Pod:
+    given: dict[str, object] = {"node": node, "captured": True}
+    return msgspec.structs.replace(pod("finance/web"), **(given | changes))
+
+
+AGENTS = frozenset({"a", "b", "c"})
+
+
+@pytest.mark.parametrize(
+    ("pods", "agents", "asked"),
+    [
+        pytest.param([on("a"), on("b")], AGENTS, {"a", "b"}, id="its pods' own"),
+        pytest.param([on("a"), on("b", captured=False)], AGENTS, {"a", "b"}, id="also the others"),
+        pytest.param([on("a", captured=False)], AGENTS, AGENTS, id="all, of pods outside"),
+        pytest.param([on("a", captured=False)], None, {"a"}, id="theirs, if no other is known"),
+        pytest.param([on("a", phase=PodPhase.FAILED), on("b")], AGENTS, {"b"}, id="no ended pods'"),
+        pytest.param([on("")], AGENTS, AGENTS, id="a pod that is nowhere yet"),
+        pytest.param([], None, set(), id="nobody"),
+    ],
+)
+def test_those_are_asked_who_may_have_seen_something(
+    pods: list[Pod], agents: frozenset[str] | None, asked: set[str]
+) -> None:
+    assert concerned_nodes(pods, agents) == asked
+    if agents is not None:
+        assert concerned_nodes(pods, agents, everywhere=True) == agents
+
+
+NOW = world()
+
+
+def answered(*lines: str, side: Side = Side.SERVER, minutes: int = 0) -> TotalsAnswer:
+    """What a node says that has seen these connections."""
+    seen = [connection(line, NOW, side=side) for line in lines]
+    return TotalsAnswer(
+        complete_since=NOON + timedelta(minutes=minutes),
+        noted=note(totals_of("finance", totals(seen)), NOW),
+        world=world_of("finance", NOW, node=""),
+    )
+
+
+def test_one_connection_that_both_ends_nodes_report_is_told_once() -> None:
+    line = "finance/web > finance/payments:8080 refused"
+    seen = gather(
+        {
+            "a": answered(f"{line} refused_by_peer", side=Side.CLIENT),
+            "b": answered(f"{line} no_client_certificate"),
+        }
+    )
+    (refusal,) = why(seen.noted, seen.world, complete_since=seen.complete_since).refusals
+    assert refusal.reason == "no_client_certificate"
+
+
+def test_a_port_is_not_ready_when_any_node_has_seen_plaintext() -> None:
+    seen = gather(
+        {
+            "a": answered("finance/web > finance/payments:8080 accepted", minutes=1),
+            "b": answered("legacy/cron > finance/payments:8080 plaintext", minutes=2),
+        }
+    )
+    report = audit(seen.noted, seen.world, since=NOON, complete_since=seen.complete_since)
+    (payments,) = (each for each in report.workloads if each.name == "payments")
+    assert payments.ports[8080].state is PortState.PLAINTEXT
+    assert [each.source for each in payments.ports[8080].because_of] == ["legacy/cron"]
+    assert {each.namespace for each in report.workloads} == {"finance"}
+    assert report.complete_since == NOON + timedelta(minutes=2)
+    assert [each.source for each in noted_in_plaintext(seen.noted)] == ["legacy/cron"]
+
+
+def test_an_answer_is_read_as_it_was_written() -> None:
+    answer = answered("finance/web > finance/payments:8080 refused not_tls")
+    assert msgspec.json.decode(msgspec.json.encode(answer), type=TotalsAnswer) == answer

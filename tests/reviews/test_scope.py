@@ -1,0 +1,93 @@
+"""What a review of one namespace tells of others."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.samples import connection
+
+from troth.identity import TrustDomain
+from troth.mesh import Namespace, Party, Pod, Service, Tally, World
+from troth.policy import Mode, PeerAuthentication
+from troth.reviews._scope import concerns, connections_of, that_fit, totals_of, world_of
+
+
+def party(pod: str | None) -> Party:
+    workload = pod and pod.rpartition("-")[0]
+    return Party(address="10.0.0.1", port=80, pod=pod, workload=workload)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "told"),
+    [
+        pytest.param("shop/web-0", "shop/api-0", True, id="within it"),
+        pytest.param("shop/web-0", "bank/api-0", True, id="from it"),
+        pytest.param("bank/web-0", "shop/api-0", True, id="to it"),
+        pytest.param("shop/web-0", None, True, id="from it to an address"),
+        pytest.param("bank/web-0", "bank/api-0", False, id="within another"),
+        pytest.param("shop-2/web-0", "bank/api-0", False, id="one whose name begins alike"),
+        pytest.param(None, None, False, id="between strangers"),
+    ],
+)
+def test_a_connection_is_told_to_the_namespaces_of_its_ends(
+    source: str | None, destination: str | None, *, told: bool
+) -> None:
+    seen = connection(source=party(source), destination=party(destination))
+    assert concerns(seen, "shop") is told
+    assert bool(connections_of("shop", [seen])) is told
+    tally = Tally(seen.time)
+    tally.add(seen)
+    assert bool(totals_of("shop", tally.totals())) is told
+
+
+names = st.sampled_from(["shop/web-0", "bank/vault-0", "bank/till-0", None])
+
+
+@given(st.lists(st.tuples(names, names)))
+def test_no_pod_of_another_namespace_is_named(pairs: list[tuple[str | None, str | None]]) -> None:
+    seen = [connection(source=party(a), destination=party(b)) for a, b in pairs]
+    for each in connections_of("shop", seen):
+        for end in (each.source, each.destination):
+            assert end.pod in {None, "shop/web-0"}
+            assert end.workload in {None, "shop/web", "bank/vault", "bank/till"}
+
+
+def test_the_world_that_is_told_is_the_namespaces_own() -> None:
+    def pod(namespace: str, node: str) -> Pod:
+        return Pod(uid=f"{namespace}-{node}", namespace=namespace, name=node, node=node)
+
+    def policy(namespace: str, name: str, **spec: object) -> PeerAuthentication:
+        return PeerAuthentication(namespace=namespace, name=name, mode=Mode.STRICT, **spec)  # type: ignore[arg-type]  # as given
+
+    pods = [pod("shop", "here"), pod("shop", "there"), pod("bank", "here")]
+    own = (policy("shop", "own", selector={"app": "web"}), policy("istio-system", "mesh"))
+    world = World(
+        trust_domain=TrustDomain("cluster.local"),
+        namespaces={name: Namespace(name=name) for name in ("shop", "bank")},
+        pods={each.uid: each for each in pods},
+        services={f"{each}/web": Service(namespace=each, name="web") for each in ("shop", "bank")},
+        policies=(
+            *own,
+            policy("bank", "secret"),
+            policy("istio-system", "root's own", selector={"app": "istiod"}),
+        ),
+    )
+    told = world_of("shop", world, node="here")
+    assert told == msgspec.structs.replace(
+        world,
+        namespaces={"shop": Namespace(name="shop")},
+        pods={"shop-here": pods[0]},
+        services={"shop/web": Service(namespace="shop", name="web")},
+        policies=own,
+    )
+
+
+@given(st.lists(st.integers(0, 50)), st.integers(0, 200))
+def test_what_fits_is_told_from_the_first_on(sizes: list[int], room: int) -> None:
+    told, left_out = that_fit(sizes, room, lambda size: size)
+    assert (*told, *left_out) == tuple(sizes)
+    assert sum(told) + len(told) <= room
+    if left_out:
+        assert sum(told) + len(told) + left_out[0] + 1 > room
