@@ -154,14 +154,6 @@ def test_a_namespace_that_can_be_none_is_wrong_use(capsys: pytest.CaptureFixture
     assert '-n: is "a/b"' in capsys.readouterr().err
 
 
-def test_a_cluster_is_never_asked_for_what_the_mesh_here_has_seen(
-    capsys: pytest.CaptureFixture[str], kubeconfig: str
-) -> None:
-    command = ["plan", "--without=Pod/web", "--observed", "--kubeconfig", kubeconfig]
-    assert run(command) == 2
-    assert "not a cluster" in capsys.readouterr().err
-
-
 @pytest.mark.usefixtures("asked")
 def test_objects_of_a_plan_without_a_namespace_are_of_the_one_given(
     capsys: pytest.CaptureFixture[str], kubeconfig: str, write: Callable[[str, str], str]
@@ -277,7 +269,9 @@ def test_the_plugin_has_the_commands_that_know_clusters_and_no_others(
 ) -> None:
     names = {str(command.name) for command in kubectl_app.registered_commands}
     groups = {str(group.name) for group in kubectl_app.registered_groups}
-    assert names | groups == {"ca", "check", "explain", "plan", "status", "validate"}
+    assert names | groups == {
+        *("audit", "ca", "check", "events", "explain", "plan", "status", "trace", "validate", "why")
+    }
     assert run([], as_plugin=True) == 0
     assert "Usage: kubectl troth" in capsys.readouterr().out
     assert run(["up"], as_plugin=True) == 2

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from rich.console import Console
 from tests.explain.seen import NOON, at, connection, policy, totals, world
@@ -16,7 +17,7 @@ from troth.cli._render_audit import render_audit
 from troth.cli._why import render_why
 from troth.cli._write_policies import write_policies
 from troth.errors import EnvironmentLackError, InputError
-from troth.explain import Audit, audit, note, validate, why
+from troth.explain import Audit, Conflict, audit, note, validate, why
 from troth.policy import Mode
 from troth.sources import load
 
@@ -77,6 +78,20 @@ RENDERINGS = {
         )
     ),
     "why-nothing": lambda: render_why(why((), NOW, complete_since=NOON)),
+    "why-cluster": lambda: render_why(
+        msgspec.structs.replace(
+            why(note(totals([REFUSED]), NOW), NOW, complete_since=NOON),
+            conflicts=(
+                Conflict(
+                    code="network-policy-blocks-tunnel",
+                    where="NetworkPolicy finance/[web]",
+                    what="admits TCP port 8080 (ingress rule 0), but not 15007",
+                    why="Connections to its pods would fail.",
+                    remedy="Add it.",
+                ),
+            ),
+        )
+    ),
     "audit-mixed": lambda: render_audit(MIXED),
     "audit-strict": lambda: render_audit(some_audit(now_strict=True)),
 }

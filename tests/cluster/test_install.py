@@ -58,6 +58,7 @@ def test_the_page_is_followed_from_the_check_to_the_end(cluster: Cluster) -> Non
     assert answers("finance", "friend")
     assert answers("legacy", "stranger")
     person.follow("Lock it down")
+    person.follow("Ask why")
     assert not answers("legacy", "stranger")
     assert answers("finance", "friend")
     old = person.root()

@@ -51,7 +51,7 @@ kubectl_app = typer.Typer(
 )
 """kubectl's plugin: the commands that can ask a cluster, and there do so by themselves."""
 
-for module in (_status, _validate, _explain, _plan, _ca, _check):
+for module in (_status, _validate, _explain, _plan, _why, _audit, _trace, _events, _ca, _check):
     module.register(kubectl_app)
 for module in (
     _up,

@@ -8,7 +8,19 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth.cli._console import Output, OutputOption, out, print_json
+from troth.cli._cluster import ContextOption, KubeconfigOption, chosen_cluster
+from troth.cli._console import Output, OutputOption, err, out, print_json
+from troth.cli._reviews import (
+    TIMEOUT_SECONDS,
+    TROTH_NAMESPACE,
+    AllNodesOption,
+    AskedNamespaceOption,
+    Asking,
+    TimeoutOption,
+    TrothNamespaceOption,
+    ask_events,
+    tell_unanswered,
+)
 from troth.local import StateDirectory, call
 from troth.mesh import Connection, Outcome
 
@@ -30,19 +42,44 @@ def register(app: typer.Typer) -> None:
 
 
 def events(
+    ctx: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: AskedNamespaceOption = None,
+    all_nodes: AllNodesOption = False,
+    timeout: TimeoutOption = TIMEOUT_SECONDS,
+    troth_namespace: TrothNamespaceOption = TROTH_NAMESPACE,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Show connections: accepted by the tunnel, passed in plaintext, refused, and why.
 
-    With -o json, one object per line.
+    In a cluster it shows those of the pods of one namespace. With -o json, one object per line. The
+    exit code is 0, or 1 when a node of a cluster didn't answer.
     """
-    for answer in call(StateDirectory().control, "events", follow=follow):
-        if output is Output.JSON:
-            print_json({"schema": "troth/event/v1", **answer}, indent=0)
-        else:
-            out.print(describe(msgspec.convert(answer, Connection)), soft_wrap=True)
-    return 0
+    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    if cluster is None:
+        for answer in call(StateDirectory().control, "events", follow=follow):
+            _print(msgspec.convert(answer, Connection), output)
+        return 0
+    if follow:
+        raise typer.BadParameter("--follow is for the mesh on this machine; ask a cluster again")
+    asking = Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout)
+    answers, unanswered = ask_events(asking)
+    seen = (each.connection for answer in answers for each in answer.events)
+    for connection in sorted(seen, key=lambda each: each.time):
+        _print(connection, output)
+    if left_out := sum(each.left_out for each in answers):
+        err.print(f"[yellow]{left_out} older ones are left out[/yellow]", soft_wrap=True)
+    tell_unanswered(unanswered)
+    return 1 if unanswered else 0
+
+
+def _print(connection: Connection, output: Output) -> None:
+    if output is Output.JSON:
+        print_json({"schema": "troth/event/v1", **msgspec.to_builtins(connection)}, indent=0)
+    else:
+        out.print(describe(connection), soft_wrap=True)
 
 
 def describe(connection: Connection) -> str:
@@ -68,4 +105,4 @@ def describe(connection: Connection) -> str:
 
 
 def _name(party: Party) -> str:
-    return escape(party.pod or party.address)
+    return escape(party.pod or party.workload or party.address)

@@ -28,14 +28,16 @@ from troth.cli._manifests import (
     warn_of_errors,
 )
 from troth.cli._render_plan import render_plan
-from troth.errors import InputError, PeerError, Severity
-from troth.explain import plan, seen_in_plaintext
+from troth.cli._reviews import Asking, ask_totals, tell_unanswered
+from troth.errors import InputError, PeerError, Severity, TrothError
+from troth.explain import noted_in_plaintext, plan, seen_in_plaintext
 from troth.local import StateDirectory, call
 from troth.mesh import Connection
 from troth.sources import amend, as_applied
 
 if TYPE_CHECKING:
-    from troth.explain import Plaintext
+    from troth.cli._cluster import Cluster
+    from troth.explain import Plaintext, Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -79,8 +81,6 @@ def plan_command(
     )
     if cluster:
         namespace = cluster.namespace
-        if observed:
-            raise typer.BadParameter("--observed asks the mesh on this machine, not a cluster")
     elif not files:
         raise typer.BadParameter(
             "say what is in force today: --filename PATH, or a cluster by --context"
@@ -95,12 +95,10 @@ def plan_command(
         new = as_applied(new, found.created, now=datetime.now(UTC))
     gone = [full_object_name(name, namespace) for name in without or ()]
     planned = amend(current, new=new, without=gone)
-    report = plan(
-        current,
-        planned,
-        root_namespace=root_namespace,
-        observed=_observed() if observed else (),
-    )
+    report = plan(current, planned, root_namespace=root_namespace)
+    if observed:
+        seen = _observed_in(cluster, report) if cluster else _observed()
+        report = plan(current, planned, root_namespace=root_namespace, observed=seen)
     warn_of_errors(report.problems)
     if output is Output.JSON:
         print_json(report)
@@ -116,3 +114,21 @@ def _observed() -> tuple[Plaintext, ...]:
     except PeerError as error:
         err.print(f"[yellow]nothing observed:[/yellow] {escape(str(error))}", soft_wrap=True)
         return ()
+
+
+def _observed_in(cluster: Cluster, report: Plan) -> tuple[Plaintext, ...]:
+    """What the agents of a cluster have seen of the namespaces in which something would change."""
+    seen: list[Plaintext] = []
+    for namespace in sorted({each.workload.namespace for each in report.changes}):
+        asking = Asking(cluster._replace(namespace=namespace))
+        try:
+            found, unanswered = ask_totals(asking)
+        except TrothError as error:
+            err.print(
+                f"[yellow]nothing observed in {escape(namespace)}:[/yellow] {escape(str(error))}",
+                soft_wrap=True,
+            )
+            continue
+        tell_unanswered(unanswered)
+        seen += noted_in_plaintext(found.noted)
+    return tuple(seen)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from troth.cli._cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name
 from troth.cli._console import Output, OutputOption, print_json, print_report
+from troth.cli._reviews import (
+    TIMEOUT_SECONDS,
+    TROTH_NAMESPACE,
+    AskedNamespaceOption,
+    Asking,
+    TimeoutOption,
+    TrothNamespaceOption,
+    reviewed_mesh,
+)
 from troth.errors import InputError, Problem
 from troth.local import StateDirectory
 
@@ -24,6 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def trace(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -57,6 +68,11 @@ def trace(
             help="Whose identity that certificate claims. By default FROM's own.",
         ),
     ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: AskedNamespaceOption = None,
+    timeout: TimeoutOption = TIMEOUT_SECONDS,
+    troth_namespace: TrothNamespaceOption = TROTH_NAMESPACE,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Make one connection and trace one handshake: what both ends decide, and where it stops.
@@ -74,15 +90,38 @@ def trace(
         "--expired": expired,
         "--foreign-ca": foreign_ca,
     }
-    question = read_question(
-        source, destination, [flag for flag, given in flags.items() if given], claim=claim
-    )
-    diagnosis = diagnose(ControlSocket(StateDirectory().control), question)
+    given = [flag for flag, is_given in flags.items() if is_given]
+    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    if cluster:
+        if expired:
+            raise typer.BadParameter(
+                "--expired needs the key of the mesh's own authority, which no agent of a cluster "
+                "has; --foreign-ca and --no-certificate don't"
+            )
+        question = read_question(
+            full_name(source, cluster.namespace),
+            _full_destination(destination, cluster.namespace),
+            given,
+            claim=claim and full_name(claim, cluster.namespace),
+        )
+        asking = Asking(cluster, troth_namespace, seconds=timeout).about(question.source)
+        with reviewed_mesh(asking) as mesh:
+            diagnosis = diagnose(mesh, question)
+    else:
+        question = read_question(source, destination, given, claim=claim)
+        diagnosis = diagnose(ControlSocket(StateDirectory().control), question)
     if output is Output.JSON:
         print_json(diagnosis)
     else:
         print_report(render_trace(diagnosis))
     return 0 if diagnosis.passed else 1
+
+
+def _full_destination(destination: str, namespace: str) -> str:
+    """TO:PORT with a namespace, if it is a name without one."""
+    name, _, _ = destination.rpartition(":")
+    is_address = name.startswith("[") or name.replace(".", "").isdigit()
+    return destination if is_address or not name else full_name(destination, namespace)
 
 
 def read_question(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -11,14 +12,29 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from troth.cli._console import Output, OutputOption, moment, out, print_json
-from troth.explain import Why
+from troth.cli._cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name
+from troth.cli._console import Output, OutputOption, err, moment, out, print_json
+from troth.cli._reviews import (
+    TIMEOUT_SECONDS,
+    TROTH_NAMESPACE,
+    AllNodesOption,
+    AskedNamespaceOption,
+    Asking,
+    TimeoutOption,
+    TrothNamespaceOption,
+    ask_totals,
+    tell_unanswered,
+)
+from troth.errors import PeerError, TrothError
+from troth.explain import Conflict, Why, named, why
 from troth.local import StateDirectory, call
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from troth.cli._cluster import Cluster
     from troth.explain import Refusal
+    from troth.mesh import World
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 def why_command(
+    ctx: typer.Context,
     about: Annotated[
         str | None,
         typer.Argument(
@@ -35,19 +52,81 @@ def why_command(
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 10,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: AskedNamespaceOption = None,
+    all_nodes: AllNodesOption = False,
+    timeout: TimeoutOption = TIMEOUT_SECONDS,
+    troth_namespace: TrothNamespaceOption = TROTH_NAMESPACE,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Say why the last connections were refused or failed, and what to do about each.
 
-    The newest come first; those that failed alike are one, with a count. The exit code is 0.
+    The newest come first; those that failed alike are one, with a count. In a cluster it is about
+    the pods of one namespace. The exit code is 0, or 1 when a node of a cluster didn't answer.
     """
-    (answer,) = call(StateDirectory().control, "why", about=about, count=count)
-    report = msgspec.convert(answer, Why)
+    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    if cluster:
+        report = _of_cluster(
+            Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout), about, count
+        )
+    else:
+        (answer,) = call(StateDirectory().control, "why", about=about, count=count)
+        report = msgspec.convert(answer, Why)
     if output is Output.JSON:
         print_json(report)
     else:
         out.print(render_why(report), soft_wrap=True)
-    return 0
+    tell_unanswered(report.unanswered)
+    return 1 if report.unanswered else 0
+
+
+def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
+    if about is not None:
+        about = full_name(about, asking.cluster.namespace)
+        asking = asking.about(about)
+    seen, unanswered = ask_totals(asking)
+    if about is not None and about not in named(seen.noted, seen.world):
+        names = sorted({pod.workload for pod in seen.world.pods.values()})
+        raise PeerError(
+            "troth",
+            f"no workload, pod or service is called {about!r}, and nobody by that name connected",
+            f"there are: {', '.join(names) or 'none'}",
+        )
+    report = why(
+        seen.noted,
+        seen.world,
+        complete_since=seen.complete_since,
+        about=about,
+        most=count,
+        not_captured=seen.not_captured,
+        refused_by_envoy=seen.refused_by_envoy,
+    )
+    conflicts = _conflicts(asking.cluster, seen.world)
+    return msgspec.structs.replace(report, conflicts=conflicts, unanswered=unanswered)
+
+
+def _conflicts(cluster: Cluster, world: World) -> tuple[Conflict, ...]:
+    """What `troth check` finds in the way of the namespace's pods, as far as it may be read."""
+    from troth.check import gather_namespace, judge_namespaces  # noqa: PLC0415 - slow to import
+
+    if not any(each.in_mesh for each in world.namespaces.values()):
+        return ()
+    try:
+        facts = asyncio.run(gather_namespace(cluster.config, cluster.namespace))
+    except TrothError as error:
+        err.print(f"[yellow]not looked at:[/yellow] {escape(str(error))}", soft_wrap=True)
+        return ()
+    return tuple(
+        Conflict(
+            code=each.code,
+            where=each.where,
+            what=each.what,
+            why=each.why,
+            remedy=each.remedy,
+        )
+        for each in judge_namespaces(facts)
+    )
 
 
 def render_why(report: Why) -> RenderableType:
@@ -60,6 +139,11 @@ def render_why(report: Why) -> RenderableType:
         Text.from_markup(f"[yellow]Envoy refuses[/yellow] {escape(each)}")
         for each in report.refused_by_envoy
     ]
+    for conflict in report.conflicts:
+        parts.append(
+            Text.from_markup(f"[yellow]{escape(conflict.where)} {escape(conflict.what)}.[/yellow]")
+        )
+        parts.append(Padding(Text(f"{conflict.why} {conflict.remedy}"), (0, 0, 0, 2), expand=False))
     for refusal in report.refusals:
         parts.append(Text.from_markup(_headline(refusal)))
         parts.append(Padding(Text(f"{refusal.cause} {refusal.remedy}"), (0, 0, 0, 2), expand=False))

@@ -1,0 +1,164 @@
+"""Asking the node agents of a cluster what they have seen, and the options for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from troth._contract import DEFAULT_NAMESPACE
+from troth.cli._cluster import full_name
+from troth.cli._console import err
+from troth.errors import EnvironmentLackError, PeerError
+from troth.explain import Unanswered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from troth.cli._cluster import Cluster
+    from troth.reviews import EventsAnswer, Gathered, Question
+    from troth.reviews.asker import Replies, ReviewedMesh
+
+AskedNamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Ask a cluster about this namespace."),
+]
+AllNodesOption = Annotated[
+    bool,
+    typer.Option(
+        "--all-nodes",
+        help="In a cluster: ask the agents of all nodes, not only of those that the namespace's "
+        "captured pods are on.",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(help="In a cluster: how many seconds to wait for agents.", min=0.1, max=300),
+]
+TrothNamespaceOption = Annotated[str, typer.Option(help="In a cluster: where the node agents run.")]
+TIMEOUT_SECONDS = 15.0
+TROTH_NAMESPACE = DEFAULT_NAMESPACE
+
+
+class Asking(NamedTuple):
+    """Whom to ask about what.
+
+    Attributes:
+        cluster: The cluster, whose namespace is asked about.
+        home: Where the agents run.
+        everywhere: Ask all nodes.
+        seconds: How long to wait.
+    """
+
+    cluster: Cluster
+    home: str = TROTH_NAMESPACE
+    everywhere: bool = False
+    seconds: float = TIMEOUT_SECONDS
+
+    def about(self, name: str) -> Asking:
+        """The same about the namespace of ``NAMESPACE/NAME``."""
+        namespace, _, _ = full_name(name, self.cluster.namespace).partition("/")
+        return self._replace(cluster=self.cluster._replace(namespace=namespace))
+
+
+def ask_totals(
+    asking: Asking, *, since_seconds: int | None = None
+) -> tuple[Gathered, tuple[Unanswered, ...]]:
+    """What the agents have seen of a namespace's connections, and who didn't say.
+
+    Raises:
+        TrothError: None of them answered, or there is no right to ask.
+    """
+    from troth.reviews import Question, TotalsAnswer, gather  # noqa: PLC0415 - slow to import
+
+    replies = asyncio.run(_ask(asking, Question.TOTALS, since_seconds))
+    gathered = gather(
+        {node: msgspec.json.decode(raw, type=TotalsAnswer) for node, raw in replies.answers.items()}
+    )
+    if gathered.left_out:
+        err.print(
+            f"[yellow]too much to tell:[/yellow] {gathered.left_out} older kinds of connections "
+            "are left out",
+            soft_wrap=True,
+        )
+    return gathered, replies.unanswered
+
+
+def ask_events(asking: Asking) -> tuple[tuple[EventsAnswer, ...], tuple[Unanswered, ...]]:
+    """The newest connections that the agents have seen, and who didn't say; raises as above."""
+    from troth.reviews import EventsAnswer, Question  # noqa: PLC0415 - slow to import
+
+    replies = asyncio.run(_ask(asking, Question.EVENTS, None))
+    answers = (msgspec.json.decode(raw, type=EventsAnswer) for raw in replies.answers.values())
+    return tuple(answers), replies.unanswered
+
+
+@contextlib.contextmanager
+def reviewed_mesh(asking: Asking) -> Iterator[ReviewedMesh]:
+    """A cluster's mesh that makes and traces connections, of pods of the namespace.
+
+    Raises:
+        TrothError: It can't be asked.
+    """
+    from troth.reviews.asker import Asker, ReviewedMesh, read_places  # noqa: PLC0415 - see above
+
+    config, namespace = asking.cluster.config, asking.cluster.namespace
+    with asyncio.Runner() as runner:
+        places = runner.run(read_places(config, namespace, home=asking.home))
+        asker = Asker(config, namespace)
+        runner.run(asker.__aenter__())
+        try:
+            yield ReviewedMesh(runner, asker, places, seconds=asking.seconds)
+        finally:
+            runner.run(asker.__aexit__(None, None, None))
+
+
+def tell_unanswered(unanswered: tuple[Unanswered, ...]) -> None:
+    """Say on standard error which nodes' part is missing."""
+    for each in unanswered:
+        err.print(
+            f"[yellow]node {escape(each.node)} did not answer:[/yellow] {escape(each.why)}",
+            soft_wrap=True,
+        )
+
+
+async def _ask(asking: Asking, question: Question, since_seconds: int | None) -> Replies:
+    """Ask every node that is concerned."""
+    from troth.reviews import ReviewSpec, concerned_nodes  # noqa: PLC0415 - slow to import
+    from troth.reviews.asker import Asker, read_places  # noqa: PLC0415
+
+    config, namespace = asking.cluster.config, asking.cluster.namespace
+    places = await read_places(config, namespace, home=asking.home)
+    nodes = concerned_nodes(places.pods, places.agents, everywhere=asking.everywhere)
+    if places.agents is None and (
+        asking.everywhere or not any(pod.captured for pod in places.pods)
+    ):
+        for problem in places.problems:
+            err.print(
+                f"[yellow]only the nodes of its own pods are asked:[/yellow] "
+                f"{escape(str(problem))}",
+                soft_wrap=True,
+            )
+    if not nodes:
+        raise EnvironmentLackError(
+            f"no node is known whose agent could be asked about namespace {namespace}",
+            "see that it has running pods and that the agents run: troth status",
+        )
+    specs = [
+        ReviewSpec(node_name=node, question=question, since_seconds=since_seconds)
+        for node in sorted(nodes)
+    ]
+    async with Asker(config, namespace) as asker:
+        replies = await asker.ask(specs, seconds=asking.seconds)
+    unanswered = (
+        *replies.unanswered,
+        *(Unanswered(node=node, why=str(why)) for node, why in replies.refused.items()),
+    )
+    if not replies.answers:
+        said = "; ".join(f"node {each.node}: {each.why}" for each in unanswered)
+        raise PeerError("troth", f"no agent answered: {said}", "see whether they run: troth status")
+    return replies._replace(unanswered=unanswered)

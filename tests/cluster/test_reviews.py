@@ -1,0 +1,376 @@
+"""What node agents answer to `troth why`, `audit`, `trace` and `events`, asked by reviews."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lightkube.models.coordination_v1 import LeaseSpec
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.coordination_v1 import Lease
+from tests.cluster.control import in_thread
+from tests.cluster.mesh import NAMESPACE, ClusterMesh
+from tests.e2e.harness import eventually
+
+from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
+from troth.cli._app import run
+from troth.controller._reviews import sweep_reviews
+from troth.sources.kubernetes import ApiServer, api_client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.cluster.harness import Cluster
+
+pytestmark = pytest.mark.cluster
+
+SHOP, LEGACY = "reviewed-shop", "reviewed-legacy"
+WEB, API, FRIEND = f"{SHOP}/web", f"{SHOP}/api", f"{SHOP}/friend"
+STRANGER = f"{LEGACY}/stranger"
+
+
+@pytest.fixture(scope="module")
+def mesh(cluster: Cluster) -> Iterator[ClusterMesh]:
+    """Two servers, one of them STRICT, with a client in the mesh and one outside of it."""
+    with ClusterMesh(cluster) as running:
+        running.namespace(SHOP)
+        running.namespace(LEGACY, in_mesh=False)
+        running.cluster.apply(
+            {
+                "apiVersion": "security.istio.io/v1",
+                "kind": "PeerAuthentication",
+                "metadata": {"namespace": SHOP, "name": "web-strict"},
+                "spec": {
+                    "selector": {"matchLabels": {"app": "web"}},
+                    "mtls": {"mode": "STRICT"},
+                },
+            }
+        )
+        running.serve(SHOP, "web", "node-1")
+        running.serve(SHOP, "api", "node-1")
+        running.client(SHOP, "friend", "node-2")
+        running.client(LEGACY, "stranger", "node-2")
+        running.await_captured(SHOP, "web", "api", "friend")
+        for name in ("web", "api"):
+            running.service(SHOP, name)
+        url = address(running, "web")
+        eventually(lambda: running.get(LEGACY, "stranger", url) == "refused", what="STRICT")
+        assert running.get(SHOP, "friend", url) == "web 8080 /"
+        for client in ((LEGACY, "stranger"), (SHOP, "friend")):
+            assert running.get(*client, address(running, "api")) == "api 8080 /"
+        yield running
+
+
+def address(mesh: ClusterMesh, pod: str) -> str:
+    status = mesh.cluster.kubectl(
+        "get", "pod", pod, f"-n={SHOP}", "-o=jsonpath={.status.podIP}"
+    ).strip()
+    return f"{status}:8080"
+
+
+class Asker:
+    """Runs commands as somebody, and tells what they say."""
+
+    def __init__(self, mesh: ClusterMesh, user: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._kubeconfig = mesh.cluster.control_plane.kubeconfig(user, outside=True)
+        self._capsys = capsys
+        self.complaint = ""
+
+    def __call__(self, *arguments: str, code: int = 0) -> Any:
+        """The JSON of a command, or the list of it where there is one on each line."""
+        self._capsys.readouterr()
+        result = run([*arguments, f"--kubeconfig={self._kubeconfig}", "-o", "json"])
+        said = self._capsys.readouterr()
+        self.complaint = said.err
+        assert result == code, said
+        if arguments[0] == "events":
+            return [json.loads(line) for line in said.out.splitlines()]
+        return json.loads(said.out) if said.out else None
+
+
+@pytest.fixture
+def ask(mesh: ClusterMesh, capsys: pytest.CaptureFixture[str]) -> Asker:
+    """As the administrator."""
+    return Asker(mesh, "admin", capsys)
+
+
+@pytest.fixture
+def jane(mesh: ClusterMesh, capsys: pytest.CaptureFixture[str]) -> Iterator[Asker]:
+    """As one who may view the shop and ask about it, and nothing else."""
+    kubectl = mesh.cluster.kubectl
+    for role in ("view", "troth-ask"):
+        kubectl("create", "rolebinding", role, f"-n={SHOP}", f"--clusterrole={role}", "--user=jane")
+
+    def may() -> bool:
+        question = ("create", "connectionreviews.troth.dev", f"-n={SHOP}", "--as=jane")
+        return kubectl("auth", "can-i", *question, check=False).strip() == "yes"
+
+    eventually(may, what="the roles' effect")
+    yield Asker(mesh, "jane", capsys)
+    kubectl("delete", "rolebindings", "view", "troth-ask", f"-n={SHOP}")
+
+
+def refusal(report: Any, source: str, destination: str) -> Any:
+    """What is told of one pair; None if nothing is."""
+    found = [
+        each
+        for each in report["refusals"]
+        if (each["source"], each["destination"]) == (source, destination)
+    ]
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("namespace", [SHOP, LEGACY])
+def test_why_tells_either_ends_namespace_who_was_refused_and_by_which_policy(
+    ask: Asker, namespace: str
+) -> None:
+    report = ask("why", "-n", namespace)
+    told = refusal(report, STRANGER, WEB)
+    assert told["reason"] == "plaintext_to_strict"
+    assert told["cause"] == f"Plaintext, and {SHOP}/web-strict sets STRICT for app=web."
+    assert told["remedy"].startswith(f"Put namespace {LEGACY} in the mesh")
+    assert report["unanswered"] == []
+
+
+def test_why_about_one_workload_leaves_the_others_out(ask: Asker) -> None:
+    assert refusal(ask("why", "web", "-n", SHOP), STRANGER, WEB)
+    assert ask("why", API)["refusals"] == []
+    ask("why", "nobody", "-n", SHOP, code=1)
+    assert f"'{SHOP}/nobody'" in ask.complaint
+
+
+def test_audit_names_who_speaks_plaintext_and_who_is_ready(ask: Asker) -> None:
+    report = ask("audit", "-n", SHOP, code=1)
+    states = {
+        each["name"]: each["ports"].get("8080", {}).get("state") for each in report["workloads"]
+    }
+    assert (states["web"], states["api"]) == ("strict", "plaintext")
+    (api,) = (each for each in report["workloads"] if each["name"] == "api")
+    assert [each["source"] for each in api["ports"]["8080"]["because_of"]] == [STRANGER]
+    pairs = {(each["source"], each["destination"]): each for each in report["pairs"]}
+    assert pairs[FRIEND, API]["tunnel"] >= 1
+    assert pairs[STRANGER, WEB]["refused"] >= 1
+
+
+def test_plan_names_the_clients_that_the_agents_have_seen(ask: Asker, tmp_path: Path) -> None:
+    new = tmp_path / "strict.json"
+    strict = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": {"namespace": SHOP, "name": "all"},
+        "spec": {"mtls": {"mode": "STRICT"}},
+    }
+    new.write_text(json.dumps(strict))
+    report = ask("plan", "--with", str(new), "--observed", code=1)
+    seen = [each for group in report["breaks"] for port in group["ports"] for each in port["seen"]]
+    assert {(each["source"], each["destination"]) for each in seen} == {(STRANGER, API)}
+
+
+def test_events_are_those_of_the_namespace(ask: Asker) -> None:
+    seen = ask("events", "-n", SHOP)
+    assert [each["time"] for each in seen] == sorted(each["time"] for each in seen)
+    ends = {(each["source"]["workload"], each["destination"]["workload"]) for each in seen}
+    assert {(STRANGER, WEB), (FRIEND, WEB), (FRIEND, API)} <= ends
+    # Of who isn't of the namespace no more is told than it could see itself.
+    assert all(each["source"]["pod"] in {None, FRIEND} for each in seen)
+    assert all(SHOP in str(each["source"]) + str(each["destination"]) for each in seen)
+
+
+def test_events_of_a_cluster_are_not_followed(ask: Asker) -> None:
+    assert ask("events", "-n", SHOP, "-f", code=2) == []
+    assert "--follow is for the mesh on this machine" in ask.complaint
+
+
+@pytest.mark.parametrize("to", ["web:8080", "web:80"])
+def test_a_trace_between_two_nodes_tells_what_the_servers_proxy_did(ask: Asker, to: str) -> None:
+    found = ask("trace", "friend", to, "-n", SHOP)
+    assert found["verdict"] == "accepted"
+    event = found["connection"]["event"]
+    assert (event["side"], event["peer"]) == (
+        "server",
+        f"spiffe://cluster.local/ns/{SHOP}/sa/friend",
+    )
+    assert found["handshake"]["verdict"] == "accepted"
+    assert found["handshake_event"]["outcome"] == "accepted"
+
+
+def test_a_trace_from_outside_the_mesh_is_refused_for_the_reason_that_the_server_gives(
+    ask: Asker,
+) -> None:
+    found = ask("trace", STRANGER, f"{WEB}:8080", "-n", LEGACY, code=1)
+    assert (found["verdict"], found["stopped_at"]) == ("refused", "server_proxy")
+    assert f"{SHOP}/web-strict sets STRICT" in found["cause"]
+
+
+@pytest.mark.parametrize("flag", ["--no-certificate", "--foreign-ca"])
+def test_an_impostor_is_refused_in_the_tunnel(ask: Asker, flag: str) -> None:
+    found = ask("trace", FRIEND, f"{WEB}:8080", flag, code=1)
+    assert (found["verdict"], found["stopped_at"]) == ("refused", "tunnel")
+
+
+def test_no_agent_can_make_an_expired_certificate(ask: Asker) -> None:
+    ask("trace", FRIEND, f"{WEB}:8080", "--expired", code=2)
+    assert "no agent of a cluster has" in ask.complaint
+
+
+def test_who_may_ask_about_one_namespace_may_not_ask_about_another(jane: Asker) -> None:
+    assert refusal(jane("why", "-n", SHOP), STRANGER, WEB)
+    jane("why", "-n", LEGACY, code=1)
+    assert "no permission to list pods" in jane.complaint
+
+
+def test_connecting_as_a_pod_needs_the_right_to_run_commands_in_it(jane: Asker) -> None:
+    jane("trace", "friend", "web:8080", "-n", SHOP, code=1)
+    assert "create pods/exec" in jane.complaint
+
+
+def test_a_node_that_does_not_answer_is_told(mesh: ClusterMesh, ask: Asker) -> None:
+    ghost = Lease(
+        metadata=ObjectMeta(
+            namespace=NAMESPACE, name=report_lease("ghost"), labels={REPORT_LABEL: "node"}
+        ),
+        spec=LeaseSpec(holderIdentity="ghost"),
+    )
+    mesh.cluster.client.create(ghost)
+    try:
+        report = ask("why", "-n", SHOP, "--all-nodes", "--timeout=4", code=1)
+        assert [each["node"] for each in report["unanswered"]] == ["ghost"]
+        assert refusal(report, STRANGER, WEB)
+        assert "node ghost did not answer" in ask.complaint
+        audited = ask("audit", "-n", SHOP, "--all-nodes", "--timeout=4", code=1)
+        assert (audited["ready"], audited["policies"]) == (False, [])
+    finally:
+        mesh.cluster.client.delete(Lease, report_lease("ghost"), namespace=NAMESPACE)
+
+
+def test_why_names_a_network_policy_that_blocks_the_tunnel(mesh: ClusterMesh, ask: Asker) -> None:
+    mesh.cluster.apply(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"namespace": SHOP, "name": "web-only"},
+            "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": 8080}]}]},
+        }
+    )
+    try:
+        (conflict,) = ask("why", "-n", SHOP)["conflicts"]
+        assert conflict["where"] == f"NetworkPolicy {SHOP}/web-only"
+        assert "but not 15007" in conflict["what"]
+    finally:
+        mesh.cluster.kubectl("delete", "networkpolicy", "web-only", f"-n={SHOP}")
+
+
+def test_no_question_is_left_behind(mesh: ClusterMesh, ask: Asker) -> None:
+    ask("why", "-n", SHOP)
+    assert mesh.cluster.kubectl("get", "connectionreviews", "-A", "-o=name") == ""
+
+
+async def test_the_controller_clears_away_what_was_left_behind_when_its_time_is_over(
+    mesh: ClusterMesh,
+) -> None:
+    name = await in_thread(make, mesh, {"nodeName": "nowhere", "question": "Events"})
+    config = await in_thread(mesh.control.config)
+    client, server = api_client(config, field_manager="test"), ApiServer(config)
+
+    async def there() -> bool:
+        listed = await in_thread(
+            mesh.cluster.kubectl, "get", "connectionreviews", f"-n={SHOP}", "-o=name"
+        )
+        return name in listed
+
+    try:
+        now = datetime.now(UTC)
+        await sweep_reviews(client, server, now=now)
+        assert await there()
+        await sweep_reviews(client, server, now=now + REVIEW_LIFETIME + timedelta(seconds=2))
+        assert not await there()
+    finally:
+        await client.close()
+        await server.aclose()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"question": "Route", "to": WEB}, "from belongs to"),
+        ({"question": "Why"}, "Unsupported value"),
+        ({"question": "Events", "limit": 0}, "greater than or equal to 1"),
+        ({"question": "Events", "nodeName": ""}, "at least 1 chars"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_not_taken(
+    mesh: ClusterMesh, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Exception, match=words):
+        make(mesh, {"nodeName": "node-1", **change})
+
+
+def test_a_question_cannot_be_changed(mesh: ClusterMesh) -> None:
+    name = make(mesh, {"nodeName": "nowhere", "question": "Events"})
+    change = json.dumps({"spec": {"nodeName": "node-1"}})
+    said = mesh.cluster.kubectl(
+        *("patch", "connectionreview", name, f"-n={SHOP}", "--type=merge", "-p", change),
+        check=False,
+    )
+    assert "patched" not in said
+    mesh.cluster.kubectl("delete", "connectionreview", name, f"-n={SHOP}")
+
+
+def test_only_pods_of_the_reviews_namespace_are_connected_from(
+    answered: Callable[[dict[str, Any]], Any],
+) -> None:
+    status = answered(
+        {
+            "nodeName": "node-2",
+            "question": "Connect",
+            "from": "stranger",
+            "to": WEB,
+            "port": 8080,
+        }
+    )
+    (condition,) = status["conditions"]
+    assert (condition["type"], condition["status"]) == ("Answered", "False")
+    assert f"is called {SHOP}/stranger" in condition["message"]
+
+
+def test_a_name_that_leads_nowhere_does_not_disclose_what_there_is(
+    answered: Callable[[dict[str, Any]], Any],
+) -> None:
+    question = {"question": "Route", "from": "friend", "to": "kube-system/none", "port": 1}
+    status = answered({"nodeName": "node-2", **question})
+    assert LEGACY not in json.dumps(status)
+
+
+@pytest.fixture
+def answered(mesh: ClusterMesh) -> Iterator[Callable[[dict[str, Any]], Any]]:
+    """Put a question about the shop by hand, and give the status it gets."""
+    made: list[str] = []
+
+    def put(spec: dict[str, Any]) -> Any:
+        made.append(make(mesh, spec))
+        mesh.cluster.kubectl(
+            *("wait", f"connectionreview/{made[-1]}", f"-n={SHOP}", "--timeout=20s"),
+            "--for=jsonpath={.status.conditions}",
+        )
+        text = mesh.cluster.kubectl("get", "connectionreview", made[-1], f"-n={SHOP}", "-o=json")
+        return json.loads(text)["status"]
+
+    yield put
+    for name in made:
+        mesh.cluster.kubectl("delete", "connectionreview", name, f"-n={SHOP}")
+
+
+def make(mesh: ClusterMesh, spec: dict[str, Any]) -> str:
+    """Make a review in the shop; its name."""
+    review = {
+        "apiVersion": "troth.dev/v1alpha1",
+        "kind": "ConnectionReview",
+        "metadata": {"generateName": "test-", "namespace": SHOP},
+        "spec": spec,
+    }
+    return mesh.cluster.kubectl(
+        "create", "-f=-", "-o=jsonpath={.metadata.name}", input=json.dumps(review)
+    )
