@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "policy-index",
+    "pipeline",
     "signing",
     "data-plane",
     "latency",

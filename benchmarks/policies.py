@@ -9,7 +9,8 @@ import msgspec
 from troth.policy import Mode, PeerAuthentication
 
 ROOT = "istio-system"
-_PER_NAMESPACE = 100
+NAMESPACE_SIZE = 100
+"""Workloads in a namespace."""
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 _MODES = (Mode.STRICT, Mode.PERMISSIVE, Mode.DISABLE, Mode.UNSET)
 
@@ -26,9 +27,9 @@ def workloads(count: int) -> list[Workload]:
     """Workloads in namespaces of a hundred each, ten pods to an app."""
     return [
         Workload(
-            namespace=f"ns-{number // _PER_NAMESPACE}",
+            namespace=f"ns-{number // NAMESPACE_SIZE}",
             labels={
-                "app": f"app-{number % _PER_NAMESPACE // 10}",
+                "app": f"app-{number % NAMESPACE_SIZE // 10}",
                 "version": f"v{number % 3}",
                 "pod-template-hash": f"{number * 7919 % 65536:x}",
             },

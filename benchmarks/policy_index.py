@@ -9,7 +9,7 @@ import msgspec
 from benchmarks.framework import Benchmark, Figure, Run, absolute, interleaved, middle, ratio
 from benchmarks.framework.yardstick import UNIT, timed, yardstick
 from benchmarks.policies import ROOT, policies, workloads
-from troth.policy import Mode, PolicyIndex
+from troth.policy import Mode, PolicyChanges, PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,12 @@ def _run(run: Run) -> Iterator[Figure]:
     before = policies(_POLICIES, namespaces=_NAMESPACES)
     changed = msgspec.structs.replace(before[-1], mode=Mode.STRICT)
     after = [*before[:-1], changed]
-    touched = [one for one in everything if one.namespace == changed.namespace]
+    touched = [
+        one
+        for one in everything
+        if one.namespace == changed.namespace and changed.selector.items() <= one.labels.items()
+    ]
+    known = PolicyIndex(before, root_namespace=ROOT)
 
     def scratch() -> None:
         index = PolicyIndex(before, root_namespace=ROOT)
@@ -34,7 +39,7 @@ def _run(run: Run) -> Iterator[Figure]:
             index.decide(one.namespace, one.labels, one.ports)
 
     def change() -> None:
-        index = PolicyIndex(after, root_namespace=ROOT)
+        index = known.changed(PolicyChanges.between(before, after))
         for one in touched:
             index.decide(one.namespace, one.labels, one.ports)
 
