@@ -14,7 +14,12 @@ from troth._contract import (
     SHORTEST_LIFETIME,
 )
 from troth._exposition import LISTEN, ListenAddress
-from troth.identity import TrustDomain
+from troth.cli._mesh_options import (
+    HomeOption,
+    RootNamespaceOption,
+    TrustDomainOption,
+)
+from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
 
@@ -24,15 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def controller(
-    namespace: Annotated[
-        str, typer.Option(help="The namespace of the controller and the node agents.")
-    ] = DEFAULT_NAMESPACE,
-    trust_domain: Annotated[str, typer.Option(help="The trust domain of every identity.")] = (
-        "cluster.local"
-    ),
-    root_namespace: Annotated[
-        str, typer.Option(help="Where policies without a selector are mesh-wide.")
-    ] = DEFAULT_ROOT_NAMESPACE,
+    namespace: HomeOption = DEFAULT_NAMESPACE,
+    trust_domain: TrustDomainOption = DEFAULT_TRUST_DOMAIN,
+    root_namespace: RootNamespaceOption = DEFAULT_ROOT_NAMESPACE,
     node_service_account: Annotated[
         str, typer.Option(help="The node agents' service account.")
     ] = NODE_SERVICE_ACCOUNT,

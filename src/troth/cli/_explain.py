@@ -24,7 +24,7 @@ from troth.cli._manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests, war
 from troth.cli._render_explain import render_derivation
 from troth.errors import InputError, Problem
 from troth.explain import Derivation, explain
-from troth.identity import TrustDomain
+from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import StateDirectory, call
 
 
@@ -68,7 +68,7 @@ def explain_command(
         ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
     )
     root = root_namespace or ROOT_NAMESPACE
-    domain = TrustDomain.parse(trust_domain or "cluster.local")
+    domain = TrustDomain.parse(trust_domain or DEFAULT_TRUST_DOMAIN)
     if cluster:
         derivation = _in_cluster(cluster, workload, root, domain)
     elif files:

@@ -9,7 +9,12 @@ import typer
 
 from troth._contract import DEFAULT_NAMESPACE
 from troth._exposition import LISTEN, ListenAddress
-from troth.identity import TrustDomain
+from troth.cli._mesh_options import (
+    HomeOption,
+    RootNamespaceOption,
+    TrustDomainOption,
+)
+from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
 
@@ -32,15 +37,9 @@ def node(
     run_dir: Annotated[
         Path, typer.Option(help="For sockets and files of the node's agents; theirs alone.")
     ] = Path("/run/troth"),
-    namespace: Annotated[
-        str, typer.Option(help="The namespace of the controller and the node agents.")
-    ] = DEFAULT_NAMESPACE,
-    trust_domain: Annotated[str, typer.Option(help="The trust domain of every identity.")] = (
-        "cluster.local"
-    ),
-    root_namespace: Annotated[
-        str, typer.Option(help="Where policies without a selector are mesh-wide.")
-    ] = DEFAULT_ROOT_NAMESPACE,
+    namespace: HomeOption = DEFAULT_NAMESPACE,
+    trust_domain: TrustDomainOption = DEFAULT_TRUST_DOMAIN,
+    root_namespace: RootNamespaceOption = DEFAULT_ROOT_NAMESPACE,
     health_socket: Annotated[
         Path | None,
         typer.Option(help="Unix socket of /healthz and /readyz; python -m troth.probe asks it."),

@@ -16,7 +16,7 @@ from troth.cli._manifests import ROOT_NAMESPACE
 from troth.cli._render_cluster_status import render_cluster_status
 from troth.cli._render_status import PodTable
 from troth.errors import Severity
-from troth.identity import TrustDomain
+from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import MeshStatus, StateDirectory, call
 
 
@@ -41,7 +41,7 @@ def status(
     ] = ROOT_NAMESPACE,
     trust_domain: Annotated[
         str, typer.Option(help="In a cluster: the trust domain of every identity.")
-    ] = "cluster.local",
+    ] = DEFAULT_TRUST_DOMAIN,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Show each pod: identity, mode of every port, certificate, captured or why not.

@@ -16,8 +16,9 @@ from rich.markup import escape
 
 from troth._exposition import LISTEN, ListenAddress
 from troth.cli._console import err
+from troth.cli._mesh_options import RootNamespaceOption, TrustDomainOption
 from troth.errors import InputError, Problem
-from troth.identity import TrustDomain
+from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import (
     AuthorityFiles,
     MeshStatus,
@@ -54,12 +55,8 @@ def up(
     timeout: Annotated[
         int, typer.Option(help="How long to wait until it is ready, in seconds.", min=1)
     ] = 30,
-    root_namespace: Annotated[
-        str, typer.Option(help="Where policies without a selector are mesh-wide.")
-    ] = DEFAULT_ROOT_NAMESPACE,
-    trust_domain: Annotated[str, typer.Option(help="The trust domain of every identity.")] = (
-        "cluster.local"
-    ),
+    root_namespace: RootNamespaceOption = DEFAULT_ROOT_NAMESPACE,
+    trust_domain: TrustDomainOption = DEFAULT_TRUST_DOMAIN,
     certificate_lifetime: Annotated[
         int, typer.Option(help="Life of a workload's certificate, in seconds.", min=10)
     ] = 12 * 3600,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
-import signal
 from typing import TYPE_CHECKING
 
 import structlog
 
 from troth import _log as logs
+from troth._program import run_until_stopped
 from troth.cluster._node import ClusterNode
 from troth.errors import TrothError
 from troth.sources.kubernetes import program_config
@@ -43,33 +42,13 @@ def run_node(settings: NodeSettings, *, kubeconfig: Path | None = None) -> int:
     failures: list[BaseException] = []
     try:
         config = program_config(kubeconfig, otherwise="name a file with --kubeconfig")
-        asyncio.run(_run_until_stopped(ClusterNode(config, settings)))
+        node = ClusterNode(config, settings)
+        asyncio.run(run_until_stopped(node.run(), wind_down=node.drained))
     except* TrothError as group:
         failures += group.exceptions
     for failure in failures:
         _log.error("the node agent cannot run", reason=str(failure))
     return 1 if failures else 0
-
-
-async def _run_until_stopped(node: ClusterNode) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    running = asyncio.create_task(node.run())
-    stopped = asyncio.create_task(_stopped(stop, node))
-    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not running.done():
-        _log.info("stopping")
-        running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-
-
-async def _stopped(stop: asyncio.Event, node: ClusterNode) -> None:
-    await stop.wait()
-    await node.drained()
 
 
 def _raise_file_limit() -> None:

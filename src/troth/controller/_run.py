@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import socket
 import uuid
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from troth import _log as logs
 from troth._contract import CONTROLLER
 from troth._exposition import serve_when_free
 from troth._health import health_server
+from troth._program import run_until_stopped
 from troth.controller._health import Readiness
 from troth.controller._leader import LeaderElection
 from troth.controller._metrics import ControllerMetrics
@@ -40,24 +39,9 @@ def run_controller(settings: Settings) -> int:
         EnvironmentLackError: There is no way to an API server, or the port for health is taken.
     """
     logs.configure()
-    asyncio.run(_run_until_stopped(program_config(otherwise="set KUBECONFIG"), settings))
+    controller = Controller(program_config(otherwise="set KUBECONFIG"), settings)
+    asyncio.run(run_until_stopped(controller.run()))
     return 0
-
-
-async def _run_until_stopped(config: SingleConfig, settings: Settings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    controller = asyncio.create_task(Controller(config, settings).run())
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({controller, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not controller.done():
-        _log.info("stopping")
-        controller.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await controller
 
 
 class Controller:

@@ -16,11 +16,12 @@ from troth.identity._csr import CsrRequest, build_csr, parse_csr
 from troth.identity._keys import PrivateKeyPem, new_key
 from troth.identity._rotation import CertificateRotation, SigningRequest, Step
 from troth.identity._schedule import next_retry, renew_at
-from troth.identity._spiffe import SpiffeId, TrustDomain
+from troth.identity._spiffe import DEFAULT_TRUST_DOMAIN, SpiffeId, TrustDomain
 from troth.identity._svid import X509Svid
 from troth.identity._validation import validate_svid_chain
 
 __all__ = [
+    "DEFAULT_TRUST_DOMAIN",
     "CertificateAuthority",
     "CertificateRotation",
     "CsrRequest",

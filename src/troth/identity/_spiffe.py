@@ -25,6 +25,10 @@ _TRUST_DOMAIN_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + ".
 _SEGMENT_CHARACTERS = frozenset(string.ascii_letters + string.digits + ".-_")
 
 
+DEFAULT_TRUST_DOMAIN = "cluster.local"
+"""The trust domain where none is named (Istio's ``meshConfig.trustDomain``)."""
+
+
 class TrustDomain(msgspec.Struct, frozen=True, order=True):
     """The name of a trust domain, such as ``cluster.local``: whose word identities rest on.
 

@@ -14,6 +14,7 @@ import msgspec
 
 from troth._exposition import ListenAddress
 from troth.errors import EnvironmentLackError, InputError, Problem
+from troth.identity import DEFAULT_TRUST_DOMAIN
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     paths: tuple[str, ...]
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
-    trust_domain: str = "cluster.local"
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
     certificate_lifetime_seconds: int = 12 * 3600
     authority: AuthorityFiles | None = None
     uplink: bool = False
