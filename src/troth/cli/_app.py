@@ -40,6 +40,7 @@ app = typer.Typer(
     help="Mutual TLS between Kubernetes services, as Istio's PeerAuthentication says.",
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # the only one that fills paragraphs
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 kubectl_app = typer.Typer(
@@ -47,6 +48,7 @@ kubectl_app = typer.Typer(
     help="Mutual TLS between this cluster's services, as Istio's PeerAuthentication says.",
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # the only one that fills paragraphs
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 """kubectl's plugin: the commands that can ask a cluster, and there do so by themselves."""
