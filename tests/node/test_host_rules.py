@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.node.frames import frames, mac, packed, syn
 
 from troth.node import _netns
 from troth.node._capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset, capture
 from troth.node._host_rules import HostRules, host_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.conftest import InNode
 
 POD, POD_V6 = "10.9.1.2", "fd99:1::2"
+BRIDGED = "10.9.0.2"
+VLAN, QINQ = 0x8100, 0x88A8
 OTHER, OTHER_V6 = "10.9.2.2", "fd99:2::2"
 
 
@@ -32,12 +36,7 @@ class Net:
         run("ip", "link", "set", "lo", "up")
         for number, path in enumerate((self.pod, self.other), start=1):
             _netns.create(path)
-            holder = subprocess.Popen([*_netns.enter_command(path), "sleep", "60"])
-            while Path(f"/proc/{holder.pid}/comm").read_text() != "sleep\n":
-                run("sleep", "0.01")
-            run(*f"ip link add p{number} type veth peer name eth0 netns {holder.pid}".split())
-            holder.kill()
-            holder.wait()
+            connect(path, f"p{number}")
             inside = _netns.enter_command(path)
             for address, prefix in ((f"10.9.{number}.", 24), (f"fd99:{number}::", 64)):
                 no_dad = ("nodad",) if ":" in address else ()
@@ -54,11 +53,70 @@ class Net:
             pass
 
 
+class Bridged:
+    """A node whose bridge has two pods on it; the second one may send whatever frames it likes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.host = Path("/proc/self/ns/net")
+        self.pod, self.other = directory / "pod", directory / "other"
+        # As most nodes have it, frames between a bridge's ports don't pass the rules for IP.
+        with contextlib.suppress(FileNotFoundError):
+            Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("0")
+        for command in ("add br0 type bridge", "set br0 up", "set lo up"):
+            run("ip", "link", *command.split())
+        run("ip", "addr", "add", "10.9.0.1/24", "dev", "br0")
+        for number, path in enumerate((self.pod, self.other), start=2):
+            _netns.create(path)
+            connect(path, f"p{number}")
+            run("ip", "link", "set", f"p{number}", "master", "br0", "up")
+            inside = _netns.enter_command(path)
+            run(*inside, "ip", "addr", "add", f"10.9.0.{number}/24", "dev", "eth0")
+            run(*inside, "ip", "link", "set", "eth0", "up")
+            run(*inside, *["ip", "route", "add", "default", "via"], "10.9.0.1")
+        # Where the pod's answers go that are meant for the node: what a neighbour brings about by
+        # saying that it were the gateway.
+        mine = mac(self.other).hex(":")
+        inside = _netns.enter_command(self.pod)
+        run(*inside, "ip", "route", "add", PROBE_SOURCE_V4, "dev", "eth0")
+        run(*inside, "ip", "neigh", "add", PROBE_SOURCE_V4, "lladdr", mine, "dev", "eth0")
+
+    def is_taken_in(self, tags: Sequence[int]) -> bool:
+        """Whether the pod answers a SYN that has the probes' source, and these VLAN tags."""
+        tagged = b"".join(kind.to_bytes(2) + b"\0\0" for kind in tags)
+        addresses = mac(self.pod) + mac(self.other)
+        packet = syn(PROBE_SOURCE_V4, BRIDGED, 8080)
+        with (
+            _netns.socket_in(self.pod, socket.AF_INET) as server,
+            _netns.call_in(self.other, frames) as wire,
+        ):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((BRIDGED, 8080))
+            server.listen()
+            wire.settimeout(0.5)
+            wire.send(addresses + tagged + b"\x08\x00" + packet)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    seen = wire.recv(2048)
+                    if seen.startswith(mac(self.other)) and seen[26:30] == packed(BRIDGED):
+                        return True
+        return False
+
+
+def connect(netns: Path, name: str) -> None:
+    """Give a namespace an ``eth0`` whose other end is here."""
+    holder = subprocess.Popen([*_netns.enter_command(netns), "sleep", "60"])
+    while Path(f"/proc/{holder.pid}/comm").read_text() != "sleep\n":
+        run("sleep", "0.01")
+    run(*f"ip link add {name} type veth peer name eth0 netns {holder.pid}".split())
+    holder.kill()
+    holder.wait()
+
+
 def run(*command: str) -> None:
     subprocess.run(command, check=True)
 
 
-def source_seen(net: Net, client: Path, address: str, *, bind: str = "") -> str:
+def source_seen(net: Net | Bridged, client: Path, address: str, *, bind: str = "") -> str:
     """Where the pod sees a client's connection come from; empty when it sees none."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with _netns.socket_in(net.pod, family) as server, _netns.socket_in(client, family) as ours:
@@ -118,6 +176,18 @@ def nobody_else_can_have_the_probes_source(directory: Path) -> None:
     assert source_seen(net, net.other, POD, bind=PROBE_SOURCE_V4) == ""
 
 
+def nobody_on_the_same_bridge_can_have_the_probes_source_either(directory: Path) -> None:
+    net = Bridged(directory)
+    asyncio.run(capture(net.pod, probes=True))
+    # A tag with number 0 is a priority, and the packet in it the untagged network's.
+    tags = ((), (VLAN,), (VLAN, VLAN), (QINQ, VLAN), (VLAN, QINQ, VLAN))
+    assert [net.is_taken_in(each) for each in tags] == [True] * len(tags)
+    asyncio.run(HostRules(net.host).let_in([BRIDGED]))
+    assert [net.is_taken_in(each) for each in tags] == [False] * len(tags)
+    run(*_netns.enter_command(net.pod), "ip", "route", "del", PROBE_SOURCE_V4)
+    assert source_seen(net, net.host, BRIDGED) == PROBE_SOURCE_V4
+
+
 def a_pod_captured_without_probes_exempts_nobody(directory: Path) -> None:
     net = Net(directory)
     asyncio.run(HostRules(net.host).let_in([POD]))
@@ -140,6 +210,7 @@ def pods_that_are_not_captured_see_the_node_as_it_is(directory: Path) -> None:
         forwarded_connections_are_not_exempt,
         masqueraded_connections_are_not_exempt,
         nobody_else_can_have_the_probes_source,
+        nobody_on_the_same_bridge_can_have_the_probes_source_either,
         a_pod_captured_without_probes_exempts_nobody,
         pods_that_are_not_captured_see_the_node_as_it_is,
     ],

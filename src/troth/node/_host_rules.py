@@ -8,7 +8,8 @@ processes are seen under it:
 * What a socket of the node's namespace sends to a captured pod of this node gets that address as
   its source. Forwarded packets have no such socket, so pods, other machines and NodePort clients,
   masqueraded or not, keep theirs.
-* What arrives at the node under that address is forged, and dropped.
+* What arrives at the node under that address is forged, and dropped. So is what enters a bridge of
+  the node under it by one of the ports, as between two pods; the node's own packets don't.
 
 (Istio's ambient mode does the same, with an address of its own.)
 """
@@ -71,6 +72,27 @@ table inet {TABLE} {{
 """
 
 
+def bridge_rules() -> str:
+    """Guards pods that share a bridge, since frames between them don't pass the other table.
+
+    VLAN 0 stands for no VLAN: the kernel takes such a tag off, as often as it is there, but shows
+    rules what is behind the first one only. So nobody may nest them.
+    """
+    vlan = "{ 0x8100, 0x88a8 }"  # IEEE 802.1Q, 802.1ad
+    return f"""\
+add table bridge {TABLE}
+delete table bridge {TABLE}
+table bridge {TABLE} {{
+  chain forged {{
+    type filter hook prerouting priority -300; policy accept;
+    meta protocol ip ip saddr {PROBE_SOURCE_V4} drop
+    meta protocol ip6 ip6 saddr {PROBE_SOURCE_V6} drop
+    @ll,96,16 {vlan} @ll,116,12 0 @ll,128,16 {vlan} drop comment "a tag in VLAN 0"
+  }}
+}}
+"""
+
+
 def _elements(addresses: Iterable[str]) -> str:
     text = ", ".join(addresses)
     return f"elements = {{ {text} }}" if text else ""
@@ -96,9 +118,17 @@ class HostRules:
         wanted = frozenset(addresses)
         if wanted == self._applied:
             return
+        if self._applied is None:
+            await self._guard_bridges()
         try:
             await apply_ruleset(self._netns, host_rules(wanted))
         except TrothError as error:
             _log.error("probes of STRICT pods fail", reason=str(error))
         else:
             self._applied = wanted
+
+    async def _guard_bridges(self) -> None:
+        try:
+            await apply_ruleset(self._netns, bridge_rules())
+        except TrothError as error:
+            _log.warning("pods on one bridge can pass for the node", reason=str(error))
