@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,8 @@ from lightkube.resources.core_v1 import Node
 from troth._contract import policy_digest
 from troth._exposition import serve_when_free
 from troth._health import health_socket
+from troth.cluster._charge import Charge
 from troth.cluster._cri import RuntimeFinder
-from troth.cluster._handover import Successors, take_over
 from troth.cluster._local_pods import LocalPods, LocalPodsKeeper
 from troth.cluster._marker import Marker
 from troth.cluster._memory import MemoryKeeper
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
-
-_DRAIN_LOOK_SECONDS = 1.0
-"""How often one that is to end looks for connections that are left."""
 
 _HOST = Path("/proc/1/ns/net")
 """The node's own network namespace, given that its PIDs are in view."""
@@ -107,12 +105,9 @@ class ClusterNode:
         self._marker: Marker | None = None
         self._enforced: ClusterState | None = None
         self._pins: Pins | None = None
-        self._successors: Successors | None = None
+        self._charge: Charge | None = None
         self._metrics = NodeMetrics() if settings.metrics is not None else None
-        self._charged = asyncio.Event()
-        self._relieved = asyncio.Event()
         self._known = asyncio.Event()
-        self._prepared = asyncio.Event()
         self._woken = asyncio.Event()
         self._memory = MemoryKeeper()
 
@@ -129,6 +124,8 @@ class ClusterNode:
         blockers = [str(error) for error in self._troubles.values()]
         if self._signer.error is not None:
             blockers.append(str(self._signer.error))
+        if self._pins is None:
+            blockers.append("there are two other agents on the node, one of which has to end first")
         if self._state is None:
             blockers.append("the state of the cluster is not known yet")
         if self.agent is None:
@@ -137,7 +134,7 @@ class ClusterNode:
             blockers.append("Envoy is not connected")
         elif not self.agent.is_settled:
             blockers.append("Envoy has not taken the newest configuration yet")
-        elif not self._charged.is_set():
+        elif self._charge is None or self._charge.is_awaited:
             blockers.append("the agent before this one has not handed over yet")
         if self._marker is not None and self._marker.trouble:
             blockers.append(self._marker.trouble)
@@ -177,13 +174,12 @@ class ClusterNode:
                 await self._signer.ready()
                 self.agent = agent = self._make_agent(place.own)
                 reporter = await self._make_reporter(client)
-                self._successors = Successors(agent)
-                async with self._successors.served(place.own.handover):
-                    tasks.create_task(agent.run())
-                    tasks.create_task(reporter.run())
-                    tasks.create_task(self._take_charge(agent, pins, place.other))
-                    tasks.create_task(self._show_metrics())
-                    await self._reconcile_forever(agent, pins, marker, reporter, ranges)
+                self._charge = charge = Charge(agent, place)
+                tasks.create_task(agent.run())
+                tasks.create_task(reporter.run())
+                tasks.create_task(charge.run(functools.partial(self._adopt, agent, pins)))
+                tasks.create_task(self._show_metrics(charge))
+                await self._reconcile_forever(agent, pins, marker, reporter, ranges)
         finally:
             self._memory.close()
             pins.close()
@@ -191,13 +187,8 @@ class ClusterNode:
 
     async def drained(self) -> None:
         """Wait for as long as its end would cut connections though another agent is there."""
-        if self.agent is None or self._successors is None or not self._successors.are_there:
-            return
-        _log.info("waiting for connections to end", seconds=self.settings.drain_seconds)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_seconds):
-                while self.agent.is_active or await self.agent.connected():  # noqa: ASYNC110 - sockets tell nobody
-                    await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        if self._charge is not None:
+            await self._charge.drained(self.settings.drain_seconds)
 
     @contextlib.asynccontextmanager
     async def _answering_health(self) -> AsyncIterator[None]:
@@ -214,27 +205,16 @@ class ClusterNode:
                 "choose another with --health-socket",
             ) from error
 
-    async def _take_charge(self, agent: NodeAgent, pins: Pins, other: Slot) -> None:
-        """Take the node over from the agent before, if there is one, when all is prepared."""
-        await self._known.wait()
-        predecessor = await take_over(other, self._prepared.wait)
-        await self._adopt(agent, pins)
-        agent.take_charge(predecessor.handover.joining if predecessor else ())
-        self._charged.set()
-        if predecessor is not None:
-            with contextlib.closing(predecessor):
-                async for connection in predecessor.connections():
-                    agent.note(connection)
-
-    async def _show_metrics(self) -> None:
+    async def _show_metrics(self, charge: Charge) -> None:
         """Show them while in charge: the next agent needs the port."""
         if self.settings.metrics is None or self._metrics is None:
             return
-        await self._charged.wait()
-        async with asyncio.TaskGroup() as tasks:
-            page = tasks.create_task(serve_when_free(self.settings.metrics, self._metrics.page))
-            await self._relieved.wait()
-            page.cancel()
+        while True:
+            await charge.mine.wait()
+            async with asyncio.TaskGroup() as tasks:
+                page = tasks.create_task(serve_when_free(self.settings.metrics, self._metrics.page))
+                await charge.others.wait()
+                page.cancel()
 
     async def _follow(self) -> None:
         states = follow(
@@ -268,11 +248,9 @@ class ClusterNode:
             held = pins.held
             agent.set_service_ranges(ranges.networks)
             agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
-            if agent.is_prepared and self._local.wanted <= pins.sought:
-                self._prepared.set()
+            if self._charge and agent.is_prepared and self._local.wanted <= pins.sought:
+                self._charge.prepared.set()
             if not agent.is_active:
-                if self._charged.is_set():
-                    self._relieved.set()
                 marker.want(())
                 continue
             marker.want(self._marks(self.world, agent.captured))
@@ -321,6 +299,7 @@ class ClusterNode:
 
     async def _adopt(self, agent: NodeAgent, pins: Pins) -> None:
         """Find the pods outside of the mesh that an earlier agent captured, to release them."""
+        await self._known.wait()
         if self.world is None:
             return
         others = {uid: self.world.pods[uid] for uid in self._local.others}

@@ -288,6 +288,7 @@ class NodeAgent:
         async with self._acting:  # until what it does is done
             self._tell = tell
             self.journal.close()
+            self._on_change()
             return self._pods.joining
 
     async def connected(self) -> bool:
