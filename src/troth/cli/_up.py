@@ -17,7 +17,7 @@ from rich.markup import escape
 from troth._exposition import LISTEN, ListenAddress
 from troth.cli._console import err
 from troth.cli._mesh_options import RootNamespaceOption, TrustDomainOption
-from troth.errors import InputError, Problem
+from troth.errors import InputError, Problem, Severity
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import (
     AuthorityFiles,
@@ -82,7 +82,8 @@ def up(
     Pods run as processes in network namespaces of their own; edits of the files take effect at
     once. Works as root and as a plain user. Ctrl-C or `troth down` ends it and leaves nothing.
 
-    With --detach, the exit code is 1 when it isn't ready in time; it goes on all the same.
+    With --detach, the exit code is 1 when it isn't ready in time, or something in the manifests was
+    refused; it goes on all the same.
     """
     settings = Settings(
         paths=_existing(paths),
@@ -111,8 +112,8 @@ def up(
     for blocker in waiting:
         err.print(f"  {escape(blocker)}", soft_wrap=True)
     if detach:
-        _print_problems(outside)
-        return 1 if waiting else 0
+        refused = _print_problems(outside)
+        return 1 if waiting or refused else 0
     return _stay(outside, mesh)
 
 
@@ -133,7 +134,7 @@ def _wait(outside: Outside, timeout: float) -> tuple[str, ...]:
             for waiting in outside.progress(seconds=timeout):
                 status.update(f"waiting for {escape(waiting[0])}" + _and_more(waiting))
         except TimeoutError:
-            return waiting
+            return waiting or ("its start",)  # it had no time to say what
         until = time.monotonic() + _UNREADY_SECONDS
         while True:
             mesh = _status(outside)
@@ -191,13 +192,17 @@ def _status(outside: Outside) -> MeshStatus:
     return msgspec.convert(answer, MeshStatus, strict=False)
 
 
-def _print_problems(outside: Outside) -> None:
-    """What isn't run as the manifests say; in the foreground the notices tell it."""
+def _print_problems(outside: Outside) -> bool:
+    """Print what isn't run as the manifests say; whether some of it was refused.
+
+    In the foreground the notices tell it.
+    """
     mesh = _status(outside)
     for kind in mesh.ignored:
         err.print(f"ignored, as troth has no use for it: {escape(kind)}", soft_wrap=True)
     for problem in mesh.problems:
         err.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
+    return any(problem.severity is Severity.ERROR for problem in mesh.problems)
 
 
 def _print_notices(outside: Outside) -> None:
