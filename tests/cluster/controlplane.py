@@ -22,7 +22,7 @@ from tests.cluster.pki import ClusterCA, write_key
 from tests.cluster.programs import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ADDRESS = "172.30.0.1"
@@ -108,6 +108,15 @@ class ControlPlane:
         """Start the API server (again) and wait until it is ready."""
         self.apiserver.start()
         self.apiserver.await_ready(self._readyz)
+
+    @contextlib.contextmanager
+    def without_apiserver(self) -> Iterator[None]:
+        """Have no API server while the block runs."""
+        self.apiserver.kill()
+        try:
+            yield
+        finally:
+            self.start_apiserver()
 
     def kubeconfig(
         self, user: str = _ADMIN[0], groups: Sequence[str] = (), *, outside: bool = False

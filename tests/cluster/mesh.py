@@ -147,6 +147,15 @@ class ClusterMesh:
         change = {"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}}
         self.cluster.client.patch(Secret, AUTHORITY_SECRET, change, namespace=NAMESPACE)
 
+    def await_new_root(self, before: str) -> None:
+        """Wait until all nodes believe in another root than before, and use no other."""
+
+        def is_everywhere() -> bool:
+            reports = [self.report(node) for node in self.agents]
+            return all(each and before not in each["roots"] + each["issuers"] for each in reports)
+
+        eventually(is_everywhere, what="the new root on all nodes", seconds=100)
+
     def label(self, namespace: str, *, in_mesh: bool) -> None:
         """Put a namespace into the mesh, or take it out."""
         value = "enabled" if in_mesh else None

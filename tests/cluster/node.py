@@ -17,6 +17,7 @@ from tests.cluster.programs import Program
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
     from tests.cluster.controlplane import ControlPlane
 
@@ -115,6 +116,19 @@ class Node:
     def start(self, *argv: str, **options: Any) -> subprocess.Popen[Any]:
         """Start a command among the node's own host processes."""
         return self.machine.start(*argv, **options)
+
+    @contextlib.contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Break the node's connections to the API server, and refuse new ones, for the block."""
+        server = f"ip daddr {controlplane.ADDRESS} tcp dport {controlplane.PORT}"
+        hook = "type filter hook output priority 0"
+        rule = f"{server} reject with tcp reset"
+        self.run("nft", f"table ip cut {{ chain out {{ {hook}; {rule}; }}; }}")
+        try:
+            self.run("ss", "--kill", "dst", controlplane.ADDRESS)
+            yield
+        finally:
+            self.run("nft", "delete table ip cut")
 
     def _connect(self) -> None:
         self._control_plane.machine.ip(
