@@ -60,6 +60,7 @@ from troth.identity import (
     new_key,
     validate_svid_chain,
 )
+from troth.node import Signed
 from troth.node._csr_signer import ClusterSigner
 from troth.node._report import NodeReporter
 
@@ -126,6 +127,23 @@ async def test_a_right_request_is_signed_end_to_end(cluster: Cluster, control: C
     leaf = x509.load_pem_x509_certificates(signed.chain)[0]
     assert leaf.not_valid_after_utc <= now + timedelta(hours=1)
     assert await in_thread(requests, cluster) == []  # the agent cleared it away
+
+
+async def test_requests_made_at_once_are_each_given_their_own_answer(control: Control) -> None:
+    keys = [new_key() for _ in range(8)]
+    asked = [SigningRequest(spiffe_id=WEB, csr=build_csr(key, WEB)) for key in keys]
+    async with running(control.config(), control.settings()) as controller:
+        await leading(controller)
+        agent = await in_thread(control.agent, "node-1")
+        async with asking(control, agent) as signer:
+            *signed, denied = await asyncio.gather(
+                *map(signer.sign, asked), signer.sign(request_for(API)), return_exceptions=True
+            )
+    assert isinstance(denied, PeerError)
+    for key, answer in zip(keys, signed, strict=True):
+        assert isinstance(answer, Signed)
+        leaf = x509.load_pem_x509_certificates(answer.chain)[0]
+        assert leaf.public_key() == key.public_key()
 
 
 async def test_another_nodes_service_account_is_denied_to_the_agent_with_the_reason(

@@ -23,7 +23,8 @@ from troth.identity import (
     build_csr,
     new_key,
 )
-from troth.node._csr_signer import ClusterSigner, _certificate
+from troth.node._answers import certificate
+from troth.node._csr_signer import ClusterSigner
 from troth.node._report import node_report
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def answered(**status: Any) -> CertificateSigningRequest:
 
 
 def test_a_certificate_is_taken_from_the_answer() -> None:
-    assert _certificate(answered(certificate=base64.b64encode(b"chain").decode())) == b"chain"
+    assert certificate(answered(certificate=base64.b64encode(b"chain").decode())) == b"chain"
 
 
 @pytest.mark.parametrize(
@@ -81,19 +82,19 @@ def test_a_certificate_is_taken_from_the_answer() -> None:
     ids=["new", "approved"],
 )
 def test_an_answer_that_is_not_there_yet_is_waited_for(status: dict[str, Any]) -> None:
-    assert _certificate(answered(**status)) is None
+    assert certificate(answered(**status)) is None
 
 
 @pytest.mark.parametrize("kind", ["Denied", "Failed"])
 def test_a_refusal_comes_with_its_reason(kind: str) -> None:
     condition = {"type": kind, "status": "True", "reason": "NoPodOnNode", "message": "no pod"}
     with pytest.raises(PeerError, match=rf"{kind.lower()} the request \(NoPodOnNode\): no pod"):
-        _certificate(answered(conditions=[condition]))
+        certificate(answered(conditions=[condition]))
 
 
 def test_a_request_that_is_gone_is_an_error() -> None:
     with pytest.raises(PeerError, match="no longer has"):
-        _certificate(None)
+        certificate(None)
 
 
 def published(signer: ClusterSigner, text: str, root: str = "") -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import ConfigMap
 
 from troth._contract import (
-    CONTROLLER,
     CSR_USAGES,
     DEFAULT_NAMESPACE,
     SIGNER_NAME,
@@ -29,12 +27,12 @@ from troth._contract import (
 )
 from troth.errors import InputError, PeerError, TrothError
 from troth.identity import TrustBundle
+from troth.node._answers import THE_CONTROLLER, Answers
 from troth.node._certificates import Signed
 from troth.sources.kubernetes import (
     ApiServer,
     Followed,
     NamespacedResource,
-    Resource,
     api_client,
     api_errors,
     model_reader,
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_CONTROLLER = "the troth controller"
 _FIELD_MANAGER = "troth-node"
 _GENERATE_NAME = "troth-workload-"
 _ANSWER_SECONDS = 25.0
@@ -89,7 +86,7 @@ class ClusterSigner:
         self._namespace = namespace
         self._lifetime = lifetime
         self._on_bundle = on_bundle
-        self._answer_seconds = answer_seconds
+        self._answers = Answers(self._server, namespace=namespace, seconds=answer_seconds)
         self._bundle: TrustBundle | None = None
         self._known = asyncio.Event()
         self._published = Followed(
@@ -117,7 +114,7 @@ class ClusterSigner:
         """
         if self._bundle is None:
             raise PeerError(
-                _CONTROLLER,
+                THE_CONTROLLER,
                 f"has not published ConfigMap {self._namespace}/{TRUST_BUNDLE} yet",
                 "see that it is running, and what its log says",
             )
@@ -150,14 +147,14 @@ class ClusterSigner:
         """
         name = await self._create(request)
         try:
-            chain = await self._answer(name)
+            chain = await self._answers.to(name)
         finally:
             await self._delete(name)
         return Signed(chain, self.bundle)
 
     async def _create(self, request: SigningRequest) -> str:
         csr = CertificateSigningRequest(
-            metadata=ObjectMeta(generateName=_GENERATE_NAME),
+            metadata=ObjectMeta(generateName=_GENERATE_NAME, labels=dict(self._answers.labels)),
             spec=CertificateSigningRequestSpec(
                 request=base64.b64encode(request.csr).decode(),
                 signerName=SIGNER_NAME,
@@ -168,38 +165,6 @@ class ClusterSigner:
         with api_errors("create a CertificateSigningRequest"):
             created = await self._client.create(csr)
         return (created.metadata.name if created.metadata else None) or ""
-
-    async def _answer(self, name: str) -> bytes:
-        """Wait for the certificate."""
-        changed = asyncio.Event()
-        requests = Followed(
-            self._server,
-            Resource(
-                plural="certificatesigningrequests",
-                group="certificates.k8s.io",
-                read=model_reader(CertificateSigningRequest),
-                field_selector=f"metadata.name={name}",
-            ),
-            on_change=changed.set,
-            jitter=lambda: 0.0,  # somebody is waiting
-        )
-        following = asyncio.create_task(requests.run())
-        try:
-            async with asyncio.timeout(self._answer_seconds):
-                while True:
-                    await changed.wait()
-                    changed.clear()
-                    if (chain := _certificate(requests.objects.get(name))) is not None:
-                        return chain
-        except TimeoutError:
-            raise requests.error or PeerError(
-                _CONTROLLER,
-                f"did not answer CertificateSigningRequest {name} in {self._answer_seconds:g} s",
-                f"see that it is running: kubectl -n {self._namespace} get lease {CONTROLLER}",
-            ) from None
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
 
     async def _delete(self, name: str) -> None:
         """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
@@ -232,27 +197,3 @@ class ClusterSigner:
         _log.info("trust bundle", roots=len(bundle.certificates))
         self._known.set()
         self._on_bundle()
-
-
-def _certificate(csr: CertificateSigningRequest | None) -> bytes | None:
-    """The chain in an answered request; None while there is no answer.
-
-    Raises:
-        PeerError: The answer is no.
-    """
-    if csr is None:
-        raise PeerError("the Kubernetes API", "no longer has the CertificateSigningRequest")
-    status = csr.status
-    for condition in (status.conditions if status else None) or ():
-        if condition.type in {"Denied", "Failed"}:
-            reason = condition.reason or condition.type
-            raise PeerError(
-                _CONTROLLER,
-                f"{condition.type.lower()} the request ({reason}): {condition.message}",
-            )
-    if status is None or not status.certificate:
-        return None
-    try:
-        return base64.b64decode(status.certificate, validate=True)
-    except binascii.Error as error:
-        raise PeerError(_CONTROLLER, "sent a certificate that is not base64") from error
