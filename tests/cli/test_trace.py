@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.cli._app import run
-from troth.cli._trace import read_question
+from troth.cli._trace import full_destination, read_question
 from troth.diagnosis import Question
 from troth.errors import InputError
 from troth.trace import Credentials
@@ -142,3 +142,19 @@ def test_whatever_is_asked_is_a_question_or_wrong_use(
     assert 1 <= question.port <= 65535
     assert "/" in question.source
     assert question.destination
+
+
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [
+        ("payments:8080", "finance/payments:8080"),
+        ("shop/web:80", "shop/web:80"),
+        ("10.0.0.2:80", "10.0.0.2:80"),
+        ("[fd00::2]:80", "[fd00::2]:80"),
+        ("payments", "payments"),
+    ],
+)
+def test_in_a_cluster_a_destination_may_be_named_without_its_namespace(
+    given: str, full: str
+) -> None:
+    assert full_destination(given, "finance") == full

@@ -275,6 +275,7 @@ def test_where_no_cluster_is_the_check_says_so(cluster: Cluster) -> None:
 CSR = {"group": "certificates.k8s.io", "resource": "certificatesigningrequests"}
 SIGNERS = {"group": "certificates.k8s.io", "resource": "signers"}
 POLICIES = {"group": "security.istio.io", "resource": "peerauthentications"}
+REVIEWS_OF_SHOP = {"group": REVIEW_API[0], "resource": REVIEWS, "namespace": "shop"}
 ROOT = {"resource": "secrets", "namespace": NAMESPACE, "name": "troth-ca"}
 BUNDLE = {"resource": "configmaps", "namespace": NAMESPACE, "name": "troth-trust-bundle"}
 
@@ -337,6 +338,8 @@ def test_the_controller_may_not(cluster: Cluster, asked: dict[str, Any]) -> None
         pytest.param({"verb": "patch", **BUNDLE}, id="change the roots"),
         pytest.param({"verb": "patch", **POLICIES, "subresource": "status"}, id="write status"),
         pytest.param({"verb": "delete", "resource": "pods"}, id="delete pods"),
+        pytest.param({"verb": "create", **REVIEWS_OF_SHOP}, id="ask"),
+        pytest.param({"verb": "patch", **REVIEWS_OF_SHOP}, id="change questions"),
         pytest.param({"verb": "create", "resource": "pods", "subresource": "exec"}, id="exec"),
         pytest.param({"verb": "patch", "resource": "nodes", "name": "node-1"}, id="change nodes"),
         pytest.param(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
-from troth.explain import note, why
+from troth.explain import Conflict, note, why, with_conflicts
 from troth.explain._remedies import TEXTS
 from troth.mesh import Connection, Endpoint, Reason, Service, ServicePort, Side, World
 from troth.policy import Mode
@@ -316,3 +316,29 @@ def test_pods_that_are_not_captured_are_told_with_the_reason() -> None:
     ]
     about = told(now=now, about="finance/payments", not_captured={"finance/web": "no certificate"})
     assert about.not_captured == ()
+
+
+LOST = "finance/web > finance/payments:8080 failed unreachable"
+
+
+@pytest.mark.parametrize(
+    ("line", "where", "named"),
+    [
+        pytest.param(LOST, "NetworkPolicy finance/web-only", True, id="a policy, nobody reached"),
+        pytest.param(LOST, "Namespace finance", True, id="another mesh, nobody reached"),
+        pytest.param(LOST, "NetworkPolicy legacy/other", False, id="a policy of neither end"),
+        pytest.param(REFUSED, "NetworkPolicy finance/web-only", False, id="refused, so reached"),
+    ],
+)
+def test_what_is_in_the_way_of_the_tunnel_is_named_as_a_cause(
+    line: str, where: str, *, named: bool
+) -> None:
+    now = world()
+    conflict = Conflict(
+        code="x", where=where, what="admits 8080, but not 15007", why="It fails.", remedy="Add it."
+    )
+    report = with_conflicts(told(connection(line, now), now=now), [conflict])
+    (refusal,) = report.refusals
+    assert report.conflicts == (conflict,)
+    assert (f"{where} admits 8080, but not 15007." in refusal.cause) is named
+    assert (refusal.remedy == "Add it.") is named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from troth.check._facts import DEFINITIONS
+from troth.check._definitions import definitions
 from troth.check._network_policies import blocked_tunnels
 from troth.check._report import Check, error, in_order, warning
 from troth.envoy import OWN_PORTS
@@ -35,8 +35,7 @@ def judge_cluster(facts: ClusterFacts) -> Check:
     """Judge a cluster, before or after troth is installed there."""
     findings = [
         *_version(facts),
-        *_definition(facts),
-        *_review_definition(facts),
+        *definitions(facts),
         *_rights(facts),
         *(found for node in facts.nodes for found in _node(node)),
         *_home(facts),
@@ -70,51 +69,6 @@ def _version(facts: ClusterFacts) -> Iterator[Finding]:
             why="A node agent watches the questions to its own node by a field of theirs, which "
             f"can be had from Kubernetes {oldest} on.",
             remedy=f"Upgrade to {oldest} or later.",
-        )
-
-
-def _definition(facts: ClusterFacts) -> Iterator[Finding]:
-    where = "CustomResourceDefinition peerauthentications.security.istio.io"
-    if facts.crd is None:
-        if DEFINITIONS in facts.unreadable:
-            return
-        yield warning(
-            "no-definition",
-            where,
-            "isn't there",
-            why="Without it nobody can make a policy, and everything is PERMISSIVE.",
-            remedy="Run kubectl create -f deploy/crds/peerauthentications.yaml (or install "
-            "Istio's own).",
-        )
-        return
-    served = {each.name: each for each in facts.crd.spec.versions if each.served}
-    if not served.keys() & {"v1", "v1beta1"}:
-        yield error(
-            "definition-unusable",
-            where,
-            f"serves {', '.join(sorted(served)) or 'no version'}",
-            why="troth reads v1 and v1beta1, and so would see no policy at all.",
-            remedy="Upgrade Istio's definitions.",
-        )
-    elif not any("status" in (each.subresources or {}) for each in served.values()):
-        yield warning(
-            "definition-without-status",
-            where,
-            "has no status subresource",
-            why="The controller can't say whether a policy is accepted and enforced.",
-            remedy="Upgrade Istio's definitions.",
-        )
-
-
-def _review_definition(facts: ClusterFacts) -> Iterator[Finding]:
-    installed = any(each.metadata.name == facts.home for each in facts.namespaces)
-    if facts.review_crd is None and installed and DEFINITIONS not in facts.unreadable:
-        yield warning(
-            "no-definition",
-            "CustomResourceDefinition connectionreviews.troth.dev",
-            "isn't there",
-            why="Without it node agents can't be asked: troth why, audit, trace, events.",
-            remedy="Run kubectl apply -f deploy/crds/connectionreviews.yaml.",
         )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
-import msgspec
 import typer
 from rich.markup import escape
 
@@ -14,14 +13,16 @@ from troth._contract import DEFAULT_NAMESPACE
 from troth.cli._cluster import full_name
 from troth.cli._console import err
 from troth.errors import EnvironmentLackError, PeerError
-from troth.explain import Unanswered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from troth.cli._cluster import Cluster
+    from troth.explain import Unanswered
     from troth.reviews import EventsAnswer, Gathered, Question
     from troth.reviews.asker import Replies, ReviewedMesh
+
+T = TypeVar("T")
 
 AskedNamespaceOption = Annotated[
     str | None,
@@ -75,26 +76,23 @@ def ask_totals(
     """
     from troth.reviews import Question, TotalsAnswer, gather  # noqa: PLC0415 - slow to import
 
-    replies = asyncio.run(_ask(asking, Question.TOTALS, since_seconds))
-    gathered = gather(
-        {node: msgspec.json.decode(raw, type=TotalsAnswer) for node, raw in replies.answers.items()}
-    )
+    answers, unanswered = _answers(asking, Question.TOTALS, TotalsAnswer, since_seconds)
+    gathered = gather(answers)
     if gathered.left_out:
         err.print(
             f"[yellow]too much to tell:[/yellow] {gathered.left_out} older kinds of connections "
             "are left out",
             soft_wrap=True,
         )
-    return gathered, replies.unanswered
+    return gathered, unanswered
 
 
 def ask_events(asking: Asking) -> tuple[tuple[EventsAnswer, ...], tuple[Unanswered, ...]]:
     """The newest connections that the agents have seen, and who didn't say; raises as above."""
     from troth.reviews import EventsAnswer, Question  # noqa: PLC0415 - slow to import
 
-    replies = asyncio.run(_ask(asking, Question.EVENTS, None))
-    answers = (msgspec.json.decode(raw, type=EventsAnswer) for raw in replies.answers.values())
-    return tuple(answers), replies.unanswered
+    answers, unanswered = _answers(asking, Question.EVENTS, EventsAnswer)
+    return tuple(answers.values()), unanswered
 
 
 @contextlib.contextmanager
@@ -126,6 +124,18 @@ def tell_unanswered(unanswered: tuple[Unanswered, ...]) -> None:
         )
 
 
+def _answers(
+    asking: Asking, question: Question, kind: type[T], since_seconds: int | None = None
+) -> tuple[Mapping[str, T], tuple[Unanswered, ...]]:
+    """The answers by node, one at least, and who gave none."""
+    replies = asyncio.run(_ask(asking, question, since_seconds))
+    answers, unanswered = replies.read(kind)
+    if not answers:
+        said = "; ".join(f"node {each.node}: {each.why}" for each in unanswered)
+        raise PeerError("troth", f"no agent answered: {said}", "see whether they run: troth status")
+    return answers, unanswered
+
+
 async def _ask(asking: Asking, question: Question, since_seconds: int | None) -> Replies:
     """Ask every node that is concerned."""
     from troth.reviews import ReviewSpec, concerned_nodes  # noqa: PLC0415 - slow to import
@@ -153,12 +163,4 @@ async def _ask(asking: Asking, question: Question, since_seconds: int | None) ->
         for node in sorted(nodes)
     ]
     async with Asker(config, namespace) as asker:
-        replies = await asker.ask(specs, seconds=asking.seconds)
-    unanswered = (
-        *replies.unanswered,
-        *(Unanswered(node=node, why=str(why)) for node, why in replies.refused.items()),
-    )
-    if not replies.answers:
-        said = "; ".join(f"node {each.node}: {each.why}" for each in unanswered)
-        raise PeerError("troth", f"no agent answered: {said}", "see whether they run: troth status")
-    return replies._replace(unanswered=unanswered)
+        return await asker.ask(specs, seconds=asking.seconds)

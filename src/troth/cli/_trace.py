@@ -100,7 +100,7 @@ def trace(
             )
         question = read_question(
             full_name(source, cluster.namespace),
-            _full_destination(destination, cluster.namespace),
+            full_destination(destination, cluster.namespace),
             given,
             claim=claim and full_name(claim, cluster.namespace),
         )
@@ -117,7 +117,7 @@ def trace(
     return 0 if diagnosis.passed else 1
 
 
-def _full_destination(destination: str, namespace: str) -> str:
+def full_destination(destination: str, namespace: str) -> str:
     """TO:PORT with a namespace, if it is a name without one."""
     name, _, _ = destination.rpartition(":")
     is_address = name.startswith("[") or name.replace(".", "").isdigit()

@@ -26,7 +26,7 @@ from troth.cli._reviews import (
     tell_unanswered,
 )
 from troth.errors import PeerError, TrothError
-from troth.explain import Conflict, Why, named, why
+from troth.explain import Conflict, Why, named, why, with_conflicts
 from troth.local import StateDirectory, call
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
         not_captured=seen.not_captured,
         refused_by_envoy=seen.refused_by_envoy,
     )
-    conflicts = _conflicts(asking.cluster, seen.world)
-    return msgspec.structs.replace(report, conflicts=conflicts, unanswered=unanswered)
+    report = with_conflicts(report, _conflicts(asking.cluster, seen.world))
+    return msgspec.structs.replace(report, unanswered=unanswered)
 
 
 def _conflicts(cluster: Cluster, world: World) -> tuple[Conflict, ...]:

@@ -33,7 +33,7 @@ from troth.explain._plan import plan
 from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
 from troth.explain._remedies import Explainer
 from troth.explain._validate import Validation, validate
-from troth.explain._why import Conflict, NotCaptured, Refusal, Why, named, why
+from troth.explain._why import Conflict, NotCaptured, Refusal, Why, named, why, with_conflicts
 
 __all__ = [
     "Affected",
@@ -78,4 +78,5 @@ __all__ = [
     "seen_in_plaintext",
     "validate",
     "why",
+    "with_conflicts",
 ]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from troth.mesh import World
 
 
+_LOST = frozenset({Reason.UNREACHABLE, Reason.NO_HANDSHAKE, Reason.HANDSHAKE_FAILED, Reason.OTHER})
+"""What it looks like when something between the two proxies drops or redirects connections."""
+
+
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """Connections that were refused or failed alike.
 
@@ -155,6 +159,23 @@ def why(
         not_captured=tuple(sorted(missing, key=lambda each: each.pod)),
         refused_by_envoy=tuple(refused_by_envoy),
         refusals=tuple(map(_refusal, islice(failed, most))),
+    )
+
+
+def with_conflicts(report: Why, conflicts: Iterable[Conflict]) -> Why:
+    """The same with what is in the way, which is then a cause of connections that reach nobody."""
+    conflicts = tuple(conflicts)
+
+    def explained(refusal: Refusal) -> Refusal:
+        ends = {end.partition("/")[0] for end in (refusal.source, refusal.destination)}
+        for each in conflicts if refusal.reason in _LOST else ():
+            if each.where.rpartition(" ")[2].partition("/")[0] in ends:
+                cause = f"{refusal.cause} It may be that {each.where} {each.what}."
+                return msgspec.structs.replace(refusal, cause=cause, remedy=each.remedy)
+        return refusal
+
+    return msgspec.structs.replace(
+        report, conflicts=conflicts, refusals=tuple(map(explained, report.refusals))
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+
+import msgspec
 
 from troth._contract import REVIEW_API, REVIEW_KIND, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
@@ -20,6 +22,7 @@ from troth.sources.kubernetes import (
     ApiServer,
     Followed,
     NamespacedResource,
+    decode,
     model_reader,
 )
 
@@ -27,10 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
-    import msgspec
     from lightkube import SingleConfig
 
     from troth.reviews._objects import ReviewSpec
+
+T = TypeVar("T")
 
 _AT_ONCE = 20
 _LOOK_SECONDS = 0.25
@@ -48,6 +52,21 @@ class Replies(NamedTuple):
     answers: Mapping[str, msgspec.Raw]
     refused: Mapping[str, PeerError]
     unanswered: tuple[Unanswered, ...]
+
+    def read(self, kind: type[T]) -> tuple[Mapping[str, T], tuple[Unanswered, ...]]:
+        """The answers that are ``kind``, by node; and all nodes without such a one."""
+        answers: dict[str, T] = {}
+        lacking = [
+            *self.unanswered,
+            *(Unanswered(node=node, why=str(error)) for node, error in self.refused.items()),
+        ]
+        for node, raw in self.answers.items():
+            try:
+                answers[node] = decode(raw, kind)
+            except (msgspec.DecodeError, TrothError) as error:
+                why = f"its answer can't be read, as if of another version of troth: {error}"
+                lacking.append(Unanswered(node=node, why=why))
+        return answers, tuple(lacking)
 
 
 class Asker:

@@ -188,9 +188,9 @@ class ReviewedMesh:
         if not specs:
             return []
         replies = self._runner.run(self._asker.ask(specs, seconds=self._seconds))
-        answers = [msgspec.json.decode(raw, type=EventsAnswer) for raw in replies.answers.values()]
+        answers, _ = replies.read(EventsAnswer)
         return sorted(
-            (seen for answer in answers for seen in answer.events),
+            (seen for answer in answers.values() for seen in answer.events),
             key=lambda seen: seen.connection.time,
         )
 
@@ -219,9 +219,10 @@ class ReviewedMesh:
         spec = ReviewSpec(node_name=pod.node, question=question, **arguments)
         seconds = self._seconds + spec.timeout_seconds
         replies = self._runner.run(self._asker.ask([spec], seconds=seconds))
-        if pod.node in replies.answers:
-            return msgspec.json.decode(replies.answers[pod.node], type=kind)
         if pod.node in replies.refused:
             raise replies.refused[pod.node]
-        why = replies.unanswered[0].why
+        answers, unanswered = replies.read(kind)
+        if pod.node in answers:
+            return answers[pod.node]
+        why = unanswered[0].why
         raise PeerError(f"node {pod.node}", why, "see whether its agent runs: troth status")
