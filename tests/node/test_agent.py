@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.samples import connection
 
 from troth.identity import CertificateAuthority, SigningRequest, TrustDomain
-from troth.mesh import Pod, World
+from troth.mesh import Party, Pod, World
 from troth.node import NodeAgent, NodePaths, Signed
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class ObligingEnvoy:
 def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NodeAgent]:
     monkeypatch.setattr("troth.node._agent.find_envoy", lambda: tmp_path)
 
-    def make(on_change: Callable[[], None]) -> NodeAgent:
+    def make(on_change: Callable[[], None] = lambda: None, *, active: bool = True) -> NodeAgent:
         made = NodeAgent(
             node_name="node",
             paths=NodePaths(
@@ -62,6 +63,7 @@ def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             signer=NoSigner(),
             service_ranges=(),
             on_change=on_change,
+            active=active,
         )
         monkeypatch.setattr(made, "_ads", ObligingEnvoy())
         return made
@@ -116,3 +118,43 @@ async def test_other_roots_are_told_once_envoy_believes_in_them(
     assert believed == [before]
     await agent._reconcile(world, {}, agent._generation)
     assert believed == [before, signer.bundle]
+
+
+async def test_only_the_agent_in_charge_keeps_the_journal(
+    make_agent: Callable[..., NodeAgent],
+) -> None:
+    old, new = make_agent(), make_agent(active=False)
+    old.note(connection(source=Party(address="10.0.0.1", port=1)))
+    joining = await old.step_back(lambda _: None)
+    new.take_charge(joining)
+    new.note(connection(source=Party(address="10.0.0.1", port=2)))
+    assert [each.source.port for each in new.connections] == [1, 2]
+    assert (old.is_active, new.is_active) == (False, True)
+
+
+async def test_an_agent_that_stands_by_is_prepared_unless_a_captured_pod_is_not_served(
+    make_agent: Callable[..., NodeAgent], tmp_path: Path
+) -> None:
+    agent = make_agent(active=False)
+    for captured in (False, True):
+        pod = Pod(uid="1", namespace="shop", name="web", ready=True, captured=captured)
+        agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": pod}), {"1": tmp_path})
+        assert not agent.is_prepared
+        assert agent._world is not None
+        await agent._reconcile(agent._world, {}, agent._generation)
+        assert agent.is_prepared is not captured
+        assert not agent.captured
+
+
+async def test_an_agent_that_takes_charge_is_not_settled_before_it_has_acted(
+    make_agent: Callable[..., NodeAgent],
+) -> None:
+    agent = make_agent(active=False)
+    world = World(trust_domain=TRUST_DOMAIN)
+    agent.update(world, {})
+    await agent._reconcile(world, {}, agent._generation)
+    assert agent.is_settled
+    agent.take_charge()
+    assert not agent.is_settled
+    await agent._reconcile(world, {}, agent._generation)
+    assert agent.is_settled
