@@ -84,10 +84,12 @@ class Node:
             async with asyncio.timeout(10):
                 await self.looked.wait()
 
-    async def change(self) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what a change brings about."""
         async with asyncio.timeout(10):
-            await self.changed.wait()
-        self.changed.clear()
+            while not condition():
+                await self.changed.wait()
+                self.changed.clear()
 
 
 async def a_sandbox_that_comes_late_is_found_and_held_beyond_its_processes(
@@ -101,7 +103,7 @@ async def a_sandbox_that_comes_late_is_found_and_held_beyond_its_processes(
         assert not pins.held
         pid = node.start_pod()
         inode = netns.inode(Path(f"/proc/{pid}/ns/net"))
-        await node.change()
+        await node.until(lambda: bool(pins.held))
         node.end(pid)
         assert netns.inode(pins.held[UID]) == inode
         pins.want((), {})
@@ -113,13 +115,12 @@ async def a_sandbox_made_anew_has_another_name(directory: Path) -> None:
     async with node.pins() as pins:
         first = node.start_pod()
         pins.want({UID}, PODS)
-        await node.change()
+        await node.until(lambda: bool(pins.held))
         before = pins.held[UID]
         node.end(first)
         node.start_pod()
         pins.want({UID, "another-pod-that-makes-it-look"}, PODS)
-        await node.change()
-        assert pins.held[UID] != before
+        await node.until(lambda: pins.held[UID] != before)
         assert list(node.directory.iterdir()) == [pins.held[UID]]
 
 
@@ -155,13 +156,13 @@ async def a_namespace_without_the_pods_addresses_is_passed_over(directory: Path)
         with pytest.raises(PeerError):
             pins.hold(POD, node.proc / str(wrong) / "ns" / "net")
         pins.want({UID}, PODS)
-        await node.change()
+        await node.until(lambda: bool(pins.problems))
         (problem,) = pins.problems.values()
         assert problem.endswith("has the addresses 10.7.0.2, fd77::2")
         assert pins.missing == {UID}
         assert list(node.directory.iterdir()) == []
         right = node.start_pod()
-        await node.change()
+        await node.until(lambda: bool(pins.held))
         assert netns.inode(pins.held[UID]) == netns.inode(Path(f"/proc/{right}/ns/net"))
         assert not pins.problems
 
@@ -171,11 +172,11 @@ async def of_two_namespaces_with_the_pods_addresses_none_is_believed(directory: 
     async with node.pins() as pins:
         first, _ = node.start_pod(), node.start_pod()
         pins.want({UID}, PODS)
-        await node.change()
+        await node.until(lambda: bool(pins.problems))
         assert pins.problems == {UID: "several network namespaces have its addresses"}
         assert not pins.held
         node.end(first)
-        await node.change()
+        await node.until(lambda: bool(pins.held))
         assert set(pins.held) == {UID}
 
 
@@ -184,7 +185,7 @@ async def what_is_held_stays_when_another_one_claims_to_be_it(directory: Path) -
     async with node.pins() as pins:
         node.start_pod()
         pins.want({UID}, PODS)
-        await node.change()
+        await node.until(lambda: bool(pins.held))
         before = pins.held[UID]
         node.start_pod()
         again = msgspec.structs.replace(POD, uid="another-pod-that-makes-it-look")

@@ -76,7 +76,7 @@ class Pins:
     @property
     def problems(self) -> Mapping[str, str]:
         """Why what was found is not to be used, by the UIDs of pods of which nothing is held."""
-        return {uid: words for uid, words in self._problems.items() if uid in self.missing}
+        return {uid: self._problems[uid] for uid in self.missing if self._problems.get(uid)}
 
     @property
     def sought(self) -> frozenset[str]:
@@ -106,6 +106,7 @@ class Pins:
         if uids - self._wanted:
             self._woken.set()
         self._wanted, self._pods = uids, pods
+        self._problems = {uid: self._problems[uid] for uid in uids & self._problems.keys()}
 
     def hold(self, pod: Pod, source: Path) -> Path:
         """Hold on to a namespace that was found already.
@@ -127,7 +128,12 @@ class Pins:
         """
         sought = {pod.uid: pod for pod in pods if pod.addresses}
         found = await self._finder(tuple(sought.values()))
-        return await asyncio.to_thread(self._genuine, sought, found)
+        judged = await asyncio.to_thread(
+            lambda: {uid: _judge(pod, found.get(uid, ())) for uid, pod in sought.items()}
+        )
+        for uid, (_, problem) in judged.items():
+            self._problems[uid] = problem
+        return {uid: place for uid, (place, _) in judged.items() if place is not None}
 
     async def run(self) -> None:
         """Look for what is missing, until cancelled; raises as `find` does."""
@@ -154,25 +160,6 @@ class Pins:
         """Let go of all."""
         self.want((), {})
 
-    def _genuine(
-        self, pods: Mapping[str, Pod], found: Mapping[str, Collection[Path]]
-    ) -> Mapping[str, Path]:
-        """Of each pod the one namespace that has its addresses."""
-        genuine: dict[str, Path] = {}
-        for uid, pod in pods.items():
-            places = [place for place in found.get(uid, ()) if _is_of(pod, place)]
-            self._problems.pop(uid, None)
-            if len(places) == 1:
-                genuine[uid] = places[0]
-            elif places:
-                self._problems[uid] = "several network namespaces have its addresses"
-            elif found.get(uid):
-                self._problems[uid] = (
-                    "no network namespace of its processes has the addresses "
-                    f"{', '.join(pod.addresses)}"
-                )
-        return genuine
-
     def _pin(self, pod: Pod, source: Path) -> bool:
         """Pin a namespace unless it is already; whether anything has changed."""
         uid = pod.uid
@@ -196,6 +183,17 @@ class Pins:
         if former is not None:
             netns.remove(former)
         return True
+
+
+def _judge(pod: Pod, places: Collection[Path]) -> tuple[Path | None, str]:
+    """The one namespace that has the pod's addresses; else what is wrong with those there are."""
+    genuine = [place for place in places if _is_of(pod, place)]
+    if len(genuine) == 1:
+        return genuine[0], ""
+    if genuine:
+        return None, "several network namespaces have its addresses"
+    lack = f"no network namespace of its processes has the addresses {', '.join(pod.addresses)}"
+    return None, lack if places else ""
 
 
 def _is_of(pod: Pod, place: Path) -> bool:
