@@ -11,6 +11,7 @@ import typer
 
 from benchmarks import catalogue
 from benchmarks.framework import record, report
+from benchmarks.framework.ending import end_in_order
 from benchmarks.framework.progress import ProgressLine
 from benchmarks.framework.runner import measure, measure_and_compare, worse
 
@@ -87,6 +88,7 @@ def _flaw(names: list[str], *, quick: bool, recording: bool, checking: bool) -> 
 
 
 if __name__ == "__main__":
+    end_in_order()
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command()(run)
     app()

@@ -21,6 +21,7 @@ from tests.e2e.client import PROGRAMS
 from tests.e2e.harness import Host, Mesh
 
 from benchmarks.framework import middle, short
+from benchmarks.framework.ending import end_in_order
 from benchmarks.framework.progress import ProgressLine
 from benchmarks.rig.process import children, memory
 
@@ -136,6 +137,7 @@ def _ends(samples: list[float]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    end_in_order()
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command()(soak)
     app()
