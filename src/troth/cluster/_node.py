@@ -130,7 +130,7 @@ class ClusterNode:
             blockers.append("the state of the cluster is not known yet")
         if self.agent is None:
             blockers.append("the roots to believe in are not known yet")
-        elif not self.agent.ads_status().connected:
+        elif not self.agent.envoy_is_connected:
             blockers.append("Envoy is not connected")
         elif not self.agent.is_settled:
             blockers.append("Envoy has not taken the newest configuration yet")

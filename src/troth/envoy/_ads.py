@@ -122,6 +122,11 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             await self._progress.wait_for(lambda: self._settled)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether an Envoy is."""
+        return bool(self._streams)
+
+    @property
     def nacks(self) -> tuple[Nack, ...]:
         """What the Envoy that connected last refuses."""
         return self._streams[-1].delta.nacks if self._streams else ()

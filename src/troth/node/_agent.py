@@ -211,21 +211,25 @@ class NodeAgent:
 
     def figures(self) -> Figures:
         """The agent in numbers, as it is now."""
-        ads = self._ads.status()
         return Figures(
             generation=self._enforced,
             wanted_generation=self._generation,
             captured=len(self._pods.announced),
             not_captured=len(self._pods.refused),
-            envoy_connected=ads.connected,
+            envoy_connected=self._ads.is_connected,
             envoy_restarts=self._envoy.restarts,
-            refused_resources=len(ads.nacks),
+            refused_resources=len(self._ads.nacks),
             certificates={
                 str(identity): svid.not_after
                 for identity, svid in self.certificates.current().items()
             },
             lost_events=self.journal.lost,
         )
+
+    @property
+    def envoy_is_connected(self) -> bool:
+        """Whether Envoy has its stream open."""
+        return self._ads.is_connected
 
     def ads_status(self) -> AdsStatus:
         """What Envoy has taken and refused."""
