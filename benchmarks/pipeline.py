@@ -60,7 +60,7 @@ def _run(run: Run) -> Iterator[Figure]:
             )
     for what in ("policy", "pod"):
         yield ratio(
-            f"one {what}, {max(_SIZES):,} workloads",
+            f"one {what}, scaling to {max(_SIZES):,} workloads",
             changes[what, max(_SIZES)],
             changes[what, min(_SIZES)],
             to=f"with {min(_SIZES)}",

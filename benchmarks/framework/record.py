@@ -75,7 +75,7 @@ def this_machine() -> Machine:
     return Machine(
         processor=next(names, platform.machine()),
         cores=len(os.sched_getaffinity(0)),
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],
         python=platform.python_version(),
     )
 

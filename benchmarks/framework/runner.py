@@ -22,6 +22,8 @@ def measure(name: str, benchmark: Benchmark, *, quick: bool, progress: Progress)
     """Run one benchmark."""
     progress.begin(name)
     figures = tuple(benchmark.run(Run(quick=quick, progress=progress)))
+    if len({figure.name for figure in figures}) < len(figures):
+        raise ValueError(f"two figures of {name} have the same name")
     return Result(
         name=name,
         about=benchmark.about,

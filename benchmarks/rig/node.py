@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PATIENCE_SECONDS = 120.0
+_LOOK_SECONDS = 0.1  # more often would be work for the agent that is measured
 
 
 class Node:
@@ -95,7 +96,10 @@ class Node:
         agent.terminate()
         begun = time.perf_counter()
         agent.start()
-        agent.await_ready(self.is_ready, seconds=_PATIENCE_SECONDS)
+        while not self.is_ready():
+            if not agent.alive or time.perf_counter() - begun > _PATIENCE_SECONDS:
+                raise TimeoutError(agent.last_words())
+            time.sleep(_LOOK_SECONDS)
         return time.perf_counter() - begun
 
     def is_ready(self) -> bool:

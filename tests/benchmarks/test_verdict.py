@@ -93,6 +93,14 @@ def test_a_suspect_is_measured_again_before_it_is_called_worse(
     assert bool(worse(result, recorded)) is is_worse
 
 
+def test_figures_that_cannot_be_told_apart_are_a_mistake() -> None:
+    def run(_: Run) -> Iterator[Figure]:
+        yield from (figure(1.0), figure(2.0))
+
+    with pytest.raises(ValueError, match="same name"):
+        measure("it", Benchmark(about="nothing", run=run), quick=False, progress=Silent())
+
+
 def test_recording_one_benchmark_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "recorded.json"
     for name, value in (("one", 1.0), ("other", 2.0), ("one", 1.23456789)):
