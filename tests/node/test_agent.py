@@ -1,23 +1,44 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from tests.samples import connection
 
+from troth.envoy._snapshot import LISTENER
 from troth.identity import CertificateAuthority, SigningRequest, TrustDomain
 from troth.mesh import Party, Pod, World
 from troth.node import NodeAgent, NodePaths, Signed
+from troth.policy import Mode, PeerAuthentication
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from troth.envoy import Snapshot
     from troth.identity import TrustBundle
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
+
+
+class Signer:
+    """Signs for those it likes, and keeps silent to others."""
+
+    def __init__(self, *likes: str) -> None:
+        self._authority = CertificateAuthority.self_signed(TRUST_DOMAIN, now=datetime.now(UTC))
+        self.bundle: TrustBundle = self._authority.trust_bundle
+        self._likes = likes
+
+    async def sign(self, request: SigningRequest) -> Signed:
+        if request.spiffe_id.service_account not in self._likes:
+            await asyncio.Event().wait()
+        signed = self._authority.sign(
+            request.csr, now=datetime.now(UTC), expected=request.spiffe_id
+        )
+        return Signed(signed.chain, self.bundle)
 
 
 class NoSigner:
@@ -36,8 +57,22 @@ class ObligingEnvoy:
 
     nacks = ()
 
+    def __init__(self) -> None:
+        self.listeners: dict[str, str] = {}
+        self.updated = asyncio.Event()
+
     def update(self, snapshot: Snapshot) -> None:
         """Take it."""
+        self.listeners = {name: each.version for name, each in snapshot.of_type(LISTENER).items()}
+        self.updated.set()
+
+    async def told(self, listener: str, *, former: str | None = None) -> str:
+        """Wait until it has a listener in another version than the former one."""
+        while (version := self.listeners.get(listener)) in {None, former}:
+            self.updated.clear()
+            await self.updated.wait()
+        assert version is not None
+        return version
 
     async def settled(self) -> None:
         """It is."""
@@ -50,7 +85,12 @@ class ObligingEnvoy:
 def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NodeAgent]:
     monkeypatch.setattr("troth.node._agent.find_envoy", lambda: tmp_path)
 
-    def make(on_change: Callable[[], None] = lambda: None, *, active: bool = True) -> NodeAgent:
+    def make(
+        on_change: Callable[[], None] = lambda: None,
+        signer: Signer | None = None,
+        *,
+        active: bool = True,
+    ) -> NodeAgent:
         made = NodeAgent(
             node_name="node",
             paths=NodePaths(
@@ -60,7 +100,7 @@ def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
                 access_log=tmp_path,
                 journal=tmp_path / "events",
             ),
-            signer=NoSigner(),
+            signer=signer or NoSigner(),
             service_ranges=(),
             on_change=on_change,
             active=active,
@@ -158,3 +198,79 @@ async def test_an_agent_that_takes_charge_is_not_settled_before_it_has_acted(
     assert not agent.is_settled
     await agent._reconcile(world, {}, agent._generation)
     assert agent.is_settled
+
+
+def pod(uid: str, account: str) -> Pod:
+    return Pod(
+        uid=uid, namespace="shop", name=uid, service_account=account, addresses=(f"10.0.0.{uid}",)
+    )
+
+
+def strict(*pods: Pod) -> World:
+    """A world in which plaintext is forbidden."""
+    policy = PeerAuthentication(namespace="shop", name="default", mode=Mode.STRICT)
+    return World(
+        trust_domain=TRUST_DOMAIN, pods={each.uid: each for each in pods}, policies=(policy,)
+    )
+
+
+@contextlib.asynccontextmanager
+async def working(agent: NodeAgent) -> AsyncIterator[ObligingEnvoy]:
+    """What `NodeAgent.run` does, but for Envoy."""
+    tasks = [
+        asyncio.create_task(agent.certificates.run()),
+        asyncio.create_task(agent._reconcile_forever()),
+    ]
+    try:
+        yield cast("ObligingEnvoy", agent._ads)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_policy_does_not_wait_for_a_new_pods_certificate(
+    make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 3600)
+    agent = make_agent(lambda: None, Signer("web"))
+    monkeypatch.setattr(agent._pods, "act", nothing_to_do)
+    wanted = {"1": tmp_path}
+    async with working(agent) as envoy:
+        web, new = pod("1", "web"), pod("2", "api")
+        agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": web}), wanted)
+        lax = await envoy.told("plain-in|1")
+        wanted["2"] = tmp_path
+        agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": web, "2": new}), wanted)
+        await asyncio.sleep(0)
+        agent.update(strict(web, new), wanted)
+        await envoy.told("plain-in|1", former=lax)
+        assert not agent.is_settled
+
+
+async def test_a_policy_does_not_wait_for_pods_that_are_being_captured(
+    make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def act(*_: object) -> bool:
+        begun.set()
+        await end.wait()
+        return False
+
+    agent = make_agent(lambda: None, Signer("web"))
+    monkeypatch.setattr(agent._pods, "act", act)
+    async with working(agent) as envoy:
+        web = pod("1", "web")
+        agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": web}), {"1": tmp_path})
+        lax = await envoy.told("plain-in|1")
+        await begun.wait()
+        agent.update(strict(web), {"1": tmp_path})
+        await envoy.told("plain-in|1", former=lax)
+        assert not agent.is_settled
+        end.set()
+        await agent.enforced()
+
+
+async def nothing_to_do(*_: object) -> bool:
+    return False

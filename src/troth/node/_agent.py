@@ -1,8 +1,9 @@
 """The node agent: keeps one node's Envoy and its pods' capture as the world says they should be.
 
-One loop turns the newest world into a snapshot, waits until Envoy has taken it, and only then
-captures or releases pods, so that traffic is never led to a listener that isn't there, nor left
-without one that it still needs. What others know of a pod decides how (see `_enrolment`).
+One loop tells Envoy what follows from the newest world, waits until Envoy has taken it, and only
+then captures or releases pods, so that traffic is never led to a listener that isn't there, nor
+left without one that it still needs. What others know of a pod decides how (see `_enrolment`).
+While it waits for anything, Envoy is told of what is newer all the same.
 
 While two agents are on a node, one acts and the other only keeps its Envoy up to date: the new one
 until its Envoy can serve all, and from then on the old one.
@@ -14,7 +15,7 @@ import asyncio
 import resource
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
@@ -26,13 +27,11 @@ from troth.envoy import (
     AdsStatus,
     EnvoyOptions,
     EnvoyProcess,
-    SnapshotKeeper,
     bootstrap,
     find_envoy,
 )
-from troth.identity import TrustBundle, X509Svid
-from troth.mesh import Connection, NodeView, ViewKeeper, World
 from troth.node._certificates import CertificateKeeper, Signer
+from troth.node._configuration import Configuration, ConfigurationKeeper, Credentials
 from troth.node._enroller import Enroller
 from troth.node._figures import Figures
 from troth.node._history import History
@@ -41,13 +40,16 @@ from troth.node._journal import Journal
 from troth.node._observe import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
-    from troth.envoy import PortSet
+    from troth.envoy import PortSet, Snapshot
     from troth.identity import SpiffeId, TrustDomain
+    from troth.mesh import Connection, NodeView, World
     from troth.node._metrics import NodeMetrics
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this node
 
@@ -67,13 +69,6 @@ class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: Path
     access_log: Path
     journal: Path
-
-
-class Credentials(msgspec.Struct, frozen=True):
-    """What Envoy proves itself by, and what it believes in."""
-
-    svids: tuple[X509Svid, ...]
-    bundle: TrustBundle
 
 
 class NodeAgent:
@@ -128,8 +123,10 @@ class NodeAgent:
         )
         self._world: World | None = None
         self._observer: Observer | None = None
-        self._views = ViewKeeper()
-        self._snapshots = SnapshotKeeper(access_log=paths.access_log, ports=ports)
+        self._configurations = ConfigurationKeeper(access_log=paths.access_log, ports=ports)
+        self._pushed: Snapshot | None = None
+        self._rest_at: float | None = None
+        self._disturbed = False
         self._wanted: Mapping[str, Path] = {}
         self._ports = ports
         self._pods = Enroller(grace=announcement_seconds, ports=ports, probes=host is not None)
@@ -338,67 +335,114 @@ class NodeAgent:
             self._woken.clear()
             if self._world is not None:
                 await self._reconcile(self._world, self._wanted, self._generation)
+            if self._disturbed:
+                self._disturbed = False
+                self._wake()
 
     async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
-        pods = self._pods
-        pods.want(wanted, world.pods)
-        joining = pods.joining
-        view = self._views.update(
-            world,
-            netns={uid: str(netns) for uid, netns in pods.netns.items()},
-            lenient=pods.lenient,
-            service_ranges=self._service_ranges,
-        )
-        missing = await self.certificates.ensure(
-            {local.identity for local in view.local_pods.values()}
-        )
-        # Envoy holds all listeners back while one of its clusters waits for a secret.
-        ready = {
-            uid: local for uid, local in view.local_pods.items() if local.identity not in missing
-        }
-        credentials = Credentials(
-            tuple(self.certificates.current().values()), self.certificates.bundle
-        )
-        self._ads.update(
-            self._snapshots.update(
-                msgspec.structs.replace(view, local_pods=ready),
-                credentials.svids,
-                credentials.bundle,
-            )
-        )
-        if not await self._settled():
+        self._pods.want(wanted, world.pods)
+        joining = self._pods.joining
+        # Before anything that may take time: a policy that forbids something waits for nothing.
+        told, _ = self._push(world)
+        self.certificates.want({local.identity for local in told.view.local_pods.values()})
+        missing = await self._unless_disturbed(self.certificates.missing())
+        if missing is None or not await self._unless_disturbed(self._taken()):
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
-        self._credentials = credentials
+        self._credentials = told.credentials
         self._joining = joining
-        served, reasons = ready.keys(), self._not_ready(view, missing)
-        async with self._acting:
-            if self.is_active:
-                await self._act(view, served, reasons)
-            elif self._stands_by:
-                await self._prepare(world, served - reasons.keys())
+        await self._finish(self._act(told, world, self._not_ready(told.view, missing)))
         visible = self._visible()
-        changed = not self.is_settled or visible != self._told
+        in_force = told.rest_at is None
+        changed = (in_force and not self.is_settled) or visible != self._told
         self._told = visible
-        async with self._progress:
-            self._enforced = generation
-            self._progress.notify_all()
+        if in_force:
+            async with self._progress:
+                self._enforced = generation
+                self._progress.notify_all()
         if changed:
             _log.info(
                 "enforced",
                 generation=generation,
                 policies=len(world.policies),
                 captured=len(self._pods.announced),
-                destinations=len(view.destinations),
+                destinations=len(told.view.destinations),
             )
             self._on_change()
 
-    async def _act(
-        self, view: NodeView, served: Collection[str], reasons: Mapping[str, str]
-    ) -> None:
+    def _push(self, world: World) -> tuple[Configuration, bool]:
+        """Tell Envoy what it doesn't know yet of ``world``; whether that was anything."""
+        loop = asyncio.get_running_loop()
+        told = self._configurations.update(
+            world,
+            netns=self._pods.netns,
+            lenient=self._pods.lenient,
+            service_ranges=self._service_ranges,
+            credentials=Credentials(
+                tuple(self.certificates.current().values()), self.certificates.bundle
+            ),
+            now=loop.time(),
+        )
+        if told.rest_at is not None and told.rest_at != self._rest_at:
+            self._rest_at = told.rest_at
+            loop.call_at(told.rest_at, self._wake)
+        if told.snapshot == self._pushed:
+            return told, False
+        self._pushed = told.snapshot
+        self._ads.update(told.snapshot)
+        return told, True
+
+    async def _taken(self) -> bool:
+        await self._ads.settled()
+        return True
+
+    async def _unless_disturbed(self, work: Coroutine[None, None, T]) -> T | None:
+        """Wait for ``work``; None as soon as Envoy had to be told something newer."""
+        task = asyncio.ensure_future(work)
+        try:
+            return task.result() if await self._undisturbed(task) else None
+        finally:
+            task.cancel()
+
+    async def _finish(self, work: Coroutine[None, None, None]) -> None:
+        """Wait for ``work`` whatever happens; what is newer is told to Envoy meanwhile."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not await self._undisturbed(task):
+                pass
+            task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _undisturbed(self, task: asyncio.Future[T]) -> bool:
+        """Wait for ``task``, or until Envoy had to be told something newer; whether it is done."""
+        while True:
+            woken = asyncio.ensure_future(self._woken.wait())
+            try:
+                either: set[asyncio.Future[Any]] = {task, woken}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                woken.cancel()
+            if task.done():
+                return True
+            self._woken.clear()
+            self._disturbed = True
+            if self._world is not None and self._push(self._world)[1]:
+                return False
+
+    async def _act(self, told: Configuration, world: World, reasons: Mapping[str, str]) -> None:
+        """Do to the pods what is due now that Envoy has its listeners."""
+        async with self._acting:
+            if self.is_active:
+                await self._enrol(told, reasons)
+            elif self._stands_by:
+                await self._prepare(world, told.ready - reasons.keys())
+
+    async def _enrol(self, told: Configuration, reasons: Mapping[str, str]) -> None:
         if self._host is not None:
-            local_pods = view.local_pods.values()
+            local_pods = told.view.local_pods.values()
             await self._host.let_in({ip for each in local_pods for ip in each.pod.addresses})
-        if await self._pods.act(served, reasons):
+        if await self._pods.act(told.ready, reasons):
             self._wake()
         self._wake_at(self._pods.next_look())
 
@@ -420,17 +464,6 @@ class NodeAgent:
             self._credentials,
             self._prepared,
         )
-
-    async def _settled(self) -> bool:
-        """Wait until Envoy has taken the snapshot; False when there is a newer one to push."""
-        settled = asyncio.ensure_future(self._ads.settled())
-        woken = asyncio.ensure_future(self._woken.wait())
-        try:
-            await asyncio.wait({settled, woken}, return_when=asyncio.FIRST_COMPLETED)
-            return settled.done()
-        finally:
-            settled.cancel()
-            woken.cancel()
 
     def _not_ready(self, view: NodeView, missing: Mapping[SpiffeId, str]) -> dict[str, str]:
         """Why Envoy can't serve some of the pods, by UID."""

@@ -101,18 +101,21 @@ class CertificateKeeper:
         self._rotation.hasten(former, now=now, within=_NEW_ROOT_WITHIN)
         self._woken.set()
 
-    async def ensure(self, identities: Collection[SpiffeId]) -> Mapping[SpiffeId, str]:
-        """Want exactly ``identities``, and wait a moment for the new ones' certificates.
+    def want(self, identities: Collection[SpiffeId]) -> None:
+        """Want certificates of exactly ``identities``."""
+        self._rotation.want(identities, now=_now())
+        for gone in self._failures.keys() - set(identities):
+            del self._failures[gone]
+        self._woken.set()
+
+    async def missing(self) -> Mapping[SpiffeId, str]:
+        """Wait a moment for the certificates that are wanted.
 
         A slow signer holds nothing else up: what comes later is told by ``on_change``.
 
         Returns:
             Those that have no certificate yet, each with the reason. They are tried again.
         """
-        self._rotation.want(identities, now=_now())
-        for gone in self._failures.keys() - set(identities):
-            del self._failures[gone]
-        self._woken.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS), self._answered:
                 await self._answered.wait_for(
