@@ -33,6 +33,8 @@ def _run(run: Run) -> Iterator[Figure]:
     ]
     known = PolicyIndex(before, root_namespace=ROOT)
 
+    known = PolicyIndex(before, root_namespace=ROOT)
+
     def scratch() -> None:
         index = PolicyIndex(before, root_namespace=ROOT)
         for one in everything:

@@ -28,8 +28,10 @@ class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
         cls, before: Sequence[PeerAuthentication], after: Sequence[PeerAuthentication]
     ) -> Self:
         """Compare two sets in which most policies are the very same objects: a glance at each."""
-        if before is after:
-            return cls()
+        start = _shared(before, after)
+        before, after = before[start:], after[start:]
+        end = _shared(before[::-1], after[::-1])
+        before, after = before[: len(before) - end], after[: len(after) - end]
         kept, known = {id(policy) for policy in after}, {id(policy) for policy in before}
         removed = [policy for policy in before if id(policy) not in kept]
         added = [policy for policy in after if id(policy) not in known]
@@ -48,3 +50,9 @@ class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
     def all(self) -> tuple[PeerAuthentication, ...]:
         """Every policy that a workload's modes may depend on in only one of the sets."""
         return self.removed + self.added
+
+
+def _shared(one: Sequence[PeerAuthentication], other: Sequence[PeerAuthentication]) -> int:
+    """How many the two have in common before they first differ."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a is not b), min(len(one), len(other)))
