@@ -57,6 +57,9 @@ _DRAIN_SECONDS = 1
 """How long Envoy lets connections live on that the policy no longer allows."""
 
 
+_TICK_SECONDS = 0.001
+"""More than a timer of the event loop can be early."""
+
 _RETRY_SECONDS = 0.5
 """How soon one that is not prepared to take charge looks again."""
 
@@ -384,7 +387,7 @@ class NodeAgent:
         )
         if told.rest_at is not None and told.rest_at != self._rest_at:
             self._rest_at = told.rest_at
-            loop.call_at(told.rest_at, self._wake)
+            loop.call_at(told.rest_at + _TICK_SECONDS, self._wake)
         if told.snapshot == self._pushed:
             return told, False
         self._pushed = told.snapshot
