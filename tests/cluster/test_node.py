@@ -303,12 +303,14 @@ def test_a_policy_that_got_past_the_schema_takes_no_good_one_down(
         mesh.policy(shop, "NONSENSE", name="aaa")
         mesh.policy(shop, "STRICT")
         eventually(lambda: mesh.get(outside, "stranger", url) == "refused", what="the good policy")
+
+        def seen() -> set[str]:
+            return {mesh.report(f"node-{n}")["policies"] for n in (1, 2, 3)}
+
+        eventually(lambda: len(seen()) == 1, what="all nodes of one mind")
+        before = seen()
         mesh.policy(shop, "BROKEN")  # of this one the last good version counts
-        reports = [mesh.report(f"node-{n}") for n in (1, 2, 3)]
-        eventually(
-            lambda: all(mesh.report(f"node-{n}") != reports[n - 1] for n in (1, 2, 3)),
-            what="reports of all nodes",
-        )
+        eventually(lambda: not seen() & before, what="reports of all nodes")
         assert mesh.get(outside, "stranger", url) == "refused"
         for name in ("aaa", "default"):
             mesh.cluster.delete(PeerAuthentication, name, shop)
