@@ -50,7 +50,7 @@ def answered(*lines: str, side: Side = Side.SERVER, minutes: int = 0) -> TotalsA
     seen = [connection(line, NOW, side=side) for line in lines]
     return TotalsAnswer(
         complete_since=NOON + timedelta(minutes=minutes),
-        noted=note(totals_of("finance", totals(seen)), NOW),
+        noted=tuple(note(totals_of("finance", totals(seen)), NOW)),
         world=world_of("finance", NOW, node=""),
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth.dial._report import Cause, EnvoyStatus, Route, Way
-from troth.explain import Explainer
 from troth.mesh import Total, client_decision, server_decision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from troth.explain import Explainer
     from troth.mesh import Connection, Pod, Service, Target, World
     from troth.node import NodeAgent
 
@@ -61,7 +61,7 @@ def route(
     )
 
 
-def cause(world: World, connection: Connection) -> Cause:
+def cause(explainer: Explainer, connection: Connection) -> Cause:
     """Why a connection was refused or failed, and what to do about it."""
     source, destination = connection.source, connection.destination
     alone = Total(
@@ -73,7 +73,7 @@ def cause(world: World, connection: Connection) -> Cause:
         last=connection.time,
         newest=connection,
     )
-    texts = Explainer(world).explain(alone)
+    texts = explainer.explain(alone)
     return Cause(cause=texts.cause, remedy=texts.remedy)
 
 

@@ -54,26 +54,25 @@ class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-def note(totals: Iterable[Total], world: World) -> tuple[Noted, ...]:
-    """Note what was seen by ``world``, which names it and decides what there is to do."""
+def note(totals: Iterable[Total], world: World) -> Iterator[Noted]:
+    """Note what was seen by ``world``, which names it and decides what there is to do.
+
+    One after the other: explaining takes its time, and the first may be enough.
+    """
     explainer = Explainer(world)
     uncaptured = {pod.workload for pod in world.pods.values() if not pod.captured}
     captured = {pod.workload for pod in world.pods.values()} - uncaptured
-
-    def noted() -> Iterator[Noted]:
-        for total in totals:
-            in_trouble = total.newest.outcome in TROUBLE
-            cause, remedy = explainer.explain(total) if in_trouble else ("", "")
-            yield Noted(
-                total=total,
-                destination=explainer.names.destination(total),
-                servers=tuple(_servers(total, explainer.names)),
-                client_captured=total.source in captured,
-                cause=cause,
-                remedy=remedy,
-            )
-
-    return tuple(noted())
+    for total in totals:
+        in_trouble = total.newest.outcome in TROUBLE
+        cause, remedy = explainer.explain(total) if in_trouble else ("", "")
+        yield Noted(
+            total=total,
+            destination=explainer.names.destination(total),
+            servers=tuple(_servers(total, explainer.names)),
+            client_captured=total.source in captured,
+            cause=cause,
+            remedy=remedy,
+        )
 
 
 def _servers(total: Total, names: Names) -> Iterator[Endpoint]:

@@ -22,7 +22,7 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
     """
     world = _world(mesh)
     tally = mesh.agent.journal.tally
-    noted = note(tally.totals(), world)
+    noted = tuple(note(tally.totals(), world))
     if request.about is not None and request.about not in named(noted, world):
         names = sorted(pod.workload for pod in world.pods.values())
         raise PeerError(

@@ -10,7 +10,7 @@ from troth.dial import Listening
 from troth.dial.agent import Place, cause, connect, envoy_status, listening, route
 from troth.envoy import OWN_PORTS
 from troth.errors import PeerError
-from troth.explain import explain
+from troth.explain import Explainer, explain
 from troth.local._arguments import (
     AuditRequest,
     CauseRequest,
@@ -150,7 +150,7 @@ class Requests:
     async def _cause(self, request: Mapping[str, Any]) -> Answer:
         if self._mesh.world is None:
             raise PeerError("troth", "the mesh is only being made", "try again in a moment")
-        yield cause(self._mesh.world, checked(request, CauseRequest).connection)
+        yield cause(Explainer(self._mesh.world), checked(request, CauseRequest).connection)
 
     async def _connect(self, request: Mapping[str, Any]) -> Answer:
         wanted = checked(request, ConnectRequest)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from troth.dial.agent import Place, cause, connect, envoy_status, http_get, route
 from troth.errors import PeerError
-from troth.explain import note
+from troth.explain import Explainer, note
 from troth.mesh import Connection, Outcome, Pod, Target, World, find_target, pod_at
 from troth.reviews._objects import (
     ConnectAnswer,
@@ -56,9 +57,9 @@ async def answer(spec: ReviewSpec, namespace: str, known: Knowledge) -> msgspec.
     """
     match spec.question:
         case Question.TOTALS:
-            return totals(spec, namespace, known)
+            return _totals(spec, namespace, known)
         case Question.EVENTS:
-            return events(spec, namespace, known)
+            return _events(spec, namespace, known)
         case Question.ROUTE:
             return _route(spec, _source(spec, namespace, known), known)
         case Question.CONNECT:
@@ -67,7 +68,7 @@ async def answer(spec: ReviewSpec, namespace: str, known: Knowledge) -> msgspec.
             return await _trace(spec, _source(spec, namespace, known), known)
 
 
-def totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
+def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
     """What was seen of the namespace's connections, with the namespace as it is now.
 
     Raises:
@@ -75,18 +76,17 @@ def totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
     """
     agent, world = known.agent, world_of(namespace, known.world, node=known.node)
     tally = agent.journal.tally
-    # Noted by the whole world, and told of this namespace.
-    noted = note(totals_of(namespace, tally.totals(_since(spec))), known.world)
-    room = MOST_BYTES - len(msgspec.json.encode(world))
+    found = totals_of(namespace, tally.totals(_since(spec)))
+    room = MOST_BYTES - _size(world)
     if room < 0:
         raise PeerError(
             "troth", f"namespace {namespace} has too many pods, services and policies to tell of"
         )
-    told, left_out = that_fit(noted, room, lambda each: len(msgspec.json.encode(each)))
+    # Noted by the whole world, and told of this namespace.
+    told = that_fit(note(found, known.world), room, _size)
+    left_out = found[len(told) :]
     return TotalsAnswer(
-        complete_since=max(tally.complete_since, *(each.total.last for each in left_out))
-        if left_out
-        else tally.complete_since,
+        complete_since=max((tally.complete_since, *(each.last for each in left_out))),
         noted=told,
         left_out=len(left_out),
         world=world,
@@ -99,21 +99,16 @@ def totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
     )
 
 
-def events(spec: ReviewSpec, namespace: str, known: Knowledge) -> EventsAnswer:
+def _events(spec: ReviewSpec, namespace: str, known: Knowledge) -> EventsAnswer:
     """The newest connections of the namespace."""
     since = _since(spec)
     found = connections_of(
         namespace,
         (each for each in known.agent.connections if since is None or each.time >= since),
     )
-    newest = (
-        Seen(connection=each, cause=_explained(each, known.world)) for each in reversed(found)
-    )
-    told, _ = that_fit(
-        (each for _, each in zip(range(spec.limit), newest, strict=False)),
-        MOST_BYTES,
-        lambda each: len(msgspec.json.encode(each)),
-    )
+    explainer = Explainer(known.world)  # made once: it goes through all that is known
+    newest = (Seen(connection=each, cause=_explained(each, explainer)) for each in reversed(found))
+    told = that_fit(islice(newest, spec.limit), MOST_BYTES, _size)
     return EventsAnswer(events=tuple(reversed(told)), left_out=len(found) - len(told))
 
 
@@ -142,7 +137,7 @@ async def _connect(spec: ReviewSpec, source: Pod, known: Knowledge) -> ConnectAn
     )
     return ConnectAnswer(
         attempt=attempt,
-        cause=_explained(attempt.event, known.world),
+        cause=_explained(attempt.event, Explainer(known.world)),
         envoy=envoy_status(known.agent),
     )
 
@@ -168,7 +163,11 @@ async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> msgspec.Str
         timeout=spec.timeout_seconds,
         node=known.node,
     )
-    return TraceAnswer(trace=traced, cause=_explained(traced.event, known.world))
+    return TraceAnswer(trace=traced, cause=_explained(traced.event, Explainer(known.world)))
+
+
+def _size(value: object) -> int:
+    return len(msgspec.json.encode(value))
 
 
 def _since(spec: ReviewSpec) -> datetime | None:
@@ -177,10 +176,10 @@ def _since(spec: ReviewSpec) -> datetime | None:
     return datetime.now(UTC) - timedelta(seconds=spec.since_seconds)
 
 
-def _explained(connection: Connection | None, world: World) -> Cause | None:
+def _explained(connection: Connection | None, explainer: Explainer) -> Cause | None:
     if connection is None or connection.outcome not in _TROUBLE:
         return None
-    return cause(world, connection)
+    return cause(explainer, connection)
 
 
 def _source(spec: ReviewSpec, namespace: str, known: Knowledge) -> Pod:

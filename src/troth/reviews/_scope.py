@@ -66,16 +66,15 @@ def world_of(namespace: str, world: World, *, node: str) -> World:
     )
 
 
-def that_fit(
-    items: Iterable[T], room: int, size: Callable[[T], int]
-) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """As many of the first items as fit into ``room`` bytes, and the others."""
-    items = tuple(items)
-    for number, each in enumerate(items):
+def that_fit(items: Iterable[T], room: int, size: Callable[[T], int]) -> tuple[T, ...]:
+    """As many of the first items as fit into ``room`` bytes; no more are looked at."""
+    told: list[T] = []
+    for each in items:
         room -= size(each) + 1
         if room < 0:
-            return items[:number], items[number:]
-    return items, ()
+            break
+        told.append(each)
+    return tuple(told)
 
 
 def _is_of(party: Party, namespace: str) -> bool:
