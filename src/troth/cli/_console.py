@@ -10,17 +10,48 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 
 from troth.policy import Mode
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Iterable
 
-out = Console(highlight=False, soft_wrap=False)
+    from rich.console import ConsoleOptions, RenderableType
+
+_ACTING = (
+    *(code for code in range(0x20) if chr(code) not in "\n\t"),
+    *range(0x7F, 0xA0),  # DEL and C1
+    *range(0x202A, 0x202F),  # the controls of text direction (UAX #9)
+    *range(0x2066, 0x206A),
+)
+# Left out, not replaced: rich has counted them as taking no room.
+_WITHOUT: dict[int, None] = dict.fromkeys(_ACTING)
+
+
+class SafeConsole(Console):
+    """A console on which text from elsewhere can act on nothing: what it shows is only shown.
+
+    Names, logs and errors come from manifests, pods and other machines; a terminal obeys escape
+    sequences in them.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render as rich does, without the characters that a terminal would act on."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(segment.text.translate(_WITHOUT), segment.style)
+
+
+out = SafeConsole(highlight=False, soft_wrap=False)
 """Reports; without colours, and never wrapped at 80 columns, when piped."""
 
-err = Console(stderr=True, highlight=False)
+err = SafeConsole(stderr=True, highlight=False)
 """Progress and complaints."""
 
 _REPORT_COLUMNS = 100
