@@ -71,6 +71,17 @@ async def test_files_come_change_and_go(tmp_path: Path) -> None:
     )
 
 
+async def test_a_file_that_is_about_to_be_written_is_not_read_empty(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.yaml", "a")
+    async with aclosing(watch([tmp_path])) as values:
+        await anext(values)
+        following = asyncio.ensure_future(anext(values))
+        with a.open("w") as slowly:
+            await asyncio.wait({following}, timeout=0.1)
+            slowly.write(account("b"))
+        assert names(await following) == {"b"}
+
+
 async def test_a_directory_that_appears_is_followed(tmp_path: Path) -> None:
     new = tmp_path / "new" / "below"
     await follow(

@@ -63,6 +63,10 @@ class ManifestFiles:
         files, problems = _find(self._paths)
         return (*(_stamp(file) for file in files), *problems)
 
+    def emptied(self) -> bool:
+        """Whether a file that said something is empty now, as one that is about to be written."""
+        return any(_is_empty(name) for name, (data, _, _) in self._parsed.items() if data)
+
     def load(self) -> Manifests:
         """What the files say now."""
         files, problems = _find(self._paths)
@@ -114,6 +118,13 @@ def _below(directory: Path, problems: list[Problem]) -> Iterator[Path]:
             file = Path(folder, name)
             if file.suffix in _SUFFIXES and not name.startswith("."):
                 yield file
+
+
+def _is_empty(name: str) -> bool:
+    try:
+        return Path(name).stat().st_size == 0
+    except OSError:
+        return False
 
 
 def _stamp(file: Path) -> tuple[object, ...]:

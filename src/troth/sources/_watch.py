@@ -62,11 +62,15 @@ async def watch(
 
 
 async def _settled(files: ManifestFiles, state: tuple[object, ...]) -> tuple[object, ...]:
-    """The files' state once it stayed the same for a moment."""
+    """The files' state once it stayed the same for a moment; for longer if one was emptied.
+
+    An emptied file is mostly one between being opened and being written. Read then, it would take
+    policies out of force.
+    """
     for _ in range(_SETTLE_ROUNDS):
         await asyncio.sleep(_SETTLE_SECONDS)
         later = await asyncio.to_thread(files.signature)
-        if later == state:
+        if later == state and not await asyncio.to_thread(files.emptied):
             break
         state = later
     return state
