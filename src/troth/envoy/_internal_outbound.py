@@ -68,7 +68,7 @@ class InternalOutbound:
     def __init__(self, log: Path) -> None:
         self._log = log
         self._addresses: dict[_Way, list[str]] = {}
-        self._ranges: dict[_Way, Message] = {}
+        self._ranges: dict[_Way, bytes] = {}
         self._chains: dict[str, Message] = {}
 
     def follow(self, changes: Difference[Destination], before: Mapping[str, Destination]) -> None:

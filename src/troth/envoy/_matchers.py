@@ -79,21 +79,29 @@ def match_whole(looks_at: Message, regex: str, then: Message) -> Message:
     )
 
 
-def match_range(networks: Iterable[str], then: Message) -> Message:
-    """What leads to ``then`` from some networks and addresses, in `match_ranges`."""
-    return ip_pb2.IPMatcher.IPRangeMatcher(ranges=list(map(_cidr, networks)), on_match=then)
+def match_range(networks: Iterable[str], then: Message) -> bytes:
+    """What leads to ``then`` from some networks and addresses: a part for `match_ranges`."""
+    ranges = list(map(_cidr, networks))
+    if not ranges:
+        return b""
+    found = ip_pb2.IPMatcher.IPRangeMatcher(ranges=ranges, on_match=then)
+    part: bytes = ip_pb2.IPMatcher(range_matchers=[found]).SerializeToString(deterministic=True)
+    return part
 
 
-def match_ranges(ranges: Iterable[Message], otherwise: Message) -> Message:
-    """A matcher that finds the most specific network that the destination's address is in."""
-    found = [each for each in ranges if each.ranges]
-    if not found:
+def match_ranges(parts: Iterable[bytes], otherwise: Message) -> Message:
+    """A matcher that finds the most specific network that the destination's address is in.
+
+    Its parts can be kept: messages that are written out one after the other are one message with
+    the fields of all, which costs nothing of what it would to copy them.
+    """
+    ranges = b"".join(parts)
+    if not ranges:
         return matcher_pb2.Matcher(on_no_match=otherwise)
+    matcher = match_input("ip", ip_pb2.IPMatcher())
+    matcher.typed_config.value = ranges
     return matcher_pb2.Matcher(
-        matcher_tree=matcher_pb2.Matcher.MatcherTree(
-            input=DESTINATION_IP,
-            custom_match=match_input("ip", ip_pb2.IPMatcher(range_matchers=found)),
-        ),
+        matcher_tree=matcher_pb2.Matcher.MatcherTree(input=DESTINATION_IP, custom_match=matcher),
         on_no_match=otherwise,
     )
 
