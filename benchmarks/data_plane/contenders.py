@@ -141,7 +141,7 @@ def _stunnel(files: Path, service: str) -> str:
     return f"""\
 foreground = yes
 pid =
-debug = 3
+debug = 2
 [hop]
 cert = {files / LEAF}
 key = {files / KEY}
