@@ -82,8 +82,8 @@ def test_pods_and_their_addresses_are_those_of_all_objects(batches: list[dict[st
         taken = {pod.uid for key, pod in known.items() if key not in batch}
         fresh = {}
         for key, pod in batch.items():
-            if pod is None or pod.uid not in taken:
-                fresh[key] = pod
+            # No two objects have the same UID.
+            fresh[key] = None if pod is None or pod.uid in taken else pod
             taken |= {pod.uid} if pod is not None else set()
         kept.apply(apply(known, fresh))
         assert kept.by_uid == pods_by_uid(known.values())
