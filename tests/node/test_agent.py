@@ -83,7 +83,7 @@ class ObligingEnvoy:
 
 @pytest.fixture
 def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NodeAgent]:
-    monkeypatch.setattr("troth.node._agent.find_envoy", lambda: tmp_path)
+    monkeypatch.setattr("troth.node._proxy.find_envoy", lambda: tmp_path)
 
     def make(
         on_change: Callable[[], None] = lambda: None,
@@ -105,7 +105,7 @@ def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             on_change=on_change,
             active=active,
         )
-        monkeypatch.setattr(made, "_ads", ObligingEnvoy())
+        monkeypatch.setattr(made._proxy, "ads", ObligingEnvoy())
         return made
 
     return make
@@ -222,7 +222,7 @@ async def working(agent: NodeAgent) -> AsyncIterator[ObligingEnvoy]:
         asyncio.create_task(agent._reconcile_forever()),
     ]
     try:
-        yield cast("ObligingEnvoy", agent._ads)
+        yield cast("ObligingEnvoy", agent._proxy.ads)
     finally:
         for task in tasks:
             task.cancel()

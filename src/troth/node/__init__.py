@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from troth.node import _netns as netns
 from troth.node._addresses import addresses
-from troth.node._agent import NodeAgent, NodePaths
+from troth.node._agent import NodeAgent
 from troth.node._capture import apply_ruleset, capture_rules, is_captured
 from troth.node._certificates import Signed, Signer
 from troth.node._discover import network_namespaces, node_namespaces
 from troth.node._history import History
 from troth.node._journal import Journal
+from troth.node._paths import NodePaths
 
 __all__ = [
     "History",

@@ -12,66 +12,37 @@ until its Envoy can serve all, and from then on the old one.
 from __future__ import annotations
 
 import asyncio
-import resource
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
-from troth.envoy import (
-    PORT_SETS,
-    AccessLogPipe,
-    AdsServer,
-    AdsStatus,
-    EnvoyOptions,
-    EnvoyProcess,
-    bootstrap,
-    find_envoy,
-)
+from troth.envoy import PORT_SETS
+from troth.node._attention import Attention
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._configuration import Configuration, ConfigurationKeeper, Credentials
 from troth.node._enroller import Enroller
 from troth.node._figures import Figures
-from troth.node._history import History
 from troth.node._host_rules import HostRules
-from troth.node._journal import Journal
-from troth.node._observe import Observer
+from troth.node._ledger import Ledger
+from troth.node._proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from pathlib import Path
 
-    from troth.envoy import PortSet, Snapshot
+    from troth.envoy import AdsStatus, PortSet, Snapshot
     from troth.identity import SpiffeId, TrustDomain
     from troth.mesh import Connection, NodeView, World
     from troth.node._metrics import NodeMetrics
+    from troth.node._paths import NodePaths
 
 _log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-
-_DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this node
-
-_DRAIN_SECONDS = 1
-"""How long Envoy lets connections live on that the policy no longer allows."""
-
 
 _TICK_SECONDS = 0.001
 """More than a timer of the event loop can be early."""
 
 _RETRY_SECONDS = 0.5
 """How soon one that is not prepared to take charge looks again."""
-
-
-class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's sockets and files, all in directories that are its own."""
-
-    ads: Path
-    admin: Path
-    bootstrap: Path
-    access_log: Path
-    journal: Path
 
 
 class NodeAgent:
@@ -106,36 +77,22 @@ class NodeAgent:
         ports: PortSet = PORT_SETS[0],
         active: bool = True,
     ) -> None:
-        self.connections: History[Connection] = History()
-        self.journal = Journal(paths.journal, now=datetime.now(UTC))
+        self._ledger = Ledger(paths.journal, metrics=metrics)
+        self.connections, self.journal = self._ledger.connections, self._ledger.journal
+        self._attention = Attention(self._tell_envoy_of_news)
         self.certificates = CertificateKeeper(signer, on_change=self._wake)
-        self._node_name = node_name
-        self._paths = paths
         self._service_ranges = tuple(service_ranges)
         self._on_change = on_change
-        self._metrics = metrics
-        self._ads = AdsServer(paths.ads, observer=metrics)
-        self._envoy = EnvoyProcess(
-            EnvoyOptions(
-                bootstrap=paths.bootstrap,
-                binary=find_envoy(),
-                drain_time_s=_DRAIN_SECONDS,
-                # To make sockets in the pods' namespaces, and to mark them.
-                capabilities=("net_admin", "sys_admin"),
-            )
-        )
+        self._proxy = Proxy(node_name=node_name, paths=paths, metrics=metrics)
         self._world: World | None = None
-        self._observer: Observer | None = None
         self._configurations = ConfigurationKeeper(access_log=paths.access_log, ports=ports)
         self._pushed: Snapshot | None = None
         self._rest_at: float | None = None
-        self._disturbed = False
         self._wanted: Mapping[str, Path] = {}
         self._ports = ports
         self._pods = Enroller(grace=announcement_seconds, ports=ports, probes=host is not None)
         self._host = HostRules(host) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
-        self._woken = asyncio.Event()
         self._credentials: Credentials | None = None
         self._joining: frozenset[str] = frozenset()
         self._told: tuple[object, ...] = ()
@@ -145,10 +102,9 @@ class NodeAgent:
         self._acting = asyncio.Lock()
         self._stands_by = not active
         self._prepared = False
-        self._tell: Callable[[Connection], None] = self.note
         self.is_active = active
         if active:
-            self._open_journal()
+            self._ledger.open()
         if metrics is not None:
             metrics.watch(self.figures)
 
@@ -207,7 +163,7 @@ class NodeAgent:
     @property
     def envoy_restarts(self) -> int:
         """How often Envoy had to be started again."""
-        return self._envoy.restarts
+        return self._proxy.restarts
 
     def figures(self) -> Figures:
         """The agent in numbers, as it is now."""
@@ -216,9 +172,9 @@ class NodeAgent:
             wanted_generation=self._generation,
             captured=len(self._pods.announced),
             not_captured=len(self._pods.refused),
-            envoy_connected=self._ads.is_connected,
-            envoy_restarts=self._envoy.restarts,
-            refused_resources=len(self._ads.nacks),
+            envoy_connected=self._proxy.ads.is_connected,
+            envoy_restarts=self._proxy.restarts,
+            refused_resources=len(self._proxy.ads.nacks),
             certificates={
                 str(identity): svid.not_after
                 for identity, svid in self.certificates.current().items()
@@ -229,11 +185,11 @@ class NodeAgent:
     @property
     def envoy_is_connected(self) -> bool:
         """Whether Envoy has its stream open."""
-        return self._ads.is_connected
+        return self._proxy.ads.is_connected
 
     def ads_status(self) -> AdsStatus:
         """What Envoy has taken and refused."""
-        return self._ads.status()
+        return self._proxy.ads.status()
 
     def update(self, world: World, wanted: Mapping[str, Path]) -> None:
         """Enforce ``world`` from now on.
@@ -245,10 +201,7 @@ class NodeAgent:
         if world == self._world and wanted == self._wanted:
             return
         self._world, self._wanted = world, dict(wanted)
-        if self._observer is None:
-            self._observer = Observer(world)
-        else:
-            self._observer.follow(world)
+        self._ledger.follow(world)
         self._generation += 1
         self._wake()
 
@@ -271,11 +224,10 @@ class NodeAgent:
             joining: UIDs of the pods whose capture by that one not everybody knows of yet.
         """
         self.is_active, self._stands_by = True, False
-        self._tell = self.note
         self._pods.take_charge(frozenset(joining))
         if self._host is not None:
             self._host.forget()
-        self._open_journal()
+        self._ledger.open()
         self._generation += 1
         self._wake()
 
@@ -290,8 +242,7 @@ class NodeAgent:
         """
         self.is_active = False
         async with self._acting:  # until what it does is done
-            self._tell = tell
-            self.journal.close()
+            self._ledger.hand_over(tell)
             self._on_change()
             return self._pods.joining
 
@@ -301,10 +252,7 @@ class NodeAgent:
 
     def note(self, connection: Connection) -> None:
         """Remember a connection of the node's pods."""
-        self.connections.add(connection)
-        self.journal.add(connection)
-        if self._metrics is not None:
-            self._metrics.connection(connection)
+        self._ledger.note(connection)
 
     def follow_roots(self, signing_root: str = "") -> None:
         """Take note that the signer's roots have changed; argument as of `CertificateKeeper`."""
@@ -318,42 +266,31 @@ class NodeAgent:
 
     async def run(self) -> None:
         """Run until cancelled; then stop Envoy and leave its sockets removed."""
-        self._write_bootstrap()
-        with AccessLogPipe(self._paths.access_log) as pipe:
-            await self._ads.start()
-            try:
-                await self._envoy.start()
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self.certificates.run())
-                    tasks.create_task(self._observe(pipe))
-                    tasks.create_task(self.journal.run())
-                    tasks.create_task(self._reconcile_forever())
-            finally:
-                await self._envoy.stop()
-                await self._ads.stop()
+        async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.certificates.run())
+            tasks.create_task(self._ledger.read(pipe))
+            tasks.create_task(self.journal.run())
+            tasks.create_task(self._reconcile_forever())
 
     async def _reconcile_forever(self) -> None:
         while True:
-            await self._woken.wait()
-            self._woken.clear()
+            await self._attention.awake()
             if self._world is not None:
                 await self._reconcile(self._world, self._wanted, self._generation)
-            if self._disturbed:
-                self._disturbed = False
-                self._wake()
 
     async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
         self._pods.want(wanted, world.pods)
         joining = self._pods.joining
         # Before anything that may take time: a policy that forbids something waits for nothing.
-        told, _ = self._push(world)
+        told = self._push(world)
         self.certificates.want({local.identity for local in told.view.local_pods.values()})
-        missing = await self._unless_disturbed(self.certificates.missing())
-        if missing is None or not await self._unless_disturbed(self._taken()):
+        undisturbed = self._attention.unless_disturbed
+        missing = await undisturbed(self.certificates.missing())
+        if missing is None or not await undisturbed(self._taken()):
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
         self._credentials = told.credentials
         self._joining = joining
-        await self._finish(self._act(told, world, self._not_ready(told.view, missing)))
+        await self._attention.finish(self._act(told, world, self._not_ready(told.view, missing)))
         visible = self._visible()
         in_force = told.rest_at is None
         changed = (in_force and not self.is_settled) or visible != self._told
@@ -372,8 +309,8 @@ class NodeAgent:
             )
             self._on_change()
 
-    def _push(self, world: World) -> tuple[Configuration, bool]:
-        """Tell Envoy what it doesn't know yet of ``world``; whether that was anything."""
+    def _push(self, world: World) -> Configuration:
+        """Tell Envoy what it doesn't know yet of ``world``."""
         loop = asyncio.get_running_loop()
         told = self._configurations.update(
             world,
@@ -388,50 +325,21 @@ class NodeAgent:
         if told.rest_at is not None and told.rest_at != self._rest_at:
             self._rest_at = told.rest_at
             loop.call_at(told.rest_at + _TICK_SECONDS, self._wake)
-        if told.snapshot == self._pushed:
-            return told, False
-        self._pushed = told.snapshot
-        self._ads.update(told.snapshot)
-        return told, True
+        if told.snapshot != self._pushed:
+            self._pushed = told.snapshot
+            self._proxy.ads.update(told.snapshot)
+        return told
+
+    def _tell_envoy_of_news(self) -> bool:
+        """Tell Envoy what is newer than what is waited for; whether there was anything."""
+        pushed = self._pushed
+        if self._world is not None:
+            self._push(self._world)
+        return self._pushed is not pushed
 
     async def _taken(self) -> bool:
-        await self._ads.settled()
+        await self._proxy.ads.settled()
         return True
-
-    async def _unless_disturbed(self, work: Coroutine[None, None, T]) -> T | None:
-        """Wait for ``work``; None as soon as Envoy had to be told something newer."""
-        task = asyncio.ensure_future(work)
-        try:
-            return task.result() if await self._undisturbed(task) else None
-        finally:
-            task.cancel()
-
-    async def _finish(self, work: Coroutine[None, None, None]) -> None:
-        """Wait for ``work`` whatever happens; what is newer is told to Envoy meanwhile."""
-        task = asyncio.ensure_future(work)
-        try:
-            while not await self._undisturbed(task):
-                pass
-            task.result()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _undisturbed(self, task: asyncio.Future[T]) -> bool:
-        """Wait for ``task``, or until Envoy had to be told something newer; whether it is done."""
-        while True:
-            woken = asyncio.ensure_future(self._woken.wait())
-            try:
-                either: set[asyncio.Future[Any]] = {task, woken}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                woken.cancel()
-            if task.done():
-                return True
-            self._woken.clear()
-            self._disturbed = True
-            if self._world is not None and self._push(self._world)[1]:
-                return False
 
     async def _act(self, told: Configuration, world: World, reasons: Mapping[str, str]) -> None:
         """Do to the pods what is due now that Envoy has its listeners."""
@@ -470,7 +378,7 @@ class NodeAgent:
 
     def _not_ready(self, view: NodeView, missing: Mapping[SpiffeId, str]) -> dict[str, str]:
         """Why Envoy can't serve some of the pods, by UID."""
-        nacks = {nack.name: nack.message for nack in self._ads.nacks}
+        nacks = {nack.name: nack.message for nack in self._proxy.ads.nacks}
         reasons = {}
         for uid, local in view.local_pods.items():
             words = next((text for name, text in nacks.items() if uid in name), None)
@@ -486,31 +394,5 @@ class NodeAgent:
         loop = asyncio.get_running_loop()
         self._alarm = None if moment is None else loop.call_at(moment, self._wake)
 
-    async def _observe(self, pipe: AccessLogPipe) -> None:
-        async for event in pipe.events():
-            if self._observer is None:
-                continue
-            self._tell(self._observer.connection(event))
-
-    def _open_journal(self) -> None:
-        self.journal.open()
-        self.connections.replace(self.journal.restored)
-
-    def _write_bootstrap(self) -> None:
-        document = bootstrap(
-            node_id=self._node_name,
-            ads_socket=self._paths.ads,
-            admin_socket=self._paths.admin,
-            max_connections=_max_connections(),
-        )
-        self._paths.bootstrap.touch(mode=0o600)
-        self._paths.bootstrap.write_bytes(msgspec.json.encode(document))
-
     def _wake(self) -> None:
-        self._woken.set()
-
-
-def _max_connections() -> int:
-    """What the limit on open files, which Envoy inherits, allows."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, limit // _DESCRIPTORS_PER_CONNECTION)
+        self._attention.wake()

@@ -1,0 +1,92 @@
+"""The node's Envoy with the server that it has its configuration from."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.envoy import (
+    AccessLogPipe,
+    AdsServer,
+    EnvoyOptions,
+    EnvoyProcess,
+    bootstrap,
+    find_envoy,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from troth.node._metrics import NodeMetrics
+    from troth.node._paths import NodePaths
+
+_DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this node
+
+_DRAIN_SECONDS = 1
+"""How long Envoy lets connections live on that the policy no longer allows."""
+
+
+class Proxy:
+    """One Envoy.
+
+    Args:
+        node_name: Names it.
+        paths: Where its sockets and files go.
+        metrics: Hears of what it takes over.
+
+    Attributes:
+        ads: What it is told, and what it made of that.
+    """
+
+    def __init__(
+        self, *, node_name: str, paths: NodePaths, metrics: NodeMetrics | None = None
+    ) -> None:
+        self.ads = AdsServer(paths.ads, observer=metrics)
+        self._node_name = node_name
+        self._paths = paths
+        self._process = EnvoyProcess(
+            EnvoyOptions(
+                bootstrap=paths.bootstrap,
+                binary=find_envoy(),
+                drain_time_s=_DRAIN_SECONDS,
+                # To make sockets in the pods' namespaces, and to mark them.
+                capabilities=("net_admin", "sys_admin"),
+            )
+        )
+
+    @property
+    def restarts(self) -> int:
+        """How often it had to be started again."""
+        return self._process.restarts
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[AccessLogPipe]:
+        """Run it for as long as the context lasts; gives what it reports of connections."""
+        self._write_bootstrap()
+        with AccessLogPipe(self._paths.access_log) as pipe:
+            await self.ads.start()
+            try:
+                await self._process.start()
+                yield pipe
+            finally:
+                await self._process.stop()
+                await self.ads.stop()
+
+    def _write_bootstrap(self) -> None:
+        document = bootstrap(
+            node_id=self._node_name,
+            ads_socket=self._paths.ads,
+            admin_socket=self._paths.admin,
+            max_connections=_max_connections(),
+        )
+        self._paths.bootstrap.touch(mode=0o600)
+        self._paths.bootstrap.write_bytes(msgspec.json.encode(document))
+
+
+def _max_connections() -> int:
+    """What the limit on open files, which Envoy inherits, allows."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, limit // _DESCRIPTORS_PER_CONNECTION)
