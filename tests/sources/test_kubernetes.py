@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster, User
+from structlog.testing import capture_logs
 from tests.sources.fake_api import (
     NAMESPACES,
     NODES,
@@ -219,6 +220,22 @@ async def test_a_policy_that_became_wrong_stays_as_it_was_and_is_told() -> None:
         state = await followed.until(lambda state: len(state.policies) == 2)
         await api.put(POLICIES, policy("PERMISSIVE"))
         await followed.until(lambda state: not state.problems)
+
+
+async def test_what_is_left_out_of_a_service_is_told_once_and_logged() -> None:
+    greedy: dict[str, object] = {"externalIPs": [f"192.0.2.{n}" for n in range(9)]}
+    greedy |= {"clusterIP": "10.96.0.1", "ports": [{"port": n} for n in range(1, 101)]}
+    async with fake_api() as api:
+        await api.put(SERVICES, thing("web", "shop", spec=greedy))
+        with capture_logs() as logs:
+            async with following(api.config) as followed:
+                state = await followed.until(lambda state: bool(state.services))
+                await api.put(SERVICES, thing("api", "shop", spec={}))
+                await followed.until(lambda state: "shop/api" in state.services)
+    assert len(state.services["shop/web"].external_ips) == 2
+    (problem,) = map(str, state.problems)
+    assert "Service shop/web: spec.externalIPs: has 9 addresses" in problem
+    assert [log["problem"] for log in logs if "problem" in log] == [problem]
 
 
 async def test_an_object_of_a_megabyte_is_read() -> None:

@@ -8,7 +8,7 @@ from sys import intern
 from typing import TYPE_CHECKING
 
 from troth._syntax import NAME, NAMESPACE, Rule, described, legible_name
-from troth.errors import Problem
+from troth.errors import Problem, Severity
 
 if TYPE_CHECKING:
     from troth._syntax import Flaw
@@ -47,6 +47,23 @@ class Checks:
     def refuse(self, path: str, found: str, wanted: str = "correct the object") -> None:
         """Note an error."""
         self.problems.append(Problem(subject=self._subject, path=path, found=found, wanted=wanted))
+
+    def warn(self, path: str, found: str, wanted: str) -> None:
+        """Note what the object is used in spite of."""
+        self.problems.append(
+            Problem(
+                subject=self._subject,
+                path=path,
+                found=found,
+                wanted=wanted,
+                severity=Severity.WARNING,
+            )
+        )
+
+    @property
+    def refused(self) -> bool:
+        """Whether an error was noted."""
+        return any(problem.severity is Severity.ERROR for problem in self.problems)
 
     def name(self, text: str, path: str, rule: Rule = NAME) -> str:
         """A name, by default of the most liberal kind."""

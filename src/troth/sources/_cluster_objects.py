@@ -35,6 +35,7 @@ from troth.sources._cluster_world import (
 )
 from troth.sources._json import decode
 from troth.sources._reflector import Item
+from troth.sources._service_limits import within_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -109,7 +110,7 @@ def _read(
         return _item(header, problems=checks.problems)
     checks = Checks(kind, sent.metadata)
     value = convert(checks, sent)
-    return _item(sent.metadata, value=None if checks.problems else value, problems=checks.problems)
+    return _item(sent.metadata, value=None if checks.refused else value, problems=checks.problems)
 
 
 def _header(raw: msgspec.Raw, kind: str) -> wire.Header:
@@ -230,7 +231,7 @@ def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
     if spec.type == "ExternalName" or _OTHER_PROXY_LABEL in (metadata.labels or {}):
         return None
     addresses = spec.cluster_ips or [spec.cluster_ip or ""]
-    return ClusterService(
+    service = ClusterService(
         namespace=metadata.namespace,
         name=metadata.name,
         cluster_ips=tuple(
@@ -254,6 +255,7 @@ def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
         only_own_node=spec.internal_traffic_policy == "Local",
         client_ip_affinity=spec.session_affinity == "ClientIP",
     )
+    return within_limits(checks, service)
 
 
 def _load_balancer_ips(checks: Checks, sent: wire.Service) -> Iterable[str]:

@@ -215,7 +215,10 @@ class _View:
     def _change(self, reflector: Reflector[Any], changes: Changes[Any]) -> None:
         """Take in what has changed of one kind, at a cost that depends on that alone."""
         if changes.problems:
-            self._problems[reflector] = reflector.problems
+            former, now = self._problems.get(reflector, ()), reflector.problems
+            for problem in sorted(set(map(str, now)) - set(map(str, former))):
+                _log.warning("an object is not used as it is", problem=problem)
+            self._problems[reflector] = now
         if reflector is self.pods:
             self._pods.apply(changes)
         elif reflector is self.services:
