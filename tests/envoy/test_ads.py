@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -279,3 +280,20 @@ async def test_an_envoy_that_was_killed_gets_all_of_it_again(
     await server.settled()
     assert envoy.restarts == 1
     assert await listens(port)
+
+
+@pytest.mark.e2e
+async def test_envoy_listens_on_a_port_that_was_taken_once_it_is_free(
+    run_dir: Path, envoy: EnvoyProcess, until: Until, free_port: Callable[[], int]
+) -> None:
+    del envoy
+    port = free_port()
+    server = AdsServer(run_dir / "ads", retry_seconds=0.05)
+    with socket.create_server(("127.0.0.1", port)):
+        server.update(Snapshot.of([listener("late", port)]))
+        await server.start()
+        await server.settled()
+        assert [nack.name for nack in server.nacks] == ["late"]
+    await until(lambda: not server.nacks and server.status().settled)
+    assert await listens(port)
+    await server.stop(0)

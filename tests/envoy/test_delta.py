@@ -249,6 +249,17 @@ def test_a_nacked_resource_is_sent_again_when_it_has_changed_and_not_before() ->
     assert not stream.nacks
 
 
+def test_only_what_was_nacked_is_tried_again_and_only_until_it_is_taken() -> None:
+    stream = connected(Snapshot(), subscribe(LISTENER))
+    (response,) = stream.update(Snapshot.of([listener("a"), listener("b")]))
+    stream.receive(answer(response, "Error adding/updating listener(s) a: port in use"))
+    tried = stream.retry()
+    assert gists(tried) == [("Listener", ["a"], [])]
+    settle(stream, tried)
+    assert stream.nacks == ()
+    assert stream.retry() == ()
+
+
 def test_a_nack_that_is_overtaken_by_a_newer_push_does_not_stay() -> None:
     stream = connected(Snapshot.of([listener("a")]), subscribe(LISTENER))
     (bad,) = stream.update(Snapshot.of([listener("a", "bad")]))

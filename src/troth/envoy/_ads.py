@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _MAX_SOCKET_PATH = 107  # sun_path's 108 bytes less the NUL
 _MAX_REQUEST = 64 * 1024 * 1024  # after a reconnect Envoy lists all that it has in one request
+_RETRY_SECONDS = 10.0
+"""Between tries of what Envoy refused."""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_REQUEST),
     ("grpc.max_send_message_length", -1),
@@ -58,16 +61,24 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
     state, and `status` and `settled` speak of the one that was opened last.
     """
 
-    def __init__(self, path: Path, *, observer: AdsObserver | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        observer: AdsObserver | None = None,
+        retry_seconds: float = _RETRY_SECONDS,
+    ) -> None:
         """Prepare a server.
 
         Args:
             path: The socket, at most 107 bytes long. Its directory is made with mode 0700 if it
                 doesn't exist.
             observer: Told of every ACK and NACK.
+            retry_seconds: How long after a NACK Envoy has to try the same again.
         """
         self._path = path
         self._observer = observer
+        self._retry_seconds = retry_seconds
         self._snapshot = Snapshot()
         self._updated_at: float | None = None
         self._streams: list[_Stream] = []
@@ -183,6 +194,8 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                 reaction = stream.delta.receive(request)
                 self._observe(stream, reaction)
                 await stream.send(reaction.responses, None)
+            if reaction.nacks:
+                stream.wake.set()  # to have the time to the next try run
             await self._notify()
 
     async def _push(self, stream: _Stream) -> None:
@@ -192,8 +205,13 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                     stream.snapshot = self._snapshot
                     await stream.send(stream.delta.update(self._snapshot), self._updated_at)
             await self._notify()
-            await stream.wake.wait()
-            stream.wake.clear()
+            try:
+                async with asyncio.timeout(self._retry_seconds if stream.delta.nacks else None):
+                    await stream.wake.wait()
+                    stream.wake.clear()
+            except TimeoutError:
+                async with stream.lock:
+                    await stream.send(stream.delta.retry(), None)
 
     def _observe(self, stream: _Stream, reaction: Reaction) -> None:
         since = stream.sent_for.pop(reaction.nonce, None)

@@ -10,7 +10,7 @@
   warming), and for Envoy a secret can't be removed anyway: it forgets one when nothing names it.
 - Within a push what is referred to comes before what refers to it, and goes after it.
 - Secrets are sent one by one: a NACK of several says neither which nor whether the rest counts.
-- A resource that was NACKed is not sent again before its content changes.
+- A resource that was NACKed is sent again when its content changes, or by `DeltaStream.retry`.
 """
 
 from __future__ import annotations
@@ -129,6 +129,15 @@ class DeltaStream:
             nonce=request.response_nonce,
             acked=acked,
             nacks=nacks,
+        )
+
+    def retry(self) -> tuple[Response, ...]:
+        """Have Envoy try again what it refused; the reason (a port in use) may have gone."""
+        return tuple(
+            response
+            for type_url in (*_REFERRED, LISTENER)
+            if (refused := frozenset(nack.name for nack in self._refused(type_url)))
+            for response in self._push_type(type_url, refused)
         )
 
     @property
