@@ -157,6 +157,20 @@ async def test_a_silent_signer_holds_nothing_up_for_long(monkeypatch: pytest.Mon
         assert keeper.current().keys() == {WEB}
 
 
+async def test_a_silent_signer_does_not_hold_up_every_newcomer_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 0.01)
+    signer = MoodySigner()
+    signer.speaks.clear()
+    async with running(signer, Told()) as keeper:
+        await ensure(keeper, {WEB})
+        keeper._since[WEB] -= 7200
+        monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 3600)
+        async with asyncio.timeout(30):
+            assert (await ensure(keeper, {WEB, PAYMENTS})).keys() == {WEB, PAYMENTS}
+
+
 async def test_a_signer_that_never_answers_is_given_up_and_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

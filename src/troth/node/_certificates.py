@@ -24,7 +24,7 @@ _NEW_ROOT_WITHIN = timedelta(seconds=30)
 """How soon certificates of a former root are renewed; not all nodes ask at once."""
 
 PATIENCE_SECONDS = 1.0
-"""How long a first certificate may hold up everything else."""
+"""How long a first certificate may hold up everything else, from when it was first wanted."""
 
 
 class Signed(NamedTuple):
@@ -64,6 +64,7 @@ class CertificateKeeper:
         self._on_change = on_change
         self._rotation = CertificateRotation()
         self._failures: dict[SpiffeId, str] = {}
+        self._since: dict[SpiffeId, float] = {}  # when those without one were first wanted
         self._woken = asyncio.Event()
         self._answered = asyncio.Condition()
         self._requests: set[asyncio.Task[None]] = set()
@@ -104,6 +105,8 @@ class CertificateKeeper:
     def want(self, identities: Collection[SpiffeId]) -> None:
         """Want certificates of exactly ``identities``."""
         self._rotation.want(identities, now=_now())
+        now = asyncio.get_running_loop().time()
+        self._since = {each: self._since.get(each, now) for each in self._rotation.missing}
         for gone in self._failures.keys() - set(identities):
             del self._failures[gone]
         self._woken.set()
@@ -116,8 +119,12 @@ class CertificateKeeper:
         Returns:
             Those that have no certificate yet, each with the reason. They are tried again.
         """
+        patience = None
+        if waited_for := self._since.keys() & self._rotation.missing:
+            # By the longest waited for: a signer that is away must not hold up every attempt anew.
+            patience = min(self._since[each] for each in waited_for) + PATIENCE_SECONDS
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_SECONDS), self._answered:
+            async with asyncio.timeout_at(patience), self._answered:
                 await self._answered.wait_for(
                     lambda: self._rotation.missing <= self._failures.keys()
                 )
