@@ -5,9 +5,11 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 from tests.samples import connection
 
+from troth.envoy import Nack
 from troth.envoy._snapshot import LISTENER
 from troth.identity import CertificateAuthority, SigningRequest, TrustDomain
 from troth.mesh import Party, Pod, World
@@ -184,6 +186,22 @@ async def test_an_agent_that_stands_by_is_prepared_unless_a_captured_pod_is_not_
         await agent._reconcile(agent._world, {}, agent._generation)
         assert agent.is_prepared is not captured
         assert not agent.captured
+
+
+async def test_an_agent_does_not_stand_by_for_ever_because_of_a_pod_that_envoy_refuses(
+    make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    agent = make_agent(signer=Signer("web"), active=False)
+    taken = Nack(type_url=LISTENER, name="plain-in|1", version="", message="port in use")
+    monkeypatch.setattr(agent._proxy.ads, "nacks", (taken,))
+    held = msgspec.structs.replace(pod("1", "web"), captured=True)
+    agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": held}), {"1": tmp_path})
+    assert agent._world is not None
+    await agent._reconcile(agent._world, agent._wanted, agent._generation)
+    assert not agent.is_prepared
+    monkeypatch.setattr("troth.node._agent._REFUSAL_SECONDS", 0)
+    await agent._reconcile(agent._world, agent._wanted, agent._generation)
+    assert agent.is_prepared
 
 
 async def test_an_agent_that_takes_charge_is_not_settled_before_it_has_acted(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -25,9 +26,11 @@ from troth.identity import (
 )
 from troth.node._answers import certificate
 from troth.node._csr_signer import ClusterSigner
-from troth.node._report import node_report
+from troth.node._report import NodeReporter, node_report
 
 if TYPE_CHECKING:
+    from lightkube import AsyncClient
+
     from troth.identity import TrustBundle
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -146,3 +149,36 @@ async def test_a_bundle_that_will_not_do_leaves_the_last_good_one(
     published(agent, OLD.trust_bundle.pem.decode())
     published(agent, text)
     assert (agent.bundle, len(told)) == (OLD.trust_bundle, 1)
+
+
+class Applied:
+    """An API server that takes every Lease."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.again = asyncio.Event()
+
+    async def apply(self, *_: object, **__: object) -> None:
+        self.times += 1
+        self.again.set()
+
+
+async def test_after_a_pause_the_same_report_is_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("troth.node._report._PAUSE_SECONDS", 0)
+    server = Applied()
+    reporter = NodeReporter(
+        cast("AsyncClient", server), node="node-1", node_uid="1", namespace="troth-system"
+    )
+    report = NodeReport(policies="", roots=frozenset(), issuers=frozenset())
+    writing = asyncio.create_task(reporter.run())
+    try:
+        for times in (1, 2):
+            reporter.tell(report)
+            await asyncio.wait_for(server.again.wait(), timeout=30)
+            assert server.times == times
+            server.again.clear()
+            reporter.pause()
+    finally:
+        writing.cancel()

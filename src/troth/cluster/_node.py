@@ -252,6 +252,7 @@ class ClusterNode:
                 self._charge.prepared.set()
             if not agent.is_active:
                 marker.want(())
+                reporter.pause()  # the other agent's report stands
                 continue
             marker.want(self._marks(self.world, agent.captured))
             if agent.is_settled:

@@ -44,6 +44,12 @@ _TICK_SECONDS = 0.001
 _RETRY_SECONDS = 0.5
 """How soon one that is not prepared to take charge looks again."""
 
+_REFUSAL_SECONDS = 60.0
+"""How long it waits for Envoy to take what it refuses, before it takes charge without it.
+
+An app on one of Envoy's ports must not keep a node from being upgraded for ever.
+"""
+
 
 class NodeAgent:
     """Enforces the mesh on one node.
@@ -102,6 +108,7 @@ class NodeAgent:
         self._acting = asyncio.Lock()
         self._stands_by = not active
         self._prepared = False
+        self._refused_since: Mapping[str, float] = {}
         self.is_active = active
         if active:
             self._ledger.open()
@@ -358,11 +365,18 @@ class NodeAgent:
         self._wake_at(self._pods.next_look())
 
     async def _prepare(self, world: World, served: Collection[str]) -> None:
+        now = asyncio.get_running_loop().time()
         in_use = {uid for uid in self._wanted if uid in world.pods and world.pods[uid].captured}
+        refused = in_use & self._refused_by_envoy(in_use).keys()
+        self._refused_since = {uid: self._refused_since.get(uid, now) for uid in refused}
+        given_up = {
+            uid for uid, since in self._refused_since.items() if now >= since + _REFUSAL_SECONDS
+        }
+        in_use -= given_up
         deaf = await self._pods.not_listening(in_use.intersection(served))
         self._prepared = not deaf and in_use.issubset(served)
         if not self._prepared:
-            self._wake_at(asyncio.get_running_loop().time() + _RETRY_SECONDS)
+            self._wake_at(now + _RETRY_SECONDS)
 
     def _visible(self) -> tuple[object, ...]:
         """What others look at when they are told of a change."""
@@ -378,15 +392,19 @@ class NodeAgent:
 
     def _not_ready(self, view: NodeView, missing: Mapping[SpiffeId, str]) -> dict[str, str]:
         """Why Envoy can't serve some of the pods, by UID."""
-        nacks = {nack.name: nack.message for nack in self._proxy.ads.nacks}
-        reasons = {}
+        reasons = {
+            uid: f"Envoy refused its configuration: {words}"
+            for uid, words in self._refused_by_envoy(view.local_pods).items()
+        }
         for uid, local in view.local_pods.items():
-            words = next((text for name, text in nacks.items() if uid in name), None)
             if local.identity in missing:
                 reasons[uid] = f"no certificate: {missing[local.identity]}"
-            elif words is not None:
-                reasons[uid] = f"Envoy refused its configuration: {words}"
         return reasons
+
+    def _refused_by_envoy(self, uids: Iterable[str]) -> dict[str, str]:
+        """What Envoy says of those of some pods whose configuration it refuses, by UID."""
+        nacks = self._proxy.ads.nacks
+        return {uid: nack.message for uid in uids for nack in nacks if uid in nack.name}
 
     def _wake_at(self, moment: float | None) -> None:
         if self._alarm is not None:

@@ -95,6 +95,10 @@ class NodeReporter:
             self._report = report
             self._changed.set()
 
+    def pause(self) -> None:
+        """Write and renew nothing until the next report is told."""
+        self._report = None
+
     async def run(self) -> None:
         """Write what is told, and renew it, until cancelled."""
         while True:
