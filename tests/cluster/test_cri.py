@@ -8,10 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
+import grpc.aio
 import msgspec
 import pytest
 from tests.cluster.containerd import Containerd
 
+from troth.cluster import _cri_messages as cri
 from troth.cluster._cri import RuntimeFinder, SandboxInfo
 from troth.cluster._pins import Pins, find_by_cgroup
 from troth.mesh import Pod
@@ -100,6 +103,38 @@ def test_containerd(
     scene: Callable[[Path], None], in_node_namespace: InNode, directory: Path
 ) -> None:
     in_node_namespace(scene, directory)
+
+
+async def test_an_answer_of_the_size_that_the_kubelet_takes_is_read(directory: Path) -> None:
+    sandboxes = cri.RESPONSES["ListPodSandbox"]()
+    for _ in range(15):
+        sandboxes.items.add(id="x" * 2**20).metadata.uid = "another"
+
+    async def list_them(_request: bytes, _context: object) -> bytes:
+        return bytes(sandboxes.SerializeToString())
+
+    handlers = {"ListPodSandbox": grpc.unary_unary_rpc_method_handler(list_them)}
+    server = grpc.aio.server()
+    server.add_registered_method_handlers("runtime.v1.RuntimeService", handlers)
+    server.add_insecure_port(f"unix:{directory}/cri.sock")
+    await server.start()
+    for name in ("self", "1"):
+        (directory / name / "ns").mkdir(parents=True)
+        (directory / name / "ns" / "net").symlink_to("/proc/self/ns/net")
+    asked: list[Pod] = []
+
+    async def others(pods: Collection[Pod]) -> Mapping[str, Collection[Path]]:
+        asked.extend(pods)
+        return {}
+
+    finder = RuntimeFinder(
+        directory / "cri.sock", otherwise=others, on_change=nothing, proc=directory
+    )
+    try:
+        await finder([POD])
+    finally:
+        await server.stop(None)
+    assert (finder.trouble, asked) == ("", [POD])
 
 
 @pytest.mark.parametrize(

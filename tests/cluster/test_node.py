@@ -395,6 +395,7 @@ def test_a_container_runtime_that_cannot_be_asked_is_named_and_keeps_nobody_from
     assert is_ready
     (note,) = json.loads(words)["notes"]
     assert note.startswith("container runtime at /run/none.sock: ListPodSandbox: UNAVAILABLE")
+    eventually(lambda: note in mesh.report("node-3").get("trouble", ""), what="the report of it")
 
 
 def test_an_agent_without_rights_says_which_ones_it_lacks(mesh: ClusterMesh) -> None:

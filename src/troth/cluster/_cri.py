@@ -33,8 +33,14 @@ _log = structlog.get_logger(__name__)
 _SERVICE = "/runtime.v1.RuntimeService"
 _ANSWER_SECONDS = 5.0
 
-# Otherwise it is the socket's path with its slashes encoded, which servers in Go refuse.
-_OPTIONS = (("grpc.default_authority", "localhost"),)
+_LONGEST_ANSWER = 16 * 2**20
+"""Bytes: the kubelet's own limit. gRPC's 4 MB are too few for a node with many pods and labels."""
+
+_OPTIONS = (
+    # Otherwise it is the socket's path with its slashes encoded, which servers in Go refuse.
+    ("grpc.default_authority", "localhost"),
+    ("grpc.max_receive_message_length", _LONGEST_ANSWER),
+)
 
 
 class _Namespace(msgspec.Struct, frozen=True):

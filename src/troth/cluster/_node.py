@@ -116,7 +116,7 @@ class ClusterNode:
         return Readiness(
             captured=len(self.agent.captured) if self.agent is not None else 0,
             refused=self._refused(),
-            notes=(self._runtime.trouble,) if self._runtime and self._runtime.trouble else (),
+            notes=self._notes(),
             waiting_for=tuple(self._blockers()),
         )
 
@@ -283,9 +283,15 @@ class ClusterNode:
                 now=datetime.now(UTC),
                 joining={pods[uid].namespace for uid in agent.joining & pods.keys()},
                 captured=len(agent.redirected),
-                trouble="; ".join((*map(str, self._troubles.values()), *self._refused())),
+                trouble="; ".join(
+                    (*map(str, self._troubles.values()), *self._refused(), *self._notes())
+                ),
             )
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        runtime = self._runtime.trouble if self._runtime is not None else ""
+        return (runtime,) if runtime else ()
 
     def _refused(self) -> tuple[str, ...]:
         if self.agent is None or self.world is None:
