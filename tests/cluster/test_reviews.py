@@ -30,6 +30,7 @@ pytestmark = pytest.mark.cluster
 SHOP, LEGACY = "reviewed-shop", "reviewed-legacy"
 WEB, API, FRIEND = f"{SHOP}/web", f"{SHOP}/api", f"{SHOP}/friend"
 STRANGER = f"{LEGACY}/stranger"
+TRACE = {"question": "Trace", "from": "friend", "to": WEB, "port": 8080}
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,12 @@ def test_an_impostor_is_refused_in_the_tunnel(ask: Asker, flag: str) -> None:
     assert (found["verdict"], found["stopped_at"]) == ("refused", "tunnel")
 
 
+def test_an_impostor_may_claim_any_service_account_and_learns_of_none(ask: Asker) -> None:
+    found = ask("trace", FRIEND, f"{WEB}:8080", "--foreign-ca", "--claim=bank/vault", code=1)
+    assert found["claimed"] == "spiffe://cluster.local/ns/bank/sa/vault"
+    assert (found["verdict"], found["stopped_at"]) == ("refused", "tunnel")
+
+
 def test_no_agent_can_make_an_expired_certificate(ask: Asker) -> None:
     ask("trace", FRIEND, f"{WEB}:8080", "--expired", code=2)
     assert "no agent of a cluster has" in ask.complaint
@@ -299,6 +306,8 @@ async def test_the_controller_clears_away_what_was_left_behind_when_its_time_is_
         ({"question": "Why"}, "Unsupported value"),
         ({"question": "Events", "limit": 0}, "greater than or equal to 1"),
         ({"question": "Events", "nodeName": ""}, "at least 1 chars"),
+        ({**TRACE, "claim": API}, "claim belongs to credentials foreign-ca"),
+        ({**TRACE, "claim": API, "credentials": "own"}, "claim belongs to credentials foreign-ca"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_not_taken(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,14 @@ from troth.dial._connect import Place
 from troth.dial._tracing import Identities, client_credentials, trace
 from troth.envoy import TUNNEL_PORT
 from troth.errors import PeerError
-from troth.identity import CertificateAuthority, SpiffeId, TrustDomain
+from troth.identity import (
+    CertificateAuthority,
+    SpiffeId,
+    TrustDomain,
+    X509Svid,
+    build_csr,
+    new_key,
+)
 from troth.mesh import Connection, Endpoint, Namespace, Pod, Target, World
 from troth.node import History, netns
 from troth.trace import Credentials, Verdict
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 NOW = datetime.now(UTC)
 MESH = TrustDomain("cluster.local")
 WEB = SpiffeId.for_service_account(MESH, "finance", "web")
+VAULT = SpiffeId.for_service_account(MESH, "finance", "vault")
 HERE = "127.0.0.1"  # client and server share a network namespace
 
 
@@ -62,6 +70,8 @@ async def _trace(
     *,
     endpoints: bool = True,
     credentials: Credentials = Credentials.NONE,
+    claimed: SpiffeId | None = None,
+    identities: Identities | None = None,
     path: Path = Path("/nowhere"),
 ) -> Trace:
     target = Target(address=HERE, port=8080, endpoints=(Endpoint(HERE, 8080),) if endpoints else ())
@@ -70,8 +80,8 @@ async def _trace(
         Place(pod=_pod("web", captured=True), netns=path),
         target,
         credentials=credentials,
-        claimed=WEB,
-        identities=_identities(),
+        claimed=claimed,
+        identities=identities or _identities(),
         connections=History[Connection](kept=10),
         payload=b"",
         timeout=5.0,
@@ -91,6 +101,21 @@ async def test_without_a_tunnel_there_is_no_handshake_and_the_reason_is_told() -
 async def test_without_a_certificate_of_its_own_a_pod_cannot_show_it() -> None:
     with pytest.raises(PeerError, match=f"no captured pod has the identity {WEB}"):
         await _trace(_world(), credentials=Credentials.OWN)
+
+
+async def test_no_pod_can_show_another_ones_real_certificate() -> None:
+    identities = _identities()
+    assert identities.authority is not None
+    key = new_key()
+    issued = identities.authority.sign(build_csr(key, VAULT), now=NOW, lifetime=timedelta(hours=1))
+    svid = X509Svid.assemble(key, issued.chain, identities.roots, now=NOW)
+    with pytest.raises(PeerError, match=f"no captured pod has the identity {WEB}"):
+        await _trace(
+            _world(),
+            credentials=Credentials.OWN,
+            claimed=VAULT,
+            identities=identities._replace(current={VAULT: svid}),
+        )
 
 
 def test_a_tunnel_port_that_is_closed_is_told(in_node_namespace: InNode, tmp_path: Path) -> None:
@@ -141,10 +166,10 @@ async def meet_something_else(directory: Path) -> None:
 @pytest.mark.parametrize("kind", [Credentials.EXPIRED, Credentials.FOREIGN_CA])
 def test_a_forged_certificate_claims_the_identity(kind: Credentials) -> None:
     identities = _identities()
-    forged = client_credentials(kind, WEB, identities, now=NOW)
+    forged = client_credentials(kind, identities, own=WEB, claimed=VAULT, now=NOW)
     assert forged is not None
     (leaf, *_) = forged.facts
-    assert leaf.spiffe_id == str(WEB)
+    assert leaf.spiffe_id == str(VAULT)
     assert (leaf.not_after < NOW) is (kind is Credentials.EXPIRED)
     (root,) = load_pem_x509_certificates(identities.roots.pem)
     try:
@@ -158,5 +183,5 @@ def test_a_forged_certificate_claims_the_identity(kind: Credentials) -> None:
 def test_who_has_no_authority_can_show_no_expired_certificate() -> None:
     identities = _identities()._replace(authority=None)
     with pytest.raises(PeerError, match="no node agent has the authority's key"):
-        client_credentials(Credentials.EXPIRED, WEB, identities, now=NOW)
-    assert client_credentials(Credentials.FOREIGN_CA, WEB, identities, now=NOW)
+        client_credentials(Credentials.EXPIRED, identities, own=WEB, now=NOW)
+    assert client_credentials(Credentials.FOREIGN_CA, identities, own=WEB, now=NOW)

@@ -64,8 +64,9 @@ def trace(
     claim: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMESPACE/POD",
-            help="Whose identity that certificate claims. By default FROM's own.",
+            metavar="NAMESPACE/NAME",
+            help="Whose identity that certificate claims: a pod's, or in a cluster a service "
+            "account's. By default FROM's own.",
         ),
     ] = None,
     context: ContextOption = None,

@@ -19,7 +19,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         port: The port of that.
         past_tunnel: Make the connection past the client's proxy, in plaintext.
         credentials: What to show in the handshake.
-        claim: The pod (or Deployment) whose identity a forged certificate claims.
+        claim: The pod (or Deployment), or in a cluster the service account, whose identity a forged
+            certificate claims.
     """
 
     source: str

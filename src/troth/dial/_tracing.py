@@ -51,7 +51,7 @@ async def trace(
     target: Target,
     *,
     credentials: Credentials,
-    claimed: SpiffeId,
+    claimed: SpiffeId | None = None,
     identities: Identities,
     connections: History[Connection],
     payload: bytes,
@@ -65,7 +65,7 @@ async def trace(
         place: The pod that connects.
         target: Where to; of several endpoints the first is taken.
         credentials: What the client shows.
-        claimed: Whose certificate that is, or says to be; with `Credentials.OWN` the pod's own.
+        claimed: Whose identity a forged certificate claims; by default the pod's own.
         identities: Where certificates come from.
         connections: What the node's proxy reports.
         payload: What to say after the handshake: Envoy shows only by the app's answer that it has
@@ -79,7 +79,10 @@ async def trace(
     """
     endpoint = _endpoint(world, target)
     destination = pod_at(world, endpoint.address)
-    shown = client_credentials(credentials, claimed, identities, now=datetime.now(UTC))
+    own = place.pod.spiffe_id(world.trust_domain)
+    shown = client_credentials(
+        credentials, identities, own=own, claimed=claimed, now=datetime.now(UTC)
+    )
     # Marked like Envoy's own sockets, or the pod's capture would lead it into another tunnel.
     with (
         contextlib.closing(open_socket(place, endpoint.address, mark=ENVOY_MARK)) as sock,
@@ -115,7 +118,7 @@ async def trace(
         client=client_decision(world, place.pod, endpoint),
         server=server_decision(world, endpoint),
         credentials=credentials,
-        claimed=None if shown is None else str(claimed),
+        claimed=None if shown is None else shown.facts[0].spiffe_id,
         source_port=source[1],
         report=report,
         event=event,
@@ -123,21 +126,33 @@ async def trace(
 
 
 def client_credentials(
-    kind: Credentials, claimed: SpiffeId, identities: Identities, *, now: datetime
+    kind: Credentials,
+    identities: Identities,
+    *,
+    own: SpiffeId,
+    claimed: SpiffeId | None = None,
+    now: datetime,
 ) -> ClientCredentials | None:
     """The certificate and key of that kind; None to show none.
 
+    Args:
+        kind: What to show.
+        identities: Where certificates come from.
+        own: The client's identity. No real certificate but its own is ever shown.
+        claimed: The identity in a forged certificate; by default ``own``.
+        now: The time.
+
     Raises:
-        PeerError: The node has no certificate for ``claimed``, or can't make one.
+        PeerError: The node has no certificate for ``own``, or can't make one.
     """
     match kind:
         case Credentials.NONE:
             return None
         case Credentials.OWN:
-            if (svid := identities.current.get(claimed)) is None:
+            if (svid := identities.current.get(own)) is None:
                 raise PeerError(
                     "troth",
-                    f"no captured pod has the identity {claimed}",
+                    f"no captured pod has the identity {own}",
                     "trace from a pod that is in the mesh, or without its own certificate",
                 )
             return ClientCredentials.from_svid(svid)
@@ -148,10 +163,10 @@ def client_credentials(
                     "an expired certificate can't be shown: no node agent has the authority's key",
                     "show another CA's, or none",
                 )
-            return _forged(identities.authority, claimed, now=now - 2 * _LIFETIME)
+            return _forged(identities.authority, claimed or own, now=now - 2 * _LIFETIME)
         case Credentials.FOREIGN_CA:
-            foreign = CertificateAuthority.self_signed(claimed.trust_domain, now=now)
-            return _forged(foreign, claimed, now=now)
+            foreign = CertificateAuthority.self_signed(own.trust_domain, now=now)
+            return _forged(foreign, claimed or own, now=now)
 
 
 def _forged(

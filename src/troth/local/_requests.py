@@ -172,14 +172,12 @@ class Requests:
 
         wanted = checked(request, TraceRequest)
         world, place = self._place(wanted.source)
-        credentials = Credentials(wanted.credentials)
-        forged = credentials in {Credentials.EXPIRED, Credentials.FOREIGN_CA}
-        _, claimant = self._place(wanted.claim if wanted.claim and forged else wanted.source)
+        _, claimant = self._place(wanted.claim or wanted.source)
         yield await _tracing.trace(
             world,
             place,
             find_target(world, wanted.destination, wanted.port),
-            credentials=credentials,
+            credentials=Credentials(wanted.credentials),
             claimed=claimant.pod.spiffe_id(world.trust_domain),
             identities=_tracing.Identities(
                 current=self._mesh.agent.certificates.current(),

@@ -11,6 +11,7 @@ import msgspec
 from troth.dial.agent import Place, cause, connect, envoy_status, http_get, route
 from troth.errors import PeerError
 from troth.explain import Explainer, note
+from troth.identity import SpiffeId
 from troth.mesh import Connection, Outcome, Pod, Target, World, find_target, pod_at
 from troth.reviews._objects import (
     ConnectAnswer,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.dial import Cause
+    from troth.identity import TrustDomain
     from troth.node import NodeAgent
     from troth.reviews._objects import ReviewSpec
 
@@ -150,13 +152,12 @@ async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> msgspec.Str
 
     to, target = _target(spec, known)
     certificates = known.agent.certificates
-    claimant = _claimant(spec.claim, known.world) if spec.claim else source
     traced = await _tracing.trace(
         known.world,
         await _place(source, known),
         target,
         credentials=Credentials(spec.credentials),
-        claimed=claimant.spiffe_id(known.world.trust_domain),
+        claimed=_claimed(spec, known.world.trust_domain),
         identities=_tracing.Identities(current=certificates.current(), roots=certificates.bundle),
         connections=known.agent.connections,
         payload=_first_words(to),
@@ -198,11 +199,16 @@ def _source(spec: ReviewSpec, namespace: str, known: Knowledge) -> Pod:
     )
 
 
-def _claimant(name: str, world: World) -> Pod:
-    for pod in world.pods.values():
-        if name in {str(pod), pod.workload}:
-            return pod
-    raise PeerError("troth", f"no pod or workload is called {name!r}", "claim another identity")
+def _claimed(spec: ReviewSpec, trust_domain: TrustDomain) -> SpiffeId | None:
+    """The identity that a forged certificate claims: by its name alone, whether it exists or not.
+
+    Raises:
+        InputError: It can't be the name of one.
+    """
+    if spec.claim is None:
+        return None
+    namespace, _, service_account = spec.claim.partition("/")
+    return SpiffeId.for_service_account(trust_domain, namespace, service_account)
 
 
 def _target(spec: ReviewSpec, known: Knowledge) -> tuple[str, Target]:

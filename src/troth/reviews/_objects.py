@@ -48,6 +48,7 @@ class ReviewSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
 
     Attributes:
         from_pod: The name of the pod that connects.
+        claim: A service account, ``NAMESPACE/NAME``.
     """
 
     node_name: _Name
@@ -61,6 +62,10 @@ class ReviewSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=30)] = 5
     credentials: Literal["own", "none", "foreign-ca"] = "own"
     claim: Annotated[str, msgspec.Meta(max_length=507)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.claim is not None and self.credentials != "foreign-ca":
+            raise ValueError("claim belongs to credentials foreign-ca")
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
