@@ -8,7 +8,7 @@ from troth.dial._report import Cause, EnvoyStatus, Route, Way
 from troth.mesh import Total, client_decision, server_decision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from troth.explain import Explainer
     from troth.mesh import Connection, Pod, Service, Target, World
@@ -77,13 +77,22 @@ def cause(explainer: Explainer, connection: Connection) -> Cause:
     return Cause(cause=texts.cause, remedy=texts.remedy)
 
 
-def envoy_status(agent: NodeAgent) -> EnvoyStatus:
-    """How the node's Envoy is."""
+def envoy_status(agent: NodeAgent, *, of: Collection[str] | None = None) -> EnvoyStatus:
+    """How the node's Envoy is.
+
+    Args:
+        agent: The node's.
+        of: UIDs of the pods of which to tell what Envoy refuses; by default of all there is.
+    """
     status = agent.ads_status()
     return EnvoyStatus(
         connected=status.connected,
         restarts=agent.envoy_restarts,
-        refused=tuple(f"{nack.name}: {nack.message}" for nack in status.nacks),
+        refused=tuple(
+            f"{nack.name}: {nack.message}"
+            for nack in status.nacks
+            if of is None or any(uid in nack.name for uid in of)
+        ),
     )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
-    from troth.dial import Cause
+    from troth.dial import Cause, EnvoyStatus
     from troth.identity import TrustDomain
     from troth.node import NodeAgent
     from troth.reviews._objects import ReviewSpec
@@ -93,11 +93,7 @@ def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
         left_out=len(left_out),
         world=world,
         not_captured={uid: why for uid, why in agent.refused.items() if uid in world.pods},
-        refused_by_envoy=tuple(
-            f"{nack.name}: {nack.message}"
-            for nack in agent.ads_status().nacks
-            if any(uid in nack.name for uid in world.pods)
-        ),
+        refused_by_envoy=envoy_status(agent, of=world.pods).refused,
     )
 
 
@@ -121,7 +117,7 @@ def _route(spec: ReviewSpec, source: Pod, known: Knowledge) -> RouteAnswer:
     return RouteAnswer(
         route=found,
         nodes={address: pod.node for address, pod in pods.items() if pod and pod.captured},
-        envoy=envoy_status(known.agent),
+        envoy=_envoy(source, known),
     )
 
 
@@ -140,7 +136,7 @@ async def _connect(spec: ReviewSpec, source: Pod, known: Knowledge) -> ConnectAn
     return ConnectAnswer(
         attempt=attempt,
         cause=_explained(attempt.event, Explainer(known.world)),
-        envoy=envoy_status(known.agent),
+        envoy=_envoy(source, known),
     )
 
 
@@ -165,6 +161,12 @@ async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> msgspec.Str
         node=known.node,
     )
     return TraceAnswer(trace=traced, cause=_explained(traced.event, Explainer(known.world)))
+
+
+def _envoy(source: Pod, known: Knowledge) -> EnvoyStatus:
+    """How the node's Envoy is; of what it refuses, only what the source's namespace may know."""
+    pods = world_of(source.namespace, known.world, node=known.node).pods
+    return envoy_status(known.agent, of=pods)
 
 
 def _size(value: object) -> int:
