@@ -38,6 +38,7 @@ PURE_MODULES = (
     "envoy/_tls.py",
     "reviews/_gather.py",
     "reviews/_objects.py",
+    "reviews/_queue.py",
     "reviews/_scope.py",
     "sources/_cluster_keeper.py",
     "sources/_collect.py",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
-from tests.cluster.control import in_thread
+from tests.cluster.control import in_thread, soon
 from tests.cluster.mesh import NAMESPACE, ClusterMesh
 from tests.e2e.harness import eventually
 
 from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
 from troth.cli._app import run
+from troth.controller._reviews import _RESOURCE as SWEPT
 from troth.controller._reviews import sweep_reviews
-from troth.sources.kubernetes import ApiServer, api_client
+from troth.reviews import Question, ReviewSpec, asker
+from troth.sources.kubernetes import ApiServer, api_client, program_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -297,6 +301,46 @@ async def test_the_controller_clears_away_what_was_left_behind_when_its_time_is_
     finally:
         await client.close()
         await server.aclose()
+
+
+async def test_the_controller_reads_nothing_of_reviews_but_their_metadata(
+    mesh: ClusterMesh,
+) -> None:
+    name = await in_thread(make, mesh, {"nodeName": "nowhere", "question": "Events"})
+    server = ApiServer(await in_thread(mesh.control.config))
+    seen: list[dict[str, Any]] = []
+
+    def read(raw: msgspec.Raw) -> Any:
+        seen.append(json.loads(bytes(raw)))
+        return SWEPT.read(raw)
+
+    try:
+        await server.list(msgspec.structs.replace(SWEPT, read=read))
+        assert name in {each["metadata"]["name"] for each in seen}
+        assert not any(each.keys() & {"spec", "status"} for each in seen)
+    finally:
+        await server.aclose()
+        await in_thread(mesh.cluster.kubectl, "delete", "connectionreview", name, f"-n={SHOP}")
+
+
+async def test_an_answer_is_taken_away_though_others_are_still_awaited(mesh: ClusterMesh) -> None:
+    kubeconfig = mesh.cluster.control_plane.kubeconfig("admin", outside=True)
+    nodes = ("node-1", "nowhere")
+    specs = [ReviewSpec(node_name=node, question=Question.EVENTS) for node in nodes]
+    seen: list[set[str]] = []
+
+    def one_is_left() -> bool:
+        columns = ("-o=custom-columns=:.spec.nodeName", "--no-headers")
+        listed = mesh.cluster.kubectl("get", "connectionreviews", f"-n={SHOP}", *columns)
+        seen.append(set(listed.split()))
+        return seen[-2:] == [{"nowhere"}] * 2  # once may be before the other is made
+
+    async with asker.Asker(program_config(kubeconfig, otherwise=""), SHOP) as asking:
+        task = asyncio.create_task(asking.ask(specs, seconds=60))
+        await soon(one_is_left, what="the removal of the answered one")
+        assert not task.done()
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ _RESOURCE: Resource[_Review] = Resource(
     versions=(_VERSION,),
     read=model_reader(_Review),
     is_optional=True,
+    # Whoever may ask decides how many there are, and how large.
+    page=50,
+    metadata_only=True,
 )
 
 

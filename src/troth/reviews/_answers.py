@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +13,7 @@ from troth.dial.agent import Place, cause, connect, envoy_status, http_get, rout
 from troth.errors import PeerError
 from troth.explain import Explainer, note
 from troth.identity import SpiffeId
-from troth.mesh import Connection, Outcome, Pod, Target, World, find_target, pod_at
+from troth.mesh import Connection, Outcome, Pod, Target, Total, World, find_target, pod_at
 from troth.reviews._objects import (
     ConnectAnswer,
     EventsAnswer,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.dial import Cause, EnvoyStatus
+    from troth.explain import Noted
     from troth.identity import TrustDomain
     from troth.node import NodeAgent
     from troth.reviews._objects import ReviewSpec
@@ -59,9 +61,9 @@ async def answer(spec: ReviewSpec, namespace: str, known: Knowledge) -> msgspec.
     """
     match spec.question:
         case Question.TOTALS:
-            return _totals(spec, namespace, known)
+            return await _totals(spec, namespace, known)
         case Question.EVENTS:
-            return _events(spec, namespace, known)
+            return await _events(spec, namespace, known)
         case Question.ROUTE:
             return _route(spec, _source(spec, namespace, known), known)
         case Question.CONNECT:
@@ -70,25 +72,18 @@ async def answer(spec: ReviewSpec, namespace: str, known: Knowledge) -> msgspec.
             return await _trace(spec, _source(spec, namespace, known), known)
 
 
-def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
+async def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
     """What was seen of the namespace's connections, with the namespace as it is now.
 
     Raises:
         PeerError: The namespace alone is more than an answer can hold.
     """
-    agent, world = known.agent, world_of(namespace, known.world, node=known.node)
-    tally = agent.journal.tally
-    found = totals_of(namespace, tally.totals(_since(spec)))
-    room = MOST_BYTES - _size(world)
-    if room < 0:
-        raise PeerError(
-            "troth", f"namespace {namespace} has too many pods, services and policies to tell of"
-        )
-    # Noted by the whole world, and told of this namespace.
-    told = that_fit(note(found, known.world), room, _size)
-    left_out = found[len(told) :]
+    agent, tally = known.agent, known.agent.journal.tally
+    # What changes is read first; what takes long has a thread.
+    totals, complete_since = tally.totals(_since(spec)), tally.complete_since
+    world, told, left_out = await asyncio.to_thread(_told, totals, namespace, known)
     return TotalsAnswer(
-        complete_since=max((tally.complete_since, *(each.last for each in left_out))),
+        complete_since=max((complete_since, *(each.last for each in left_out))),
         noted=told,
         left_out=len(left_out),
         world=world,
@@ -97,14 +92,36 @@ def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
     )
 
 
-def _events(spec: ReviewSpec, namespace: str, known: Knowledge) -> EventsAnswer:
+def _told(
+    totals: Iterable[Total], namespace: str, known: Knowledge
+) -> tuple[World, tuple[Noted, ...], tuple[Total, ...]]:
+    """What to tell of the namespace and its totals, and which of them find no room."""
+    world = world_of(namespace, known.world, node=known.node)
+    found = totals_of(namespace, totals)
+    room = MOST_BYTES - _size(world)
+    if room < 0:
+        raise PeerError(
+            "troth", f"namespace {namespace} has too many pods, services and policies to tell of"
+        )
+    # Noted by the whole world, and told of this namespace.
+    told = that_fit(note(found, known.world), room, _size)
+    return world, told, found[len(told) :]
+
+
+async def _events(spec: ReviewSpec, namespace: str, known: Knowledge) -> EventsAnswer:
     """The newest connections of the namespace."""
+    seen = tuple(known.agent.connections)
+    return await asyncio.to_thread(_newest, spec, namespace, seen, known.world)
+
+
+def _newest(
+    spec: ReviewSpec, namespace: str, connections: Iterable[Connection], world: World
+) -> EventsAnswer:
     since = _since(spec)
     found = connections_of(
-        namespace,
-        (each for each in known.agent.connections if since is None or each.time >= since),
+        namespace, (each for each in connections if since is None or each.time >= since)
     )
-    explainer = Explainer(known.world)  # made once: it goes through all that is known
+    explainer = Explainer(world)  # made once: it goes through all that is known
     newest = (Seen(connection=each, cause=_explained(each, explainer)) for each in reversed(found))
     told = that_fit(islice(newest, spec.limit), MOST_BYTES, _size)
     return EventsAnswer(events=tuple(reversed(told)), left_out=len(found) - len(told))

@@ -27,12 +27,12 @@ from troth.sources.kubernetes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
     from types import TracebackType
 
     from lightkube import SingleConfig
 
-    from troth.reviews._objects import ReviewSpec
+    from troth.reviews._objects import Condition, ReviewSpec, ReviewStatus
 
 T = TypeVar("T")
 
@@ -131,26 +131,39 @@ class Asker:
             PeerError: The API server refuses.
         """
         limit = asyncio.Semaphore(_AT_ONCE)
-        made: dict[str, str] = {}
+        nodes: dict[str, str] = {}  # of the reviews that are there, by their names
+        removals: list[asyncio.Task[None]] = []
 
         async def make(spec: ReviewSpec) -> None:
             async with limit:
-                made[spec.node_name] = await self._make(spec)
+                nodes[await self._make(spec)] = spec.node_name
 
         async def remove(name: str) -> None:
             async with limit:
                 await self._requests.delete(f"{reviews_path(self._namespace)}/{name}")
 
+        answers: dict[str, msgspec.Raw] = {}
+        refused: dict[str, PeerError] = {}
         try:
             outcomes = await asyncio.gather(*map(make, specs), return_exceptions=True)
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
-            await self._wait(frozenset(made.values()), seconds)
-            return self._replies(made, seconds)
+            async with contextlib.aclosing(self._answers(nodes, seconds)) as found:
+                async for name, said, status in found:
+                    # At once: nodes and the API server have better things to keep.
+                    removals.append(asyncio.create_task(remove(name)))
+                    node = nodes.pop(name)
+                    if said.status == "True":
+                        answers[node] = status.answer.copy()
+                    else:
+                        refused[node] = PeerError(f"node {node}", said.message, status.remedy)
+            why = f"no answer within {seconds:g} s"
+            silent = (Unanswered(node=node, why=why) for node in sorted(nodes.values()))
+            return Replies(dict(sorted(answers.items())), dict(sorted(refused.items())), (*silent,))
         finally:
             # What can't be deleted is by the controller, some minutes later.
-            await asyncio.gather(*map(remove, made.values()), return_exceptions=True)
+            await asyncio.gather(*removals, *map(remove, nodes), return_exceptions=True)
 
     async def _make(self, spec: ReviewSpec) -> str:
         review = {
@@ -174,40 +187,27 @@ class Asker:
             )
         return made.metadata.name
 
-    async def _wait(self, names: frozenset[str], seconds: float) -> None:
-        """Wait until they are all answered, but not for longer."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while names - self._answered().keys():
-                    if self._reviews.error is not None and not self._reviews.is_synced:
-                        raise self._reviews.error
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK_SECONDS):
-                            await self._changed.wait()
-                    self._changed.clear()
-
-    def _answered(self) -> dict[str, Review]:
-        return {
-            review.metadata.name: review
-            for review in self._reviews.objects.values()
-            if review.status.answered is not None
-        }
-
-    def _replies(self, made: Mapping[str, str], seconds: float) -> Replies:
-        answers: dict[str, msgspec.Raw] = {}
-        refused: dict[str, PeerError] = {}
-        silent: list[Unanswered] = []
-        known = self._answered()
-        for node, name in sorted(made.items()):
-            status = known[name].status if name in known else None
-            said = status.answered if status else None
-            if status is None or said is None:
-                silent.append(Unanswered(node=node, why=f"no answer within {seconds:g} s"))
-            elif said.status == "True":
-                answers[node] = status.answer
-            else:
-                refused[node] = PeerError(f"node {node}", said.message, status.remedy)
-        return Replies(answers, refused, tuple(silent))
+    async def _answers(
+        self, names: Collection[str], seconds: float
+    ) -> AsyncGenerator[tuple[str, Condition, ReviewStatus], None]:
+        """The answers to those reviews, as long as ``names`` has any, but for no longer."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            for review in list(self._reviews.objects.values()):
+                said, name = review.status.answered, review.metadata.name
+                if name in names and said is not None:
+                    yield name, said, review.status
+            if not names:
+                return
+            if self._reviews.error is not None and not self._reviews.is_synced:
+                raise self._reviews.error
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK_SECONDS)):
+                    await self._changed.wait()
+            self._changed.clear()
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

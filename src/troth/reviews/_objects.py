@@ -104,6 +104,11 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     uid: str
     creation_timestamp: datetime | None = None
 
+    @property
+    def path(self) -> str:
+        """The review's URL's path."""
+        return f"{reviews_path(self.namespace)}/{self.name}"
+
 
 class Review(msgspec.Struct, frozen=True, kw_only=True):
     """One ConnectionReview."""
@@ -111,11 +116,6 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Metadata
     spec: msgspec.Raw
     status: ReviewStatus = ReviewStatus()
-
-    @property
-    def path(self) -> str:
-        """Its URL's path."""
-        return f"{reviews_path(self.metadata.namespace)}/{self.metadata.name}"
 
 
 def reviews_path(namespace: str) -> str:

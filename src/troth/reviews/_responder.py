@@ -13,19 +13,15 @@ import structlog
 from troth._contract import REVIEW_API, REVIEW_LIFETIME, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.reviews._answers import answer
-from troth.reviews._objects import (
-    ANSWERED,
-    Condition,
-    Review,
-    ReviewSpec,
-)
+from troth.reviews._objects import ANSWERED, Condition, Question, Review, ReviewSpec
+from troth.reviews._queue import MOST_OF_NAMESPACE, Asked, next_turns
 from troth.sources.kubernetes import (
     ApiRequests,
     ApiServer,
     Followed,
     Resource,
     decode,
-    model_reader,
+    reader,
 )
 
 if TYPE_CHECKING:
@@ -37,13 +33,24 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_AT_ONCE = 32
-_AT_ONCE_OF_NAMESPACE = 8
-"""Reviews that are worked on: who asks much about one namespace can't keep others waiting. The rest
-waits, and what has waited too long isn't answered."""
+_PAGE = 10
+"""Reviews in one answer to a list: somebody's answers may be among them, 1 MB each."""
 
 _RETRY_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
+
+
+def read_asked(raw: msgspec.Raw) -> Asked | None:
+    """What to keep of a review; None of one that is answered.
+
+    Raises:
+        msgspec.DecodeError: It is no review.
+    """
+    review = decode(raw, Review)
+    if review.status.answered is not None:
+        return None
+    # A copy: a part of what was received would keep all of it.
+    return Asked(metadata=review.metadata, spec=review.spec.copy())
 
 
 class Responder:
@@ -62,20 +69,23 @@ class Responder:
         self._node_name = node_name
         self._known = known
         self._woken = asyncio.Event()
-        self._working: dict[str, str] = {}  # the namespaces, by UID
+        self._answering: dict[str, str] = {}  # the namespaces, by UID
+        self._refusing: set[str] = set()
+        self._looking_back = asyncio.Lock()
         self._answered: set[str] = set()
         self._said = ""
 
     async def run(self) -> None:
         """Answer until cancelled."""
         group, version = REVIEW_API
-        resource: Resource[Review] = Resource(
+        resource: Resource[Asked] = Resource(
             plural=REVIEWS,
             group=group,
             versions=(version,),
-            read=model_reader(Review),
+            read=reader(Review, read_asked),
             field_selector=f"spec.nodeName={self._node_name}",
             is_optional=True,
+            page=_PAGE,
         )
         async with (
             contextlib.aclosing(ApiServer(self._config)) as server,
@@ -94,10 +104,17 @@ class Responder:
                     continue
                 there = {each.metadata.uid: each for each in reviews.objects.values()}
                 self._answered &= there.keys()
-                for uid, review in there.items():
-                    if self._is_open(review):
-                        self._working[uid] = review.metadata.namespace
-                        tasks.create_task(self._settle(requests, review, known))
+                turns = next_turns(
+                    filter(self._is_waiting, there.values()),
+                    answering=self._answering,
+                    refusing=len(self._refusing),
+                )
+                for each in turns.answer:
+                    self._answering[each.metadata.uid] = each.metadata.namespace
+                    tasks.create_task(self._settle(requests, each, known))
+                for each in turns.refuse:
+                    self._refusing.add(each.metadata.uid)
+                    tasks.create_task(self._settle(requests, each, None))
 
     async def _look_up(self) -> None:
         """Wait until something has changed, but not for long."""
@@ -113,37 +130,39 @@ class Responder:
             _log.warning("can't hear what this node is asked", reason=said)
         self._said = said
 
-    def _is_open(self, review: Review) -> bool:
-        metadata, made = review.metadata, review.metadata.creation_timestamp
-        of_namespace = sum(each == metadata.namespace for each in self._working.values())
+    def _is_waiting(self, review: Asked) -> bool:
+        uid, made = review.metadata.uid, review.metadata.creation_timestamp
         return (
-            metadata.uid not in self._working
-            and metadata.uid not in self._answered
-            and len(self._working) < _AT_ONCE
-            and of_namespace < _AT_ONCE_OF_NAMESPACE
-            and review.status.answered is None
+            uid not in self._answering
+            and uid not in self._refusing
+            and uid not in self._answered
             and made is not None
             and datetime.now(UTC) - made < REVIEW_LIFETIME
         )
 
-    async def _settle(self, requests: ApiRequests, review: Review, known: Knowledge) -> None:
-        uid = review.metadata.uid
+    async def _settle(self, requests: ApiRequests, review: Asked, known: Knowledge | None) -> None:
+        """Answer a review; without ``known`` refuse it, as one too many."""
+        uid, path = review.metadata.uid, review.metadata.path
         try:
-            status = await self._status(review, known)
-            await requests.put_at(f"{review.path}/status", "/status", status, msgspec.Raw)
+            status = _too_many() if known is None else await self._status(review, known)
+            await requests.put_at(f"{path}/status", "/status", status, msgspec.Raw)
             self._answered.add(uid)
         except TrothError as error:
-            _log.warning("a review was not answered", review=review.path, reason=str(error))
+            _log.warning("a review was not answered", review=path, reason=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
         finally:
-            del self._working[uid]
+            self._answering.pop(uid, None)
+            self._refusing.discard(uid)
             self._woken.set()
 
-    async def _status(self, review: Review, known: Knowledge) -> dict[str, object]:
+    async def _status(self, review: Asked, known: Knowledge) -> dict[str, object]:
         namespace = review.metadata.namespace
         try:
             spec = decode(review.spec, ReviewSpec)
-            found = await answer(spec, namespace, known)
+            looks_back = spec.question in {Question.TOTALS, Question.EVENTS}
+            # Going through all that was seen takes memory and a processor: one at a time.
+            async with self._looking_back if looks_back else contextlib.nullcontext():
+                found = msgspec.Raw(msgspec.json.encode(await answer(spec, namespace, known)))
         except msgspec.DecodeError as error:
             return _refused(f"the question can't be read: {error}", "write it as its CRD says")
         except PeerError as error:
@@ -153,9 +172,16 @@ class Responder:
         except TrothError as error:
             return _refused(str(error), "")
         except Exception:  # noqa: BLE001 - one bad question must not end the agent
-            _log.exception("a review failed", review=review.path)
+            _log.exception("a review failed", review=review.metadata.path)
             return _refused("an internal error; the agent's log has the traceback", "")
         return {"conditions": (_condition("True", "Answered", ""),), "answer": found}
+
+
+def _too_many() -> dict[str, object]:
+    return _refused(
+        f"the namespace has more than {MOST_OF_NAMESPACE} open questions to this node",
+        "ask again when they are answered",
+    )
 
 
 def _refused(why: str, remedy: str) -> dict[str, object]:

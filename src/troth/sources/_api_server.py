@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PAGE = 500
-"""Objects in one answer to a list."""
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 _LONGEST_LINE = 64 * 2**20
 """Of a watch; etcd holds no object that comes near it."""
@@ -76,6 +75,8 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         field_selector: Leaves only the objects with these fields; empty for all.
         label_selector: The same for labels.
         is_optional: That it isn't served means that there are none.
+        page: Objects in one answer to a list: fewer where users decide how large they are.
+        metadata_only: List them without ``spec``, ``status`` and ``data``.
     """
 
     plural: str
@@ -85,6 +86,8 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     field_selector: str = ""
     label_selector: str = ""
     is_optional: bool = False
+    page: int = 500
+    metadata_only: bool = False
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
@@ -225,10 +228,11 @@ class ApiServer:
 
     async def _pages(self, resource: Resource[T]) -> Event[T]:
         items: list[Item[T]] = []
-        parameters = {"limit": str(_PAGE)}
+        parameters = {"limit": str(resource.page)}
+        headers = {"Accept": _METADATA_ONLY} if resource.metadata_only else {}
         while True:
             response = await self._client.get(
-                self._path(resource), params=_selected(resource, parameters)
+                self._path(resource), params=_selected(resource, parameters), headers=headers
             )
             if response.status_code != httpx2.codes.OK:
                 return refusal(self._name, resource, response, "list")
