@@ -111,12 +111,22 @@ class ControlPlane:
 
     @contextlib.contextmanager
     def without_apiserver(self) -> Iterator[None]:
-        """Have no API server while the block runs."""
+        """Have no API server while the block runs.
+
+        The controllers and the scheduler begin anew with it. Elsewhere they lose their leases by
+        then, end and are restarted; here they have none, and would go on with stale caches.
+        """
+        others = (self.controllers, self.scheduler)
         self.apiserver.kill()
         try:
             yield
         finally:
+            for program in others:
+                program.kill()
             self.start_apiserver()
+            for program in others:
+                program.start()
+            self._await_controllers()
 
     def kubeconfig(
         self, user: str = _ADMIN[0], groups: Sequence[str] = (), *, outside: bool = False

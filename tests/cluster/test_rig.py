@@ -95,7 +95,7 @@ def cgroups_seen(cluster: Cluster, node: str, uid: str) -> dict[str, set[str]]:
     )
     seen: dict[str, set[str]] = {}
     for line in cluster.nodes[node].run("sh", "-c", look, check=False).stdout.splitlines():
-        netns, *groups = line.split()
+        netns, *groups = line.split() or [""]  # of a process that has ended meanwhile
         for group in groups:
             path = group.split(":", 2)[-1]
             if uid in path.replace("_", "-"):
