@@ -92,6 +92,7 @@ def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         signer: Signer | None = None,
         *,
         active: bool = True,
+        host: Path | None = None,
     ) -> NodeAgent:
         made = NodeAgent(
             node_name="node",
@@ -106,6 +107,7 @@ def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             service_ranges=(),
             on_change=on_change,
             active=active,
+            host=host,
         )
         monkeypatch.setattr(made._proxy, "ads", ObligingEnvoy())
         return made
@@ -160,6 +162,25 @@ async def test_other_roots_are_told_once_envoy_believes_in_them(
     assert believed == [before]
     await agent._reconcile(world, {}, agent._generation)
     assert believed == [before, signer.bundle]
+
+
+async def test_pods_exempt_no_probes_where_the_nodes_rules_are_not_in_place(
+    make_agent: Callable[..., NodeAgent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    agent: NodeAgent = make_agent(lambda: told.append(agent.trouble), host=tmp_path / "none")
+    exempt: list[bool] = []
+
+    async def act(*_: object, probes: bool) -> bool:
+        exempt.append(probes)
+        return False
+
+    monkeypatch.setattr(agent._pods, "act", act)
+    world = World(trust_domain=TRUST_DOMAIN)
+    agent.update(world, {})
+    await agent._reconcile(world, {}, agent._generation)
+    assert exempt == [False]
+    assert "probes of STRICT pods fail" in told[-1]
 
 
 async def test_only_the_agent_in_charge_keeps_the_journal(
@@ -271,7 +292,7 @@ async def test_a_policy_does_not_wait_for_pods_that_are_being_captured(
 ) -> None:
     begun, end = asyncio.Event(), asyncio.Event()
 
-    async def act(*_: object) -> bool:
+    async def act(*_: object, **__: object) -> bool:
         begun.set()
         await end.wait()
         return False
@@ -290,5 +311,5 @@ async def test_a_policy_does_not_wait_for_pods_that_are_being_captured(
         await agent.enforced()
 
 
-async def nothing_to_do(*_: object) -> bool:
+async def nothing_to_do(*_: object, **__: object) -> bool:
     return False

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.envoy import PORT_SETS
 from troth.mesh import Pod
 from troth.node import _netns
-from troth.node._capture import capture, is_captured
+from troth.node._capture import PROBE_SOURCE_V4, capture, is_captured
 from troth.node._enroller import Enroller
 
 if TYPE_CHECKING:
@@ -121,6 +122,32 @@ def a_pod_that_left_the_mesh_leaves_also_by_the_next_agent(directory: Path) -> N
         asyncio.run(scene())
 
 
+def exempts_probes(pod: Path) -> bool:
+    command = (*_netns.enter_command(pod), "nft", "list", "ruleset")
+    rules = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return PROBE_SOURCE_V4 in rules
+
+
+def captured_pods_exempt_probes_only_while_that_is_safe(directory: Path) -> None:
+    pod = routed_pod(directory)
+
+    async def scene() -> None:
+        agent = Enroller(grace=0.0)
+        agent.want({"a": pod}, known(captured=False))
+        for safe in (True, False, True):
+            await agent.act({"a"}, {}, probes=safe)
+            assert exempts_probes(pod) is safe
+            assert await is_captured(pod)
+        # Closing it doesn't wait for an Envoy, nor for a certificate.
+        envoys.close()
+        await agent.act({"a"}, {"a": "no certificate"}, probes=False)
+        assert not exempts_probes(pod)
+
+    with contextlib.ExitStack() as envoys:
+        envoys.enter_context(envoy(pod, OLD))
+        asyncio.run(scene())
+
+
 def test_a_pod_goes_over_to_the_new_agents_envoy_and_back(
     in_node_namespace: InNode, tmp_path: Path
 ) -> None:
@@ -137,3 +164,9 @@ def test_a_pod_that_left_the_mesh_leaves_also_by_the_next_agent(
     in_node_namespace: InNode, tmp_path: Path
 ) -> None:
     in_node_namespace(a_pod_that_left_the_mesh_leaves_also_by_the_next_agent, tmp_path)
+
+
+def test_captured_pods_exempt_probes_only_while_that_is_safe(
+    in_node_namespace: InNode, tmp_path: Path
+) -> None:
+    in_node_namespace(captured_pods_exempt_probes_only_while_that_is_safe, tmp_path)

@@ -14,10 +14,10 @@ from tests.node.frames import frames, mac, packed, syn
 
 from troth.node import _netns
 from troth.node._capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset, capture
-from troth.node._host_rules import HostRules, host_rules
+from troth.node._host_rules import BRIDGE_TABLE, TABLE, HostRules, host_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from tests.conftest import InNode
 
@@ -203,6 +203,100 @@ def pods_that_are_not_captured_see_the_node_as_it_is(directory: Path) -> None:
     assert source_seen(net, net.host, POD) == "10.9.1.1"
 
 
+def tables(netns: Path) -> set[str]:
+    command = (*_netns.enter_command(netns), "nft", "list", "tables")
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {line.removeprefix("table ") for line in listed.splitlines()}
+
+
+@contextlib.contextmanager
+def owned(netns: Path, table: str) -> Iterator[None]:
+    """Somebody else owns a table for as long as the context lasts, and nobody may touch it."""
+    command = (*_netns.enter_command(netns), "nft", "-i")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as owner:
+        assert owner.stdin is not None
+        owner.stdin.write(f"add table {table} {{ flags owner; }}\n".encode())
+        owner.stdin.flush()
+        while table not in tables(netns):
+            pass
+        yield
+        owner.kill()
+    while table in tables(netns):
+        pass
+
+
+@contextlib.asynccontextmanager
+async def running(rules: HostRules) -> AsyncIterator[None]:
+    task = asyncio.create_task(rules.run())
+    yield
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what only a look can tell; the test's timeout ends what never comes."""
+    while not condition():  # noqa: ASYNC110 - there is nothing that could set an event
+        await asyncio.sleep(0.01)
+
+
+def rules_that_somebody_flushes_come_back(directory: Path) -> None:
+    host = directory / "host"
+    _netns.create(host)
+
+    async def scene() -> None:
+        rules = HostRules(host, review_seconds=0.05)
+        await rules.let_in([POD])
+        async with running(rules):
+            await apply_ruleset(host, "flush ruleset")
+            await until(lambda: tables(host) == {TABLE, BRIDGE_TABLE})
+        await rules.let_go()
+        await apply_ruleset(host, "flush ruleset")
+        async with running(rules):
+            await asyncio.sleep(0.2)  # as long as it would take it several times
+        assert not tables(host)
+
+    asyncio.run(scene())
+
+
+def rules_that_could_not_be_put_there_are_told_and_tried_again(directory: Path) -> None:
+    host = directory / "host"
+    _netns.create(host)
+
+    async def scene() -> None:
+        told: list[str] = []
+        rules = HostRules(host, on_change=lambda: told.append(rules.trouble), review_seconds=0.05)
+        with owned(host, TABLE), owned(host, BRIDGE_TABLE):
+            await rules.let_in([POD])
+            assert not rules.in_place
+            why = "nft: /dev/stdin:1:1-{}: Error: Could not process rule: Operation not permitted"
+            assert rules.trouble.split("; ") == [
+                f"probes of STRICT pods fail: {why.format(26)}",
+                f"pods on one bridge can pass for the node: {why.format(28)}",
+            ]
+        async with running(rules):
+            await until(lambda: rules.in_place)
+        assert (rules.trouble, told) == ("", [""])
+
+    asyncio.run(scene())
+
+
+def a_guard_of_bridges_that_failed_alone_is_told_and_tried_again(directory: Path) -> None:
+    host = directory / "host"
+    _netns.create(host)
+
+    async def scene() -> None:
+        rules = HostRules(host, review_seconds=0.05)
+        with owned(host, BRIDGE_TABLE):
+            await rules.let_in([POD])
+            assert rules.in_place
+            assert rules.trouble.startswith("pods on one bridge can pass for the node")
+        async with running(rules):
+            await until(lambda: not rules.trouble)
+        assert tables(host) == {TABLE, BRIDGE_TABLE}
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize(
     "scene",
     [
@@ -213,6 +307,9 @@ def pods_that_are_not_captured_see_the_node_as_it_is(directory: Path) -> None:
         nobody_on_the_same_bridge_can_have_the_probes_source_either,
         a_pod_captured_without_probes_exempts_nobody,
         pods_that_are_not_captured_see_the_node_as_it_is,
+        rules_that_somebody_flushes_come_back,
+        rules_that_could_not_be_put_there_are_told_and_tried_again,
+        a_guard_of_bridges_that_failed_alone_is_told_and_tried_again,
     ],
     ids=lambda scene: scene.__name__.replace("_", " "),
 )

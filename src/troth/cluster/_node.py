@@ -291,7 +291,8 @@ class ClusterNode:
 
     def _notes(self) -> tuple[str, ...]:
         runtime = self._runtime.trouble if self._runtime is not None else ""
-        return (runtime,) if runtime else ()
+        rules = self.agent.trouble if self.agent is not None else ""
+        return tuple(filter(None, (runtime, rules)))
 
     def _refused(self) -> tuple[str, ...]:
         if self.agent is None or self.world is None:

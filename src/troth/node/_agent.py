@@ -60,7 +60,7 @@ class NodeAgent:
         signer: Who signs the certificates of the node's service accounts.
         service_ranges: As of `set_service_ranges`.
         on_change: Called when a new world has come into force, and when `captured`, `refused`,
-            `using`, `joining`, `redirected` or `credentials` has changed.
+            `using`, `joining`, `redirected`, `trouble` or `credentials` has changed.
         metrics: Hears of connections and of what Envoy takes over.
         host: The node's own network namespace, if its processes are to reach captured pods.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
@@ -96,8 +96,8 @@ class NodeAgent:
         self._rest_at: float | None = None
         self._wanted: Mapping[str, Path] = {}
         self._ports = ports
-        self._pods = Enroller(grace=announcement_seconds, ports=ports, probes=host is not None)
-        self._host = HostRules(host) if host is not None else None
+        self._pods = Enroller(grace=announcement_seconds, ports=ports)
+        self._host = HostRules(host, on_change=self._wake) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._credentials: Credentials | None = None
         self._joining: frozenset[str] = frozenset()
@@ -146,6 +146,11 @@ class NodeAgent:
     def refused(self) -> Mapping[str, str]:
         """Why pods that should be captured are not, by UID."""
         return self._pods.refused
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the node's own rules (`HostRules`); empty if nothing is."""
+        return self._host.trouble if self._host is not None else ""
 
     @property
     def credentials(self) -> Credentials | None:
@@ -232,8 +237,6 @@ class NodeAgent:
         """
         self.is_active, self._stands_by = True, False
         self._pods.take_charge(frozenset(joining))
-        if self._host is not None:
-            self._host.forget()
         self._ledger.open()
         self._generation += 1
         self._wake()
@@ -249,6 +252,8 @@ class NodeAgent:
         """
         self.is_active = False
         async with self._acting:  # until what it does is done
+            if self._host is not None:
+                await self._host.let_go()
             self._ledger.hand_over(tell)
             self._on_change()
             return self._pods.joining
@@ -277,6 +282,8 @@ class NodeAgent:
             tasks.create_task(self.certificates.run())
             tasks.create_task(self._ledger.read(pipe))
             tasks.create_task(self.journal.run())
+            if self._host is not None:
+                tasks.create_task(self._host.run())
             tasks.create_task(self._reconcile_forever())
 
     async def _reconcile_forever(self) -> None:
@@ -357,10 +364,12 @@ class NodeAgent:
                 await self._prepare(world, told.ready - reasons.keys())
 
     async def _enrol(self, told: Configuration, reasons: Mapping[str, str]) -> None:
+        probes = False
         if self._host is not None:
             local_pods = told.view.local_pods.values()
             await self._host.let_in({ip for each in local_pods for ip in each.pod.addresses})
-        if await self._pods.act(told.ready, reasons):
+            probes = self._host.in_place
+        if await self._pods.act(told.ready, reasons, probes=probes):
             self._wake()
         self._wake_at(self._pods.next_look())
 
@@ -386,6 +395,7 @@ class NodeAgent:
             self.using,
             self.joining,
             self.redirected,
+            self.trouble,
             self._credentials,
             self._prepared,
         )

@@ -14,7 +14,7 @@ from troth.node._enrolment import Enrolment
 from troth.node._sockets import tcp_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from troth.envoy import PortSet
@@ -40,18 +40,16 @@ class Enroller:
     Args:
         grace: As of `Enrolment`.
         ports: Where its Envoy listens in every pod.
-        probes: As of `capture`.
 
     Attributes:
         announced: UIDs of the pods that others are to be told are captured.
         refused: Why pods that should be captured are not, by UID.
     """
 
-    def __init__(
-        self, *, grace: float, ports: PortSet = PORT_SETS[0], probes: bool = False
-    ) -> None:
+    def __init__(self, *, grace: float, ports: PortSet = PORT_SETS[0]) -> None:
         self._ports = ports
-        self._probes = probes
+        # Of those that are led to the own Envoy: whether with the exemption for probes.
+        self._exempts: dict[str, bool] = {}
         self._pods = Enrolment(grace=grace)
         self._elsewhere: frozenset[str] = frozenset()
         self.announced: frozenset[str] = frozenset()
@@ -85,6 +83,7 @@ class Enroller:
     def take_charge(self, joining: Collection[str] = ()) -> None:
         """Go by what another agent did meanwhile; the argument as of `Enrolment.inherit`."""
         self._pods.inherit(joining)
+        self._exempts.clear()
         self._elsewhere |= self._pods.redirected
         self.announced &= self._pods.announced
 
@@ -95,20 +94,28 @@ class Enroller:
                 self._pods.forget(uid)
         self._pods.want(wanted, pods, _now())
 
-    async def act(self, uids: Collection[str], reasons: Mapping[str, str]) -> bool:
+    async def act(
+        self, uids: Collection[str], reasons: Mapping[str, str], *, probes: bool = False
+    ) -> bool:
         """Capture and release what is due, now that Envoy has all listeners.
 
         Args:
             uids: The pods that Envoy has listeners of.
             reasons: Why others can't be captured, by UID.
+            probes: As of `capture`, also for those that are captured already.
 
         Returns:
             Whether Envoy is to be told anew, because listeners are to change in consequence.
         """
         refused = {uid: reasons[uid] for uid in reasons.keys() & self._pods.wanted}
         self._elsewhere &= self._pods.redirected
+        redirected = self._pods.redirected
+        self._exempts = {uid: each for uid, each in self._exempts.items() if uid in redirected}
+        # They stay with the own Envoy whether or not that answers just now.
+        changed = {uid for uid, each in self._exempts.items() if each is not probes}
+        refused |= await self._lead(changed, probes=probes)
         due = self._pods.to_capture | self._elsewhere
-        refused |= await self._capture((due & set(uids)) - refused.keys())
+        refused |= await self._capture((due & set(uids)) - refused.keys(), probes=probes)
         for uid, reason in refused.items():
             if self.refused.get(uid) != reason:
                 _log.warning("a pod is not captured", pod=uid, reason=reason)
@@ -144,17 +151,23 @@ class Enroller:
                 return deaf
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _capture(self, uids: Collection[str]) -> dict[str, str]:
+    async def _capture(self, uids: Collection[str], *, probes: bool) -> dict[str, str]:
         deaf = await self.not_listening(uids)
         refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
-        for uid in set(uids) - deaf:
+        return refused | await self._lead(set(uids) - deaf, probes=probes)
+
+    async def _lead(self, uids: Iterable[str], *, probes: bool) -> dict[str, str]:
+        """Lead them to the own Envoy, without asking it; why that failed, by UID."""
+        refused = {}
+        for uid in uids:
             try:
-                await capture(self._pods.netns[uid], self._ports, probes=self._probes)
+                await capture(self._pods.netns[uid], self._ports, probes=probes)
             except TrothError as error:
                 refused[uid] = str(error)
             else:
                 self._pods.captured(uid)
                 self._elsewhere -= {uid}
+                self._exempts[uid] = probes
         return refused
 
     async def _release(self) -> bool:

@@ -16,6 +16,7 @@ processes are seen under it:
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,12 +25,16 @@ from troth.errors import TrothError
 from troth.node._capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
-TABLE = "troth-node"
+_NAME = "troth-node"
+TABLE, BRIDGE_TABLE = f"inet {_NAME}", f"bridge {_NAME}"
 
 _log = structlog.get_logger(__name__)
+
+_REVIEW_SECONDS = 30.0
+_RETRY_SECONDS = 2.0
 
 # Just before kube-proxy and CNIs choose a source, as whoever chooses first does so for good.
 _PRIORITY = 90
@@ -49,9 +54,9 @@ def host_rules(addresses: Iterable[str]) -> str:
     v4 = _elements(address for address in known if ":" not in address)
     v6 = _elements(address for address in known if ":" in address)
     return f"""\
-add table inet {TABLE}
-delete table inet {TABLE}
-table inet {TABLE} {{
+add table {TABLE}
+delete table {TABLE}
+table {TABLE} {{
   set pods {{
     type ipv4_addr; {v4}
   }}
@@ -80,9 +85,9 @@ def bridge_rules() -> str:
     """
     vlan = "{ 0x8100, 0x88a8 }"  # IEEE 802.1Q, 802.1ad
     return f"""\
-add table bridge {TABLE}
-delete table bridge {TABLE}
-table bridge {TABLE} {{
+add table {BRIDGE_TABLE}
+delete table {BRIDGE_TABLE}
+table {BRIDGE_TABLE} {{
   chain forged {{
     type filter hook prerouting priority -300; policy accept;
     meta protocol ip ip saddr {PROBE_SOURCE_V4} drop
@@ -101,34 +106,98 @@ def _elements(addresses: Iterable[str]) -> str:
 class HostRules:
     """Keeps the rules in the node's namespace as its captured pods want them.
 
+    Others on a node can remove them (a firewall's reload flushes all tables), so they are put there
+    again from time to time.
+
     Args:
         netns: The node's own network namespace.
+        on_change: Called when `in_place` or `trouble` has changed by itself.
+        review_seconds: How often they are put there again.
     """
 
-    def __init__(self, netns: Path) -> None:
+    def __init__(
+        self,
+        netns: Path,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        review_seconds: float = _REVIEW_SECONDS,
+    ) -> None:
         self._netns = netns
+        self._on_change = on_change
+        self._review_seconds = review_seconds
+        self._wanted: frozenset[str] | None = None
         self._applied: frozenset[str] | None = None
+        self._troubles = {TABLE: "", BRIDGE_TABLE: ""}
+        self._failed = asyncio.Event()
+        self._applying = asyncio.Lock()
 
-    def forget(self) -> None:
-        """Take note that somebody else may have changed the rules."""
-        self._applied = None
+    @property
+    def in_place(self) -> bool:
+        """Whether nobody but the node's own processes has the probes' source, as far as is known.
+
+        Pods on one bridge are not meant: not every kernel can keep them from it.
+        """
+        return self._applied is not None and self._applied == self._wanted
+
+    @property
+    def trouble(self) -> str:
+        """What is not as it should be, and what follows from it; empty if nothing is."""
+        return "; ".join(filter(None, self._troubles.values()))
 
     async def let_in(self, addresses: Collection[str]) -> None:
         """Let the node's processes reach the captured pods with these addresses, and no others."""
-        wanted = frozenset(addresses)
-        if wanted == self._applied:
-            return
-        if self._applied is None:
-            await self._guard_bridges()
-        try:
-            await apply_ruleset(self._netns, host_rules(wanted))
-        except TrothError as error:
-            _log.error("probes of STRICT pods fail", reason=str(error))
-        else:
-            self._applied = wanted
+        async with self._applying:
+            self._wanted = frozenset(addresses)
+            if not self.in_place:
+                await self._apply(self._wanted, bridges=self._applied is None)
 
-    async def _guard_bridges(self) -> None:
+    async def let_go(self) -> None:
+        """Leave the rules to somebody else, until the next `let_in`."""
+        async with self._applying:
+            self._wanted = self._applied = None
+            self._troubles = dict.fromkeys(self._troubles, "")
+
+    async def run(self) -> None:
+        """Put the rules there again, until cancelled: from time to time, and soon what failed."""
+        while True:
+            try:
+                async with asyncio.timeout(self._review_seconds):
+                    await self._failed.wait()
+                await asyncio.sleep(min(_RETRY_SECONDS, self._review_seconds))
+            except TimeoutError:
+                pass  # nothing has failed
+            async with self._applying:
+                if self._wanted is None:
+                    self._failed.clear()
+                    continue
+                before = self.in_place, self.trouble
+                await self._apply(self._wanted, bridges=True)
+                changed = before != (self.in_place, self.trouble)
+            if changed:
+                self._on_change()
+
+    async def _apply(self, wanted: frozenset[str], *, bridges: bool) -> None:
+        if bridges:
+            trouble = "pods on one bridge can pass for the node"
+            await self._put(BRIDGE_TABLE, bridge_rules(), trouble)
+        is_there = await self._put(TABLE, host_rules(wanted), "probes of STRICT pods fail")
+        self._applied = wanted if is_there else None
+        if self.in_place:
+            self._failed.clear()
+        else:
+            self._failed.set()
+
+    async def _put(self, table: str, rules: str, consequence: str) -> bool:
+        trouble = ""
         try:
-            await apply_ruleset(self._netns, bridge_rules())
+            await apply_ruleset(self._netns, rules)
         except TrothError as error:
-            _log.warning("pods on one bridge can pass for the node", reason=str(error))
+            first, _, _ = str(error).partition("\n")  # the others are about the same table
+            trouble = f"{consequence}: {first}"
+        if trouble != self._troubles[table]:
+            self._troubles[table] = trouble
+            if trouble:
+                _log.error("the node's rules are not in place", table=table, reason=trouble)
+            else:
+                _log.info("the node's rules are in place again", table=table)
+        return not trouble
