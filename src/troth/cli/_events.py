@@ -43,7 +43,10 @@ def register(app: typer.Typer) -> None:
 
 def events(
     ctx: typer.Context,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Go on with what comes; of this machine's mesh only."),
+    ] = False,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
     namespace: AskedNamespaceOption = None,
