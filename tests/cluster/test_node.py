@@ -7,10 +7,10 @@ import itertools
 import json
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from lightkube.resources.core_v1 import Pod, Service
+from lightkube.resources.core_v1 import Pod
 from tests.cluster.harness import at_address
 from tests.cluster.mesh import ClusterMesh
 from tests.cluster.objects import PeerAuthentication
@@ -235,61 +235,6 @@ def test_a_node_whose_watches_break_goes_on_and_catches_up(
         eventually(
             lambda: mesh.get(outside, "stranger", url) == "refused", what="STRICT", seconds=60
         )
-
-
-def test_objects_of_a_megabyte_hold_nothing_up(mesh: ClusterMesh, shop: str, outside: str) -> None:
-    server = mesh.serve(shop, "web", "node-2")
-    mesh.client(shop, "friend", "node-1")
-    mesh.client(outside, "stranger", "node-1")
-    mesh.await_captured(shop, "web", "friend")
-    variable = {"name": "BIG", "value": "x" * 2**20}
-    container = {"name": "app", "image": "test", "env": [variable]}
-    big: dict[str, Any] = {
-        "metadata": {"namespace": shop, "name": "big"},
-        "spec": {"schedulerName": "nobody"},
-    }
-    big["spec"]["containers"] = [container]
-    mesh.cluster.run_pod(big, ready=False)
-    for made in big_service(shop, address(server)):
-        mesh.cluster.apply(made)
-    service = mesh.cluster.get(Service, "big", shop)["spec"]["clusterIP"]
-    mesh.policy(shop, "STRICT")
-    url = f"{address(server)}:8080"
-    eventually(lambda: mesh.get(outside, "stranger", url) == "refused", what="STRICT")
-    eventually(functools.partial(answers, mesh, shop, service, "web 8080 /"), what="an answer")
-
-
-def big_service(namespace: str, address: str) -> Iterator[dict[str, object]]:
-    """A service with as many endpoints as a slice may have, of which one is ready."""
-    metadata = {"namespace": namespace, "name": "big"}
-    ports = [{"name": "http", "port": 80, "targetPort": 8080}]
-    yield {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata,
-        "spec": {"ports": ports},
-    }
-    others = [
-        {
-            "addresses": [f"10.99.{n // 250}.{n % 250 + 1}"],
-            "conditions": {"ready": False},
-            "targetRef": {
-                "kind": "Pod",
-                "name": "x" * 253,
-                "namespace": "y" * 63,
-                "uid": "z" * 500,
-            },
-        }
-        for n in range(999)
-    ]
-    yield {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": metadata | {"labels": {"kubernetes.io/service-name": "big"}},
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080}],
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}, *others],
-    }
 
 
 def test_a_policy_that_got_past_the_schema_takes_no_good_one_down(

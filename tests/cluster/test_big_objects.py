@@ -1,0 +1,78 @@
+"""Objects as big as the API server takes them, on a cluster that nobody else has to work with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lightkube.resources.core_v1 import Service
+from tests.cluster.harness import NODES, Cluster
+from tests.cluster.mesh import ClusterMesh
+from tests.e2e.harness import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def mesh() -> Iterator[ClusterMesh]:
+    with Cluster(nodes=NODES[:2]) as cluster, ClusterMesh(cluster) as running:
+        yield running
+
+
+def test_objects_of_a_megabyte_hold_nothing_up(mesh: ClusterMesh) -> None:
+    shop, outside = mesh.namespace("shop"), mesh.namespace("outside", in_mesh=False)
+    server = mesh.serve(shop, "web", "node-2")
+    mesh.client(shop, "friend", "node-1")
+    mesh.client(outside, "stranger", "node-1")
+    mesh.await_captured(shop, "web", "friend")
+    variable = {"name": "BIG", "value": "x" * 2**20}
+    container = {"name": "app", "image": "test", "env": [variable]}
+    big: dict[str, Any] = {
+        "metadata": {"namespace": shop, "name": "big"},
+        "spec": {"schedulerName": "nobody"},
+    }
+    big["spec"]["containers"] = [container]
+    mesh.cluster.run_pod(big, ready=False)
+    for made in big_service(shop, server["status"]["podIP"]):
+        mesh.cluster.apply(made)
+    service = mesh.cluster.get(Service, "big", shop)["spec"]["clusterIP"]
+    mesh.policy(shop, "STRICT")
+    url = f"{server['status']['podIP']}:8080"
+    eventually(lambda: mesh.get(outside, "stranger", url) == "refused", what="STRICT")
+    eventually(lambda: mesh.get(shop, "friend", service) == "web 8080 /", what="an answer")
+
+
+def big_service(namespace: str, address: str) -> Iterator[dict[str, object]]:
+    """A service with as many endpoints as a slice may have, of which one is ready."""
+    metadata = {"namespace": namespace, "name": "big"}
+    ports = [{"name": "http", "port": 80, "targetPort": 8080}]
+    yield {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {"ports": ports},
+    }
+    others = [
+        {
+            "addresses": [f"10.99.{n // 250}.{n % 250 + 1}"],
+            "conditions": {"ready": False},
+            "targetRef": {
+                "kind": "Pod",
+                "name": "x" * 253,
+                "namespace": "y" * 63,
+                "uid": "z" * 500,
+            },
+        }
+        for n in range(999)
+    ]
+    yield {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": metadata | {"labels": {"kubernetes.io/service-name": "big"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}, *others],
+    }
