@@ -193,31 +193,6 @@ def test_an_address_given_to_another_pod_is_never_taken_for_its_former_one(
         mesh.cluster.delete(Pod, name, shop)
 
 
-@pytest.mark.timeout(240)
-def test_a_minute_without_api_server_fails_no_request_and_all_is_caught_up_with(
-    mesh: ClusterMesh, shop: str, outside: str
-) -> None:
-    server = mesh.serve(shop, "web", "node-2")
-    mesh.client(shop, "friend", "node-1")
-    mesh.client(outside, "stranger", "node-1")
-    mesh.await_captured(shop, "web", "friend")
-    url = f"{address(server)}:8080"
-    (before,) = mesh.report("node-2")["roots"]
-    plane = mesh.cluster.control_plane
-    with mesh.load(shop, "friend", url):
-        mesh.rotate()  # so that all certificates are due for renewal
-        with plane.without_apiserver():
-            time.sleep(60)  # longer than any request and any pause between attempts
-            assert mesh.get(outside, "stranger", url) == "web 8080 /"
-        mesh.policy(shop, "STRICT")
-        eventually(
-            lambda: mesh.get(outside, "stranger", url) == "refused",
-            what="STRICT after the outage",
-            seconds=60,
-        )
-        mesh.await_new_root(before)
-
-
 def test_a_node_whose_watches_break_goes_on_and_catches_up(
     mesh: ClusterMesh, shop: str, outside: str
 ) -> None:

@@ -1,7 +1,8 @@
-"""Objects as big as the API server takes them, on a cluster that nobody else has to work with."""
+"""What leaves a cluster's own programs behind for a while, each on a cluster for itself."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,3 +77,29 @@ def big_service(namespace: str, address: str) -> Iterator[dict[str, object]]:
         "ports": [{"name": "http", "port": 8080}],
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}}, *others],
     }
+
+
+@pytest.mark.timeout(240)
+def test_a_minute_without_api_server_fails_no_request_and_all_is_caught_up_with(
+    mesh: ClusterMesh,
+) -> None:
+    shop, outside = mesh.namespace("shop"), mesh.namespace("outside", in_mesh=False)
+    server = mesh.serve(shop, "web", "node-2")
+    mesh.client(shop, "friend", "node-1")
+    mesh.client(outside, "stranger", "node-1")
+    mesh.await_captured(shop, "web", "friend")
+    url = f"{server['status']['podIP']}:8080"
+    (before,) = mesh.report("node-2")["roots"]
+    plane = mesh.cluster.control_plane
+    with mesh.load(shop, "friend", url):
+        mesh.rotate()  # so that all certificates are due for renewal
+        with plane.without_apiserver():
+            time.sleep(60)  # longer than any request and any pause between attempts
+            assert mesh.get(outside, "stranger", url) == "web 8080 /"
+        mesh.policy(shop, "STRICT")
+        eventually(
+            lambda: mesh.get(outside, "stranger", url) == "refused",
+            what="STRICT after the outage",
+            seconds=60,
+        )
+        mesh.await_new_root(before)
