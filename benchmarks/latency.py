@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks.data_plane import BASELINE
+from benchmarks.data_plane import BASELINE, ratios
 from benchmarks.data_plane.rig import DIRECT, PATHS, TROTH, Rig
 from benchmarks.framework import (
     Benchmark,
@@ -21,7 +21,6 @@ from benchmarks.framework import (
     median,
     middle,
     percentile,
-    ratio,
 )
 
 if TYPE_CHECKING:
@@ -79,16 +78,7 @@ def _figures(
     what: str, samples: Mapping[str, Sequence[float]], *, target: float | None = None
 ) -> Iterator[Figure]:
     """Each pair beside the baseline, the target being troth's; and what troth adds."""
-    for name in PATHS:
-        if name not in {DIRECT, BASELINE}:
-            yield ratio(
-                f"{what}, {name}",
-                samples[name],
-                samples[BASELINE],
-                to="HAProxy's",
-                unit="µs",
-                target=target if name == TROTH else None,
-            )
+    yield from ratios(what, samples, unit="µs", target=target)
     pairs = zip(samples[TROTH], samples[DIRECT], strict=True)
     yield absolute(
         f"{what}, added by troth",

@@ -64,7 +64,7 @@ def _run(run: Run) -> Iterator[Figure]:
         bulk = _costs(rig, run, "bytes", connections=4, target=load.BIG)
 
     per_request = {name: [one.per_request for one in costs] for name, costs in kept.items()}
-    yield from _ratios("CPU per request", per_request, unit="µs", target=1.0)
+    yield from ratios("CPU per request", per_request, unit="µs", target=1.0)
     yield ratio(
         "CPU per request, troth beside a sidecar",
         per_request[TROTH],
@@ -73,7 +73,7 @@ def _run(run: Run) -> Iterator[Figure]:
         unit="µs",
         target=0.3,
     )
-    yield from _ratios(
+    yield from ratios(
         "whole machine per request",
         {
             name: [
@@ -84,25 +84,25 @@ def _run(run: Run) -> Iterator[Figure]:
         },
         unit="µs",
     )
-    yield from _ratios(
+    yield from ratios(
         "CPU per connection",
         {name: [one.per_request for one in costs] for name, costs in alone.items()},
         unit="µs",
         target=0.6,
     )
-    yield from _ratios(
+    yield from ratios(
         "connections per second",
         {name: [one.requests_per_second for one in costs] for name, costs in alone.items()},
         unit="1/s",
         better=Better.HIGHER,
     )
-    yield from _ratios(
+    yield from ratios(
         "CPU per GiB",
         {name: [one.per_gigabyte for one in costs] for name, costs in bulk.items()},
         unit="s",
         target=0.6,
     )
-    yield from _ratios(
+    yield from ratios(
         f"memory per {_HELD:,} connections",
         {name: [each[name] for each in held] for name in PATHS},
         unit="MB",
@@ -139,7 +139,7 @@ def _memory(rig: Rig, run: Run) -> dict[str, float]:
     return grown
 
 
-def _ratios(
+def ratios(
     what: str,
     samples: Mapping[str, Sequence[float]],
     *,
