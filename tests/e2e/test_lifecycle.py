@@ -115,7 +115,12 @@ class Foreground:
             try:
                 self._read()
             except OSError as error:  # Linux' way of saying that the other end is closed
-                raise AssertionError(self._output.decode()) from error
+                raise AssertionError(self.output) from error
+
+    @property
+    def output(self) -> str:
+        """What it said."""
+        return self._output.decode()
 
     def type(self, keys: bytes) -> None:
         """Press keys."""
@@ -175,7 +180,7 @@ def test_ctrl_c_while_a_mesh_starts_leaves_nothing_behind(
         troth = Foreground(mesh, ready=False)
         eventually((mesh.state / reached).exists, what=f"{reached} of the state directory")
         troth.type(CTRL_C)
-        assert troth.wait() in {0, 130}  # 0 where it was ready just before
+        assert troth.wait() in {0, 130}, troth.output  # 0 where it was ready just before
 
 
 def first_process(mesh: Mesh) -> int:

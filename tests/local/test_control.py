@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 import stat
 import threading
 from typing import TYPE_CHECKING, Any
@@ -70,6 +72,17 @@ async def test_an_error_is_told_once_and_in_full(
         with pytest.raises(PeerError) as refused:
             await _ask(path, "fail")
     assert str(refused.value) == text
+
+
+async def test_a_mesh_that_ends_without_an_answer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        answer = asyncio.create_task(_ask(path, "numbers", count=3))
+        await asyncio.to_thread(select.select, [listener], [], [])
+    with pytest.raises(PeerError, match="the mesh ended before it answered"):
+        await answer
 
 
 async def test_a_request_nobody_answers_is_refused(tmp_path: Path) -> None:

@@ -100,21 +100,15 @@ def up(
     mesh = outside.start(settings, detach=detach)
     try:
         waiting = _wait(outside, timeout)
+        _print_readiness(waiting, time.monotonic() - began)
+        if not detach:
+            return _stay(outside, mesh)
+        refused = _print_problems(outside)
     except BaseException:
         _handle_signals(signal.SIG_IGN)
         outside.stop()
         raise
-    seconds = time.monotonic() - began
-    if waiting:
-        err.print(f"[yellow]not ready[/yellow] after {seconds:.1f} s, and goes on; waiting for:")
-    else:
-        err.print(f"[green]ready[/green] after {seconds:.1f} s")
-    for blocker in waiting:
-        err.print(f"  {escape(blocker)}", soft_wrap=True)
-    if detach:
-        refused = _print_problems(outside)
-        return 1 if waiting or refused else 0
-    return _stay(outside, mesh)
+    return 1 if waiting or refused else 0
 
 
 def down() -> int:
@@ -143,6 +137,15 @@ def _wait(outside: Outside, timeout: float) -> tuple[str, ...]:
                 return mesh.waiting_for
             status.update(f"waiting for {escape(missing[0])}" + _and_more(missing))
             time.sleep(_POLL_SECONDS)
+
+
+def _print_readiness(waiting: Sequence[str], seconds: float) -> None:
+    if waiting:
+        err.print(f"[yellow]not ready[/yellow] after {seconds:.1f} s, and goes on; waiting for:")
+    else:
+        err.print(f"[green]ready[/green] after {seconds:.1f} s")
+    for blocker in waiting:
+        err.print(f"  {escape(blocker)}", soft_wrap=True)
 
 
 def _unready(mesh: MeshStatus) -> tuple[str, ...]:

@@ -153,8 +153,8 @@ def call(
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise PeerError("troth", "no mesh is running", "start one with: troth up") from error
-        connection.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
-        with connection.makefile("rb") as lines:
+        with _ending(), connection.makefile("rb") as lines:
+            connection.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
             while True:
                 if until is not None:
                     connection.settimeout(max(until - time.monotonic(), _SHORTEST_WAIT))
@@ -166,3 +166,12 @@ def call(
                     peer, remedy = answer.get("peer", "troth"), answer.get("remedy", "")
                     raise PeerError(peer, answer["error"], remedy)
                 yield answer
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """A mesh that ends resets the requests it has not taken yet."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise PeerError("troth", "the mesh ended before it answered") from error

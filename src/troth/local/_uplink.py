@@ -97,8 +97,19 @@ def remove(uplink: Uplink) -> None:
 
     with _explained(), IPRoute() as host:
         for index in host.link_lookup(ifname=uplink.interface):
-            host.link("del", index=index)
+            _remove_link(host, index)
     _nft(f"add table inet {uplink.table}\ndelete table inet {uplink.table}\n")
+
+
+def _remove_link(host: IPRoute, index: int) -> None:
+    from pyroute2 import NetlinkError  # noqa: PLC0415 - as above
+
+    try:
+        host.link("del", index=index)
+    except NetlinkError as error:
+        # The kernel removes it with the namespace of its other end, at a time of its own.
+        if error.code != errno.ENODEV:
+            raise
 
 
 def _configure(ip: IPRoute, interface: str, address: str) -> None:
