@@ -172,15 +172,14 @@ class Cluster:
 
     def worker(self, namespace: str, name: str) -> PodWorker:
         """A pod as it runs on its node."""
-        found = [node.kubelet.worker(namespace, name) for node in self.nodes.values()]
-        (worker,) = (worker for worker in found if worker is not None)
+        (worker,) = self._workers(namespace, name)
         return worker
 
     def exec(
         self, namespace: str, name: str, *argv: str, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a pod's first container and wait for it."""
-        container = self._container(namespace, name)
+        """Run a command in a pod's first container, once it runs, and wait for the command."""
+        container = self._running(namespace, name)
         settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60.0}
         settings |= {"env": container.environment, **options}
         return subprocess.run(container.exec_command(*argv), check=False, **settings)
@@ -191,14 +190,14 @@ class Cluster:
         return done.stdout if done.returncode == 0 else None
 
     def start(self, namespace: str, name: str, *argv: str, **options: Any) -> subprocess.Popen[Any]:
-        """Start a command in a pod's first container."""
-        container = self._container(namespace, name)
+        """Start a command in a pod's first container, once it runs."""
+        container = self._running(namespace, name)
         options = {"env": container.environment, **options}
         return subprocess.Popen(container.exec_command(*argv), **options)
 
     def logs(self, namespace: str, name: str) -> str:
         """The output of a pod's first container."""
-        container = self._container(namespace, name)
+        container, *_ = self.worker(namespace, name).containers.values()
         return container.log.read_text()
 
     def token(self, namespace: str, name: str) -> str:
@@ -210,8 +209,22 @@ class Cluster:
         proxies = [node.proxy for node in self.nodes.values()]
         return "\n".join(p.last_words() for p in (*self.control_plane.programs, *proxies))
 
-    def _container(self, namespace: str, name: str) -> Container:
-        return next(iter(self.worker(namespace, name).containers.values()))
+    def _running(self, namespace: str, name: str) -> Container:
+        """A pod's first container. A pod has an address, and so endpoints, before that runs."""
+
+        def look() -> Container | None:
+            for worker in self._workers(namespace, name):
+                for container in tuple(worker.containers.values())[:1]:
+                    return container if container.pid else None
+            return None
+
+        found = eventually(look, what=f"a running container of pod {namespace}/{name}")
+        assert found is not None
+        return found
+
+    def _workers(self, namespace: str, name: str) -> list[PodWorker]:
+        found = (node.kubelet.worker(namespace, name) for node in self.nodes.values())
+        return [worker for worker in found if worker is not None]
 
 
 _FETCH = """

@@ -2,8 +2,8 @@
 
 It starts pods' containers, restarts them as the pod's policy says, probes their readiness from the
 node's own network namespace, reports their status, and ends them gracefully. It is quicker than
-the original: probes ignore ``initialDelaySeconds`` and ``periodSeconds``. There are no init
-containers, hooks, liveness or startup probes and no resource limits.
+the original: probes ignore ``initialDelaySeconds``, and ``periodSeconds`` until the container is
+ready. There are no init containers, hooks, liveness or startup probes and no resource limits.
 """
 
 from __future__ import annotations

@@ -192,7 +192,9 @@ class Container:
     def pid(self) -> int:
         """The PID, outside of the node, of the container's first process once it runs, or 0."""
         pid = descendant(self._process.pid, 1 if self._sandbox.host_pid else 2)
-        return pid if pid and _SETTING_UP.encode() not in command_line(pid) else 0
+        # None is seen of a process that has ended, nor while it becomes another program.
+        command = command_line(pid) if pid else b""
+        return pid if command and _SETTING_UP.encode() not in command else 0
 
     @property
     def exit_code(self) -> int | None:

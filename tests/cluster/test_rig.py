@@ -16,6 +16,7 @@ from lightkube.resources.apps_v1 import Deployment
 from lightkube.resources.authentication_v1 import SelfSubjectReview
 from lightkube.resources.core_v1 import ConfigMap, Pod, Service
 from lightkube.resources.core_v1 import Node as NodeResource
+from lightkube.resources.discovery_v1 import EndpointSlice
 from tests.cluster.harness import Cluster, at_address
 from tests.cluster.objects import PeerAuthentication
 from tests.cluster.probes import http_status
@@ -211,6 +212,39 @@ def test_nothing_of_it_is_reachable_from_outside(cluster: Cluster, namespace: st
     assert http_status(Path("/proc/self/ns/net"), address) != HTTPStatus.OK
 
 
+def test_endpoint_slices_follow_readiness(cluster: Cluster, namespace: str) -> None:
+    ready_path = {"path": "/ready", "port": "http"}
+    probe = {"httpGet": ready_path, "failureThreshold": 1, "periodSeconds": 1}
+    container = {
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": probe,
+    }
+    cluster.run_pod(pod(namespace, "web", "node-1", containers=[container]), SERVE, ready=False)
+    service = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": namespace, "name": "web"},
+            "spec": service,
+        }
+    )
+
+    def ready() -> list[bool]:
+        slices = cluster.client.list(EndpointSlice, namespace=namespace)
+        return [
+            bool(endpoint.conditions and endpoint.conditions.ready)
+            for part in slices
+            for endpoint in part.endpoints or ()
+        ]
+
+    eventually(lambda: ready() == [False], what="an endpoint that is not ready")
+    cluster.exec(namespace, "web", "touch", "/run/ready")
+    eventually(lambda: ready() == [True], what="an endpoint that is ready")
+    cluster.exec(namespace, "web", "rm", "/run/ready")
+    eventually(lambda: ready() == [False], what="an endpoint that is not ready")
+
+
 def test_a_service_is_reached_by_its_address_and_its_node_port(
     cluster: Cluster, namespace: str
 ) -> None:
@@ -336,6 +370,11 @@ def test_a_container_has_the_capabilities_it_asks_for(
     cluster.run_pod(pod(namespace, "web", "node-1", containers=[container]))
     done = cluster.exec(namespace, "web", "ip", "link", "set", "lo", "mtu", "1500")
     assert (done.returncode == 0) is may
+
+
+def test_a_command_waits_for_its_container_to_run(cluster: Cluster, namespace: str) -> None:
+    cluster.run_pod(pod(namespace, "web", "node-1"), ready=False)
+    assert cluster.exec(namespace, "web", "hostname").stdout == "web\n"
 
 
 def test_a_watch_tells_what_happens(cluster: Cluster, namespace: str) -> None:
