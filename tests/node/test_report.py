@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ from troth.identity import (
 )
 from troth.node._answers import certificate
 from troth.node._csr_signer import ClusterSigner
+from troth.node._issuers import Issuers, issuers
 from troth.node._report import NodeReporter, node_report
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 WEB = SpiffeId.for_service_account(TRUST_DOMAIN, "shop", "web")
 OLD, NEW = (CertificateAuthority.self_signed(TRUST_DOMAIN, now=NOW) for _ in range(2))
+ROOTS = (OLD.trust_bundle, NEW.trust_bundle)
 BOTH = OLD.trust_bundle.merge(NEW.trust_bundle)
 
 
@@ -51,15 +54,36 @@ def fingerprint(bundle: TrustBundle) -> str:
 
 
 def test_a_report_names_the_roots_believed_and_those_in_use() -> None:
-    report = node_report(policies="p", bundle=BOTH, svids=[svid(NEW)], now=NOW)
+    issuers = Issuers().of([svid(NEW)], BOTH, NOW)
+    report = node_report(policies="p", bundle=BOTH, issuers=issuers)
     old, new = fingerprint(OLD.trust_bundle), fingerprint(NEW.trust_bundle)
     assert report.roots == {old, new}
     assert report.issuers == {new}
 
 
-def test_a_certificate_of_the_old_root_is_reported_as_long_as_one_is_in_use() -> None:
-    report = node_report(policies="p", bundle=BOTH, svids=[svid(NEW), svid(OLD)], now=NOW)
-    assert report.issuers == report.roots
+def test_the_old_root_is_in_use_as_long_as_a_certificate_of_it_is() -> None:
+    old, new = svid(OLD), svid(NEW)
+    known = Issuers()
+    assert known.of([new, old], BOTH, NOW) == set(map(fingerprint, ROOTS))
+    assert known.of([new], BOTH, NOW) == {fingerprint(NEW.trust_bundle)}
+    assert known.of([new, old], BOTH, old.not_after + timedelta(seconds=1)) == set()
+
+
+def test_certificates_are_judged_anew_by_another_bundle() -> None:
+    known, both = Issuers(), [svid(OLD), svid(NEW)]
+    for bundle in ROOTS:
+        assert known.of(both, bundle, NOW) == {fingerprint(bundle)}
+
+
+def test_a_certificate_is_verified_once_however_often_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    verified = Mock(wraps=issuers)
+    monkeypatch.setattr("troth.node._issuers.issuers", verified)
+    known, certificate = Issuers(), svid(NEW)
+    answers = {known.of([certificate], BOTH, NOW) for _ in range(3)}
+    assert answers == {frozenset({fingerprint(NEW.trust_bundle)})}
+    assert verified.call_count == 1
 
 
 def test_reports_of_older_and_newer_agents_are_read() -> None:

@@ -32,7 +32,7 @@ from troth.cluster._pins import Pins, find_by_cgroup
 from troth.cluster._ranges import ServiceRanges
 from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
-from troth.node import NodeAgent, NodePaths, is_captured
+from troth.node import Issuers, NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
 from troth.node._metrics import NodeMetrics
 from troth.node._report import NodeReporter, node_report
@@ -110,6 +110,7 @@ class ClusterNode:
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
         self._memory = MemoryKeeper()
+        self._issuers = Issuers()
 
     def readiness(self) -> Readiness:
         """Whether it does what it is there for, and if not, why."""
@@ -279,8 +280,7 @@ class ClusterNode:
             node_report(
                 policies=policy_digest(self._enforced.stored_policies),
                 bundle=credentials.bundle,
-                svids=credentials.svids,
-                now=datetime.now(UTC),
+                issuers=self._issuers.of(credentials.svids, credentials.bundle, datetime.now(UTC)),
                 joining={pods[uid].namespace for uid in agent.joining & pods.keys()},
                 captured=len(agent.redirected),
                 trouble="; ".join(

@@ -9,11 +9,13 @@ from troth.node._capture import apply_ruleset, capture_rules, is_captured
 from troth.node._certificates import Signed, Signer
 from troth.node._discover import network_namespaces, node_namespaces
 from troth.node._history import History
+from troth.node._issuers import Issuers
 from troth.node._journal import Journal
 from troth.node._paths import NodePaths
 
 __all__ = [
     "History",
+    "Issuers",
     "Journal",
     "NodeAgent",
     "NodePaths",

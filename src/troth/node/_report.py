@@ -21,7 +21,6 @@ from troth._contract import (
     root_fingerprint,
 )
 from troth.errors import TrothError
-from troth.node._issuers import issuers
 from troth.sources.kubernetes import api_errors
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from lightkube import AsyncClient
 
-    from troth.identity import TrustBundle, X509Svid
+    from troth.identity import TrustBundle
 
 _log = structlog.get_logger(__name__)
 
@@ -44,8 +43,7 @@ def node_report(
     *,
     policies: str,
     bundle: TrustBundle,
-    svids: Iterable[X509Svid],
-    now: datetime,
+    issuers: frozenset[str],
     joining: Iterable[str] = (),
     captured: int | None = None,
     trouble: str = "",
@@ -55,8 +53,7 @@ def node_report(
     Args:
         policies: `policy_digest` of what is enforced.
         bundle: The roots that Envoy believes in.
-        svids: The certificates that Envoy uses.
-        now: The time.
+        issuers: Fingerprints of the roots of the certificates that Envoy uses.
         joining: Namespaces with pods that take plaintext because they have just joined.
         captured: How many pods' new connections are led to Envoy.
         trouble: Why it isn't further.
@@ -64,7 +61,7 @@ def node_report(
     return NodeReport(
         policies=policies,
         roots=frozenset(map(root_fingerprint, bundle.certificates)),
-        issuers=frozenset().union(*(issuers(svid, bundle, now) for svid in svids)),
+        issuers=issuers,
         joining=frozenset(joining),
         captured=captured,
         trouble=trouble,
