@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -80,14 +82,14 @@ class Asker:
     """Runs commands as somebody, and tells what they say."""
 
     def __init__(self, mesh: ClusterMesh, user: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self._kubeconfig = mesh.cluster.control_plane.kubeconfig(user, outside=True)
+        self.kubeconfig = mesh.cluster.control_plane.kubeconfig(user, outside=True)
         self._capsys = capsys
         self.complaint = ""
 
     def __call__(self, *arguments: str, code: int = 0) -> Any:
         """The JSON of a command, or the list of it where there is one on each line."""
         self._capsys.readouterr()
-        result = run([*arguments, f"--kubeconfig={self._kubeconfig}", "-o", "json"])
+        result = run([*arguments, f"--kubeconfig={self.kubeconfig}", "-o", "json"])
         said = self._capsys.readouterr()
         self.complaint = said.err
         assert result == code, said
@@ -184,9 +186,29 @@ def test_events_are_those_of_the_namespace(ask: Asker) -> None:
     assert all(SHOP in str(each["source"]) + str(each["destination"]) for each in seen)
 
 
-def test_events_of_a_cluster_are_not_followed(ask: Asker) -> None:
-    assert ask("events", "-n", SHOP, "-f", code=2) == []
-    assert "--follow is for the mesh on this machine" in ask.complaint
+def test_following_events_tells_each_connection_once_as_it_comes(
+    mesh: ClusterMesh, ask: Asker, tmp_path: Path
+) -> None:
+    path = tmp_path / "events"
+    command = ("troth", "events", "-n", SHOP, "-f", f"--kubeconfig={ask.kubeconfig}", "-o", "json")
+
+    def told() -> list[str]:
+        return path.read_text().splitlines()
+
+    with path.open("w") as file, subprocess.Popen(command, stdout=file) as following:
+        try:
+            eventually(told, what="what there was before")
+            before = len(told())
+            assert mesh.get(SHOP, "friend", address(mesh, "api")) == "api 8080 /"
+            eventually(lambda: len(told()) > before, what="the new connection")
+            mesh.get(SHOP, "friend", address(mesh, "web"))
+            eventually(lambda: len(told()) > before + 1, what="the next one")
+        finally:
+            following.send_signal(signal.SIGINT)
+        assert following.wait() == 130
+    assert len(set(told())) == len(told()) == before + 2
+    ends = [json.loads(line)["destination"]["workload"] for line in told()[before:]]
+    assert ends == [API, WEB]
 
 
 @pytest.mark.parametrize("to", ["web:8080", "web:80"])

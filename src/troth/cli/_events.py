@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -25,7 +26,11 @@ from troth.local import StateDirectory, call
 from troth.mesh import Connection, Outcome
 
 if TYPE_CHECKING:
+    from troth.explain import Unanswered
     from troth.mesh import Party
+
+_PAUSE_SECONDS = 2.0
+_PAUSE_SECONDS_PER_NODE = 0.1
 
 _COLOURS = {
     Outcome.ACCEPTED: "green",
@@ -45,7 +50,7 @@ def events(
     ctx: typer.Context,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", help="Go on with what comes; of this machine's mesh only."),
+        typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C."),
     ] = False,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
@@ -57,25 +62,40 @@ def events(
 ) -> int:
     """Show connections: accepted by the tunnel, passed in plaintext, refused, and why.
 
-    In a cluster it shows those of the pods of one namespace. With -o json, one object per line. The
-    exit code is 0, or 1 when a node of a cluster didn't answer.
+    In a cluster it shows those of the pods of one namespace, and follows them by asking again:
+    every two seconds, or less often where many nodes are concerned. With -o json, one object per
+    line. The exit code is 0, or 1 when a node of a cluster didn't answer.
     """
     cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
     if cluster is None:
         for answer in call(StateDirectory().control, "events", follow=follow):
             _print(msgspec.convert(answer, Connection), output)
         return 0
-    if follow:
-        raise typer.BadParameter("--follow is for the mesh on this machine; ask a cluster again")
     asking = Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout)
-    answers, unanswered = ask_events(asking)
-    seen = (each.connection for answer in answers for each in answer.events)
-    for connection in sorted(seen, key=lambda each: each.time):
-        _print(connection, output)
-    if left_out := sum(each.left_out for each in answers):
-        err.print(f"[yellow]{left_out} older ones are left out[/yellow]", soft_wrap=True)
-    tell_unanswered(unanswered)
-    return 1 if unanswered else 0
+    return _ask_cluster(asking, output, follow=follow)
+
+
+def _ask_cluster(asking: Asking, output: Output, *, follow: bool) -> int:
+    """Print what the agents have seen; ask again and again, if that is wanted."""
+    from troth.reviews import Follower  # noqa: PLC0415 - slow to import
+
+    follower = Follower()
+    told: tuple[Unanswered, ...] = ()
+    while True:
+        asked = time.monotonic()
+        answers, unanswered = ask_events(asking, since_seconds=follower.since_seconds(asked))
+        fresh = follower.take(answers, asked=asked, complete=not unanswered)
+        for connection in fresh.connections:
+            _print(connection, output)
+        if fresh.left_out:
+            err.print(f"[yellow]{fresh.left_out} older ones are left out[/yellow]", soft_wrap=True)
+        if unanswered != told:
+            tell_unanswered(unanswered)
+            told = unanswered
+        if not follow:
+            return 1 if unanswered else 0
+        # Each time costs an object per node.
+        time.sleep(max(_PAUSE_SECONDS, len(answers) * _PAUSE_SECONDS_PER_NODE))
 
 
 def _print(connection: Connection, output: Output) -> None:
@@ -88,9 +108,9 @@ def _print(connection: Connection, output: Output) -> None:
 def describe(connection: Connection) -> str:
     """One line of rich markup about a connection."""
     outcome, destination = connection.outcome, connection.destination
-    time = connection.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    clock = connection.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
     parts = [
-        f"[dim]{time}[/dim]",
+        f"[dim]{clock}[/dim]",
         f"[{_COLOURS[outcome]}]{outcome:<{_WIDTH}}[/]",
         f"{_name(connection.source)} → {_name(destination)}:{destination.port}",
     ]

@@ -87,11 +87,13 @@ def ask_totals(
     return gathered, unanswered
 
 
-def ask_events(asking: Asking) -> tuple[tuple[EventsAnswer, ...], tuple[Unanswered, ...]]:
+def ask_events(
+    asking: Asking, *, since_seconds: int | None = None
+) -> tuple[tuple[EventsAnswer, ...], tuple[Unanswered, ...]]:
     """The newest connections that the agents have seen, and who didn't say; raises as above."""
     from troth.reviews import EventsAnswer, Question  # noqa: PLC0415 - slow to import
 
-    answers, unanswered = _answers(asking, Question.EVENTS, EventsAnswer)
+    answers, unanswered = _answers(asking, Question.EVENTS, EventsAnswer, since_seconds)
     return tuple(answers.values()), unanswered
 
 

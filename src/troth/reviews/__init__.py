@@ -6,6 +6,7 @@ them, `troth.reviews.asker` asks.
 
 from __future__ import annotations
 
+from troth.reviews._following import Follower, Fresh
 from troth.reviews._gather import Gathered, concerned_nodes, gather
 from troth.reviews._objects import (
     ConnectAnswer,
@@ -20,6 +21,8 @@ from troth.reviews._objects import (
 __all__ = [
     "ConnectAnswer",
     "EventsAnswer",
+    "Follower",
+    "Fresh",
     "Gathered",
     "Question",
     "ReviewSpec",
