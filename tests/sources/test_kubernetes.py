@@ -125,6 +125,16 @@ async def test_what_is_made_changed_and_deleted_is_seen() -> None:
         await followed.until(lambda state: state.policies == ())
 
 
+async def test_a_policy_is_told_at_once_however_close_behind_another_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("troth.sources._kubernetes._SETTLE_SECONDS", 3600)
+    async with fake_api() as api, following(api.config) as followed:
+        await followed.until(lambda state: names(state) == set())
+        await api.put(POLICIES, policy("STRICT"))
+        await followed.until(lambda state: [p.mode for p in state.policies] == [Mode.STRICT])
+
+
 async def test_endpoints_that_change_change_their_service() -> None:
     def endpoints(state: ClusterState) -> list[str]:
         ports = state.services["shop/web"].ports if state.services else ()

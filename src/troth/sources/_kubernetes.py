@@ -1,14 +1,15 @@
 """The Kubernetes API as a source: a cluster is followed as it changes.
 
 Each kind has a loop of its own that does what its `Reflector` says. What they know together comes
-out as one value: a change at once, and those that follow close behind as one.
+out as one value: a change at once, and those that follow close behind as one. Policies are never
+held back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -100,8 +101,11 @@ async def follow(
     try:
         while True:
             await _first(asyncio.create_task(view.changed.wait()), loops)
-            await asyncio.sleep(max(0.0, next_tell - clock()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_tell):
+                    await view.pressing.wait()
             view.changed.clear()
+            view.pressing.clear()
             state = view.state()
             if state is not None and state != told:
                 told, next_tell = state, clock() + _SETTLE_SECONDS
@@ -135,6 +139,7 @@ class _View:
         jitter: Callable[[], float],
     ) -> None:
         self.changed = asyncio.Event()
+        self.pressing = asyncio.Event()
         self._node_name = node_name or ""
         self._on_trouble = on_trouble
         self._jitter = jitter
@@ -233,6 +238,7 @@ class _View:
         elif reflector is self.policies:
             self._policies = tuple(self.policies.objects.values())
             self._stored = self.policies.stored
+            self.pressing.set()
         self.changed.set()
 
     def _note(self, resource: Resource[Any], error: TrothError | None) -> None:
