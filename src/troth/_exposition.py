@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import re
 import socket
 import stat
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
-from troth.errors import EnvironmentLackError, InputError, Problem
+from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from troth._listen import ListenAddress
 
 _log = structlog.get_logger(__name__)
 
@@ -32,68 +33,8 @@ PATH = "/metrics"
 _MOST_CONNECTIONS = 32
 _LONGEST_HEAD = 16 * 1024
 _PATIENCE_SECONDS = 10
-_LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7), less its final zero
-_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
-_HIGHEST_PORT = 65535
 _REQUEST_LINE = re.compile(rb"(?P<method>[A-Z]{1,16}) (?P<target>[!-~]{1,2048}) HTTP/1\.[01]")
-LISTEN = "PORT|ADDRESS:PORT|unix:PATH"
-"""What `ListenAddress.parse` reads, for a command's help."""
-
-_WANTED = "write PORT, ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
-
 _LOOK_AGAIN_SECONDS = 1.0
-
-
-class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to listen: an IP address (all of them if empty) and a TCP port, or a Unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    @classmethod
-    def parse(cls, text: str, *, option: str) -> ListenAddress:
-        """Read ``PORT``, ``ADDRESS:PORT``, ``[ADDRESS]:PORT`` or ``unix:PATH``.
-
-        A path is made absolute.
-
-        Args:
-            text: What was given.
-            option: What it was given for, to name in an error.
-
-        Raises:
-            InputError: It is none of these.
-        """
-        scheme, _, rest = text.partition(":")
-        if scheme == "unix":
-            path = str(Path(rest).absolute()) if rest else ""
-            length = len(os.fsencode(path))
-            if not rest or "\0" in rest:
-                _refuse(option, text, "names no path")
-            if length > _LONGEST_SOCKET_PATH:
-                found = f"names a path of {length} bytes, too long for a Unix socket"
-                _refuse(option, text, found)
-            return cls(path=path)
-        if _PORT.fullmatch(text) and int(text) <= _HIGHEST_PORT:
-            return cls(port=int(text))
-        host, colon, number = text.rpartition(":")
-        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        try:
-            address = ipaddress.ip_address(bare)
-        except ValueError:
-            _refuse(option, text, "has no IP address" if colon else "has no port")
-        if (address.version == 6) is not (bare != host):  # noqa: PLR2004 - IPv6
-            _refuse(option, text, "writes an IPv6 address without brackets, or another one in them")
-        if not _PORT.fullmatch(number) or int(number) > _HIGHEST_PORT:
-            _refuse(option, text, f"has {number!r} for a port")
-        return cls(host=str(address), port=int(number))
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        if not self.host:
-            return str(self.port)
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,8 +195,3 @@ def _response(
         f"{extra}Connection: close\r\n\r\n"
     )
     return head.encode() + (page.body if with_body else b"")
-
-
-def _refuse(option: str, text: str, found: str) -> NoReturn:
-    problem = Problem(subject=f"{option} {text}", path="", found=found, wanted=_WANTED)
-    raise InputError([problem])

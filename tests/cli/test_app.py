@@ -8,9 +8,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
 
 from troth import __version__
-from troth.cli._app import app, run
+from troth.cli._app import COMMANDS, command_tree, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,6 @@ kind: PeerAuthentication
 metadata: {name: default, namespace: finance}
 spec: {mtls: {mode: STRICT}}
 """
-COMMANDS = sorted(str(command.name) for command in app.registered_commands)
 
 
 @pytest.fixture
@@ -34,6 +34,24 @@ def policy(tmp_path: Path) -> str:
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"troth {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_found_in_the_module_that_is_named_for_it(name: str) -> None:
+    (tree, whole) = (typer.main.get_command(command_tree(first)) for first in (name, ""))
+    assert name in tree.commands  # type: ignore[attr-defined]  # it is a group
+    assert list(whole.commands) == list(COMMANDS)  # type: ignore[attr-defined]
+
+
+def test_the_node_agents_command_loads_nothing_of_the_others() -> None:
+    program = (
+        "import sys; from troth.cli._app import command_tree; command_tree('node');"
+        "print(*{'lightkube', 'rich', 'structlog', 'yaml', 'troth.explain'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

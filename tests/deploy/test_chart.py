@@ -10,7 +10,7 @@ from tests.deploy import chart
 
 import troth
 from troth import _contract as contract
-from troth.cli._app import app
+from troth.cli._app import command_tree
 from troth.mesh import CAPTURED_ANNOTATION
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def test_another_namespace_is_used_throughout() -> None:
 
 
 def test_the_programs_know_all_flags_that_they_are_given() -> None:
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    known = typer.main.get_command(command_tree()).commands  # type: ignore[attr-defined]  # it is a group
     for spec in pods().values():
         (container,) = spec["containers"]
         _, command = container["command"]

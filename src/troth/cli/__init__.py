@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["main"]
+__all__ = ["PLUGIN", "main"]
+
+PLUGIN = "kubectl troth"
+"""How the program is called as kubectl's plugin."""
 
 
 def main() -> None:

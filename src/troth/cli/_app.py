@@ -5,74 +5,65 @@ Exit codes: 0 yes, 1 no or refused, 2 wrong use (bad flags, bad input).
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from troth import __version__
-from troth.cli import (
-    _audit,
-    _ca,
-    _check,
-    _controller,
-    _demo,
-    _events,
-    _exec,
-    _explain,
-    _node,
-    _plan,
-    _status,
-    _trace,
-    _up,
-    _validate,
-    _why,
-)
-from troth.cli._cluster import PLUGIN
-from troth.cli._console import err
+from troth.cli import PLUGIN
 from troth.errors import InputError, TrothError
 
-app = typer.Typer(
-    name="troth",
-    help="Mutual TLS between Kubernetes services, as Istio's PeerAuthentication says.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # the only one that fills paragraphs
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-kubectl_app = typer.Typer(
-    name="kubectl-troth",
-    help="Mutual TLS between this cluster's services, as Istio's PeerAuthentication says.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # the only one that fills paragraphs
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-"""kubectl's plugin: the commands that can ask a cluster, and there do so by themselves."""
+COMMANDS = {
+    "up": "_up",
+    "down": "_up",
+    "status": "_status",
+    "exec": "_exec",
+    "logs": "_exec",
+    "events": "_events",
+    "validate": "_validate",
+    "explain": "_explain",
+    "plan": "_plan",
+    "why": "_why",
+    "audit": "_audit",
+    "trace": "_trace",
+    "demo": "_demo",
+    "controller": "_controller",
+    "check": "_check",
+    "node": "_node",
+    "ca": "_ca",
+}
+"""The module of every command, as help lists them."""
 
-for module in (_status, _validate, _explain, _plan, _why, _audit, _trace, _events, _ca, _check):
-    module.register(kubectl_app)
-for module in (
-    _up,
-    _status,
-    _exec,
-    _events,
-    _validate,
-    _explain,
-    _plan,
-    _why,
-    _audit,
-    _trace,
-    _demo,
-    _controller,
-    _ca,
-    _check,
-    _node,
-):
-    module.register(app)
+PLUGIN_COMMANDS = (
+    *("status", "validate", "explain", "plan", "why", "audit", "trace", "events", "check", "ca"),
+)
+"""Those of kubectl's plugin: they can ask a cluster, and there do so by themselves."""
+
+
+def command_tree(first: str = "", *, as_plugin: bool = False) -> typer.Typer:
+    """The commands, or only what is needed of them: modules take long to import.
+
+    Args:
+        first: The first argument. If it is a command, its module alone is imported.
+        as_plugin: Those of kubectl's plugin.
+    """
+    cluster = "this cluster's" if as_plugin else "Kubernetes"
+    tree = typer.Typer(
+        help=f"Mutual TLS between {cluster} services, as Istio's PeerAuthentication says.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",  # the only one that fills paragraphs
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    tree.callback()(_root)
+    names = PLUGIN_COMMANDS if as_plugin else tuple(COMMANDS)
+    for module in dict.fromkeys(COMMANDS[name] for name in ((first,) if first in names else names)):
+        importlib.import_module(f"troth.cli.{module}").register(tree)
+    return tree
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback signature
@@ -81,8 +72,6 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback signature
         raise typer.Exit
 
 
-@app.callback()
-@kubectl_app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -110,15 +99,17 @@ def run(arguments: list[str], *, as_plugin: bool = False) -> int:
         Its exit code.
     """
     try:
-        program, name = (kubectl_app, PLUGIN) if as_plugin else (app, "troth")
-        result = program(arguments or ["--help"], prog_name=name, standalone_mode=False)
+        tree = command_tree(arguments[0] if arguments else "", as_plugin=as_plugin)
+        name = PLUGIN if as_plugin else "troth"
+        result = tree(arguments or ["--help"], prog_name=name, standalone_mode=False)
     except typer.Abort:
         return 1
     except typer.TyperException as error:
-        err.print(f"[red]error:[/red] {escape(error.format_message())}", soft_wrap=True)
+        _complain(error.format_message())
         return 2
     except TrothError as error:
-        return _complain(error)
+        _complain(*(error.problems if isinstance(error, InputError) else [error]))
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -128,10 +119,11 @@ def run(arguments: list[str], *, as_plugin: bool = False) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _complain(error: TrothError) -> int:
-    if not isinstance(error, InputError):
+def _complain(*errors: object) -> None:
+    # Here, because it takes a while, and most commands have nothing to complain of.
+    from rich.markup import escape  # noqa: PLC0415
+
+    from troth.cli._console import err  # noqa: PLC0415
+
+    for error in errors:
         err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        return 1
-    for problem in error.problems:
-        err.print(f"[red]error:[/red] {escape(str(problem))}", soft_wrap=True)
-    return 2

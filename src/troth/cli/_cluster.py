@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from troth._syntax import NAMESPACE
+from troth.cli import PLUGIN
 from troth.errors import InputError, Problem
 from troth.explain import cluster_status
 from troth.policy import Scope
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from troth.explain import ClusterStatus, Explanation
     from troth.identity import TrustDomain
     from troth.sources import ClusterManifests
-
-PLUGIN = "kubectl troth"
-"""How the program is called as kubectl's plugin."""
 
 ContextOption = Annotated[
     str | None, typer.Option("--context", help="Ask the cluster of this kubeconfig context.")

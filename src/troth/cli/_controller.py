@@ -13,7 +13,7 @@ from troth._contract import (
     NODE_SERVICE_ACCOUNT,
     SHORTEST_LIFETIME,
 )
-from troth._exposition import LISTEN, ListenAddress
+from troth._listen import LISTEN, ListenAddress
 from troth.cli._mesh_options import (
     HomeOption,
     RootNamespaceOption,

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from troth._contract import DEFAULT_NAMESPACE
-from troth._exposition import LISTEN, ListenAddress
+from troth._listen import LISTEN, ListenAddress
 from troth.cli._mesh_options import (
     HomeOption,
     RootNamespaceOption,
     TrustDomainOption,
 )
+from troth.cluster import NodeSettings, become_node
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
@@ -64,7 +65,7 @@ def node(
             "default they are found by the pods' processes."
         ),
     ] = None,
-) -> int:
+) -> None:
     """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
 
     For a DaemonSet, with the node's PIDs in view. Two may run on a node at a time: the second takes
@@ -72,12 +73,10 @@ def node(
     not at once, and its pods stay captured, so that nothing passes unencrypted until the next agent
     is there.
     """
-    # Its client of the Kubernetes API takes long to load, which other commands needn't wait for.
-    from troth.cluster import NodeSettings, run_node  # noqa: PLC0415
-
-    return run_node(
+    become_node(
         NodeSettings(
             node_name=node_name,
+            kubeconfig=kubeconfig.absolute() if kubeconfig is not None else None,
             run_dir=run_dir.absolute(),
             namespace=namespace,
             trust_domain=TrustDomain.parse(trust_domain),
@@ -86,6 +85,5 @@ def node(
             drain_seconds=drain_seconds,
             metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
             cri_socket=cri_socket.absolute() if cri_socket is not None else None,
-        ),
-        kubeconfig=kubeconfig,
+        )
     )

@@ -14,7 +14,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth._exposition import LISTEN, ListenAddress
+from troth._listen import LISTEN, ListenAddress
 from troth.cli._console import err
 from troth.cli._mesh_options import RootNamespaceOption, TrustDomainOption
 from troth.errors import InputError, Problem, Severity

@@ -15,14 +15,12 @@ from troth.errors import TrothError
 from troth.sources.kubernetes import program_config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from troth.cluster._settings import NodeSettings
 
 _log = structlog.get_logger(__name__)
 
 
-def run_node(settings: NodeSettings, *, kubeconfig: Path | None = None) -> int:
+def run_node(settings: NodeSettings) -> int:
     """Run a node agent until SIGTERM.
 
     If another agent has taken the node over by then, it stays until its connections have ended. If
@@ -31,8 +29,6 @@ def run_node(settings: NodeSettings, *, kubeconfig: Path | None = None) -> int:
 
     Args:
         settings: What to do.
-        kubeconfig: How to reach the API server; otherwise by the pod's service account, or as
-            KUBECONFIG says.
 
     Returns:
         The exit code: 0 after an ordinary stop, 1 when it could not run.
@@ -41,7 +37,7 @@ def run_node(settings: NodeSettings, *, kubeconfig: Path | None = None) -> int:
     _raise_file_limit()
     failures: list[BaseException] = []
     try:
-        config = program_config(kubeconfig, otherwise="name a file with --kubeconfig")
+        config = program_config(settings.kubeconfig, otherwise="name a file with --kubeconfig")
         node = ClusterNode(config, settings)
         asyncio.run(run_until_stopped(node.run(), wind_down=node.drained))
     except* TrothError as group:

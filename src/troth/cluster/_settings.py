@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from troth._contract import DEFAULT_NAMESPACE
-from troth._exposition import ListenAddress
+from troth._listen import ListenAddress
 from troth.identity import TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
 
@@ -27,6 +27,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         node_name: Its Node's name.
         trust_domain: Of all identities.
+        kubeconfig: How to reach the API server; otherwise by the pod's service account, or as
+            KUBECONFIG says.
         run_dir: For sockets and files of the node's agents; theirs alone, and gone when the machine
             restarts.
         root_namespace: Where policies without a selector are mesh-wide.
@@ -43,6 +45,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     node_name: str
     trust_domain: TrustDomain
+    kubeconfig: Path | None = None
     run_dir: Path = Path("/run/troth")
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
     namespace: str = DEFAULT_NAMESPACE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from troth._contract import DEFAULT_NAMESPACE
-from troth._exposition import ListenAddress
+from troth._listen import ListenAddress
 from troth.controller._election import Timing
 from troth.controller._signing import SigningRules
 from troth.mesh import DEFAULT_ROOT_NAMESPACE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth._exposition import ListenAddress, serving
+from troth._exposition import serving
 from troth._log import configure as configure_logs
 from troth.errors import TrothError
 from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
@@ -28,6 +28,7 @@ from troth.node import NodeAgent, NodePaths, Signed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from troth._listen import ListenAddress
     from troth.node._metrics import NodeMetrics
 
 _log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._exposition import ListenAddress
+from troth._listen import ListenAddress
 from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.identity import DEFAULT_TRUST_DOMAIN
 from troth.mesh import DEFAULT_ROOT_NAMESPACE

@@ -1,0 +1,79 @@
+"""Where a program is told to listen, as a value: the argument of ``--metrics``."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from troth.errors import InputError, Problem
+
+LISTEN = "PORT|ADDRESS:PORT|unix:PATH"
+"""What `ListenAddress.parse` reads, for a command's help."""
+
+_WANTED = "write PORT, ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
+
+_LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7), less its final zero
+_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_HIGHEST_PORT = 65535
+
+
+class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to listen: an IP address (all of them if empty) and a TCP port, or a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str, *, option: str) -> ListenAddress:
+        """Read ``PORT``, ``ADDRESS:PORT``, ``[ADDRESS]:PORT`` or ``unix:PATH``.
+
+        A path is made absolute.
+
+        Args:
+            text: What was given.
+            option: What it was given for, to name in an error.
+
+        Raises:
+            InputError: It is none of these.
+        """
+        scheme, _, rest = text.partition(":")
+        if scheme == "unix":
+            path = str(Path(rest).absolute()) if rest else ""
+            length = len(os.fsencode(path))
+            if not rest or "\0" in rest:
+                _refuse(option, text, "names no path")
+            if length > _LONGEST_SOCKET_PATH:
+                found = f"names a path of {length} bytes, too long for a Unix socket"
+                _refuse(option, text, found)
+            return cls(path=path)
+        if _PORT.fullmatch(text) and int(text) <= _HIGHEST_PORT:
+            return cls(port=int(text))
+        host, colon, number = text.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        try:
+            address = ipaddress.ip_address(bare)
+        except ValueError:
+            _refuse(option, text, "has no IP address" if colon else "has no port")
+        if (address.version == 6) is not (bare != host):  # noqa: PLR2004 - IPv6
+            _refuse(option, text, "writes an IPv6 address without brackets, or another one in them")
+        if not _PORT.fullmatch(number) or int(number) > _HIGHEST_PORT:
+            _refuse(option, text, f"has {number!r} for a port")
+        return cls(host=str(address), port=int(number))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        if not self.host:
+            return str(self.port)
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _refuse(option: str, text: str, found: str) -> NoReturn:
+    problem = Problem(subject=f"{option} {text}", path="", found=found, wanted=_WANTED)
+    raise InputError([problem])

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from troth._listen import ListenAddress
+from troth.cluster import NodeSettings, become_node
+from troth.cluster._become import settings_told
+from troth.identity import TrustDomain
+
+
+def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = NodeSettings(
+        node_name="node-1",
+        trust_domain=TrustDomain("example.org"),
+        kubeconfig=Path("/etc/kube config"),
+        run_dir=Path("/run/other"),
+        root_namespace="mesh-root",
+        namespace="mesh-system",
+        health_socket=Path("/run/health"),
+        drain_seconds=1.5,
+        metrics=ListenAddress(host="::1", port=9464),
+        cri_socket=Path("/run/cri.sock"),
+        announcement_seconds=0.5,
+    )
+    executed: list[str] = []
+
+    def execv(_: str, argv: list[str]) -> NoReturn:
+        executed.extend(argv)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(SystemExit):
+        become_node(settings)
+    assert settings_told(executed[4:]) == settings
+
+
+def test_the_agents_process_has_nothing_that_is_for_people_alone() -> None:
+    program = (
+        "import sys; from troth.cluster import __main__ as program; program._load_structlog();"
+        "import troth.cluster._run;"
+        "print(*{'pydantic', 'pygments', 'rich', 'typer', 'troth.cli'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []
