@@ -47,6 +47,9 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
         return self.lenient or mode is not Mode.STRICT
 
 
+_NONE: frozenset[int] = frozenset()  # one for all: an empty set takes as much as a small one
+
+
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
     """A captured pod anywhere in the mesh, as its clients need to know it.
 
@@ -60,7 +63,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     identity: SpiffeId
     tunnel: bool
-    exceptions: frozenset[int] = frozenset()
+    exceptions: frozenset[int] = _NONE
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,5 +149,6 @@ def destination(pod: Pod, identity: SpiffeId, verdict: Decision) -> Destination:
             number
             for number, port in verdict.ports.items()
             if (port.mode is not Mode.DISABLE) is not tunnel
-        ),
+        )
+        or _NONE,
     )

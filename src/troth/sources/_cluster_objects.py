@@ -154,9 +154,9 @@ def _pod(checks: Checks, sent: wire.Pod) -> Pod:
         uid=checks.uid(metadata.uid),
         namespace=intern(metadata.namespace),
         name=metadata.name,
-        labels={key: intern(value) for key, value in (metadata.labels or {}).items()},
-        service_account=checks.name(
-            spec.service_account_name or "default", "spec.serviceAccountName"
+        labels=_labels(tuple((metadata.labels or {}).items())),
+        service_account=intern(
+            checks.name(spec.service_account_name or "default", "spec.serviceAccountName")
         ),
         owner=_owner(metadata),
         node=intern(spec.node_name or ""),
@@ -173,6 +173,12 @@ def _pod(checks: Checks, sent: wire.Pod) -> Pod:
         started=status.start_time,
         kubelet_uid=_static_uid(annotations),
     )
+
+
+@lru_cache(maxsize=64)
+def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Replicas have the same, and in a list they follow each other."""
+    return {key: intern(value) for key, value in items}
 
 
 def _static_uid(annotations: Mapping[str, str]) -> str:
