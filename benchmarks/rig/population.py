@@ -138,7 +138,10 @@ def _clone(first: dict[str, Any], size: Size, number: int) -> dict[str, Any]:
 
 
 def pod_manifest(size: Size, number: int) -> dict[str, Any]:
-    """A pod with what is usual in one: a node agent has all of it to read."""
+    """A pod with what is usual in one: a node agent has all of it to read.
+
+    Those behind a service are replicas, as of one Deployment.
+    """
     service = number % size.services
     namespace, account = size.account(service)
     return {
@@ -151,7 +154,7 @@ def pod_manifest(size: Size, number: int) -> dict[str, Any]:
                 "app": f"app-{service}",
                 "app.kubernetes.io/name": account,
                 "app.kubernetes.io/part-of": namespace,
-                "pod-template-hash": f"{number * 7919 % 65536:x}",
+                "pod-template-hash": f"{service * 7919 % 65536:x}",
             },
             "annotations": {
                 CAPTURED_ANNOTATION: "true",
