@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequest, TokenRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import ConfigMap, Secret, ServiceAccount
+from lightkube.utils.quantity import parse_quantity
 from tests.cluster import dns
 from tests.cluster.programs import process_environment
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tests.cluster.pods import Sandbox
 
 _TOKEN_SECONDS = 3607
+_NODE_MEMORY = "8Gi"  # what a container may use that has no limit of its own
 
 
 def prepare(sandbox: Sandbox, client: Client) -> dict[str, Path]:
@@ -84,6 +86,10 @@ def environment(sandbox: Sandbox, spec: Mapping[str, Any]) -> dict[str, str]:
         match variable:
             case {"valueFrom": {"fieldRef": {"fieldPath": path}}}:
                 found[variable["name"]] = _field(sandbox, path)
+            case {"valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}:
+                limits = spec.get("resources", {}).get("limits", {})
+                memory = int(parse_quantity(limits.get("memory", _NODE_MEMORY)) or 0)
+                found[variable["name"]] = str(memory)
             case _:
                 found[variable["name"]] = variable.get("value", "")
     return found

@@ -124,6 +124,19 @@ def test_metrics_are_shown_where_they_are_wanted_and_prometheus_is_told(
     assert "--metrics=9464" in wanted["spec"]["containers"][0]["args"]
 
 
+def test_the_node_agent_is_told_what_it_may_use() -> None:
+    def container(**values: Any) -> Any:
+        return one("DaemonSet", "troth-node", node=values)["spec"]["template"]["spec"][
+            "containers"
+        ][0]
+
+    [memory] = [each for each in container()["env"] if each["name"] == "MEMORY_LIMIT"]
+    assert memory["valueFrom"] == {"resourceFieldRef": {"resource": "limits.memory"}}
+    option = "--max-connections-per-pod"
+    assert not [arg for arg in container()["args"] if option in arg]
+    assert f"{option}=500" in container(maxConnectionsPerPod=500)["args"]
+
+
 def test_only_who_is_meant_gets_the_controllers_metrics() -> None:
     def ingress(**values: Any) -> Any:
         return one("NetworkPolicy", "troth-controller", controller=values)["spec"].get("ingress")

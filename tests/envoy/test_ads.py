@@ -17,6 +17,7 @@ from google.protobuf import any_pb2
 from troth.envoy._ads import AdsServer
 from troth.envoy._bootstrap import bootstrap
 from troth.envoy._command import EnvoyOptions, find_envoy
+from troth.envoy._limits import Limits
 from troth.envoy._process import EnvoyProcess
 from troth.envoy._snapshot import CLUSTER, LISTENER, Resource, Snapshot
 from troth.errors import EnvironmentLackError
@@ -88,7 +89,7 @@ async def envoy(run_dir: Path) -> AsyncIterator[EnvoyProcess]:
         node_id="test",
         ads_socket=run_dir / "ads",
         admin_socket=run_dir / "admin",
-        max_connections=100,
+        limits=Limits(connections=100),
     )
     path = run_dir / "bootstrap.json"
     path.write_text(json.dumps(data))

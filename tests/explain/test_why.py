@@ -147,6 +147,15 @@ def test_every_reason_has_a_cause_and_a_remedy_whoever_is_known(
         assert "None" not in sentence
 
 
+@pytest.mark.parametrize(
+    ("side", "reporter"), [(Side.SERVER, "finance/payments"), (Side.CLIENT, "finance/web")]
+)
+def test_the_pod_that_had_too_many_connections_is_named(side: Side, reporter: str) -> None:
+    line = "finance/web > finance/payments:0 failed too_many_connections"
+    text = sentences(line, world(), side=side, detail="that leave it")
+    assert text.startswith(f"{reporter} had as many connections that leave it as one pod may have")
+
+
 def test_the_table_has_a_row_for_every_reason() -> None:
     assert TEXTS.keys() == set(Reason)
 

@@ -68,6 +68,12 @@ def test_connections_of_one_kind_are_counted_together() -> None:
     assert total.newest.time == NOON + 2 * MINUTE
 
 
+def test_an_event_that_tells_of_many_connections_counts_as_many() -> None:
+    many = msgspec.structs.replace(connection(), count=40)
+    (total,) = tally([many, connection()]).totals()
+    assert total.count == 41
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -73,6 +73,13 @@ def test_connections_are_counted_by_ends_outcome_and_reason() -> None:
     assert value(metrics, name, reporter="source", source="shop/web", **labels) == 1
 
 
+def test_an_event_that_tells_of_many_connections_counts_as_many() -> None:
+    metrics = NodeMetrics()
+    metrics.connection(msgspec.structs.replace(CONNECTION, count=40))
+    [count] = [v for (name, _), v in scraped(metrics).items() if name == "troth_connections_total"]
+    assert count == 40
+
+
 def test_strangers_do_not_become_labels() -> None:
     metrics = NodeMetrics()
     for n in range(200):

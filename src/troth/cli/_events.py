@@ -112,14 +112,15 @@ def describe(connection: Connection) -> str:
     parts = [
         f"[dim]{clock}[/dim]",
         f"[{_COLOURS[outcome]}]{outcome:<{_WIDTH}}[/]",
-        f"{_name(connection.source)} → {_name(destination)}:{destination.port}",
+        f"{_name(connection.source)} → {_place(destination)}",
     ]
     if connection.peer:
         parts.append(
             f"[dim]{escape(connection.peer)} {connection.tls_version} {connection.tls_group}[/dim]"
         )
     if outcome in {Outcome.REFUSED, Outcome.FAILED}:
-        parts.append(escape(str(connection.reason).replace("_", " ")))
+        times = f" ({connection.count} times)" if connection.count > 1 else ""
+        parts.append(escape(str(connection.reason).replace("_", " ")) + times)
         if connection.claimed_peer:
             parts.append(f"[dim](claimed to be {escape(connection.claimed_peer)})[/dim]")
     if connection.mode and not connection.peer:
@@ -128,4 +129,8 @@ def describe(connection: Connection) -> str:
 
 
 def _name(party: Party) -> str:
-    return escape(party.pod or party.workload or party.address)
+    return escape(party.pod or party.name)
+
+
+def _place(party: Party) -> str:
+    return f"{_name(party)}:{party.port}" if party.port else _name(party)

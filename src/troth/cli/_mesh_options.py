@@ -13,3 +13,13 @@ TrustDomainOption = Annotated[str, typer.Option(help="The trust domain of every 
 RootNamespaceOption = Annotated[
     str, typer.Option(help="Where policies without a selector are mesh-wide.")
 ]
+PodConnectionsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-connections-per-pod",
+        help="How many connections one pod may have open at a time of each kind: that leave it, "
+        "that come by the tunnel, and that come in plaintext. By default 4096, and never more than "
+        "a quarter of what the limit on open files allows to all pods.",
+        min=1,
+    ),
+]

@@ -11,6 +11,7 @@ from troth._contract import DEFAULT_NAMESPACE
 from troth._listen import LISTEN, ListenAddress
 from troth.cli._mesh_options import (
     HomeOption,
+    PodConnectionsOption,
     RootNamespaceOption,
     TrustDomainOption,
 )
@@ -65,6 +66,16 @@ def node(
             "default they are found by the pods' processes."
         ),
     ] = None,
+    max_connections_per_pod: PodConnectionsOption = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            envvar="MEMORY_LIMIT",
+            help="How many bytes the agent and its Envoy may use together; when they are nearly "
+            "used up, Envoy takes no new connections. By default that isn't watched.",
+            min=64 * 1024 * 1024,
+        ),
+    ] = None,
 ) -> None:
     """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
 
@@ -85,5 +96,7 @@ def node(
             drain_seconds=drain_seconds,
             metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
             cri_socket=cri_socket.absolute() if cri_socket is not None else None,
+            pod_connections=max_connections_per_pod,
+            memory=memory,
         )
     )

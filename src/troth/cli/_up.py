@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from troth._listen import LISTEN, ListenAddress
 from troth.cli._console import err
-from troth.cli._mesh_options import RootNamespaceOption, TrustDomainOption
+from troth.cli._mesh_options import PodConnectionsOption, RootNamespaceOption, TrustDomainOption
 from troth.errors import InputError, Problem, Severity
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import (
@@ -76,6 +76,7 @@ def up(
             "mesh's own network, the socket is on this machine.",
         ),
     ] = None,
+    max_connections_per_pod: PodConnectionsOption = None,
 ) -> int:
     """Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.
 
@@ -93,6 +94,7 @@ def up(
         authority=_authority(ca_cert, ca_key, ca_chain, ca_root),
         uplink=is_privileged(),
         metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
+        pod_connections=max_connections_per_pod,
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()

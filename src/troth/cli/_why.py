@@ -154,8 +154,10 @@ def render_why(report: Why) -> RenderableType:
 
 
 def _headline(refusal: Refusal) -> str:
-    source, destination = refusal.source, f"{refusal.destination}:{refusal.port}"
-    if source != refusal.source_address:
+    source, destination = refusal.source, refusal.destination
+    if refusal.port:
+        destination += f":{refusal.port}"
+    if refusal.source_address and source != refusal.source_address:
         source += f" ({refusal.source_address})"
     times = ""
     if refusal.count > 1:

@@ -336,6 +336,8 @@ class ClusterNode:
             announcement_seconds=self.settings.announcement_seconds,
             ports=slot.ports,
             active=False,
+            pod_connections=self.settings.pod_connections,
+            memory=self.settings.memory,
         )
 
     def _knowledge(self) -> Knowledge | None:

@@ -40,6 +40,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         metrics: Where Prometheus may scrape the agent; nowhere when None.
         cri_socket: The container runtime's, to be asked for pods' network namespaces; by default
             they are found by the pods' processes alone.
+        pod_connections: How many connections of each kind one pod may have open at a time; None for
+            the default.
+        memory: How many bytes the agent and its Envoy may use; None if that isn't watched.
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
     """
 
@@ -53,4 +56,6 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = DRAIN_SECONDS
     metrics: ListenAddress | None = None
     cri_socket: Path | None = None
+    pod_connections: int | None = None
+    memory: int | None = None
     announcement_seconds: float = ANNOUNCEMENT_SECONDS

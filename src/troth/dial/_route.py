@@ -65,10 +65,10 @@ def cause(explainer: Explainer, connection: Connection) -> Cause:
     """Why a connection was refused or failed, and what to do about it."""
     source, destination = connection.source, connection.destination
     alone = Total(
-        source=source.workload or source.address,
-        destination=destination.workload or destination.address,
+        source=source.name,
+        destination=destination.name,
         port=destination.port,
-        count=1,
+        count=connection.count,
         first=connection.time,
         last=connection.time,
         newest=connection,

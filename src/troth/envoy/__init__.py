@@ -2,7 +2,7 @@
 
 `SnapshotKeeper` turns a node's view of the mesh into resources (pure); `AdsServer` hands them to
 Envoy; `EnvoyProcess` keeps it running; `AccessLogPipe` turns its access log into
-`ConnectionEvent` values.
+`ConnectionEvent` values, `OverflowWatch` its counters into `Overflow` values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from troth.envoy._bootstrap import bootstrap
 from troth.envoy._build import SnapshotKeeper, build_snapshot
 from troth.envoy._command import EnvoyOptions, find_envoy
 from troth.envoy._events import ConnectionEvent
+from troth.envoy._limits import POD_CONNECTIONS, Limits
 from troth.envoy._logpipe import AccessLogPipe
+from troth.envoy._overflow import Overflow
+from troth.envoy._overflow_watch import OverflowWatch
 from troth.envoy._ports import (
     ENVOY_MARK,
     INBOUND_PORT,
@@ -32,6 +35,7 @@ __all__ = [
     "INBOUND_PORT",
     "OUTBOUND_PORT",
     "OWN_PORTS",
+    "POD_CONNECTIONS",
     "PORT_SETS",
     "TUNNEL_ALPN",
     "TUNNEL_PORT",
@@ -41,7 +45,10 @@ __all__ = [
     "ConnectionEvent",
     "EnvoyOptions",
     "EnvoyProcess",
+    "Limits",
     "Nack",
+    "Overflow",
+    "OverflowWatch",
     "PortSet",
     "Resource",
     "Snapshot",

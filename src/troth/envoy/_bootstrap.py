@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from troth.envoy._limits import RUNTIME_LAYER
+from troth.envoy._overflow import COUNTERS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from troth.envoy._limits import Limits
+
+_HEAP = "envoy.resource_monitors.fixed_heap"
+
+# In parts of the heap that Envoy may have.
+_SHRINK_AT = 0.85
+_REJECT_AT = 0.95
+
 
 def bootstrap(
-    *, node_id: str, ads_socket: Path, admin_socket: Path, max_connections: int
+    *, node_id: str, ads_socket: Path, admin_socket: Path, limits: Limits
 ) -> dict[str, Any]:
     """Envoy's bootstrap as JSON-ready data (``envoy.config.bootstrap.v3.Bootstrap``).
 
@@ -17,8 +28,7 @@ def bootstrap(
         node_id: Names this Envoy to the ADS server and in its own logs.
         ads_socket: Unix socket of the delta ADS server.
         admin_socket: Where Envoy's admin interface shall listen, mode 0600.
-        max_connections: How many downstream connections all pods together may have open; more
-            are refused, so that one pod can't take Envoy down with it.
+        limits: What all pods together may use, so that they can't take Envoy down with them.
     """
     return {
         "node": {"id": node_id, "cluster": "troth"},
@@ -32,14 +42,14 @@ def bootstrap(
                 },
             }
         ],
-        "overload_manager": {
-            "resource_monitors": [
+        "overload_manager": _overload_manager(limits),
+        "layered_runtime": {
+            "layers": [
                 {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
-                        ".downstream_connections.v3.DownstreamConnectionsConfig",
-                        "max_active_downstream_connections": max_connections,
+                    "name": RUNTIME_LAYER,
+                    "rtds_layer": {
+                        "name": RUNTIME_LAYER,
+                        "rtds_config": {"ads": {}, "resource_api_version": "V3"},
                     },
                 }
             ]
@@ -49,8 +59,13 @@ def bootstrap(
             "bytes_to_release": 16 * 1024 * 1024,
             "memory_release_interval": "1s",
         },
-        # Nothing reads Envoy's own counters: troth's metrics come from the connection events.
-        "stats_config": {"stats_matcher": {"reject_all": True}},
+        # Of Envoy's own counters only these are read: what they count is in no access log. All
+        # other metrics of troth's come from the connection events.
+        "stats_config": {
+            "stats_matcher": {
+                "inclusion_list": {"patterns": [{"suffix": suffix} for suffix in COUNTERS]}
+            }
+        },
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",
@@ -87,3 +102,45 @@ def bootstrap(
             ]
         },
     }
+
+
+def _overload_manager(limits: Limits) -> dict[str, Any]:
+    """What Envoy does when it has too much to carry: it takes no new connections.
+
+    The ADS stream is one that Envoy itself has opened, so policies still get through.
+    """
+    monitors: list[dict[str, Any]] = [
+        {
+            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
+                ".downstream_connections.v3.DownstreamConnectionsConfig",
+                "max_active_downstream_connections": limits.connections,
+            },
+        }
+    ]
+    if limits.heap_bytes is None:
+        return {"resource_monitors": monitors}
+    monitors.append(
+        {
+            "name": _HEAP,
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
+                ".fixed_heap.v3.FixedHeapConfig",
+                "max_heap_size_bytes": limits.heap_bytes,
+            },
+        }
+    )
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": monitors,
+        "actions": [
+            _action("envoy.overload_actions.shrink_heap", _SHRINK_AT),
+            # And not "stop_accepting_connections": clients would wait for nothing.
+            _action("envoy.overload_actions.reject_incoming_connections", _REJECT_AT),
+        ],
+    }
+
+
+def _action(name: str, at: float) -> dict[str, Any]:
+    return {"name": name, "triggers": [{"name": _HEAP, "threshold": {"value": at}}]}

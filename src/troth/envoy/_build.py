@@ -27,6 +27,7 @@ from troth.envoy._clusters import external_cluster, outbound_cluster, pod_cluste
 from troth.envoy._edits import Edits
 from troth.envoy._inbound import plain_in, tunnel_in
 from troth.envoy._internal_outbound import InternalOutbound
+from troth.envoy._limits import POD_CONNECTIONS, runtime_layer
 from troth.envoy._outbound import match_services, outbound
 from troth.envoy._ports import PORT_SETS
 from troth.envoy._tls import bundle_secret, svid_secret
@@ -49,9 +50,11 @@ def build_snapshot(
     *,
     access_log: Path,
     ports: PortSet = PORT_SETS[0],
+    pod_connections: int = POD_CONNECTIONS,
 ) -> Snapshot:
     """Build every resource of the node's Envoy; arguments as of `SnapshotKeeper`."""
-    return SnapshotKeeper(access_log=access_log, ports=ports).update(view, svids, bundle)
+    keeper = SnapshotKeeper(access_log=access_log, ports=ports, pod_connections=pod_connections)
+    return keeper.update(view, svids, bundle)
 
 
 class SnapshotKeeper:
@@ -60,11 +63,19 @@ class SnapshotKeeper:
     Args:
         access_log: The FIFO that connection events are read from.
         ports: Where to listen.
+        pod_connections: As of `Limits`.
     """
 
-    def __init__(self, *, access_log: Path, ports: PortSet = PORT_SETS[0]) -> None:
+    def __init__(
+        self,
+        *,
+        access_log: Path,
+        ports: PortSet = PORT_SETS[0],
+        pod_connections: int = POD_CONNECTIONS,
+    ) -> None:
         self._access_log = access_log
         self._ports = ports
+        self._pod_connections = pod_connections
         self._past: _Past | None = None
 
     def update(self, view: NodeView, svids: Iterable[X509Svid], bundle: TrustBundle) -> Snapshot:
@@ -77,7 +88,9 @@ class SnapshotKeeper:
             bundle: What every certificate must chain to.
         """
         # What fails half-way is not gone on from.
-        past, self._past = self._past or _Past(self._access_log, self._ports), None
+        past, self._past = self._past, None
+        if past is None:
+            past = _Past(self._access_log, self._ports, self._pod_connections)
         snapshot = past.update(view, {str(svid.spiffe_id): svid for svid in svids}, bundle)
         self._past = past
         return snapshot
@@ -86,15 +99,17 @@ class SnapshotKeeper:
 class _Past:
     """The last snapshot, and what it was made of."""
 
-    def __init__(self, access_log: Path, ports: PortSet) -> None:
+    def __init__(self, access_log: Path, ports: PortSet, pod_connections: int) -> None:
         self._access_log = access_log
         self._ports = ports
+        self._pod_connections = pod_connections
         self._view = NodeView()
         self._svids: Mapping[str, X509Svid] = {}
         self._bundle: TrustBundle | None = None
         self._internal_outbound = InternalOutbound(access_log)
         self._edits = Edits()
         self._edits.put("internal outbound", outbound_cluster(), self._internal_outbound.build())
+        self._edits.put("limits", runtime_layer((), pod_connections))
 
     def update(
         self, view: NodeView, svids: Mapping[str, X509Svid], bundle: TrustBundle
@@ -115,6 +130,8 @@ class _Past:
         for uid in pods.removed:
             for part in ("pod", "plain-in", "outbound"):
                 edits.put(f"{part} {uid}")
+        if pods.removed or pods.upserted.keys() - before.local_pods.keys():
+            edits.put("limits", runtime_layer(view.local_pods, self._pod_connections))
         moved = {
             uid: local
             for uid, local in pods.upserted.items()

@@ -22,7 +22,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from troth._table import difference
 from troth.envoy._nack import refusals
-from troth.envoy._snapshot import CLUSTER, ENDPOINTS, LISTENER, SECRET, Snapshot
+from troth.envoy._snapshot import CLUSTER, ENDPOINTS, LISTENER, RUNTIME, SECRET, Snapshot
 from troth.envoy._status import Nack, TypeStatus
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ Response = Any
 
 _WILDCARD = "*"
 _WILDCARD_TYPES = (CLUSTER, LISTENER)
-_REFERRED = (CLUSTER, ENDPOINTS, SECRET)
-"""What listeners refer to, in the order in which it is added."""
+_REFERRED = (RUNTIME, CLUSTER, ENDPOINTS, SECRET)
+"""What listeners refer to or are limited by, in the order in which it is added."""
 
 
 class Reaction(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from troth.envoy._matchers import (
     match_ranges,
     match_whole,
 )
-from troth.envoy._names import cluster_name
+from troth.envoy._names import cluster_name, listener_name
 from troth.envoy._ports import OWN_PORTS, PORT_SETS
 from troth.envoy._proto import Message, socket_address
 from troth.envoy._reasons import Role
@@ -80,7 +80,8 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
     to_own_address = match_exact(DESTINATION_IP, by_address)
     named_port = match_whole(SERVER_NAME, _PORT_NUMBER, choose_matcher(to_own_address))
     return listener_pb2.Listener(
-        name=f"tunnel-in|{uid}",
+        name=listener_name(Role.TUNNEL_IN, uid),
+        stat_prefix=listener_name(Role.TUNNEL_IN, uid),
         address=_inbound_address(local, ports.tunnel),
         listener_filters=[tls_inspector()],
         filter_chains=chains,
@@ -115,7 +116,8 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
         )
 
     return listener_pb2.Listener(
-        name=f"plain-in|{uid}",
+        name=listener_name(Role.PLAIN_IN, uid),
+        stat_prefix=listener_name(Role.PLAIN_IN, uid),
         address=_inbound_address(local, ports.inbound),
         listener_filters=[original_dst()],
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]

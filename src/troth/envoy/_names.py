@@ -6,6 +6,11 @@ INTERNAL_OUTBOUND = "outbound"
 """The internal listener, and the cluster that leads to it."""
 
 
+def listener_name(role: str, uid: str) -> str:
+    """The listener of pod ``uid`` for ``role``; its counters are called so as well."""
+    return f"{role}|{uid}"
+
+
 def cluster_name(uid: str, role: str) -> str:
     """The cluster of pod ``uid`` for ``role``: ``app``, ``plain`` or ``tunnel``."""
     return f"{uid}|{role}"

@@ -27,9 +27,10 @@ from troth.envoy._matchers import (
     match_range,
     match_ranges,
 )
-from troth.envoy._names import INTERNAL_OUTBOUND
+from troth.envoy._names import INTERNAL_OUTBOUND, listener_name
 from troth.envoy._ports import PORT_SETS
 from troth.envoy._proto import Message, socket_address
+from troth.envoy._reasons import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,7 +106,8 @@ def outbound(
         ],
     )
     listener = listener_pb2.Listener(
-        name=f"outbound|{uid}",
+        name=listener_name(Role.OUTBOUND, uid),
+        stat_prefix=listener_name(Role.OUTBOUND, uid),
         address=socket_address("127.0.0.1", ports.outbound, netns=netns),
         listener_filters=[original_dst()],
         filter_chains=[to_service, direct],

@@ -17,6 +17,7 @@ _PREFIX = "type.googleapis.com/"
 CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 SECRET = _PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
+RUNTIME = _PREFIX + "envoy.service.runtime.v3.Runtime"
 LISTENER = _PREFIX + "envoy.config.listener.v3.Listener"
 
 _VERSION_DIGITS = 32  # 128 bits of the hash

@@ -35,7 +35,7 @@ class Plaintext(msgspec.Struct, frozen=True, kw_only=True):
 
 def seen_in_plaintext(connections: Iterable[Connection]) -> tuple[Plaintext, ...]:
     """Sum up the plaintext that workloads of the mesh took, by client and port."""
-    return _summed((each.source.workload or each.source.address, each, 1) for each in connections)
+    return _summed((each.source.name, each, each.count) for each in connections)
 
 
 def noted_in_plaintext(noted: Iterable[Noted]) -> tuple[Plaintext, ...]:

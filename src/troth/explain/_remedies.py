@@ -112,6 +112,16 @@ TEXTS: Mapping[Reason, Texts] = {
         "See that it has such a port, and connect again; "
         "if it stays, `troth status` says what Envoy refuses.",
     ),
+    Reason.TOO_MANY_CONNECTIONS: Texts(
+        "{reporter} had as many connections {detail} as one pod may have open at a time.",
+        "Find out in `troth events` who keeps so many open, or let each pod of the node have more: "
+        "--max-connections-per-pod (node.maxConnectionsPerPod of the chart).",
+    ),
+    Reason.NODE_OVERLOADED: Texts(
+        "The node's Envoy {detail}, so it took none for {reporter}.",
+        "Find out in `troth events` which pods of the node have so many, and let each have fewer "
+        "(--max-connections-per-pod), or give the node agent more memory or open files.",
+    ),
     Reason.OTHER: Texts("Envoy reports: {detail}.", _TRACE + "."),
 }
 

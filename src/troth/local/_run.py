@@ -84,6 +84,7 @@ class _Mesh:
             service_ranges=(str(SERVICE_RANGE_V4), str(SERVICE_RANGE_V6)),
             on_change=lambda: mesh.wake(),  # noqa: PLW0108 - it is made just below
             metrics=metrics,
+            pod_connections=settings.pod_connections,
         )
         mesh = LocalMesh(settings, state, network, agent)
         requests = Requests(mesh, authority=authority, stop=self._stop.set)

@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         authority: The certificate authority to use instead of one made for this run.
         uplink: Whether there is a link to the host (only as root).
         metrics: Where Prometheus may scrape the agent; nowhere when None.
+        pod_connections: How many connections of each kind one pod may have open at a time; None
+            for the default.
     """
 
     paths: tuple[str, ...]
@@ -60,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     authority: AuthorityFiles | None = None
     uplink: bool = False
     metrics: ListenAddress | None = None
+    pod_connections: int | None = None
 
 
 class StateDirectory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from troth.mesh._connections import Connection, Outcome, Party, Reason, Side
+from troth.mesh._connections import UNKNOWN, Connection, Outcome, Party, Reason, Side
 from troth.mesh._decisions import (
     ClientDecision,
     ServerDecision,
@@ -34,6 +34,7 @@ __all__ = [
     "KEPT",
     "MESH_LABEL",
     "OTHERS",
+    "UNKNOWN",
     "ClientDecision",
     "Connection",
     "ContainerPort",

@@ -9,6 +9,9 @@ import msgspec
 
 from troth.policy import DecidedBy, Mode
 
+UNKNOWN = "(unknown)"
+"""Stands for an end of a connection of which not even the address is known."""
+
 
 class Outcome(StrEnum):
     """What became of a connection."""
@@ -55,6 +58,10 @@ class Reason(StrEnum):
     NO_ENDPOINTS = "no_endpoints"
     NOT_CONFIGURED = "not_configured"
     """Envoy doesn't know the destination (yet)."""
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    """The pod had as many open as one pod may have."""
+    NODE_OVERLOADED = "node_overloaded"
+    """The node's Envoy had no connections or no memory left."""
     OTHER = "other"
 
 
@@ -69,8 +76,8 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     """One end of a connection.
 
     Attributes:
-        address: Its IP.
-        port: Its TCP port.
+        address: Its IP; empty where it isn't known.
+        port: Its TCP port; 0 where it isn't known.
         pod: ``NAMESPACE/NAME`` where the address is a known pod's.
         workload: ``NAMESPACE/NAME`` of what a person deployed, where known.
     """
@@ -80,11 +87,18 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     pod: str | None = None
     workload: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The workload's name or, for want of one, the address."""
+        return self.workload or self.address or UNKNOWN
+
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """One connection, as one end's proxy reports it, seen with the world of that moment.
 
     Attributes:
+        count: How many connections it tells of: more than one only where they were too many to be
+            looked at one by one.
         mode: The destination port's effective mode, where the destination is in the mesh.
         decided_by: The scope and policy that set the mode.
     """
@@ -96,11 +110,12 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     side: Side
     source: Party
     destination: Party
-    peer: str | None
-    claimed_peer: str | None
-    mode: Mode | None
-    decided_by: DecidedBy | None
-    tls_version: str
-    tls_cipher: str
-    tls_group: str
-    duration_ms: int
+    peer: str | None = None
+    claimed_peer: str | None = None
+    mode: Mode | None = None
+    decided_by: DecidedBy | None = None
+    tls_version: str = ""
+    tls_cipher: str = ""
+    tls_group: str = ""
+    duration_ms: int = 0
+    count: int = 1

@@ -19,7 +19,6 @@ import msgspec
 from troth.mesh._connections import Connection, Outcome, Reason, Side
 
 if TYPE_CHECKING:
-    from troth.mesh._connections import Party
     from troth.policy import DecidedBy, Mode
 
 OTHERS = "(others)"
@@ -128,7 +127,7 @@ class Tally:
             self._age(connection.time)
         seen = self._place(connection)
         start = began - began % self._length(began)
-        seen.slots[start] = seen.slots.get(start, 0) + 1
+        seen.slots[start] = seen.slots.get(start, 0) + connection.count
         seen.first = min(seen.first, connection.time)
         if connection.time >= seen.newest.time:
             seen.newest = connection
@@ -159,7 +158,7 @@ class Tally:
 
     def _place(self, connection: Connection) -> _Seen:
         """The total that a connection belongs to."""
-        source, destination = _name(connection.source), _name(connection.destination)
+        source, destination = connection.source.name, connection.destination.name
         key = _key(connection, source, destination, connection.destination.port)
         if key not in self._seen and len(self._seen) >= self._most:
             key = _folded(key, connection)
@@ -228,7 +227,3 @@ def _folded(key: _Key, connection: Connection) -> _Key:
         destination=key.destination if connection.destination.workload else OTHERS,
         port=key.port if passed else 0,
     )
-
-
-def _name(party: Party) -> str:
-    return party.workload or party.address

@@ -12,11 +12,12 @@ until its Envoy can serve all, and from then on the old one.
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.envoy import PORT_SETS
+from troth.envoy import PORT_SETS, Limits
 from troth.node._attention import Attention
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._configuration import Configuration, ConfigurationKeeper, Credentials
@@ -67,6 +68,8 @@ class NodeAgent:
             no longer; 0 if there is nobody but this agent.
         ports: Where its Envoy listens in every pod.
         active: Whether it acts from the start, and not when it takes charge.
+        pod_connections: As of `Limits.of`.
+        memory: As of `Limits.of`.
     """
 
     def __init__(
@@ -82,16 +85,23 @@ class NodeAgent:
         announcement_seconds: float = 0.0,
         ports: PortSet = PORT_SETS[0],
         active: bool = True,
+        pod_connections: int | None = None,
+        memory: int | None = None,
     ) -> None:
+        # Envoy inherits the limit on open files.
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limits = Limits.of(descriptors=descriptors, pod_connections=pod_connections, memory=memory)
         self._ledger = Ledger(paths.journal, metrics=metrics)
         self.connections, self.journal = self._ledger.connections, self._ledger.journal
         self._attention = Attention(self._tell_envoy_of_news)
         self.certificates = CertificateKeeper(signer, on_change=self._wake)
         self._service_ranges = tuple(service_ranges)
         self._on_change = on_change
-        self._proxy = Proxy(node_name=node_name, paths=paths, metrics=metrics)
+        self._proxy = Proxy(node_name=node_name, paths=paths, limits=limits, metrics=metrics)
         self._world: World | None = None
-        self._configurations = ConfigurationKeeper(access_log=paths.access_log, ports=ports)
+        self._configurations = ConfigurationKeeper(
+            access_log=paths.access_log, ports=ports, pod_connections=limits.pod_connections
+        )
         self._pushed: Snapshot | None = None
         self._rest_at: float | None = None
         self._wanted: Mapping[str, Path] = {}
@@ -281,6 +291,7 @@ class NodeAgent:
         async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
             tasks.create_task(self.certificates.run())
             tasks.create_task(self._ledger.read(pipe))
+            tasks.create_task(self._ledger.watch(self._proxy.overflows))
             tasks.create_task(self.journal.run())
             if self._host is not None:
                 tasks.create_task(self._host.run())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.envoy import PORT_SETS, Snapshot, SnapshotKeeper
+from troth.envoy import POD_CONNECTIONS, PORT_SETS, Snapshot, SnapshotKeeper
 from troth.identity import TrustBundle, X509Svid
 from troth.mesh import NodeView, ViewKeeper
 
@@ -59,11 +59,20 @@ class ConfigurationKeeper:
     Args:
         access_log: As of `SnapshotKeeper`.
         ports: As of `SnapshotKeeper`.
+        pod_connections: As of `SnapshotKeeper`.
     """
 
-    def __init__(self, *, access_log: Path, ports: PortSet = PORT_SETS[0]) -> None:
+    def __init__(
+        self,
+        *,
+        access_log: Path,
+        ports: PortSet = PORT_SETS[0],
+        pod_connections: int = POD_CONNECTIONS,
+    ) -> None:
         self._views = ViewKeeper()
-        self._snapshots = SnapshotKeeper(access_log=access_log, ports=ports)
+        self._snapshots = SnapshotKeeper(
+            access_log=access_log, ports=ports, pod_connections=pod_connections
+        )
         self._destinations: Mapping[str, Destination] = {}
         self._rest_at = 0.0
 

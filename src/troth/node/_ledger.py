@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from troth.envoy import AccessLogPipe
+    from troth.envoy import AccessLogPipe, OverflowWatch
     from troth.mesh import Connection, World
     from troth.node._metrics import NodeMetrics
 
@@ -67,3 +67,12 @@ class Ledger:
         async for event in pipe.events():
             if self._observer is not None:
                 self._tell(self._observer.connection(event))
+
+    async def watch(self, watch: OverflowWatch) -> None:
+        """Take in what Envoy refuses for being too much, until cancelled."""
+        async for overflow in watch.overflows():
+            if self._observer is None:
+                continue
+            connection = self._observer.overflow(overflow, datetime.now(UTC))
+            if connection is not None:
+                self._tell(connection)

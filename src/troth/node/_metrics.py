@@ -65,7 +65,7 @@ class NodeMetrics(Collector):
         key = (reporter, source, destination, *result)
         if key not in self._connections and len(self._connections) >= _MOST_SERIES:
             key = (reporter, _OTHER, _OTHER, *result)
-        self._connections[key] += 1
+        self._connections[key] += connection.count
 
     def acked(self, type_url: str, names: tuple[str, ...], seconds: float | None) -> None:  # noqa: ARG002 - the observer's protocol
         """Take note of how long it took Envoy to take a change over."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth._table import difference
-from troth.mesh import Connection, Party, Side, World
+from troth.mesh import Connection, Outcome, Party, Side, World
 from troth.policy import PolicyChanges, PolicyIndex
 
 if TYPE_CHECKING:
-    from troth.envoy import ConnectionEvent
+    from datetime import datetime
+
+    from troth.envoy import ConnectionEvent, Overflow
     from troth.mesh import Pod
 
 
@@ -62,6 +64,27 @@ class Observer:
             tls_cipher=event.tls_cipher,
             tls_group=event.tls_group,
             duration_ms=event.duration_ms,
+        )
+
+    def overflow(self, overflow: Overflow, now: datetime) -> Connection | None:
+        """Connections that were too many, as one event; None if the pod is gone.
+
+        Nothing is known of their other ends.
+        """
+        pod = self._world.pods.get(overflow.pod)
+        if pod is None or not pod.addresses:
+            return None
+        own, others = _party(pod, pod.addresses[0], 0), Party(address="", port=0)
+        source, destination = (own, others) if overflow.side is Side.CLIENT else (others, own)
+        return Connection(
+            time=now,
+            count=overflow.count,
+            outcome=Outcome.FAILED,
+            reason=overflow.reason,
+            detail=overflow.detail,
+            side=overflow.side,
+            source=source,
+            destination=destination,
         )
 
     def _source(self, event: ConnectionEvent) -> Pod | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +12,8 @@ from troth.envoy import (
     AdsServer,
     EnvoyOptions,
     EnvoyProcess,
+    Limits,
+    OverflowWatch,
     bootstrap,
     find_envoy,
 )
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from troth.node._metrics import NodeMetrics
     from troth.node._paths import NodePaths
-
-_DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this node
 
 _DRAIN_SECONDS = 1
 """How long Envoy lets connections live on that the policy no longer allows."""
@@ -35,16 +34,25 @@ class Proxy:
     Args:
         node_name: Names it.
         paths: Where its sockets and files go.
+        limits: What it may use.
         metrics: Hears of what it takes over.
 
     Attributes:
         ads: What it is told, and what it made of that.
+        overflows: What it refuses for being too much.
     """
 
     def __init__(
-        self, *, node_name: str, paths: NodePaths, metrics: NodeMetrics | None = None
+        self,
+        *,
+        node_name: str,
+        paths: NodePaths,
+        limits: Limits,
+        metrics: NodeMetrics | None = None,
     ) -> None:
         self.ads = AdsServer(paths.ads, observer=metrics)
+        self.overflows = OverflowWatch(paths.admin)
+        self._limits = limits
         self._node_name = node_name
         self._paths = paths
         self._process = EnvoyProcess(
@@ -80,13 +88,7 @@ class Proxy:
             node_id=self._node_name,
             ads_socket=self._paths.ads,
             admin_socket=self._paths.admin,
-            max_connections=_max_connections(),
+            limits=self._limits,
         )
         self._paths.bootstrap.touch(mode=0o600)
         self._paths.bootstrap.write_bytes(msgspec.json.encode(document))
-
-
-def _max_connections() -> int:
-    """What the limit on open files, which Envoy inherits, allows."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, limit // _DESCRIPTORS_PER_CONNECTION)
