@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
-import structlog
 
 from troth.errors import PeerError, Problem
 from troth.sources._api_server import Resource
 from troth.sources._json import decode
-from troth.sources._reflector import Item, List, Reflector
+from troth.sources._keeping import keep
+from troth.sources._reflector import Item, Reflector
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from troth.errors import TrothError
     from troth.sources._api_server import ApiServer
-    from troth.sources._reflector import Action, Event
 
 T = TypeVar("T")
-
-_log = structlog.get_logger(__name__)
-
-_WATCH_SECONDS = 300.0
 
 
 class NamespacedResource(Resource[T], frozen=True, kw_only=True):
@@ -67,7 +60,6 @@ class Followed(Generic[T]):
         self._on_change = on_change
         self._jitter = jitter
         self._reflector: Reflector[T] = Reflector(jitter=jitter)
-        self._logged = ""
         self.resource = resource
 
     @property
@@ -87,40 +79,14 @@ class Followed(Generic[T]):
 
     async def run(self) -> None:
         """Follow until cancelled; no error of the API server ends it, but it is logged."""
-        clock = asyncio.get_running_loop().time
-        action = self._reflector.start()
-        while True:
-            await asyncio.sleep(action.after)
-            async with aclosing(self._events(action)) as events:
-                async for event in events:
-                    was_synced = self._reflector.synced
-                    step = self._reflector.step(event, clock())
-                    if step.changes or self._reflector.synced is not was_synced:
-                        self._on_change()
-                    self._log_error()
-                    if step.action is not None:
-                        action = step.action
-                        break
-
-    def _log_error(self) -> None:
-        error = str(self.error or "")
-        if error == self._logged:
-            return
-        self._logged = error
-        if error:
-            _log.warning("can't follow the cluster", resource=str(self.resource), reason=error)
-        else:
-            _log.info("follows the cluster again", resource=str(self.resource))
-
-    async def _events(self, action: Action) -> AsyncGenerator[Event[T], None]:
-        if isinstance(action, List):
-            yield await self._server.list(self.resource)
-            return
-        seconds = _WATCH_SECONDS * (1 + self._jitter())
-        watch = self._server.watch(self.resource, action.version, seconds=seconds)
-        async with aclosing(watch) as events:
-            async for event in events:
-                yield event
+        await keep(
+            self._reflector,
+            self._server,
+            self.resource,
+            on_change=lambda _: self._on_change(),
+            on_trouble=lambda _: None,
+            jitter=self._jitter,
+        )
 
 
 class _Header(msgspec.Struct, frozen=True, rename="camel"):

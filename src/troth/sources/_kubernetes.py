@@ -8,8 +8,9 @@ held back.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,7 +23,8 @@ from troth.sources._cluster_world import (
     ClusterNode,
     ClusterState,
 )
-from troth.sources._reflector import List, Reflector
+from troth.sources._keeping import keep
+from troth.sources._reflector import Reflector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -33,15 +35,12 @@ if TYPE_CHECKING:
     from troth.mesh import Namespace, Pod
     from troth.policy import PeerAuthentication
     from troth.sources._cluster_world import ClusterService, EndpointSlice
-    from troth.sources._reflector import Action, Changes, Event
+    from troth.sources._reflector import Changes
 
 _log = structlog.get_logger(__name__)
 
 _SETTLE_SECONDS = 0.02
 """After a change was told, those that follow within this are told as one."""
-
-_WATCH_SECONDS = 300.0
-"""How long a watch lasts at least; up to twice as long, so that they don't all end together."""
 
 NAMESPACES = Resource(plural="namespaces", read=objects.read_namespace)
 PODS = Resource(plural="pods", read=objects.read_pod)
@@ -191,31 +190,14 @@ class _View:
         self, server: ApiServer, resource: Resource[Any], reflector: Reflector[Any]
     ) -> None:
         """Keep one kind up to date until cancelled."""
-        clock = asyncio.get_running_loop().time
-        action = reflector.start()
-        while True:
-            await asyncio.sleep(action.after)
-            async with aclosing(self._events(server, resource, action)) as events:
-                async for event in events:
-                    was_synced = reflector.synced
-                    step = reflector.step(event, clock())
-                    if step.changes or reflector.synced is not was_synced:
-                        self._change(reflector, step.changes)
-                    self._note(resource, reflector.error)
-                    if step.action is not None:
-                        action = step.action
-                        break
-
-    async def _events(
-        self, server: ApiServer, resource: Resource[Any], action: Action
-    ) -> AsyncGenerator[Event[Any], None]:
-        if isinstance(action, List):
-            yield await server.list(resource)
-            return
-        seconds = _WATCH_SECONDS * (1 + self._jitter())
-        async with aclosing(server.watch(resource, action.version, seconds=seconds)) as events:
-            async for event in events:
-                yield event
+        await keep(
+            reflector,
+            server,
+            resource,
+            on_change=functools.partial(self._change, reflector),
+            on_trouble=functools.partial(self._note, resource),
+            jitter=self._jitter,
+        )
 
     def _change(self, reflector: Reflector[Any], changes: Changes[Any]) -> None:
         """Take in what has changed of one kind, at a cost that depends on that alone."""
@@ -241,14 +223,9 @@ class _View:
             self.pressing.set()
         self.changed.set()
 
-    def _note(self, resource: Resource[Any], error: TrothError | None) -> None:
-        name, former = str(resource), self._troubles.get(str(resource))
-        if (error and str(error)) == (former and str(former)):
-            return
-        if error is None:
-            del self._troubles[name]
-            _log.info("follows the cluster again", resource=name)
+    def _note(self, resource: Resource[Any], trouble: TrothError | None) -> None:
+        if trouble is None:
+            del self._troubles[str(resource)]
         else:
-            self._troubles[name] = error
-            _log.warning("can't follow the cluster", resource=name, reason=str(error))
+            self._troubles[str(resource)] = trouble
         self._on_trouble(dict(self._troubles))
