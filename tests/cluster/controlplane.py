@@ -107,29 +107,14 @@ class ControlPlane:
         """Its programs, in the order of their start."""
         return (self.etcd, self.apiserver, self.controllers, self.scheduler)
 
-    def start_apiserver(self) -> None:
-        """Start the API server (again) and wait until it is ready."""
-        self.apiserver.start()
-        self.apiserver.await_ready(self._readyz)
-
     @contextlib.contextmanager
     def without_apiserver(self) -> Iterator[None]:
-        """Have no API server while the block runs.
-
-        The controllers and the scheduler begin anew with it. Elsewhere they lose their leases by
-        then, end and are restarted; here they have none, and would go on with stale caches.
-        """
-        others = (self.controllers, self.scheduler)
+        """Have no API server while the block runs."""
         self.apiserver.kill()
         try:
             yield
         finally:
-            for program in others:
-                program.kill()
-            self.start_apiserver()
-            for program in others:
-                program.start()
-            self._await_controllers()
+            self._start_apiserver()
 
     def kubeconfig(
         self, user: str = _ADMIN[0], groups: Sequence[str] = (), *, outside: bool = False
@@ -183,9 +168,13 @@ class ControlPlane:
 
     def _start(self) -> None:
         self.etcd.start()
-        self.start_apiserver()
+        self._start_apiserver()
         self.controllers.start()
         self.scheduler.start()
+
+    def _start_apiserver(self) -> None:
+        self.apiserver.start()
+        self.apiserver.await_ready(self._readyz)
 
     def _await_controllers(self) -> None:
         # Pods can be made in a namespace once it has a service account.

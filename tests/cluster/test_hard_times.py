@@ -1,4 +1,8 @@
-"""What leaves a cluster's own programs behind for a while, each on a cluster for itself."""
+"""Objects as big as the API server takes them, and a minute without it.
+
+They have a cluster of their own: kube-proxy and the controllers follow the API server again only
+by and by after such an outage.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mesh() -> Iterator[ClusterMesh]:
     with Cluster(nodes=NODES[:2]) as cluster, ClusterMesh(cluster) as running:
         yield running
@@ -83,7 +87,7 @@ def big_service(namespace: str, address: str) -> Iterator[dict[str, object]]:
 def test_a_minute_without_api_server_fails_no_request_and_all_is_caught_up_with(
     mesh: ClusterMesh,
 ) -> None:
-    shop, outside = mesh.namespace("shop"), mesh.namespace("outside", in_mesh=False)
+    shop, outside = mesh.namespace("busy"), mesh.namespace("beside", in_mesh=False)
     server = mesh.serve(shop, "web", "node-2")
     mesh.client(shop, "friend", "node-1")
     mesh.client(outside, "stranger", "node-1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import uuid
 from http import HTTPStatus
@@ -443,19 +442,10 @@ def test_pods_outlive_an_api_server_that_is_down(cluster: Cluster, namespace: st
     server = cluster.run_pod(pod(namespace, "server", "node-1"), SERVE)
     cluster.run_pod(pod(namespace, "client", "node-2"))
     url = f"http://{server['status']['podIP']}:8080"
-    with api_server_down(cluster):
+    with cluster.control_plane.without_apiserver():
         assert eventually(lambda: cluster.fetch(namespace, "client", url)) == "server"
         assert not cluster.kubectl("get", "pods", "--request-timeout=1s", check=False)
     cluster.run_pod(pod(namespace, "another", "node-3"))
-
-
-@contextlib.contextmanager
-def api_server_down(cluster: Cluster) -> Iterator[None]:
-    cluster.control_plane.apiserver.kill()
-    try:
-        yield
-    finally:
-        cluster.control_plane.start_apiserver()
 
 
 def peer_authentication(namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
