@@ -184,7 +184,7 @@ class Cluster:
         settings |= {"env": container.environment, **options}
         return subprocess.run(container.exec_command(*argv), check=False, **settings)
 
-    def fetch(self, namespace: str, name: str, url: str, *, seconds: float = 2.0) -> str | None:
+    def fetch(self, namespace: str, name: str, url: str, *, seconds: float = 5.0) -> str | None:
         """GET ``url`` from inside a pod: the body, or None when there was no good answer."""
         done = self.exec(namespace, name, "python3", "-c", _FETCH, url, str(seconds))
         return done.stdout if done.returncode == 0 else None

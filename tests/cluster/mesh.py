@@ -57,6 +57,8 @@ class ClusterMesh:
                 *(TROTH, "controller", f"--metrics={METRICS_PORT}"),
                 log=plane.logs / "troth-controller.log",
             )
+            # The next mesh here must not take these agents' reports for its own agents'.
+            ends.callback(self.cluster.client.deletecollection, Lease, namespace=NAMESPACE)
             ends.callback(self.controller.terminate)
             self.controller.start()
             self.agents = {name: self.agent(name) for name in self.cluster.nodes}

@@ -57,7 +57,7 @@ def connects(netns: Path, address: tuple[str, int], *, seconds: float = 1.0) -> 
 
 
 def http_status(
-    netns: Path, address: tuple[str, int], path: str = "/", *, seconds: float = 1.0
+    netns: Path, address: tuple[str, int], path: str = "/", *, seconds: float = 5.0
 ) -> int:
     """The status of a GET sent from a network namespace, 0 when there is no answer."""
     try:

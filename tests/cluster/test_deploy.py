@@ -146,7 +146,7 @@ def test_a_policy_is_enforced(cluster: Cluster, shop: str) -> None:
     )
     cluster.kubectl(
         *("wait", f"--namespace={shop}", "peerauthentication/strict", "--for=condition=Enforced"),
-        "--timeout=30s",
+        "--timeout=50s",
     )
     assert cluster.fetch("default", "stranger", url) is None
     assert cluster.fetch(shop, "client", url) == "web 8080 /"

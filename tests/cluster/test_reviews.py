@@ -427,7 +427,7 @@ def answered(mesh: ClusterMesh) -> Iterator[Callable[[dict[str, Any]], Any]]:
     def put(spec: dict[str, Any]) -> Any:
         made.append(make(mesh, spec))
         mesh.cluster.kubectl(
-            *("wait", f"connectionreview/{made[-1]}", f"-n={SHOP}", "--timeout=20s"),
+            *("wait", f"connectionreview/{made[-1]}", f"-n={SHOP}", "--timeout=50s"),
             "--for=jsonpath={.status.conditions}",
         )
         text = mesh.cluster.kubectl("get", "connectionreview", made[-1], f"-n={SHOP}", "-o=json")

@@ -19,7 +19,7 @@ from lightkube.resources.discovery_v1 import EndpointSlice
 from tests.cluster.harness import Cluster, at_address
 from tests.cluster.objects import PeerAuthentication
 from tests.cluster.probes import http_status
-from tests.e2e.harness import eventually
+from tests.e2e.harness import PATIENCE_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,7 +208,7 @@ def test_nothing_of_it_is_reachable_from_outside(cluster: Cluster, namespace: st
     address = (server["status"]["podIP"], 8080)
     inside = cluster.nodes["node-2"].machine.netns
     eventually(lambda: http_status(inside, address) == HTTPStatus.OK, what="an answer")
-    assert http_status(Path("/proc/self/ns/net"), address) != HTTPStatus.OK
+    assert http_status(Path("/proc/self/ns/net"), address, seconds=1) != HTTPStatus.OK
 
 
 def test_endpoint_slices_follow_readiness(cluster: Cluster, namespace: str) -> None:
@@ -303,7 +303,7 @@ def test_a_deployments_pods_spread_over_the_nodes_and_end_with_it(
             "spec": {"replicas": 6, "selector": selector, "template": template},
         }
     )
-    cluster.kubectl("rollout", "status", "deployment/web", f"-n={namespace}", "--timeout=20s")
+    cluster.kubectl("rollout", "status", "deployment/web", f"-n={namespace}", "--timeout=50s")
     pods: list[Any] = list(cluster.client.list(Pod, namespace=namespace))
     assert {made.spec.nodeName for made in pods} == set(NODES)
     cluster.delete(Deployment, "web", namespace)
@@ -381,7 +381,10 @@ def test_a_watch_tells_what_happens(cluster: Cluster, namespace: str) -> None:
 
     def watch() -> None:
         for event, policy in cluster.client.watch(
-            PeerAuthentication, namespace=namespace, resource_version=start, server_timeout=30
+            PeerAuthentication,
+            namespace=namespace,
+            resource_version=start,
+            server_timeout=int(PATIENCE_SECONDS),
         ):
             seen.append((event, policy["spec"]["mtls"]["mode"]))
             if event == "DELETED":
@@ -395,7 +398,7 @@ def test_a_watch_tells_what_happens(cluster: Cluster, namespace: str) -> None:
     for mode in ("STRICT", "PERMISSIVE"):
         cluster.apply(peer_authentication(namespace, {"mtls": {"mode": mode}}))
     cluster.delete(PeerAuthentication, "default", namespace)
-    watcher.join(20)
+    watcher.join(PATIENCE_SECONDS)
     assert seen == [("ADDED", "STRICT"), ("MODIFIED", "PERMISSIVE"), ("DELETED", "PERMISSIVE")]
 
 

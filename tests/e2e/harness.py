@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 TROTH = str(Path(sys.executable).with_name("troth"))
 PYTHON = "python3"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
+"""What a machine that is busy with something else may take for what else takes a moment."""
 
 # Of a plain user nothing is left but what lets root's own UID be mapped into a user namespace.
 _PLAIN = ("setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap", "--")

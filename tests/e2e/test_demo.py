@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.harness import TROTH, Host, eventually
+from tests.e2e.harness import PATIENCE_SECONDS, TROTH, Host, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,7 +125,7 @@ def test_it_cleans_up_when_it_is_interrupted(
     assert len(_names(temporary)) == 1
     assert "troth.local" in _commands(host)
     host.run("kill", f"-{number.name.removeprefix('SIG')}", pid.read_text().strip())
-    assert process.wait(timeout=20) == 130
+    assert process.wait(PATIENCE_SECONDS) == 130
     assert _names(temporary) == []
     assert "troth.local" not in _commands(host)
 

@@ -8,7 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.harness import PYTHON, TROTH, Host, Mesh, eventually
+from tests.e2e.harness import PATIENCE_SECONDS, PYTHON, TROTH, Host, Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import apply
 
@@ -455,5 +455,5 @@ def _envoy_kept_down(mesh: Mesh) -> Iterator[None]:
         yield
     finally:
         enough.touch()
-        process.wait(timeout=10)
+        process.wait(PATIENCE_SECONDS)
         enough.unlink()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.client import PROGRAMS
-from tests.e2e.harness import PYTHON, TROTH, Mesh
+from tests.e2e.harness import PATIENCE_SECONDS, PYTHON, TROTH, Mesh
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import apply
 
@@ -46,7 +46,7 @@ class Sniffer:
 
     def found(self, *texts: str) -> set[str]:
         """Stop, and say which of these texts were in a packet."""
-        output, _ = self._process.communicate("\n".join(texts), timeout=20)
+        output, _ = self._process.communicate("\n".join(texts), timeout=PATIENCE_SECONDS)
         size, *found = output.splitlines()
         assert int(size) > 1000, "hardly anything was captured"
         return set(found)
