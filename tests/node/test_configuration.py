@@ -95,3 +95,24 @@ def test_what_is_enforced_waits_for_no_pause() -> None:
     strict = node.at(10.0, "1", "2", "3", mode=Mode.STRICT)
     assert strict.rest_at is not None
     assert version(strict, "plain-in|1") != version(lax, "plain-in|1")
+
+
+def test_what_is_enforced_is_told_before_destinations_that_changed_with_it() -> None:
+    node = Node()
+    lax = node.at(10.0, "1", "2")
+    strict = node.at(20.0, "1", "2", "3", mode=Mode.STRICT)
+    assert version(strict, "plain-in|1") != version(lax, "plain-in|1")
+    assert version(strict, "outbound") == version(lax, "outbound")
+    assert strict.rest_at == 20.0
+    later = node.at(strict.rest_at, "1", "2", "3", mode=Mode.STRICT)
+    assert later.rest_at is None
+    assert version(later, "outbound") != version(lax, "outbound")
+
+
+def test_a_pod_and_its_clients_are_told_together_how_it_is_reached() -> None:
+    node = Node()
+    off = node.at(10.0, "1", "2", mode=Mode.DISABLE)
+    strict = node.at(20.0, "1", "2", "3", mode=Mode.STRICT)
+    assert strict.rest_at is None
+    for listener in ("plain-in|1", "outbound"):
+        assert version(strict, listener) != version(off, listener)
