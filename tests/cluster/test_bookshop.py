@@ -12,7 +12,7 @@ from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.core_v1 import Pod
 from tests.cluster.harness import Cluster
 from tests.cluster.person import Person
-from tests.e2e.harness import TROTH
+from tests.e2e.harness import TROTH, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,8 @@ def test_a_shop_of_30_pods_is_locked_down_and_goes_on_working(cluster: Cluster) 
         walks = said[POD_COUNT:]
         return len(walks) == len(whole_shop) and all("(orders (ledger))" in walk for walk in walks)
 
-    assert serves_all(SHOP, storefronts[0])
+    # kube-proxy may hear of the last pods a moment after the rollouts are over.
+    eventually(lambda: serves_all(SHOP, storefronts[0]), what="the shop")
     assert serves_all(OFFICE, report)
 
     person.follow("Put it into the mesh", page=PAGE)

@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 TALK = """
 import socket, sys
 host, port = sys.argv[1].split(":")
-with socket.create_connection((host, int(port)), timeout=5) as connection:
+with socket.create_connection((host, int(port)), timeout=60) as connection:
     for line in sys.stdin:
         connection.sendall(line.encode())
         answer = connection.recv(100)

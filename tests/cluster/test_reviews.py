@@ -16,7 +16,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 from tests.cluster.control import in_thread, soon
 from tests.cluster.mesh import NAMESPACE, ClusterMesh
-from tests.e2e.harness import eventually
+from tests.e2e.harness import TROTH, eventually
 
 from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
 from troth.cli._app import run
@@ -68,7 +68,18 @@ def mesh(cluster: Cluster) -> Iterator[ClusterMesh]:
         assert running.get(SHOP, "friend", url) == "web 8080 /"
         for client in ((LEGACY, "stranger"), (SHOP, "friend")):
             assert running.get(*client, address(running, "api")) == "api 8080 /"
+        both = {(client, server) for client in (STRANGER, FRIEND) for server in (WEB, API)}
+        eventually(lambda: connections(cluster) >= both, what="all of their events")
         yield running
+
+
+def connections(cluster: Cluster) -> set[tuple[str, str]]:
+    """The workloads at both ends of the connections that the agents tell of."""
+    kubeconfig = cluster.control_plane.kubeconfig(outside=True)
+    command = [TROTH, "events", "-n", SHOP, f"--kubeconfig={kubeconfig}", "-o", "json"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    seen = map(json.loads, said.splitlines())
+    return {(each["source"]["workload"], each["destination"]["workload"]) for each in seen}
 
 
 def address(mesh: ClusterMesh, pod: str) -> str:
@@ -190,14 +201,14 @@ def test_following_events_tells_each_connection_once_as_it_comes(
     mesh: ClusterMesh, ask: Asker, tmp_path: Path
 ) -> None:
     path = tmp_path / "events"
-    command = ("troth", "events", "-n", SHOP, "-f", f"--kubeconfig={ask.kubeconfig}", "-o", "json")
+    command = (TROTH, "events", "-n", SHOP, "-f", f"--kubeconfig={ask.kubeconfig}", "-o", "json")
 
     def told() -> list[str]:
         return path.read_text().splitlines()
 
     with path.open("w") as file, subprocess.Popen(command, stdout=file) as following:
         try:
-            eventually(told, what="what there was before")
+            eventually(lambda: len(told()) == len(ask("events", "-n", SHOP)), what="what there was")
             before = len(told())
             assert mesh.get(SHOP, "friend", address(mesh, "api")) == "api 8080 /"
             eventually(lambda: len(told()) > before, what="the new connection")
