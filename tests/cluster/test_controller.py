@@ -45,6 +45,7 @@ from tests.cluster.control import (
 )
 from tests.cluster.harness import Cluster
 from tests.cluster.objects import PeerAuthentication, find
+from tests.e2e.harness import PATIENCE_SECONDS
 
 from troth._contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest, root_fingerprint
 from troth.controller._authority import Authority
@@ -388,7 +389,7 @@ async def test_signing_goes_on_within_the_lease_when_the_leader_is_killed(
                 await signer.sign(request_for(WEB))
         assert await in_thread(holder) != killed
         other.send_signal(signal.SIGTERM)
-        assert await in_thread(other.wait, 20) == 0
+        assert await in_thread(other.wait, PATIENCE_SECONDS) == 0
         assert await in_thread(holder) == ""  # given back
 
 

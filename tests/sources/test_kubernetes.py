@@ -468,7 +468,7 @@ async def watched(server: ApiServer) -> list[Event[Any]]:
 
 async def test_a_connection_on_which_nothing_comes_any_more_is_given_up() -> None:
     async with fake_api() as api:
-        server = ApiServer(api.config, silence_seconds=0.2)
+        server = ApiServer(api.config, silence_seconds=1.0)
         opened, broken = await watched(server)
         await server.aclose()
     assert opened == Opened()

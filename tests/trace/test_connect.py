@@ -102,7 +102,7 @@ async def test_envoy_accepts_a_client_of_the_mesh_and_data_flows(
 async def test_an_envoy_that_is_not_asked_by_data_leaves_it_undecided(
     world: World, envoy: Ports
 ) -> None:
-    report = await trace(world, envoy.ticketing, world.web, timeout=0.5)
+    report = await trace(world, envoy.ticketing, world.web, timeout=2.0)
 
     assert report.verdict is Verdict.UNDECIDED
     assert report.tracker[-1].client_certificate is CertificateStatus.SENT
@@ -203,7 +203,7 @@ async def test_a_silent_server_leaves_it_undecided(world: World) -> None:
         sock.close()
 
     async with serving(wait) as port:
-        report = await trace(world, port, world.web, timeout=0.1)
+        report = await trace(world, port, world.web, timeout=1.0)
 
     assert report.verdict is Verdict.UNDECIDED
     assert report.stopped_at == "server: do not answer"
