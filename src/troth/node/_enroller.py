@@ -11,7 +11,7 @@ from troth.envoy import PORT_SETS
 from troth.errors import PeerError, TrothError
 from troth.node._capture import capture, release
 from troth.node._enrolment import Enrolment
-from troth.node._sockets import tcp_sockets
+from troth.node._sockets import connected_ports, listening_ports
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -194,17 +194,17 @@ class Enroller:
 
     async def _listens(self, netns: Path) -> bool:
         try:
-            sockets = await asyncio.to_thread(tcp_sockets, netns)
+            ports = await asyncio.to_thread(listening_ports, netns)
         except PeerError:
             return False  # the pod has ended
-        return sockets.listening.issuperset(self._ports)
+        return ports.issuperset(self._ports)
 
     async def _has_connections(self, netns: Path) -> bool:
         try:
-            sockets = await asyncio.to_thread(tcp_sockets, netns)
+            ports = await asyncio.to_thread(connected_ports, netns)
         except PeerError:
             return False
-        return not sockets.connected.isdisjoint(self._ports)
+        return not ports.isdisjoint(self._ports)
 
 
 def _now() -> float:

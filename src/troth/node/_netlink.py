@@ -1,0 +1,60 @@
+"""Asks the kernel for all there is of something, by netlink(7)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# linux/netlink.h
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLM_F_REQUEST_DUMP = 0x1 | 0x300
+
+_HEADER = struct.Struct("=IHHII")
+_ERROR = struct.Struct("=i")
+
+_BUFFER = 65_536
+"""Twice the largest part of a dump that the kernel sends."""
+
+
+def dump(protocol: int, kind: int, request: bytes) -> Iterator[tuple[int, bytes]]:
+    """The types and bodies of all messages of one answer, in the thread's network namespace.
+
+    Args:
+        protocol: Of the netlink family, such as ``NETLINK_ROUTE``.
+        kind: The request's type.
+        request: Its body.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        kernel.bind((0, 0))
+        size = _HEADER.size + len(request)
+        kernel.send(_HEADER.pack(size, kind, _NLM_F_REQUEST_DUMP, 1, 0) + request)
+        while True:
+            for answer, body in _messages(kernel.recv(_BUFFER)):
+                if answer == _NLMSG_DONE:
+                    return
+                if answer == _NLMSG_ERROR:
+                    number = -_ERROR.unpack_from(body)[0]
+                    raise OSError(number or errno.EPROTO, os.strerror(number or errno.EPROTO))
+                yield answer, body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while data:
+        size, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : size]
+        data = data[aligned(size) :]
+
+
+def aligned(size: int) -> int:
+    """The size that something takes in a message (``NLMSG_ALIGN``)."""
+    return (size + 3) & ~3
