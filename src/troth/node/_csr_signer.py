@@ -53,6 +53,9 @@ _GENERATE_NAME = "troth-workload-"
 _ANSWER_SECONDS = 25.0
 _FAREWELL_SECONDS = 5.0
 
+_AT_ONCE = 4
+"""Requests to the API server; more would only make more connections."""
+
 
 class ClusterSigner:
     """Asks the controller for certificates, and knows the roots to believe.
@@ -87,6 +90,7 @@ class ClusterSigner:
         self._lifetime = lifetime
         self._on_bundle = on_bundle
         self._answers = Answers(self._server, namespace=namespace, seconds=answer_seconds)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
         self._bundle: TrustBundle | None = None
         self._known = asyncio.Event()
         self._published = Followed(
@@ -162,14 +166,15 @@ class ClusterSigner:
                 expirationSeconds=int(self._lifetime.total_seconds()) if self._lifetime else None,
             ),
         )
-        with api_errors("create a CertificateSigningRequest"):
-            created = await self._client.create(csr)
+        async with self._slots:
+            with api_errors("create a CertificateSigningRequest"):
+                created = await self._client.create(csr)
         return (created.metadata.name if created.metadata else None) or ""
 
     async def _delete(self, name: str) -> None:
         """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
         with contextlib.suppress(TrothError, TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
+            async with asyncio.timeout(_FAREWELL_SECONDS), self._slots:
                 with api_errors(f"delete CertificateSigningRequest {name}"):
                     await self._client.delete(CertificateSigningRequest, name)
 

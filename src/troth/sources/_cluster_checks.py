@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from socket import AF_INET6, inet_ntop, inet_pton
 from sys import intern
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ class Checks:
             self.refuse(path, *flaw)
             return ""
         try:
-            return intern(str(ip_address(text)))
+            return intern(_canonical(text))
         except ValueError:
             self.refuse(path, *flaw)
             return ""
@@ -94,3 +95,12 @@ class Checks:
         if not 1 <= number <= 65535:  # noqa: PLR2004 - the range of a port
             self.refuse(path, f"is {described(number)}", "write a port, 1 to 65535")
         return number
+
+
+def _canonical(text: str) -> str:
+    """An IPv6 address as `ipaddress` writes it, mostly without its help: it takes long."""
+    try:
+        written = inet_ntop(AF_INET6, inet_pton(AF_INET6, text))
+    except OSError as error:
+        raise ValueError(text) from error
+    return str(ip_address(text)) if "." in written else written
