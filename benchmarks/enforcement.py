@@ -1,7 +1,8 @@
 """From writing a policy to the first refused plaintext connection, on that node.
 
 Once with a file and `troth up`, and with a real API server and `troth node`, in a small mesh and in
-big ones. The time of the API server's own write is part of it.
+big ones. The time of the API server's own write is part of it. All that takes part goes before what
+else the machine does.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _SMALL = Size(accounts=20, services=10, pods=100)
 _HUGE = Size(accounts=400, services=1_000, pods=10_000)
 _LOCAL_PODS = 50
 _MESH = "bench-0"
+# On a disk that others use, too, to replace a file can take 40 ms.
+_IN_MEMORY = "/dev/shm"  # noqa: S108 - where directories with random names are made
 
 
 def _run(run: Run) -> Iterator[Figure]:
@@ -62,12 +65,20 @@ def _figures(name: str, changes: list[Change]) -> Iterator[Figure]:
         unit="ms",
         note=f"of which writing it {written}; Istio waits {_DEBOUNCE_MS} before it begins",
     )
-    yield absolute(f"{name}, p99", percentile(enforced, 99), unit="ms", target=_TARGET_MS)
+    after = short(percentile([each.after_ms for each in changes], 99).value)
+    yield absolute(
+        f"{name}, p99",
+        percentile(enforced, 99),
+        unit="ms",
+        target=_TARGET_MS,
+        note=f"{after} after it was written",
+    )
 
 
 def _by_file(run: Run, pods: int) -> list[Change]:
     run.step(f"starting a mesh of {pods} pods")
-    with Host() as host, Mesh(host, {"pods.yaml": manifests.document(_local(pods))}) as mesh:
+    pods_file = {"pods.yaml": manifests.document(_local(pods))}
+    with Host() as host, Mesh(host, pods_file, files=_IN_MEMORY) as mesh:
         mesh.wait_ready()
         address = mesh.pod("shop/server")["addresses"][0]
         process = mesh.start("outside/client", *_command(address), **_PIPES)

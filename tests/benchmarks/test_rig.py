@@ -6,6 +6,7 @@ import os
 import subprocess
 
 from benchmarks.rig.population import Size, _service, _status, pod_manifest
+from benchmarks.rig.priority import ahead_of_others
 from benchmarks.rig.process import children, cpu_seconds, memory
 
 SIZE = Size(accounts=20, services=50, pods=500)
@@ -23,6 +24,26 @@ def test_the_children_of_a_process_are_found_while_they_run() -> None:
         assert child.pid in children(os.getpid())
         child.kill()
     assert child.pid not in children(os.getpid())
+
+
+def test_what_is_measured_goes_ahead_for_as_long_as_it_is_measured() -> None:
+    with subprocess.Popen(["sleep", "infinity"]) as child:
+        family = (os.getpid(), child.pid)
+        with ahead_of_others():
+            ahead = {os.sched_getscheduler(pid) for pid in family}
+        after = {os.sched_getscheduler(pid) for pid in family}
+        expected = os.SCHED_RR if _may_go_ahead(child.pid) else os.SCHED_OTHER
+        child.kill()
+    assert ahead == {expected}
+    assert after == {os.SCHED_OTHER}
+
+
+def _may_go_ahead(pid: int) -> bool:
+    try:
+        os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
 
 
 def test_each_pod_of_a_population_is_in_one_service_of_its_namespace() -> None:

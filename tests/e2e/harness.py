@@ -100,6 +100,7 @@ class Mesh:
         manifests: File names and contents to begin with.
         plain: Start it as a plain user would, without privileges.
         options: More for `troth up`.
+        files: Where its files go, if not where temporary ones usually do.
     """
 
     def __init__(
@@ -109,12 +110,13 @@ class Mesh:
         *,
         plain: bool = False,
         options: Sequence[str] = (),
+        files: str | None = None,
     ) -> None:
         self.host = host
         self.plain = plain
         self.options = tuple(options)
         # Short, because Unix sockets' paths are at most 107 bytes long.
-        self.home = Path(tempfile.mkdtemp(prefix="troth-e2e-"))
+        self.home = Path(tempfile.mkdtemp(prefix="troth-e2e-", dir=files))
         self.state = self.home / "state"
         self.directory = self.home / "manifests"
         self.directory.mkdir()
