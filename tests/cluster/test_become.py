@@ -26,8 +26,13 @@ def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatc
         drain_seconds=1.5,
         metrics=ListenAddress(host="::1", port=9464),
         cri_socket=Path("/run/cri.sock"),
+        pod_connections=7,
+        memory=2**30,
         announcement_seconds=0.5,
     )
+    usual = NodeSettings(node_name="", trust_domain=TrustDomain("cluster.local"))
+    for name in NodeSettings.__struct_fields__:
+        assert getattr(settings, name) != getattr(usual, name), f"give {name} another value"
     executed: list[str] = []
 
     def execv(_: str, argv: list[str]) -> NoReturn:
