@@ -11,18 +11,22 @@ from typing import Any
 import msgspec
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from envoy.service.runtime.v3 import rtds_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.envoy.matching import Arrived, chosen_chain
 
 from troth._table import difference
-from troth.envoy import OWN_PORTS, PORT_SETS, PortSet, build_snapshot
+from troth.envoy import OWN_PORTS, PORT_SETS, PortSet, SnapshotKeeper, build_snapshot
 from troth.envoy._clusters import external_cluster, pod_clusters, service_clusters
 from troth.envoy._inbound import plain_in, tunnel_in
 from troth.envoy._internal_outbound import InternalOutbound
+from troth.envoy._limits import BUFFER_BYTES
 from troth.envoy._outbound import match_services, outbound
+from troth.envoy._snapshot import CLUSTER, LISTENER, RUNTIME
 from troth.envoy._tls import bundle_secret, svid_secret
 from troth.identity import (
     CertificateAuthority,
@@ -590,6 +594,38 @@ def test_a_change_of_policy_changes_the_pods_plain_listener_alone(svid: X509Svid
     before, after = versions(view(), svid), versions(eased, svid)
     changed = {name for name in before if before[name] != after[name]}
     assert {name.rpartition(".")[2] for name in changed} == {"Listener plain-in|uid-1"}
+
+
+def test_nothing_holds_back_more_than_a_little_for_an_end_that_does_not_read(
+    svid: X509Svid,
+) -> None:
+    snapshot = build_snapshot(view(), [svid], svid.bundle, access_log=LOG)
+    for type_url, message in (
+        (CLUSTER, cluster_pb2.Cluster()),
+        (LISTENER, listener_pb2.Listener()),
+    ):
+        for resource in snapshot.of_type(type_url).values():
+            assert resource.body.Unpack(message)
+            assert message.per_connection_buffer_limit_bytes.value == BUFFER_BYTES, resource
+
+
+def test_a_pod_that_comes_or_goes_changes_the_limits_and_a_policy_does_not(
+    svid: X509Svid,
+) -> None:
+    keeper = SnapshotKeeper(access_log=LOG, pod_connections=7)
+
+    def limits(local_pods: dict[str, LocalPod]) -> dict[str, float]:
+        of = msgspec.structs.replace(view(), local_pods=local_pods)
+        [resource] = keeper.update(of, [svid], svid.bundle).of_type(RUNTIME).values()
+        layer = rtds_pb2.Runtime()
+        assert resource.body.Unpack(layer)
+        return {key: value.number_value for key, value in layer.layer.fields.items()}
+
+    one = limits({"uid-1": pod_in(Mode.STRICT)})
+    assert set(one.values()) == {7}
+    assert len(one) == 3
+    assert limits({"uid-1": pod_in(Mode.PERMISSIVE)}) == one
+    assert limits({}) == {}
 
 
 def tcp_proxies(chain: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from troth.envoy._limits import RUNTIME_LAYER
+from troth.envoy._limits import BUFFER_BYTES, RUNTIME_LAYER
 from troth.envoy._overflow import COUNTERS
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def bootstrap(
                 "name": "envoy.bootstrap.internal_listener",
                 "typed_config": {
                     "@type": "type.googleapis.com/envoy.extensions.bootstrap"
-                    ".internal_listener.v3.InternalListener"
+                    ".internal_listener.v3.InternalListener",
+                    "buffer_size_kb": BUFFER_BYTES // 1024,
                 },
             }
         ],

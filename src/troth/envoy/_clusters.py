@@ -23,6 +23,7 @@ from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.type.metadata.v3 import metadata_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
+from troth.envoy._limits import buffer_limit
 from troth.envoy._names import INTERNAL_OUTBOUND, cluster_name, service_cluster_name
 from troth.envoy._ports import ENVOY_MARK, TUNNEL_PORT
 from troth.envoy._proto import Message, mark_option, pack, socket_address
@@ -99,6 +100,7 @@ def _base(name: str) -> Message:
     return cluster_pb2.Cluster(
         name=name,
         connect_timeout=duration_pb2.Duration(seconds=_CONNECT_TIMEOUT_SECONDS),
+        per_connection_buffer_limit_bytes=buffer_limit(),
         # The default of 1,024 connections is for proxies somebody sized; the apps set the limits.
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[

@@ -11,6 +11,7 @@ from google.protobuf import duration_pb2
 
 from troth.envoy._accesslog import connected_access_log, failed_access_log
 from troth.envoy._filters import original_dst, set_filter_state, state, tcp_proxy, tls_inspector
+from troth.envoy._limits import buffer_limit
 from troth.envoy._matchers import (
     DESTINATION_IP,
     DESTINATION_PORT,
@@ -83,6 +84,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
         name=listener_name(Role.TUNNEL_IN, uid),
         stat_prefix=listener_name(Role.TUNNEL_IN, uid),
         address=_inbound_address(local, ports.tunnel),
+        per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[tls_inspector()],
         filter_chains=chains,
         filter_chain_matcher=match_exact(
@@ -119,6 +121,7 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
         name=listener_name(Role.PLAIN_IN, uid),
         stat_prefix=listener_name(Role.PLAIN_IN, uid),
         address=_inbound_address(local, ports.inbound),
+        per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[original_dst()],
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]
         if others_pass

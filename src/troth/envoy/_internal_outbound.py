@@ -22,6 +22,7 @@ from troth.envoy._filters import (
     state,
     tcp_proxy,
 )
+from troth.envoy._limits import buffer_limit
 from troth.envoy._matchers import (
     DESTINATION_PORT,
     LOOPBACK,
@@ -95,6 +96,7 @@ class InternalOutbound:
         return listener_pb2.Listener(
             name=INTERNAL_OUTBOUND,
             internal_listener=listener_pb2.Listener.InternalListenerConfig(),
+            per_connection_buffer_limit_bytes=buffer_limit(),
             listener_filters=[original_dst()],
             filter_chains=[_to_plain(), *self._chains.values()],
             filter_chain_matcher=match_ranges(

@@ -19,6 +19,7 @@ from troth.envoy._filters import (
     state,
     tcp_proxy,
 )
+from troth.envoy._limits import buffer_limit
 from troth.envoy._matchers import (
     DESTINATION_PORT,
     choose_chain,
@@ -109,6 +110,7 @@ def outbound(
         name=listener_name(Role.OUTBOUND, uid),
         stat_prefix=listener_name(Role.OUTBOUND, uid),
         address=socket_address("127.0.0.1", ports.outbound, netns=netns),
+        per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[original_dst()],
         filter_chains=[to_service, direct],
         # In the matcher and not in the chain itself: a new range must cut no connection.
