@@ -13,7 +13,7 @@ from troth.cluster._settings import NodeSettings
 
 
 def become_node(settings: NodeSettings) -> NoReturn:
-    """Turn this process into a node agent, as `troth.cluster._run.run_node` says."""
+    """Turn this process into a node agent, which runs until SIGTERM."""
     told = msgspec.json.encode(settings, enc_hook=_as_text).decode()
     # -P: what lies in the working directory is no module.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "troth.cluster", told])  # noqa: S606 - a program and its arguments, no shell
