@@ -15,7 +15,7 @@ def main(host: str, port: int, count: int) -> None:
     kept = []
     cut = 0
     for _ in range(count):
-        connection = socket.create_connection((host, port), timeout=15)
+        connection = socket.create_connection((host, port), timeout=60)
         try:
             connection.sendall(b"x")
             served = connection.recv(1) == b"x"
