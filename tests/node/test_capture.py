@@ -76,11 +76,15 @@ def listening(netns: Path, address: str, port: int) -> socket.socket:
     return server
 
 
-def reaches(netns: Path, address: str, port: int, *, mark: int = 0) -> bool:
-    """Whether a connection from ``netns`` is accepted by somebody."""
+_SILENCE_SECONDS = 0.5
+"""How long to wait where nobody is to answer."""
+
+
+def reaches(netns: Path, address: str, port: int, *, mark: int = 0, seconds: float = 5.0) -> bool:
+    """Whether a connection from ``netns`` is accepted by somebody within so many seconds."""
     client = _netns.socket_in(netns, family_of(address))
     with client:
-        client.settimeout(0.5)
+        client.settimeout(seconds)
         if mark:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         return client.connect_ex((address, port)) == 0
@@ -157,7 +161,7 @@ def own_ports_are_closed_to_others(directory: Path) -> None:
     asyncio.run(capture(pod, PORT_SETS[1]))
     for port in (15001, 15006, 15101, 15106, 15107):
         with listening(pod, POD, port):
-            assert not reaches(other, POD, port)
+            assert not reaches(other, POD, port, seconds=_SILENCE_SECONDS)
 
 
 def a_pod_relays_nothing(directory: Path) -> None:
@@ -169,7 +173,7 @@ def a_pod_relays_nothing(directory: Path) -> None:
     asyncio.run(capture(pod))
     for mine, elsewhere in ((POD, "10.8.8.8"), (POD_V6, "fd88::8")):
         with listening(pod, mine, 15006) as inbound:
-            assert not reaches(other, elsewhere, 80)
+            assert not reaches(other, elsewhere, 80, seconds=_SILENCE_SECONDS)
             assert not taken_by(inbound)
             assert reaches(other, mine, 80)
             assert taken_by(inbound)
