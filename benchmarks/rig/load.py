@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import httpx2
 import msgspec
 from lightkube import AsyncClient
 from lightkube.resources.core_v1 import Pod
@@ -17,8 +19,11 @@ from lightkube.resources.core_v1 import Pod
 from benchmarks.rig.follower import WRITTEN_LABEL, Seen
 from benchmarks.rig.population import CHANGING, pod_manifest
 from benchmarks.rig.process import cpu_seconds, memory
+from benchmarks.rig.reader import Taken
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from lightkube import SingleConfig
     from tests.cluster.harness import Cluster
     from tests.cluster.machine import Machine
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
     from benchmarks.rig.population import Size
 
+_PATIENCE_SECONDS = 60.0  # where the machine can't keep up with the rate, the figures say so
 _REPOSITORY = Path(__file__).parents[2]
 
 
@@ -70,25 +76,55 @@ class Meter:
 
 
 class SimulatedNodes:
-    """`follower.py`, running on a machine of a cluster.
+    """`follower.py` and `reader.py`, running on a machine of a cluster.
 
     Args:
         cluster: The cluster.
         machine: Which one.
         followers: How many whole nodes.
         watchers: How many that only read events.
+        readers: How many that only take bytes.
+
+    Attributes:
+        seen: What followers and watchers saw; there afterwards.
+        taken: What readers took; there afterwards.
     """
 
     def __init__(
-        self, cluster: Cluster, machine: Machine, *, followers: int, watchers: int
+        self, cluster: Cluster, machine: Machine, *, followers: int, watchers: int, readers: int
     ) -> None:
-        self._machine = machine
-        kubeconfig = cluster.control_plane.kubeconfig()
-        self._argv = (
-            *(sys.executable, "-m", "benchmarks.rig.follower", str(kubeconfig)),
-            *(str(followers), str(watchers)),
-        )
+        kubeconfig = str(cluster.control_plane.kubeconfig())
+        self._nodes = _Simulation(machine, "follower", kubeconfig, str(followers), str(watchers))
+        self._readers = _Simulation(machine, "reader", kubeconfig, str(readers))
         self.seen = Seen()
+        self.taken = Taken()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as ends:
+            ends.enter_context(self._nodes)
+            ends.enter_context(self._readers)
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ends.__exit__(kind, error, trace)
+        if kind is None:
+            self.seen = msgspec.json.decode(self._nodes.said, type=Seen)
+            self.taken = msgspec.json.decode(self._readers.said, type=Taken)
+
+
+class _Simulation:
+    """A program that says ``ready``, goes on until its input ends, and then says what it saw."""
+
+    def __init__(self, machine: Machine, module: str, *arguments: str) -> None:
+        self._machine = machine
+        self._argv = (sys.executable, "-m", f"benchmarks.rig.{module}", *arguments)
+        self.said = ""
 
     def __enter__(self) -> Self:
         self._process: subprocess.Popen[str] = self._machine.start(
@@ -99,15 +135,15 @@ class SimulatedNodes:
             env=os.environ | {"PYTHONPATH": str(_REPOSITORY)},
         )
         if self._process.stdout is None or self._process.stdout.readline() != "ready\n":
-            raise ChildProcessError("the simulated nodes did not start")
+            raise ChildProcessError(f"{self._argv[2]} did not start")
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             self._process.kill()
-        out = self._process.communicate("")[0]
-        if kind is None:
-            self.seen = msgspec.json.decode(out, type=Seen)
+        self.said = self._process.communicate("")[0]
+        if kind is None and self._process.returncode:
+            raise ChildProcessError(f"{self._argv[2]} ended with {self._process.returncode}")
 
 
 def change_pods(config: SingleConfig, size: Size, *, per_second: float, seconds: float) -> None:
@@ -116,7 +152,7 @@ def change_pods(config: SingleConfig, size: Size, *, per_second: float, seconds:
 
 
 async def _change_pods(config: SingleConfig, size: Size, per_second: float, seconds: float) -> None:
-    client = AsyncClient(config, trust_env=False)
+    client = AsyncClient(config, trust_env=False, timeout=httpx2.Timeout(_PATIENCE_SECONDS))
     loop = asyncio.get_running_loop()
     begun = loop.time()
     try:
