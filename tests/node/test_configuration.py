@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from troth.envoy import SnapshotKeeper
 from troth.envoy._snapshot import LISTENER
 from troth.identity import (
     CertificateAuthority,
@@ -39,7 +40,7 @@ class Node:
         svid = X509Svid.assemble(key, chain, authority.trust_bundle, now=NOW)
         self.certified = Credentials((svid,), authority.trust_bundle)
         self.uncertified = Credentials((), authority.trust_bundle)
-        self._keeper = ConfigurationKeeper(access_log=Path("/run/log"))
+        self._keeper = ConfigurationKeeper(SnapshotKeeper(access_log=Path("/run/log")))
 
     def at(
         self,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.envoy import PORT_SETS, Limits
+from troth.envoy import PORT_SETS, Limits, SnapshotKeeper
 from troth.node._attention import Attention
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._configuration import Configuration, ConfigurationKeeper, Credentials
@@ -100,7 +100,9 @@ class NodeAgent:
         self._proxy = Proxy(node_name=node_name, paths=paths, limits=limits, metrics=metrics)
         self._world: World | None = None
         self._configurations = ConfigurationKeeper(
-            access_log=paths.access_log, ports=ports, pod_connections=limits.pod_connections
+            SnapshotKeeper(
+                access_log=paths.access_log, ports=ports, pod_connections=limits.pod_connections
+            )
         )
         self._pushed: Snapshot | None = None
         self._rest_at: float | None = None

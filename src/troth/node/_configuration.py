@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth._table import difference
-from troth.envoy import POD_CONNECTIONS, PORT_SETS, Snapshot, SnapshotKeeper
+from troth.envoy import Snapshot, SnapshotKeeper
 from troth.identity import TrustBundle, X509Svid
 from troth.mesh import NodeView, ViewKeeper
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from troth.envoy import PortSet
     from troth.mesh import Destination, LocalPod, World
 
 _SECONDS_PER_DESTINATION = 20e-6
@@ -58,22 +57,12 @@ class ConfigurationKeeper:
     """Makes one configuration after another.
 
     Args:
-        access_log: As of `SnapshotKeeper`.
-        ports: As of `SnapshotKeeper`.
-        pod_connections: As of `SnapshotKeeper`.
+        snapshots: Builds Envoy's resources.
     """
 
-    def __init__(
-        self,
-        *,
-        access_log: Path,
-        ports: PortSet = PORT_SETS[0],
-        pod_connections: int = POD_CONNECTIONS,
-    ) -> None:
+    def __init__(self, snapshots: SnapshotKeeper) -> None:
         self._views = ViewKeeper()
-        self._snapshots = SnapshotKeeper(
-            access_log=access_log, ports=ports, pod_connections=pod_connections
-        )
+        self._snapshots = snapshots
         self._destinations: Mapping[str, Destination] = {}
         self._local_pods: Mapping[str, LocalPod] = {}
         self._rest_at = 0.0
