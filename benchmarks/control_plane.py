@@ -23,7 +23,7 @@ from benchmarks.framework import (
     percentile,
     ratio,
 )
-from benchmarks.rig.load import Meter, SimulatedNodes, change_pods, received_bytes
+from benchmarks.rig.load import Meter, change_pods, received_bytes, simulated_nodes
 from benchmarks.rig.node import Node
 from benchmarks.rig.population import Size
 
@@ -108,10 +108,9 @@ def _round(node: Node, *, followers: int, watchers: int, readers: int, seconds: 
         change_pods(config, node.size, per_second=_CHANGES_PER_SECOND, seconds=seconds)
     idle = meter.usage[plane.apiserver.name]
     machine = node.cluster.nodes[node.name].machine
-    nodes = SimulatedNodes(
+    with simulated_nodes(
         node.cluster, machine, followers=followers, watchers=watchers, readers=readers
-    )
-    with nodes:
+    ) as nodes:
         before = received_bytes(machine)
         with meter:
             change_pods(config, node.size, per_second=_CHANGES_PER_SECOND, seconds=seconds)

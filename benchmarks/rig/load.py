@@ -22,7 +22,7 @@ from benchmarks.rig.process import cpu_seconds, memory
 from benchmarks.rig.reader import Taken
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Iterator
 
     from lightkube import SingleConfig
     from tests.cluster.harness import Cluster
@@ -75,8 +75,23 @@ class Meter:
         }
 
 
-class SimulatedNodes:
-    """`follower.py` and `reader.py`, running on a machine of a cluster.
+class SimulatedNodes(msgspec.Struct, kw_only=True):
+    """What simulated nodes say when they have ended.
+
+    Attributes:
+        seen: What followers and watchers saw.
+        taken: What readers took.
+    """
+
+    seen: Seen = msgspec.field(default_factory=Seen)
+    taken: Taken = msgspec.field(default_factory=Taken)
+
+
+@contextlib.contextmanager
+def simulated_nodes(
+    cluster: Cluster, machine: Machine, *, followers: int, watchers: int, readers: int
+) -> Iterator[SimulatedNodes]:
+    """`follower.py` and `reader.py`, running on a machine of a cluster while a block runs.
 
     Args:
         cluster: The cluster.
@@ -84,38 +99,16 @@ class SimulatedNodes:
         followers: How many whole nodes.
         watchers: How many that only read events.
         readers: How many that only take bytes.
-
-    Attributes:
-        seen: What followers and watchers saw; there afterwards.
-        taken: What readers took; there afterwards.
     """
-
-    def __init__(
-        self, cluster: Cluster, machine: Machine, *, followers: int, watchers: int, readers: int
-    ) -> None:
-        kubeconfig = str(cluster.control_plane.kubeconfig())
-        self._nodes = _Simulation(machine, "follower", kubeconfig, str(followers), str(watchers))
-        self._readers = _Simulation(machine, "reader", kubeconfig, str(readers))
-        self.seen = Seen()
-        self.taken = Taken()
-
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as ends:
-            ends.enter_context(self._nodes)
-            ends.enter_context(self._readers)
-            self._ends = ends.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ends.__exit__(kind, error, trace)
-        if kind is None:
-            self.seen = msgspec.json.decode(self._nodes.said, type=Seen)
-            self.taken = msgspec.json.decode(self._readers.said, type=Taken)
+    kubeconfig = str(cluster.control_plane.kubeconfig())
+    nodes = SimulatedNodes()
+    with (
+        _Simulation(machine, "follower", kubeconfig, str(followers), str(watchers)) as follower,
+        _Simulation(machine, "reader", kubeconfig, str(readers)) as reader,
+    ):
+        yield nodes
+    nodes.seen = msgspec.json.decode(follower.said, type=Seen)
+    nodes.taken = msgspec.json.decode(reader.said, type=Taken)
 
 
 class _Simulation:
