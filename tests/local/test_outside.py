@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from troth.local import Outside, StateDirectory, _outside, _uplink
+from troth.local import Outside, Settings, StateDirectory, _outside, _uplink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,4 +29,58 @@ def test_only_the_uplink_that_a_mesh_has_is_removed(
         state.write_private(state.uplink, msgspec.json.encode(uplink))
     assert Outside(state).stop()
     assert removed == ([uplink] if uplink else [])
+    assert not state.path.exists()
+
+
+@pytest.fixture
+def deaf_unshare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose child does not die with it: the real one's, too, until it has told the kernel."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "unshare").write_text("#!/bin/sh\nsleep 60 &\nwait\n")
+    (tools / "unshare").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(_outside, "_STOP_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("deaf_unshare")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize("detach", [False, True], ids=["in the foreground", "detached"])
+def test_a_signal_while_the_mesh_is_made_leaves_no_mesh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, *, detach: bool
+) -> None:
+    popen = subprocess.Popen
+
+    def interrupted(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = popen(*args, **options)
+        signal.raise_signal(number)
+        return process
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    former = signal.signal(number, interrupt)
+    try:
+        assert_start_leaves_nothing(tmp_path, detach=detach)
+    finally:
+        signal.signal(number, former)
+
+
+@pytest.mark.usefixtures("deaf_unshare")
+def test_a_signal_before_the_mesh_has_its_namespaces_leaves_no_mesh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_pid: int) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_outside, "_argument_zero", interrupt)
+    assert_start_leaves_nothing(tmp_path, detach=True)
+
+
+def assert_start_leaves_nothing(tmp_path: Path, *, detach: bool) -> None:
+    """See that an interrupted start leaves neither files nor a process that holds the lock."""
+    state = StateDirectory(tmp_path / "state")
+    with pytest.raises(KeyboardInterrupt):
+        Outside(state).start(Settings(paths=()), detach=detach)
     assert not state.path.exists()

@@ -112,7 +112,8 @@ class Outside:
             try:
                 self._remove_remains()
                 self.state.write_private(self.state.settings, msgspec.json.encode(settings))
-                mesh = self._spawn(lock, detach=detach)
+                with _signals_held():  # or there is a mesh that we don't know of
+                    mesh = self._spawn(lock, detach=detach)
             finally:
                 os.close(lock)
             first = self._first_process(mesh)
@@ -121,8 +122,10 @@ class Outside:
                 self._connect_uplink(first)
         except BaseException:
             if mesh is not None:
-                mesh.kill()
-                mesh.wait()
+                # unshare leads the group. Killed alone, before it has said that its child is to die
+                # with it, it would leave a mesh of which nobody knows and that holds the lock.
+                with mesh:  # waits, and closes its pipe
+                    os.killpg(mesh.pid, signal.SIGKILL)
             self.stop()
             raise
         return mesh
@@ -267,6 +270,27 @@ class Outside:
         except OSError:
             return "it left no log"
         return " / ".join(lines[-3:]) or "it left no log"
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Have the signals that would end us wait until this is done.
+
+    They are not blocked: a child would inherit that.
+    """
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {
+        number: signal.signal(number, lambda arriving, _frame: arrived.append(arriving))
+        for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for late in arrived:
+        signal.raise_signal(late)
 
 
 def _unshare_command() -> list[str]:
