@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -98,7 +97,7 @@ def up(
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()
-    _handle_signals(_interrupt(os.getpid()))
+    _handle_signals(_interrupt)
     mesh = outside.start(settings, detach=detach)
     try:
         waiting = _wait(outside, timeout)
@@ -175,16 +174,10 @@ def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
     return 1 if code else 0
 
 
-def _interrupt(process: int) -> Callable[[int, object], None]:
-    """A signal handler that has ``process`` clean up and end."""
-
-    def interrupt(number: int, _frame: object) -> None:
-        if os.getpid() != process:  # pyroute2 forks us, and ends its child by SIGTERM
-            os._exit(128 + number)
-        _handle_signals(signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
-
-    return interrupt
+def _interrupt(number: int, _frame: object) -> None:
+    """A signal handler that has us clean up and end; what comes after it is not to disturb that."""
+    _handle_signals(signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 def _handle_signals(handler: Callable[[int, object], None] | signal.Handlers) -> None:

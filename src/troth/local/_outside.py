@@ -119,7 +119,8 @@ class Outside:
             first = self._first_process(mesh)
             self.state.write_private(self.state.pid, msgspec.json.encode(first))
             if settings.uplink:
-                self._connect_uplink(first)
+                with _signals_held():  # pyroute2 has an event loop, which they would break
+                    self._connect_uplink(first)
         except BaseException:
             if mesh is not None:
                 # unshare leads the group. Killed alone, before it has said that its child is to die
@@ -289,8 +290,8 @@ def _signals_held() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    for late in arrived:
-        signal.raise_signal(late)
+        for late in arrived:
+            signal.raise_signal(late)
 
 
 def _unshare_command() -> list[str]:

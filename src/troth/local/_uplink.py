@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -77,18 +78,15 @@ def link(pid: int) -> Uplink:
 
 def configure(uplink: Uplink, pid: int) -> None:
     """Give both ends addresses, and translate what leaves; raises as `link` does."""
-    from pyroute2 import IPRoute, NetNS  # noqa: PLC0415 - as above
+    from pyroute2 import IPRoute  # noqa: PLC0415 - as above
 
-    with _explained():
-        with IPRoute() as host:
-            _configure(host, uplink.interface, uplink.host_address)
-        with NetNS(f"/proc/{pid}/ns/net") as mesh:
-            _configure(mesh, _MESH_INTERFACE, uplink.mesh_address)
-            mesh.route("add", dst="default", gateway=uplink.host_address)
+    from troth.node import _netns  # noqa: PLC0415 - as above
+
+    with _explained(), IPRoute() as host:
+        _configure(host, uplink.interface, uplink.host_address)
     beyond = f'ip saddr {uplink.mesh_address} oifname != "{uplink.interface}"'
     _nft(_masquerade(uplink.table, beyond))
-    inside = ("nsenter", f"--net=/proc/{pid}/ns/net", "--")
-    _nft(_masquerade(uplink.table, f'oifname "{_MESH_INTERFACE}"'), *inside)
+    _netns.call_in(Path(f"/proc/{pid}/ns/net"), lambda: _configure_mesh(uplink))
 
 
 def remove(uplink: Uplink) -> None:
@@ -112,6 +110,16 @@ def _remove_link(host: IPRoute, index: int) -> None:
             raise
 
 
+def _configure_mesh(uplink: Uplink) -> None:
+    """Give the mesh's end what it needs; in the mesh's network namespace."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 - as above
+
+    with _explained(), IPRoute() as mesh:
+        _configure(mesh, _MESH_INTERFACE, uplink.mesh_address)
+        mesh.route("add", dst="default", gateway=uplink.host_address)
+    _nft(_masquerade(uplink.table, f'oifname "{_MESH_INTERFACE}"'))
+
+
 def _configure(ip: IPRoute, interface: str, address: str) -> None:
     (index,) = ip.link_lookup(ifname=interface)
     ip.addr("add", index=index, address=address, prefixlen=_PREFIX_LENGTH)
@@ -129,9 +137,14 @@ table inet {table} {{
 """
 
 
-def _nft(ruleset: str, *enter: str) -> None:
+def _nft(ruleset: str) -> None:
     result = subprocess.run(
-        [*enter, "nft", "-f", "-"], input=ruleset, capture_output=True, text=True, check=False
+        ["nft", "-f", "-"],
+        input=ruleset,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # a Ctrl-C is for us to hear
     )
     if result.returncode:
         raise EnvironmentLackError(f"nft: {result.stderr.strip()}", "is nftables in the kernel?")
