@@ -176,7 +176,12 @@ class FakeApi:
         faults = self.faults.get(exchange.path)
         if faults:
             await faults.popleft()(exchange)
-        elif exchange.path not in self.kinds:
+        else:
+            await self.pass_on(exchange)
+
+    async def pass_on(self, exchange: Exchange) -> None:
+        """Answer in good order."""
+        if exchange.path not in self.kinds:
             await exchange.refuse(404, "the server could not find the requested resource")
         elif exchange.is_watch:
             await self._watch(exchange)
@@ -186,7 +191,7 @@ class FakeApi:
     async def _list(self, exchange: Exchange) -> None:
         begin = int(exchange.query.get("continue", "0"))
         items = list(self.kinds[exchange.path].values())
-        end = begin + min(self.page, int(exchange.query["limit"]))
+        end = begin + min(self.page, int(exchange.query.get("limit", len(items))))
         metadata: Object = {"resourceVersion": str(self._version)}
         if end < len(items):
             metadata["continue"] = str(end)

@@ -169,6 +169,54 @@ async def test_a_list_in_pages_is_whole() -> None:
     assert names(state) == {f"n{number}" for number in range(5)}
 
 
+async def test_what_there_is_much_of_is_listed_from_the_servers_cache() -> None:
+    async with fake_api() as api, following(api.config) as followed:
+        await followed.until(lambda _: True)
+        lists = {each.path: each.query for each in api.requests if not each.is_watch}
+    cached = {path for path, query in lists.items() if query.get("resourceVersion") == "0"}
+    assert cached == {PODS, SERVICES, SLICES}
+
+
+async def test_a_list_that_comes_in_pieces_is_whole() -> None:
+    pods = [pod(f"web-{number}", f"10.0.0.{number}") for number in range(1, 6)]
+    for number, each in enumerate(pods):
+        each["metadata"]["resourceVersion"] = str(number)
+    body = json.dumps(
+        {"metadata": {"resourceVersion": "9"}, "items": pods}, separators=(",", ":")
+    ).encode()
+
+    async def in_pieces(exchange: Exchange) -> None:
+        await exchange.begin()
+        for begin in range(0, len(body), 50):
+            await exchange.send(body[begin : begin + 50])
+        await exchange.end()
+
+    async with fake_api() as api:
+        api.faults[PODS].append(in_pieces)
+        async with following(api.config) as followed:
+            state = await followed.until(lambda _: True)
+    assert set(state.pods) == {f"uid-web-{number}" for number in range(1, 6)}
+
+
+async def test_after_410_a_list_from_the_cache_is_not_older_than_what_is_known() -> None:
+    async def gone(exchange: Exchange) -> None:
+        await exchange.begin()
+        await exchange.send(event("ERROR", {"kind": "Status", "code": 410, "message": "old"}))
+        await exchange.end()
+
+    async with fake_api() as api:
+        await api.put(PODS, pod("web", "10.0.0.5"))
+        api.faults[PODS].append(api.pass_on)
+        api.faults[PODS].append(gone)
+        async with following(api.config) as followed:
+            await followed.until(lambda _: True)
+            lists: list[Exchange] = []
+            while len(lists) < 2:
+                lists = [each for each in api.requests if each.path == PODS and not each.is_watch]
+                await asyncio.sleep(0)
+    assert [each.query.get("resourceVersion") for each in lists] == ["0", "2"]
+
+
 async def test_watches_go_on_from_the_list_with_bookmarks_and_an_end() -> None:
     async with fake_api() as api, following(api.config) as followed:
         await api.put(NAMESPACES, thing("shop"))

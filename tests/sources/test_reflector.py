@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from troth.errors import PeerError, Problem, Severity
 from troth.sources._reflector import (
+    ANY_VERSION,
     Absent,
     Action,
     Bookmark,
@@ -181,8 +182,12 @@ def test_delays_are_spread_over_half_their_length() -> None:
     assert failures(Driven(jitter=0.0), REFUSED, times=3) == [0.5, 1, 2]
 
 
-def test_the_first_list_is_spread_too() -> None:
-    assert [Driven(jitter).action.after for jitter in (0.0, 0.5)] == [0, TIMING.spread / 2]
+def test_the_first_list_comes_at_once_and_may_be_what_the_server_has_at_hand() -> None:
+    assert Driven().action == List(0, since=ANY_VERSION)
+
+
+def test_a_list_after_a_failure_is_of_what_is_stored() -> None:
+    assert Driven().take(REFUSED) == List(TIMING.base, since="")
 
 
 @pytest.mark.parametrize(
@@ -250,11 +255,15 @@ def test_the_server_is_left_alone_as_long_as_it_asks(watching: Driven) -> None:
 def test_the_first_410_lists_within_the_spread_and_further_ones_back_off(
     watching: Driven,
 ) -> None:
-    assert watching.take(Bookmark("2"), Gone()) == List(TIMING.spread)
+    assert watching.take(Bookmark("2"), Gone()).after == TIMING.spread
     watching.take(Listed((), "3"), Opened())
-    assert watching.take(Gone()) == List(TIMING.spread)
+    assert watching.take(Gone()).after == TIMING.spread
     watching.take(Listed((), "4"), Opened())
-    assert watching.take(Gone()) == List(2 * TIMING.base)
+    assert watching.take(Gone()).after == 2 * TIMING.base
+
+
+def test_a_list_after_410_is_not_older_than_what_is_known(watching: Driven) -> None:
+    assert watching.take(Bookmark("2"), Gone()) == List(TIMING.spread, since="2")
 
 
 def test_what_keeps_the_view_from_being_current_is_told_until_a_watch_is_open(

@@ -23,6 +23,7 @@ from lightkube.config.models import User
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.sources._api_answers import Status, absence, legible, refusal, translated
 from troth.sources._json import decode
+from troth.sources._partial_list import take_items
 from troth.sources._reflector import (
     Absent,
     Bookmark,
@@ -77,6 +78,8 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         is_optional: That it isn't served means that there are none.
         page: Objects in one answer to a list: fewer where users decide how large they are.
         metadata_only: List them without ``spec``, ``status`` and ``data``.
+        is_bulk: There are so many that a list should not cost the server a read of its storage,
+            where the cache will do.
     """
 
     plural: str
@@ -88,6 +91,7 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     is_optional: bool = False
     page: int = 500
     metadata_only: bool = False
+    is_bulk: bool = False
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
@@ -156,13 +160,22 @@ class ApiServer:
         """Close all connections."""
         await self._client.aclose()
 
-    async def list(self, resource: Resource[T]) -> Event[T]:
-        """All objects, in pages; one event says how it went."""
+    async def list(self, resource: Resource[T], *, since: str = "") -> Event[T]:
+        """All objects; one event says how it went.
+
+        Args:
+            resource: What to list.
+            since: Of a bulk resource, a version that the list may not be older than: the server
+                answers from its cache. By default it is what is stored, in pages.
+        """
         event: Event[T] = Absent()
         try:
             for version in resource.versions:
                 self._served[str(resource)] = version
-                event = await self._pages(resource)
+                if since and resource.is_bulk:
+                    event = await self._cached(resource, since)
+                else:
+                    event = await self._pages(resource)
                 if not isinstance(event, Absent):
                     break
         except TrothError as error:
@@ -225,6 +238,24 @@ class ApiServer:
             yield Broken(translated(self._name, error))
         else:
             yield Ended()
+
+    async def _cached(self, resource: Resource[T], since: str) -> Event[T]:
+        # A server's cache knows no pages (before Kubernetes 1.34), so items are read as they come.
+        parameters = {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
+        items: list[Item[T]] = []
+        async with self._client.stream(
+            "GET", self._path(resource), params=_selected(resource, parameters)
+        ) as response:
+            if response.status_code != httpx2.codes.OK:
+                await response.aread()
+                return refusal(self._name, resource, response, "list")
+            begun = bytearray()
+            async for chunk in response.aiter_bytes():
+                begun += chunk
+                items += map(resource.read, take_items(begun))
+            rest = decode(bytes(begun), _List)
+            items += map(resource.read, rest.items or ())
+            return Listed(tuple(items), rest.metadata.resource_version)
 
     async def _pages(self, resource: Resource[T]) -> Event[T]:
         items: list[Item[T]] = []

@@ -69,7 +69,7 @@ async def _events(
     server: ApiServer, resource: Resource[T], action: Action, jitter: Callable[[], float]
 ) -> AsyncGenerator[Event[T], None]:
     if isinstance(action, List):
-        yield await server.list(resource)
+        yield await server.list(resource, since=action.since)
         return
     seconds = _WATCH_SECONDS * (1 + jitter())
     async with aclosing(server.watch(resource, action.version, seconds=seconds)) as events:

@@ -43,10 +43,13 @@ _SETTLE_SECONDS = 0.02
 """After a change was told, those that follow within this are told as one."""
 
 NAMESPACES = Resource(plural="namespaces", read=objects.read_namespace)
-PODS = Resource(plural="pods", read=objects.read_pod)
-SERVICES = Resource(plural="services", read=objects.read_service)
+PODS = Resource(plural="pods", read=objects.read_pod, is_bulk=True)
+SERVICES = Resource(plural="services", read=objects.read_service, is_bulk=True)
 ENDPOINT_SLICES = Resource(
-    plural="endpointslices", group="discovery.k8s.io", read=objects.read_endpoint_slice
+    plural="endpointslices",
+    group="discovery.k8s.io",
+    read=objects.read_endpoint_slice,
+    is_bulk=True,
 )
 POLICIES = Resource(
     plural="peerauthentications",

@@ -4,6 +4,9 @@ A `Reflector` is told what happened and says what to do next. Its view is always
 had: after ``410 Gone``, or when watching fails again and again, it lists anew and takes the
 difference, so that deletions in between are seen.
 
+The first list, and one after 410, may come from the server's cache: it is at least as new as what
+was known, and the watch brings the rest. After a failure it is to be what is stored.
+
 =====================  ==========================================================================
 what happened          what is done next
 =====================  ==========================================================================
@@ -123,10 +126,20 @@ class Broken(msgspec.Struct, frozen=True):
     is_forbidden: bool = False
 
 
+ANY_VERSION = "0"
+"""As a `List.since`: whatever the server has at hand."""
+
+
 class List(msgspec.Struct, frozen=True):
-    """List all objects, ``after`` seconds from now."""
+    """List all objects, ``after`` seconds from now.
+
+    Attributes:
+        after: When.
+        since: A version that the list may not be older than; empty if it has to be what is stored.
+    """
 
     after: float = 0.0
+    since: str = ""
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -169,7 +182,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """All times, in seconds.
 
     Attributes:
-        spread: The first list, and one after 410, starts at a random moment within this.
+        spread: A list after 410 starts at a random moment within this.
         base: The first delay after a failure.
         ceiling: The longest delay.
         useful_after: A watch that stayed open so long was useful even if nothing happened.
@@ -229,7 +242,7 @@ class Reflector(Generic[T]):
 
     def start(self) -> Action:
         """The first action."""
-        return self._do(List(self._timing.spread * self._jitter()))
+        return self._do(List(since=ANY_VERSION))
 
     def step(self, event: Event[T], now: float) -> Step[T]:
         """Take ``event`` into account.
@@ -296,7 +309,7 @@ class Reflector(Generic[T]):
         self._failures = 0 if self._was_useful(now) else self._failures + 1
         if self._failures > 1:
             return self._do(List(self._backoff(self._failures)))
-        return self._do(List(self._timing.spread * self._jitter()))
+        return self._do(List(self._timing.spread * self._jitter(), self._version))
 
     def _absent(self) -> tuple[Changes[T], Action]:
         self._absences += 1
