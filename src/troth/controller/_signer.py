@@ -27,7 +27,14 @@ from troth._contract import POD_NAME_ATTRIBUTE
 from troth.controller._events import EventType
 from troth.controller._signing import Claim, Refusal, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
-from troth.sources.kubernetes import api_errors, is_missing
+from troth.sources.kubernetes import (
+    ANY_VERSION,
+    Listed,
+    NamespacedResource,
+    api_errors,
+    is_missing,
+    model_reader,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from troth.controller._events import Events
     from troth.controller._signing import SigningRules
     from troth.identity import CertificateAuthority
+    from troth.sources.kubernetes import ApiServer
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +59,7 @@ class Signer:
 
     Args:
         client: Of the API server.
+        server: The same, for lists.
         rules: Who may ask, and for what.
         authority: The one that signs now; None while there is none.
         events: Where denials are told.
@@ -60,6 +69,7 @@ class Signer:
     def __init__(
         self,
         client: AsyncClient,
+        server: ApiServer,
         rules: SigningRules,
         *,
         authority: Callable[[], CertificateAuthority | None],
@@ -67,6 +77,7 @@ class Signer:
         on_answer: Callable[[str, str], None],
     ) -> None:
         self._client = client
+        self._server = server
         self._rules = rules
         self._authority = authority
         self._events = events
@@ -125,7 +136,7 @@ class Signer:
     async def _answer(self, csr: CertificateSigningRequest) -> None:
         verdict = examine(csr, self._rules)
         if isinstance(verdict, Claim):
-            verdict = judge(verdict, await self._pods(verdict)) or verdict
+            verdict = await self._judged(verdict) or verdict
         with api_errors(f"answer CertificateSigningRequest {_name(csr)}"):
             try:
                 if isinstance(verdict, Refusal):
@@ -137,15 +148,38 @@ class Signer:
                     return  # its maker gave up
                 raise
 
-    async def _pods(self, claim: Claim) -> list[Pod]:
-        """The node's pods in the claimed namespace, as the API server knows them at this moment.
+    async def _judged(self, claim: Claim) -> Refusal | None:
+        """Judge a claim by the pods that the API server has stored at this moment.
 
-        Asked for each time, rather than watched: a pod that is just there must not be denied, one
-        that is gone must not be granted, and the controller needs no memory of all pods.
+        They are asked for each time, rather than watched: a pod that is just there must not be
+        denied, one that is gone must not be granted, and the controller needs no memory of all
+        pods. Which one to look at the API server knows from its cache, at little cost. Reading all
+        of a namespace from its storage is for claims that nothing seems to support.
         """
+        for pod in await self._cached_pods(claim):
+            if judge(claim, [pod]) is None and pod.metadata is not None:
+                stored = await self._stored_pods(claim, {"metadata.name": pod.metadata.name or ""})
+                if judge(claim, stored) is None:
+                    return None
+                break
+        return judge(claim, await self._stored_pods(claim, {}))
+
+    async def _cached_pods(self, claim: Claim) -> Iterable[Pod]:
+        resource = NamespacedResource(
+            plural="pods",
+            namespace=claim.namespace,
+            read=model_reader(Pod),
+            field_selector=f"spec.nodeName={claim.node}",
+            is_bulk=True,
+        )
+        listed = await self._server.list(resource, since=ANY_VERSION)
+        items = listed.items if isinstance(listed, Listed) else ()
+        return [item.value for item in items if item.value is not None]
+
+    async def _stored_pods(self, claim: Claim, fields: dict[str, str]) -> list[Pod]:
         with api_errors(f"list pods in {claim.namespace}"):
             found = self._client.list(
-                Pod, namespace=claim.namespace, fields={"spec.nodeName": claim.node}
+                Pod, namespace=claim.namespace, fields={"spec.nodeName": claim.node, **fields}
             )
             return [pod async for pod in found]
 

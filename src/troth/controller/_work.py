@@ -68,6 +68,7 @@ class Work:
         )
         self._signer = Signer(
             client,
+            server,
             settings.rules,
             authority=lambda: self._authority.signing,
             events=events,

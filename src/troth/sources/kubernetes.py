@@ -19,9 +19,10 @@ from troth.sources._cluster_objects import read_namespace, read_pod
 from troth.sources._followed import Followed, NamespacedResource, model_reader, reader
 from troth.sources._json import decode
 from troth.sources._readings import NamedResource, Readings
-from troth.sources._reflector import Broken, Listed
+from troth.sources._reflector import ANY_VERSION, Broken, Listed
 
 __all__ = [
+    "ANY_VERSION",
     "METADATA_ONLY",
     "ApiRequests",
     "ApiServer",
