@@ -32,13 +32,23 @@ from troth.cluster._pins import Pins, find_by_cgroup
 from troth.cluster._ranges import ServiceRanges
 from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
+from troth.mesh import World
 from troth.node import Issuers, NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
 from troth.node._metrics import NodeMetrics
 from troth.node._report import NodeReporter, node_report
 from troth.reviews.agent import Knowledge, Responder
 from troth.sources import ClusterState, follow
-from troth.sources.kubernetes import ApiServer, api_client, api_errors
+from troth.sources.kubernetes import (
+    ANY_VERSION,
+    ApiServer,
+    Listed,
+    Resource,
+    api_client,
+    api_errors,
+    read_namespace,
+    read_pod,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -47,7 +57,8 @@ if TYPE_CHECKING:
 
     from troth.cluster._settings import NodeSettings
     from troth.cluster._slots import Place, Slot
-    from troth.mesh import Pod, World
+    from troth.identity import SpiffeId
+    from troth.mesh import Pod
 
 _log = structlog.get_logger(__name__)
 
@@ -175,6 +186,7 @@ class ClusterNode:
                 await self._signer.ready()
                 self.agent = agent = self._make_agent(place.own)
                 reporter = await self._make_reporter(client)
+                tasks.create_task(self._foresee(server, agent))
                 self._charge = charge = Charge(agent, place)
                 tasks.create_task(agent.run())
                 tasks.create_task(reporter.run())
@@ -246,6 +258,7 @@ class ClusterNode:
                 continue
             self._memory.worked()
             pins.want(self._local.wanted | agent.using, self.world.pods)
+            agent.certificates.expect(_identities(self.world, self._local.wanted))
             held = pins.held
             agent.set_service_ranges(ranges.networks)
             agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
@@ -259,6 +272,32 @@ class ClusterNode:
             if agent.is_settled:
                 self._enforced = self._state
             self._report(agent, reporter)
+
+    async def _foresee(self, server: ApiServer, agent: NodeAgent) -> None:
+        """Ask for the certificates of the node's pods before all of the cluster is known.
+
+        What goes wrong here is told by `_follow`, which needs the same and more.
+        """
+        own = Resource(
+            plural="pods",
+            read=read_pod,
+            field_selector=f"spec.nodeName={self.settings.node_name}",
+            is_bulk=True,
+        )
+        everywhere = Resource(plural="namespaces", read=read_namespace)
+        pods, namespaces = await asyncio.gather(
+            server.list(own, since=ANY_VERSION), server.list(everywhere)
+        )
+        if not (isinstance(pods, Listed) and isinstance(namespaces, Listed)) or self.world:
+            return
+        world = World(
+            trust_domain=self.settings.trust_domain,
+            root_namespace=self.settings.root_namespace,
+            namespaces={item.key: item.value for item in namespaces.items if item.value},
+            pods={item.value.uid: item.value for item in pods.items if item.value},
+        )
+        local = LocalPodsKeeper(self.settings.node_name).update(world)
+        agent.certificates.expect(_identities(world, local.wanted))
 
     def _marks(self, world: World, captured: Collection[str]) -> Iterator[tuple[Pod, bool]]:
         """The pods whose marks are known, and whether they are to have one.
@@ -372,3 +411,7 @@ class ClusterNode:
 
     def _wake(self) -> None:
         self._woken.set()
+
+
+def _identities(world: World, pods: Collection[str]) -> set[SpiffeId]:
+    return {world.pods[uid].spiffe_id(world.trust_domain) for uid in pods}

@@ -102,8 +102,9 @@ class Answers:
         await asyncio.gather(following, return_exceptions=True)
 
     def _look(self) -> None:
+        requests = self._requests.objects
         for name, answer in self._waiting.items():
-            request = self._requests.objects.get(name)
+            request = requests.get(name)
             if answer.done() or (request is None and name not in self._seen):
                 continue
             self._seen.add(name)

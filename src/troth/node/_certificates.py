@@ -15,6 +15,7 @@ from troth.node._issuers import issuers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Set as AbstractSet
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ class CertificateKeeper:
         self._signer = signer
         self._on_change = on_change
         self._rotation = CertificateRotation()
+        self._needed: frozenset[SpiffeId] = frozenset()
+        self._expected: frozenset[SpiffeId] = frozenset()
         self._failures: dict[SpiffeId, str] = {}
         self._since: dict[SpiffeId, float] = {}  # when those without one were first wanted
         self._woken = asyncio.Event()
@@ -76,8 +79,12 @@ class CertificateKeeper:
         return self._signer.bundle
 
     def current(self) -> Mapping[SpiffeId, X509Svid]:
-        """The certificates at hand."""
-        return self._rotation.current
+        """The certificates at hand of those that are wanted."""
+        return {
+            identity: svid
+            for identity, svid in self._rotation.current.items()
+            if identity in self._needed
+        }
 
     def follow(self, signing_root: str = "") -> None:
         """Take note that the signer's roots have changed.
@@ -104,10 +111,21 @@ class CertificateKeeper:
 
     def want(self, identities: Collection[SpiffeId]) -> None:
         """Want certificates of exactly ``identities``."""
+        self._needed = frozenset(identities)
+        self._follow_wishes()
+
+    def expect(self, identities: AbstractSet[SpiffeId]) -> None:
+        """Ask for those of exactly ``identities``, too: they are going to be wanted."""
+        if identities != self._expected:
+            self._expected = frozenset(identities)
+            self._follow_wishes()
+
+    def _follow_wishes(self) -> None:
+        identities = self._needed | self._expected
         self._rotation.want(identities, now=_now())
         now = asyncio.get_running_loop().time()
         self._since = {each: self._since.get(each, now) for each in self._rotation.missing}
-        for gone in self._failures.keys() - set(identities):
+        for gone in self._failures.keys() - identities:
             del self._failures[gone]
         self._woken.set()
 
@@ -120,18 +138,19 @@ class CertificateKeeper:
             Those that have no certificate yet, each with the reason. They are tried again.
         """
         patience = None
-        if waited_for := self._since.keys() & self._rotation.missing:
+        if waited_for := self._since.keys() & self._missing():
             # By the longest waited for: a signer that is away must not hold up every attempt anew.
             patience = min(self._since[each] for each in waited_for) + PATIENCE_SECONDS
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(patience), self._answered:
-                await self._answered.wait_for(
-                    lambda: self._rotation.missing <= self._failures.keys()
-                )
+                await self._answered.wait_for(lambda: self._missing() <= self._failures.keys())
         return {
             identity: self._failures.get(identity, "the signer has not answered yet")
-            for identity in self._rotation.missing
+            for identity in self._missing()
         }
+
+    def _missing(self) -> frozenset[SpiffeId]:
+        return self._rotation.missing & self._needed
 
     async def run(self) -> None:
         """Ask for what is due, until cancelled."""

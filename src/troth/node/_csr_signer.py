@@ -39,7 +39,7 @@ from troth.sources.kubernetes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
 
     from lightkube import SingleConfig
@@ -91,6 +91,9 @@ class ClusterSigner:
         self._on_bundle = on_bundle
         self._answers = Answers(self._server, namespace=namespace, seconds=answer_seconds)
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._done: asyncio.Queue[str] = asyncio.Queue()
+        self._asking = 0
+        self._idle = asyncio.Event()
         self._bundle: TrustBundle | None = None
         self._known = asyncio.Event()
         self._published = Followed(
@@ -134,9 +137,11 @@ class ClusterSigner:
         await self._known.wait()
 
     async def run(self) -> None:
-        """Keep the roots up to date, until cancelled."""
+        """Keep the roots up to date and clear requests away, until cancelled."""
         try:
-            await self._published.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._published.run())
+                tasks.create_task(self._clear_away())
         finally:
             await self._client.close()
             await self._server.aclose()
@@ -149,12 +154,24 @@ class ClusterSigner:
                 the API server can't be reached.
             EnvironmentLackError: The node agent may not make CertificateSigningRequests.
         """
-        name = await self._create(request)
-        try:
-            chain = await self._answers.to(name)
-        finally:
-            await self._delete(name)
+        with self._busy():
+            name = await self._create(request)
+            try:
+                chain = await self._answers.to(name)
+            finally:
+                self._done.put_nowait(name)
         return Signed(chain, self.bundle)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._asking += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._idle.set()
 
     async def _create(self, request: SigningRequest) -> str:
         csr = CertificateSigningRequest(
@@ -171,12 +188,18 @@ class ClusterSigner:
                 created = await self._client.create(csr)
         return (created.metadata.name if created.metadata else None) or ""
 
-    async def _delete(self, name: str) -> None:
-        """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
-        with contextlib.suppress(TrothError, TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS), self._slots:
-                with api_errors(f"delete CertificateSigningRequest {name}"):
-                    await self._client.delete(CertificateSigningRequest, name)
+    async def _clear_away(self) -> None:
+        """Delete what is done with, while nobody waits for an answer: pods do, at a start.
+
+        What stays is removed by the cluster's own cleaner within the hour.
+        """
+        while True:
+            name = await self._done.get()
+            await self._idle.wait()
+            with contextlib.suppress(TrothError, TimeoutError):
+                async with asyncio.timeout(_FAREWELL_SECONDS):
+                    with api_errors(f"delete CertificateSigningRequest {name}"):
+                        await self._client.delete(CertificateSigningRequest, name)
 
     def _adopt(self) -> None:
         """Take the published roots, unless there is something wrong with them."""
