@@ -204,7 +204,12 @@ class Container:
 
     def exec_command(self, *argv: str) -> list[str]:
         """The command line that runs ``argv`` in the container."""
-        enter = ("nsenter", f"--target={self.pid}", "--net", "--mount", "--pid", "--uts")
+        # It has no PID for a moment when it becomes another program, as it does at its start.
+        pid = eventually(
+            lambda: self.pid or (-1 if self.exit_code is not None else 0),
+            what=f"a process of container {self.name}",
+        )
+        enter = ("nsenter", f"--target={pid}", "--net", "--mount", "--pid", "--uts")
         group = self._sandbox.place.machine.cgroups.root / self._group
         return in_cgroups([group], *enter, "--cgroup", "--", *self._restricted(), *argv)
 

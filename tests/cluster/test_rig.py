@@ -238,9 +238,9 @@ def test_endpoint_slices_follow_readiness(cluster: Cluster, namespace: str) -> N
         ]
 
     eventually(lambda: ready() == [False], what="an endpoint that is not ready")
-    cluster.exec(namespace, "web", "touch", "/run/ready")
+    cluster.exec(namespace, "web", "touch", "/run/ready").check_returncode()
     eventually(lambda: ready() == [True], what="an endpoint that is ready")
-    cluster.exec(namespace, "web", "rm", "/run/ready")
+    cluster.exec(namespace, "web", "rm", "/run/ready").check_returncode()
     eventually(lambda: ready() == [False], what="an endpoint that is not ready")
 
 
