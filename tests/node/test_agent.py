@@ -287,6 +287,20 @@ async def test_a_policy_does_not_wait_for_a_new_pods_certificate(
         assert not agent.is_settled
 
 
+async def test_a_pod_whose_certificate_was_there_before_it_is_served_all_the_same(
+    make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    agent = make_agent(lambda: None, Signer("web"))
+    monkeypatch.setattr(agent._pods, "act", nothing_to_do)
+    async with working(agent) as envoy:
+        web = pod("1", "web")
+        agent.certificates.expect({web.spiffe_id(TRUST_DOMAIN)})
+        while not agent.certificates.current():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
+        agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": web}), {"1": tmp_path})
+        await envoy.told("plain-in|1")
+
+
 async def test_a_policy_does_not_wait_for_pods_that_are_being_captured(
     make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

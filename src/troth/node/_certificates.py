@@ -79,12 +79,8 @@ class CertificateKeeper:
         return self._signer.bundle
 
     def current(self) -> Mapping[SpiffeId, X509Svid]:
-        """The certificates at hand of those that are wanted."""
-        return {
-            identity: svid
-            for identity, svid in self._rotation.current.items()
-            if identity in self._needed
-        }
+        """The certificates at hand."""
+        return self._rotation.current
 
     def follow(self, signing_root: str = "") -> None:
         """Take note that the signer's roots have changed.
