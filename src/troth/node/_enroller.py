@@ -30,6 +30,9 @@ _LOOK_SECONDS = 0.02
 _RETRY_SECONDS = 2.0
 """How soon a pod that could not be captured is tried again."""
 
+_AT_ONCE = 4
+"""Pods that are captured at a time: for each, two programs are started and waited for."""
+
 _DRAIN_LOOK_SECONDS = 1.0
 """How often released pods are looked at for connections that are left."""
 
@@ -159,15 +162,22 @@ class Enroller:
     async def _lead(self, uids: Iterable[str], *, probes: bool) -> dict[str, str]:
         """Lead them to the own Envoy, without asking it; why that failed, by UID."""
         refused = {}
-        for uid in uids:
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def lead(uid: str) -> None:
             try:
-                await capture(self._pods.netns[uid], self._ports, probes=probes)
+                async with slots:
+                    await capture(self._pods.netns[uid], self._ports, probes=probes)
             except TrothError as error:
                 refused[uid] = str(error)
             else:
                 self._pods.captured(uid)
                 self._elsewhere -= {uid}
                 self._exempts[uid] = probes
+
+        async with asyncio.TaskGroup() as tasks:
+            for uid in uids:
+                tasks.create_task(lead(uid))
         return refused
 
     async def _release(self) -> bool:
