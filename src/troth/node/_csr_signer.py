@@ -158,8 +158,10 @@ class ClusterSigner:
             name = await self._create(request)
             try:
                 chain = await self._answers.to(name)
-            finally:
-                self._done.put_nowait(name)
+            except BaseException:
+                await self._delete(name)  # at once: a controller that comes back need not see it
+                raise
+            self._done.put_nowait(name)
         return Signed(chain, self.bundle)
 
     @contextlib.contextmanager
@@ -189,17 +191,18 @@ class ClusterSigner:
         return (created.metadata.name if created.metadata else None) or ""
 
     async def _clear_away(self) -> None:
-        """Delete what is done with, while nobody waits for an answer: pods do, at a start.
-
-        What stays is removed by the cluster's own cleaner within the hour.
-        """
+        """Delete what is answered, while nobody waits for an answer: pods do, at a start."""
         while True:
             name = await self._done.get()
             await self._idle.wait()
-            with contextlib.suppress(TrothError, TimeoutError):
-                async with asyncio.timeout(_FAREWELL_SECONDS):
-                    with api_errors(f"delete CertificateSigningRequest {name}"):
-                        await self._client.delete(CertificateSigningRequest, name)
+            await self._delete(name)
+
+    async def _delete(self, name: str) -> None:
+        """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
+        with contextlib.suppress(TrothError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS), self._slots:
+                with api_errors(f"delete CertificateSigningRequest {name}"):
+                    await self._client.delete(CertificateSigningRequest, name)
 
     def _adopt(self) -> None:
         """Take the published roots, unless there is something wrong with them."""
