@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from troth.errors import EnvironmentLackError
 from troth.local import Outside, Settings, StateDirectory, _outside, _uplink
 
 if TYPE_CHECKING:
@@ -35,12 +36,16 @@ def test_only_the_uplink_that_a_mesh_has_is_removed(
 @pytest.fixture
 def deaf_unshare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One whose child does not die with it: the real one's, too, until it has told the kernel."""
+    take_for_unshare("#!/bin/sh\nsleep 60 &\nwait\n", tmp_path, monkeypatch)
+    monkeypatch.setattr(_outside, "_STOP_SECONDS", 0.5)
+
+
+def take_for_unshare(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "unshare").write_text("#!/bin/sh\nsleep 60 &\nwait\n")
+    (tools / "unshare").write_text(script)
     (tools / "unshare").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setattr(_outside, "_STOP_SECONDS", 0.5)
 
 
 @pytest.mark.usefixtures("deaf_unshare")
@@ -76,6 +81,16 @@ def test_a_signal_before_the_mesh_has_its_namespaces_leaves_no_mesh(
 
     monkeypatch.setattr(_outside, "_argument_zero", interrupt)
     assert_start_leaves_nothing(tmp_path, detach=True)
+
+
+def test_a_kernel_that_refuses_namespaces_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_for_unshare("#!/bin/sh\necho not permitted >&2\nexit 1\n", tmp_path, monkeypatch)
+    state = StateDirectory(tmp_path / "state")
+    with pytest.raises(EnvironmentLackError, match="refuses the mesh its own namespaces: not"):
+        Outside(state).start(Settings(paths=()), detach=True)
+    assert not state.path.exists()
 
 
 def assert_start_leaves_nothing(tmp_path: Path, *, detach: bool) -> None:

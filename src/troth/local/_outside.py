@@ -125,7 +125,8 @@ class Outside:
             if mesh is not None:
                 # unshare leads the group. Killed alone, before it has said that its child is to die
                 # with it, it would leave a mesh of which nobody knows and that holds the lock.
-                with mesh:  # waits, and closes its pipe
+                # Both may have ended, too: that is then the error.
+                with mesh, contextlib.suppress(ProcessLookupError):  # waits, and closes its pipe
                     os.killpg(mesh.pid, signal.SIGKILL)
             self.stop()
             raise
