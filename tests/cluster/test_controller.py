@@ -45,7 +45,7 @@ from tests.cluster.control import (
 )
 from tests.cluster.harness import Cluster
 from tests.cluster.objects import PeerAuthentication, find
-from tests.e2e.harness import PATIENCE_SECONDS
+from tests.e2e.harness import PATIENCE_SECONDS, eventually
 
 from troth._contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest, root_fingerprint
 from troth.controller._authority import Authority
@@ -123,8 +123,7 @@ async def test_a_right_request_is_signed_end_to_end(cluster: Cluster, control: C
         agent = await in_thread(control.agent, "node-1")
         async with asking(control, agent, lifetime=timedelta(hours=1)) as signer:
             signed = await signer.sign(request_for(WEB))
-            while await in_thread(requests, cluster):  # until the agent has cleared it away
-                pass
+            await in_thread(eventually, lambda: requests(cluster) == [], what="no request left")
     now = datetime.now(UTC)
     assert validate_svid_chain(signed.chain, signed.bundle, now=now) == WEB
     leaf = x509.load_pem_x509_certificates(signed.chain)[0]

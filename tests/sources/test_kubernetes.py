@@ -210,11 +210,12 @@ async def test_after_410_a_list_from_the_cache_is_not_older_than_what_is_known()
         api.faults[PODS].append(gone)
         async with following(api.config) as followed:
             await followed.until(lambda _: True)
-            lists: list[Exchange] = []
-            while len(lists) < 2:
-                lists = [each for each in api.requests if each.path == PODS and not each.is_watch]
-                await asyncio.sleep(0)
-    assert [each.query.get("resourceVersion") for each in lists] == ["0", "2"]
+
+            def lists() -> list[Exchange]:
+                return [each for each in api.requests if each.path == PODS and not each.is_watch]
+
+            await eventually(lambda: len(lists()) == 2)
+    assert [each.query.get("resourceVersion") for each in lists()] == ["0", "2"]
 
 
 async def test_watches_go_on_from_the_list_with_bookmarks_and_an_end() -> None:

@@ -255,11 +255,11 @@ def test_the_server_is_left_alone_as_long_as_it_asks(watching: Driven) -> None:
 def test_the_first_410_lists_within_the_spread_and_further_ones_back_off(
     watching: Driven,
 ) -> None:
-    assert watching.take(Bookmark("2"), Gone()).after == TIMING.spread
+    assert watching.take(Bookmark("2"), Gone()) == List(TIMING.spread, since="2")
     watching.take(Listed((), "3"), Opened())
-    assert watching.take(Gone()).after == TIMING.spread
+    assert watching.take(Gone()) == List(TIMING.spread, since="3")
     watching.take(Listed((), "4"), Opened())
-    assert watching.take(Gone()).after == 2 * TIMING.base
+    assert watching.take(Gone()) == List(2 * TIMING.base)
 
 
 def test_a_list_after_410_is_not_older_than_what_is_known(watching: Driven) -> None:
