@@ -41,13 +41,12 @@ from troth.reviews.agent import Knowledge, Responder
 from troth.sources import ClusterState, follow
 from troth.sources.kubernetes import (
     ANY_VERSION,
+    NAMESPACES,
+    PODS,
     ApiServer,
     Listed,
-    Resource,
     api_client,
     api_errors,
-    read_namespace,
-    read_pod,
 )
 
 if TYPE_CHECKING:
@@ -185,8 +184,8 @@ class ClusterNode:
                 tasks.create_task(ranges.run())
                 await self._signer.ready()
                 self.agent = agent = self._make_agent(place.own)
-                reporter = await self._make_reporter(client)
                 tasks.create_task(self._foresee(server, agent))
+                reporter = await self._make_reporter(client)
                 self._charge = charge = Charge(agent, place)
                 tasks.create_task(agent.run())
                 tasks.create_task(reporter.run())
@@ -278,15 +277,10 @@ class ClusterNode:
 
         What goes wrong here is told by `_follow`, which needs the same and more.
         """
-        own = Resource(
-            plural="pods",
-            read=read_pod,
-            field_selector=f"spec.nodeName={self.settings.node_name}",
-            is_bulk=True,
-        )
-        everywhere = Resource(plural="namespaces", read=read_namespace)
+        own = f"spec.nodeName={self.settings.node_name}"
         pods, namespaces = await asyncio.gather(
-            server.list(own, since=ANY_VERSION), server.list(everywhere)
+            server.list(msgspec.structs.replace(PODS, field_selector=own), since=ANY_VERSION),
+            server.list(NAMESPACES),
         )
         if not (isinstance(pods, Listed) and isinstance(namespaces, Listed)) or self.world:
             return

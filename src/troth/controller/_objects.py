@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
@@ -25,12 +25,8 @@ from troth.sources.kubernetes import (
     Resource,
     decode,
     model_reader,
-    read_namespace,
     reader,
 )
-
-if TYPE_CHECKING:
-    from troth.mesh import Namespace
 
 REQUESTS: Resource[CertificateSigningRequest] = Resource(
     plural="certificatesigningrequests",
@@ -38,8 +34,6 @@ REQUESTS: Resource[CertificateSigningRequest] = Resource(
     read=model_reader(CertificateSigningRequest),
     field_selector=f"spec.signerName={SIGNER_NAME}",
 )
-
-NAMESPACES: Resource[Namespace] = Resource(plural="namespaces", read=read_namespace)
 
 # With the name alone, RBAC can allow just these ConfigMaps.
 TRUST_BUNDLES: Resource[ConfigMap] = Resource(

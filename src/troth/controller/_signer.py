@@ -156,12 +156,12 @@ class Signer:
         pods. Which one to look at the API server knows from its cache, at little cost. Reading all
         of a namespace from its storage is for claims that nothing seems to support.
         """
-        for pod in await self._cached_pods(claim):
-            if judge(claim, [pod]) is None and pod.metadata is not None:
-                stored = await self._stored_pods(claim, {"metadata.name": pod.metadata.name or ""})
-                if judge(claim, stored) is None:
-                    return None
-                break
+        cached = await self._cached_pods(claim)
+        seen = next((pod for pod in cached if judge(claim, [pod]) is None), None)
+        if seen is not None and seen.metadata is not None:
+            stored = await self._stored_pods(claim, {"metadata.name": seen.metadata.name or ""})
+            if judge(claim, stored) is None:
+                return None
         return judge(claim, await self._stored_pods(claim, {}))
 
     async def _cached_pods(self, claim: Claim) -> Iterable[Pod]:

@@ -16,7 +16,7 @@ from troth.controller._reviews import sweep_reviews
 from troth.controller._signer import Signer
 from troth.controller._status import StatusWriter
 from troth.errors import TrothError
-from troth.sources.kubernetes import Followed
+from troth.sources.kubernetes import NAMESPACES, Followed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -88,7 +88,7 @@ class Work:
         wake_authority, wake_status = self._authority_woken.set, self._status_woken.set
         self._requests = followed(objects.REQUESTS, self._show_requests)
         self._secret = followed(objects.secret_versions(settings.namespace), wake_authority)
-        self._namespaces = followed(objects.NAMESPACES, wake_authority)
+        self._namespaces = followed(NAMESPACES, wake_authority)
         self._bundles = followed(objects.TRUST_BUNDLES, wake_authority)
         self._reports = followed(objects.reports(settings.namespace), wake_authority, wake_status)
         self._policies = followed(objects.policies(), self._note_policies, wake_status)

@@ -15,15 +15,18 @@ from troth.sources._api_client import (
 )
 from troth.sources._api_requests import METADATA_ONLY, ApiRequests
 from troth.sources._api_server import ApiServer, Resource
-from troth.sources._cluster_objects import read_namespace, read_pod
+from troth.sources._cluster_objects import read_pod
 from troth.sources._followed import Followed, NamespacedResource, model_reader, reader
 from troth.sources._json import decode
+from troth.sources._kubernetes import NAMESPACES, PODS
 from troth.sources._readings import NamedResource, Readings
 from troth.sources._reflector import ANY_VERSION, Broken, Listed
 
 __all__ = [
     "ANY_VERSION",
     "METADATA_ONLY",
+    "NAMESPACES",
+    "PODS",
     "ApiRequests",
     "ApiServer",
     "Broken",
@@ -41,7 +44,6 @@ __all__ = [
     "is_missing",
     "model_reader",
     "program_config",
-    "read_namespace",
     "read_pod",
     "reader",
 ]
