@@ -7,6 +7,7 @@ path that exists.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -175,6 +176,7 @@ class Container:
         self.name: str = spec["name"]
         self._spec = spec
         self._environment = dict(environment)
+        self._pid = 0
         group = sandbox.new_group(self.id)
         self._group = os.path.relpath(group, sandbox.place.machine.cgroups.root)
         self.log: Path = sandbox.directory / f"{self.name}.log"
@@ -191,10 +193,15 @@ class Container:
     @property
     def pid(self) -> int:
         """The PID, outside of the node, of the container's first process once it runs, or 0."""
-        pid = descendant(self._process.pid, 1 if self._sandbox.host_pid else 2)
-        # None is seen of a process that has ended, nor while it becomes another program.
-        command = command_line(pid) if pid else b""
-        return pid if command and _SETTING_UP.encode() not in command else 0
+        if self.exit_code is not None:
+            return 0
+        if not self._pid:
+            pid = descendant(self._process.pid, 1 if self._sandbox.host_pid else 2)
+            # It has no command line for a moment when it becomes another program.
+            command = command_line(pid) if pid else b""
+            if command and _SETTING_UP.encode() not in command:
+                self._pid = pid
+        return self._pid
 
     @property
     def exit_code(self) -> int | None:
@@ -204,7 +211,6 @@ class Container:
 
     def exec_command(self, *argv: str) -> list[str]:
         """The command line that runs ``argv`` in the container."""
-        # It has no PID for a moment when it becomes another program, as it does at its start.
         pid = eventually(
             lambda: self.pid or (-1 if self.exit_code is not None else 0),
             what=f"a process of container {self.name}",
@@ -221,7 +227,8 @@ class Container:
     def terminate(self) -> None:
         """Ask its first process to end."""
         if pid := self.pid:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End all its processes."""
