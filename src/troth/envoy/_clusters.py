@@ -165,17 +165,14 @@ def _endpoint(endpoint: Endpoint) -> Message:
     host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     target = f"{host}:{endpoint.port}"
     address = _internal_address(target)
-    address.metadata.filter_metadata[_ORIGINAL_DST].update({"local": target})
+    address.metadata.filter_metadata[_ORIGINAL_DST].fields["local"].string_value = target
     return address
 
 
 def _internal_address(endpoint_id: str = "") -> Message:
-    return endpoint_components_pb2.LbEndpoint(
-        endpoint=endpoint_components_pb2.Endpoint(
-            address=address_pb2.Address(
-                envoy_internal_address=address_pb2.EnvoyInternalAddress(
-                    server_listener_name=INTERNAL_OUTBOUND, endpoint_id=endpoint_id
-                )
-            )
-        )
-    )
+    # In place, because a message made of messages is made of copies: a mesh has many endpoints.
+    address = endpoint_components_pb2.LbEndpoint()
+    internal = address.endpoint.address.envoy_internal_address
+    internal.server_listener_name = INTERNAL_OUTBOUND
+    internal.endpoint_id = endpoint_id
+    return address
