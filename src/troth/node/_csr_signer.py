@@ -53,6 +53,12 @@ _GENERATE_NAME = "troth-workload-"
 _ANSWER_SECONDS = 25.0
 _FAREWELL_SECONDS = 5.0
 
+_REST_SECONDS = 3.0
+"""How long nobody has asked for anything when answered requests are deleted.
+
+At a start pods wait for what the agent and the API server do just after the last certificate.
+"""
+
 _AT_ONCE = 4
 """Requests to the API server; more would only make more connections."""
 
@@ -94,6 +100,7 @@ class ClusterSigner:
         self._done: asyncio.Queue[str] = asyncio.Queue()
         self._asking = 0
         self._idle = asyncio.Event()
+        self._idle_since = 0.0
         self._bundle: TrustBundle | None = None
         self._known = asyncio.Event()
         self._published = Followed(
@@ -173,6 +180,7 @@ class ClusterSigner:
         finally:
             self._asking -= 1
             if not self._asking:
+                self._idle_since = asyncio.get_running_loop().time()
                 self._idle.set()
 
     async def _create(self, request: SigningRequest) -> str:
@@ -191,11 +199,19 @@ class ClusterSigner:
         return (created.metadata.name if created.metadata else None) or ""
 
     async def _clear_away(self) -> None:
-        """Delete what is answered, while nobody waits for an answer: pods do, at a start."""
+        """Delete what is answered, in times of rest."""
         while True:
             name = await self._done.get()
-            await self._idle.wait()
+            await self._rested()
             await self._delete(name)
+
+    async def _rested(self) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            await self._idle.wait()
+            if (rest := self._idle_since + _REST_SECONDS - now()) <= 0:
+                return
+            await asyncio.sleep(rest)
 
     async def _delete(self, name: str) -> None:
         """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
