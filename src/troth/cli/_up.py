@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from troth._listen import LISTEN, ListenAddress
+from troth._signals import ENDING
 from troth.cli._console import err
 from troth.cli._mesh_options import PodConnectionsOption, RootNamespaceOption, TrustDomainOption
 from troth.errors import InputError, Problem, Severity
@@ -181,7 +182,7 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def _handle_signals(handler: Callable[[int, object], None] | signal.Handlers) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, handler)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth._signals import ENDING
 from troth.demo._examples import examples
 from troth.dial import Attempt
 from troth.errors import PeerError
@@ -30,7 +31,6 @@ _POLICIES = "policies"
 _APPLIED = "policy.yaml"
 _PATIENCE_SECONDS = 20.0
 _POLL_SECONDS = 0.02
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -47,11 +47,11 @@ def running(on_waiting: Callable[[Sequence[str]], None]) -> Iterator[DemoMesh]:
         home = tempfile.mkdtemp(prefix="troth-demo-")
         cleanup.callback(shutil.rmtree, home, ignore_errors=True)
         mesh = DemoMesh(Path(home))
-        for number in _INTERRUPTS:
+        for number in ENDING:
             cleanup.callback(signal.signal, number, signal.getsignal(number))
         cleanup.callback(mesh.stop)
         # Called first of these: a second Ctrl-C shall not leave half of it behind.
-        for number in _INTERRUPTS:
+        for number in ENDING:
             cleanup.callback(signal.signal, number, signal.SIG_IGN)
         mesh.start(on_waiting)
         yield mesh

@@ -11,6 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
+from troth._signals import ENDING
+
 
 def main() -> int:
     """Run the mesh of the state directory that is the first argument; its exit code is ours."""
@@ -23,7 +25,7 @@ def main() -> int:
     def forward(number: int, _frame: object) -> None:
         os.kill(mesh, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, forward)
     while True:
         pid, status = os.wait()

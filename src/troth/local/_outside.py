@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth._signals import ENDING
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.local import _uplink
 from troth.local._control import call
@@ -281,10 +282,9 @@ def _signals_held() -> Iterator[None]:
     They are not blocked: a child would inherit that.
     """
     arrived: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {
         number: signal.signal(number, lambda arriving, _frame: arrived.append(arriving))
-        for number in numbers
+        for number in ENDING
     }
     try:
         yield

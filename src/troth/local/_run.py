@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import resource
-import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import structlog
 
 from troth._exposition import serving
 from troth._log import configure as configure_logs
+from troth._signals import ENDING
 from troth.errors import TrothError
 from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
 from troth.local._addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
@@ -103,7 +103,7 @@ class _Mesh:
 
     def _stop_on_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ENDING:
             loop.add_signal_handler(number, self._stop.set)
         if not os.path.sameopenfile(0, os.open(os.devnull, os.O_RDONLY)):
             # A pipe from whoever started us in the foreground: when they are gone, so are we.
