@@ -191,6 +191,8 @@ class FakeApi:
     async def _list(self, exchange: Exchange) -> None:
         begin = int(exchange.query.get("continue", "0"))
         items = list(self.kinds[exchange.path].values())
+        if selector := exchange.query.get("fieldSelector"):
+            items = [each for each in items if _matches(each, selector)]
         end = begin + min(self.page, int(exchange.query.get("limit", len(items))))
         metadata: Object = {"resourceVersion": str(self._version)}
         if end < len(items):
@@ -215,6 +217,14 @@ class FakeApi:
             for _, path, line in news:
                 if path == exchange.path:
                     await exchange.send(line)
+
+
+def _matches(what: Object, selector: str) -> bool:
+    path, _, wanted = selector.partition("=")
+    found: Any = what
+    for name in path.split("."):
+        found = found.get(name, {})
+    return bool(found == wanted)
 
 
 @asynccontextmanager

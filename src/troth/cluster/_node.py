@@ -25,6 +25,7 @@ from troth._exposition import serve_when_free
 from troth._health import health_socket
 from troth.cluster._charge import Charge
 from troth.cluster._cri import RuntimeFinder
+from troth.cluster._foresight import foresee
 from troth.cluster._local_pods import LocalPods, LocalPodsKeeper
 from troth.cluster._marker import Marker
 from troth.cluster._memory import MemoryKeeper
@@ -32,7 +33,6 @@ from troth.cluster._pins import Pins, find_by_cgroup
 from troth.cluster._ranges import ServiceRanges
 from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
-from troth.mesh import World
 from troth.node import Issuers, NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
 from troth.node._metrics import NodeMetrics
@@ -40,11 +40,7 @@ from troth.node._report import NodeReporter, node_report
 from troth.reviews.agent import Knowledge, Responder
 from troth.sources import ClusterState, follow
 from troth.sources.kubernetes import (
-    ANY_VERSION,
-    NAMESPACES,
-    PODS,
     ApiServer,
-    Listed,
     api_client,
     api_errors,
 )
@@ -57,7 +53,7 @@ if TYPE_CHECKING:
     from troth.cluster._settings import NodeSettings
     from troth.cluster._slots import Place, Slot
     from troth.identity import SpiffeId
-    from troth.mesh import Pod
+    from troth.mesh import Pod, World
 
 _log = structlog.get_logger(__name__)
 
@@ -273,25 +269,11 @@ class ClusterNode:
             self._report(agent, reporter)
 
     async def _foresee(self, server: ApiServer, agent: NodeAgent) -> None:
-        """Ask for the certificates of the node's pods before all of the cluster is known.
-
-        What goes wrong here is told by `_follow`, which needs the same and more.
-        """
-        own = f"spec.nodeName={self.settings.node_name}"
-        pods, namespaces = await asyncio.gather(
-            server.list(msgspec.structs.replace(PODS, field_selector=own), since=ANY_VERSION),
-            server.list(NAMESPACES),
-        )
-        if not (isinstance(pods, Listed) and isinstance(namespaces, Listed)) or self.world:
-            return
-        world = World(
-            trust_domain=self.settings.trust_domain,
-            root_namespace=self.settings.root_namespace,
-            namespaces={item.key: item.value for item in namespaces.items if item.value},
-            pods={item.value.uid: item.value for item in pods.items if item.value},
-        )
-        local = LocalPodsKeeper(self.settings.node_name).update(world)
-        agent.certificates.expect(_identities(world, local.wanted))
+        """Ask for the certificates of the node's pods before all of the cluster is known."""
+        world = await foresee(server, self.settings)
+        if world is not None and self.world is None:
+            local = LocalPodsKeeper(self.settings.node_name).update(world)
+            agent.certificates.expect(_identities(world, local.wanted))
 
     def _marks(self, world: World, captured: Collection[str]) -> Iterator[tuple[Pod, bool]]:
         """The pods whose marks are known, and whether they are to have one.
