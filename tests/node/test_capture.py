@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import socket
+import struct
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,67 @@ def without_envoy_nothing_passes(directory: Path) -> None:
         assert reaches(other, POD, 80)
 
 
+def segment_without_connection(
+    netns: Path, source: tuple[str, int], target: tuple[str, int]
+) -> None:
+    """Send an ACK that the kernel tracks from now on, and that nobody answers.
+
+    Because of its option, an MD5 signature (RFC 2385): to other segments without a connection there
+    would be a RST, after which the kernel forgets them.
+    """
+    (address, port), (to, to_port) = source, target
+    family = family_of(address)
+    head = struct.pack("!HHIIBBHHH", port, to_port, 1000, 2000, 10 << 4, 0x10, 1024, 0, 0)
+    segment = bytearray(head + b"\x01\x01\x13\x12" + bytes(16))
+    hosts = socket.inet_pton(family, address) + socket.inet_pton(family, to)
+    segment[16:18] = checksum(
+        hosts + struct.pack("!II", len(segment), socket.IPPROTO_TCP) + segment
+    )
+    with _netns.call_in(
+        netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    ) as raw:
+        raw.sendto(segment, (to, 0))
+
+
+def checksum(data: bytes) -> bytes:
+    """RFC 1071."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
+
+
+def reaches_from(netns: Path, source: tuple[str, int], target: tuple[str, int]) -> bool:
+    with _netns.socket_in(netns, family_of(source[0])) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.settimeout(_SILENCE_SECONDS)
+        client.bind(source)
+        return client.connect_ex(target) == 0
+
+
+def nothing_comes_in_past_envoy_by_a_forged_segment(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        source, target = (theirs, 40001), (mine, 80)
+        with listening(pod, mine, 80) as app:
+            for ports in PORT_SETS:
+                asyncio.run(capture(pod, ports))
+                segment_without_connection(other, source, target)
+                assert not reaches_from(other, source, target)
+                assert not taken_by(app)
+
+
+def nothing_gets_out_past_envoy_by_a_forged_segment(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        source, target = (mine, 40001), (theirs, 80)
+        with listening(other, theirs, 80) as far:
+            segment_without_connection(pod, source, target)
+            assert not reaches_from(pod, source, target)
+            assert not taken_by(far)
+
+
 def own_ports_are_closed_to_others(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
     asyncio.run(capture(pod, PORT_SETS[1]))
@@ -301,6 +363,14 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
     [
         pytest.param(tcp_goes_through_envoy, id="TCP goes through Envoy, both ways"),
         pytest.param(without_envoy_nothing_passes, id="without Envoy nothing passes"),
+        pytest.param(
+            nothing_comes_in_past_envoy_by_a_forged_segment,
+            id="nothing comes in past Envoy by a forged segment",
+        ),
+        pytest.param(
+            nothing_gets_out_past_envoy_by_a_forged_segment,
+            id="nothing gets out past Envoy by a forged segment",
+        ),
         pytest.param(own_ports_are_closed_to_others, id="no other pod reaches Envoy's own ports"),
         pytest.param(a_pod_relays_nothing, id="a pod relays nothing"),
         pytest.param(udp_is_untouched, id="UDP is untouched"),

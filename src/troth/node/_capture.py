@@ -4,6 +4,11 @@ The rules fail closed: they redirect to ports on which only Envoy listens, so wi
 connection is refused, never passed around it. UDP is left alone, and so is what stays inside the
 pod, and what the node's own processes send to it (see `_host_rules`). They look at a connection's
 first packet only (SYN), so connections that were there before the pod was captured live on.
+
+To lead a connection anywhere is the business of NAT, which the kernel asks once for each connection
+that it tracks, and it takes any segment for the first of one. Whoever sends an ACK ahead of the SYN
+could so have a connection that isn't led anywhere (and one that died unseen can leave the like). So
+each SYN is looked at once more behind NAT, and goes nowhere but to Envoy.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ PROBE_SOURCE_V6 = "fd74:726f:7468::7:150"
 _PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} return;"
 
 _FIRST = "tcp flags syn / fin,syn,rst,ack"
+
+_ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
+"""Of either Envoy: the first packets of a connection that is led to one may come again later."""
 
 
 def capture_rules(ports: PortSet = PORT_SETS[0], *, probes: bool = False) -> str:
@@ -67,6 +75,25 @@ table inet {TABLE} {{
     {exempt}
     tcp dport {TUNNEL_PORT} {tunnel}
     {_FIRST} redirect to :{ports.inbound}
+  }}
+  chain leaving {{
+    type filter hook output priority 0; policy accept;
+    {_FIRST} jump leaving_first
+  }}
+  chain leaving_first {{
+    meta mark {ENVOY_MARK:#x} return
+    fib daddr type local return
+    drop
+  }}
+  chain entering {{
+    type filter hook input priority 0; policy accept;
+    {_FIRST} jump entering_first
+  }}
+  chain entering_first {{
+    iif "lo" return
+    {exempt}
+    tcp dport {{ {_ENTRANCES} }} return
+    drop
   }}
 }}
 """
