@@ -224,6 +224,14 @@ def test_a_request_of_ours_has_no_subject_and_one_critical_name() -> None:
     assert extension.value == x509.SubjectAlternativeName([uri()])
 
 
+def test_a_subject_that_can_not_be_read_is_an_input_error() -> None:
+    der = x509.load_pem_x509_csr(request(subject="AB")).public_bytes(Encoding.DER)
+    no_utf8 = der.replace(b"\x0c\x02AB", b"\x0c\x02\xff\xfe")
+    assert no_utf8 != der
+    with pytest.raises(InputError, match="subject: cannot be read"):
+        parse_csr(armour(no_utf8))
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_request_or_an_input_error(data: bytes) -> None:
     for candidate in (data, armour(data)):

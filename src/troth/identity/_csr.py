@@ -68,7 +68,7 @@ def parse_csr(pem: bytes, *, subject: str = "certificate signing request") -> Cs
     """
     csr = _load(pem, subject)
     public_key, proof_flaws = _proven_key(csr)
-    flaws = [*proof_flaws, *_subject_flaws(csr.subject)]
+    flaws = [*proof_flaws, *_subject_flaws(csr)]
     spiffe_id = None
     try:
         extensions = csr.extensions
@@ -125,7 +125,12 @@ def _proven_key(csr: x509.CertificateSigningRequest) -> tuple[PublicKey | None, 
     return None, [flaw]
 
 
-def _subject_flaws(name: x509.Name) -> Iterator[Flaw]:
+def _subject_flaws(csr: x509.CertificateSigningRequest) -> Iterator[Flaw]:
+    try:
+        name = csr.subject
+    except UNREADABLE as error:
+        yield Flaw(f"cannot be read ({error})", "leave it empty", "subject")
+        return
     if name.rdns:
         yield Flaw(
             f"is {shown(name.rfc4514_string())}",
