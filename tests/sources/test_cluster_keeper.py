@@ -28,6 +28,7 @@ pods = st.builds(
     uid=st.sampled_from("12345"),
     namespace=st.just("shop"),
     name=st.just("pod"),
+    node=st.sampled_from(["n1", "n2"]),
     addresses=addresses,
     terminating=st.booleans(),
     host_network=st.sampled_from([False, False, False, True]),
@@ -77,7 +78,7 @@ def apply(known: dict[str, Any], edit: dict[str, Any]) -> Changes[Any]:
 
 @given(edits("abcd", pods))
 def test_pods_and_their_addresses_are_those_of_all_objects(batches: list[dict[str, Any]]) -> None:
-    kept, known = ClusterPods(), dict[str, Pod]()
+    kept, known = ClusterPods("n1"), dict[str, Pod]()
     for batch in batches:
         taken = {pod.uid for key, pod in known.items() if key not in batch}
         fresh = {}
@@ -86,7 +87,7 @@ def test_pods_and_their_addresses_are_those_of_all_objects(batches: list[dict[st
             fresh[key] = None if pod is None or pod.uid in taken else pod
             taken |= {pod.uid} if pod is not None else set()
         kept.apply(apply(known, fresh))
-        assert kept.by_uid == pods_by_uid(known.values())
+        assert kept.by_uid == pods_by_uid(known.values(), node="n1")
 
 
 @given(

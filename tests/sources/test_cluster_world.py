@@ -273,8 +273,8 @@ def on(hour: int) -> datetime:
     return datetime(2026, 1, 1, hour, tzinfo=UTC)
 
 
-def addresses(*pods: Pod) -> dict[str, tuple[str, ...]]:
-    return {uid: each.addresses for uid, each in pods_by_uid(pods).items()}
+def addresses(*pods: Pod, node: str = "") -> dict[str, tuple[str, ...]]:
+    return {uid: each.addresses for uid, each in pods_by_uid(pods, node=node).items()}
 
 
 @pytest.mark.parametrize(
@@ -301,6 +301,13 @@ def test_an_address_is_the_one_pods_that_has_it_now(
 def test_a_pod_loses_only_the_address_that_another_has() -> None:
     old = pod("old", "10.0.0.5", "fd00::5", terminating=True)
     assert addresses(old, pod("new", "10.0.0.5"))["old"] == ("fd00::5",)
+
+
+def test_no_other_node_takes_an_address_from_a_nodes_own_pods() -> None:
+    own = pod("own", "10.0.0.5", node="n1", started=on(1))
+    claim = pod("claim", "10.0.0.9", "10.0.0.5", node="n2", started=on(9))
+    assert addresses(own, claim, node="n1") == {"own": ("10.0.0.5",), "claim": ("10.0.0.9",)}
+    assert addresses(own, claim, node="n2")["claim"] == ("10.0.0.9", "10.0.0.5")
 
 
 def test_a_terminating_pod_keeps_an_address_that_nobody_else_has() -> None:

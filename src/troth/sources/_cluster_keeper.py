@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 class ClusterPods:
     """All pods, each address with the one that has it now.
 
+    Args:
+        node: As of `pods_by_uid`.
+
     Attributes:
         by_uid: The pods.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
+        self._node = node
         self.by_uid: Table[Pod] = Table()
         self._by_key: dict[str, Pod] = {}
         self._claimants: dict[str, tuple[Pod, ...]] = {}
@@ -45,7 +49,10 @@ class ClusterPods:
         for address in addresses:
             touched |= {pod.uid: pod for pod in self._claimants.get(address, ())}
         self.by_uid = self.by_uid.changed(
-            {uid: with_own_addresses(pod, self._claimants) for uid, pod in touched.items()},
+            {
+                uid: with_own_addresses(pod, self._claimants, node=self._node)
+                for uid, pod in touched.items()
+            },
             gone.keys() - touched.keys(),
         )
 

@@ -165,36 +165,44 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def pods_by_uid(pods: Iterable[Pod]) -> dict[str, Pod]:
+def pods_by_uid(pods: Iterable[Pod], *, node: str = "") -> dict[str, Pod]:
     """Pods by their UID, each address with the one pod that has it now.
 
     An address can be given to a new pod while the old one's object still says that it has it. It is
     then the pod's that isn't terminating, or that was started last; another identity than its
-    holder's would otherwise be expected there.
+    holder's would otherwise be expected there. Kubelets write addresses and times, and one of them
+    may lie: a node believes what is said of its own pods, whatever other nodes say of theirs.
+
+    Args:
+        pods: As their objects say.
+        node: Whose view it is; nobody's if empty.
     """
     by_uid = {pod.uid: pod for pod in pods}
     claimants: dict[str, list[Pod]] = {}
     for pod in by_uid.values():
         for address in () if pod.host_network else pod.addresses:
             claimants.setdefault(address, []).append(pod)
-    return {uid: with_own_addresses(pod, claimants) for uid, pod in by_uid.items()}
+    return {uid: with_own_addresses(pod, claimants, node=node) for uid, pod in by_uid.items()}
 
 
-def with_own_addresses(pod: Pod, claimants: Mapping[str, Collection[Pod]]) -> Pod:
+def with_own_addresses(
+    pod: Pod, claimants: Mapping[str, Collection[Pod]], *, node: str = ""
+) -> Pod:
     """A pod with those of its addresses that are not another's by now.
 
     Args:
         pod: As its object says.
         claimants: All pods whose objects say that they have an address, by address.
+        node: As of `pods_by_uid`.
     """
     if pod.host_network or all(len(claimants[address]) == 1 for address in pod.addresses):
         return pod
-    own = tuple(address for address in pod.addresses if max(claimants[address], key=_claim) is pod)
+
+    def claim(pod: Pod) -> tuple[bool, bool, datetime, str]:
+        return not pod.terminating, bool(node) and pod.node == node, pod.started or _NEVER, pod.uid
+
+    own = tuple(address for address in pod.addresses if max(claimants[address], key=claim) is pod)
     return msgspec.structs.replace(pod, addresses=own)
-
-
-def _claim(pod: Pod) -> tuple[bool, datetime, str]:
-    return not pod.terminating, pod.started or _NEVER, pod.uid
 
 
 def resolve_services(

@@ -146,7 +146,7 @@ class _View:
         self._on_trouble = on_trouble
         self._jitter = jitter
         self._troubles: dict[str, TrothError] = {}
-        self._pods = ClusterPods()
+        self._pods = ClusterPods(self._node_name)
         self._services = ClusterServices()
         self._namespaces: Table[Namespace] = Table()
         self._policies: tuple[PeerAuthentication, ...] = ()
