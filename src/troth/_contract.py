@@ -44,6 +44,9 @@ NODE_NAME_ATTRIBUTE = "authentication.kubernetes.io/node-name"
 
 POD_NAME_ATTRIBUTE = "authentication.kubernetes.io/pod-name"
 
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+"""On the API's mirror of a static pod, which a kubelet makes."""
+
 AUTHORITY_SECRET = "troth-ca"  # noqa: S105 - its name
 """The Secret with the authority's key: beside the controller, and read by nobody else."""
 

@@ -52,9 +52,10 @@ def pod(**overrides: Any) -> Pod:
     }
     phase = overrides.pop("phase", "Running")
     namespace = overrides.pop("namespace", "shop")
+    annotations = overrides.pop("annotations", {})
     return msgspec.convert(
         {
-            "metadata": {"name": "web-1", "namespace": namespace},
+            "metadata": {"name": "web-1", "namespace": namespace, "annotations": annotations},
             "spec": spec | overrides,
             "status": {"phase": phase},
         },

@@ -63,6 +63,15 @@ def test_a_claim_is_granted_when_the_node_has_a_pod_of_the_service_account() -> 
     assert judge(claim(), [pod(serviceAccountName="other"), pod()]) is None
 
 
+def test_a_pod_that_names_no_service_account_is_not_taken_for_the_default_ones() -> None:
+    # Only a static pod's mirror names none, and a kubelet makes these in any namespace.
+    identity = SpiffeId.for_service_account(WEB.trust_domain, "shop", "default")
+    verdict = examine(signing_request(build_csr(new_key(), identity)), RULES)
+    assert isinstance(verdict, Claim)
+    assert judge(verdict, [pod(serviceAccountName=None)]) is not None
+    assert judge(verdict, [pod(serviceAccountName="default")]) is None
+
+
 @pytest.mark.parametrize("seconds", [600, 3600, 86400])
 def test_the_lifetime_is_what_was_asked_for(seconds: int) -> None:
     verdict = examine(signing_request(expirationSeconds=seconds), RULES)
@@ -77,7 +86,10 @@ def test_the_lifetime_is_what_was_asked_for(seconds: int) -> None:
         pytest.param([pod(nodeName="node-2")], id="on another node"),
         pytest.param([pod(nodeName=None)], id="not bound to a node yet"),
         pytest.param([pod(serviceAccountName="api")], id="of another service account"),
-        pytest.param([pod(serviceAccountName=None)], id="of the default service account"),
+        pytest.param([pod(serviceAccountName=None)], id="of no service account"),
+        pytest.param(
+            [pod(annotations={"kubernetes.io/config.mirror": "x"})], id="a static pod's mirror"
+        ),
         pytest.param([pod(namespace="bank")], id="in another namespace"),
         pytest.param([pod(hostNetwork=True)], id="in the host's network"),
         pytest.param([pod(phase="Succeeded")], id="completed"),

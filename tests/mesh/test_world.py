@@ -47,6 +47,16 @@ def test_a_pod_of_an_unknown_namespace_is_not_in_the_mesh() -> None:
     assert "namespace nowhere" in found.why
 
 
+def test_a_static_pod_is_not_in_the_mesh_as_it_has_no_service_account() -> None:
+    world = World(
+        trust_domain=TrustDomain.parse("cluster.local"),
+        namespaces={"shop": Namespace(name="shop", labels=labels("enabled"))},
+    )
+    found = world.membership(Pod(uid="1", namespace="shop", name="web", kubelet_uid="2"))
+    assert not found.in_mesh
+    assert "static" in found.why
+
+
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=20)))
 def test_no_other_label_puts_a_namespace_in_the_mesh(others: dict[str, str]) -> None:
     others.pop(MESH_LABEL, None)

@@ -22,6 +22,7 @@ from troth._contract import (
     CSR_USAGES,
     DEFAULT_NAMESPACE,
     LONGEST_LIFETIME,
+    MIRROR_ANNOTATION,
     NODE_NAME_ATTRIBUTE,
     NODE_SERVICE_ACCOUNT,
     SHORTEST_LIFETIME,
@@ -159,15 +160,17 @@ def judge(claim: Claim, pods: Iterable[Pod]) -> Refusal | None:
 def _runs(pod: Pod, claim: Claim) -> bool:
     """Whether ``pod`` needs the certificate: it is there, not over, and has a network of its own.
 
-    A pod that is being deleted counts: it serves until its grace period is over.
+    A pod that is being deleted counts: it serves until its grace period is over. A static pod's
+    mirror doesn't. Kubelets make these by themselves, in any namespace, and they name no service
+    account: a stolen node would else be given every namespace's ``default``.
     """
     spec, metadata = pod.spec, pod.metadata
-    if spec is None or metadata is None:
+    if spec is None or metadata is None or MIRROR_ANNOTATION in (metadata.annotations or {}):
         return False
     return (
         metadata.namespace == claim.namespace
         and spec.nodeName == claim.node
-        and (spec.serviceAccountName or "default") == claim.service_account
+        and spec.serviceAccountName == claim.service_account
         and not spec.hostNetwork
         and not (pod.status is not None and pod.status.phase in _ENDED)
     )

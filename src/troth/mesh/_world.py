@@ -43,16 +43,22 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     def membership(self, pod: Pod) -> Membership:
         """Whether ``pod`` is to be captured: its namespace opts in, the pod may opt out."""
         namespace = self.namespaces.get(pod.namespace, Namespace(name=pod.namespace))
-        return membership(namespace, pod.labels, host_network=pod.host_network)
+        return membership(
+            namespace, pod.labels, host_network=pod.host_network, static=bool(pod.kubelet_uid)
+        )
 
 
 def membership(
-    namespace: Namespace, pod_labels: Mapping[str, str], *, host_network: bool = False
+    namespace: Namespace,
+    pod_labels: Mapping[str, str],
+    *,
+    host_network: bool = False,
+    static: bool = False,
 ) -> Membership:
     """Whether a pod with ``pod_labels`` in ``namespace`` is in the mesh.
 
     The two `MESH_LABEL` rules decide, and ``spec.hostNetwork``: there is no network namespace to
-    capture that would be the pod's alone.
+    capture that would be the pod's alone. A static pod has no service account, and so no identity.
     """
     if not namespace.in_mesh:
         return Membership(
@@ -63,6 +69,10 @@ def membership(
     if host_network:
         return Membership(
             in_mesh=False, why="the pod is on its node's network (hostNetwork), so not captured"
+        )
+    if static:
+        return Membership(
+            in_mesh=False, why="the pod is a static one, without a service account to certify"
         )
     return Membership(
         in_mesh=True, why=f"namespace {namespace.name} is labelled {MESH_LABEL}: enabled"

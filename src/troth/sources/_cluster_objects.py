@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from troth._contract import MIRROR_ANNOTATION
 from troth.errors import PeerError
 from troth.mesh import (
     CAPTURED_ANNOTATION,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 W = TypeVar("W", bound=wire.Object)
 
-_CONFIG_MIRROR = "kubernetes.io/config.mirror"
 _CONFIG_HASH = "kubernetes.io/config.hash"
 _HASH = re.compile(r"[0-9a-f]{32}")
 _ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -186,7 +186,7 @@ def _static_uid(annotations: Mapping[str, str]) -> str:
 
     Anybody may write annotations, but a hash is never the UID of another pod of the API.
     """
-    uid = annotations.get(_CONFIG_HASH, "") if _CONFIG_MIRROR in annotations else ""
+    uid = annotations.get(_CONFIG_HASH, "") if MIRROR_ANNOTATION in annotations else ""
     return uid if _HASH.fullmatch(uid) else ""
 
 
