@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from troth.errors import Severity
 from troth.sources import STDIN, load, read_documents
 from troth.sources import _files as files
 
@@ -41,7 +42,15 @@ def test_a_directory_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [".hidden.yaml", ".git/a.yaml", "a.txt", "a.yaml~", "a.yaml.swp"])
 def test_other_and_hidden_files_are_left_alone(name: str, tmp_path: Path) -> None:
     write(tmp_path / name, "a")
-    assert names(tmp_path) == []
+    write(tmp_path / "b.yaml", "b")
+    assert names(tmp_path) == ["b"]
+
+
+def test_a_directory_without_manifests_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (problem,) = load([tmp_path]).problems
+    assert problem.severity is Severity.WARNING
+    assert "has no manifests in it" in problem.found
 
 
 def test_a_named_file_is_read_whatever_it_is_called(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from troth.errors import Location, Problem
+from troth.errors import Location, Problem, Severity
 from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
 from troth.sources._yaml import read_documents
 
@@ -100,7 +100,11 @@ def _find(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
     problems: list[Problem] = []
     files: dict[str, Path] = {}
     for path in paths:
-        found = sorted(_below(path, problems)) if path != STDIN and path.is_dir() else [path]
+        found = [path]
+        if path != STDIN and path.is_dir():
+            found = sorted(_below(path, problems))
+            if not found:
+                problems.append(_nothing_in(path))
         for file in found:
             files.setdefault(os.path.realpath(file) if file != STDIN else "", file)
     return list(files.values()), problems
@@ -144,6 +148,17 @@ def _read(file: Path) -> bytes:
     if len(data) > LARGEST_FILE:
         raise OSError(0, f"it is larger than {LARGEST_FILE} bytes")
     return data
+
+
+def _nothing_in(directory: Path) -> Problem:
+    """A wrong path would else pass for one where all is well."""
+    return Problem(
+        subject=f"directory {directory}",
+        path="",
+        found=f"has no manifests in it (*{', *'.join(sorted(_SUFFIXES))})",
+        wanted="see that it is the one you mean",
+        severity=Severity.WARNING,
+    )
 
 
 def _unreadable(path: Path, reason: str) -> Problem:
