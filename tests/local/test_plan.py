@@ -20,6 +20,7 @@ from troth.sources import (
     PodTemplate,
     ServicePortSpec,
     ServiceSpec,
+    Workload,
 )
 
 APP = Container(
@@ -54,6 +55,17 @@ def manifests(*pods: PodTemplate, deployments: tuple[Deployment, ...] = ()) -> M
 
 
 # Which pods run.
+
+
+def test_a_workload_of_which_no_pods_are_run_is_told_of() -> None:
+    database = Workload(
+        kind="StatefulSet", namespace="shop", name="db", template=template("db", owner="db")
+    )
+    plan = plan_pods(Manifests(workloads={str(database): database}))
+    (problem,) = plan.problems
+    assert plan.pods == {}
+    assert problem.severity is Severity.WARNING
+    assert problem.subject == "StatefulSet shop/db"
 
 
 def test_bare_pods_and_every_replica_run_under_names_that_stay() -> None:

@@ -53,7 +53,19 @@ def plan_pods(manifests: Manifests) -> PodPlan:
         problems += found
         if not any(problem.severity is Severity.ERROR for problem in found):
             pods[key] = template
-    return PodPlan(pods=pods, problems=tuple(problems))
+    return PodPlan(pods=pods, problems=(*problems, *_not_run(manifests)))
+
+
+def _not_run(manifests: Manifests) -> Iterator[Problem]:
+    for workload in manifests.workloads.values():
+        yield Problem(
+            subject=f"{workload.kind} {workload.namespace}/{workload.name}",
+            path="kind",
+            found=f"is {workload.kind}, of which no pods are run here",
+            wanted="write a Deployment or a Pod",
+            severity=Severity.WARNING,
+            location=workload.location,
+        )
 
 
 def same_process(one: PodTemplate, other: PodTemplate) -> bool:
