@@ -49,6 +49,12 @@ def found(*lines: str, **files: str) -> list[str]:
             id="labels that only different workloads have",
         ),
         pytest.param(
+            ["+finance", "Pod finance/web", "fnance/p STRICT"],
+            "metadata.namespace: is fnance, and nothing else that is given is about that "
+            "namespace; those given are finance",
+            id="a namespace of which nothing is given, though others are",
+        ),
+        pytest.param(
             ["finance/old STRICT", "finance/p DISABLE"],
             ": never has an effect, because finance/old holds wherever it does and only one "
             "counts: finance/old comes first by name (neither has a creationTimestamp); merge the "
@@ -94,7 +100,10 @@ def found(*lines: str, **files: str) -> list[str]:
     ],
 )
 def test_a_policy_that_is_surely_not_meant_is_a_warning(lines: list[str], problem: str) -> None:
-    namespace = "istio-system" if lines[0].startswith("istio") else "finance"
+    namespace = next(
+        (name for name in ("istio-system", "fnance") if any(name in line for line in lines)),
+        "finance",
+    )
     assert found(*lines) == [f"warning: PeerAuthentication {namespace}/p: {problem}"]
 
 

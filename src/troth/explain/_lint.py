@@ -32,6 +32,7 @@ def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
         if policy.namespace == root_namespace:
             continue  # mesh-wide, or of no effect, which is said already
         yield from _outside_mesh(policy, manifests)
+        yield from _nowhere(policy, manifests, index)
         if not policy.selector:
             continue
         selected = list(index.matching(policy.namespace, policy.selector))
@@ -52,6 +53,21 @@ def _outside_mesh(policy: PeerAuthentication, manifests: Manifests) -> Iterator[
             "spec.mtls.mode",
             f"is STRICT, but protects nothing: namespace {namespace} isn't in the mesh",
             f"label the namespace with {MESH_LABEL}: enabled",
+        )
+
+
+def _nowhere(
+    policy: PeerAuthentication, manifests: Manifests, index: WorkloadIndex
+) -> Iterator[Problem]:
+    """Where Namespaces are given, one that isn't among them may be misspelled."""
+    namespace = policy.namespace
+    given = sorted(name for name in manifests.namespaces if is_described(manifests, name))
+    if given and namespace not in given and not index.of_namespace(namespace):
+        yield _warning(
+            policy,
+            "metadata.namespace",
+            f"is {namespace}, and nothing else that is given is about that namespace",
+            f"those given are {_listed(given)}",
         )
 
 
