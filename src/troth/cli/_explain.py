@@ -26,6 +26,7 @@ from troth.errors import InputError, Problem
 from troth.explain import Derivation, explain
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import StateDirectory, call
+from troth.policy import KIND
 
 
 def register(app: typer.Typer) -> None:
@@ -63,12 +64,16 @@ def explain_command(
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> int:
-    """Say which mutual TLS mode holds for a workload's ports, and which policy decides, and why."""
+    """Say which mutual TLS mode holds for a workload's ports, and which policy decides, and why.
+
+    The exit code is 1 when a policy of the files given has an error: it could be one that counts.
+    """
     cluster = chosen_cluster(
         ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
     )
     root = root_namespace or ROOT_NAMESPACE
     domain = TrustDomain.parse(trust_domain or DEFAULT_TRUST_DOMAIN)
+    hidden = False
     if cluster:
         derivation = _in_cluster(cluster, workload, root, domain)
     elif files:
@@ -76,6 +81,7 @@ def explain_command(
         warn_of_errors(manifests.problems)
         name = full_name(workload, namespace)
         derivation = explain(manifests, name, root_namespace=root, trust_domain=domain)
+        hidden = any(name.startswith(f"{KIND} ") for name in manifests.refused)
     else:
         _only_with_files(root_namespace, trust_domain)
         (answer,) = call(StateDirectory().control, "explain", name=workload)
@@ -84,7 +90,7 @@ def explain_command(
         print_json(derivation.explanation)
     else:
         print_tables(render_derivation(derivation))
-    return 0
+    return 1 if hidden else 0
 
 
 def _in_cluster(
