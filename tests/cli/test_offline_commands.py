@@ -191,6 +191,24 @@ def test_plan_refuses_a_change_with_errors(
     assert 'spec.mtls.mode: is "strict"' in capsys.readouterr().err
 
 
+def test_plan_warns_of_a_policy_that_does_not_do_what_it_seems_to(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "-f", world, "--with", file("p.yaml", UNMATCHED), "-o", "json"]) == 0
+    captured = capsys.readouterr()
+    (warning,) = json.loads(captured.out)["warnings"]
+    assert warning["path"] == "spec.selector.matchLabels"
+    assert "warning: " in captured.err
+
+
+def test_explain_does_not_pass_while_a_policy_has_an_error(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["explain", "-f", world, "finance/web"]) == 0
+    assert run(["explain", "-f", world, "-f", file("p.yaml", BROKEN), "finance/web"]) == 1
+    assert "left out: " in capsys.readouterr().err
+
+
 def test_plan_does_not_pass_while_errors_hide_a_part(
     world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,6 +187,7 @@ def test_the_json_form_is_stable() -> None:
         ],
         "unencrypted": [],
         "problems": [],
+        "warnings": [],
     }
 
 

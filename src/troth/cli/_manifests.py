@@ -60,6 +60,12 @@ def warn_of_errors(problems: Iterable[Problem]) -> None:
             err.print(f"[yellow]left out:[/yellow] {escape(str(problem))}", soft_wrap=True)
 
 
+def pass_on_warnings(warnings: Iterable[Problem]) -> None:
+    """Say on standard error what isn't wrong, and hardly meant."""
+    for warning in warnings:
+        err.print(f"[yellow]warning:[/yellow] {escape(str(warning))}", soft_wrap=True)
+
+
 def _standard_input() -> bytes:
     data = sys.stdin.buffer.read(LARGEST_STDIN + 1)
     if len(data) > LARGEST_STDIN:

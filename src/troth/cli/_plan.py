@@ -24,6 +24,7 @@ from troth.cli._manifests import (
     FILES_HELP,
     ROOT_NAMESPACE,
     RootNamespaceOption,
+    pass_on_warnings,
     read_manifests,
     warn_of_errors,
 )
@@ -100,6 +101,7 @@ def plan_command(
         seen = _observed_in(cluster, report) if cluster else _observed()
         report = plan(current, planned, root_namespace=root_namespace, observed=seen)
     warn_of_errors(report.problems)
+    pass_on_warnings(report.warnings)
     if output is Output.JSON:
         print_json(report)
     else:

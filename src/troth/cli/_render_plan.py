@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from troth.cli._console import coloured, table
+from troth.cli._console import coloured, moment, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +92,7 @@ def _affected(what: str, affected: Affected) -> list[RenderableType]:
 
 
 def _seen(seen: Plaintext) -> str:
-    last = seen.last.isoformat(sep=" ", timespec="seconds")
-    return f"{seen.source}, {seen.count} times, last {last}"
+    return f"{seen.source}, {seen.count} times, last {moment(seen.last)}"
 
 
 def _mode(mode: Mode | None) -> str:

@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth.errors import Severity
 from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
+from troth.explain._validate import validate
 from troth.explain._workloads import belongs, tcp_ports
 from troth.policy import Mode, PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from troth.errors import Problem
     from troth.explain._observed import Plaintext
     from troth.policy import Decision
     from troth.sources import Manifests
@@ -65,7 +67,15 @@ def plan(
         breaks=breaks,
         unencrypted=tuple(comparison.unencrypted()),
         problems=tuple(each for each in planned.problems if each.severity is Severity.ERROR),
+        warnings=tuple(_new_warnings(current, planned, root_namespace)),
     )
+
+
+def _new_warnings(current: Manifests, planned: Manifests, root_namespace: str) -> Iterator[Problem]:
+    before = validate(current, root_namespace=root_namespace).problems
+    for each in validate(planned, root_namespace=root_namespace).problems:
+        if each.severity is Severity.WARNING and each not in before:
+            yield each
 
 
 class _State(NamedTuple):

@@ -71,6 +71,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         breaks: Connections that are accepted today and would be refused.
         unencrypted: Connections that are encrypted today and would pass in plaintext.
         problems: Errors of the manifests after the change. What they hide isn't in the plan.
+        warnings: What `validate` would find after the change and not before.
     """
 
     schema: Literal["troth/plan/v1"] = "troth/plan/v1"
@@ -79,3 +80,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     breaks: tuple[Affected, ...]
     unencrypted: tuple[Affected, ...]
     problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
