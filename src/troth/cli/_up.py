@@ -100,6 +100,8 @@ def up(
     began = time.monotonic()
     _handle_signals(_interrupt)
     mesh = outside.start(settings, detach=detach)
+    if not detach:
+        threading.Thread(target=_print_notices, args=(outside,), daemon=True).start()
     try:
         waiting = _wait(outside, timeout)
         _print_readiness(waiting, time.monotonic() - began)
@@ -160,9 +162,7 @@ def _unready(mesh: MeshStatus) -> tuple[str, ...]:
 
 
 def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
-    """Print what happens until the mesh ends or we are told to end it."""
-    follower = threading.Thread(target=_print_notices, args=(outside,), daemon=True)
-    follower.start()
+    """Wait until the mesh ends or we are told to end it."""
     try:
         err.print("Ctrl-C ends it. In another shell: troth status, troth events -f", style="dim")
         code = mesh.wait()
@@ -205,6 +205,9 @@ def _print_problems(outside: Outside) -> bool:
 
 
 def _print_notices(outside: Outside) -> None:
+    """Print what happens, from the beginning, until the mesh ends."""
+    while not outside.state.control.exists():
+        time.sleep(_POLL_SECONDS)
     try:
         for line in call(outside.state.control, "notices"):
             err.print(escape(line["notice"]), soft_wrap=True)
