@@ -184,6 +184,38 @@ async def nothing_behind_a_virtual_ip_is_refused_at_once(directory: Path) -> Non
                     exchange(datagrams)
 
 
+async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with pods(directory) as made:
+        client, _ = made["client"]
+        server, addresses = made["one"]
+        for family, virtual in enumerate((V4, V6)):
+            kind = socket.AF_INET6 if ":" in virtual else socket.AF_INET
+            for left in ([service()], []):  # not ready any more; the Service is gone, too
+                ready = service(Endpoint(addresses[family], 8080))
+                await apply_services(client, [ready], client="", captured=False)
+                with (
+                    _netns.socket_in(server, kind) as listener,
+                    _netns.socket_in(client, kind) as caller,
+                ):
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    listener.bind((addresses[family], 8080))
+                    listener.listen()
+                    listener.setblocking(False)
+                    caller.setblocking(False)
+                    await loop.sock_connect(caller, (virtual, 80))
+                    connection, _ = await loop.sock_accept(listener)
+                    with connection:
+                        await apply_services(client, left, client="", captured=False)
+                        for sender, receiver in ((caller, connection), (connection, caller)):
+                            await loop.sock_sendall(sender, b"still here")
+                            async with asyncio.timeout(10):
+                                assert await loop.sock_recv(receiver, 100) == b"still here"
+                if left:
+                    with pytest.raises(ConnectionRefusedError):
+                        await call(client, virtual)
+
+
 def exchange(datagrams: socket.socket) -> bytes:
     datagrams.send(b"x")
     return datagrams.recv(1)
@@ -208,6 +240,12 @@ async def udp_is_balanced_for_captured_pods(directory: Path) -> None:
             assert (data, peer[0]) == (b"question", client_addresses[0])
             server.sendto(b"answer", peer)
             assert caller.recv(100) == b"answer"
+            for left in ([service(protocol=Protocol.UDP)], []):
+                await apply_services(client, left, client="", captured=True)
+                caller.send(b"again")
+                assert server.recvfrom(100) == (b"again", peer)
+                server.sendto(b"still here", peer)
+                assert caller.recv(100) == b"still here"
 
 
 async def applying_again_replaces_and_touches_no_other_table(directory: Path) -> None:
@@ -232,6 +270,7 @@ SCENARIOS = [
     a_virtual_ip_reaches_every_endpoint,
     a_pod_reaches_itself_through_a_service,
     nothing_behind_a_virtual_ip_is_refused_at_once,
+    an_open_connection_outlives_the_last_endpoint,
     udp_is_balanced_for_captured_pods,
     applying_again_replaces_and_touches_no_other_table,
 ]

@@ -29,9 +29,9 @@ def service_rules(services: Iterable[Service], *, client: str, captured: bool) -
     """The whole table as one nftables transaction.
 
     A connection to a virtual IP goes to one of the port's endpoints of the same IP family, chosen
-    at random, or always the same one if the Service wants it so. What is left for a virtual IP
-    after that, because there is no endpoint or no such port, is rejected: a TCP reset, or an ICMP
-    port-unreachable.
+    at random, or always the same one if the Service wants it so. A new connection that is left for
+    a virtual IP after that, because there is no endpoint or no such port, is rejected: a TCP reset,
+    or an ICMP port-unreachable. One that is open keeps its endpoint for as long as that lives.
 
     Args:
         services: All Services of the mesh.
@@ -54,6 +54,8 @@ def service_rules(services: Iterable[Service], *, client: str, captured: bool) -
                     f"{service}:{port.name or port.number}",
                 )
             )
+    # Open connections are translated only while some rule asks for connection tracking; without an
+    # endpoint anywhere the balancing rules don't, so the refusing chain always does.
     rejected = [rule for address in virtual for rule in _reject(address)]
     return f"""\
 add table inet {TABLE}
@@ -64,6 +66,7 @@ table inet {TABLE} {{
 {_indented(balanced)}  }}
   chain refuse {{
     type filter hook output priority 0; policy accept;
+    ct state established,related accept
 {_indented(rejected)}  }}
 }}
 """
