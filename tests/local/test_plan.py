@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
@@ -10,9 +12,8 @@ from troth.local._plan import (
     plan_pods,
     resolve_services,
     same_process,
-    service_families,
 )
-from troth.mesh import ContainerPort, Endpoint, Pod, Protocol
+from troth.mesh import ContainerPort, Endpoint, Pod, Protocol, Service
 from troth.sources import (
     Container,
     Deployment,
@@ -22,6 +23,9 @@ from troth.sources import (
     ServiceSpec,
     Workload,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 APP = Container(
     name="app",
@@ -163,7 +167,8 @@ def service(*ports: ServicePortSpec, **changes: object) -> ServiceSpec:
 
 
 def endpoints(spec: ServiceSpec, *pods: RunningPod) -> list[tuple[Endpoint, ...]]:
-    services, problems = resolve_services([spec], ServiceAddresses(), pods)
+    both = msgspec.structs.replace(spec, ip_family_policy="PreferDualStack")
+    services, problems = resolve_services([both], ServiceAddresses(), pods)
     assert problems == ()
     return [port.endpoints for port in services["shop/web"].ports]
 
@@ -223,21 +228,71 @@ def test_a_service_leads_to_the_ready_pods_it_selects(
     assert endpoints(spec, *pods) == [expected]
 
 
+def addressed(spec: ServiceSpec, **options: tuple[str, ...]) -> Service:
+    services, problems = resolve_services([spec], ServiceAddresses(), [running("web-1")], **options)
+    assert problems == ()
+    return services["shop/web"]
+
+
+def families_of(addresses: Iterable[str]) -> list[str]:
+    return ["IPv6" if ":" in address else "IPv4" for address in addresses]
+
+
 @pytest.mark.parametrize(
-    ("families", "policy", "expected"),
+    ("fields", "expected"),
     [
-        pytest.param((), "", ("IPv4",), id="nothing asked for"),
-        pytest.param(("IPv6",), "", ("IPv6",), id="IPv6"),
-        pytest.param((), "PreferDualStack", ("IPv4", "IPv6"), id="both preferred"),
-        pytest.param(("IPv6",), "RequireDualStack", ("IPv6", "IPv4"), id="both, IPv6 first"),
-        pytest.param(("IPv6", "IPv4"), "RequireDualStack", ("IPv6", "IPv4"), id="both named"),
-        pytest.param(("IPv4",), "SingleStack", ("IPv4",), id="one"),
+        pytest.param({}, ["IPv4"], id="nothing asked for"),
+        pytest.param({"ip_families": ("IPv6",)}, ["IPv6"], id="IPv6"),
+        pytest.param({"ip_family_policy": "PreferDualStack"}, ["IPv4", "IPv6"], id="both"),
+        pytest.param({"cluster_ip": "fd74:726f:7468:96::7"}, ["IPv6"], id="an IPv6 address"),
+        pytest.param(
+            {"ip_families": ("IPv6",), "ip_family_policy": "RequireDualStack"},
+            ["IPv6", "IPv4"],
+            id="both, IPv6 first",
+        ),
     ],
 )
-def test_a_services_families_are_defaulted_as_the_api_server_does(
-    families: tuple[str, ...], policy: str, expected: tuple[str, ...]
+def test_a_service_has_virtual_ips_and_endpoints_of_its_own_families_alone(
+    fields: dict[str, object], expected: list[str]
 ) -> None:
-    assert service_families(service(ip_families=families, ip_family_policy=policy)) == expected
+    found = addressed(service(**fields))
+    assert families_of(found.cluster_ips) == expected
+    behind = families_of(each.address for each in found.ports[0].endpoints)
+    assert sorted(behind) == sorted(expected)
+
+
+def test_a_headless_service_publishes_no_ipv6_unless_asked() -> None:
+    assert addressed(service(cluster_ip="None")).ports[0].endpoints == FIRST[:1]
+    both = addressed(service(cluster_ip="None", ip_family_policy="PreferDualStack"))
+    assert both.ports[0].endpoints == FIRST
+
+
+def test_dual_stack_is_had_where_preferred_and_possible() -> None:
+    found = addressed(service(ip_family_policy="PreferDualStack"), families=("IPv4",))
+    assert families_of(found.cluster_ips) == ["IPv4"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"ip_family_policy": "RequireDualStack"}, "spec.ipFamilyPolicy"),
+        ({"ip_families": ("IPv6",)}, "spec.ipFamilies[0]"),
+    ],
+)
+def test_a_family_that_the_machine_lacks_is_a_problem_of_that_service_alone(
+    fields: dict[str, object], path: str
+) -> None:
+    services, problems = resolve_services(
+        [service(**fields), service(name="good")], ServiceAddresses(), [], families=("IPv4",)
+    )
+    assert list(services) == ["shop/good"]
+    assert [(each.subject, each.path) for each in problems] == [("Service shop/web", path)]
+
+
+def test_both_addresses_asked_for_are_given() -> None:
+    asked = ("10.96.0.9", "fd74:726f:7468:96::9")
+    spec = service(cluster_ips=asked, cluster_ip=asked[0], ip_family_policy="RequireDualStack")
+    assert addressed(spec).cluster_ips == asked
 
 
 def test_a_headless_service_has_endpoints_but_no_virtual_ip() -> None:
@@ -245,7 +300,7 @@ def test_a_headless_service_has_endpoints_but_no_virtual_ip() -> None:
         [service(cluster_ip="None")], ServiceAddresses(), [running("web-1")]
     )
     assert services["shop/web"].cluster_ips == ()
-    assert services["shop/web"].ports[0].endpoints == FIRST
+    assert services["shop/web"].ports[0].endpoints == FIRST[:1]
 
 
 def test_a_service_that_stands_for_a_dns_name_is_none_of_the_meshs() -> None:

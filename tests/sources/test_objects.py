@@ -197,6 +197,64 @@ def test_a_headless_service_needs_no_ports(read: Callable[..., Manifests]) -> No
             "type: Public, ports: [{port: 80}]",
             'spec.type: is "Public"; write one of ClusterIP, NodePort, LoadBalancer, ExternalName',
         ),
+        (
+            "ipFamilies: [IPv4, IPv4], ports: [{port: 80}]",
+            "spec.ipFamilies[1]: is IPv4 once more; name each family once",
+        ),
+        (
+            "ipFamilies: [IPv4, IPv6], ports: [{port: 80}]",
+            (
+                "spec.ipFamilyPolicy: is missing, so SingleStack, but there are two IP families; "
+                "write PreferDualStack or RequireDualStack"
+            ),
+        ),
+        (
+            "ipFamilyPolicy: SingleStack, clusterIPs: [10.0.0.1, 'fd00::1'], ports: [{port: 80}]",
+            (
+                "spec.ipFamilyPolicy: is SingleStack, but there are two clusterIPs; "
+                "write PreferDualStack or RequireDualStack"
+            ),
+        ),
+        (
+            "ipFamilies: [IPv6], clusterIP: 10.0.0.1, ports: [{port: 80}]",
+            (
+                "spec.clusterIP: is 10.0.0.1, but ipFamilies[0] is IPv6; "
+                "let addresses and families have the same order"
+            ),
+        ),
+        (
+            "clusterIPs: [10.0.0.1, 10.0.0.2], ports: [{port: 80}]",
+            "spec.clusterIPs: has several of one IP family; keep one of each",
+        ),
+        (
+            "clusterIPs: [10.0.0.1, None], ports: [{port: 80}]",
+            "spec.clusterIPs: has None beside an address; write None alone",
+        ),
+        (
+            "clusterIP: None, type: NodePort",
+            (
+                "spec.clusterIP: is None, which a NodePort Service can't be; "
+                "remove it, or let type be ClusterIP"
+            ),
+        ),
+        (
+            "type: ExternalName, externalName: a_b",
+            (
+                "spec.externalName: is \"a_b\"; use a-z, 0-9, '-' and '.', each part beginning "
+                "and ending with a letter or digit (RFC 1123 subdomain)"
+            ),
+        ),
+        (
+            "type: ExternalName, externalName: db.example, ipFamilies: [IPv4]",
+            "spec.ipFamilies: stands beside type ExternalName; remove it: it has no address",
+        ),
+        (
+            "type: ExternalName, externalName: 10.9.9.9",
+            (
+                'spec.externalName: is "10.9.9.9", which DNS takes for a name and nobody can '
+                "resolve; write a DNS name, or a Service with an EndpointSlice"
+            ),
+        ),
         ("type: ExternalName", "spec.externalName: is missing; write the DNS name it stands for"),
         (
             "selector: {app: a b}, ports: [{port: 80}]",
@@ -229,6 +287,37 @@ def test_a_doubtful_service_is_named_with_the_reason(
     spec: str, message: str, problems: Callable[[str], list[str]]
 ) -> None:
     assert problems(service(spec)) == [message]
+
+
+@pytest.mark.parametrize(
+    ("spec", "families"),
+    [
+        ("ports: [{port: 80}]", ("IPv4",)),
+        ("ports: [{port: 80}], ipFamilies: [IPv6]", ("IPv6",)),
+        ("ports: [{port: 80}], ipFamilyPolicy: PreferDualStack", ("IPv4", "IPv6")),
+        ("ports: [{port: 80}], clusterIP: 'fd00::7'", ("IPv6",)),
+        (
+            "ports: [{port: 80}], clusterIP: 'fd00::7', ipFamilyPolicy: RequireDualStack",
+            ("IPv6", "IPv4"),
+        ),
+        ("clusterIP: None, selector: {app: web}", ("IPv4",)),
+        ("clusterIP: None", ("IPv4", "IPv6")),
+        ("clusterIP: None, ipFamilyPolicy: SingleStack", ("IPv4",)),
+    ],
+)
+def test_families_are_defaulted_as_the_api_server_does(
+    spec: str, families: tuple[str, ...], read: Callable[..., Manifests]
+) -> None:
+    manifests = read(service(spec))
+    assert manifests.problems == ()
+    assert manifests.services["default/web"].families() == families
+
+
+def test_what_nobody_need_reach_has_both_families_on_any_machine(
+    read: Callable[..., Manifests],
+) -> None:
+    services = read(service("clusterIP: None")).services
+    assert services["default/web"].families(["IPv4"]) == ("IPv4", "IPv6")
 
 
 def test_ports_of_two_transports_may_share_a_number(read: Callable[..., Manifests]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from troth.errors import EnvironmentLackError, InputError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 AnyNetwork = IPv4Network | IPv6Network
 AnyAddress = IPv4Address | IPv6Address
@@ -100,34 +100,32 @@ class ServiceAddresses:
         self._held: dict[str, tuple[str, ...]] = {}
 
     def assign(
-        self, service: str, *, families: tuple[str, ...] = ("IPv4",), requested: str = ""
+        self, service: str, *, families: tuple[str, ...] = ("IPv4",), requested: Sequence[str] = ()
     ) -> tuple[str, ...]:
         """The virtual IPs of ``service``, the same as before unless the question has changed.
 
         Args:
             service: ``NAMESPACE/NAME``.
-            families: ``spec.ipFamilies``: ``IPv4``, ``IPv6`` or both, the primary one first.
-            requested: ``spec.clusterIP`` where it is an address; its family comes first then.
+            families: One address of each: ``IPv4``, ``IPv6`` or both, the primary one first.
+            requested: ``spec.clusterIPs`` where they are addresses, of the first families.
 
         Raises:
-            InputError: ``requested`` is no address, not of the range, or another Service's.
+            InputError: One of ``requested`` is not of the range, or another Service's.
             EnvironmentLackError: A range is used up.
         """
-        if requested:
-            primary = self._family_of(service, requested)
-            families = (primary, *(f for f in families if f != primary))
-            requested = str(ip_address(requested))
-        held = self._held.get(service, ())
-        if tuple(map(_family, held)) == families and (not requested or requested == held[0]):
-            return held
-        self.release(service)
+        wanted = [str(ip_address(each)) for each in requested]
+        held = {_family(address): address for address in self._held.get(service, ())}
+        wanted += [held.get(family, "") for family in families[len(wanted) :]]
+        for address in set(held.values()) - set(wanted):
+            self._pools[_family(address)].release(address)
+        kept = [address for address in held.values() if address in wanted]
+        self._held[service] = tuple(kept)
         addresses: list[str] = []
-        if requested:
-            self._claim(service, requested)
-            addresses.append(requested)
-        rest = families[len(addresses) :]
-        addresses.extend(self._pools[family].allocate() for family in rest)
-        self._held[service] = tuple(addresses)
+        for index, (family, address) in enumerate(zip(families, wanted, strict=True)):
+            if address and address not in kept:
+                self._claim(service, address, index)
+            addresses.append(address or self._pools[family].allocate())
+            self._held[service] = tuple(dict.fromkeys((*addresses, *kept)))
         return self._held[service]
 
     def release(self, service: str) -> None:
@@ -140,27 +138,19 @@ class ServiceAddresses:
         for gone in self._held.keys() - set(services):
             self.release(gone)
 
-    def _family_of(self, service: str, requested: str) -> str:
-        try:
-            return _family(requested)
-        except ValueError as error:
-            found = f"{requested!r} is no IP address"
-            raise self._refusal(service, found, "IPv4") from error
-
-    def _claim(self, service: str, requested: str) -> None:
+    def _claim(self, service: str, requested: str, index: int) -> None:
         family = _family(requested)
         if self._pools[family].claim(requested):
             return
         owner = next((name for name, ips in self._held.items() if requested in ips), None)
         found = f"{requested} is Service {owner}'s" if owner else f"{requested} is not available"
-        raise self._refusal(service, found, family)
-
-    def _refusal(self, service: str, found: str, family: str) -> InputError:
-        wanted = f"use a free address of {self._pools[family].network}, or leave it out"
         problem = Problem(
-            subject=f"Service {service}", path="spec.clusterIP", found=found, wanted=wanted
+            subject=f"Service {service}",
+            path=f"spec.clusterIPs[{index}]" if index else "spec.clusterIP",
+            found=found,
+            wanted=f"use a free address of {self._pools[family].network}, or leave it out",
         )
-        return InputError([problem])
+        raise InputError([problem])
 
 
 def _family(address: str) -> str:

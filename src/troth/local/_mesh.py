@@ -222,6 +222,7 @@ class LocalMesh:
                 RunningPod(pod=pods[sandbox.uid], template=sandbox.template)
                 for sandbox in self._sandboxes.values()
             ],
+            families=self._network.families,
         )
         self.world = World(
             trust_domain=self.agent.trust_domain,

@@ -54,6 +54,11 @@ class Network:
         """The node's addresses on the bridge, IPv4 first (``status.hostIPs`` of the pods)."""
         return tuple(pool.gateway for pool in self._pools)
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The IP families of the pods' addresses, ``IPv4`` first."""
+        return tuple(f"IPv{pool.network.version}" for pool in self._pools)
+
     async def start(self) -> None:
         """Makes the bridge and lets the node forward what pods send elsewhere.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -73,19 +74,20 @@ def same_process(one: PodTemplate, other: PodTemplate) -> bool:
     return _process(one) == _process(other)
 
 
-def service_families(spec: ServiceSpec) -> tuple[str, ...]:
-    """The IP families of a Service's virtual IPs, as the API server would default them."""
-    families = spec.ip_families or ("IPv4",)
-    if spec.ip_family_policy in {"PreferDualStack", "RequireDualStack"} and len(families) == 1:
-        other = "IPv6" if families[0] == "IPv4" else "IPv4"
-        return (*families, other)
-    return families
-
-
 def resolve_services(
-    specs: Iterable[ServiceSpec], addresses: ServiceAddresses, running: Iterable[RunningPod]
+    specs: Iterable[ServiceSpec],
+    addresses: ServiceAddresses,
+    running: Iterable[RunningPod],
+    *,
+    families: Sequence[str] = ("IPv4", "IPv6"),
 ) -> tuple[dict[str, Service], tuple[Problem, ...]]:
     """Give each Service its virtual IPs and its ready endpoints.
+
+    Args:
+        specs: The Services.
+        addresses: Where virtual IPs come from.
+        running: The pods that may be behind them.
+        families: The IP families that pods have addresses of, the default one first.
 
     Returns:
         Services by ``NAMESPACE/NAME``, and why others have no virtual IP.
@@ -101,17 +103,21 @@ def resolve_services(
         if spec.type == "ExternalName":
             continue
         key = f"{spec.namespace}/{spec.name}"
-        virtual: tuple[str, ...] = ()
+        own = spec.families(families)
+        try:
+            _check_families(spec, own, families)
+            virtual = (
+                ()
+                if spec.headless
+                else addresses.assign(key, families=own, requested=spec.requested_ips)
+            )
+        except InputError as error:
+            problems += (
+                msgspec.structs.replace(each, location=spec.location) for each in error.problems
+            )
+            continue
         if spec.headless:
             addresses.release(key)
-        else:
-            try:
-                virtual = addresses.assign(
-                    key, families=service_families(spec), requested=spec.cluster_ip
-                )
-            except InputError as error:
-                problems += error.problems
-                continue
         backends = [pod for pod in by_namespace.get(spec.namespace, ()) if _selects(spec, pod.pod)]
         services[key] = Service(
             namespace=spec.namespace,
@@ -122,13 +128,41 @@ def resolve_services(
                     number=port.number,
                     name=port.name,
                     protocol=port.protocol,
-                    endpoints=tuple(sorted(_endpoints(port, backends))),
+                    endpoints=tuple(sorted(_endpoints(port, backends, own))),
                 )
                 for port in spec.ports
             ),
             client_ip_affinity=spec.client_ip_affinity,
         )
     return services, tuple(problems)
+
+
+def _check_families(spec: ServiceSpec, own: Sequence[str], available: Sequence[str]) -> None:
+    """Refuse what this machine has no addresses for, as a cluster does that isn't dual-stack.
+
+    Raises:
+        InputError: It asks for such a family.
+    """
+    if spec.headless and not spec.selector:
+        return
+    problems = []
+    if spec.family_policy == "RequireDualStack" and len(available) == 1:
+        problems.append(("spec.ipFamilyPolicy", "is RequireDualStack", "write PreferDualStack"))
+    problems += [
+        (f"spec.ipFamilies[{index}]", f"is {family}", f"write {available[0]}, or leave it out")
+        for index, family in enumerate(own)
+        if family not in available
+    ]
+    if problems:
+        raise InputError(
+            Problem(
+                subject=f"Service {spec.namespace}/{spec.name}",
+                path=path,
+                found=f"{found}, but this machine's kernel has only {' and '.join(available)}",
+                wanted=wanted,
+            )
+            for path, found, wanted in problems
+        )
 
 
 def _instances(manifests: Manifests) -> Iterator[PodTemplate]:
@@ -148,13 +182,16 @@ def _selects(spec: ServiceSpec, pod: Pod) -> bool:
     return spec.selector.items() <= pod.labels.items()
 
 
-def _endpoints(port: ServicePortSpec, backends: Iterable[RunningPod]) -> Iterator[Endpoint]:
+def _endpoints(
+    port: ServicePortSpec, backends: Iterable[RunningPod], families: Sequence[str]
+) -> Iterator[Endpoint]:
     for backend in backends:
         target = _target(port, backend.template)
         if target is None:
             continue
         for address in backend.pod.addresses:
-            yield Endpoint(address, target)
+            if f"IPv{ip_address(address).version}" in families:
+                yield Endpoint(address, target)
 
 
 def _target(port: ServicePortSpec, template: PodTemplate) -> int | None:

@@ -1,26 +1,17 @@
-"""The objects beside pods: ConfigMap, Secret, ServiceAccount, Namespace, Service, and a policy."""
+"""Objects beside pods and Services: ConfigMap, Secret, ServiceAccount, Namespace, and a policy."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import re
 from typing import TYPE_CHECKING
 
 from troth._syntax import Rule, described, key_path
-from troth.mesh import Namespace, Protocol
+from troth.mesh import Namespace
 from troth.policy import PeerAuthentication, parse_peer_authentication
-from troth.sources import _api
-from troth.sources._containers import LAST_PORT, PORT_NAME
 from troth.sources._reader import Fields, Report
-from troth.sources._workloads import (
-    ConfigMap,
-    Secret,
-    ServiceAccount,
-    ServicePortSpec,
-    ServiceSpec,
-)
+from troth.sources._workloads import ConfigMap, Secret, ServiceAccount
 
 if TYPE_CHECKING:
     from troth.errors import Location
@@ -31,12 +22,6 @@ _DATA_KEY = Rule(
     longest=253,
     wanted="use a-z, A-Z, 0-9, '-', '_' and '.', and don't begin with '..'",
 )
-_SERVICE_WORDS = {
-    "type": ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
-    "sessionAffinity": ("None", "ClientIP"),
-    "ipFamilyPolicy": ("SingleStack", "PreferDualStack", "RequireDualStack"),
-}
-_FAMILIES = ("IPv4", "IPv6")
 
 
 class Source:
@@ -147,98 +132,3 @@ def _check_keys(fields: Fields, name: str, data: dict[str, str] | dict[str, byte
     for key in data:
         if flaw := _DATA_KEY.flaw(key):
             fields.error(name, f"has a key that {flaw[0]}", flaw[1])
-
-
-def parse_service(source: Source) -> ServiceSpec:
-    """A v1 Service."""
-    spec = source.top.fields("spec")
-    spec.only(_api.SERVICE_SPEC)
-    kind = _word(spec, "type", "ClusterIP")
-    cluster_ips = spec.strings("clusterIPs")
-    cluster_ip = spec.string("clusterIP") or next(iter(cluster_ips), "")
-    for path, address in ((spec.at("clusterIP"), cluster_ip), *_indexed(spec, "clusterIPs")):
-        if address not in ("", "None") and not _is_address(address):
-            spec.report.error(path, f"is {described(address)}", "write an IP, None or nothing")
-    if cluster_ips and cluster_ips[0] != cluster_ip:
-        spec.error("clusterIPs", "does not begin with clusterIP", "let the first be the same")
-    families = spec.strings("ipFamilies")
-    for path, family in _indexed(spec, "ipFamilies"):
-        if family not in _FAMILIES:
-            spec.report.error(path, f"is {described(family)}", "write IPv4 or IPv6")
-    if "sessionAffinityConfig" in spec:
-        wanted = "a client stays with an endpoint as long as that is usable"
-        spec.warn("sessionAffinityConfig", "has no effect", wanted)
-    external_name = spec.string("externalName")
-    if kind == "ExternalName" and not external_name:
-        spec.missing("externalName", "write the DNS name it stands for")
-    ports = tuple(_service_port(port) for port in spec.each("ports"))
-    _check_ports(spec, ports, optional=kind == "ExternalName" or cluster_ip == "None")
-    return ServiceSpec(
-        namespace=source.namespace,
-        name=source.name,
-        type=kind,
-        selector=spec.labels("selector"),
-        cluster_ip=cluster_ip,
-        cluster_ips=cluster_ips,
-        ip_families=families,
-        ip_family_policy=_word(spec, "ipFamilyPolicy", ""),
-        ports=ports,
-        publish_not_ready=spec.boolean("publishNotReadyAddresses"),
-        client_ip_affinity=_word(spec, "sessionAffinity", "None") == "ClientIP",
-        external_name=external_name,
-        location=source.location,
-    )
-
-
-def _word(fields: Fields, name: str, default: str) -> str:
-    value = fields.string(name, default)
-    if value != default and value not in _SERVICE_WORDS[name]:
-        words = ", ".join(_SERVICE_WORDS[name])
-        fields.error(name, f"is {described(value)}", f"write one of {words}")
-    return value
-
-
-def _indexed(fields: Fields, name: str) -> list[tuple[str, str]]:
-    return [
-        (f"{fields.at(name)}[{index}]", text) for index, text in enumerate(fields.strings(name))
-    ]
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return "%" not in text and bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False
-
-
-def _service_port(fields: Fields) -> ServicePortSpec:
-    if "port" not in fields:
-        fields.missing("port", f"write a port, 1 to {LAST_PORT}")
-    number = fields.integer("port", 1, low=1, high=LAST_PORT)
-    target: int | str
-    if isinstance(fields.value("targetPort"), str):
-        target = fields.string("targetPort", rule=PORT_NAME) or number
-    else:
-        target = fields.integer("targetPort", 0, high=LAST_PORT) or number
-    return ServicePortSpec(
-        number=number,
-        target=target,
-        name=fields.string("name", rule=PORT_NAME),
-        protocol=fields.choice("protocol", Protocol, Protocol.TCP),
-    )
-
-
-def _check_ports(spec: Fields, ports: tuple[ServicePortSpec, ...], *, optional: bool) -> None:
-    if not ports and not optional:
-        spec.missing("ports", "list at least one port")
-    seen: set[object] = set()
-    for port in ports:
-        for key, what in (
-            ((port.number, port.protocol), f"{port.number}/{port.protocol}"),
-            (port.name, f"named {described(port.name)}"),
-        ):
-            if key in seen and key:
-                spec.error("ports", f"has the port {what} twice", "keep one of them")
-            seen.add(key)
-    if len(ports) > 1 and not all(port.name for port in ports):
-        spec.error("ports", "has several ports, not all with a name", "name each of them")

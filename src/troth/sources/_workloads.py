@@ -7,8 +7,9 @@ them stand in the parsers beside this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from ipaddress import ip_address
 
 import msgspec
 
@@ -286,8 +287,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         selector: The pods behind it; empty means that none are chosen.
         cluster_ip: Empty to be given one, ``None`` (the word) for a headless Service, or an IP.
         cluster_ips: ``clusterIPs``, when it asks for particular ones.
-        ip_families: ``IPv4``, ``IPv6``; empty leaves it to the cluster.
-        ip_family_policy: ``SingleStack``, ``PreferDualStack``, ``RequireDualStack`` or empty.
+        ip_families: ``ipFamilies`` as written; `families` are those that it has.
+        ip_family_policy: ``ipFamilyPolicy`` as written; `family_policy` is the one in force.
         ports: What it offers.
         publish_not_ready: Endpoints count before they are ready (``publishNotReadyAddresses``).
         client_ip_affinity: ``sessionAffinity: ClientIP``.
@@ -313,3 +314,30 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     def headless(self) -> bool:
         """Whether it has no virtual IP, only its endpoints' addresses."""
         return self.cluster_ip == "None"
+
+    @property
+    def requested_ips(self) -> tuple[str, ...]:
+        """The virtual IPs that it asks for, the primary one first."""
+        if self.headless:
+            return ()
+        return self.cluster_ips or ((self.cluster_ip,) if self.cluster_ip else ())
+
+    @property
+    def family_policy(self) -> str:
+        """``ipFamilyPolicy`` as an API server defaults it (``initIPFamilyFields``)."""
+        unselective = "RequireDualStack" if self.headless and not self.selector else "SingleStack"
+        return self.ip_family_policy or unselective
+
+    def families(self, available: Sequence[str] = ("IPv4", "IPv6")) -> tuple[str, ...]:
+        """``ipFamilies`` as an API server defaults them: single-stack IPv4 unless asked otherwise.
+
+        Args:
+            available: The families that there are to have addresses of, the default one first.
+        """
+        inferred = [f"IPv{ip_address(each).version}" for each in self.requested_ips]
+        families = (*self.ip_families, *inferred[len(self.ip_families) :]) or (available[0],)
+        if self.family_policy == "SingleStack" or len(families) > 1:
+            return families
+        # Nobody has to be able to reach what a headless Service without a selector lists.
+        both = ("IPv4", "IPv6") if self.headless and not self.selector else available
+        return (*families, *(each for each in both if each not in families))
