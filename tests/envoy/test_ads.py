@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -154,6 +155,46 @@ async def test_a_directory_is_made_for_us_alone(run_dir: Path) -> None:
 async def test_a_socket_path_that_is_too_long_is_refused(run_dir: Path) -> None:
     with pytest.raises(EnvironmentLackError, match="longer than 107 bytes"):
         await AdsServer(run_dir / ("x" * 100)).start()
+
+
+async def test_a_stranger_is_told_nothing_and_who_is_admitted_is_served_all_the_while(
+    run_dir: Path,
+) -> None:
+    strangers: set[int] = set()
+    server = AdsServer(run_dir / "ads", admits=lambda peer: peer.pid not in strangers)
+    server.update(Snapshot.of([listener("one", 1)]))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"unix:{run_dir / 'ads'}") as channel:
+        envoy = Stream(channel)
+        await envoy.ask(LISTENER)
+        assert len((await envoy.take()).resources) == 1
+        stranger = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", ASK, str(run_dir / "ads"), LISTENER),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        strangers.add(stranger.pid)
+        said, _ = await stranger.communicate(b"go\n")
+        assert said == b"refused: UNAVAILABLE\n"
+        server.update(Snapshot.of([listener("one", 1), listener("two", 2)]))
+        assert len((await envoy.take()).resources) == 1
+        await envoy.leave()
+    await server.stop(0)
+
+
+ASK = """
+import sys, grpc
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+path, kind = sys.argv[1:]
+sys.stdin.readline()
+with grpc.insecure_channel(f"unix:{path}") as channel:
+    stub = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel)
+    request = discovery_pb2.DeltaDiscoveryRequest(type_url=kind)
+    try:
+        print("told", next(iter(stub.DeltaAggregatedResources(iter([request])))))
+    except grpc.RpcError as error:
+        print("refused:", error.code().name)
+"""
 
 
 async def test_nothing_is_settled_without_an_envoy(server: AdsServer) -> None:

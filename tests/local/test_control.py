@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import stat
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from troth._peers import Peer, is_our_user
 from troth.errors import EnvironmentLackError, InputError, PeerError, Problem
-from troth.local._control import Answer, ControlServer, call
+from troth.local._control import Answer, ControlServer, call, from_outside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,13 +32,13 @@ async def _ask(path: Path, op: str, **arguments: object) -> list[dict[str, Any]]
 
 async def test_an_answer_comes_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {"numbers": _numbers}).serving():
+    async with ControlServer(path, {"numbers": _numbers}, admits=is_our_user).serving():
         assert await _ask(path, "numbers", count=3) == [{"number": n} for n in range(3)]
 
 
 async def test_the_socket_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {}).serving():
+    async with ControlServer(path, {}, admits=is_our_user).serving():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
 
@@ -68,7 +70,7 @@ async def test_an_error_is_told_once_and_in_full(
         raise error
 
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {"fail": fail}).serving():
+    async with ControlServer(path, {"fail": fail}, admits=is_our_user).serving():
         with pytest.raises(PeerError) as refused:
             await _ask(path, "fail")
     assert str(refused.value) == text
@@ -87,7 +89,7 @@ async def test_a_mesh_that_ends_without_an_answer_is_named(tmp_path: Path) -> No
 
 async def test_a_request_nobody_answers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {"numbers": _numbers}).serving():
+    async with ControlServer(path, {"numbers": _numbers}, admits=is_our_user).serving():
         with pytest.raises(PeerError, match="not a request: 'other'"):
             await _ask(path, "other")
 
@@ -124,7 +126,7 @@ async def test_what_is_no_request_is_refused_and_the_next_one_is_served(
     tmp_path: Path, request_line: bytes
 ) -> None:
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {"numbers": _numbers}).serving():
+    async with ControlServer(path, {"numbers": _numbers}, admits=is_our_user).serving():
         answer = await _say(path, request_line)
         assert answer.startswith(b'{"error":"not a request')
         assert answer.count(b"\n") == 1
@@ -143,7 +145,7 @@ async def test_the_answer_to_a_client_that_went_away_is_ended(tmp_path: Path) ->
             ended.set()
 
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {"endless": endless}).serving():
+    async with ControlServer(path, {"endless": endless}, admits=is_our_user).serving():
         _, writer = await asyncio.open_unix_connection(path)
         writer.write(b'{"op": "endless"}\n')
         await begun.wait()
@@ -159,7 +161,7 @@ async def test_answers_that_go_on_end_with_the_server_and_the_socket_is_gone(
         await asyncio.Event().wait()
 
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {"endless": endless}).serving():
+    async with ControlServer(path, {"endless": endless}, admits=is_our_user).serving():
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b'{"op": "endless"}\n')
         assert await reader.readline() == b'{"begun":true}\n'
@@ -175,7 +177,9 @@ async def test_a_bug_in_an_answer_is_told_without_its_inside_and_ends_nothing_el
         yield {"secret": 1 / 0}
 
     path = tmp_path / "control.sock"
-    async with ControlServer(path, {"buggy": buggy, "numbers": _numbers}).serving():
+    async with ControlServer(
+        path, {"buggy": buggy, "numbers": _numbers}, admits=is_our_user
+    ).serving():
         with pytest.raises(PeerError, match="an internal error") as refused:
             await _ask(path, "buggy")
         assert "ZeroDivisionError" not in str(refused.value)
@@ -197,6 +201,18 @@ async def test_whoever_sees_the_socket_may_ask(tmp_path: Path) -> None:
     for _ in range(100):
         asker = threading.Thread(target=ask_at_once)
         asker.start()
-        async with ControlServer(path, {"numbers": _numbers}).serving():
+        async with ControlServer(path, {"numbers": _numbers}, admits=is_our_user).serving():
             await asyncio.to_thread(asker.join)
     assert answers == [{"number": 0}] * 100
+
+
+async def test_who_is_in_the_meshs_own_pid_namespace_is_not_answered(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    async with ControlServer(path, {"numbers": _numbers}).serving():
+        with pytest.raises(PeerError, match="only outside of the mesh"):
+            await _ask(path, "numbers", count=1)
+
+
+def test_who_is_another_user_is_not_answered() -> None:
+    assert from_outside(Peer(pid=0, uid=os.geteuid()))
+    assert not from_outside(Peer(pid=0, uid=os.geteuid() + 1))

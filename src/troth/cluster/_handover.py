@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import structlog
 
+from troth._peers import Peer, is_our_user
 from troth.errors import PeerError
 from troth.mesh import Connection
 
@@ -86,6 +87,11 @@ class Successors:
                 writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer.of(writer.get_extra_info("socket"))
+        if not is_our_user(peer):
+            _log.error("a stranger asked for the node and is refused", pid=peer.pid, uid=peer.uid)
+            writer.close()
+            return
         self._connected.add(writer)
         try:
             if await reader.readline() != _TAKE:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from troth import _log as logs
+from troth._memory import keep_private
 from troth._program import run_until_stopped
 from troth.cluster._node import ClusterNode
 from troth.errors import TrothError
@@ -35,6 +36,7 @@ def run_node(settings: NodeSettings) -> int:
     """
     logs.configure()
     _raise_file_limit()
+    keep_private()
     failures: list[BaseException] = []
     try:
         config = program_config(settings.kubeconfig, otherwise="name a file with --kubeconfig")

@@ -1,5 +1,6 @@
 """The delta ADS server: a gRPC service on a Unix socket that only the agent's own user can open.
 
+What it tells includes private keys, so it also asks the kernel who has connected.
 The protocol itself is `DeltaStream`'s; here are the socket, the tasks and the clock.
 """
 
@@ -16,14 +17,17 @@ import grpc
 import structlog
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
+from troth._peers import is_our_user, shut_out
 from troth.envoy._delta import DeltaStream, Reaction, Response
 from troth.envoy._snapshot import Snapshot
 from troth.envoy._status import AdsStatus, Nack
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
+
+    from troth._peers import Peer
 
 _MAX_SOCKET_PATH = 107  # sun_path's 108 bytes less the NUL
 _MAX_REQUEST = 64 * 1024 * 1024  # after a reconnect Envoy lists all that it has in one request
@@ -66,6 +70,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         path: Path,
         *,
         observer: AdsObserver | None = None,
+        admits: Callable[[Peer], bool] = is_our_user,
         retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         """Prepare a server.
@@ -74,10 +79,12 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             path: The socket, at most 107 bytes long. Its directory is made with mode 0700 if it
                 doesn't exist.
             observer: Told of every ACK and NACK.
+            admits: Whether a process that has connected may be told anything.
             retry_seconds: How long after a NACK Envoy has to try the same again.
         """
         self._path = path
         self._observer = observer
+        self._admits = admits
         self._retry_seconds = retry_seconds
         self._snapshot = Snapshot()
         self._updated_at: float | None = None
@@ -169,6 +176,10 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self, requests: AsyncIterator[Any], context: Any
     ) -> None:
         """Serve one stream until either side ends it."""
+        if refused := shut_out(self._path, self._admits):
+            _log.error("a stranger connected to the ADS server and is refused", connections=refused)
+            # Whose stream this is can't be told. Envoy, if it is Envoy's, opens another one.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "try again")
         stream = _Stream(self._snapshot, context)
         self._streams.append(stream)
         _log.debug("Envoy connected to the ADS server")

@@ -1,5 +1,8 @@
 """How the `troth` command talks to a running mesh: JSON lines over a Unix socket, 0600.
 
+The command is outside of the mesh's PID namespace, and every container is in it: that tells who may
+ask.
+
 A connection carries one request and then its answer: one line, or as many as come until either
 side closes. A line ``{"error": ..., "peer": ..., "remedy": ...}`` ends the answer; only the
 first of the three is always there.
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from troth._peers import Peer, is_our_user
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 
 if TYPE_CHECKING:
@@ -32,6 +36,11 @@ Handler = Callable[[Mapping[str, Any]], Answer]
 _log = structlog.get_logger(__name__)
 
 
+def from_outside(peer: Peer) -> bool:
+    """Whether it is a process of the mesh's user, and none of the mesh's own."""
+    return is_our_user(peer) and peer.pid == 0
+
+
 async def one(answer: Awaitable[Any]) -> Answer:
     """An answer of one line."""
     yield await answer
@@ -43,9 +52,17 @@ class ControlServer:
     Args:
         path: The socket, made 0600 inside a 0700 directory.
         handlers: For each ``op`` what yields the answer's lines.
+        admits: Who may ask.
     """
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        handlers: Mapping[str, Handler],
+        *,
+        admits: Callable[[Peer], bool] = from_outside,
+    ) -> None:
+        self._admits = admits
         self._path = path
         self._handlers = handlers
         self._connections: set[asyncio.Task[None]] = set()
@@ -93,8 +110,14 @@ class ControlServer:
             writer.write(msgspec.json.encode(value) + b"\n")
             await writer.drain()
 
+        peer = Peer.of(writer.get_extra_info("socket"))
         try:
-            request = msgspec.json.decode(await reader.readline(), type=dict[str, Any])
+            asked = await reader.readline()  # what isn't read would reset the answer
+            if not self._admits(peer):
+                _log.warning("a request that doesn't come from outside is refused", pid=peer.pid)
+                await send({"error": "it is answered only outside of the mesh"})
+                return
+            request = msgspec.json.decode(asked, type=dict[str, Any])
             handler = self._handlers[request["op"]]
         except (ValueError, KeyError, TypeError) as error:
             await send({"error": f"not a request: {error}"})

@@ -14,6 +14,7 @@ import structlog
 
 from troth._exposition import serving
 from troth._log import configure as configure_logs
+from troth._memory import keep_private
 from troth._signals import ENDING
 from troth.errors import TrothError
 from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
@@ -42,6 +43,7 @@ def run_mesh(path: Path) -> int:
     """
     configure_logs()
     _raise_file_limit()
+    keep_private()
     state = StateDirectory(path)
     failures: list[BaseException] = []
     try:

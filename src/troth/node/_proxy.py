@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth._peers import is_our_user
 from troth.envoy import (
     AccessLogPipe,
     AdsServer,
@@ -21,6 +22,7 @@ from troth.envoy import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from troth._peers import Peer
     from troth.node._metrics import NodeMetrics
     from troth.node._paths import NodePaths
 
@@ -50,7 +52,7 @@ class Proxy:
         limits: Limits,
         metrics: NodeMetrics | None = None,
     ) -> None:
-        self.ads = AdsServer(paths.ads, observer=metrics)
+        self.ads = AdsServer(paths.ads, observer=metrics, admits=self._is_envoy)
         self.overflows = OverflowWatch(paths.admin)
         self._limits = limits
         self._node_name = node_name
@@ -82,6 +84,10 @@ class Proxy:
             finally:
                 await self._process.stop()
                 await self.ads.stop()
+
+    def _is_envoy(self, peer: Peer) -> bool:
+        """Whether it is the process that we started; its number is nobody else's while it runs."""
+        return is_our_user(peer) and peer.pid == self._process.pid
 
     def _write_bootstrap(self) -> None:
         document = bootstrap(
