@@ -8,15 +8,20 @@ import pytest
 from troth.errors import Problem, Severity
 from troth.local._addresses import ServiceAddresses
 from troth.local._plan import (
+    Published,
+    Resolution,
     RunningPod,
     plan_pods,
-    resolve_services,
+    resolve,
     same_process,
 )
 from troth.mesh import ContainerPort, Endpoint, Pod, Protocol, Service
 from troth.sources import (
     Container,
     Deployment,
+    EndpointPort,
+    EndpointSliceSpec,
+    EndpointSpec,
     Manifests,
     PodTemplate,
     ServicePortSpec,
@@ -166,11 +171,25 @@ def service(*ports: ServicePortSpec, **changes: object) -> ServiceSpec:
     return msgspec.structs.replace(spec, **changes)
 
 
+def resolved(
+    *specs: ServiceSpec,
+    pods: Iterable[RunningPod] = (),
+    addresses: ServiceAddresses | None = None,
+    slices: Iterable[EndpointSliceSpec] = (),
+    families: tuple[str, ...] = ("IPv4", "IPv6"),
+) -> Resolution:
+    manifests = Manifests(
+        services={f"shop/{spec.name}": spec for spec in specs},
+        endpoint_slices={str(number): each for number, each in enumerate(slices)},
+    )
+    return resolve(manifests, addresses or ServiceAddresses(), pods, families=families)
+
+
 def endpoints(spec: ServiceSpec, *pods: RunningPod) -> list[tuple[Endpoint, ...]]:
     both = msgspec.structs.replace(spec, ip_family_policy="PreferDualStack")
-    services, problems = resolve_services([both], ServiceAddresses(), pods)
-    assert problems == ()
-    return [port.endpoints for port in services["shop/web"].ports]
+    found = resolved(both, pods=pods)
+    assert found.problems == ()
+    return [port.endpoints for port in found.services["shop/web"].ports]
 
 
 FIRST = (Endpoint("10.244.0.1", 8080), Endpoint("fd74::1", 8080))
@@ -228,10 +247,10 @@ def test_a_service_leads_to_the_ready_pods_it_selects(
     assert endpoints(spec, *pods) == [expected]
 
 
-def addressed(spec: ServiceSpec, **options: tuple[str, ...]) -> Service:
-    services, problems = resolve_services([spec], ServiceAddresses(), [running("web-1")], **options)
-    assert problems == ()
-    return services["shop/web"]
+def addressed(spec: ServiceSpec, families: tuple[str, ...] = ("IPv4", "IPv6")) -> Service:
+    found = resolved(spec, pods=[running("web-1")], families=families)
+    assert found.problems == ()
+    return found.services["shop/web"]
 
 
 def families_of(addresses: Iterable[str]) -> list[str]:
@@ -282,11 +301,9 @@ def test_dual_stack_is_had_where_preferred_and_possible() -> None:
 def test_a_family_that_the_machine_lacks_is_a_problem_of_that_service_alone(
     fields: dict[str, object], path: str
 ) -> None:
-    services, problems = resolve_services(
-        [service(**fields), service(name="good")], ServiceAddresses(), [], families=("IPv4",)
-    )
-    assert list(services) == ["shop/good"]
-    assert [(each.subject, each.path) for each in problems] == [("Service shop/web", path)]
+    found = resolved(service(**fields), service(name="good"), families=("IPv4",))
+    assert list(found.services) == ["shop/good"]
+    assert [(each.subject, each.path) for each in found.problems] == [("Service shop/web", path)]
 
 
 def test_both_addresses_asked_for_are_given() -> None:
@@ -296,38 +313,158 @@ def test_both_addresses_asked_for_are_given() -> None:
 
 
 def test_a_headless_service_has_endpoints_but_no_virtual_ip() -> None:
-    services, _ = resolve_services(
-        [service(cluster_ip="None")], ServiceAddresses(), [running("web-1")]
-    )
-    assert services["shop/web"].cluster_ips == ()
-    assert services["shop/web"].ports[0].endpoints == FIRST[:1]
-
-
-def test_a_service_that_stands_for_a_dns_name_is_none_of_the_meshs() -> None:
-    spec = service(type="ExternalName", external_name="db.example")
-    assert resolve_services([spec], ServiceAddresses(), []) == ({}, ())
+    found = addressed(service(cluster_ip="None"))
+    assert found.cluster_ips == ()
+    assert found.ports[0].endpoints == FIRST[:1]
 
 
 def test_a_service_keeps_its_virtual_ip_while_others_come_and_go() -> None:
     addresses = ServiceAddresses()
-    before, _ = resolve_services([service()], addresses, [])
-    resolve_services([service(name="aaa"), service()], addresses, [])
-    after, _ = resolve_services([service()], addresses, [running("web-1")])
-    assert before["shop/web"].cluster_ips == after["shop/web"].cluster_ips != ()
+    before = resolved(service(), addresses=addresses)
+    resolved(service(name="aaa"), service(), addresses=addresses)
+    after = resolved(service(), addresses=addresses, pods=[running("web-1")])
+    kept = before.services["shop/web"].cluster_ips
+    assert kept == after.services["shop/web"].cluster_ips != ()
 
 
 def test_a_virtual_ip_that_another_service_has_is_a_problem_of_that_service_alone() -> None:
-    specs = [service(cluster_ip="10.96.0.20"), service(name="late", cluster_ip="10.96.0.20")]
-    services, problems = resolve_services(specs, ServiceAddresses(), [])
-    assert list(services) == ["shop/web"]
-    assert [problem.subject for problem in problems] == ["Service shop/late"]
+    found = resolved(
+        service(cluster_ip="10.96.0.20"), service(name="late", cluster_ip="10.96.0.20")
+    )
+    assert list(found.services) == ["shop/web"]
+    assert [problem.subject for problem in found.problems] == ["Service shop/late"]
 
 
 def test_the_virtual_ip_of_a_service_that_is_gone_is_free_for_another() -> None:
     addresses = ServiceAddresses()
-    resolve_services([service(cluster_ip="10.96.0.20")], addresses, [])
-    services, problems = resolve_services(
-        [service(name="heir", cluster_ip="10.96.0.20")], addresses, []
+    resolved(service(cluster_ip="10.96.0.20"), addresses=addresses)
+    found = resolved(service(name="heir", cluster_ip="10.96.0.20"), addresses=addresses)
+    assert found.problems == ()
+    assert found.services["shop/heir"].cluster_ips == ("10.96.0.20",)
+
+
+# What manifests put behind a service.
+
+
+def in_slice(*endpoints: EndpointSpec, **changes: object) -> EndpointSliceSpec:
+    made = EndpointSliceSpec(
+        namespace="shop",
+        name="web-1",
+        service="web",
+        family="IPv4",
+        ports=(EndpointPort(number=8080),),
+        endpoints=endpoints,
     )
-    assert problems == ()
-    assert services["shop/heir"].cluster_ips == ("10.96.0.20",)
+    return msgspec.structs.replace(made, **changes)
+
+
+UNSELECTIVE = service(selector={})
+OUTSIDE = EndpointSpec(address="192.0.2.9")
+
+
+def behind(found: Resolution) -> list[Endpoint]:
+    return list(found.services["shop/web"].ports[0].endpoints)
+
+
+def test_a_service_without_a_selector_leads_to_what_its_slices_hold() -> None:
+    more = in_slice(EndpointSpec(address="192.0.2.10"), ports=(EndpointPort(number=9090),))
+    found = resolved(UNSELECTIVE, slices=[in_slice(OUTSIDE), more])
+    assert behind(found) == [Endpoint("192.0.2.10", 9090), Endpoint("192.0.2.9", 8080)]
+    assert found.published["shop/web"] == (
+        Published(address="192.0.2.10"),
+        Published(address="192.0.2.9"),
+    )
+
+
+def test_ports_of_a_slice_go_by_name() -> None:
+    ports = (ServicePortSpec(number=80, target=1, name="http"),)
+    named = in_slice(OUTSIDE, ports=(EndpointPort(number=8080, name="http"),))
+    assert behind(resolved(service(*ports, selector={}), slices=[named])) == [
+        Endpoint("192.0.2.9", 8080)
+    ]
+    found = resolved(service(*ports, selector={}), slices=[in_slice(OUTSIDE)])
+    assert behind(found) == []
+    (problem,) = found.problems
+    assert problem.found == (
+        "has the TCP port 8080 without a name, which Service shop/web doesn't have"
+    )
+
+
+def test_an_endpoint_that_is_not_ready_is_left_out_and_unpublished() -> None:
+    found = resolved(
+        UNSELECTIVE, slices=[in_slice(OUTSIDE, EndpointSpec(address="192.0.2.8", ready=False))]
+    )
+    assert behind(found) == [Endpoint("192.0.2.9", 8080)]
+    assert found.published["shop/web"] == (Published(address="192.0.2.9"),)
+
+
+def test_what_ends_but_serves_is_used_when_nothing_is_ready() -> None:
+    ending = EndpointSpec(address="192.0.2.8", ready=False, serving=True, terminating=True)
+    assert behind(resolved(UNSELECTIVE, slices=[in_slice(ending)])) == [Endpoint("192.0.2.8", 8080)]
+
+
+def test_a_slice_stands_beside_the_pods_that_a_selector_chooses() -> None:
+    found = resolved(service(), pods=[running("web-1")], slices=[in_slice(OUTSIDE)])
+    assert behind(found) == [*FIRST[:1], Endpoint("192.0.2.9", 8080)]
+    assert found.problems == ()
+
+
+def test_a_slice_of_the_selectors_controller_is_left_out_with_a_warning() -> None:
+    found = resolved(
+        service(), pods=[running("web-1")], slices=[in_slice(OUTSIDE, by_controller=True)]
+    )
+    assert behind(found) == [*FIRST[:1]]
+    (problem,) = found.problems
+    assert "whose selector replaces it" in problem.found
+
+
+def test_a_slice_of_a_family_that_the_service_lacks_is_left_out_with_a_warning() -> None:
+    v6 = in_slice(EndpointSpec(address="2001:db8::9"), family="IPv6")
+    found = resolved(UNSELECTIVE, slices=[v6])
+    assert behind(found) == []
+    (problem,) = found.problems
+    assert problem.path == "addressType"
+    both = service(selector={}, ip_family_policy="PreferDualStack")
+    assert behind(resolved(both, slices=[v6])) == [Endpoint("2001:db8::9", 8080)]
+
+
+def test_a_pod_has_a_name_below_the_headless_service_that_is_its_subdomain() -> None:
+    pod = running("web-1")
+    named = msgspec.structs.replace(pod.template, hostname="first", subdomain="web")
+    elsewhere = msgspec.structs.replace(pod.template, hostname="first", subdomain="other")
+    for template, hostname in ((named, "first"), (elsewhere, ""), (pod.template, "")):
+        found = resolved(
+            service(cluster_ip="None"), pods=[msgspec.structs.replace(pod, template=template)]
+        )
+        assert found.published["shop/web"] == (Published(address="10.244.0.1", hostname=hostname),)
+
+
+def test_a_headless_service_without_ports_publishes_addresses() -> None:
+    portless = msgspec.structs.replace(service(cluster_ip="None"), ports=())
+    found = resolved(portless, pods=[running("web-1")])
+    assert found.published["shop/web"] == (Published(address="10.244.0.1"),)
+
+
+def external(name: str, target: str) -> ServiceSpec:
+    return service(name=name, type="ExternalName", external_name=target)
+
+
+def test_an_alias_is_a_name_and_nothing_that_is_balanced() -> None:
+    found = resolved(external("db", "DB.example."))
+    assert (found.services, found.problems) == ({}, ())
+    assert found.aliases == {"shop/db": "db.example"}
+
+
+def test_aliases_in_a_circle_are_refused_and_no_others() -> None:
+    found = resolved(
+        external("a", "b.shop.svc.cluster.local"),
+        external("b", "a.shop.svc.cluster.local"),
+        external("good", "web.shop.svc.cluster.local"),
+        service(),
+    )
+    assert found.aliases == {"shop/good": "web.shop.svc.cluster.local"}
+    wanted = "name something else than a Service of type ExternalName"
+    assert [(each.subject, each.found, each.wanted) for each in found.problems] == [
+        ("Service shop/a", "leads round in a circle: shop/a → shop/b → shop/a", wanted),
+        ("Service shop/b", "leads round in a circle: shop/b → shop/a → shop/b", wanted),
+    ]

@@ -8,8 +8,11 @@ import pytest
 from troth.errors import Severity
 from troth.mesh import ContainerPort, Protocol
 from troth.sources import (
+    DnsConfig,
+    DnsPolicy,
     EnvFrom,
     EnvVar,
+    HostAlias,
     HttpGet,
     KeyRef,
     Manifests,
@@ -23,6 +26,9 @@ from troth.sources import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+LONG_DOMAINS = [f"{'a' * 60}.{'b' * 60}.d{number}" for number in range(20)]
 
 
 def pod(container: str = "", spec: str = "", metadata: str = "") -> str:
@@ -56,6 +62,112 @@ def test_a_pod_has_the_defaults_of_the_api(read: Callable[..., Manifests]) -> No
     assert not template.host_network
     assert (template.owner, template.owner_kind) == ("", "")
     assert template.containers[0].readiness is None
+
+
+def test_names_and_how_others_are_looked_up_are_read(read: Callable[..., Manifests]) -> None:
+    manifests = read(
+        pod(
+            spec="hostname: first\nsubdomain: web\nsetHostnameAsFQDN: true\n"
+            "hostAliases: [{ip: 10.9.9.9, hostnames: [old.example, older.example]}]\n"
+            "dnsPolicy: None\n"
+            "dnsConfig: {nameservers: [10.9.9.9], searches: [corp.example, _a.b, .], "
+            "options: [{name: ndots, value: '2'}, {name: edns0}]}"
+        )
+    )
+    assert manifests.problems == ()
+    template = manifests.pods["default/web"]
+    assert (template.hostname, template.subdomain, template.fqdn_as_hostname) == (
+        "first",
+        "web",
+        True,
+    )
+    assert template.host_aliases == (
+        HostAlias(ip="10.9.9.9", hostnames=("old.example", "older.example")),
+    )
+    assert template.dns == DnsConfig(
+        policy=DnsPolicy.NONE,
+        nameservers=("10.9.9.9",),
+        searches=("corp.example", "_a.b", "."),
+        options=(("ndots", "2"), ("edns0", "")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "hostAliases: [{hostnames: [a]}]",
+            "spec.hostAliases[0].ip: is missing; write the IP that the names stand for",
+        ),
+        (
+            "hostAliases: [{ip: old.example, hostnames: [a]}]",
+            'spec.hostAliases[0].ip: is "old.example"; write an IP',
+        ),
+        (
+            "hostAliases: [{ip: 10.9.9.9, hostnames: ['a b']}]",
+            (
+                "spec.hostAliases[0].hostnames[0]: is \"a b\"; use a-z, 0-9, '-' and '.', each "
+                "part beginning and ending with a letter or digit (RFC 1123 subdomain)"
+            ),
+        ),
+        (
+            "dnsPolicy: Cluster",
+            (
+                'spec.dnsPolicy: is "Cluster"; write one of ClusterFirst, '
+                "ClusterFirstWithHostNet, Default, None"
+            ),
+        ),
+        (
+            "dnsPolicy: None",
+            (
+                "spec.dnsConfig.nameservers: is missing; "
+                "name one, as dnsPolicy None leaves the pod without any"
+            ),
+        ),
+        (
+            "dnsConfig: {nameservers: [dns.example]}",
+            'spec.dnsConfig.nameservers[0]: is "dns.example"; write an IP',
+        ),
+        (
+            "dnsConfig: {nameservers: [10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4]}",
+            "spec.dnsConfig.nameservers: has 4 of them; give no more than 3",
+        ),
+        (
+            f"dnsConfig: {{searches: [{', '.join(f'd{n}.example' for n in range(33))}]}}",
+            "spec.dnsConfig.searches: has 33 of them; give no more than 32",
+        ),
+        (
+            f"dnsConfig: {{searches: [{', '.join(LONG_DOMAINS)}]}}",
+            "spec.dnsConfig.searches: has more than 2048 characters; leave some out",
+        ),
+        (
+            "dnsConfig: {searches: ['a b']}",
+            'spec.dnsConfig.searches[0]: is "a b"; write a DNS domain such as corp.example',
+        ),
+        (
+            "dnsConfig: {options: [{value: '2'}]}",
+            "spec.dnsConfig.options[0].name: is missing; name the option, such as ndots",
+        ),
+        (
+            'dnsConfig: {options: [{name: "ndots\\nnameserver"}]}',
+            (
+                'spec.dnsConfig.options[0].name: is "ndots\\nnameserver"; '
+                "write one word, as in resolv.conf(5)"
+            ),
+        ),
+        (
+            "dnsConfig: {servers: []}",
+            (
+                "spec.dnsConfig.servers: is an unknown field and has no effect; "
+                "did you mean nameservers?"
+            ),
+        ),
+    ],
+)
+def test_bad_names_and_ways_to_look_them_up_are_named_with_the_reason(
+    spec: str, message: str, problems: Callable[[str], list[str]]
+) -> None:
+    assert problems(pod(spec=spec)) == [message]
 
 
 def test_every_field_of_a_container_is_read(read: Callable[..., Manifests]) -> None:

@@ -8,6 +8,7 @@ from troth.errors import Problem, Severity
 from troth.explain._workloads import WorkloadIndex, is_described, tcp_ports
 from troth.mesh import MESH_LABEL
 from troth.policy import KIND, Mode, lint_policies
+from troth.sources import service_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +20,8 @@ _MOST_NAMED = 5
 
 
 def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
-    """Warnings about policies that don't do what they seem to."""
+    """What only shows when objects are seen together: mostly policies that are surely not meant."""
+    yield from service_problems(manifests)
     policies = tuple(manifests.policies.values())
     yield from lint_policies(
         policies,

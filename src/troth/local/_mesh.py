@@ -17,7 +17,7 @@ import structlog
 from troth.errors import TrothError
 from troth.local._addresses import ServiceAddresses
 from troth.local._hosts import host_nameservers
-from troth.local._plan import PodPlan, RunningPod, plan_pods, resolve_services, same_process
+from troth.local._plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
 from troth.local._sandbox import NODE_NAME, Sandbox
 from troth.mesh import Membership, Namespace, Pod, World, membership
 from troth.node import History, NodeAgent
@@ -65,7 +65,7 @@ class LocalMesh:
         self._terminating: dict[str, Sandbox] = {}
         self._troubles: dict[str, str] = {}
         self._plan = PodPlan(pods={})
-        self._service_problems: tuple[Problem, ...] = ()
+        self._resolution = Resolution()
         self._known_problems: frozenset[str] = frozenset()
         self._ignored: set[str] = set()
         self._stopping: set[asyncio.Task[None]] = set()
@@ -84,7 +84,7 @@ class LocalMesh:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """All that is wrong with the manifests as they stand."""
-        return (*self.manifests.problems, *self._plan.problems, *self._service_problems)
+        return (*self.manifests.problems, *self._plan.problems, *self._resolution.problems)
 
     def wake(self) -> None:
         """Look again: something has changed."""
@@ -215,8 +215,8 @@ class LocalMesh:
                 terminating=sandbox.uid in self._terminating,
                 phase=sandbox.status.phase,
             )
-        services, self._service_problems = resolve_services(
-            self.manifests.services.values(),
+        self._resolution = resolve(
+            self.manifests,
             self._virtual_ips,
             [
                 RunningPod(pod=pods[sandbox.uid], template=sandbox.template)
@@ -229,7 +229,7 @@ class LocalMesh:
             root_namespace=self.settings.root_namespace,
             namespaces=self.manifests.namespaces,
             pods=pods,
-            services=services,
+            services=self._resolution.services,
             policies=tuple(self.manifests.policies.values()),
         )
         self.agent.update(self.world, wanted)

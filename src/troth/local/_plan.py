@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from troth.errors import InputError, Problem, Severity
-from troth.mesh import Endpoint, Pod, Service, ServicePort
-from troth.sources import PodTemplate, runnable_problems
+from troth.mesh import Pod, Service, ServicePort
+from troth.sources import (
+    ClusterNode,
+    ClusterService,
+    EndpointSlice,
+    Family,
+    PodTemplate,
+    SliceEndpoint,
+    aliases,
+    resolve_services,
+    runnable_problems,
+    service_problems,
+)
 
 if TYPE_CHECKING:
     from troth.local._addresses import ServiceAddresses
-    from troth.sources import Manifests, ServicePortSpec, ServiceSpec
+    from troth.sources import EndpointSliceSpec, Manifests, ServicePortSpec, ServiceSpec
 
 
 class PodPlan(msgspec.Struct, frozen=True):
@@ -74,67 +84,113 @@ def same_process(one: PodTemplate, other: PodTemplate) -> bool:
     return _process(one) == _process(other)
 
 
-def resolve_services(
-    specs: Iterable[ServiceSpec],
+class Published(msgspec.Struct, frozen=True, order=True, kw_only=True):
+    """An address that DNS gives for a Service, ready to take connections.
+
+    Attributes:
+        address: The address.
+        hostname: The name that it has below the Service's; empty for one made of the address.
+    """
+
+    address: str
+    hostname: str = ""
+
+
+class Resolution(msgspec.Struct, frozen=True, kw_only=True):
+    """What Services are at one moment.
+
+    Attributes:
+        services: By ``NAMESPACE/NAME``.
+        published: The addresses behind each of them.
+        aliases: The names that others stand for (ExternalName).
+        problems: Why some have no virtual IP or name, and endpoints that have no effect.
+    """
+
+    services: Mapping[str, Service] = {}
+    published: Mapping[str, tuple[Published, ...]] = {}
+    aliases: Mapping[str, str] = {}
+    problems: tuple[Problem, ...] = ()
+
+
+def resolve(
+    manifests: Manifests,
     addresses: ServiceAddresses,
     running: Iterable[RunningPod],
     *,
     families: Sequence[str] = ("IPv4", "IPv6"),
-) -> tuple[dict[str, Service], tuple[Problem, ...]]:
+) -> Resolution:
     """Give each Service its virtual IPs and its ready endpoints.
 
+    These are the pods that it selects and what its EndpointSlices hold, together, as kube-proxy has
+    it: the controller of the former leaves slices alone that it hasn't made.
+
     Args:
-        specs: The Services.
+        manifests: The Services, and slices.
         addresses: Where virtual IPs come from.
         running: The pods that may be behind them.
         families: The IP families that pods have addresses of, the default one first.
-
-    Returns:
-        Services by ``NAMESPACE/NAME``, and why others have no virtual IP.
     """
-    specs = tuple(specs)
-    addresses.retain(f"{spec.namespace}/{spec.name}" for spec in specs)
+    specs = manifests.services
+    addresses.retain(key for key, spec in specs.items() if spec.type != "ExternalName")
     by_namespace: dict[str, list[RunningPod]] = {}
     for pod in running:
         by_namespace.setdefault(pod.pod.namespace, []).append(pod)
-    services: dict[str, Service] = {}
-    problems: list[Problem] = []
-    for spec in specs:
+    by_service: dict[str, list[EndpointSliceSpec]] = {}
+    for each in manifests.slices:
+        by_service.setdefault(f"{each.namespace}/{each.service}", []).append(each)
+    found: list[ClusterService] = []
+    slices: list[EndpointSlice] = []
+    published: dict[str, tuple[Published, ...]] = {}
+    problems = [*service_problems(manifests)]
+    for key, spec in specs.items():
         if spec.type == "ExternalName":
             continue
-        key = f"{spec.namespace}/{spec.name}"
         own = spec.families(families)
         try:
             _check_families(spec, own, families)
-            virtual = (
-                ()
-                if spec.headless
-                else addresses.assign(key, families=own, requested=spec.requested_ips)
-            )
+            virtual = _virtual_ips(spec, addresses, own)
         except InputError as error:
-            problems += (
-                msgspec.structs.replace(each, location=spec.location) for each in error.problems
-            )
+            places = (msgspec.structs.replace(e, location=spec.location) for e in error.problems)
+            problems += places
             continue
-        if spec.headless:
-            addresses.release(key)
-        backends = [pod for pod in by_namespace.get(spec.namespace, ()) if _selects(spec, pod.pod)]
-        services[key] = Service(
-            namespace=spec.namespace,
-            name=spec.name,
-            cluster_ips=virtual,
-            ports=tuple(
-                ServicePort(
-                    number=port.number,
-                    name=port.name,
-                    protocol=port.protocol,
-                    endpoints=tuple(sorted(_endpoints(port, backends, own))),
-                )
-                for port in spec.ports
-            ),
-            client_ip_affinity=spec.client_ip_affinity,
+        found.append(
+            ClusterService(
+                namespace=spec.namespace,
+                name=spec.name,
+                cluster_ips=virtual,
+                ports=tuple(
+                    ServicePort(number=port.number, name=port.name, protocol=port.protocol)
+                    for port in spec.ports
+                ),
+                client_ip_affinity=spec.client_ip_affinity,
+            )
         )
-    return services, tuple(problems)
+        selected = [pod for pod in by_namespace.get(spec.namespace, ()) if _selects(spec, pod.pod)]
+        written = [
+            each
+            for each in by_service.get(key, ())
+            if each.family in own and not (each.by_controller and spec.selector)
+        ]
+        behind = [each for pod in selected for each in _pod_slices(spec, pod, own)]
+        behind += (_slice(each) for each in written)
+        slices += behind
+        published[key] = tuple(sorted({*_published(spec, selected, own), *_listed(written)}))
+    return Resolution(
+        services=resolve_services(found, slices, ClusterNode()),
+        published=published,
+        aliases=aliases(specs.values())[0],
+        problems=tuple(problems),
+    )
+
+
+def _virtual_ips(
+    spec: ServiceSpec, addresses: ServiceAddresses, families: tuple[str, ...]
+) -> tuple[str, ...]:
+    key = f"{spec.namespace}/{spec.name}"
+    if spec.headless:
+        addresses.release(key)
+        return ()
+    return addresses.assign(key, families=families, requested=spec.requested_ips)
 
 
 def _check_families(spec: ServiceSpec, own: Sequence[str], available: Sequence[str]) -> None:
@@ -182,16 +238,58 @@ def _selects(spec: ServiceSpec, pod: Pod) -> bool:
     return spec.selector.items() <= pod.labels.items()
 
 
-def _endpoints(
-    port: ServicePortSpec, backends: Iterable[RunningPod], families: Sequence[str]
-) -> Iterator[Endpoint]:
-    for backend in backends:
-        target = _target(port, backend.template)
-        if target is None:
-            continue
+def _pod_slices(
+    spec: ServiceSpec, backend: RunningPod, families: Sequence[str]
+) -> Iterator[EndpointSlice]:
+    """What the endpoint slice controller would write of a pod: ports by name, resolved."""
+    ports = {
+        (port.name, port.protocol): target
+        for port in spec.ports
+        if (target := _target(port, backend.template)) is not None
+    }
+    for address in backend.pod.addresses:
+        if Family.of(address) in families:
+            yield EndpointSlice(
+                service=f"{spec.namespace}/{spec.name}",
+                family=Family.of(address),
+                ports=ports,
+                endpoints=(SliceEndpoint(address=address),),
+            )
+
+
+def _slice(each: EndpointSliceSpec) -> EndpointSlice:
+    return EndpointSlice(
+        service=f"{each.namespace}/{each.service}",
+        family=Family(each.family),
+        ports={(port.name, port.protocol): port.number for port in each.ports},
+        endpoints=tuple(
+            SliceEndpoint(
+                address=endpoint.address,
+                ready=endpoint.ready,
+                serving=endpoint.serving,
+                terminating=endpoint.terminating,
+            )
+            for endpoint in each.endpoints
+        ),
+    )
+
+
+def _published(
+    spec: ServiceSpec, selected: Iterable[RunningPod], families: Sequence[str]
+) -> Iterator[Published]:
+    for backend in selected:
+        template = backend.template
+        named = template.subdomain == spec.name
         for address in backend.pod.addresses:
-            if f"IPv{ip_address(address).version}" in families:
-                yield Endpoint(address, target)
+            if Family.of(address) in families:
+                yield Published(address=address, hostname=template.hostname if named else "")
+
+
+def _listed(slices: Iterable[EndpointSliceSpec]) -> Iterator[Published]:
+    for each in slices:
+        for endpoint in each.endpoints:
+            if endpoint.ready:
+                yield Published(address=endpoint.address, hostname=endpoint.hostname)
 
 
 def _target(port: ServicePortSpec, template: PodTemplate) -> int | None:

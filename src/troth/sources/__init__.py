@@ -5,20 +5,37 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from troth.sources._aliases import CLUSTER_DOMAIN, aliases
 from troth.sources._amend import amend, as_applied
-from troth.sources._cluster_world import ClusterState
+from troth.sources._cluster_world import (
+    ClusterNode,
+    ClusterService,
+    ClusterState,
+    EndpointSlice,
+    Family,
+    SliceEndpoint,
+    resolve_services,
+)
 from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
 from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
 from troth.sources._last_good import merge_last_good
 from troth.sources._runnable import runnable_problems
+from troth.sources._service_problems import service_problems
 from troth.sources._watch import watch
 from troth.sources._workloads import (
     ConfigMap,
     Container,
     Deployment,
+    DnsConfig,
+    DnsPolicy,
+    EndpointPort,
+    EndpointSliceSpec,
+    EndpointSpec,
+    EndpointsSpec,
     EnvFrom,
     EnvVar,
+    HostAlias,
     HttpGet,
     KeyRef,
     PodTemplate,
@@ -69,16 +86,28 @@ else:
 
 
 __all__ = [
+    "CLUSTER_DOMAIN",
     "DEFAULT_NAMESPACE",
     "STDIN",
     "ClusterManifests",
+    "ClusterNode",
+    "ClusterService",
     "ClusterState",
     "ConfigMap",
     "Container",
     "Deployment",
+    "DnsConfig",
+    "DnsPolicy",
     "Document",
+    "EndpointPort",
+    "EndpointSlice",
+    "EndpointSliceSpec",
+    "EndpointSpec",
+    "EndpointsSpec",
     "EnvFrom",
     "EnvVar",
+    "Family",
+    "HostAlias",
     "HttpGet",
     "Installation",
     "KeyRef",
@@ -92,12 +121,14 @@ __all__ = [
     "ServiceAccount",
     "ServicePortSpec",
     "ServiceSpec",
+    "SliceEndpoint",
     "TrustBundleMap",
     "Unreadable",
     "Volume",
     "VolumeKind",
     "VolumeMount",
     "Workload",
+    "aliases",
     "amend",
     "as_applied",
     "cluster_config",
@@ -109,6 +140,8 @@ __all__ = [
     "read_cluster",
     "read_documents",
     "read_installation",
+    "resolve_services",
     "runnable_problems",
+    "service_problems",
     "watch",
 ]

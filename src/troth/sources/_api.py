@@ -29,6 +29,9 @@ POD_SPEC = _names("""
 """)
 """core/v1 PodSpec."""
 
+POD_DNS_CONFIG = _names("nameservers options searches")
+"""core/v1 PodDNSConfig."""
+
 SERVICE_SPEC = _names("""
     allocateLoadBalancerNodePorts clusterIP clusterIPs externalIPs externalName
     externalTrafficPolicy healthCheckNodePort internalTrafficPolicy ipFamilies ipFamilyPolicy
@@ -36,6 +39,17 @@ SERVICE_SPEC = _names("""
     selector sessionAffinity sessionAffinityConfig trafficDistribution type
 """)
 """core/v1 ServiceSpec."""
+
+ENDPOINT_SLICE = _names("addressType apiVersion endpoints kind metadata ports")
+"""discovery.k8s.io/v1 EndpointSlice."""
+
+ENDPOINT = _names("""
+    addresses conditions deprecatedTopology hints hostname nodeName targetRef zone
+""")
+"""discovery.k8s.io/v1 Endpoint."""
+
+ENDPOINT_PORT = _names("appProtocol name port protocol")
+"""discovery.k8s.io/v1 and core/v1 EndpointPort."""
 
 WORKLOAD_SPECS = {
     "Deployment": _names("""
@@ -53,11 +67,12 @@ WORKLOAD_SPECS = {
 
 OTHER_KINDS = {
     "": _names("""
-        Binding ComponentStatus Endpoints Event LimitRange List Node PersistentVolume
+        Binding ComponentStatus Event LimitRange List Node PersistentVolume
         PersistentVolumeClaim PodTemplate ReplicationController ResourceQuota
     """),
     "apps": _names("ControllerRevision"),
     "batch": _names(""),
+    "discovery.k8s.io": _names(""),
     "security.istio.io": _names("AuthorizationPolicy RequestAuthentication"),
 }
 """Kinds that troth ignores, of the API groups of which it reads some."""

@@ -21,6 +21,8 @@ from troth.sources._reader import Fields, Report
 from troth.sources._workloads import (
     ConfigMap,
     Deployment,
+    EndpointSliceSpec,
+    EndpointsSpec,
     PodTemplate,
     Secret,
     ServiceAccount,
@@ -48,6 +50,8 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         workloads: Other controllers by ``KIND NAMESPACE/NAME``: StatefulSet, DaemonSet,
             ReplicaSet, Job, CronJob.
         services: Services.
+        endpoint_slices: EndpointSlices.
+        endpoints: Endpoints.
         config_maps: ConfigMaps.
         secrets: Secrets.
         service_accounts: ServiceAccounts.
@@ -64,6 +68,8 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     deployments: Mapping[str, Deployment] = {}
     workloads: Mapping[str, Workload] = {}
     services: Mapping[str, ServiceSpec] = {}
+    endpoint_slices: Mapping[str, EndpointSliceSpec] = {}
+    endpoints: Mapping[str, EndpointsSpec] = {}
     config_maps: Mapping[str, ConfigMap] = {}
     secrets: Mapping[str, Secret] = {}
     service_accounts: Mapping[str, ServiceAccount] = {}
@@ -73,6 +79,20 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     origins: Mapping[str, Location] = {}
     refused: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
+
+    @property
+    def slices(self) -> tuple[EndpointSliceSpec, ...]:
+        """All EndpointSlices, and the Endpoints that a cluster would mirror as such."""
+        return (
+            *self.endpoint_slices.values(),
+            *(
+                each
+                for key, endpoints in self.endpoints.items()
+                if endpoints.is_mirrored and key in self.services
+                if not self.services[key].selector
+                for each in endpoints.slices
+            ),
+        )
 
     @property
     def templates(self) -> tuple[PodTemplate, ...]:

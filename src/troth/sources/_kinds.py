@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.sources import _objects, _pods, _services
+from troth.sources import _endpoints, _objects, _pods, _services
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,10 @@ KINDS = {
     "Namespace": Kind("", ("v1",), "namespaces", _objects.parse_namespace, namespaced=False),
     "ServiceAccount": Kind("", ("v1",), "service_accounts", _objects.parse_service_account),
     "Service": Kind("", ("v1",), "services", _services.parse_service),
+    "EndpointSlice": Kind(
+        "discovery.k8s.io", ("v1",), "endpoint_slices", _endpoints.parse_endpoint_slice
+    ),
+    "Endpoints": Kind("", ("v1",), "endpoints", _endpoints.parse_endpoints),
     "ConfigMap": Kind("", ("v1",), "config_maps", _objects.parse_config_map),
     "Secret": Kind("", ("v1",), "secrets", _objects.parse_secret),
     "Pod": Kind("", ("v1",), "pods", _pods.parse_pod),

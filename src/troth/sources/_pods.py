@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from troth._syntax import NAME, NAMESPACE, described
 from troth.sources import _api
 from troth.sources._containers import read_container
+from troth.sources._pod_names import read_dns, read_host_aliases
 from troth.sources._workloads import (
     Container,
     Deployment,
@@ -126,6 +127,9 @@ def _template(
         restart_policy=spec.choice("restartPolicy", RestartPolicy, default),
         hostname=spec.string("hostname", rule=NAMESPACE),
         subdomain=spec.string("subdomain", rule=NAMESPACE),
+        fqdn_as_hostname=spec.boolean("setHostnameAsFQDN"),
+        host_aliases=read_host_aliases(spec),
+        dns=read_dns(spec),
         host_network=spec.boolean("hostNetwork"),
         enable_service_links=spec.boolean("enableServiceLinks", default=True),
         termination_grace_seconds=spec.integer("terminationGracePeriodSeconds", 30),

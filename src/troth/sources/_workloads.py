@@ -149,6 +149,38 @@ class RestartPolicy(StrEnum):
     NEVER = "Never"
 
 
+class HostAlias(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a pod's ``/etc/hosts`` (``HostAlias``)."""
+
+    ip: str
+    hostnames: tuple[str, ...] = ()
+
+
+class DnsPolicy(StrEnum):
+    """Where a pod looks names up (``PodSpec.dnsPolicy``)."""
+
+    CLUSTER_FIRST = "ClusterFirst"
+    CLUSTER_FIRST_WITH_HOST_NET = "ClusterFirstWithHostNet"
+    DEFAULT = "Default"
+    NONE = "None"
+
+
+class DnsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a pod looks names up (``dnsPolicy``, and ``PodDNSConfig`` that is added to it).
+
+    Attributes:
+        policy: What to begin with.
+        nameservers: IPs.
+        searches: Domains.
+        options: Names and values as of resolv.conf(5); a value may be empty.
+    """
+
+    policy: DnsPolicy = DnsPolicy.CLUSTER_FIRST
+    nameservers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+
+
 class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
     """What pods are made from: a bare Pod, or the template of a workload.
 
@@ -164,6 +196,9 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         restart_policy: Applies to every container.
         hostname: Empty for the pod's name.
         subdomain: The headless Service that gives the pod a DNS name of its own.
+        fqdn_as_hostname: ``setHostnameAsFQDN``: the kernel's hostname is the full name.
+        host_aliases: Lines of its ``/etc/hosts``.
+        dns: How it looks names up.
         host_network: It shares the node's network namespace, and so can't be captured.
         enable_service_links: Services appear as environment variables.
         termination_grace_seconds: Between SIGTERM and SIGKILL.
@@ -183,6 +218,9 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     hostname: str = ""
     subdomain: str = ""
+    fqdn_as_hostname: bool = False
+    host_aliases: tuple[HostAlias, ...] = ()
+    dns: DnsConfig = DnsConfig()
     host_network: bool = False
     enable_service_links: bool = True
     termination_grace_seconds: int = 30
@@ -341,3 +379,71 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         # Nobody has to be able to reach what a headless Service without a selector lists.
         both = ("IPv4", "IPv6") if self.headless and not self.selector else available
         return (*families, *(each for each in both if each not in families))
+
+
+class EndpointPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A port that all endpoints of a slice have; the Service's port of that name leads there."""
+
+    number: int
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+
+
+class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint of a slice.
+
+    Attributes:
+        address: Its IP.
+        hostname: The name that it has below the Service's; empty for one made of its address.
+        ready: It takes connections.
+        serving: The same, but for its termination.
+        terminating: It ends.
+    """
+
+    address: str
+    hostname: str = ""
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+
+
+class EndpointSliceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A discovery.k8s.io/v1 EndpointSlice.
+
+    Attributes:
+        namespace: Its namespace.
+        name: Its name.
+        service: The Service whose endpoints it holds (``kubernetes.io/service-name``), or empty.
+        family: ``IPv4`` or ``IPv6``, of all its addresses.
+        ports: What all of its endpoints have.
+        endpoints: The endpoints.
+        by_controller: It says that the controller has made it that follows Services' selectors.
+        location: Where the manifest stands.
+    """
+
+    namespace: str
+    name: str
+    service: str
+    family: str
+    ports: tuple[EndpointPort, ...] = ()
+    endpoints: tuple[EndpointSpec, ...] = ()
+    by_controller: bool = False
+    location: Location | None = None
+
+
+class EndpointsSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A v1 Endpoints; it is of the Service that has its name.
+
+    Attributes:
+        namespace: Its namespace.
+        name: Its name.
+        slices: What it is as EndpointSlices.
+        is_mirrored: Whether it wants to be taken for those.
+        location: Where the manifest stands.
+    """
+
+    namespace: str
+    name: str
+    slices: tuple[EndpointSliceSpec, ...] = ()
+    is_mirrored: bool = True
+    location: Location | None = None
