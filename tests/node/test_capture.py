@@ -400,7 +400,7 @@ async def test_a_missing_nft_is_named_with_its_package(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EnvironmentLackError) as lacking:
-        await capture(tmp_path)
+        await apply_ruleset(tmp_path, "")
     assert "install nftables" in lacking.value.remedy
 
 

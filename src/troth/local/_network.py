@@ -16,7 +16,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from troth.errors import EnvironmentLackError
 from troth.local._addresses import POD_RANGE_V4, POD_RANGE_V6, AddressPool
-from troth.node import _netns
+from troth.node import _netns, set_sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ class Network:
                 address=_hardware_address(self._pools[0].gateway),
             )
             (self._bridge_index,) = await self._netlink.link_lookup(ifname=BRIDGE)
-            _set("ipv6/conf/troth0/accept_dad", "0")
+            set_sysctl("ipv6/conf/troth0/accept_dad", "0")
             for pool in self._pools:
                 await self._netlink.addr(
                     "add",
@@ -85,8 +85,8 @@ class Network:
                 )
             await self._netlink.link("set", index=self._bridge_index, state="up")
             await self._netlink.link("set", index=_LOOPBACK_INDEX, state="up")
-            _set("ipv4/ip_forward", "1")
-            _set("ipv6/conf/all/forwarding", "1")
+            set_sysctl("ipv4/ip_forward", "1")
+            set_sysctl("ipv6/conf/all/forwarding", "1")
 
     async def add_pod(self, uid: str, netns: Path) -> tuple[str, ...]:
         """Gives the pod whose namespace is at ``netns`` an ``eth0`` and gives its addresses.
@@ -165,13 +165,13 @@ class Network:
     def _configure_pod(self, addresses: tuple[str, ...]) -> None:
         """Runs inside the pod's namespace."""
         # Ours alone assign addresses here; duplicate address detection would hold IPv6 for 1 s.
-        _set("ipv6/conf/eth0/accept_dad", "0")
-        _set("ipv6/conf/eth0/accept_ra", "0")
+        set_sysctl("ipv6/conf/eth0/accept_dad", "0")
+        set_sysctl("ipv6/conf/eth0/accept_ra", "0")
         # Many short connections to one place run out of ports in TIME_WAIT otherwise.
-        _set("ipv4/tcp_tw_reuse", "1")
+        set_sysctl("ipv4/tcp_tw_reuse", "1")
         # Lets ping work without CAP_NET_RAW; group 0 is all there is for a mapped user.
-        if not _set("ipv4/ping_group_range", "0 2147483647"):
-            _set("ipv4/ping_group_range", "0 0")
+        if not set_sysctl("ipv4/ping_group_range", "0 2147483647"):
+            set_sysctl("ipv4/ping_group_range", "0 0")
         with IPRoute() as netlink:
             (eth0,) = netlink.link_lookup(ifname="eth0")
             for pool, address in zip(self._pools, addresses, strict=True):
@@ -203,23 +203,6 @@ def _address_flags(pool: AddressPool) -> int:
 def _hardware_address(ipv4: str) -> str:
     """A locally administered address made from the IP, so that a reused IP has no stale ARP."""
     return "0a:58:" + ":".join(f"{byte:02x}" for byte in socket.inet_aton(ipv4))
-
-
-def _set(sysctl: str, value: str) -> bool:
-    """Sets a ``net.`` sysctl of the calling thread's namespace, where the kernel has it."""
-    try:
-        descriptor = os.open(_SYSCTL / sysctl, os.O_WRONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        os.write(descriptor, value.encode())
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return False
-        raise
-    finally:
-        os.close(descriptor)
-    return True
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from troth.node._history import History
 from troth.node._issuers import Issuers
 from troth.node._journal import Journal
 from troth.node._paths import NodePaths
+from troth.node._sysctls import set_sysctl
 
 __all__ = [
     "History",
@@ -28,4 +29,5 @@ __all__ = [
     "netns",
     "network_namespaces",
     "node_namespaces",
+    "set_sysctl",
 ]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from troth.envoy import ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node._netns import enter_command
+from troth.node._sysctls import apply_sysctls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,10 +131,13 @@ async def capture(netns: Path, ports: PortSet = PORT_SETS[0], *, probes: bool = 
         probes: As of `capture_rules`.
 
     Raises:
-        EnvironmentLackError: nft isn't there.
+        EnvironmentLackError: nft isn't there, or the kernel doesn't let us set sysctls.
         PeerError: The kernel refused the rules.
     """
+    lacking = await asyncio.to_thread(apply_sysctls, netns)
     await apply_ruleset(netns, capture_rules(ports, probes=probes))
+    if lacking:  # the rules may have brought them
+        await asyncio.to_thread(apply_sysctls, netns)
 
 
 async def release(netns: Path) -> None:
