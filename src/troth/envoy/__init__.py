@@ -12,7 +12,7 @@ from troth.envoy._bootstrap import bootstrap
 from troth.envoy._build import SnapshotKeeper, build_snapshot
 from troth.envoy._command import EnvoyOptions, find_envoy
 from troth.envoy._events import ConnectionEvent
-from troth.envoy._limits import POD_CONNECTIONS, Limits
+from troth.envoy._limits import HANDSHAKE_SECONDS, HELLO_SECONDS, POD_CONNECTIONS, Limits
 from troth.envoy._logpipe import AccessLogPipe
 from troth.envoy._overflow import Overflow
 from troth.envoy._overflow_watch import OverflowWatch
@@ -32,6 +32,8 @@ from troth.envoy._status import AdsStatus, Nack
 
 __all__ = [
     "ENVOY_MARK",
+    "HANDSHAKE_SECONDS",
+    "HELLO_SECONDS",
     "INBOUND_PORT",
     "OUTBOUND_PORT",
     "OWN_PORTS",

@@ -11,7 +11,7 @@ from google.protobuf import duration_pb2
 
 from troth.envoy._accesslog import connected_access_log, failed_access_log
 from troth.envoy._filters import original_dst, set_filter_state, state, tcp_proxy, tls_inspector
-from troth.envoy._limits import buffer_limit
+from troth.envoy._limits import HANDSHAKE_SECONDS, HELLO_SECONDS, buffer_limit
 from troth.envoy._matchers import (
     DESTINATION_IP,
     DESTINATION_PORT,
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from troth.envoy._ports import PortSet
     from troth.mesh import LocalPod
 
-_HANDSHAKE_SECONDS = 10
-"""Who hasn't proved its identity by then never will, and must not hold a connection for ever."""
-
 _PORT_NUMBER = (
     "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 )
@@ -62,7 +59,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
             components_pb2.FilterChain(
                 name=name,
                 transport_socket=server_socket(local.identity),
-                transport_socket_connect_timeout=duration_pb2.Duration(seconds=_HANDSHAKE_SECONDS),
+                transport_socket_connect_timeout=duration_pb2.Duration(seconds=HANDSHAKE_SECONDS),
                 filters=[
                     set_filter_state(
                         state(
@@ -86,6 +83,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
         address=_inbound_address(local, ports.tunnel),
         per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[tls_inspector()],
+        listener_filters_timeout=duration_pb2.Duration(seconds=HELLO_SECONDS),
         filter_chains=chains,
         filter_chain_matcher=match_exact(
             SERVER_NAME,

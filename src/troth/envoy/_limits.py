@@ -33,6 +33,13 @@ BUFFER_BYTES = 256 * 1024
 Envoy's own default is four times as much, and moves bytes no cheaper.
 """
 
+HELLO_SECONDS = 5
+"""How long a client of the tunnel has for its first message, the ClientHello."""
+
+HANDSHAKE_SECONDS = 10
+"""How long it has from then on to prove its identity. Who hasn't by then never will, and must not
+hold a connection for ever."""
+
 _DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this node
 _POD_SHARE = 4
 """A pod's part of all connections by default is one in so many, if that is less."""

@@ -117,6 +117,12 @@ TEXTS: Mapping[Reason, Texts] = {
         "Find out in `troth events` who keeps so many open, or let each pod of the node have more: "
         "--max-connections-per-pod (node.maxConnectionsPerPod of the chart).",
     ),
+    Reason.TOO_MANY_UNPROVED: Texts(
+        "{source} came to the tunnel of {destination}, {detail}, more often than an address may "
+        "that has proved no identity.",
+        "Find out what runs at {source_address} and keeps connecting: only troth uses the tunnel. "
+        "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
+    ),
     Reason.NODE_OVERLOADED: Texts(
         "The node's Envoy {detail}, so it took none for {reporter}.",
         "Find out in `troth events` which pods of the node have so many, and let each have fewer "
@@ -157,6 +163,7 @@ class Explainer:
         policy, admit = self._policy(total, source)
         return {
             "source": total.source,
+            "source_address": event.source.address or total.source,
             "source_name": event.source.workload or "NAMESPACE/WORKLOAD",
             "destination": name,
             "address": event.destination.address,

@@ -60,6 +60,8 @@ class Reason(StrEnum):
     """Envoy doesn't know the destination (yet)."""
     TOO_MANY_CONNECTIONS = "too_many_connections"
     """The pod had as many open as one pod may have."""
+    TOO_MANY_UNPROVED = "too_many_unproved"
+    """It came to the tunnel more often than one may who has proved no identity."""
     NODE_OVERLOADED = "node_overloaded"
     """The node's Envoy had no connections or no memory left."""
     OTHER = "other"

@@ -26,6 +26,7 @@ from troth.node._figures import Figures
 from troth.node._host_rules import HostRules
 from troth.node._ledger import Ledger
 from troth.node._proxy import Proxy
+from troth.node._strangers import StrangerLimits, Strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -108,7 +109,9 @@ class NodeAgent:
         self._rest_at: float | None = None
         self._wanted: Mapping[str, Path] = {}
         self._ports = ports
-        self._pods = Enroller(grace=announcement_seconds, ports=ports)
+        stranger_limits = StrangerLimits.of(limits)
+        self._strangers = Strangers(stranger_limits)
+        self._pods = Enroller(grace=announcement_seconds, ports=ports, strangers=stranger_limits)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._credentials: Credentials | None = None
@@ -266,6 +269,7 @@ class NodeAgent:
         async with self._acting:  # until what it does is done
             if self._host is not None:
                 await self._host.let_go()
+            self._strangers.close()
             self._ledger.hand_over(tell)
             self._on_change()
             return self._pods.joining
@@ -292,7 +296,8 @@ class NodeAgent:
         """Run until cancelled; then stop Envoy and leave its sockets removed."""
         async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
             tasks.create_task(self.certificates.run())
-            tasks.create_task(self._ledger.read(pipe))
+            tasks.create_task(self._ledger.read(pipe, self._strangers))
+            tasks.create_task(self._ledger.watch_strangers(self._strangers))
             tasks.create_task(self._ledger.watch(self._proxy.overflows))
             tasks.create_task(self.journal.run())
             if self._host is not None:
@@ -384,6 +389,7 @@ class NodeAgent:
             probes = self._host.in_place
         if await self._pods.act(told.ready, reasons, probes=probes):
             self._wake()
+        await self._strangers.follow({uid: self._pods.netns[uid] for uid in self._pods.redirected})
         self._wake_at(self._pods.next_look())
 
     async def _prepare(self, world: World, served: Collection[str]) -> None:

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 from troth.envoy import ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node._netns import enter_command
+from troth.node._strangers import no_stranger_rules, stranger_rules
 from troth.node._sysctls import apply_sysctls
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.envoy import PortSet
+    from troth.node._strangers import StrangerLimits
 
 TABLE = "troth"
 
@@ -122,27 +124,35 @@ table inet {TABLE} {{
 """
 
 
-async def capture(netns: Path, ports: PortSet = PORT_SETS[0], *, probes: bool = False) -> None:
+async def capture(
+    netns: Path,
+    ports: PortSet = PORT_SETS[0],
+    *,
+    probes: bool = False,
+    strangers: StrangerLimits | None = None,
+) -> None:
     """Lead the TCP of the network namespace at ``netns`` through Envoy; harmless when repeated.
 
     Args:
         netns: The pod's.
         ports: As of `capture_rules`.
         probes: As of `capture_rules`.
+        strangers: How often they may come to the tunnel; None for no limit.
 
     Raises:
         EnvironmentLackError: nft isn't there, or the kernel doesn't let us set sysctls.
         PeerError: The kernel refused the rules.
     """
+    door = no_stranger_rules() if strangers is None else stranger_rules(strangers)
     lacking = await asyncio.to_thread(apply_sysctls, netns)
-    await apply_ruleset(netns, capture_rules(ports, probes=probes))
+    await apply_ruleset(netns, capture_rules(ports, probes=probes) + door)
     if lacking:  # the rules may have brought them
         await asyncio.to_thread(apply_sysctls, netns)
 
 
 async def release(netns: Path) -> None:
     """Capture nothing new in the network namespace at ``netns``; raises as `capture` does."""
-    await apply_ruleset(netns, release_rules())
+    await apply_ruleset(netns, release_rules() + no_stranger_rules())
 
 
 async def is_captured(netns: Path) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from troth.envoy import PortSet
     from troth.mesh import Pod
+    from troth.node._strangers import StrangerLimits
 
 _log = structlog.get_logger(__name__)
 
@@ -43,14 +44,21 @@ class Enroller:
     Args:
         grace: As of `Enrolment`.
         ports: Where its Envoy listens in every pod.
+        strangers: As of `capture`.
 
     Attributes:
         announced: UIDs of the pods that others are to be told are captured.
         refused: Why pods that should be captured are not, by UID.
     """
 
-    def __init__(self, *, grace: float, ports: PortSet = PORT_SETS[0]) -> None:
-        self._ports = ports
+    def __init__(
+        self,
+        *,
+        grace: float,
+        ports: PortSet = PORT_SETS[0],
+        strangers: StrangerLimits | None = None,
+    ) -> None:
+        self._ports, self._strangers = ports, strangers
         # Of those that are led to the own Envoy: whether with the exemption for probes.
         self._exempts: dict[str, bool] = {}
         self._pods = Enrolment(grace=grace)
@@ -167,7 +175,12 @@ class Enroller:
         async def lead(uid: str) -> None:
             try:
                 async with slots:
-                    await capture(self._pods.netns[uid], self._ports, probes=probes)
+                    await capture(
+                        self._pods.netns[uid],
+                        self._ports,
+                        probes=probes,
+                        strangers=self._strangers,
+                    )
             except TrothError as error:
                 refused[uid] = str(error)
             else:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from troth.envoy import AccessLogPipe, OverflowWatch
     from troth.mesh import Connection, World
     from troth.node._metrics import NodeMetrics
+    from troth.node._strangers import Strangers
 
 
 class Ledger:
@@ -62,9 +63,10 @@ class Ledger:
         if self._metrics is not None:
             self._metrics.connection(connection)
 
-    async def read(self, pipe: AccessLogPipe) -> None:
-        """Take in what Envoy reports, until cancelled."""
+    async def read(self, pipe: AccessLogPipe, strangers: Strangers) -> None:
+        """Take in what Envoy reports, until cancelled; ``strangers`` hears of it first."""
         async for event in pipe.events():
+            strangers.hear(event)
             if self._observer is not None:
                 self._tell(self._observer.connection(event))
 
@@ -74,5 +76,14 @@ class Ledger:
             if self._observer is None:
                 continue
             connection = self._observer.overflow(overflow, datetime.now(UTC))
+            if connection is not None:
+                self._tell(connection)
+
+    async def watch_strangers(self, strangers: Strangers) -> None:
+        """Take in what is dropped of strangers, until cancelled."""
+        async for dropped in strangers.dropped():
+            if self._observer is None:
+                continue
+            connection = self._observer.dropped(dropped, datetime.now(UTC))
             if connection is not None:
                 self._tell(connection)

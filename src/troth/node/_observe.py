@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth._table import difference
-from troth.mesh import Connection, Outcome, Party, Side, World
+from troth.envoy import TUNNEL_PORT
+from troth.mesh import Connection, Outcome, Party, Reason, Side, World
 from troth.policy import PolicyChanges, PolicyIndex
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from troth.envoy import ConnectionEvent, Overflow
     from troth.mesh import Pod
+    from troth.node._strangers import Dropped
 
 
 class Observer:
@@ -85,6 +87,24 @@ class Observer:
             side=overflow.side,
             source=source,
             destination=destination,
+        )
+
+    def dropped(self, dropped: Dropped, now: datetime) -> Connection | None:
+        """What was dropped of a stranger, as one event; None if the pod is gone."""
+        pod = self._world.pods.get(dropped.pod)
+        if pod is None or not pod.addresses:
+            return None
+        version = ":" in dropped.address
+        own = next((ip for ip in pod.addresses if (":" in ip) is version), pod.addresses[0])
+        return Connection(
+            time=now,
+            count=dropped.count,
+            outcome=Outcome.REFUSED,
+            reason=Reason.TOO_MANY_UNPROVED,
+            detail="by itself" if dropped.alone else "together with others",
+            side=Side.SERVER,
+            source=_party(self._by_address.get(dropped.address), dropped.address, 0),
+            destination=_party(pod, own, TUNNEL_PORT),
         )
 
     def _source(self, event: ConnectionEvent) -> Pod | None:

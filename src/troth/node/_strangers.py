@@ -1,0 +1,344 @@
+"""What may come to the tunnels of a node's pods from where nobody has proved an identity yet.
+
+A connection to the tunnel costs the node's Envoy a place until its client has proved who it is, or
+has had its time for that. So that strangers can't take all places, the kernel drops the first
+packets (SYN) of what comes from an address too often: from each address, from each IPv6 network,
+and from all together. A SYN that was dropped is sent again after a second, so nobody is refused who
+came often by chance.
+
+Where a client has proved an identity, its address is a peer's from then on, for an hour after the
+last connection from there, and has no limit but that of the pod (`troth.envoy.Limits`). An address
+that comes and proves nothing, again and again, is a peer's no longer: it may be another pod's now.
+
+The rules are in a table of their own, because that of `_capture` is replaced whole. Their sets
+survive an agent, and its successor goes on with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import structlog
+
+from troth.envoy import HANDSHAKE_SECONDS, HELLO_SECONDS, TUNNEL_PORT
+from troth.errors import TrothError
+from troth.mesh import Reason, Side
+from troth.node._set_elements import SetElements
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
+
+    from troth.envoy import ConnectionEvent, Limits
+
+_log = structlog.get_logger(__name__)
+
+TABLE = "troth_strangers"
+
+_PEER_SECONDS = 3600
+_TOLD_SECONDS = _PEER_SECONDS / 2
+"""How long the kernel surely knows a peer: it forgets one an hour after its last SYN."""
+
+_UNPROVED = frozenset(
+    {
+        Reason.NO_HANDSHAKE,
+        Reason.NOT_TLS,
+        Reason.NO_CLIENT_CERTIFICATE,
+        Reason.HANDSHAKE_FAILED,
+        Reason.BAD_SERVER_NAME,
+    }
+)
+"""What a client is told that came to the tunnel and doesn't even try to be a peer."""
+
+_WINDOW_SECONDS = 10.0
+_PARDON_SECONDS = 10.0
+"""How long an address stays a stranger's that was a peer's and proved nothing. Not for long: it may
+be an honest peer whose node has too much to do."""
+
+_LOOK_SECONDS = 2.0
+_SUSPECT_SECONDS = 60.0
+_SWEEP_SECONDS = 30.0
+"""How often pods are looked at where Envoy has seen nothing: SYNs alone never come to it."""
+
+_MOST_PEERS = 65_536
+_MOST_STRANGERS = 4096
+_MOST_TOLD = 16_384
+"""Of all pods together; who is forgotten is told to the kernel once more."""
+
+_FIRST = "tcp flags syn / fin,syn,rst,ack"
+_VERSIONS = ("ip", "ip6")
+_NETWORK = "ffff:ffff:ffff:ffff::"
+"""Who has one address of an IPv6 network of 64 bits may have them all."""
+
+_ALONE, _TOGETHER = "alone", "together"
+
+
+class StrangerLimits(NamedTuple):
+    """How often strangers may come to a pod's tunnel.
+
+    Attributes:
+        burst: Connections from one address at once. One more each second.
+        total_burst: Connections of all strangers at once.
+        total_rate: Those of all strangers that may follow, per second.
+    """
+
+    burst: int
+    total_burst: int
+    total_rate: int
+
+    @classmethod
+    def of(cls, limits: Limits) -> StrangerLimits:
+        """What keeps half of a pod's places for peers.
+
+        Also half of the node's, or more, from one address that goes to each of 110 pods, where
+        Envoy may have 10,000 connections.
+        """
+        total = max(_LEAST_TOTAL, limits.pod_connections // 4)
+        burst = min(_MOST_BURST, max(_LEAST_BURST, limits.connections // 256))
+        return cls(
+            burst=min(burst, total // 2),
+            total_burst=total,
+            total_rate=max(1, total // (HELLO_SECONDS + HANDSHAKE_SECONDS)),
+        )
+
+
+_LEAST_TOTAL, _LEAST_BURST, _MOST_BURST = 8, 4, 64
+
+
+def stranger_rules(limits: StrangerLimits) -> str:
+    """The table as an nftables transaction that keeps what is in its sets.
+
+    A set can't be redefined: what changes here needs another name.
+    """
+    own = f"limit rate over 1/second burst {limits.burst} packets"
+    half_burst, half_rate = limits.total_burst // 2, max(1, limits.total_rate // 2)
+    network = f"limit rate over {half_rate}/second burst {half_burst} packets"
+    total = f"limit rate over {limits.total_rate}/second burst {limits.total_burst} packets"
+    lines = [f"add table inet {TABLE}"]
+    for version in _VERSIONS:
+        kind = "ipv4_addr" if version == "ip" else "ipv6_addr"
+        for name, size, timeout in (
+            (_peers(version), _MOST_PEERS, f"{_PEER_SECONDS}s"),
+            (f"strangers_{version}", _MOST_STRANGERS, "30s"),
+            (_dropped(version, _ALONE), _MOST_STRANGERS, "60s"),
+            (_dropped(version, _TOGETHER), _MOST_STRANGERS, "60s"),
+        ):
+            lines.append(
+                f"add set inet {TABLE} {name} {{ type {kind}; flags dynamic,timeout; "
+                f"size {size}; timeout {timeout}; gc-interval 5s; }}"
+            )
+    lines.append(
+        f"add set inet {TABLE} networks_ip6 {{ type ipv6_addr; flags dynamic,timeout; "
+        f"size {_MOST_STRANGERS}; timeout 30s; gc-interval 5s; }}"
+    )
+    chains = {
+        "door": [f"tcp dport {TUNNEL_PORT} {_FIRST} jump knock"],
+        "knock": [
+            *(
+                f"{v} saddr @{_peers(v)} update @{_peers(v)} {{ {v} saddr }} return"
+                for v in _VERSIONS
+            ),
+            *(f"update @strangers_{v} {{ {v} saddr {own} }} goto {_ALONE}" for v in _VERSIONS),
+            f"update @networks_ip6 {{ ip6 saddr & {_NETWORK} {network} }} goto {_TOGETHER}",
+            f"{total} goto {_TOGETHER}",
+        ],
+    }
+    for why in (_ALONE, _TOGETHER):
+        chains[why] = [
+            *(f"update @{_dropped(v, why)} {{ {v} saddr counter }}" for v in _VERSIONS),
+            "drop",
+        ]
+    for name in chains:
+        hook = "{ type filter hook prerouting priority -140; policy accept; }"
+        lines.append(f"add chain inet {TABLE} {name} {hook if name == 'door' else ''}")
+        lines.append(f"flush chain inet {TABLE} {name}")
+    for name, rules in reversed(chains.items()):
+        lines += [f"add rule inet {TABLE} {name} {rule}" for rule in rules]
+    return "\n".join(lines) + "\n"
+
+
+def no_stranger_rules() -> str:
+    """The table's removal as an nftables transaction, also where it isn't there."""
+    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """First packets that came to a pod's tunnel too often.
+
+    Attributes:
+        pod: UID of the pod.
+        address: Where they came from.
+        alone: Whether that address came too often by itself, not only together with others.
+        count: How many packets.
+    """
+
+    pod: str
+    address: str
+    alone: bool
+    count: int
+
+
+class _Record(msgspec.Struct):
+    """What is known of an address at a pod."""
+
+    told: float
+    since: float
+    proved: int = 0
+    unproved: int = 0
+
+
+class Strangers:
+    """Tells strangers from peers, pod by pod.
+
+    Args:
+        limits: How often strangers may come.
+    """
+
+    def __init__(self, limits: StrangerLimits) -> None:
+        self._limits = limits
+        self._doors: dict[str, SetElements] = {}
+        self._records: dict[tuple[str, str], _Record] = {}
+        self._strange_until: dict[tuple[str, str], float] = {}
+        self._suspect_until: dict[str, float] = {}
+        self._counts: dict[_Counted, int] = {}
+        self._unreported: dict[_Counted, int] = {}
+
+    async def follow(self, pods: Mapping[str, Path]) -> None:
+        """Go by the rules in these pods from now on: network namespaces by UID."""
+        for uid in self._doors.keys() - pods.keys():
+            self._doors.pop(uid).close()
+        for uid in pods.keys() - self._doors.keys():
+            try:
+                door = await asyncio.to_thread(SetElements, pods[uid], TABLE)
+            except TrothError:
+                continue  # the pod has ended
+            self._doors[uid] = door
+            self._counts |= dict(self._read(uid))
+
+    def close(self) -> None:
+        """Leave the rules in all pods to another agent."""
+        for door in self._doors.values():
+            door.close()
+        self._doors.clear()
+
+    def hear(self, event: ConnectionEvent) -> None:
+        """Take note of what became of a connection to a pod's tunnel."""
+        if event.side is not Side.SERVER or event.pod not in self._doors:
+            return
+        if event.peer is not None:
+            self._proved(event.pod, event.source_address)
+        elif event.reason in _UNPROVED:
+            self._unproved(event.pod, event.source_address)
+
+    async def dropped(self) -> AsyncIterator[Dropped]:
+        """What is dropped of strangers, soon after, without end."""
+        sweep_at = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = _now()
+            if now >= sweep_at:
+                pods, sweep_at = set(self._doors), now + _SWEEP_SECONDS
+            else:
+                pods = {uid for uid, until in self._suspect_until.items() if now < until}
+            for uid in pods & self._doors.keys():
+                for each in self._news(uid):
+                    yield each
+
+    def _proved(self, uid: str, address: str) -> None:
+        key, now = (uid, address), _now()
+        record = self._records.get(key)
+        if record is not None and now < record.told + _TOLD_SECONDS:
+            if now >= record.since + _WINDOW_SECONDS:
+                record.since, record.proved, record.unproved = now, 0, 0
+            record.proved += 1
+            return
+        if now < self._strange_until.get(key, now):
+            return
+        self._strange_until.pop(key, None)
+        if len(self._records) >= _MOST_TOLD:
+            del self._records[next(iter(self._records))]
+        self._records.pop(key, None)
+        try:
+            version, packed = _packed(address)
+            self._doors[uid].add(_peers(version), [packed])
+        except OSError as error:  # the set is full
+            _log.warning("a peer stays a stranger", pod=uid, address=address, reason=str(error))
+        self._records[key] = _Record(told=now, since=now, proved=1)
+
+    def _unproved(self, uid: str, address: str) -> None:
+        key, now = (uid, address), _now()
+        self._suspect_until[uid] = now + _SUSPECT_SECONDS
+        record = self._records.get(key)
+        if record is None:
+            return
+        if now >= record.since + _WINDOW_SECONDS:
+            record.since, record.proved, record.unproved = now, 0, 0
+        record.unproved += 1
+        if record.unproved <= max(self._limits.burst, record.proved):
+            return
+        del self._records[key]
+        if len(self._strange_until) >= _MOST_TOLD:
+            del self._strange_until[next(iter(self._strange_until))]
+        self._strange_until[key] = now + _PARDON_SECONDS
+        try:
+            version, packed = _packed(address)
+            self._doors[uid].remove(_peers(version), packed)
+        except OSError as error:
+            _log.warning("a stranger stays a peer", pod=uid, address=address, reason=str(error))
+
+    def _news(self, uid: str) -> Iterator[Dropped]:
+        """What was dropped before the last look, of those that are strangers still.
+
+        A newcomer that came with many connections at once is a peer by the next look: all of them
+        come through.
+        """
+        for key in [key for key in self._unreported if key.pod == uid]:
+            count = self._unreported.pop(key)
+            if (uid, key.address) not in self._records:
+                yield Dropped(pod=uid, address=key.address, alone=key.alone, count=count)
+        before = {key: self._counts.pop(key) for key in tuple(self._counts) if key.pod == uid}
+        for key, count in self._read(uid):
+            self._counts[key] = count
+            past = before.get(key, 0)
+            # An element that was away for a while begins at zero.
+            new = count - past if count >= past else count
+            if new:
+                self._unreported[key] = new
+
+    def _read(self, uid: str) -> Iterator[tuple[_Counted, int]]:
+        for version in _VERSIONS:
+            for why in (_ALONE, _TOGETHER):
+                try:
+                    counts = self._doors[uid].counts(_dropped(version, why))
+                except OSError as error:
+                    _log.debug("a pod's door tells nothing", pod=uid, reason=str(error))
+                    return
+                for packed, count in counts.items():
+                    address = str(ipaddress.ip_address(packed))
+                    yield _Counted(uid, address, why == _ALONE), count
+
+
+class _Counted(NamedTuple):
+    pod: str
+    address: str
+    alone: bool
+
+
+def _peers(version: str) -> str:
+    return f"peers_{version}"
+
+
+def _dropped(version: str, why: str) -> str:
+    return f"dropped_{why}_{version}"
+
+
+def _packed(address: str) -> tuple[str, bytes]:
+    parsed = ipaddress.ip_address(address)
+    return ("ip" if parsed.version == 4 else "ip6"), parsed.packed  # noqa: PLR2004 - IPv4
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
