@@ -27,6 +27,9 @@ PYTHON = "python3"
 PATIENCE_SECONDS = 60.0
 """What a machine that is busy with something else may take for what else takes a moment."""
 
+GRACE_SECONDS = 2
+"""What pods have to end when a test is over, whatever they ask for."""
+
 # Of a plain user nothing is left but what lets root's own UID be mapped into a user namespace.
 _PLAIN = ("setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap", "--")
 
@@ -134,7 +137,7 @@ class Mesh:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.troth("down")
+            self.troth("down", f"--grace-period={GRACE_SECONDS}")
         finally:
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -158,6 +161,16 @@ class Mesh:
         """Run the `troth` command and wait for it."""
         return self.host.run(
             TROTH, *arguments, check=check, plain=self.plain, env=self.environment, **options
+        )
+
+    def start_troth(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start the `troth` command; its standard error is a pipe."""
+        return self.host.start(
+            *(TROTH, *arguments),
+            plain=self.plain,
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def exec(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from tests.e2e.harness import PATIENCE_SECONDS, TROTH, Host, Mesh, eventually
+from tests.e2e.lingering import lingering
 from tests.e2e.manifests import document, namespace, policy, server
 from tests.e2e.policies import wait_serving
 
@@ -173,6 +174,23 @@ def test_a_second_ctrl_c_does_not_keep_the_first_from_cleaning_up(make_mesh: Mak
         assert troth.wait() == 0
 
 
+def test_ctrl_c_waits_for_the_pods_to_end_and_another_one_does_not(
+    make_mesh: MakeMesh, tmp_path: Path
+) -> None:
+    mesh = make_mesh(
+        {"mesh.yaml": document(lingering(server("finance/web", "http:8080"), tmp_path))}
+    )
+    with leaving_nothing(mesh):
+        troth = Foreground(mesh)
+        troth.type(CTRL_C)
+        troth.read_until(b"waiting up to 600 s for finance/web to end")
+        assert running(mesh)
+        troth.type(CTRL_C)
+        troth.read_until(b"ending them at once")
+        assert troth.wait() == 0
+    assert not (tmp_path / "left").exists()
+
+
 @pytest.mark.parametrize("reached", ["lock", "settings.json", "pid", "control.sock", "pods"])
 def test_ctrl_c_while_a_mesh_starts_leaves_nothing_behind(
     make_mesh: MakeMesh, reached: str
@@ -195,8 +213,12 @@ def running(mesh: Mesh) -> bool:
     return mesh.on_node("true", check=False).returncode == 0
 
 
-def test_a_mesh_ends_with_the_killed_command_in_the_foreground(make_mesh: MakeMesh) -> None:
-    mesh = make_mesh(ONE_POD)
+@pytest.mark.parametrize("gentle", [False, True], ids=["", "with a pod that takes its time"])
+def test_a_mesh_ends_with_the_killed_command_in_the_foreground(
+    make_mesh: MakeMesh, tmp_path: Path, *, gentle: bool
+) -> None:
+    pod = lingering(server("finance/web", "http:8080"), tmp_path)
+    mesh = make_mesh({"mesh.yaml": document(pod)} if gentle else ONE_POD)
     with leaving_nothing(mesh):
         troth = Foreground(mesh)
         mesh.host.run("kill", "-KILL", str(troth.pid))

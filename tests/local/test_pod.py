@@ -19,7 +19,7 @@ from troth.local._processes import members
 from troth.local._status import PodStatus, State
 from troth.mesh import Pod, PodPhase
 from troth.node import _netns
-from troth.sources import Container, PodTemplate, Probe, RestartPolicy
+from troth.sources import Container, Hook, HttpGet, PodTemplate, Probe, RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -191,6 +191,112 @@ async def sigterm_gives_time_to_finish(directory: Path) -> None:
     assert "finished" in watched.log()
 
 
+async def only_the_first_process_is_told_to_end(directory: Path) -> None:
+    script = """
+    trap 'echo finishing; kill -9 $child; exit 0' TERM
+    sh -c 'trap "echo told, too" TERM; echo up; while :; do sleep 0.01; done' & child=$!
+    while :; do sleep 0.01; done
+    """
+    async with pod(directory, shell(script)) as watched:
+        await watched.until_logged("up")
+    assert watched.log() == "up\nfinishing\n"
+
+
+async def a_pod_has_its_own_grace_period(directory: Path) -> None:
+    go = directory / "go"
+    script = f"trap 'echo told; until [ -e {go} ]; do sleep 0.01; done; exit 0' TERM; echo up; "
+    forever = "while :; do sleep 0.01; done"
+    async with pod(directory, shell(script + forever), termination_grace_seconds=60) as watched:
+        await watched.until_logged("up")
+        stopping = asyncio.create_task(watched.runner.stop())
+        await watched.until_logged("told")
+        assert 50 < watched.runner.patience < 60
+        go.touch()
+        assert await stopping == ()
+    assert watched.runner.status.containers[0].exit_code == 0
+
+
+async def an_end_can_be_hurried(directory: Path) -> None:
+    script = "trap 'echo told' TERM; echo up; while :; do sleep 0.01; done"
+    async with pod(directory, shell(script), termination_grace_seconds=600) as watched:
+        await watched.until_logged("up")
+        stopping = asyncio.create_task(watched.runner.stop())
+        await watched.until_logged("told")
+        watched.runner.hurry(0)
+        assert await stopping == ("container app: killed, as it did not end in time",)
+    assert watched.runner.status.containers[0].exit_code == 128 + signal.SIGKILL
+
+
+TELLS = "trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.01; done"
+
+
+async def the_pre_stop_hook_comes_before_sigterm(directory: Path) -> None:
+    log = directory / "pod/app.log"
+    command = ("sh", "-c", f"grep told {log} || echo hooked > {directory}/hooked; exit 3")
+    container = shell(TELLS, pre_stop=Hook(command=command))
+    async with pod(directory, container) as watched:
+        await watched.until_logged("up")
+        complaints = await watched.runner.stop()
+    assert complaints == ("container app: its preStop hook failed: sh ended with exit code 3",)
+    assert (directory / "hooked").read_text() == "hooked\n"
+    assert watched.log() == "up\ntold\n"
+
+
+async def the_time_of_the_pre_stop_hook_is_part_of_the_grace_period(directory: Path) -> None:
+    hook = Hook(command=("sleep", "1000"))
+    async with pod(directory, shell(TELLS, pre_stop=hook), termination_grace_seconds=1) as watched:
+        await watched.until_logged("up")
+        (complaint,) = await watched.runner.stop()
+    assert complaint.endswith("its preStop hook failed: it takes longer than the grace period")
+    assert watched.log() == "up\ntold\n"  # with a little time of its own, as in a cluster
+    assert set(members(watched.namespace)) == set()
+
+
+async def a_container_that_ended_meanwhile_has_its_pre_stop_hook_broken_off(
+    directory: Path,
+) -> None:
+    go = directory / "go"
+    script = f"echo up; until [ -e {go} ]; do sleep 0.01; done"
+    hook = Hook(command=("sh", "-c", f"touch {go}; sleep 1000"))
+    async with pod(
+        directory, shell(script, pre_stop=hook), termination_grace_seconds=600
+    ) as watched:
+        await watched.until_logged("up")
+        assert await watched.runner.stop() == ()
+    assert watched.runner.status.containers[0].exit_code == 0
+
+
+async def a_hook_may_be_a_request_or_a_pause(directory: Path) -> None:
+    request = Hook(http_get=HttpGet(port=8080, path="/bye"))
+    ready = Probe(tcp_port=8080, period=1)
+    server = Container(name="app", command=SERVER, readiness=ready, pre_stop=request)
+    resting = shell(TELLS, "resting", pre_stop=Hook(sleep=1))
+    async with pod(directory, server, resting) as watched:
+        await watched.until(lambda s: s.ready)
+        assert await watched.runner.stop() == ()  # the answer's status is not looked at
+    assert 'GET /bye HTTP/1.1" 404' in watched.log()
+
+
+async def a_container_is_ready_once_its_post_start_hook_has_worked(directory: Path) -> None:
+    go = directory / "go"
+    hook = Hook(command=("sh", "-c", f"until [ -e {go} ]; do sleep 0.01; done"))
+    async with pod(directory, shell("echo up; exec sleep 1000", post_start=hook)) as watched:
+        await watched.until_logged("up")
+        assert not watched.runner.status.ready
+        go.touch()
+        await watched.until(lambda s: s.ready)
+
+
+async def a_container_whose_post_start_hook_fails_is_started_again(directory: Path) -> None:
+    hook = Hook(command=("false",))
+    async with pod(directory, shell("exec sleep 1000", post_start=hook)) as watched:
+        waiting = await watched.until(lambda s: s.containers[0].reason == "CrashLoopBackOff")
+        assert waiting.containers[0].message == (
+            "started again in 1 s; its postStart hook failed: false ended with exit code 1"
+        )
+        assert not any(status.ready for status in watched.history)
+
+
 async def a_missing_reference_is_said_and_tried_again(directory: Path) -> None:
     answers: list[Any] = [
         InputError([Problem(subject="Pod a/b", path="spec.x", found="no", wanted="yes")]),
@@ -314,6 +420,15 @@ SCENARIOS = [
     stopping_ends_daemons_and_the_stubborn,
     a_process_whose_threads_come_and_go_is_a_member,
     sigterm_gives_time_to_finish,
+    only_the_first_process_is_told_to_end,
+    a_pod_has_its_own_grace_period,
+    an_end_can_be_hurried,
+    the_pre_stop_hook_comes_before_sigterm,
+    the_time_of_the_pre_stop_hook_is_part_of_the_grace_period,
+    a_container_that_ended_meanwhile_has_its_pre_stop_hook_broken_off,
+    a_hook_may_be_a_request_or_a_pause,
+    a_container_is_ready_once_its_post_start_hook_has_worked,
+    a_container_whose_post_start_hook_fails_is_started_again,
     a_missing_reference_is_said_and_tried_again,
     a_path_that_cannot_be_one_is_said_and_the_pod_can_be_stopped,
     hosts_change_under_a_running_container,

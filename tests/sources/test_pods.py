@@ -12,6 +12,7 @@ from troth.sources import (
     DnsPolicy,
     EnvFrom,
     EnvVar,
+    Hook,
     HostAlias,
     HttpGet,
     KeyRef,
@@ -256,6 +257,24 @@ def test_probes_are_read(probe: str, expected: Probe, read: Callable[..., Manife
 
 
 @pytest.mark.parametrize(
+    ("hook", "expected"),
+    [
+        ("{exec: {command: [nginx, -s, quit]}}", Hook(command=("nginx", "-s", "quit"))),
+        ("{httpGet: {port: 80, path: /drain}}", Hook(http_get=HttpGet(port=80, path="/drain"))),
+        ("{sleep: {seconds: 5}}", Hook(sleep=5)),
+    ],
+    ids=["exec", "http", "sleep"],
+)
+def test_lifecycle_hooks_are_read(
+    hook: str, expected: Hook, read: Callable[..., Manifests]
+) -> None:
+    manifests = read(pod(f"lifecycle: {{postStart: {hook}, preStop: {hook}}}"))
+    assert manifests.problems == ()
+    (container,) = manifests.pods["default/web"].containers
+    assert (container.post_start, container.pre_stop) == (expected, expected)
+
+
+@pytest.mark.parametrize(
     ("volume", "expected"),
     [
         ("{configMap: {name: conf}}", Volume(name="v", kind=VolumeKind.CONFIG_MAP, source="conf")),
@@ -378,6 +397,40 @@ def test_volumes_are_told_apart(
         (
             'readinessProbe: {httpGet: {port: 1, path: "/\\r\\nHost: x"}}',
             "readinessProbe.httpGet: contains a line break; write path and headers in one line",
+        ),
+        (
+            "lifecycle: {preStop: {}}",
+            "lifecycle.preStop: does nothing; write one of exec, httpGet, sleep",
+        ),
+        (
+            "lifecycle: {preStop: {exec: {command: [x]}, sleep: {seconds: 1}}}",
+            "lifecycle.preStop: has exec and sleep; write one of exec, httpGet, sleep",
+        ),
+        (
+            "lifecycle: {preStop: {exec: {}}}",
+            "lifecycle.preStop.exec.command: is missing; write the command to run",
+        ),
+        (
+            "lifecycle: {preStop: {sleep: {}}}",
+            "lifecycle.preStop.sleep.seconds: is missing; write for how many seconds to wait",
+        ),
+        (
+            "lifecycle: {preStop: {sleep: {seconds: 31}}}",
+            (
+                "lifecycle.preStop.sleep.seconds: is 31, more than "
+                "terminationGracePeriodSeconds, 30; write 30 or less, or a longer grace period"
+            ),
+        ),
+        (
+            "lifecycle: {preStop: {tcpSocket: {port: 1}}}",
+            (
+                "lifecycle.preStop.tcpSocket: is a hook that Kubernetes doesn't run; "
+                "write one of exec, httpGet, sleep"
+            ),
+        ),
+        (
+            "lifecycle: {preStart: {}}",
+            ("lifecycle.preStart: is an unknown field and has no effect; did you mean postStart?"),
         ),
         (
             "volumeMounts: [{name: v, mountPath: /x}]",

@@ -21,6 +21,7 @@ from troth.errors import InputError, Problem, Severity
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import (
     AuthorityFiles,
+    Ending,
     MeshStatus,
     Outside,
     Settings,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _POLL_SECONDS = 0.05
+_SILENT_SECONDS = 1.0
+"""How long a mesh that ends may take before it is said what it waits for."""
+
 _UNREADY_SECONDS = 5.0
 """How long a mesh that is ready waits for its apps to say so as well."""
 
@@ -81,7 +85,8 @@ def up(
     """Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.
 
     Pods run as processes in network namespaces of their own; edits of the files take effect at
-    once. Works as root and as a plain user. Ctrl-C or `troth down` ends it and leaves nothing.
+    once. Works as root and as a plain user. Ctrl-C or `troth down` ends it and leaves nothing. Pods
+    then have their terminationGracePeriodSeconds to end; another Ctrl-C ends them at once.
 
     With --detach, the exit code is 1 when it isn't ready in time, or something in the manifests was
     refused; it goes on all the same.
@@ -110,18 +115,68 @@ def up(
         refused = _print_problems(outside)
     except BaseException:
         _handle_signals(signal.SIG_IGN)
-        outside.stop()
+        outside.stop(grace=0)
         raise
     return 1 if waiting or refused else 0
 
 
-def down() -> int:
-    """Stop the mesh and remove everything it made; also what a killed one left behind."""
-    if Outside(StateDirectory()).stop():
+def down(
+    grace_period: Annotated[
+        float | None,
+        typer.Option(
+            "--grace-period",
+            "--grace",
+            help="Seconds that pods may take to end, if less than their own grace periods.",
+            min=0,
+            metavar="SECONDS",
+        ),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="End all pods at once.")] = False,
+) -> int:
+    """Stop the mesh and remove everything it made; also what a killed one left behind.
+
+    Each pod has its terminationGracePeriodSeconds to end. Ctrl-C ends those at once that are left.
+    """
+    if _end(Outside(StateDirectory()), 0 if now else grace_period):
         err.print("stopped")
     else:
         err.print("nothing to stop")
     return 0
+
+
+def _end(outside: Outside, grace: float | None = None) -> bool:
+    """Stop a mesh, as of `Outside.stop`; when we are told to end meanwhile, at once."""
+    _handle_signals(_interrupt)
+    try:
+        _follow_end(outside, grace)
+        # The rest takes but a moment, and one more Ctrl-C would leave half of the mesh's traces.
+        _handle_signals(signal.SIG_IGN)
+    except KeyboardInterrupt:  # and what comes after it is ignored, too
+        err.print("ending them at once")
+        grace = 0
+    return outside.stop(grace)
+
+
+def _follow_end(outside: Outside, grace: float | None) -> None:
+    """Have the mesh end, and say what it waits for if that takes a while."""
+    newest: list[Ending] = []
+    ended = threading.Event()
+
+    def say() -> None:
+        if not ended.wait(_SILENT_SECONDS) and newest and newest[-1].pods:
+            pods, seconds = newest[-1].pods, newest[-1].seconds
+            names = escape(", ".join(pods[:3])) + (" and others" if pods[3:] else "")
+            err.print(
+                f"waiting up to {seconds:.0f} s for {names} to end; Ctrl-C ends them at once",
+                soft_wrap=True,
+            )
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        for each in outside.ending(grace):
+            newest[:] = [each]
+    finally:
+        ended.set()
 
 
 def _wait(outside: Outside, timeout: float) -> tuple[str, ...]:
@@ -169,9 +224,7 @@ def _stay(outside: Outside, mesh: subprocess.Popen[bytes]) -> int:
     except KeyboardInterrupt:
         code = 0
         err.print("stopping")
-    # It ends soon in any case, and one more Ctrl-C would leave half of the mesh's traces.
-    _handle_signals(signal.SIG_IGN)
-    outside.stop()
+    _end(outside)
     return 1 if code else 0
 
 

@@ -30,6 +30,7 @@ _MESH = "finance"
 _POLICIES = "policies"
 _APPLIED = "policy.yaml"
 _PATIENCE_SECONDS = 20.0
+_GRACE_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 
 
@@ -91,7 +92,7 @@ class DemoMesh:
 
     def stop(self) -> None:
         """Stop it and remove what it made, whether or not it had started."""
-        self._outside.stop()
+        self._outside.stop(_GRACE_SECONDS)
         if self._process is not None:
             if self._process.stdin is not None:
                 self._process.stdin.close()

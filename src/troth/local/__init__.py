@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from troth.local._control import call
 from troth.local._launch import launch_command
-from troth.local._outside import Outside, is_privileged
+from troth.local._outside import Ending, Outside, is_privileged
 from troth.local._report import MeshStatus, PodReport, PortStatus
 from troth.local._state import AuthorityFiles, Settings, StateDirectory
 
 __all__ = [
     "AuthorityFiles",
+    "Ending",
     "MeshStatus",
     "Outside",
     "PodReport",

@@ -97,6 +97,16 @@ class AuditRequest(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 3600
 
 
+class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the mesh.
+
+    Attributes:
+        grace: Seconds that pods may take to end, if less than their own grace periods.
+    """
+
+    grace: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.errors import InputError, TrothError
+from troth.local._hooks import run_hook
 from troth.local._launch import launch_command
 from troth.local._logs import ContainerLog
 from troth.local._probe import Readiness, ask
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.local._launch import LaunchSpec
-    from troth.sources import Container, RestartPolicy
+    from troth.local._patience import Patience
+    from troth.sources import Container, Hook, RestartPolicy
 
 
 class ContainerRunner:
@@ -62,6 +64,7 @@ class ContainerRunner:
         self._policy = policy
         self._init = init
         self._on_change = on_change
+        self._failed_hook = ""
         self._log = ContainerLog(directory / f"{container.name}.log")
 
     async def run(self) -> int:
@@ -77,7 +80,8 @@ class ContainerRunner:
                 self._change(
                     state=State.WAITING,
                     reason="CrashLoopBackOff",
-                    message=f"started again in {delay:g} s; the last exit code was {code}",
+                    message=f"started again in {delay:g} s; "
+                    + (self._failed_hook or f"the last exit code was {code}"),
                 )
             await asyncio.sleep(delay)
 
@@ -95,6 +99,28 @@ class ContainerRunner:
             process.kill()
             await asyncio.shield(process.wait())
             raise
+
+    async def end(self, patience: Patience) -> str:
+        """Has what runs end by itself: ``preStop``, then SIGTERM; `run` must be cancelled before.
+
+        Args:
+            patience: How long it may take.
+
+        Returns:
+            What did not go as it should; empty if nothing.
+        """
+        process = self.process
+        if process is None:
+            return ""
+        complaint = ""
+        hook = self.container.pre_stop
+        if hook is not None and patience.left and not self._init:
+            complaint = await self._before_stop(hook, process, patience)
+        process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with patience.before_kill():
+                self._ended(await process.wait())
+        return complaint
 
     async def finish(self) -> None:
         """Takes note of the end of a process that was ended from outside, and closes the log."""
@@ -116,21 +142,22 @@ class ContainerRunner:
             return None
         before = self.status.exit_code is not None
         probe = self.container.readiness
+        self._failed_hook = ""
         self._change(
             state=State.RUNNING,
             reason="",
             message="",
             pid=process.pid,
-            ready=probe is None,
+            ready=probe is None and self.container.post_start is None,
             restarts=self.status.restarts + before,
         )
-        probing = asyncio.create_task(self._probe())
+        looking_after = asyncio.create_task(self._look_after(process))
         try:
             code = await process.wait()
         finally:
-            probing.cancel()
+            looking_after.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await probing
+                await looking_after
         self._ended(code)
         return code
 
@@ -142,6 +169,37 @@ class ContainerRunner:
             return Process(launch_command(self.spec_path), netns=self._netns, output=output)
         finally:
             os.close(output)
+
+    async def _look_after(self, process: Process) -> None:
+        """See to what goes on beside a process: ``postStart``, then its readiness."""
+        hook = self.container.post_start
+        if hook is not None:
+            wrong = await self._run_hook(hook)
+            if wrong:
+                self._failed_hook = f"its postStart hook failed: {wrong}"
+                process.kill()
+                return
+            if self.container.readiness is None:
+                self._change(ready=True)
+        await self._probe()
+
+    async def _before_stop(self, hook: Hook, process: Process, patience: Patience) -> str:
+        doing = asyncio.create_task(self._run_hook(hook))
+        ended = asyncio.create_task(process.wait())
+        try:
+            async with patience.before_signal():
+                await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
+            wrong = doing.result() if doing.done() else ""
+        except TimeoutError:
+            wrong = "it takes longer than the grace period"
+        finally:
+            doing.cancel()
+            ended.cancel()
+            await asyncio.gather(doing, ended, return_exceptions=True)
+        return f"its preStop hook failed: {wrong}" if wrong else ""
+
+    async def _run_hook(self, hook: Hook) -> str:
+        return await run_hook(hook, netns=self._netns, address=self._address, execute=self.execute)
 
     async def _probe(self) -> None:
         probe = self.container.readiness

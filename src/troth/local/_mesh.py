@@ -24,7 +24,7 @@ from troth.node import History, NodeAgent
 from troth.sources import Manifests, watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from troth.errors import Problem
     from troth.local._network import Network
@@ -69,6 +69,7 @@ class LocalMesh:
         self._known_problems: frozenset[str] = frozenset()
         self._ignored: set[str] = set()
         self._stopping: set[asyncio.Task[None]] = set()
+        self._grace: float | None = None
         self._woken = asyncio.Event()
         self._wakes = 0
         self._acted_on = 0
@@ -129,6 +130,18 @@ class LocalMesh:
         )
         return membership(namespace, template.labels, host_network=template.host_network)
 
+    def not_ended(self) -> tuple[tuple[str, ...], float]:
+        """The pods that have not ended yet, and the seconds within which they would have."""
+        sandboxes = (*self._terminating.values(), *self._sandboxes.values())
+        keys = tuple(sorted({sandbox.key for sandbox in sandboxes}))
+        return keys, max((sandbox.patience for sandbox in sandboxes), default=0.0)
+
+    def hurry(self, grace: float) -> None:
+        """Have pods take at most ``grace`` seconds to end, also those that are ending."""
+        self._grace = grace if self._grace is None else min(self._grace, grace)
+        for sandbox in (*self._terminating.values(), *self._sandboxes.values()):
+            sandbox.hurry(self._grace)
+
     async def run(self) -> None:
         """Follow the manifests until cancelled; then stop every pod."""
         try:
@@ -152,9 +165,7 @@ class LocalMesh:
             if self._loaded:
                 await self._reconcile()
             self._acted_on = wakes
-            async with self._changed:
-                self._revision += 1
-                self._changed.notify_all()
+            await self._note_change()
 
     async def _reconcile(self) -> None:
         self._plan = plan_pods(self.manifests)
@@ -170,14 +181,22 @@ class LocalMesh:
                 sandbox.template = template
                 sandbox.refresh(self.manifests)
         for key, template in self._plan.pods.items():
-            if key not in self._sandboxes:
+            if key not in self._sandboxes and not self._has_to_wait(template):
                 with self._reported(key):
                     self._sandboxes[key] = await self._make(template)
         self._tell_agent()
-        for sandbox in ending:
-            self._stop_soon(sandbox)
         await self._settle_pods()
+        for sandbox in ending:  # no Service leads to them any more
+            self._stop_soon(sandbox)
         self._report_problems()
+
+    def _has_to_wait(self, template: PodTemplate) -> bool:
+        """Whether a pod can't be made yet, as one of its name hasn't ended: they may share data.
+
+        A Deployment's pods are made beside those that they replace.
+        """
+        key = f"{template.namespace}/{template.name}"
+        return not template.owner and any(each.key == key for each in self._terminating.values())
 
     async def _make(self, template: PodTemplate) -> Sandbox:
         uid = str(uuid.uuid4())
@@ -244,6 +263,11 @@ class LocalMesh:
             for sandbox in self._sandboxes.values()
             if sandbox.template.subdomain
         )
+        for uid, sandbox in tuple(self._terminating.items()):
+            if uid in self._terminating:  # it may still have something to say to others
+                with contextlib.suppress(TrothError):  # it has just ended
+                    captured = uid in self.agent.captured
+                    await sandbox.set_services(services, named, captured=captured)
         for key, sandbox in self._sandboxes.items():
             with self._reported(key):
                 captured = sandbox.uid in self.agent.captured
@@ -257,6 +281,8 @@ class LocalMesh:
     def _blocker(self, key: str) -> str:
         if key in self._troubles:
             return self._troubles[key]
+        if key not in self._sandboxes:
+            return "the pod that it replaces has not ended yet"
         sandbox = self._sandboxes[key]
         if self._meant(sandbox) and sandbox.uid not in self.agent.captured:
             return self.agent.refused.get(sandbox.uid, "not captured yet")
@@ -276,19 +302,37 @@ class LocalMesh:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_UNANNOUNCE_SECONDS):
                 await self.agent.enforced()
-        await sandbox.stop()
+        self._tell(sandbox, await sandbox.stop(self._grace))
         del self._terminating[sandbox.uid]
         self._tell_agent()
         # Envoy's sockets would keep the namespace alive, so its listeners go first.
         await self.agent.enforced()
         await sandbox.remove()
+        self.wake()
 
     async def _stop_all(self) -> None:
+        """End all pods at once. Services stay as they are: some end by telling others of it."""
         for task in self._stopping:
             task.cancel()
         await asyncio.gather(*self._stopping, return_exceptions=True)
-        sandboxes = (*self._sandboxes.values(), *self._terminating.values())
-        await asyncio.gather(*(sandbox.stop() for sandbox in sandboxes), return_exceptions=True)
+
+        async def stop(of: dict[str, Sandbox], key: str) -> None:
+            self._tell(of[key], await of[key].stop(self._grace))
+            del of[key]
+            await self._note_change()
+
+        both = (self._sandboxes, self._terminating)
+        ending = [stop(of, key) for of in both for key in of]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def _tell(self, sandbox: Sandbox, complaints: Iterable[str]) -> None:
+        for complaint in complaints:
+            self.notices.add(f"pod {sandbox.key}: {complaint}")
+
+    async def _note_change(self) -> None:
+        async with self._changed:
+            self._revision += 1
+            self._changed.notify_all()
 
     def _report_problems(self) -> None:
         problems = {str(problem) for problem in self.problems}

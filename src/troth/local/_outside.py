@@ -73,6 +73,18 @@ class Process(msgspec.Struct, frozen=True):
         return Process.of(self.pid) == self
 
 
+class Ending(msgspec.Struct, frozen=True):
+    """What a mesh that is to end waits for.
+
+    Attributes:
+        pods: Those that have not ended yet, ``NAMESPACE/NAME``.
+        seconds: Within which they will have ended.
+    """
+
+    pods: tuple[str, ...]
+    seconds: float
+
+
 class Outside:
     """The mesh of one state directory, as the commands outside of it see it."""
 
@@ -129,7 +141,7 @@ class Outside:
                 # Both may have ended, too: that is then the error.
                 with mesh, contextlib.suppress(ProcessLookupError):  # waits, and closes its pipe
                     os.killpg(mesh.pid, signal.SIGKILL)
-            self.stop()
+            self.stop(grace=0)
             raise
         return mesh
 
@@ -155,13 +167,33 @@ class Outside:
             yield tuple(line["waiting_for"])
         raise self._ended_early()
 
-    def stop(self) -> bool:
+    def ending(self, grace: float | None = None) -> Iterator[Ending]:
+        """Have the mesh end, and follow that; `stop` is to be called in any case.
+
+        Args:
+            grace: Seconds that pods may take, if less than their own termination grace periods.
+
+        Yields:
+            What is waited for, now and after each change; nothing if no mesh runs.
+        """
+        seconds = self._ask_to_stop(grace)
+        if seconds is None:
+            return
+        until = time.monotonic() + seconds + _STOP_SECONDS
+        with contextlib.suppress(PeerError, TimeoutError):  # it has ended, or `stop` ends it
+            for line in call(self.state.control, "ending", until):
+                yield Ending(tuple(line["waiting_for"]), line["seconds"])
+
+    def stop(self, grace: float | None = None) -> bool:
         """Stop the mesh and remove what is left of it; False if there was nothing.
 
-        Also the remains of one that was killed are removed.
+        Also the remains of one that was killed are removed. Argument as of `ending`.
         """
         process = self.process()
-        if process is not None and not (self._ask_to_stop() and _wait_gone(process, _STOP_SECONDS)):
+        seconds = self._ask_to_stop(grace) if process is not None else None
+        if process is not None and (
+            seconds is None or not _wait_gone(process, seconds + _STOP_SECONDS)
+        ):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
             _wait_gone(process, _STOP_SECONDS)
@@ -183,12 +215,14 @@ class Outside:
         user = [] if is_privileged() else ["--user", "--preserve-credentials"]
         return ["nsenter", f"--target={process.pid}", *user, "--mount", "--net", "--pid", "--"]
 
-    def _ask_to_stop(self) -> bool:
-        """Whether the mesh has heard it; one that only starts has nobody yet who listens."""
+    def _ask_to_stop(self, grace: float | None) -> float | None:
+        """How long the mesh may take; None if it only starts, and nobody listens yet."""
         try:
-            return any(call(self.state.control, "stop"))
+            for answer in call(self.state.control, "stop", grace=grace):
+                return float(answer["seconds"])
         except PeerError:
-            return False
+            return None
+        return None
 
     def _spawn(self, lock: int, *, detach: bool) -> subprocess.Popen[bytes]:
         log = os.open(self.state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

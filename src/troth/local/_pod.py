@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,8 @@ from troth.local._container import ContainerRunner, write_spec
 from troth.local._env import command_line
 from troth.local._hosts import update_in_place
 from troth.local._launch import Bind, LaunchSpec, launch_command
-from troth.local._processes import end_all, send
+from troth.local._patience import Patience
+from troth.local._processes import end_all
 from troth.local._status import PodStatus, summarize
 from troth.node import _netns
 
@@ -76,6 +76,8 @@ class PodRunner:
         self._init = [self._runner(c, init=True) for c in template.init_containers]
         self._main = [self._runner(c, init=False) for c in template.containers]
         self._task: asyncio.Task[None] | None = None
+        self._patience: Patience | None = None
+        self._ending: asyncio.Task[tuple[str, ...]] | None = None
         self._namespace = 0
         self.status = self._summary()
 
@@ -130,33 +132,63 @@ class PodRunner:
             write_spec(path, {**spec, "privileged": True})
         return [*launch_command(path), "--", *argv]
 
-    async def stop(self, grace: float) -> None:
-        """Ends every process of the pod: SIGTERM first, SIGKILL after the grace period.
+    @property
+    def patience(self) -> float:
+        """Seconds within which it will have ended: of its grace period, until it is to end."""
+        return self._patience.left if self._patience else float(self._grace)
+
+    async def stop(self, grace: float | None = None) -> tuple[str, ...]:
+        """End every process of the pod as the kubelet does.
+
+        In each container at the same time: the ``preStop`` hook, then SIGTERM to its first process.
+        What is left of the pod when all have ended, or when the grace period is over, is killed.
+        Once it is ending, this only waits for it (and gives it less time, if ``grace`` is shorter).
 
         Args:
-            grace: Seconds between the two, at most the pod's own termination grace period.
+            grace: Seconds that it may take, if less than the pod's own termination grace period.
+
+        Returns:
+            What did not go as it should.
 
         Raises:
             PeerError: A process does not end.
         """
         if self._task is None:
-            return
-        self._task.cancel()
+            return ()
+        if self._patience is None:
+            self._patience = Patience(self._grace)
+        if grace is not None:
+            self.hurry(grace)
+        if self._ending is None:
+            ending = self._end(self._task, self._patience)
+            self._ending = asyncio.create_task(ending, name=f"end of pod {self._pod}")
+        return await asyncio.shield(self._ending)
+
+    def hurry(self, grace: float) -> None:
+        """Let the pod, which is ending, take at most ``grace`` more seconds; else a no-op."""
+        if self._patience is not None:
+            self._patience.cut(grace)
+
+    @property
+    def _grace(self) -> int:
+        return self._template.termination_grace_seconds
+
+    async def _end(self, running: asyncio.Task[None], patience: Patience) -> tuple[str, ...]:
+        running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+            await running
         runners = [*self._init, *self._main]
-        processes = [runner.process for runner in runners if runner.process is not None]
-        if processes:
-            groups = {process.pid for process in processes}
-            send(self._namespace, signal.SIGTERM, groups=groups)
-            grace = min(grace, self._template.termination_grace_seconds)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await asyncio.gather(*(process.wait() for process in processes))
+        complaints = await asyncio.gather(*(runner.end(patience) for runner in runners))
+        late = [runner.process is not None for runner in runners]
         await end_all(self._namespace)
         for runner in runners:
             await runner.finish()
-        self._task = None
+        return tuple(
+            f"container {runner.container.name}: {text}"
+            for runner, complaint, killed in zip(runners, complaints, late, strict=True)
+            for text in (complaint, "killed, as it did not end in time" if killed else "")
+            if text
+        )
 
     async def _run(self) -> None:
         for runner in self._init:

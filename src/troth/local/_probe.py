@@ -77,7 +77,10 @@ async def ask(
                 code = await execute(probe.command)
                 return f"{probe.command[0]} ended with exit code {code}" if code else ""
             if probe.http_get is not None:
-                return await _http_get(probe.http_get, netns, address)
+                status = await http_status(probe.http_get, netns, address)
+                if status is None:
+                    return "the answer is not HTTP"
+                return "" if 200 <= status < 400 else f"status {status}"  # noqa: PLR2004 - the kubelet's range
             if probe.tcp_port is not None:
                 (await _connect(netns, address, probe.tcp_port)).close()
             return ""
@@ -87,7 +90,14 @@ async def ask(
         return str(error)
 
 
-async def _http_get(get: HttpGet, netns: Path, address: str) -> str:
+async def http_status(get: HttpGet, netns: Path, address: str) -> int | None:
+    """The status of the answer to a request from inside the pod; None when that isn't HTTP.
+
+    Raises:
+        OSError: There is no connection, or it ended early.
+        asyncio.IncompleteReadError: It ended amid the status line.
+        ValueError: The request would not be one.
+    """
     connection = await _connect(netns, address, get.port)
     encrypted = get.scheme == "HTTPS"
     try:
@@ -104,13 +114,10 @@ async def _http_get(get: HttpGet, netns: Path, address: str) -> str:
         writer.write(_request(get, address))
         line = await reader.readuntil(b"\n")
     except asyncio.LimitOverrunError:
-        return "the answer is not HTTP"
+        return None
     finally:
         writer.transport.abort()
-    status = status_of(line)
-    if status is None:
-        return "the answer is not HTTP"
-    return "" if 200 <= status < 400 else f"status {status}"  # noqa: PLR2004 - the kubelet's range
+    return status_of(line)
 
 
 def status_of(line: bytes) -> int | None:

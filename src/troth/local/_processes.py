@@ -18,7 +18,7 @@ from troth.errors import PeerError
 from troth.node import _netns
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 _PROC = Path("/proc")
 
@@ -65,6 +65,14 @@ class Process:
         code = self._child.wait()
         return code if code >= 0 else 128 - code
 
+    def terminate(self) -> None:
+        """Asks it to end (SIGTERM), and nobody else: it knows what its children have to do first.
+
+        No-op when it has ended.
+        """
+        if not self.ended:
+            os.kill(self.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """Kills it and all of its process group; no-op when it has ended."""
         if not self.ended:
@@ -80,14 +88,6 @@ def members(namespace: int) -> Iterator[int]:
     for entry in os.scandir(_PROC):
         if entry.name.isdigit() and _is_member(int(entry.name), namespace):
             yield int(entry.name)
-
-
-def send(namespace: int, number: signal.Signals, *, groups: Collection[int]) -> None:
-    """Sends a signal to the members of the namespace that are in one of these process groups."""
-    for pid in members(namespace):
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(pid) in groups:
-                os.close(_send(pid, namespace, number))
 
 
 async def end_all(namespace: int, *, patience: float = 5) -> None:

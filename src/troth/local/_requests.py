@@ -16,6 +16,7 @@ from troth.local._arguments import (
     CauseRequest,
     ConnectRequest,
     RouteRequest,
+    StopRequest,
     TraceRequest,
     WhyRequest,
     checked,
@@ -43,11 +44,15 @@ class Requests:
     Args:
         mesh: The mesh.
         authority: Signs what traces show.
-        stop: Called to end the mesh.
+        stop: Called to end the mesh, and again to have it end sooner; as of `StopRequest`.
     """
 
     def __init__(
-        self, mesh: LocalMesh, *, authority: CertificateAuthority, stop: Callable[[], None]
+        self,
+        mesh: LocalMesh,
+        *,
+        authority: CertificateAuthority,
+        stop: Callable[[float | None], None],
     ) -> None:
         self._mesh = mesh
         self._authority = authority
@@ -72,6 +77,7 @@ class Requests:
                 "why": self._why,
                 "audit": self._audit,
                 "stop": self._end,
+                "ending": self._ending,
             },
         )
 
@@ -202,9 +208,18 @@ class Requests:
             raise PeerError("troth", f"{sandbox.key} is only being made", "try again in a moment")
         return world, Place(pod=world.pods[sandbox.uid], netns=sandbox.netns)
 
-    async def _end(self, _: Mapping[str, Any]) -> Answer:
-        self._stop()
-        yield {"stopping": True}
+    async def _end(self, request: Mapping[str, Any]) -> Answer:
+        """End the mesh, and say how long that may take."""
+        grace = checked(request, StopRequest).grace
+        self._stop(grace)
+        _, seconds = self._mesh.not_ended()
+        yield {"stopping": True, "seconds": seconds if grace is None else min(seconds, grace)}
+
+    async def _ending(self, _request: Mapping[str, Any]) -> Answer:
+        """Lines of which pods a mesh that is to end still waits for, until it has ended."""
+        async for _ in self._mesh.changes():
+            pods, seconds = self._mesh.not_ended()
+            yield {"waiting_for": pods, "seconds": seconds}
 
 
 def find(mesh: LocalMesh, name: str) -> Sandbox:

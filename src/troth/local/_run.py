@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from troth._listen import ListenAddress
     from troth.node._metrics import NodeMetrics
 
+_ABANDONED_SECONDS = 2.0
+"""What pods get to end when the command that runs their mesh has been killed."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -60,6 +63,7 @@ class _Mesh:
         self._state = state
         self._settings = state.read_settings()
         self._stop = asyncio.Event()
+        self._mesh: LocalMesh | None = None
 
     async def run(self) -> None:
         self._stop_on_signals()
@@ -89,7 +93,8 @@ class _Mesh:
             pod_connections=settings.pod_connections,
         )
         mesh = LocalMesh(settings, state, network, agent)
-        requests = Requests(mesh, authority=authority, stop=self._stop.set)
+        self._mesh = mesh
+        requests = Requests(mesh, authority=authority, stop=self._end)
         async with (
             _background(agent.run()) as agent_ended,
             _metrics_page(settings.metrics, metrics),
@@ -106,10 +111,25 @@ class _Mesh:
     def _stop_on_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in ENDING:
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._end_by_signal)
         if not os.path.sameopenfile(0, os.open(os.devnull, os.O_RDONLY)):
             # A pipe from whoever started us in the foreground: when they are gone, so are we.
-            loop.add_reader(0, self._stop.set)
+            loop.add_reader(0, self._end_abandoned)
+
+    def _end_by_signal(self) -> None:
+        """The first one ends the mesh, the second one at once."""
+        self._end(0.0 if self._stop.is_set() else None)
+
+    def _end_abandoned(self) -> None:
+        """Nobody is there any more to be shown what is waited for."""
+        asyncio.get_running_loop().remove_reader(0)
+        self._end(_ABANDONED_SECONDS)
+
+    def _end(self, grace: float | None) -> None:
+        """End the mesh; argument as of `StopRequest`."""
+        if grace is not None and self._mesh is not None:
+            self._mesh.hurry(grace)
+        self._stop.set()
 
 
 class _AuthoritySigner:

@@ -28,9 +28,6 @@ NODE_NAME = "local"
 
 NamedPods: TypeAlias = "tuple[tuple[Pod, PodTemplate], ...]"
 
-STOP_GRACE_SECONDS = 2.0
-"""Between SIGTERM and SIGKILL; a laptop's apps hold nothing worth Kubernetes' 30 s."""
-
 
 class Sandbox:
     """A pod from the making of its network namespace to its removal.
@@ -175,10 +172,19 @@ class Sandbox:
         """Use the ConfigMaps and Secrets of ``manifests`` from the next container start on."""
         self._manifests = manifests
 
-    async def stop(self) -> None:
-        """End every process of the pod."""
+    @property
+    def patience(self) -> float:
+        """Seconds within which its processes will have ended, once they are to."""
+        return self._runner.patience if self._runner is not None else 0.0
+
+    async def stop(self, grace: float | None = None) -> tuple[str, ...]:
+        """End every process of the pod; argument, result and errors as of `PodRunner.stop`."""
+        return await self._runner.stop(grace) if self._runner is not None else ()
+
+    def hurry(self, grace: float) -> None:
+        """Let the pod, which is ending, take at most ``grace`` more seconds."""
         if self._runner is not None:
-            await self._runner.stop(STOP_GRACE_SECONDS)
+            self._runner.hurry(grace)
 
     async def remove(self) -> None:
         """Remove the pod's link and namespace."""

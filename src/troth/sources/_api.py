@@ -18,6 +18,9 @@ CONTAINER = _names("""
 """)
 """core/v1 Container."""
 
+LIFECYCLE = _names("postStart preStop stopSignal")
+"""core/v1 Lifecycle."""
+
 POD_SPEC = _names("""
     activeDeadlineSeconds affinity automountServiceAccountToken containers dnsConfig dnsPolicy
     enableServiceLinks ephemeralContainers hostAliases hostIPC hostNetwork hostPID hostUsers

@@ -12,6 +12,7 @@ from troth.sources._workloads import (
     Container,
     EnvFrom,
     EnvVar,
+    Hook,
     HttpGet,
     KeyRef,
     Probe,
@@ -32,7 +33,7 @@ _ENV_NAME = Rule(
     longest=1024,
     wanted="use printable ASCII characters other than '='",
 )
-_UNSUPPORTED = ("lifecycle", "livenessProbe", "startupProbe", "volumeDevices")
+_UNSUPPORTED = ("livenessProbe", "startupProbe", "volumeDevices")
 """Fields that change how a container behaves and that a local runner doesn't act on."""
 
 
@@ -55,6 +56,10 @@ def read_container(fields: Fields) -> Container:
             unsupported.append("readinessProbe.grpc")
         else:
             readiness = _probe(probe, ports)
+    lifecycle = fields.fields("lifecycle")
+    lifecycle.only(_api.LIFECYCLE)
+    if "stopSignal" in lifecycle:
+        unsupported.append("lifecycle.stopSignal")
     env = [each for field in fields.each("env") if (each := _env_var(field, unsupported))]
     mounts = fields.each("volumeMounts")
     unsupported += [f"{mount.name}.subPathExpr" for mount in mounts if "subPathExpr" in mount]
@@ -68,6 +73,8 @@ def read_container(fields: Fields) -> Container:
         working_dir=fields.string("workingDir"),
         ports=ports,
         readiness=readiness,
+        post_start=_hook(lifecycle, "postStart", ports),
+        pre_stop=_hook(lifecycle, "preStop", ports),
         volume_mounts=tuple(_mount(mount) for mount in mounts),
         unsupported=tuple(unsupported),
     )
@@ -166,6 +173,35 @@ def _probe(fields: Fields, ports: tuple[ContainerPort, ...]) -> Probe | None:
         success_threshold=fields.integer("successThreshold", 0) or 1,
         failure_threshold=fields.integer("failureThreshold", 0) or 3,
     )
+
+
+def _hook(lifecycle: Fields, name: str, ports: tuple[ContainerPort, ...]) -> Hook | None:
+    if name not in lifecycle:
+        return None
+    fields = lifecycle.fields(name)
+    handlers = ("exec", "httpGet", "sleep")
+    given = [handler for handler in (*handlers, "tcpSocket") if handler in fields]
+    if len(given) != 1:
+        found = f"has {' and '.join(given)}" if given else "does nothing"
+        fields.report.error(fields.path, found, f"write one of {', '.join(handlers)}")
+        return None
+    action = fields.fields(given[0])
+    match given[0]:
+        case "exec":
+            command = action.strings("command")
+            if not command:
+                action.missing("command", "write the command to run")
+            return Hook(command=command)
+        case "httpGet":
+            return Hook(http_get=_http_get(action, ports))
+        case "sleep":
+            if "seconds" not in action:
+                action.missing("seconds", "write for how many seconds to wait")
+            return Hook(sleep=action.integer("seconds", 0))
+        case _:
+            found = "is a hook that Kubernetes doesn't run"
+            fields.warn("tcpSocket", found, f"write one of {', '.join(handlers)}")
+            return None
 
 
 def _http_get(fields: Fields, ports: tuple[ContainerPort, ...]) -> HttpGet:

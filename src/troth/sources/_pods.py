@@ -112,6 +112,8 @@ def _template(
     _refuse_duplicates(
         spec, "containers", "the container", [c.name for c in (*init_containers, *containers)]
     )
+    grace = spec.integer("terminationGracePeriodSeconds", 30)
+    _check_hooks(spec, "containers", containers, grace)
     # serviceAccount is serviceAccountName's deprecated alias.
     account = spec.string("serviceAccount", "default", rule=NAME) or "default"
     default = RestartPolicy.ALWAYS if source.kind not in ("Job", "CronJob") else RestartPolicy.NEVER
@@ -132,7 +134,7 @@ def _template(
         dns=read_dns(spec),
         host_network=spec.boolean("hostNetwork"),
         enable_service_links=spec.boolean("enableServiceLinks", default=True),
-        termination_grace_seconds=spec.integer("terminationGracePeriodSeconds", 30),
+        termination_grace_seconds=grace,
         owner=source.name if owner else "",
         owner_kind=source.kind if owner else "",
         location=source.location,
@@ -149,6 +151,18 @@ def _check_containers(
                     f"{spec.at(field)}[{index}].volumeMounts",
                     f"mounts {described(mount.name)}, which is no volume of the pod",
                     "add it to spec.volumes, or mend the name",
+                )
+
+
+def _check_hooks(spec: Fields, field: str, containers: tuple[Container, ...], grace: int) -> None:
+    for index, container in enumerate(containers):
+        hooks = {"postStart": container.post_start, "preStop": container.pre_stop}
+        for name, hook in hooks.items():
+            if hook is not None and hook.sleep is not None and hook.sleep > grace:
+                spec.report.error(
+                    f"{spec.at(field)}[{index}].lifecycle.{name}.sleep.seconds",
+                    f"is {hook.sleep}, more than terminationGracePeriodSeconds, {grace}",
+                    f"write {grace} or less, or a longer grace period",
                 )
 
 

@@ -74,6 +74,20 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     failure_threshold: int = 3
 
 
+class Hook(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done at a turn of a container's life (``LifecycleHandler``); one member is set.
+
+    Attributes:
+        http_get: A request, whatever the answer's status.
+        command: A command in the container.
+        sleep: Seconds of waiting.
+    """
+
+    http_get: HttpGet | None = None
+    command: tuple[str, ...] | None = None
+    sleep: int | None = None
+
+
 class VolumeMount(msgspec.Struct, frozen=True, kw_only=True):
     """Where a volume appears in a container (``VolumeMount``)."""
 
@@ -124,6 +138,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         working_dir: Empty for the image's.
         ports: What it declares to listen on.
         readiness: When Services may send it connections; None means once it runs.
+        post_start: Done as soon as it has been started (``lifecycle.postStart``).
+        pre_stop: Done before it is told to end (``lifecycle.preStop``).
         volume_mounts: Where volumes appear.
         unsupported: Fields of the manifest that a local runner doesn't act on.
     """
@@ -137,6 +153,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     working_dir: str = ""
     ports: tuple[ContainerPort, ...] = ()
     readiness: Probe | None = None
+    post_start: Hook | None = None
+    pre_stop: Hook | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
     unsupported: tuple[str, ...] = ()
 
@@ -201,7 +219,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         dns: How it looks names up.
         host_network: It shares the node's network namespace, and so can't be captured.
         enable_service_links: Services appear as environment variables.
-        termination_grace_seconds: Between SIGTERM and SIGKILL.
+        termination_grace_seconds: How long it may take to end once it is to, ``preStop`` included.
         owner: The workload's name, empty for a bare Pod.
         owner_kind: The workload's kind, empty for a bare Pod.
         location: Where the manifest stands.

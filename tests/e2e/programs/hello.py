@@ -2,13 +2,19 @@
 
 ``http`` answers each request with its name, the port and the path, ``echo`` sends back what it
 gets, ``udp`` does so with datagrams. Each TCP connection is a line of standard output.
+
+With the directory ``LINGER`` in its environment it doesn't end when told to: it makes the file
+``told`` there, goes on, and ends when there is a file ``leave``, which it answers by ``left``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import signal
 import sys
+from pathlib import Path
 
 
 async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: str) -> None:
@@ -47,6 +53,9 @@ async def accept(
 
 
 async def main(name: str, *listeners: str) -> None:
+    told = asyncio.Event()
+    if "LINGER" in os.environ:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     for listener in listeners:
         protocol, port = listener.split(":")
         if protocol == "udp":
@@ -55,7 +64,16 @@ async def main(name: str, *listeners: str) -> None:
         else:
             serve = functools.partial(accept, protocol=protocol, text=f"{name} {port}")
             await asyncio.start_server(serve, port=int(port))
-    await asyncio.Event().wait()
+    await told.wait()
+    await leave(Path(os.environ["LINGER"]))
+
+
+async def leave(directory: Path) -> None:
+    """End when there is a file that says so."""
+    (directory / "told").touch()
+    while not (directory / "leave").exists():  # noqa: ASYNC110 - a file is no event
+        await asyncio.sleep(0.02)
+    (directory / "left").touch()
 
 
 asyncio.run(main(*sys.argv[1:]))
