@@ -162,6 +162,22 @@ def test_services_are_balanced_by_envoy_and_reached_by_the_tunnel(
         )
 
 
+def test_an_app_sees_its_clients_address_by_tunnel_and_in_plaintext(
+    mesh: ClusterMesh, shop: str, outside: str
+) -> None:
+    server = mesh.serve(shop, "web", "node-2")
+    service = mesh.service(shop, "web")
+    for node in ("node-1", "node-2"):
+        friend = mesh.client(shop, f"friend-of-{node}", node)
+        stranger = mesh.client(outside, f"stranger-of-{node}", node)
+        mesh.await_captured(shop, "web", f"friend-of-{node}")
+        for target in (f"{address(server)}:8080", service):
+            for namespace, pod in ((shop, friend), (outside, stranger)):
+                name = pod["metadata"]["name"]
+                seen = mesh.get(namespace, name, f"{target}/who")
+                assert seen.removeprefix("::ffff:") == address(pod), (name, target)
+
+
 def test_a_service_is_reached_by_the_tunnel_also_at_its_external_and_its_load_balancers_address(
     mesh: ClusterMesh, shop: str
 ) -> None:

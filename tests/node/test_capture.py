@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth.envoy import PORT_SETS, TUNNEL_PORT
+from troth.envoy import APP_MARK, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node import _netns
 from troth.node._capture import apply_ruleset, capture, capture_rules, release
@@ -218,6 +218,102 @@ def nothing_gets_out_past_envoy_by_a_forged_segment(directory: Path) -> None:
             assert not taken_by(far)
 
 
+_IPV6_TRANSPARENT = 75  # linux/in6.h; Python lacks it
+_TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21  # linux/tcp.h
+_RECEIVED, _REPAIRED = 1, -1
+
+
+def as_envoy(pod: Path, source: str, target: tuple[str, int]) -> socket.socket:
+    """A connection to the app in the way in which Envoy makes it: from its client's address."""
+    client = _netns.socket_in(pod, family_of(source))
+    client.settimeout(5)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, APP_MARK)
+    if ":" in source:
+        client.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+    client.bind((source, 0))
+    client.connect(target)
+    return client
+
+
+def the_app_sees_envoys_client(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        # The client has the same two ends: what the kernel tracks of one mustn't touch the other.
+        with listening(pod, mine, 15006) as inbound, listening(pod, mine, 80) as app:
+            envoy = as_envoy(pod, theirs, (mine, 80))
+            same = _netns.socket_in(other, family_of(theirs))
+            with envoy, same, app.accept()[0] as answering:
+                assert answering.getpeername()[0] == theirs
+                same.settimeout(5)
+                same.bind((theirs, envoy.getsockname()[1]))
+                same.connect((mine, 80))
+                assert (taken_by(inbound), taken_by(app)) == (True, False)
+                assert exchanged(envoy, answering)
+                asyncio.run(release(pod))
+                assert exchanged(envoy, answering)
+                asyncio.run(capture(pod))
+
+
+def where_nobody_listens_envoy_is_refused(directory: Path) -> None:
+    pod, _ = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        with pytest.raises(ConnectionRefusedError):
+            as_envoy(pod, theirs, (mine, 80))
+
+
+def exchanged(one: socket.socket, two: socket.socket) -> bool:
+    for sender, receiver in ((one, two), (two, one)):
+        receiver.settimeout(5)
+        sender.sendall(b"words")
+        if receiver.recv(100) != b"words":
+            return False
+    return True
+
+
+def no_segment_from_outside_is_taken_for_envoys(directory: Path) -> None:
+    """Behind Envoy, the app's connection seems to be its client's. The client has no part in it."""
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        with (
+            listening(pod, mine, 80) as app,
+            as_envoy(pod, theirs, (mine, 80)) as envoy,
+            app.accept()[0] as answering,
+        ):
+            source = theirs, envoy.getsockname()[1]
+            reset(other, source, (mine, 80), next_byte(answering))
+            # What comes later than the reset shows that it has been dealt with.
+            assert not reaches(other, mine, 15999, seconds=_SILENCE_SECONDS)
+            assert exchanged(envoy, answering)
+
+
+def next_byte(connection: socket.socket) -> int:
+    """The sequence number that a connection expects next."""
+    connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _RECEIVED)
+    number = connection.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ)
+    connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIRED)
+    return number & 0xFFFF_FFFF
+
+
+def reset(netns: Path, source: tuple[str, int], target: tuple[str, int], number: int) -> None:
+    """Send a RST for somebody else's connection, with a sequence number that is right."""
+    (address, port), (to, to_port) = source, target
+    family = family_of(address)
+    segment = bytearray(struct.pack("!HHIIBBHHH", port, to_port, number, 0, 5 << 4, 0x04, 0, 0, 0))
+    hosts = socket.inet_pton(family, address) + socket.inet_pton(family, to)
+    pseudo = hosts + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
+    segment[16:18] = checksum(pseudo + segment)
+    with _netns.call_in(
+        netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    ) as raw:
+        raw.sendto(segment, (to, 0))
+
+
 def own_ports_are_closed_to_others(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
     asyncio.run(capture(pod, PORT_SETS[1]))
@@ -370,6 +466,14 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
         pytest.param(
             nothing_gets_out_past_envoy_by_a_forged_segment,
             id="nothing gets out past Envoy by a forged segment",
+        ),
+        pytest.param(the_app_sees_envoys_client, id="the app sees Envoy's client"),
+        pytest.param(
+            where_nobody_listens_envoy_is_refused, id="where nobody listens, Envoy is refused"
+        ),
+        pytest.param(
+            no_segment_from_outside_is_taken_for_envoys,
+            id="no segment from outside is taken for Envoy's",
         ),
         pytest.param(own_ports_are_closed_to_others, id="no other pod reaches Envoy's own ports"),
         pytest.param(a_pod_relays_nothing, id="a pod relays nothing"),

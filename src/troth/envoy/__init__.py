@@ -17,6 +17,7 @@ from troth.envoy._logpipe import AccessLogPipe
 from troth.envoy._overflow import Overflow
 from troth.envoy._overflow_watch import OverflowWatch
 from troth.envoy._ports import (
+    APP_MARK,
     ENVOY_MARK,
     INBOUND_PORT,
     OUTBOUND_PORT,
@@ -31,6 +32,7 @@ from troth.envoy._snapshot import Resource, Snapshot
 from troth.envoy._status import AdsStatus, Nack
 
 __all__ = [
+    "APP_MARK",
     "ENVOY_MARK",
     "HANDSHAKE_SECONDS",
     "HELLO_SECONDS",

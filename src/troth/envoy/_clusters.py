@@ -3,7 +3,7 @@
 ==============  ====================================================================
 cluster         where its connections go
 ==============  ====================================================================
-``UID|app``     into the pod itself, seen by the app as coming from 127.0.0.6
+``UID|app``     into the pod itself, seen by the app as coming from the client
 ``UID|plain``   out of the pod, to the original destination as it is
 ``UID|tunnel``  out of the pod, to the original destination's address at the tunnel
 ``svc|IP:PORT`` to an endpoint of the service, by way of the internal listener
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_SECONDS = 10
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
-_APP_SOURCE = "127.0.0.6"
-"""Not the address that the app itself uses to reach itself, so the two never fight for ports."""
-
 _RING_SHARES = 128
 """Of each endpoint on the ring: clients then spread to within a tenth or so."""
 _LARGEST_RING = 2**23  # Envoy's limit
@@ -47,7 +44,8 @@ _LARGEST_RING = 2**23  # Envoy's limit
 def pod_clusters(local: LocalPod) -> Iterator[Message]:
     """The three clusters whose sockets live in the pod's network namespace."""
     uid = local.pod.uid
-    yield _original_dst(cluster_name(uid, "app"), local, source=_APP_SOURCE)
+    # The listeners' `original_src` says from which address, and with which mark.
+    yield _original_dst(cluster_name(uid, "app"), local, mark=None)
     yield _original_dst(cluster_name(uid, "plain"), local)
     tunnel = _original_dst(cluster_name(uid, "tunnel"), local)
     tunnel.original_dst_lb_config.upstream_port_override.value = TUNNEL_PORT
@@ -114,13 +112,13 @@ def _base(name: str) -> Message:
     )
 
 
-def _original_dst(name: str, local: LocalPod, source: str = "0.0.0.0") -> Message:  # noqa: S104 - any own address
+def _original_dst(name: str, local: LocalPod, *, mark: int | None = ENVOY_MARK) -> Message:
     cluster = _base(name)
     cluster.type = cluster_pb2.Cluster.DiscoveryType.ORIGINAL_DST
     cluster.lb_policy = cluster_pb2.Cluster.LbPolicy.CLUSTER_PROVIDED
     bind = address_pb2.BindConfig(
-        source_address=socket_address(source, 0, netns=local.netns).socket_address,
-        socket_options=[mark_option(ENVOY_MARK)],
+        source_address=socket_address("0.0.0.0", 0, netns=local.netns).socket_address,  # noqa: S104
+        socket_options=[] if mark is None else [mark_option(mark)],
     )
     if local.has_ipv6:
         bind.extra_source_addresses.add(

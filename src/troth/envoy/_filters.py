@@ -7,6 +7,7 @@ from envoy.config.core.v3 import substitution_format_string_pb2 as format_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
+from envoy.extensions.filters.listener.original_src.v3 import original_src_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
@@ -86,6 +87,15 @@ def tcp_proxy(
 def original_dst() -> Message:
     """The listener filter that finds where a redirected connection was going."""
     return _listener_filter("original_dst", original_dst_pb2.OriginalDst())
+
+
+def original_src(mark: int) -> Message:
+    """The listener filter that has upstream connections come from the client's own address.
+
+    Args:
+        mark: SO_MARK of those upstream connections.
+    """
+    return _listener_filter("original_src", original_src_pb2.OriginalSrc(mark=mark))
 
 
 def tls_inspector() -> Message:

@@ -10,7 +10,14 @@ from envoy.config.listener.v3 import listener_pb2
 from google.protobuf import duration_pb2
 
 from troth.envoy._accesslog import connected_access_log, failed_access_log
-from troth.envoy._filters import original_dst, set_filter_state, state, tcp_proxy, tls_inspector
+from troth.envoy._filters import (
+    original_dst,
+    original_src,
+    set_filter_state,
+    state,
+    tcp_proxy,
+    tls_inspector,
+)
 from troth.envoy._limits import HANDSHAKE_SECONDS, HELLO_SECONDS, buffer_limit
 from troth.envoy._matchers import (
     DESTINATION_IP,
@@ -26,7 +33,7 @@ from troth.envoy._matchers import (
     match_whole,
 )
 from troth.envoy._names import cluster_name, listener_name
-from troth.envoy._ports import OWN_PORTS, PORT_SETS
+from troth.envoy._ports import APP_MARK, OWN_PORTS, PORT_SETS
 from troth.envoy._proto import Message, socket_address
 from troth.envoy._reasons import Role
 from troth.envoy._tls import server_socket
@@ -82,7 +89,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
         stat_prefix=listener_name(Role.TUNNEL_IN, uid),
         address=_inbound_address(local, ports.tunnel),
         per_connection_buffer_limit_bytes=buffer_limit(),
-        listener_filters=[tls_inspector()],
+        listener_filters=[tls_inspector(), original_src(APP_MARK)],
         listener_filters_timeout=duration_pb2.Duration(seconds=HELLO_SECONDS),
         filter_chains=chains,
         filter_chain_matcher=match_exact(
@@ -120,7 +127,7 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
         stat_prefix=listener_name(Role.PLAIN_IN, uid),
         address=_inbound_address(local, ports.inbound),
         per_connection_buffer_limit_bytes=buffer_limit(),
-        listener_filters=[original_dst()],
+        listener_filters=[original_dst(), original_src(APP_MARK)],
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]
         if others_pass
         else [chain(name) for name in names.values()] or [_never()],

@@ -36,7 +36,13 @@ OWN_PORTS = tuple(port for ports in PORT_SETS for port in ports)
 """All of them: no app's, whichever are in use."""
 
 ENVOY_MARK = 0x539
-"""SO_MARK of every socket that Envoy makes in a pod, so that its own traffic isn't captured."""
+"""SO_MARK of every socket by which Envoy leaves a pod, so that its own traffic isn't captured."""
+
+APP_MARK = 0x53A
+"""SO_MARK of every socket by which Envoy reaches a pod's app under its client's address.
+
+The pod's routes keep what carries it inside the pod, in both directions. See `troth.node._routes`.
+"""
 
 TUNNEL_ALPN = "troth"
 """What both ends of a tunnel offer by ALPN, so that captures and traces show what it is."""

@@ -9,6 +9,11 @@ To lead a connection anywhere is the business of NAT, which the kernel asks once
 that it tracks, and it takes any segment for the first of one. Whoever sends an ACK ahead of the SYN
 could so have a connection that isn't led anywhere (and one that died unseen can leave the like). So
 each SYN is looked at once more behind NAT, and goes nowhere but to Envoy.
+
+Envoy's connections to the app come from their client's own address (see `_routes`). One may have
+both addresses and both ports in common with the connection that it continues. If the kernel tracked
+both, it would take them for one, so it doesn't track Envoy's. The app's end looks like the end of
+a connection with the client: what arrives for it from outside the pod is dropped.
 """
 
 from __future__ import annotations
@@ -16,9 +21,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from troth.envoy import ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
+from troth.envoy import APP_MARK, ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node._netns import enter_command
+from troth.node._routes import keep_inside
 from troth.node._strangers import no_stranger_rules, stranger_rules
 from troth.node._sysctls import apply_sysctls
 
@@ -40,6 +46,24 @@ _PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} retur
 
 _FIRST = "tcp flags syn / fin,syn,rst,ack"
 
+_TO_APP = f"""\
+  chain answered {{
+    type filter hook output priority raw; policy accept;
+    meta mark {APP_MARK:#x} notrack
+  }}
+  chain answering {{
+    type filter hook prerouting priority raw; policy accept;
+    iif "lo" meta mark {APP_MARK:#x} notrack
+  }}
+  chain inside {{
+    type filter hook output priority 0; policy accept;
+    meta mark {APP_MARK:#x} oif != "lo" drop
+  }}
+  chain outside {{
+    type filter hook input priority 0; policy accept;
+    iif != "lo" socket mark {APP_MARK:#x} drop
+  }}"""
+
 _ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
 """Of either Envoy: the first packets of a connection that is led to one may come again later."""
 
@@ -60,6 +84,7 @@ def capture_rules(ports: PortSet = PORT_SETS[0], *, probes: bool = False) -> str
 add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
+{_TO_APP}
   chain guard {{
     type filter hook prerouting priority -150; policy accept;
     iif != "lo" tcp dport {{ {hidden} }} drop
@@ -112,6 +137,7 @@ def release_rules() -> str:
 add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
+{_TO_APP}
   chain outbound {{
     type nat hook output priority -100; policy accept;
     ct state new return
@@ -145,6 +171,7 @@ async def capture(
     """
     door = no_stranger_rules() if strangers is None else stranger_rules(strangers)
     lacking = await asyncio.to_thread(apply_sysctls, netns)
+    await asyncio.to_thread(keep_inside, netns)
     await apply_ruleset(netns, capture_rules(ports, probes=probes) + door)
     if lacking:  # the rules may have brought them
         await asyncio.to_thread(apply_sysctls, netns)

@@ -1,4 +1,4 @@
-"""Asks the kernel for all there is of something, by netlink(7)."""
+"""Asks the kernel for all there is of something, or to change it, by netlink(7)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLM_F_REQUEST_DUMP = 0x1 | 0x300
+_NLM_F_REQUEST_ACK = 0x1 | 0x4
 
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
+_ATTRIBUTE = struct.Struct("=HH")
 
 _BUFFER = 65_536
 """Twice the largest part of a dump that the kernel sends."""
@@ -46,6 +48,33 @@ def dump(protocol: int, kind: int, request: bytes) -> Iterator[tuple[int, bytes]
                     number = -_ERROR.unpack_from(body)[0]
                     raise OSError(number or errno.EPROTO, os.strerror(number or errno.EPROTO))
                 yield answer, body
+
+
+def change(protocol: int, kind: int, flags: int, request: bytes) -> None:
+    """Have the kernel change something in the thread's network namespace, and wait until it has.
+
+    Args:
+        protocol: As of `dump`.
+        kind: The request's type.
+        flags: Of the request, beside those that make it one.
+        request: Its body.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        kernel.bind((0, 0))
+        size = _HEADER.size + len(request)
+        kernel.send(_HEADER.pack(size, kind, _NLM_F_REQUEST_ACK | flags, 1, 0) + request)
+        for answer, body in _messages(kernel.recv(_BUFFER)):
+            if answer == _NLMSG_ERROR and (number := -_ERROR.unpack_from(body)[0]):
+                raise OSError(number, os.strerror(number))
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute of a request's body."""
+    size = _ATTRIBUTE.size + len(payload)
+    return _ATTRIBUTE.pack(size, kind) + payload.ljust(aligned(len(payload)), b"\0")
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -56,6 +56,13 @@ POD_SYSCTLS = (
     # A segment outside of the window, such as a late copy, isn't redirected otherwise: it reaches
     # the app's own port, which answers with a reset, and that ends the connection.
     Sysctl(f"{_CONNTRACK}_be_liberal", "1"),
+    # What the app answers to Envoy, a refusal too, carries Envoy's mark, by which it is routed back
+    # to Envoy and not to the client whose address Envoy has taken (`troth.node._routes`).
+    Sysctl("ipv4/tcp_fwmark_accept", "1"),
+    Sysctl("ipv4/fwmark_reflect", "1"),
+    Sysctl("ipv6/fwmark_reflect", "1"),
+    # Many short connections from one client to one port run out of ports in TIME_WAIT otherwise.
+    Sysctl("ipv4/tcp_tw_reuse", "1"),
 )
 """Of every captured pod."""
 

@@ -1,7 +1,8 @@
 """A server of the policy tests: ``hello.py NAME PROTOCOL:PORT...``, on IPv4 and IPv6.
 
-``http`` answers each request with its name, the port and the path, ``echo`` sends back what it
-gets, ``udp`` does so with datagrams. Each TCP connection is a line of standard output.
+``http`` answers each request with its name, the port and the path, or at ``/who`` with the client's
+address, ``echo`` sends back what it gets, ``udp`` does so with datagrams. Each TCP connection is a
+line of standard output.
 
 With the directory ``LINGER`` in its environment it doesn't end when told to: it makes the file
 ``told`` there, goes on, and ends when there is a file ``leave``, which it answers by ``left``.
@@ -19,7 +20,9 @@ from pathlib import Path
 
 async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: str) -> None:
     request = await reader.readuntil(b"\r\n\r\n")
-    body = f"{text} {request.split()[1].decode()}".encode()
+    path = request.split()[1].decode()
+    client: str = writer.get_extra_info("peername")[0]
+    body = (client if path.strip("/") == "who" else f"{text} {path}").encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
