@@ -59,9 +59,11 @@ def server(name: str, *, namespace: str, replicas: int = 1, ready_unless: str = 
         replicas: How many.
         ready_unless: A directory; a replica isn't ready while a file there has its name.
     """
-    probe = f"exec: {{command: [sh, -c, 'test ! -e {ready_unless}/$(hostname)']}}"
+    probe = "exec: {command: [sh, -c, 'test ! -e /unready/$(hostname)']}"
+    mounts = "volumeMounts: [{name: unready, mountPath: /unready}]"
+    volumes = f"volumes: [{{name: unready, hostPath: {{path: {ready_unless}}}}}]"
     if not ready_unless:
-        probe = f"tcpSocket: {{port: {HTTP}}}"
+        probe, mounts, volumes = f"tcpSocket: {{port: {HTTP}}}", "", ""
     ports = ", ".join(f"{{containerPort: {port}}}" for port in SERVER_PORTS)
     service_ports = ", ".join(f"{{name: p{port}, port: {port}}}" for port in SERVER_PORTS)
     return textwrap.dedent(f"""\
@@ -80,10 +82,12 @@ def server(name: str, *, namespace: str, replicas: int = 1, ready_unless: str = 
             metadata: {{labels: {{app: {name}}}}}
             spec:
               serviceAccountName: {name}
+              {volumes}
               containers:
               - name: server
                 image: none
                 command: [{PYTHON}, {SERVER}]
+                {mounts}
                 ports: [{ports}]
                 readinessProbe:
                   {probe}

@@ -1,24 +1,34 @@
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import json
+import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from troth.local._container import write_spec
-from troth.local._launch import Bind, LaunchSpec, launch_command
+from troth.local._launch import Bind, LaunchSpec, join_command, launch_command
+from troth.local._namespaces import PodNamespaces
+from troth.local._processes import Process
 from troth.node import _netns
 
 if TYPE_CHECKING:
     from tests.conftest import InNode
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TMP, SHM = "/tmp", "/dev/shm"  # noqa: S108 - a container's own
+_namespaces: list[PodNamespaces] = []
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def make_spec(directory: Path, **fields: Any) -> LaunchSpec:
@@ -26,34 +36,52 @@ def make_spec(directory: Path, **fields: Any) -> LaunchSpec:
     if not netns.exists():
         _netns.create(netns)
         (directory / "scratch").mkdir()
+        _namespaces.append(PodNamespaces(netns, "web"))
     spec = LaunchSpec(
         pod="finance/web",
         container="app",
         netns=str(netns),
-        hostname="web",
+        sandbox=_namespaces[-1].pid,
         argv=["true"],
         env={"PATH": PATH},
         cwd="/",
         binds=[],
         hidden=[],
         scratch=str(directory / "scratch"),
-        privileged=False,
+        read_only_root=False,
+        user=0,
+        group=0,
+        groups=[],
     )
     return {**spec, **fields}  # type: ignore[typeddict-item] # a test's own fields
 
 
+def bind(source: Path | str, target: str, *, read_only: bool = False, **fields: Any) -> Bind:
+    base = Bind(source=str(source), inside="", target=target, read_only=read_only, own=True)
+    return {**base, **fields}  # type: ignore[typeddict-item] # as above
+
+
 def launch(directory: Path, *argv: str, **fields: Any) -> subprocess.CompletedProcess[str]:
     path = directory / "app.json"
-    write_spec(path, make_spec(directory, **fields))
-    override = ["--", *argv] if argv else []
-    return subprocess.run(
-        [*launch_command(path), *override], capture_output=True, text=True, check=False
+    more: dict[str, Any] = {"argv": list(argv)} if argv else {}
+    write_spec(path, make_spec(directory, **more | fields))
+    log = directory / "output"
+    output = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    process = Process(
+        launch_command(path),
+        netns=directory / "netns",
+        output=output,
+        within=_namespaces[-1],
     )
+    os.close(output)
+    code = asyncio.run(process.wait())
+    said = log.read_text()
+    return subprocess.CompletedProcess(argv, code, said, said)
 
 
 def output(directory: Path, *argv: str, **fields: Any) -> str:
     done = launch(directory, *argv, **fields)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -68,7 +96,7 @@ def it_is_in_its_namespaces(directory: Path) -> None:
     assert output(directory, "readlink", "/proc/self/ns/net") == (
         f"net:[{_netns.inode(directory / 'netns')}]\n"
     )
-    for kind in ("mnt", "uts"):
+    for kind in ("mnt", "uts", "ipc", "pid"):
         own = Path(f"/proc/self/ns/{kind}").readlink()
         assert output(directory, "readlink", f"/proc/self/ns/{kind}") != f"{own}\n"
 
@@ -78,10 +106,7 @@ def it_has_the_pods_files(directory: Path) -> None:
     hosts.write_text("10.0.0.1 payments\n")
     resolv.write_text("search finance\n")
     real = Path("/etc/hosts").read_text()
-    binds = [
-        Bind(source=str(hosts), target="/etc/hosts", read_only=False),
-        Bind(source=str(resolv), target="/etc/resolv.conf", read_only=False),
-    ]
+    binds = [bind(hosts, "/etc/hosts"), bind(resolv, "/etc/resolv.conf")]
     assert output(directory, "cat", "/etc/hosts", "/etc/resolv.conf", binds=binds) == (
         "10.0.0.1 payments\nsearch finance\n"
     )
@@ -110,17 +135,12 @@ def it_cannot_undo_the_capture(directory: Path) -> None:
         ["ip", "link", "set", "lo", "down"],
         [sys.executable, "-c", SET_MARK],
         ["umount", "/etc/hosts"],
-        ["nsenter", f"--net={directory}/netns", "true"],
+        ["nsenter", "--net=/proc/1/ns/net", "true"],
         ["unshare", "--mount", "true"],
     ):
         done = launch(directory, *command)
         assert done.returncode != 0, command
         assert re.search("not permitted|[Pp]ermission denied|superuser", done.stderr), done.stderr
-
-
-def privileged_it_can(directory: Path) -> None:
-    output(directory, "nft", "add", "table", "inet", "mine", privileged=True)
-    output(directory, sys.executable, "-c", SET_MARK, privileged=True)
 
 
 def it_does_not_see_what_is_hidden(directory: Path) -> None:
@@ -130,14 +150,9 @@ def it_does_not_see_what_is_hidden(directory: Path) -> None:
     volume = state / "volume"
     volume.mkdir()
     (volume / "shown").write_text("yes")
-    target = directory / "shown"
-    target.mkdir()
-    fields = {
-        "hidden": [str(state)],
-        "binds": [Bind(source=str(volume), target=str(target), read_only=False)],
-    }
+    fields = {"hidden": [str(state)], "binds": [bind(volume, "/shown")]}
     assert output(directory, "ls", "-A", str(state), **fields) == ""
-    assert output(directory, "cat", str(target / "shown"), **fields) == "yes"
+    assert output(directory, "cat", "/shown/shown", **fields) == "yes"
     assert (state / "key.pem").exists()
 
 
@@ -147,13 +162,200 @@ def it_does_not_see_what_is_hidden_in_a_volume_either(directory: Path) -> None:
     (state / "key").write_text("secret")
     (directory / "host/file").write_text("shown")
     (directory / "link").symlink_to(directory / "host")
-    for source, hidden in (("host", "run/state"), ("link", "run/state"), ("host/run/state", "")):
-        bind = Bind(source=str(directory / source), target="/made/up", read_only=True)
-        fields = {"binds": [bind], "hidden": [str(state)]}
-        assert output(directory, "ls", "-A", f"/made/up/{hidden}", **fields) == ""
-    bind = Bind(source=str(directory / "host"), target="/made/up", read_only=True)
-    fields = {"binds": [bind], "hidden": [str(state)]}
+    (directory / "again").mkdir()
+    assert (
+        _libc.mount(os.fsencode(directory / "host"), os.fsencode(directory / "again"), 0, 4096, 0)
+        == 0
+    )
+    for source, hidden in (
+        ("host", "run/state"),
+        ("link", "run/state"),
+        ("host/run/state", ""),
+        ("again", "run/state"),
+        ("", "again/run/state"),
+    ):
+        fields = {
+            "binds": [bind(directory / source, "/made/up", read_only=True, own=False)],
+            "hidden": [str(state)],
+        }
+        assert output(directory, "ls", "-A", f"/made/up/{hidden}", **fields) == "", source
+        assert output(directory, "ls", "-A", f"{directory}/again/run/state", **fields) == ""
+    fields = {
+        "binds": [bind(directory / "host", "/made/up", read_only=True, own=False)],
+        "hidden": [str(state)],
+    }
     assert output(directory, "cat", "/made/up/file", **fields) == "shown"
+
+
+def a_link_in_a_volume_leads_nowhere(directory: Path) -> None:
+    volume, state = directory / "volume", directory / "state"
+    (state / "private").mkdir(parents=True)
+    (state / "key").write_text("secret")
+    (volume / "deep").mkdir(parents=True)
+    for name, target in {
+        "absolute": str(state),
+        "relative": "../state",
+        "deep/up": "../../state",
+        "root": "/",
+        "proc": "/proc/self/root",
+        "harmless": "deep",
+    }.items():
+        (volume / name).symlink_to(target)
+        for inside in (name, f"{name}/private", f"./{name}/"):
+            done = launch(directory, "ls", "/shown", binds=[bind(volume, "/shown", inside=inside)])
+            assert done.returncode == 125, done.stdout
+            assert "Too many levels of symbolic links" in done.stderr
+    done = launch(directory, binds=[bind(volume, "/shown", inside="../state")])
+    assert "Invalid cross-device link" in done.stderr
+    assert (
+        output(directory, "ls", "/shown", binds=[bind(volume, "/shown", inside="deep")]) == "up\n"
+    )
+
+
+def what_it_changes_is_its_own(directory: Path) -> None:
+    (directory / "file").write_text("the host's")
+    home = Path.home()
+    places = ["", "/etc", TMP, "/var/lib", "/var/log", "/run", "/opt", str(home)]
+    script = " && ".join(f"echo x > {place}/troth-test-was-here" for place in places)
+    script += f" && cd {directory} && echo changed > file && cat file && rm file"
+    assert output(directory, "sh", "-ec", script) == "changed\n"
+    assert (directory / "file").read_text() == "the host's"
+    assert not any((Path(place) / "troth-test-was-here").exists() for place in places)
+    assert "troth-test-was-here" not in output(directory, "ls", "/", "/etc", TMP)
+
+
+def with_a_read_only_root_it_changes_nothing_but_its_volumes(directory: Path) -> None:
+    volume = directory / "volume"
+    volume.mkdir()
+    fields: dict[str, Any] = {"binds": [bind(volume, "/made/up")], "read_only_root": True}
+    for place in ("/", "/etc", TMP, "/run", str(directory)):
+        done = launch(directory, "touch", f"{place}/new", **fields)
+        assert "Read-only file system" in done.stderr, place
+    output(directory, "touch", "/made/up/new", f"{SHM}/new", **fields)
+    assert (volume / "new").exists()
+
+
+def it_changes_no_setting_of_the_kernels(directory: Path) -> None:
+    for setting in ("kernel/core_pattern", "vm/swappiness", "net/ipv4/ip_forward"):
+        done = launch(directory, "sh", "-c", f": > /proc/sys/{setting}")
+        assert "Read-only file system" in done.stderr, (setting, done.stderr)
+    if Path("/proc/sysrq-trigger").exists():
+        done = launch(directory, "sh", "-c", ": > /proc/sysrq-trigger")
+        assert "Read-only file system" in done.stderr
+    assert launch(directory, "cat", "/proc/kcore", "/proc/keys", "/proc/timer_list").stdout in {
+        "",
+        "cat: /proc/kcore: No such file or directory\n",
+    }
+    done = launch(directory, "sh", "-c", "mkdir /sys/fs/cgroup/new || mkdir /sys/fs/cgroup/*/new")
+    assert "Read-only file system" in done.stderr, done.stderr
+
+
+def it_has_no_device_of_the_hosts(directory: Path) -> None:
+    seen = set(output(directory, "ls", "/dev").split())
+    assert seen == {
+        *("fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin"),
+        *("stdout", "tty", "urandom", "zero"),
+    }
+    assert output(
+        directory, "sh", "-c", "echo x > /dev/null; head -c 1 /dev/zero | od -An -tx1"
+    ) == (" 00\n")
+    assert output(directory, sys.executable, "-c", "import os; print(os.openpty())") == "(3, 4)\n"
+
+
+def it_reaches_no_socket_of_the_hosts(directory: Path) -> None:
+    path = directory / "service"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        done = launch(directory, sys.executable, "-c", CONNECT, str(path))
+        assert "Connection refused" in done.stderr
+        output(
+            directory, sys.executable, "-c", CONNECT, "/v/service", binds=[bind(directory, "/v")]
+        )
+
+
+CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+
+
+def it_sees_no_process_but_the_pods(directory: Path) -> None:
+    seen = output(directory, "sh", "-c", "cat /proc/[0-9]*/comm").split()
+    assert set(seen) <= {"sleep", "sh", "cat"}
+    assert "denied" in launch(directory, "ls", "/proc/1/root/").stderr
+    assert "denied" in launch(directory, "cat", "/proc/1/environ").stderr
+    launch(directory, "kill", "-9", "1", "-1")
+    assert output(directory, "echo", "alive") == "alive\n"
+
+
+def a_user_namespace_of_its_own_gives_it_nothing(directory: Path) -> None:
+    for command in (
+        "mount -o remount,rw,bind /proc/sys && echo got",
+        "umount /proc/sys && echo got",
+        "umount -l /etc/hosts && echo got",
+        "mount -t proc proc /mnt && echo got",
+        "ip link set eth0 down && echo got",
+        "echo x > /proc/sys/kernel/core_pattern && echo got",
+    ):
+        done = launch(directory, "unshare", "-Urm", "sh", "-c", command)
+        assert "got" not in done.stdout, (command, done.stdout)
+
+
+def its_program_is_not_the_launchers(directory: Path) -> None:
+    """CVE-2019-5736: a script whose interpreter is the launcher's own program."""
+    volume = directory / "volume"
+    volume.mkdir()
+    exe = volume / "exe"
+    exe.write_text("#!/proc/self/exe\n" + OVERWRITE)
+    exe.chmod(0o755)
+    done = launch(directory, "/v/exe", binds=[bind(volume, "/v")])
+    assert done.stdout == "read-only: 1\n"
+
+
+OVERWRITE = """
+import os
+print("read-only:", os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)
+"""
+
+
+def others_join_it(directory: Path) -> None:
+    path = directory / "app.json"
+    script = "echo private > /root/note; echo up > /v/up; exec sleep infinity"
+    volume = directory / "volume"
+    volume.mkdir()
+    argv = ["sh", "-c", script]
+    write_spec(path, make_spec(directory, argv=argv, binds=[bind(volume, "/v")]))
+    with Path(os.devnull).open("w") as null:
+        process = Process(
+            launch_command(path),
+            netns=directory / "netns",
+            output=null.fileno(),
+            within=_namespaces[-1],
+        )
+    while not (volume / "up").exists():
+        time.sleep(0.01)
+
+    def join(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(join_command(path, argv), capture_output=True, text=True, check=False)
+
+    assert join("cat", "/root/note").stdout == "private\n"
+    assert join("sh", "-c", "exit 7").returncode == 7
+    assert join("sh", "-c", "kill -9 $$").returncode == 128 + signal.SIGKILL
+    assert join("nosuch").returncode == 127
+    assert "sleep" in join("sh", "-c", "cat /proc/[0-9]*/comm").stdout
+    status = join("grep", "-E", "^(CapEff|NoNewPrivs)", "/proc/self/status").stdout
+    assert status.split() == ["CapEff:", "00000000a00405fb", "NoNewPrivs:", "1"]
+    assert join("ls", "/proc/self/fd").stdout.split() == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]  # the last is ls's own
+    process.kill()
+    asyncio.run(process.wait())
+    done = join("true")
+    assert (done.returncode, done.stderr) == (
+        125,
+        "troth: pod finance/web, container app: the container is not running\n",
+    )
 
 
 def it_has_default_signals(directory: Path) -> None:
@@ -172,14 +374,14 @@ def volumes_appear_where_there_was_nothing(directory: Path) -> None:
     before = sorted(entry.name for entry in Path("/").iterdir())
     etc = set(output(directory, "ls", "-A", "/etc").split())
     for target in ("/config", "/etc/app/conf.d", "/usr/local/deep/er/place", "/run/secrets/x"):
-        binds = [Bind(source=str(volume), target=target, read_only=False)]
+        binds = [bind(volume, target)]
         assert output(directory, "cat", f"{target}/key", binds=binds) == "value"
         assert not Path(target).exists()
     binds = [
-        Bind(source=str(volume), target="/one/deeper", read_only=False),
-        Bind(source=str(volume), target="/one/other", read_only=False),
-        Bind(source=str(volume), target="/two", read_only=False),
-        Bind(source=str(volume / "key"), target="/etc/app.conf", read_only=False),
+        bind(volume, "/one/deeper"),
+        bind(volume, "/one/other"),
+        bind(volume, "/two"),
+        bind(volume / "key", "/etc/app.conf"),
     ]
     listing = output(directory, "ls", "-A", "/one", "/two", binds=binds)
     assert listing.split() == ["/one:", "deeper", "other", "/two:", "key"]
@@ -194,7 +396,7 @@ def a_read_only_volume_takes_no_writes(directory: Path) -> None:
     volume = directory / "volume"
     volume.mkdir()
     for read_only in (True, False):
-        binds = [Bind(source=str(volume), target="/data", read_only=read_only)]
+        binds = [bind(volume, "/data", read_only=read_only)]
         done = launch(directory, "touch", "/data/new", binds=binds)
         assert (volume / "new").exists() is not read_only
         assert ("Read-only" in done.stderr) is read_only
@@ -223,20 +425,14 @@ def failures_are_said(directory: Path) -> None:
             "cannot change to the working directory /nosuch: No such file or directory",
         ),
         (
-            {"netns": "/nosuch"},
-            125,
-            "cannot enter network namespace /nosuch: No such file or directory",
-        ),
-        ({"netns": "/dev/null"}, 125, "cannot enter network namespace /dev/null: Invalid argument"),
-        (
-            {"binds": [Bind(source="/nosuch", target="/mnt", read_only=False)]},
+            {"binds": [bind("/nosuch", "/mnt")]},
             125,
             "cannot mount /nosuch at /mnt: No such file or directory",
         ),
         (
-            {"binds": [Bind(source="/usr", target="/dev/null/x", read_only=False)]},
+            {"binds": [bind("/usr", "/dev/null/x")]},
             125,
-            "cannot mount /usr at /dev/null/x: Not a directory",
+            "cannot mount /usr at /dev/null/x: File exists",
         ),
         ({"hidden": ["/nosuch"]}, 125, "cannot hide /nosuch: No such file or directory"),
     ]
@@ -252,9 +448,18 @@ SCENARIOS = [
     it_has_the_pods_files,
     it_has_few_capabilities,
     it_cannot_undo_the_capture,
-    privileged_it_can,
     it_does_not_see_what_is_hidden,
     it_does_not_see_what_is_hidden_in_a_volume_either,
+    a_link_in_a_volume_leads_nowhere,
+    what_it_changes_is_its_own,
+    with_a_read_only_root_it_changes_nothing_but_its_volumes,
+    it_changes_no_setting_of_the_kernels,
+    it_has_no_device_of_the_hosts,
+    it_reaches_no_socket_of_the_hosts,
+    it_sees_no_process_but_the_pods,
+    a_user_namespace_of_its_own_gives_it_nothing,
+    its_program_is_not_the_launchers,
+    others_join_it,
     it_has_default_signals,
     volumes_appear_where_there_was_nothing,
     a_read_only_volume_takes_no_writes,

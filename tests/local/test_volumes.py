@@ -53,7 +53,13 @@ def content(directory: Path) -> dict[str, bytes]:
 
 def test_a_config_map_is_a_read_only_directory_of_its_keys(tmp_path: Path) -> None:
     (bind,) = mounted(tmp_path, SETTINGS)
-    assert bind == {"source": str(tmp_path / "v"), "target": "/data", "read_only": True}
+    assert bind == {
+        "source": str(tmp_path / "v"),
+        "inside": "",
+        "target": "/data",
+        "read_only": True,
+        "own": True,
+    }
     assert content(tmp_path / "v") == {"a.conf": b"a", "b.conf": b"b", "raw": b"\xff"}
 
 
@@ -85,7 +91,8 @@ def test_a_change_shows_in_the_same_directory(tmp_path: Path) -> None:
 
 def test_one_key_can_be_mounted_as_a_file(tmp_path: Path) -> None:
     (bind,) = mounted(tmp_path, SETTINGS, path="/etc/a.conf", sub_path="a.conf")
-    assert (bind["source"], bind["target"]) == (str(tmp_path / "v/a.conf"), "/etc/a.conf")
+    assert (bind["source"], bind["inside"]) == (str(tmp_path / "v"), "a.conf")
+    assert bind["target"] == "/etc/a.conf"
 
 
 def test_an_empty_dir_keeps_what_is_in_it_and_is_writable(tmp_path: Path) -> None:
@@ -102,7 +109,13 @@ def test_an_empty_dir_keeps_what_is_in_it_and_is_writable(tmp_path: Path) -> Non
 def test_a_host_path_is_mounted_as_it_is(tmp_path: Path, *, read_only: bool) -> None:
     volume = Volume(name="v", kind=VolumeKind.HOST_PATH, source=str(tmp_path))
     (bind,) = mounted(tmp_path / "state", volume, read_only=read_only)
-    assert bind == {"source": str(tmp_path), "target": "/data", "read_only": read_only}
+    assert bind == {
+        "source": str(tmp_path),
+        "inside": "",
+        "target": "/data",
+        "read_only": read_only,
+        "own": False,
+    }
     assert not (tmp_path / "state").exists()
 
 
@@ -117,12 +130,26 @@ def test_an_optional_volume_that_is_missing_is_empty(tmp_path: Path, kind: Volum
     assert content(tmp_path / "v") == {}
 
 
-def test_a_link_in_a_volume_does_not_lead_out_of_it(tmp_path: Path) -> None:
+def test_an_empty_dir_is_everybodys_until_an_app_makes_it_its_own(tmp_path: Path) -> None:
     volume = Volume(name="v", kind=VolumeKind.EMPTY_DIR)
-    mounted(tmp_path, volume)
-    (tmp_path / "v/link").symlink_to("/etc")
-    with pytest.raises(InputError, match="subPath 'link/x' leads out of volume 'v'"):
-        mounted(tmp_path, volume, sub_path="link/x")
+    for path, sub_path in ((tmp_path / "v", ""), (tmp_path / "v/a/b", "a/b")):
+        mounted(tmp_path, volume, sub_path=sub_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o777
+        path.chmod(0o700)
+        mounted(tmp_path, volume, sub_path=sub_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("target", ["/etc", "..", "../../..", "/proc/self/cwd", "inside", "gone"])
+def test_a_link_in_a_volume_is_not_followed(tmp_path: Path, target: str) -> None:
+    volume = Volume(name="v", kind=VolumeKind.EMPTY_DIR)
+    mounted(tmp_path, volume, sub_path="inside")
+    (tmp_path / "v/link").symlink_to(target)
+    for sub_path in ("link", "link/x", "link/x/y"):
+        with pytest.raises(InputError, match=f"subPath '{sub_path}' goes by a symbolic link of"):
+            mounted(tmp_path, volume, sub_path=sub_path)
+    assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["inside", "link"]
+    assert list((tmp_path / "v/inside").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from troth.errors import PeerError
-from troth.local import Outside, StateDirectory, call, launch_command
+from troth.local import Outside, StateDirectory, call, join_command
 
 _POLL_SECONDS = 0.1
 
@@ -55,7 +55,7 @@ def execute(
     if not command:
         raise typer.BadParameter("give the command to run after --")
     spec = _find(state, pod, container).with_suffix(".json")
-    _become([*enter, *launch_command(spec), "--", *command])
+    _become([*enter, *join_command(spec, command)])
 
 
 def logs(

@@ -7,7 +7,7 @@ a mesh is behind `_run`, inside them.
 from __future__ import annotations
 
 from troth.local._control import call
-from troth.local._launch import launch_command
+from troth.local._launch import join_command
 from troth.local._outside import Ending, Outside, is_privileged
 from troth.local._report import MeshStatus, PodReport, PortStatus
 from troth.local._state import AuthorityFiles, Settings, StateDirectory
@@ -23,5 +23,5 @@ __all__ = [
     "StateDirectory",
     "call",
     "is_privileged",
-    "launch_command",
+    "join_command",
 ]

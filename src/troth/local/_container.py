@@ -13,7 +13,7 @@ import msgspec
 
 from troth.errors import InputError, TrothError
 from troth.local._hooks import run_hook
-from troth.local._launch import launch_command
+from troth.local._launch import join_command, launch_command
 from troth.local._logs import ContainerLog
 from troth.local._probe import Readiness, ask
 from troth.local._processes import Process
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.local._launch import LaunchSpec
+    from troth.local._namespaces import PodNamespaces
     from troth.local._patience import Patience
     from troth.sources import Container, Hook, RestartPolicy
 
@@ -36,6 +37,7 @@ class ContainerRunner:
         directory: The pod's, for the log and the launch spec.
         netns: The path of the pod's network namespace.
         make_spec: What the launcher needs; raises InputError when a reference leads nowhere.
+        namespaces: The pod's, made before the first container is started.
         address: The pod's, for probes.
         policy: The pod's restart policy.
         init: Whether it is an init container.
@@ -49,6 +51,7 @@ class ContainerRunner:
         directory: Path,
         netns: Path,
         make_spec: Callable[[Container], LaunchSpec],
+        namespaces: Callable[[], PodNamespaces],
         address: str,
         policy: RestartPolicy,
         init: bool,
@@ -60,6 +63,7 @@ class ContainerRunner:
         self.process: Process | None = None
         self._netns = netns
         self._make_spec = make_spec
+        self._namespaces = namespaces
         self._address = address
         self._policy = policy
         self._init = init
@@ -89,8 +93,8 @@ class ContainerRunner:
         """Runs a command in the container, as an exec probe does; its exit code."""
         null = os.open(os.devnull, os.O_RDWR)
         try:
-            command = [*launch_command(self.spec_path), "--", *argv]
-            process = Process(command, netns=self._netns, output=null)
+            command = join_command(self.spec_path, argv)
+            process = Process(command, netns=self._netns, output=null, within=self._namespaces())
         finally:
             os.close(null)
         try:
@@ -166,7 +170,12 @@ class ContainerRunner:
         write_spec(self.spec_path, spec)
         output = self._log.open_pipe()
         try:
-            return Process(launch_command(self.spec_path), netns=self._netns, output=output)
+            return Process(
+                launch_command(self.spec_path),
+                netns=self._netns,
+                output=output,
+                within=self._namespaces(),
+            )
         finally:
             os.close(output)
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.local._container import ContainerRunner, write_spec
+from troth.local._container import ContainerRunner
 from troth.local._env import command_line
 from troth.local._hosts import update_in_place
-from troth.local._launch import Bind, LaunchSpec, launch_command
+from troth.local._launch import Bind, LaunchSpec, join_command
+from troth.local._namespaces import PodNamespaces
 from troth.local._patience import Patience
 from troth.local._processes import end_all
 from troth.local._status import PodStatus, summarize
@@ -79,6 +80,7 @@ class PodRunner:
         self._patience: Patience | None = None
         self._ending: asyncio.Task[tuple[str, ...]] | None = None
         self._namespace = 0
+        self._namespaces: PodNamespaces | None = None
         self.status = self._summary()
 
     @property
@@ -96,8 +98,10 @@ class PodRunner:
 
         Raises:
             PeerError: There is no network namespace at the path given.
+            EnvironmentLackError: The kernel refuses the pod's other namespaces.
         """
         self._namespace = _netns.inode(self._netns)
+        self._namespaces = PodNamespaces(self._netns, self._hostname)
         self._directory.mkdir(mode=0o700, parents=True)
         (self._directory / "scratch").mkdir(mode=0o700)
         self.set_hosts(hosts)
@@ -108,15 +112,12 @@ class PodRunner:
         """Changes what running containers see as ``/etc/hosts``."""
         update_in_place(self.hosts_path, text)
 
-    def exec_command(
-        self, argv: Sequence[str], *, container: str = "", privileged: bool = False
-    ) -> list[str]:
-        """The command line that runs ``argv`` in a container, as ``kubectl exec`` does.
+    def exec_command(self, argv: Sequence[str], *, container: str = "") -> list[str]:
+        """The command line that runs ``argv`` in a running container, as ``kubectl exec`` does.
 
         Args:
             argv: What to run.
             container: Which one; the first if empty.
-            privileged: Whether it keeps the capabilities that containers do not have.
 
         Raises:
             KeyError: The pod has no such container, or it was never started.
@@ -125,12 +126,7 @@ class PodRunner:
         runner = runners[container] if container else self._main[0]
         if not runner.spec_path.exists():
             raise KeyError(container)
-        path = runner.spec_path
-        if privileged:
-            spec = msgspec.json.decode(path.read_bytes(), type=LaunchSpec)
-            path = path.with_suffix(".privileged.json")
-            write_spec(path, {**spec, "privileged": True})
-        return [*launch_command(path), "--", *argv]
+        return join_command(runner.spec_path, argv)
 
     @property
     def patience(self) -> float:
@@ -180,9 +176,11 @@ class PodRunner:
         runners = [*self._init, *self._main]
         complaints = await asyncio.gather(*(runner.end(patience) for runner in runners))
         late = [runner.process is not None for runner in runners]
-        await end_all(self._namespace)
+        # It can't end before all others in its PID namespace have been waited for.
+        await end_all(self._namespace, spare=self._kept().pid)
         for runner in runners:
             await runner.finish()
+        await self._kept().close()
         return tuple(
             f"container {runner.container.name}: {text}"
             for runner, complaint, killed in zip(runners, complaints, late, strict=True)
@@ -204,6 +202,7 @@ class PodRunner:
             directory=self._directory,
             netns=self._netns,
             make_spec=self._make_spec,
+            namespaces=self._kept,
             address=self._pod.addresses[0],
             policy=self._template.restart_policy,
             init=init,
@@ -216,19 +215,30 @@ class PodRunner:
             pod=str(self._pod),
             container=container.name,
             netns=str(self._netns),
-            hostname=self._template.hostname or self._pod.name,
+            sandbox=self._kept().pid,
             argv=command_line(container, prepared.env),
             env=dict(prepared.env),
             cwd=container.working_dir or str(self._working_directory),
             binds=[
-                Bind(source=str(self.hosts_path), target="/etc/hosts", read_only=False),
-                Bind(source=str(self.resolv_conf_path), target="/etc/resolv.conf", read_only=False),
+                _own_file(self.hosts_path, "/etc/hosts"),
+                _own_file(self.resolv_conf_path, "/etc/resolv.conf"),
                 *prepared.binds,
             ],
             hidden=[str(path) for path in self._hidden],
             scratch=str(self._directory / "scratch"),
-            privileged=False,
+            read_only_root=False,
+            user=0,
+            group=0,
+            groups=[],
         )
+
+    def _kept(self) -> PodNamespaces:
+        assert self._namespaces is not None  # noqa: S101 - set by start
+        return self._namespaces
+
+    @property
+    def _hostname(self) -> str:
+        return self._template.hostname or self._pod.name
 
     def _summary(self) -> PodStatus:
         return summarize(
@@ -242,3 +252,7 @@ class PodRunner:
         if status != self.status:
             self.status = status
             self._report(status)
+
+
+def _own_file(path: Path, target: str) -> Bind:
+    return Bind(source=str(path), inside="", target=target, read_only=False, own=True)

@@ -20,6 +20,8 @@ from troth.node import _netns
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from troth.local._namespaces import PodNamespaces
+
 _PROC = Path("/proc")
 
 
@@ -30,18 +32,25 @@ class Process:
         command: What to run, with an empty environment.
         netns: The path of the namespace that it is born in.
         output: A file descriptor for its standard output and error.
+        within: The pod's other namespaces, to be born in them, too.
 
     Raises:
         PeerError: There is no namespace at ``netns``.
         OSError: ``command`` cannot be run.
     """
 
-    def __init__(self, command: Sequence[str], *, netns: Path, output: int) -> None:
-        # Not asyncio's own: a process that were in the node's namespace even for a moment could
-        # be missed when the pod is stopped.
-        self._child = _netns.call_in(
-            netns,
-            lambda: subprocess.Popen(
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        netns: Path,
+        output: int,
+        within: PodNamespaces | None = None,
+    ) -> None:
+        def start() -> subprocess.Popen[bytes]:
+            if within is not None:
+                within.enter()
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -49,8 +58,11 @@ class Process:
                 env={},
                 cwd="/",
                 start_new_session=True,
-            ),
-        )
+            )
+
+        # Not asyncio's own: a process that were in the node's namespace even for a moment could
+        # be missed when the pod is stopped.
+        self._child = _netns.call_in(netns, start)
         self.pid = self._child.pid
 
     @property
@@ -90,15 +102,20 @@ def members(namespace: int) -> Iterator[int]:
             yield int(entry.name)
 
 
-async def end_all(namespace: int, *, patience: float = 5) -> None:
+async def end_all(namespace: int, *, spare: int = 0, patience: float = 5) -> None:
     """Kills every member of the namespace, and those they start meanwhile, until there is none.
+
+    Args:
+        namespace: The inode number of a network namespace.
+        spare: A member to leave alone.
+        patience: Seconds to wait for that.
 
     Raises:
         PeerError: Some still live after ``patience`` seconds: the kernel holds them.
     """
     try:
         async with asyncio.timeout(patience):
-            while pids := list(members(namespace)):
+            while pids := [pid for pid in members(namespace) if pid != spare]:
                 for pid in pids:
                     with contextlib.suppress(ProcessLookupError):
                         await _readable(_send(pid, namespace, signal.SIGKILL))
@@ -130,6 +147,11 @@ def _is_member(pid: int, namespace: int) -> bool:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 inodes.add((task / "ns/net").stat().st_ino)
     return inodes == {namespace}
+
+
+async def ended(pid: int) -> None:
+    """Wait until a child of ours has ended; it is still to be waited for."""
+    await _readable(os.pidfd_open(pid))
 
 
 async def _readable(descriptor: int) -> None:

@@ -19,6 +19,7 @@ from troth._signals import ENDING
 from troth.errors import TrothError
 from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
 from troth.local._addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
+from troth.local._launch import hold_program
 from troth.local._mesh import LocalMesh
 from troth.local._network import Network
 from troth.local._requests import Requests
@@ -67,6 +68,8 @@ class _Mesh:
 
     async def run(self) -> None:
         self._stop_on_signals()
+        with contextlib.suppress(OSError):  # then each launcher sees to it for itself
+            hold_program()
         state, settings = self._state, self._settings
         state.netns.mkdir(mode=0o700, exist_ok=True)
         state.pods.mkdir(mode=0o700, exist_ok=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.errors import InputError, Problem
-from troth.local._launch import Bind
+from troth.local._launch import Bind, open_beneath
 from troth.sources import VolumeKind
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from troth.local._env import World
     from troth.sources import Container, PodTemplate, Volume, VolumeMount
+
+_EVERYBODYS = 0o777
+"""An emptyDir's mode, as the kubelet has it: a container's processes may have several users."""
 
 _MAPS = {VolumeKind.CONFIG_MAP: "ConfigMap", VolumeKind.SECRET: "Secret"}
 
@@ -58,7 +62,15 @@ def mount_volumes(
             continue
         read_only = mount.read_only or volume.kind in _MAPS
         target = os.path.normpath("/" + mount.mount_path.lstrip("/"))
-        binds.append(Bind(source=str(source), target=target, read_only=read_only))
+        binds.append(
+            Bind(
+                source=str(source),
+                inside=mount.sub_path,
+                target=target,
+                read_only=read_only,
+                own=volume.kind is not VolumeKind.HOST_PATH,
+            )
+        )
     if problems:
         raise InputError(problems)
     return binds
@@ -77,17 +89,33 @@ def _source(
         root = Path(volume.source)
     else:
         root = directory
+        is_new = not root.exists()
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if is_new and volume.kind is VolumeKind.EMPTY_DIR:
+            root.chmod(_EVERYBODYS)
         if volume.kind in _MAPS:
             _write_files(root, _files(volume, namespace, world))
-    source = root / mount.sub_path
-    if not source.resolve().is_relative_to(root.resolve()):  # an app may have made a link there
-        raise _UnusableError(f"subPath {mount.sub_path!r} leads out of volume {volume.name!r}")
-    if volume.kind is VolumeKind.EMPTY_DIR:
-        source.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if not source.exists():
-        raise _UnusableError(f"volume {volume.name!r} has no {mount.sub_path or volume.source!r}")
-    return source
+    _look(root, mount.sub_path, volume)
+    return root
+
+
+def _look(root: Path, sub_path: str, volume: Volume) -> None:
+    """See that what is to be mounted is there; an app may change that until the launcher looks."""
+    make = _EVERYBODYS if volume.kind is VolumeKind.EMPTY_DIR else None
+    try:
+        directory = os.open(root, os.O_PATH | os.O_CLOEXEC)
+        try:
+            os.close(open_beneath(directory, sub_path, make=make))
+        finally:
+            os.close(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = f"volume {volume.name!r} has no {sub_path or volume.source!r}"
+        raise _UnusableError(found) from error
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EXDEV):
+            raise
+        found = f"subPath {sub_path!r} goes by a symbolic link of volume {volume.name!r}"
+        raise _UnusableError(found) from error
 
 
 def _files(volume: Volume, namespace: str, world: World) -> dict[str, bytes]:
