@@ -7,7 +7,7 @@ import datetime as dt
 import shutil
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,9 @@ def until() -> Until:
     return wait
 
 
+BOTH_PURPOSES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+
+
 class Pair(NamedTuple):
     """Files of a certificate and its key."""
 
@@ -73,8 +76,34 @@ class Pki:
     def ca(self, name: str = "mesh") -> Path:
         return self._folder / f"{name}.crt"
 
-    def leaf(self, uri: str, *, ca: str = "mesh", begins: float = -1, ends: float = 1) -> Pair:
-        """A certificate with ``uri`` as its only SAN, valid between two days from now."""
+    def leaf(
+        self,
+        uri: str | None = None,
+        *,
+        uris: Sequence[str] = (),
+        ca: str = "mesh",
+        begins: float = -1,
+        ends: float = 1,
+        signs: bool = False,
+        usages: Collection[str] | None = ("digital_signature",),
+        purposes: Sequence[x509.ObjectIdentifier] = BOTH_PURPOSES,
+        names: Sequence[x509.GeneralName] = (),
+    ) -> Pair:
+        """A certificate with these URIs as its only SANs, valid between two days from now.
+
+        Args:
+            uri: The SAN, if it has but one.
+            uris: The SANs, or more of them.
+            ca: Who signs it.
+            begins: When it begins to be valid.
+            ends: When it ends.
+            signs: Whether it is a CA's.
+            usages: Of its key; None for none said.
+            purposes: Its extended key usage.
+            names: SANs that come before the URIs.
+        """
+        all_uris = uris if uri is None else [uri, *uris]
+        sans = [*names, *(x509.UniformResourceIdentifier(each) for each in all_uris)]
         key = ec.generate_private_key(ec.SECP256R1())
         ca_key, ca_certificate = self._authorities[ca]
         certificate = (
@@ -85,18 +114,24 @@ class Pki:
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._now + dt.timedelta(days=begins))
             .not_valid_after(self._now + dt.timedelta(days=ends))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage(
-                    [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-                ),
-                critical=False,
-            )
-            .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True
-            )
-            .sign(ca_key, hashes.SHA256())
+            .add_extension(x509.BasicConstraints(ca=signs, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         )
+        if usages is not None:
+            certificate = certificate.add_extension(_key_usage(usages), critical=True)
+        if sans:
+            certificate = certificate.add_extension(
+                x509.SubjectAlternativeName(sans), critical=True
+            )
+        return self._sign(certificate, key, ca_key)
+
+    def _sign(
+        self,
+        template: x509.CertificateBuilder,
+        key: ec.EllipticCurvePrivateKey,
+        ca_key: ec.EllipticCurvePrivateKey,
+    ) -> Pair:
+        certificate = template.sign(ca_key, hashes.SHA256())
         return self._write(f"{certificate.serial_number:x}", key, certificate)
 
     def _authority(self, name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -130,6 +165,14 @@ class Pki:
             )
         )
         return pair
+
+
+def _key_usage(usages: Collection[str]) -> x509.KeyUsage:
+    known = (
+        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+        *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+    )
+    return x509.KeyUsage(**{usage: usage in usages for usage in known})
 
 
 @pytest.fixture(scope="module")

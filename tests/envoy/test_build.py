@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -539,8 +540,11 @@ def test_the_bundle_vouches_only_for_identities_of_its_trust_domain(
     (matcher,) = secret.validation_context.match_typed_subject_alt_names
     uri = 3  # SubjectAltNameMatcher.URI
     assert matcher.san_type == uri
-    # With the slash, or cluster.local.evil.example would match as well.
-    assert matcher.matcher.prefix == "spiffe://cluster.local/"
+    pattern = re.compile(matcher.matcher.safe_regex.regex)
+    assert pattern.fullmatch(str(WEB))
+    for other in ("spiffe://cluster.local", "spiffe://cluster.local/", "spiffe://cluster-local/a"):
+        assert not pattern.fullmatch(other)
+    assert not pattern.fullmatch("spiffe://cluster.local.evil.example/ns/shop/sa/web")
 
 
 # The whole.

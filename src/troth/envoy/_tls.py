@@ -6,11 +6,12 @@ the trust domain's ID, so that a renewal changes one secret and no listener or c
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
-from envoy.type.matcher.v3 import string_pb2
+from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf import wrappers_pb2
 
 from troth.envoy._ports import TUNNEL_ALPN
@@ -18,6 +19,10 @@ from troth.envoy._proto import Message, ads, pack
 
 if TYPE_CHECKING:
     from troth.identity import SpiffeId, TrustBundle, TrustDomain, X509Svid
+
+
+_WORKLOAD_PATH = "(/[A-Za-z0-9._-]+)+"
+"""SPIFFE-ID, section 2.2; without a path it is the ID of the trust domain, and no workload's."""
 
 
 def bundle_name(trust_domain: TrustDomain) -> str:
@@ -37,8 +42,18 @@ def svid_secret(svid: X509Svid) -> Message:
 
 
 def bundle_secret(bundle: TrustBundle) -> Message:
-    """What every certificate must chain to, and the one trust domain it must be of."""
-    any_of_ours = string_pb2.StringMatcher(prefix=f"{bundle_name(bundle.trust_domain)}/")
+    """What every certificate must chain to, and the one trust domain it must be of.
+
+    Envoy has a validator for X509-SVIDs, which would also refuse the certificates of CAs. It isn't
+    used: it takes certificates that say they are for something else (extended key usage), doesn't
+    tell the client why it refuses (the alert is always ``certificate_unknown``), and knows nothing
+    of the one identity that a client expects of a server.
+    """
+    any_of_ours = string_pb2.StringMatcher(
+        safe_regex=regex_pb2.RegexMatcher(
+            regex=re.escape(bundle_name(bundle.trust_domain)) + _WORKLOAD_PATH
+        )
+    )
     return secret_pb2.Secret(
         name=bundle_name(bundle.trust_domain),
         validation_context=common_pb2.CertificateValidationContext(
