@@ -195,12 +195,8 @@ def test_the_pods_ipv6_address_obeys_strict_too(mesh: Mesh, web: Client, cron: C
 
 def test_a_services_ipv6_address_obeys_strict_too(mesh: Mesh, web: Client, cron: Client) -> None:
     apply(mesh, STRICT_FINANCE, modes={"finance/payments": "STRICT by finance/default"})
-    hosts = mesh.exec("legacy/cron", "cat", "/etc/hosts", check=True).stdout.splitlines()
-    address = next(
-        line.split()[0]
-        for line in hosts
-        if "payments.finance" in line.split() and ":" in line.split()[0]
-    )
+    found = mesh.exec("legacy/cron", "getent", "ahostsv6", "payments.finance", check=True)
+    address = found.stdout.split()[0]
     assert cron.get(address, 8080).cut
     assert web.get(address, 8080).body == "payments 8080 /"
 

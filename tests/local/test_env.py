@@ -56,7 +56,7 @@ def env_of(
     *variables: EnvVar, env_from: tuple[EnvFrom, ...] = (), links: bool = False, **template: Any
 ) -> dict[str, str]:
     container = Container(name="app", env=variables, env_from=env_from)
-    made = PodTemplate(namespace="finance", name="web", enable_service_links=links, **template)
+    made = PodTemplate(namespace="finance", name="web-0", enable_service_links=links, **template)
     return environment(container, made, POD, WORLD, {"PATH": "/bin"})
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from troth.identity import TrustDomain
 from troth.local import Settings, StateDirectory
 from troth.local._mesh import LocalMesh
+from troth.local._nameserver import NameServer
 from troth.mesh import World
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 def _mesh(tmp_path: Path) -> LocalMesh:
     agent = cast("NodeAgent", SimpleNamespace(is_settled=True))
     network = cast("Network", SimpleNamespace())
-    return LocalMesh(Settings(paths=()), StateDirectory(tmp_path), network, agent)
+    return LocalMesh(
+        Settings(paths=()), StateDirectory(tmp_path), network, agent, name_server=NameServer(())
+    )
 
 
 def test_a_mesh_is_not_ready_before_it_has_acted_on_its_manifests(tmp_path: Path) -> None:

@@ -129,6 +129,14 @@ def test_a_pod_with_a_replicas_name_is_refused_and_the_replica_runs() -> None:
     )
 
 
+def test_a_full_hostname_that_the_kernel_doesnt_take_keeps_its_pod_from_running() -> None:
+    long = template("web", subdomain="a" * 40, fqdn_as_hostname=True)
+    plan = plan_pods(manifests(long, template("good", subdomain="a" * 40)))
+    assert list(plan.pods) == ["shop/good"]
+    (problem,) = plan.problems
+    assert (problem.severity, problem.path) == (Severity.ERROR, "spec.setHostnameAsFQDN")
+
+
 @pytest.mark.parametrize(
     ("changes", "same"),
     [

@@ -334,14 +334,6 @@ async def a_path_that_cannot_be_one_is_said_and_the_pod_can_be_stopped(directory
         assert refused.containers[0].message == "embedded null byte"
 
 
-async def hosts_change_under_a_running_container(directory: Path) -> None:
-    script = "while ! getent hosts new; do sleep 0.01; done; exec sleep 1000"
-    async with pod(directory, shell(script)) as watched:
-        await watched.until(lambda s: s.ready)
-        watched.runner.set_hosts("10.0.0.8 new\n")
-        await watched.until_logged("10.0.0.8")
-
-
 async def a_container_is_ready_when_its_probe_says_so(directory: Path) -> None:
     go = directory / "go"
     server = shell(f"until [ -e {go} ]; do sleep 0.01; done; exec {' '.join(SERVER)}")
@@ -436,7 +428,6 @@ SCENARIOS = [
     a_container_whose_post_start_hook_fails_is_started_again,
     a_missing_reference_is_said_and_tried_again,
     a_path_that_cannot_be_one_is_said_and_the_pod_can_be_stopped,
-    hosts_change_under_a_running_container,
     a_container_is_ready_when_its_probe_says_so,
     exec_runs_in_the_container,
     two_containers_share_the_network,

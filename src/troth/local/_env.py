@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.errors import InputError, Problem
+from troth.local._hosts import kernel_hostname
 from troth.mesh import Service
 from troth.sources import ConfigMap, Secret, expand
 
@@ -82,7 +83,7 @@ def environment(
                 own[variable.name] = value
     if problems:
         raise InputError(problems)
-    hostname = {"HOSTNAME": template.hostname or pod.name}
+    hostname = {"HOSTNAME": kernel_hostname(template)}
     return {**base, **hostname, **links, **own}
 
 

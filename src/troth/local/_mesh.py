@@ -16,7 +16,8 @@ import structlog
 
 from troth.errors import TrothError
 from troth.local._addresses import ServiceAddresses
-from troth.local._hosts import host_nameservers
+from troth.local._hosts import HostDns
+from troth.local._names import names_of
 from troth.local._plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
 from troth.local._sandbox import NODE_NAME, Sandbox
 from troth.mesh import Membership, Namespace, Pod, World, membership
@@ -24,9 +25,10 @@ from troth.node import History, NodeAgent
 from troth.sources import Manifests, watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from troth.errors import Problem
+    from troth.local._nameserver import NameServer
     from troth.local._network import Network
     from troth.local._state import Settings, StateDirectory
     from troth.sources import PodTemplate
@@ -48,10 +50,19 @@ class LocalMesh:
         state: Where files go.
         network: The pods' network, started.
         agent: The node agent; `wake` is to be its ``on_change``.
+        name_server: Is told the names of Services and pods.
+        host: Says what the host's resolver is told, if there is a way out of the mesh.
     """
 
     def __init__(
-        self, settings: Settings, state: StateDirectory, network: Network, agent: NodeAgent
+        self,
+        settings: Settings,
+        state: StateDirectory,
+        network: Network,
+        agent: NodeAgent,
+        *,
+        name_server: NameServer,
+        host: Callable[[], HostDns] = HostDns,
     ) -> None:
         self.settings = settings
         self.agent = agent
@@ -60,6 +71,8 @@ class LocalMesh:
         self.world: World | None = None
         self._state = state
         self._network = network
+        self._name_server = name_server
+        self._host = host
         self._virtual_ips = ServiceAddresses()
         self._sandboxes: dict[str, Sandbox] = {}
         self._terminating: dict[str, Sandbox] = {}
@@ -201,14 +214,17 @@ class LocalMesh:
     async def _make(self, template: PodTemplate) -> Sandbox:
         uid = str(uuid.uuid4())
         self.notices.add(f"pod {template.namespace}/{template.name}: starting")
-        return await Sandbox.create(
+        sandbox = await Sandbox.create(
             template,
             uid=uid,
             state=self._state,
             network=self._network,
-            nameservers=host_nameservers() if self.settings.uplink else (),
+            host=self._host(),
             on_change=self.wake,
         )
+        for each in sandbox.left_out:
+            self.notices.add(f"pod {sandbox.key}: its resolv.conf has no room for {each}")
+        return sandbox
 
     def _tell_agent(self) -> None:
         """Derive the world from manifests and pods, and have it enforced."""
@@ -251,27 +267,26 @@ class LocalMesh:
             services=self._resolution.services,
             policies=tuple(self.manifests.policies.values()),
         )
+        self._name_server.names = names_of(
+            self._resolution,
+            (pod for pod in pods.values() if not pod.phase.is_final),
+        )
         self.agent.update(self.world, wanted)
 
     async def _settle_pods(self) -> None:
-        """Bring names and virtual IPs of each pod up to date, and start those that may start."""
+        """Bring virtual IPs of each pod up to date, and start those that may start."""
         world = self.world
         assert world is not None  # noqa: S101 - set just before
         services = tuple(world.services.values())
-        named = tuple(
-            (world.pods[sandbox.uid], sandbox.template)
-            for sandbox in self._sandboxes.values()
-            if sandbox.template.subdomain
-        )
         for uid, sandbox in tuple(self._terminating.items()):
             if uid in self._terminating:  # it may still have something to say to others
                 with contextlib.suppress(TrothError):  # it has just ended
                     captured = uid in self.agent.captured
-                    await sandbox.set_services(services, named, captured=captured)
+                    await sandbox.set_services(services, captured=captured)
         for key, sandbox in self._sandboxes.items():
             with self._reported(key):
                 captured = sandbox.uid in self.agent.captured
-                await sandbox.set_services(services, named, captured=captured)
+                await sandbox.set_services(services, captured=captured)
                 if not sandbox.started and (captured or not self._meant(sandbox)):
                     sandbox.start(self.manifests)
 

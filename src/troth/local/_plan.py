@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.errors import InputError, Problem, Severity
+from troth.local._hosts import LONGEST_HOSTNAME, kernel_hostname
 from troth.mesh import Pod, Service, ServicePort
 from troth.sources import (
     ClusterNode,
@@ -49,7 +50,7 @@ def plan_pods(manifests: Manifests) -> PodPlan:
     pods: dict[str, PodTemplate] = {}
     problems: list[Problem] = []
     for template in _instances(manifests):
-        found = [*runnable_problems(template)]
+        found = [*runnable_problems(template), *_unnamable(template)]
         key = f"{template.namespace}/{template.name}"
         if (other := pods.get(key)) is not None:
             found.append(
@@ -76,6 +77,18 @@ def _not_run(manifests: Manifests) -> Iterator[Problem]:
             wanted="write a Deployment or a Pod",
             severity=Severity.WARNING,
             location=workload.location,
+        )
+
+
+def _unnamable(template: PodTemplate) -> Iterator[Problem]:
+    name = kernel_hostname(template)
+    if len(name) > LONGEST_HOSTNAME:
+        yield Problem(
+            subject=str(template),
+            path="spec.setHostnameAsFQDN",
+            found=f"makes the hostname {name}, of {len(name)} characters",
+            wanted=f"shorten hostname or subdomain: the kernel takes {LONGEST_HOSTNAME}",
+            location=template.location,
         )
 
 

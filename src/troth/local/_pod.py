@@ -11,7 +11,7 @@ import msgspec
 
 from troth.local._container import ContainerRunner
 from troth.local._env import command_line
-from troth.local._hosts import update_in_place
+from troth.local._hosts import kernel_hostname, update_in_place
 from troth.local._launch import Bind, LaunchSpec, join_command
 from troth.local._namespaces import PodNamespaces
 from troth.local._patience import Patience
@@ -93,8 +93,13 @@ class PodRunner:
         """The file that the containers see as ``/etc/resolv.conf``."""
         return self._directory / "resolv.conf"
 
-    def start(self, *, hosts: str, resolv_conf: str) -> None:
-        """Starts the pod with these texts as its ``/etc/hosts`` and ``/etc/resolv.conf``.
+    @property
+    def nsswitch_path(self) -> Path:
+        """The file that the containers see as ``/etc/nsswitch.conf``, if there is one."""
+        return self._directory / "nsswitch.conf"
+
+    def start(self, *, hosts: str, resolv_conf: str, nsswitch: str = "") -> None:
+        """Starts the pod with these texts as its ``/etc/hosts``, ``/etc/resolv.conf`` and so on.
 
         Raises:
             PeerError: There is no network namespace at the path given.
@@ -104,13 +109,11 @@ class PodRunner:
         self._namespaces = PodNamespaces(self._netns, self._hostname)
         self._directory.mkdir(mode=0o700, parents=True)
         (self._directory / "scratch").mkdir(mode=0o700)
-        self.set_hosts(hosts)
+        update_in_place(self.hosts_path, hosts)
         update_in_place(self.resolv_conf_path, resolv_conf)
+        if nsswitch:
+            update_in_place(self.nsswitch_path, nsswitch)
         self._task = asyncio.create_task(self._run(), name=f"pod {self._pod}")
-
-    def set_hosts(self, text: str) -> None:
-        """Changes what running containers see as ``/etc/hosts``."""
-        update_in_place(self.hosts_path, text)
 
     def exec_command(self, argv: Sequence[str], *, container: str = "") -> list[str]:
         """The command line that runs ``argv`` in a running container, as ``kubectl exec`` does.
@@ -220,8 +223,11 @@ class PodRunner:
             env=dict(prepared.env),
             cwd=container.working_dir or str(self._working_directory),
             binds=[
-                _own_file(self.hosts_path, "/etc/hosts"),
-                _own_file(self.resolv_conf_path, "/etc/resolv.conf"),
+                *(
+                    _own_file(path, f"/etc/{path.name}")
+                    for path in (self.hosts_path, self.resolv_conf_path, self.nsswitch_path)
+                    if path.exists()
+                ),
                 *prepared.binds,
             ],
             hidden=[str(path) for path in self._hidden],
@@ -238,7 +244,7 @@ class PodRunner:
 
     @property
     def _hostname(self) -> str:
-        return self._template.hostname or self._pod.name
+        return kernel_hostname(self._template)
 
     def _summary(self) -> PodStatus:
         return summarize(

@@ -19,8 +19,10 @@ from troth._signals import ENDING
 from troth.errors import TrothError
 from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
 from troth.local._addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
+from troth.local._hosts import HostDns, host_dns
 from troth.local._launch import hold_program
 from troth.local._mesh import LocalMesh
+from troth.local._nameserver import NameServer
 from troth.local._network import Network
 from troth.local._requests import Requests
 from troth.local._sandbox import NODE_NAME
@@ -95,10 +97,13 @@ class _Mesh:
             metrics=metrics,
             pod_connections=settings.pod_connections,
         )
-        mesh = LocalMesh(settings, state, network, agent)
+        host = host_dns if settings.uplink else HostDns
+        name_server = NameServer(network.gateways, lambda: host().nameservers)
+        mesh = LocalMesh(settings, state, network, agent, name_server=name_server, host=host)
         self._mesh = mesh
         requests = Requests(mesh, authority=authority, stop=self._end)
         async with (
+            name_server.serving(),
             _background(agent.run()) as agent_ended,
             _metrics_page(settings.metrics, metrics),
             requests.server(state.control).serving(),

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from troth.local import _env
-from troth.local._hosts import hosts_text, resolv_conf_text
+from troth.local._hosts import (
+    HostDns,
+    host_nsswitch,
+    hosts_text,
+    nsswitch_text,
+    resolv_conf,
+)
 from troth.local._pod import PodRunner, Prepared
 from troth.local._services import apply_services
 from troth.local._status import PodStatus
@@ -25,8 +31,6 @@ if TYPE_CHECKING:
 
 NODE_NAME = "local"
 """What ``spec.nodeName`` says in every pod."""
-
-NamedPods: TypeAlias = "tuple[tuple[Pod, PodTemplate], ...]"
 
 
 class Sandbox:
@@ -48,7 +52,7 @@ class Sandbox:
         network: Network,
         directory: Path,
         hidden: Path,
-        nameservers: tuple[str, ...],
+        host: HostDns,
         on_change: Callable[[], None],
     ) -> None:
         self.template = template
@@ -58,13 +62,12 @@ class Sandbox:
         self._network = network
         self._directory = directory
         self._hidden = hidden
-        self._nameservers = nameservers
+        self._resolv_conf = resolv_conf(template, nameserver=network.gateways[0], host=host)
         self._on_change = on_change
         self._runner: PodRunner | None = None
         self._manifests: Manifests | None = None
         self._services: tuple[Service, ...] = ()
-        self._named: NamedPods = ()
-        self._settled: tuple[tuple[Service, ...], NamedPods, bool] | None = None
+        self._settled: tuple[tuple[Service, ...], bool] | None = None
 
     @classmethod
     async def create(
@@ -74,12 +77,12 @@ class Sandbox:
         uid: str,
         state: StateDirectory,
         network: Network,
-        nameservers: tuple[str, ...] = (),
+        host: HostDns,
         on_change: Callable[[], None],
     ) -> Sandbox:
         """Make the pod's network namespace and link it to the others.
 
-        ``nameservers`` answer for names that are no Service's; without any those fail at once.
+        ``host`` is what the host's resolver is told, if the mesh has a way out.
 
         Raises:
             TrothError: The kernel refused.
@@ -95,7 +98,7 @@ class Sandbox:
             network=network,
             directory=state.pods / uid,
             hidden=state.path,
-            nameservers=nameservers,
+            host=host,
             on_change=on_change,
         )
 
@@ -131,24 +134,24 @@ class Sandbox:
             return "not started yet"
         return f"container {waiting.name}: {waiting.message or waiting.reason}"
 
-    async def set_services(
-        self, services: tuple[Service, ...], named: NamedPods, *, captured: bool
-    ) -> None:
-        """Bring names and virtual IPs up to date.
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What its ``resolv.conf`` has no room for."""
+        return self._resolv_conf.left_out
+
+    async def set_services(self, services: tuple[Service, ...], *, captured: bool) -> None:
+        """Bring virtual IPs up to date.
 
         Args:
             services: All Services of the mesh.
-            named: The pods that may have names of their own below a headless Service.
             captured: Whether Envoy balances this pod's TCP.
         """
-        if (services, named, captured) == self._settled:
+        if (services, captured) == self._settled:
             return
         client = self.addresses[0]
         await apply_services(self.netns, services, client=client, captured=captured)
-        self._services, self._named = services, named
-        if self._runner is not None:
-            self._runner.set_hosts(self._hosts())
-        self._settled = (services, named, captured)
+        self._services = services
+        self._settled = (services, captured)
 
     def start(self, manifests: Manifests) -> None:
         """Start the pod's processes; ConfigMaps and Secrets come from ``manifests``."""
@@ -164,8 +167,9 @@ class Sandbox:
             on_change=lambda _: self._on_change(),
         )
         self._runner.start(
-            hosts=self._hosts(),
-            resolv_conf=resolv_conf_text(self.template.namespace, nameservers=self._nameservers),
+            hosts=hosts_text(self._pod(), self.template),
+            resolv_conf=self._resolv_conf.text,
+            nsswitch=nsswitch_text(host) if (host := host_nsswitch()) else "",
         )
 
     def refresh(self, manifests: Manifests) -> None:
@@ -203,9 +207,6 @@ class Sandbox:
             addresses=self.addresses,
             ports=self.template.ports,
         )
-
-    def _hosts(self) -> str:
-        return hosts_text(self._pod(), self.template, self._services, peers=self._named)
 
     def _prepare(self, container: Container) -> Prepared:
         manifests = self._manifests
