@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster bench bench-check lint setup clean
+.PHONY: demo test test-cluster test-servers bench bench-check lint setup clean
 
 demo: setup
 	@$(BIN)/troth demo
@@ -17,6 +17,11 @@ test-cluster: setup
 	@scripts/helm >/dev/null
 	@scripts/containerd >/dev/null
 	@$(BIN)/pytest -m cluster tests/cluster
+
+# Needs root. The first run unpacks Debian's packages of the servers: 220 MB to fetch, once.
+test-servers: setup
+	@scripts/servers >/dev/null
+	@$(BIN)/pytest -m servers tests/servers
 
 # Need root, and a machine that does nothing else. BENCH names some of them: make bench BENCH=signing
 bench: setup

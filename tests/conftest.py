@@ -17,25 +17,33 @@ if TYPE_CHECKING:
 # nft lives where a plain user's PATH doesn't lead on Debian; `troth` itself sees to that.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
-_left_out = pytest.StashKey[int]()
+_LEFT_OUT = {
+    "cluster": (
+        pytest.StashKey[int](),
+        "need a Kubernetes cluster and were left out: `make test-cluster` has one and runs them.",
+    ),
+    "servers": (
+        pytest.StashKey[int](),
+        "need Debian's servers and were left out: `make test-servers` unpacks those and runs them.",
+    ),
+}
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Counts the cluster tests that a run leaves out."""
+    """Counts the tests that a run leaves out because of what they need."""
     for item in items:
-        if item.get_closest_marker("cluster"):
-            item.config.stash[_left_out] = item.config.stash.get(_left_out, 0) + 1
+        for marker, (count, _) in _LEFT_OUT.items():
+            if item.get_closest_marker(marker):
+                item.config.stash[count] = item.config.stash.get(count, 0) + 1
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Tells how to run them."""
-    if count := config.stash.get(_left_out, 0):
-        terminalreporter.write_line(
-            f"{count} tests need a Kubernetes cluster and were left out: `make test-cluster` runs"
-            " them on one of its own."
-        )
+    for count, text in _LEFT_OUT.values():
+        if left_out := config.stash.get(count, 0):
+            terminalreporter.write_line(f"{left_out} tests {text}")
 
 
 _RUNNER = Path(__file__).with_name("node_namespace.py")

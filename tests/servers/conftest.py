@@ -1,0 +1,93 @@
+"""One mesh for all servers that are asked for, and the places in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.e2e.harness import Host, Mesh
+from tests.e2e.policies import wait_serving
+from tests.servers.manifests import in_both, pod
+from tests.servers.places import PLACES, Place, Pods, find_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.servers)
+
+
+@pytest.fixture(scope="session")
+def pods(request: pytest.FixtureRequest) -> Iterator[Pods]:
+    """The pods of every module that has tests to run, in two namespaces; all are ready."""
+    modules = {item.module for item in request.session.items if hasattr(item, "module")}
+    makers = [module.objects for module in modules if hasattr(module, "objects")]
+
+    def objects(namespace: str) -> Iterator[dict[str, Any]]:
+        yield pod(f"{namespace}/client")
+        for make in makers:
+            yield from make(namespace)
+
+    with Host() as host, _PatientMesh(host, in_both(objects)) as mesh:
+        try:
+            wait_serving(mesh)
+        except AssertionError as error:
+            for name in _unready(mesh):
+                said = mesh.troth("logs", name, check=False).stdout
+                error.add_note(f"--- {name}\n{said[-2000:]}")
+            raise
+        running = Pods(mesh)
+        yield running
+        running.close()
+
+
+# Names are of the session, so that pytest does all that is to be done in a place before the next.
+
+
+@pytest.fixture(scope="session", params=PLACES)
+def place_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(place_name: str, pods: Pods) -> Place:
+    """Each place where a server may be called, in turn."""
+    return find_place(pods, place_name)
+
+
+@pytest.fixture(
+    scope="session", params=[name for name, (_, one, other) in PLACES.items() if one == other]
+)
+def home_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def home(home_name: str, pods: Pods) -> Place:
+    """Each place that has all of a cluster of servers, in turn."""
+    return find_place(pods, home_name)
+
+
+@pytest.fixture
+def inside(pods: Pods) -> Place:
+    """The place inside the mesh, PERMISSIVE to begin with."""
+    return find_place(pods, "PERMISSIVE")
+
+
+class _PatientMesh(Mesh):
+    """A mesh of pods that take longer than `troth up --detach` waits for."""
+
+    def up(self) -> None:
+        self.troth("up", "--detach", *self.options, str(self.directory), check=False)
+
+
+def _unready(mesh: Mesh) -> list[str]:
+    return [
+        f"{pod['namespace']}/{pod['name']}" for pod in mesh.status()["pods"] if not pod["ready"]
+    ]
