@@ -27,6 +27,62 @@ def found(*lines: str, **files: str) -> list[str]:
     ]
 
 
+IN_A_CLUSTER = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: finance}
+spec:
+  activeDeadlineSeconds: 3
+  shareProcessNamespace: false
+  nodeSelector: {disk: fast}
+  securityContext: {runAsUser: 1000, runAsNonRoot: false}
+  containers:
+  - name: web
+    resources: {limits: {memory: 64Mi}, requests: {memory: 32Mi}}
+    livenessProbe: {tcpSocket: {port: 80}}
+    securityContext: {readOnlyRootFilesystem: true}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: finance}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader, namespace: finance}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent, namespace: finance}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template: {metadata: {labels: {app: agent}}, spec: {containers: [{name: agent}]}}
+"""
+
+
+def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -> None:
+    assert found(yaml=IN_A_CLUSTER) == []
+    report = validate(objects(yaml=IN_A_CLUSTER), root_namespace=ROOT, local=True)
+    assert report.errors == 0
+    assert [(each.subject, each.path, each.found) for each in report.problems] == [
+        (
+            "NetworkPolicy.networking.k8s.io",
+            "",
+            "has no effect on local pods (1 object): pods reach each other whatever it says",
+        ),
+        *(
+            ("Pod finance/web", path, "has no effect on a local pod")
+            for path in (
+                "containers[0].livenessProbe",
+                "containers[0].resources.limits.memory",
+                "containers[0].securityContext.readOnlyRootFilesystem",
+                "activeDeadlineSeconds",
+                "securityContext.runAsUser",
+            )
+        ),
+        ("DaemonSet finance/agent", "kind", "is DaemonSet, of which no pods are run here"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [

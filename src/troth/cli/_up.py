@@ -27,6 +27,7 @@ from troth.local import (
     Settings,
     StateDirectory,
     call,
+    ignored_notice,
     is_privileged,
 )
 from troth.mesh import DEFAULT_ROOT_NAMESPACE, PodPhase
@@ -251,7 +252,7 @@ def _print_problems(outside: Outside) -> bool:
     """
     mesh = _status(outside)
     for kind in mesh.ignored:
-        err.print(f"ignored, as troth has no use for it: {escape(kind)}", soft_wrap=True)
+        err.print(escape(ignored_notice(kind)), soft_wrap=True)
     for problem in mesh.problems:
         err.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
     return any(problem.severity is Severity.ERROR for problem in mesh.problems)

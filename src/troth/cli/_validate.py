@@ -48,7 +48,13 @@ def validate_command(
         ),
     ] = None,
     root_namespace: RootNamespaceOption = ROOT_NAMESPACE,
-    strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Count warnings as errors, and of files also tell what troth up doesn't do.",
+        ),
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Find what is wrong with manifests or a cluster, and policies that don't do what they seem to.
@@ -65,7 +71,7 @@ def validate_command(
         (manifests,) = read_manifests(named, namespace=namespace)
     else:
         raise typer.BadParameter("say what to look at: --filename PATH, or a cluster by --context")
-    report = validate(manifests, root_namespace=root_namespace)
+    report = validate(manifests, root_namespace=root_namespace, local=strict and not cluster)
     if output is Output.JSON:
         print_json(report)
     else:

@@ -10,6 +10,7 @@ import msgspec
 
 from troth.errors import Problem, Severity
 from troth.explain._lint import lint
+from troth.sources import without_effect
 
 if TYPE_CHECKING:
     from troth.sources import Manifests
@@ -36,11 +37,18 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
 
 
-def validate(manifests: Manifests, *, root_namespace: str) -> Validation:
-    """Gather the problems of reading and those that show only when all is seen together."""
-    problems = sorted(
-        (*manifests.problems, *lint(manifests, root_namespace=root_namespace)), key=_place
-    )
+def validate(manifests: Manifests, *, root_namespace: str, local: bool = False) -> Validation:
+    """Gather the problems of reading and those that show only when all is seen together.
+
+    Args:
+        manifests: What to look at.
+        root_namespace: Where policies without a selector are mesh-wide.
+        local: Also tell what means something in a cluster and nothing to ``troth up``.
+    """
+    found = [*manifests.problems, *lint(manifests, root_namespace=root_namespace)]
+    if local:
+        found += without_effect(manifests)
+    problems = sorted(found, key=_place)
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     return Validation(
         valid=not errors,

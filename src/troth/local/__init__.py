@@ -9,7 +9,7 @@ from __future__ import annotations
 from troth.local._control import call
 from troth.local._launch import join_command
 from troth.local._outside import Ending, Outside, is_privileged
-from troth.local._report import MeshStatus, PodReport, PortStatus
+from troth.local._report import MeshStatus, PodReport, PortStatus, ignored_notice
 from troth.local._state import AuthorityFiles, Settings, StateDirectory
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Settings",
     "StateDirectory",
     "call",
+    "ignored_notice",
     "is_privileged",
     "join_command",
 ]

@@ -19,6 +19,7 @@ from troth.local._addresses import ServiceAddresses
 from troth.local._hosts import HostDns
 from troth.local._names import names_of
 from troth.local._plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
+from troth.local._report import ignored_notice
 from troth.local._sandbox import NODE_NAME, Sandbox
 from troth.mesh import Membership, Namespace, Pod, World, membership
 from troth.node import History, NodeAgent
@@ -359,7 +360,7 @@ class LocalMesh:
         for kind, _ in self.manifests.ignored:
             if kind not in self._ignored:
                 self._ignored.add(kind)
-                self.notices.add(f"ignored, as troth has no use for it: {kind}")
+                self.notices.add(ignored_notice(kind))
 
     @contextlib.contextmanager
     def _reported(self, key: str) -> Iterator[None]:

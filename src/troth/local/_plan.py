@@ -18,6 +18,7 @@ from troth.sources import (
     PodTemplate,
     SliceEndpoint,
     aliases,
+    not_run,
     resolve_services,
     runnable_problems,
     service_problems,
@@ -65,19 +66,7 @@ def plan_pods(manifests: Manifests) -> PodPlan:
         problems += found
         if not any(problem.severity is Severity.ERROR for problem in found):
             pods[key] = template
-    return PodPlan(pods=pods, problems=(*problems, *_not_run(manifests)))
-
-
-def _not_run(manifests: Manifests) -> Iterator[Problem]:
-    for workload in manifests.workloads.values():
-        yield Problem(
-            subject=f"{workload.kind} {workload.namespace}/{workload.name}",
-            path="kind",
-            found=f"is {workload.kind}, of which no pods are run here",
-            wanted="write a Deployment or a Pod",
-            severity=Severity.WARNING,
-            location=workload.location,
-        )
+    return PodPlan(pods=pods, problems=(*problems, *not_run(manifests)))
 
 
 def _unnamable(template: PodTemplate) -> Iterator[Problem]:

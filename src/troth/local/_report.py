@@ -13,6 +13,7 @@ from troth.errors import Problem
 from troth.local._status import ContainerStatus
 from troth.mesh import PodPhase
 from troth.policy import DecidedBy, Mode
+from troth.sources import consequence
 
 
 class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,3 +71,10 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     ignored: Mapping[str, int]
     pods: tuple[PodReport, ...]
     problems: tuple[Problem, ...]
+
+
+def ignored_notice(kind: str) -> str:
+    """What to say of a kind (``KIND.GROUP``) for which a local mesh does nothing."""
+    if meaning := consequence(kind):
+        return f"has no effect here: {kind}: {meaning}"
+    return f"ignored, as troth has no use for it: {kind}"

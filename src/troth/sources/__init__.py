@@ -20,9 +20,10 @@ from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
 from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
 from troth.sources._last_good import merge_last_good
-from troth.sources._runnable import runnable_problems
+from troth.sources._runnable import not_run, runnable_problems, without_effect
 from troth.sources._service_problems import service_problems
 from troth.sources._watch import watch
+from troth.sources._without_effect import consequence
 from troth.sources._workloads import (
     ConfigMap,
     Container,
@@ -135,10 +136,12 @@ __all__ = [
     "as_applied",
     "cluster_config",
     "collect",
+    "consequence",
     "expand",
     "follow",
     "load",
     "merge_last_good",
+    "not_run",
     "read_cluster",
     "read_documents",
     "read_installation",
@@ -146,4 +149,5 @@ __all__ = [
     "runnable_problems",
     "service_problems",
     "watch",
+    "without_effect",
 ]

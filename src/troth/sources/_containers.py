@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from troth._syntax import NAMESPACE, Rule, described
 from troth.mesh import ContainerPort, Protocol
-from troth.sources import _api
+from troth.sources import _api, _without_effect
 from troth.sources._workloads import (
     Container,
     EnvFrom,
@@ -33,10 +33,6 @@ _ENV_NAME = Rule(
     longest=1024,
     wanted="use printable ASCII characters other than '='",
 )
-_UNSUPPORTED = ("livenessProbe", "startupProbe", "volumeDevices")
-"""Fields that change how a container behaves and that a local runner doesn't act on."""
-
-
 _UNSUPPORTED_SOURCES = ("resourceFieldRef", "fileKeyRef")
 """Sources of variables that need a kubelet."""
 
@@ -48,7 +44,7 @@ def read_container(fields: Fields) -> Container:
     names = [port.name for port in ports if port.name]
     for name in sorted({name for name in names if names.count(name) > 1}):
         fields.error("ports", f"has the port {described(name)} twice", "give each its own name")
-    unsupported = [name for name in _UNSUPPORTED if name in fields]
+    unsupported = [*_without_effect.given(fields, _without_effect.CONTAINER)]
     readiness = None
     if "readinessProbe" in fields:
         probe = fields.fields("readinessProbe")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth._syntax import NAME, NAMESPACE, described
-from troth.sources import _api
+from troth.sources import _api, _without_effect
 from troth.sources._containers import read_container
 from troth.sources._pod_names import read_dns, read_host_aliases
 from troth.sources._workloads import (
@@ -132,6 +132,7 @@ def _template(
         fqdn_as_hostname=spec.boolean("setHostnameAsFQDN"),
         host_aliases=read_host_aliases(spec),
         dns=read_dns(spec),
+        unsupported=tuple(_without_effect.given(spec, _without_effect.POD)),
         host_network=spec.boolean("hostNetwork"),
         enable_service_links=spec.boolean("enableServiceLinks", default=True),
         termination_grace_seconds=grace,

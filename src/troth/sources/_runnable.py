@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth.errors import Problem, Severity
+from troth.sources._without_effect import consequence
 from troth.sources._workloads import VolumeKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from troth.sources._collect import Manifests
     from troth.sources._workloads import PodTemplate
 
 
@@ -19,6 +21,42 @@ def runnable_problems(template: PodTemplate) -> tuple[Problem, ...]:
     Errors are containers it can't start; warnings are fields that have no effect.
     """
     return tuple(_problems(template))
+
+
+def not_run(manifests: Manifests) -> Iterator[Problem]:
+    """Warn of workloads of which no local pods are made."""
+    for workload in manifests.workloads.values():
+        yield Problem(
+            subject=f"{workload.kind} {workload.namespace}/{workload.name}",
+            path="kind",
+            found=f"is {workload.kind}, of which no pods are run here",
+            wanted="write a Deployment or a Pod",
+            severity=Severity.WARNING,
+            location=workload.location,
+        )
+
+
+def without_effect(manifests: Manifests) -> Iterator[Problem]:
+    """Warn of all that means something in a cluster and nothing to ``troth up``."""
+    for template in (*manifests.pods.values(), *_templates(manifests)):
+        for problem in runnable_problems(template):
+            if problem.severity is Severity.WARNING:
+                yield problem
+    yield from not_run(manifests)
+    for kind, count in manifests.ignored:
+        if meaning := consequence(kind):
+            objects = "1 object" if count == 1 else f"{count} objects"
+            yield Problem(
+                subject=kind,
+                path="",
+                found=f"has no effect on local pods ({objects}): {meaning}",
+                wanted="test it in a cluster",
+                severity=Severity.WARNING,
+            )
+
+
+def _templates(manifests: Manifests) -> Iterator[PodTemplate]:
+    return (deployment.template for deployment in manifests.deployments.values())
 
 
 def _problems(template: PodTemplate) -> Iterator[Problem]:
@@ -67,6 +105,13 @@ def _problems(template: PodTemplate) -> Iterator[Problem]:
                 "use configMap, secret, emptyDir or hostPath",
                 Severity.WARNING,
             )
+    for unsupported in template.unsupported:
+        yield problem(
+            unsupported,
+            "has no effect on a local pod",
+            "test it in a cluster",
+            Severity.WARNING,
+        )
     if template.host_network:
         yield problem(
             "hostNetwork",

@@ -217,6 +217,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         fqdn_as_hostname: ``setHostnameAsFQDN``: the kernel's hostname is the full name.
         host_aliases: Lines of its ``/etc/hosts``.
         dns: How it looks names up.
+        unsupported: Fields of its spec that a local runner doesn't act on.
         host_network: It shares the node's network namespace, and so can't be captured.
         enable_service_links: Services appear as environment variables.
         termination_grace_seconds: How long it may take to end once it is to, ``preStop`` included.
@@ -239,6 +240,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
     fqdn_as_hostname: bool = False
     host_aliases: tuple[HostAlias, ...] = ()
     dns: DnsConfig = DnsConfig()
+    unsupported: tuple[str, ...] = ()
     host_network: bool = False
     enable_service_links: bool = True
     termination_grace_seconds: int = 30
