@@ -294,7 +294,11 @@ class NodeAgent:
 
     async def run(self) -> None:
         """Run until cancelled; then stop Envoy and leave its sockets removed."""
-        async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
+        async with (
+            self._strangers,
+            self._proxy.running() as pipe,
+            asyncio.TaskGroup() as tasks,
+        ):
             tasks.create_task(self.certificates.run())
             tasks.create_task(self._ledger.read(pipe, self._strangers))
             tasks.create_task(self._ledger.watch_strangers(self._strangers))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 import structlog
@@ -206,10 +206,17 @@ class Strangers:
         self._counts: dict[_Counted, int] = {}
         self._unreported: dict[_Counted, int] = {}
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
     async def follow(self, pods: Mapping[str, Path]) -> None:
         """Go by the rules in these pods from now on: network namespaces by UID."""
         for uid in self._doors.keys() - pods.keys():
             self._doors.pop(uid).close()
+            self._forget(uid)
         for uid in pods.keys() - self._doors.keys():
             try:
                 door = await asyncio.to_thread(SetElements, pods[uid], TABLE)
@@ -246,6 +253,15 @@ class Strangers:
             for uid in pods & self._doors.keys():
                 for each in self._news(uid):
                     yield each
+
+    def _forget(self, uid: str) -> None:
+        self._suspect_until.pop(uid, None)
+        for known in (self._records, self._strange_until):
+            for key in [key for key in known if key[0] == uid]:
+                del known[key]
+        for counts in (self._counts, self._unreported):
+            for counted in [counted for counted in counts if counted.pod == uid]:
+                del counts[counted]
 
     def _proved(self, uid: str, address: str) -> None:
         key, now = (uid, address), _now()

@@ -1,7 +1,7 @@
 """Keeps silent connections open: ``silent.py PORT COUNT ADDRESS ...``, so many to each address.
 
 Those that are closed are opened again. Says as JSON how many were open at most at a time to each
-address, after every one was tried; again for each line of its input; ends with it.
+address so far: when there is one to each, and again for each line of its input; ends with it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class Flood:
         self._address, self._port = address, port
         self._open = 0
         self.most = 0
+        self.begun = asyncio.Event()
         self._tasks = [asyncio.ensure_future(self._keep()) for _ in range(count)]
 
     async def _keep(self) -> None:
@@ -29,6 +30,7 @@ class Flood:
                 continue
             self._open += 1
             self.most = max(self.most, self._open)
+            self.begun.set()
             try:
                 await reader.read()
             except OSError:
@@ -41,7 +43,7 @@ class Flood:
 async def main(port: int, count: int, addresses: list[str]) -> None:
     """Go on until the input ends."""
     floods = [Flood(address, port, count) for address in addresses]
-    await asyncio.sleep(1)
+    await asyncio.gather(*(flood.begun.wait() for flood in floods))
     loop = asyncio.get_running_loop()
     while True:
         sys.stdout.write(json.dumps([flood.most for flood in floods]) + "\n")
