@@ -103,6 +103,9 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         issuers: Fingerprints of the roots that the certificates it now uses chain to.
         joining: Namespaces of which some pods take plaintext whatever the policies say, because
             they joined the mesh while in use and not all nodes have heard of it yet.
+        clients: `policy_digest` of those by which the node's pods go as clients: to a port that
+            these don't DISABLE they no longer send plaintext. It can be ahead of ``policies``,
+            because servers wait for clients on other nodes; empty if not told.
         captured: How many pods' new connections go through Envoy, those included that are out of
             the mesh and still to be released.
         trouble: Why it isn't further, in words; empty when all is well.
@@ -112,6 +115,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     roots: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
     joining: frozenset[str] = frozenset()
+    clients: str = ""
     captured: int | None = None
     trouble: str = ""
 

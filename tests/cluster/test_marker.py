@@ -11,14 +11,15 @@ import pytest
 from lightkube.core.exceptions import ApiError
 
 from troth.cluster import _marker
-from troth.cluster._marker import Marker
-from troth.mesh import Pod
+from troth.cluster._marker import Mark, Marker
+from troth.mesh import ALL_PORTS, Pod, Ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 UNMARKED = Pod(uid="uid-1", namespace="shop", name="web")
 MARKED = Pod(uid="uid-1", namespace="shop", name="web", captured=True)
+CAPTURED, NOT = Mark(captured=True), Mark(captured=False)
 
 
 class Client:
@@ -76,7 +77,7 @@ async def quiet() -> None:
 async def test_a_captured_pod_is_marked_by_a_patch_that_names_its_uid(
     client: Client, marker: Marker
 ) -> None:
-    marker.want([(UNMARKED, True)])
+    marker.want([(UNMARKED, CAPTURED)])
     await client.asked_times(1)
     annotations = {"troth.dev/captured": "true"}
     assert client.patches == [("shop/web", {"uid": "uid-1", "annotations": annotations})]
@@ -85,13 +86,13 @@ async def test_a_captured_pod_is_marked_by_a_patch_that_names_its_uid(
 async def test_a_mark_is_taken_away_by_removing_the_annotation(
     client: Client, marker: Marker
 ) -> None:
-    marker.want([(MARKED, False)])
+    marker.want([(MARKED, NOT)])
     await client.asked_times(1)
     assert client.patches[0][1]["annotations"] == {"troth.dev/captured": None}
 
 
 async def test_what_is_right_is_not_written(client: Client, marker: Marker) -> None:
-    marker.want([(MARKED, True), (UNMARKED, False)])
+    marker.want([(MARKED, CAPTURED), (UNMARKED, NOT)])
     await quiet()
     assert client.patches == []
 
@@ -100,7 +101,7 @@ async def test_a_mark_is_written_once_until_the_api_server_had_time_to_repeat_it
     client: Client, marker: Marker
 ) -> None:
     for _ in range(3):
-        marker.want([(UNMARKED, True)])
+        marker.want([(UNMARKED, CAPTURED)])
         await quiet()
     assert len(client.patches) == 1
 
@@ -109,7 +110,7 @@ async def test_a_mark_that_somebody_takes_away_is_written_again(
     client: Client, marker: Marker
 ) -> None:
     for pod in (UNMARKED, MARKED, UNMARKED):
-        marker.want([(pod, True)])
+        marker.want([(pod, CAPTURED)])
         await quiet()
     assert len(client.patches) == 2
 
@@ -126,7 +127,7 @@ async def test_what_fails_is_told_and_tried_again(
     client: Client, marker: Marker, answer: Exception
 ) -> None:
     client.answers = [answer, answer]
-    marker.want([(UNMARKED, True)])
+    marker.want([(UNMARKED, CAPTURED)])
     await client.asked_times(2)
     await quiet()
     assert "shop/web" in marker.trouble
@@ -140,7 +141,21 @@ async def test_another_pod_of_the_same_name_is_left_alone(
     client: Client, marker: Marker, code: int
 ) -> None:
     client.answers = [refusal(code)]
-    marker.want([(UNMARKED, True)])
+    marker.want([(UNMARKED, CAPTURED)])
     await client.asked_times(1)
     await quiet()
     assert (marker.trouble, len(client.patches)) == ("", 1)
+
+
+async def test_where_a_pod_takes_plaintext_is_an_annotation_too(
+    client: Client, marker: Marker
+) -> None:
+    only = Ports(exceptions=frozenset({8080, 9090}))
+    marker.want([(MARKED, Mark(captured=True, plaintext=only))])
+    await client.asked_times(1)
+    assert client.patches[0][1]["annotations"] == {"troth.dev/plaintext": "8080,9090"}
+    # That hasn't been repeated yet when it is to be taken back.
+    captured = Pod(uid="uid-1", namespace="shop", name="web", captured=True, plaintext=ALL_PORTS)
+    marker.want([(captured, CAPTURED)])
+    await client.asked_times(2)
+    assert client.patches[1][1]["annotations"] == {"troth.dev/plaintext": None}

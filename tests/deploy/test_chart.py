@@ -11,7 +11,7 @@ from tests.deploy import chart
 import troth
 from troth import _contract as contract
 from troth.cli._app import command_tree
-from troth.mesh import CAPTURED_ANNOTATION
+from troth.mesh import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,6 +176,7 @@ def test_nothing_is_named_otherwise_than_in_the_programs() -> None:
         contract.SIGNER_NAME,
         contract.TRUST_BUNDLE,
         CAPTURED_ANNOTATION,
+        PLAINTEXT_ANNOTATION,
     ):
         assert name in text
     assert f"'{contract.report_lease('')}' + variables.node" in text

@@ -90,6 +90,7 @@ async def envoy(run_dir: Path) -> AsyncIterator[EnvoyProcess]:
         node_id="test",
         ads_socket=run_dir / "ads",
         admin_socket=run_dir / "admin",
+        worker_socket=run_dir / "worker",
         limits=Limits(connections=100),
     )
     path = run_dir / "bootstrap.json"

@@ -50,7 +50,11 @@ def plain_in(pod: str, port: int, *chains: str) -> Resource:
 async def running(run_dir: Path, limits: Limits) -> AsyncIterator[AdsServer]:
     """An Envoy with these limits, and the server that configures it."""
     document = bootstrap(
-        node_id="test", ads_socket=run_dir / "ads", admin_socket=run_dir / "admin", limits=limits
+        node_id="test",
+        ads_socket=run_dir / "ads",
+        admin_socket=run_dir / "admin",
+        worker_socket=run_dir / "worker",
+        limits=limits,
     )
     path = run_dir / "bootstrap.json"
     path.write_text(json.dumps(document))

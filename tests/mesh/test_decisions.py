@@ -179,7 +179,9 @@ def test_what_is_told_of_the_client_is_what_envoy_is_told(mode: Mode, port_mode:
     world = _world(_policy(mode, p8080=port_mode))
     (view,) = (
         destination
-        for destination in node_view(world, netns={}).destinations.values()
+        for destination in node_view(
+            world, netns=dict.fromkeys(world.pods, "/n")
+        ).destinations.values()
         if "10.0.0.2" in destination.addresses
     )
     told = view.tunnel is not (8080 in view.exceptions)

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.identity import SpiffeId, TrustDomain
-from troth.mesh import ContainerPort, Destination, Pod, Service, ServicePort, World, node_view
+from troth.mesh import (
+    ALL_PORTS,
+    NO_PORTS,
+    ContainerPort,
+    Destination,
+    Pod,
+    Service,
+    ServicePort,
+    World,
+    node_view,
+)
 from troth.policy import Mode, PeerAuthentication, PolicyIndex
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
@@ -53,7 +63,8 @@ def test_clients_use_the_tunnel_exactly_where_the_ports_own_mode_is_not_disable(
     *, mode: Mode | None, ports: dict[int, Mode], tunnel: bool, exceptions: tuple[int, ...]
 ) -> None:
     policies = () if mode is None else (policy(mode, ports=ports),)
-    (destination,) = node_view(world(WEB, policies=policies), netns={}).destinations.values()
+    view = node_view(world(WEB, policies=policies), netns={WEB.uid: "/n"})
+    (destination,) = view.destinations.values()
     assert destination == Destination(
         addresses=WEB.addresses,
         identity=IDENTITY,
@@ -140,7 +151,9 @@ policies = st.lists(
 def test_only_captured_pods_are_destinations_and_each_port_is_reached_as_its_own_mode_says(
     known: list[Pod], rules: tuple[PeerAuthentication, ...]
 ) -> None:
-    view = node_view(world(*known, policies=rules), netns={})
+    view = node_view(
+        world(*known, policies=rules), netns={pod.uid: "/n" for pod in known if pod.captured}
+    )
     captured = sorted((pod for pod in known if pod.captured and pod.addresses), key=by_uid)
     assert [each.addresses for each in view.destinations.values()] == [
         pod.addresses for pod in captured
@@ -167,10 +180,7 @@ def test_only_the_pods_that_others_have_not_heard_of_are_lenient() -> None:
     netns = {pod.uid: "/n" for pod in pods}
     strict = policy(Mode.STRICT)
     view = node_view(world(*pods, policies=(strict,)), netns=netns, lenient={"uid-2"})
-    assert [local.takes_plaintext(local.verdict.mode) for local in view.local_pods.values()] == [
-        False,
-        True,
-    ]
+    assert [local.plaintext for local in view.local_pods.values()] == [NO_PORTS, ALL_PORTS]
 
 
 def test_services_are_known_by_their_other_addresses_but_not_by_those_of_captured_pods() -> None:

@@ -99,6 +99,7 @@ def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             paths=NodePaths(
                 ads=tmp_path,
                 admin=tmp_path,
+                worker=tmp_path,
                 bootstrap=tmp_path,
                 access_log=tmp_path,
                 journal=tmp_path / "events",

@@ -85,6 +85,7 @@ async def impostor(directory: Path, expected_account: str) -> None:
         paths=NodePaths(
             ads=directory / "ads",
             admin=directory / "admin",
+            worker=directory / "worker",
             bootstrap=directory / "bootstrap",
             access_log=directory / "log",
             journal=directory / "events",

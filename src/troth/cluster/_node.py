@@ -26,13 +26,15 @@ from troth._health import health_socket
 from troth.cluster._charge import Charge
 from troth.cluster._cri import RuntimeFinder
 from troth.cluster._foresight import foresee
+from troth.cluster._hearing import Hearing
 from troth.cluster._local_pods import LocalPods, LocalPodsKeeper
-from troth.cluster._marker import Marker
+from troth.cluster._marker import Mark, Marker
 from troth.cluster._memory import MemoryKeeper
 from troth.cluster._pins import Pins, find_by_cgroup
 from troth.cluster._ranges import ServiceRanges
 from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
+from troth.mesh import NO_PORTS
 from troth.node import Issuers, NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
 from troth.node._metrics import NodeMetrics
@@ -58,6 +60,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
+
+_FIRST_LOOK_SECONDS = 0.02
+"""How soon other nodes' reports are looked at again; each further time after twice as long."""
 
 _HOST = Path("/proc/1/ns/net")
 """The node's own network namespace, given that its PIDs are in view."""
@@ -110,6 +115,9 @@ class ClusterNode:
         self._troubles: Mapping[str, TrothError] = {}
         self._marker: Marker | None = None
         self._enforced: ClusterState | None = None
+        self._followed: ClusterState | None = None
+        self._waits = asyncio.Event()
+        self._digests: list[tuple[object, str]] = []
         self._pins: Pins | None = None
         self._charge: Charge | None = None
         self._metrics = NodeMetrics() if settings.metrics is not None else None
@@ -185,6 +193,8 @@ class ClusterNode:
                 self._charge = charge = Charge(agent, place)
                 tasks.create_task(agent.run())
                 tasks.create_task(reporter.run())
+                hearing = Hearing(client, namespace=self.settings.namespace)
+                tasks.create_task(self._hear(agent, hearing))
                 tasks.create_task(charge.run(functools.partial(self._adopt, agent, pins)))
                 tasks.create_task(self._show_metrics(charge))
                 await self._reconcile_forever(agent, pins, marker, reporter, ranges)
@@ -257,13 +267,17 @@ class ClusterNode:
             held = pins.held
             agent.set_service_ranges(ranges.networks)
             agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
+            if agent.waiting:
+                self._waits.set()
             if self._charge and agent.is_prepared and self._local.wanted <= pins.sought:
                 self._charge.prepared.set()
             if not agent.is_active:
                 marker.want(())
                 reporter.pause()  # the other agent's report stands
                 continue
-            marker.want(self._marks(self.world, agent.captured))
+            marker.want(self._marks(self.world, agent))
+            if agent.follows:
+                self._followed = self._state
             if agent.is_settled:
                 self._enforced = self._state
             self._report(agent, reporter)
@@ -275,16 +289,50 @@ class ClusterNode:
             local = LocalPodsKeeper(self.settings.node_name).update(world)
             agent.certificates.expect(_identities(world, local.wanted))
 
-    def _marks(self, world: World, captured: Collection[str]) -> Iterator[tuple[Pod, bool]]:
-        """The pods whose marks are known, and whether they are to have one.
+    async def _hear(self, agent: NodeAgent, hearing: Hearing) -> None:
+        """Tell the agent when all other nodes' pods go by its policies, while any waits for it."""
+        while True:
+            await self._waits.wait()
+            self._waits.clear()
+            pause = _FIRST_LOOK_SECONDS
+            while agent.waiting and not await self._heard(agent, hearing):
+                await asyncio.sleep(pause)
+                pause *= 2
+
+    async def _heard(self, agent: NodeAgent, hearing: Hearing) -> bool:
+        state, world = self._state, self.world
+        if state is None or world is None:
+            return False
+        nodes = {pod.node for pod in world.pods.values() if pod.captured}
+        follow = await hearing.all_follow(self._digest(state), nodes - {self.settings.node_name})
+        # Policies may have changed meanwhile, and even back.
+        if not follow or self._state is None or self.world is None:
+            return False
+        if self._state.stored_policies != state.stored_policies:
+            return False
+        agent.hear(self.world)
+        return True
+
+    def _digest(self, state: ClusterState) -> str:
+        """The digest of a state's policies, of which there may be many."""
+        for policies, digest in self._digests:
+            if policies is state.stored_policies:
+                return digest
+        digest = policy_digest(state.stored_policies)
+        self._digests = [(state.stored_policies, digest), *self._digests[:1]]
+        return digest
+
+    def _marks(self, world: World, agent: NodeAgent) -> Iterator[tuple[Pod, Mark]]:
+        """The pods whose marks are known, and what they are to be.
 
         What a pod of the mesh is marked as is left alone until it is captured: an earlier agent may
         have captured it.
         """
+        captured, offers = agent.captured, agent.offers
         for uid in self._local.wanted & frozenset(captured):
-            yield world.pods[uid], True
+            yield world.pods[uid], Mark(captured=True, plaintext=offers.get(uid, NO_PORTS))
         for uid in self._local.others:
-            yield world.pods[uid], uid in captured
+            yield world.pods[uid], Mark(captured=uid in captured)
 
     def _report(self, agent: NodeAgent, reporter: NodeReporter) -> None:
         credentials = agent.credentials
@@ -293,10 +341,11 @@ class ClusterNode:
         pods = self.world.pods
         reporter.tell(
             node_report(
-                policies=policy_digest(self._enforced.stored_policies),
+                policies=self._digest(self._enforced),
                 bundle=credentials.bundle,
                 issuers=self._issuers.of(credentials.svids, credentials.bundle, datetime.now(UTC)),
                 joining={pods[uid].namespace for uid in agent.joining & pods.keys()},
+                clients=self._digest(self._followed) if self._followed is not None else "",
                 captured=len(agent.redirected),
                 trouble="; ".join(
                     (*map(str, self._troubles.values()), *self._refused(), *self._notes())
@@ -340,6 +389,7 @@ class ClusterNode:
             paths=NodePaths(
                 ads=own / "ads",
                 admin=own / "admin",
+                worker=own / "worker",
                 bootstrap=own / "bootstrap.json",
                 access_log=own / "access-log",
                 journal=self.settings.run_dir / "events",

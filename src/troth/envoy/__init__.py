@@ -2,7 +2,8 @@
 
 `SnapshotKeeper` turns a node's view of the mesh into resources (pure); `AdsServer` hands them to
 Envoy; `EnvoyProcess` keeps it running; `AccessLogPipe` turns its access log into
-`ConnectionEvent` values, `OverflowWatch` its counters into `Overflow` values.
+`ConnectionEvent` values, `OverflowWatch` its counters into `Overflow` values; `Worker` says when
+what Envoy was told is in force.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from troth.envoy._ports import (
 from troth.envoy._process import EnvoyProcess
 from troth.envoy._snapshot import Resource, Snapshot
 from troth.envoy._status import AdsStatus, Nack
+from troth.envoy._worker import Worker
 
 __all__ = [
     "APP_MARK",
@@ -57,6 +59,7 @@ __all__ = [
     "Resource",
     "Snapshot",
     "SnapshotKeeper",
+    "Worker",
     "bootstrap",
     "build_snapshot",
     "find_envoy",

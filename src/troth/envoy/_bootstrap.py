@@ -20,7 +20,7 @@ _REJECT_AT = 0.95
 
 
 def bootstrap(
-    *, node_id: str, ads_socket: Path, admin_socket: Path, limits: Limits
+    *, node_id: str, ads_socket: Path, admin_socket: Path, worker_socket: Path, limits: Limits
 ) -> dict[str, Any]:
     """Envoy's bootstrap as JSON-ready data (``envoy.config.bootstrap.v3.Bootstrap``).
 
@@ -28,6 +28,7 @@ def bootstrap(
         node_id: Names this Envoy to the ADS server and in its own logs.
         ads_socket: Unix socket of the delta ADS server.
         admin_socket: Where Envoy's admin interface shall listen, mode 0600.
+        worker_socket: Where Envoy's worker shall answer (`Worker`), mode 0600.
         limits: What all pods together may use, so that they can't take Envoy down with them.
     """
     return {
@@ -78,6 +79,7 @@ def bootstrap(
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
         },
         "static_resources": {
+            "listeners": [_answering(worker_socket)],
             "clusters": [
                 {
                     "name": "ads",
@@ -100,8 +102,30 @@ def bootstrap(
                         ],
                     },
                 }
-            ]
+            ],
         },
+    }
+
+
+def _answering(path: Path) -> dict[str, Any]:
+    """A listener that says one byte to everyone."""
+    return {
+        "name": "worker",
+        "address": {"pipe": {"path": str(path), "mode": 0o600}},
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "answer",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.filters"
+                            ".network.direct_response.v3.Config",
+                            "response": {"inline_string": "."},
+                        },
+                    }
+                ]
+            }
+        ],
     }
 
 

@@ -105,9 +105,10 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
 def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Message:
     """What enters without the tunnel: a chain for each port that takes plaintext, else refused."""
     uid = local.pod.uid
-    verdict = local.verdict
-    passes = {number: local.takes_plaintext(port.mode) for number, port in verdict.ports.items()}
-    others_pass = local.takes_plaintext(verdict.mode)
+    plaintext = local.plaintext
+    known = local.verdict.ports.keys() | plaintext.exceptions
+    passes = {number: number in plaintext for number in known}
+    others_pass = plaintext.usual
     names = {number: f"plain-{number}" for number, allowed in sorted(passes.items()) if allowed}
 
     by_port = {str(port): choose_chain(names.get(port, REFUSED)) for port in sorted(passes)}

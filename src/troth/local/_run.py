@@ -87,6 +87,7 @@ class _Mesh:
             paths=NodePaths(
                 ads=state.ads,
                 admin=state.admin,
+                worker=state.worker,
                 bootstrap=state.bootstrap,
                 access_log=state.access_log,
                 journal=state.journal,

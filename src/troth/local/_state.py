@@ -86,6 +86,7 @@ class StateDirectory:
         self.control = self.path / "control.sock"
         self.ads = self.path / "ads.sock"
         self.admin = self.path / "envoy-admin.sock"
+        self.worker = self.path / "envoy-worker"
         self.bootstrap = self.path / "envoy.json"
         self.access_log = self.path / "access-log.fifo"
         self.journal = self.path / "events"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from troth.mesh._changeover import Changeover, Wanted
 from troth.mesh._connections import UNKNOWN, Connection, Outcome, Party, Reason, Side
 from troth.mesh._decisions import (
     ClientDecision,
@@ -13,6 +14,7 @@ from troth.mesh._externals import ExternalPort, external_ports
 from troth.mesh._model import (
     CAPTURED_ANNOTATION,
     MESH_LABEL,
+    PLAINTEXT_ANNOTATION,
     ContainerPort,
     Endpoint,
     Namespace,
@@ -22,19 +24,24 @@ from troth.mesh._model import (
     Service,
     ServicePort,
 )
+from troth.mesh._ports import ALL_PORTS, NO_PORTS, Ports
 from troth.mesh._tally import KEPT, OTHERS, Tally, TallyState, Total
 from troth.mesh._target import Target, find_target, pod_at
-from troth.mesh._view import Destination, LocalPod, NodeView, node_view
+from troth.mesh._view import Destination, LocalPod, NodeView, node_view, ports_with
 from troth.mesh._view_keeper import ViewKeeper
 from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, membership
 
 __all__ = [
+    "ALL_PORTS",
     "CAPTURED_ANNOTATION",
     "DEFAULT_ROOT_NAMESPACE",
     "KEPT",
     "MESH_LABEL",
+    "NO_PORTS",
     "OTHERS",
+    "PLAINTEXT_ANNOTATION",
     "UNKNOWN",
+    "Changeover",
     "ClientDecision",
     "Connection",
     "ContainerPort",
@@ -49,6 +56,7 @@ __all__ = [
     "Party",
     "Pod",
     "PodPhase",
+    "Ports",
     "Protocol",
     "Reason",
     "ServerDecision",
@@ -60,6 +68,7 @@ __all__ = [
     "Target",
     "Total",
     "ViewKeeper",
+    "Wanted",
     "World",
     "client_decision",
     "external_ports",
@@ -67,5 +76,6 @@ __all__ = [
     "membership",
     "node_view",
     "pod_at",
+    "ports_with",
     "server_decision",
 ]

@@ -13,12 +13,17 @@ from enum import StrEnum
 import msgspec
 
 from troth.identity import SpiffeId, TrustDomain
+from troth.mesh._ports import NO_PORTS, Ports
 
 MESH_LABEL = "troth.dev/mesh"
 """On a Namespace ``enabled`` puts its pods in the mesh; on a pod ``disabled`` keeps it out."""
 
 CAPTURED_ANNOTATION = "troth.dev/captured"
 """Set to ``true`` on a pod by its node's agent while its traffic goes through the node's Envoy."""
+
+PLAINTEXT_ANNOTATION = "troth.dev/plaintext"
+"""Set on a pod by its node's agent while others in the mesh may send it plaintext: the ports, as
+`Ports` has them in text. Whether they shall, the policies say."""
 
 
 class Protocol(StrEnum):
@@ -74,6 +79,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         addresses: Its IPs, the primary one first; empty until it has some.
         ports: What its containers declare.
         captured: Its traffic goes through the node's Envoy, so others may use the tunnel to it.
+        plaintext: Where its node has said that it takes plaintext from pods of the mesh.
         ready: Services may send it connections.
         terminating: Its deletion has begun.
         phase: How far it has come.
@@ -93,6 +99,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
     captured: bool = False
+    plaintext: Ports = NO_PORTS
     ready: bool = False
     terminating: bool = False
     phase: PodPhase = PodPhase.RUNNING

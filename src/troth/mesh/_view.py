@@ -11,6 +11,7 @@ import msgspec
 from troth.identity import SpiffeId
 from troth.mesh._externals import ExternalPort, external_ports
 from troth.mesh._model import Pod, Service
+from troth.mesh._ports import ALL_PORTS, NO_PORTS, Ports
 from troth.policy import Decision, Mode, PolicyIndex
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
         verdict: The effective mode of each of its ports.
         lenient: Plaintext passes whatever the verdict says, because others have not heard yet that
             the pod is captured, or that it is no longer.
+        held: Ports at which it still passes, because clients may not have entered the tunnel yet.
     """
 
     pod: Pod
@@ -36,18 +38,26 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
     identity: SpiffeId
     verdict: Decision
     lenient: bool = False
+    held: Ports = NO_PORTS
 
     @property
     def has_ipv6(self) -> bool:
         """Whether any of its addresses is an IPv6 one."""
         return any(":" in address for address in self.pod.addresses)
 
-    def takes_plaintext(self, mode: Mode) -> bool:
-        """Whether plaintext to a port of that effective mode passes."""
-        return self.lenient or mode is not Mode.STRICT
+    @property
+    def plaintext(self) -> Ports:
+        """The ports to which plaintext passes."""
+        if self.lenient:
+            return ALL_PORTS
+        return ports_with(self.verdict, Mode.PERMISSIVE, Mode.DISABLE) | self.held
 
 
-_NONE: frozenset[int] = frozenset()  # one for all: an empty set takes as much as a small one
+def ports_with(verdict: Decision, *modes: Mode) -> Ports:
+    """The ports whose effective mode is one of some."""
+    usual = verdict.mode in modes
+    named = (n for n, port in verdict.ports.items() if (port.mode in modes) is not usual)
+    return Ports(usual, frozenset(named) or NO_PORTS.exceptions)
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +73,18 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     identity: SpiffeId
     tunnel: bool
-    exceptions: frozenset[int] = _NONE
+    exceptions: frozenset[int] = NO_PORTS.exceptions
+
+    @property
+    def plaintext(self) -> Ports:
+        """The ports that are reached in plaintext."""
+        return Ports(not self.tunnel, self.exceptions)
+
+    def reached(self, plaintext: Ports) -> Destination:
+        """The same, reached in plaintext at these ports and by the tunnel at all others."""
+        return msgspec.structs.replace(
+            self, tunnel=not plaintext.usual, exceptions=plaintext.exceptions
+        )
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +135,7 @@ def node_view(
                 pod=pod, netns=path, identity=identity, verdict=verdict, lenient=uid in lenient
             )
         if pod.captured and pod.addresses:
-            destinations[uid] = destination(pod, identity, verdict)
+            destinations[uid] = destination(pod, identity, verdict, local=path is not None)
     services = world.services.values()
     networks = [ip_network(text) for text in service_ranges]
     others = {address for service in services for address in other_virtual_ips(service, networks)}
@@ -136,19 +157,24 @@ def other_virtual_ips(service: Service, networks: Iterable[IPv4Network | IPv6Net
     ]
 
 
-def destination(pod: Pod, identity: SpiffeId, verdict: Decision) -> Destination:
-    """What clients have to know of a captured pod."""
+def destination(pod: Pod, identity: SpiffeId, verdict: Decision, *, local: bool) -> Destination:
+    """What clients have to know of a captured pod.
+
+    Args:
+        pod: The pod.
+        identity: What its certificate says.
+        verdict: The effective mode of each of its ports.
+        local: Whether it is on this node. One on another node is sent plaintext only where that
+            node says that it takes it.
+    """
     # Auto mTLS asks for the mode of the very port, so a STRICT port behind a DISABLE mesh is
     # reached by the tunnel (istio/istio#56084 is what happens otherwise).
-    tunnel = verdict.mode is not Mode.DISABLE
+    plaintext = ports_with(verdict, Mode.DISABLE)
+    if not local:
+        plaintext &= pod.plaintext
     return Destination(
         addresses=pod.addresses,
         identity=identity,
-        tunnel=tunnel,
-        exceptions=frozenset(
-            number
-            for number, port in verdict.ports.items()
-            if (port.mode is not Mode.DISABLE) is not tunnel
-        )
-        or _NONE,
+        tunnel=not plaintext.usual,
+        exceptions=plaintext.exceptions,
     )

@@ -126,7 +126,9 @@ class _Past:
             if not pod.captured and uid not in self._netns:
                 self._workloads.drop(uid)
             if pod.captured and pod.addresses:
-                upserted[uid] = destination(pod, self._identity(pod), self._decision(pod))
+                upserted[uid] = destination(
+                    pod, self._identity(pod), self._decision(pod), local=uid in self._netns
+                )
             elif uid in known:
                 gone.append(uid)
         changed = {uid: each for uid, each in upserted.items() if known.get(uid) != each}

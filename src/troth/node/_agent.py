@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from troth.envoy import AdsStatus, PortSet, Snapshot
     from troth.identity import SpiffeId, TrustDomain
-    from troth.mesh import Connection, NodeView, World
+    from troth.mesh import Connection, NodeView, Ports, World
     from troth.node._metrics import NodeMetrics
     from troth.node._paths import NodePaths
 
@@ -103,10 +103,13 @@ class NodeAgent:
         self._configurations = ConfigurationKeeper(
             SnapshotKeeper(
                 access_log=paths.access_log, ports=ports, pod_connections=limits.pod_connections
-            )
+            ),
+            alone=not announcement_seconds,
         )
         self._pushed: Snapshot | None = None
-        self._rest_at: float | None = None
+        self._due: set[float] = set()
+        self._waiting: frozenset[str] = frozenset()
+        self._offers: Mapping[str, Ports] = {}
         self._wanted: Mapping[str, Path] = {}
         self._ports = ports
         stranger_limits = StrangerLimits.of(limits)
@@ -119,6 +122,7 @@ class NodeAgent:
         self._told: tuple[object, ...] = ()
         self._generation = 0
         self._enforced = 0
+        self._followed = 0
         self._progress = asyncio.Condition()
         self._acting = asyncio.Lock()
         self._stands_by = not active
@@ -176,6 +180,26 @@ class NodeAgent:
     def trust_domain(self) -> TrustDomain:
         """Of the identities it certifies."""
         return self.certificates.bundle.trust_domain
+
+    @property
+    def offers(self) -> Mapping[str, Ports]:
+        """Where pods of other nodes may send plaintext: they are to be told, by UID."""
+        return self._offers
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """UIDs of the pods that take plaintext until those of other nodes send none (`hear`)."""
+        return self._waiting
+
+    @property
+    def follows(self) -> bool:
+        """Whether the node's pods, as clients, go by the newest world."""
+        return self._followed >= self._generation
+
+    def hear(self, world: World) -> None:
+        """Take note that the pods of all other nodes, as clients, go by the policies of a world."""
+        self._configurations.hear(world.policies)
+        self._wake()
 
     @property
     def is_settled(self) -> bool:
@@ -322,13 +346,18 @@ class NodeAgent:
         self.certificates.want({local.identity for local in told.view.local_pods.values()})
         undisturbed = self._attention.unless_disturbed
         missing = await undisturbed(self.certificates.missing())
-        if missing is None or not await undisturbed(self._taken()):
+        taken = None if missing is None else await undisturbed(self._taken(world, told))
+        if missing is None or taken is None:
             return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
+        told = taken
         self._credentials = told.credentials
         self._joining = joining
         await self._attention.finish(self._act(told, world, self._not_ready(told.view, missing)))
+        if told.rest_at is None:
+            self._followed = generation
+        self._waiting, self._offers = told.waiting, self._configurations.offers
         visible = self._visible()
-        in_force = told.rest_at is None
+        in_force = told.is_final
         changed = (in_force and not self.is_settled) or visible != self._told
         self._told = visible
         if in_force:
@@ -358,9 +387,8 @@ class NodeAgent:
             ),
             now=loop.time(),
         )
-        if told.rest_at is not None and told.rest_at != self._rest_at:
-            self._rest_at = told.rest_at
-            loop.call_at(told.rest_at + _TICK_SECONDS, self._wake)
+        for moment in {told.rest_at, told.until} - {None}:
+            self._wake_once(moment)
         if told.snapshot != self._pushed:
             self._pushed = told.snapshot
             self._proxy.ads.update(told.snapshot)
@@ -373,9 +401,15 @@ class NodeAgent:
             self._push(self._world)
         return self._pushed is not pushed
 
-    async def _taken(self) -> bool:
+    async def _taken(self, world: World, told: Configuration) -> Configuration:
+        """Wait until Envoy has all in force, and take the steps that follow from that."""
         await self._proxy.ads.settled()
-        return True
+        while told.goes_on:
+            await self._proxy.caught_up()
+            self._configurations.confirm()
+            told = self._push(world)
+            await self._proxy.ads.settled()
+        return told
 
     async def _act(self, told: Configuration, world: World, reasons: Mapping[str, str]) -> None:
         """Do to the pods what is due now that Envoy has its listeners."""
@@ -421,6 +455,9 @@ class NodeAgent:
             self.trouble,
             self._credentials,
             self._prepared,
+            self._followed,
+            self._waiting,
+            self._offers,
         )
 
     def _not_ready(self, view: NodeView, missing: Mapping[SpiffeId, str]) -> dict[str, str]:
@@ -438,6 +475,18 @@ class NodeAgent:
         """What Envoy says of those of some pods whose configuration it refuses, by UID."""
         nacks = self._proxy.ads.nacks
         return {uid: nack.message for uid in uids for nack in nacks if uid in nack.name}
+
+    def _wake_once(self, moment: float | None) -> None:
+        """Look up just after a moment, in addition to all else."""
+        if moment is None or moment in self._due:
+            return
+
+        def look() -> None:
+            self._due.discard(moment)
+            self._wake()
+
+        self._due.add(moment)
+        asyncio.get_running_loop().call_at(moment + _TICK_SECONDS, look)
 
     def _wake_at(self, moment: float | None) -> None:
         if self._alarm is not None:

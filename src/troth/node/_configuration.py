@@ -5,6 +5,9 @@ one listener with all of them in it; to take that over occupies Envoy's main thr
 with 5,000 pods of 200 identities. In a big mesh pods come and go all the time, and a policy would
 wait behind each. So after one change of these destinations the next ones are held back for a while,
 to be told together; and one that is known at the same time as a policy is told after it.
+
+Where a change of modes concerns a pod and its clients, both are told step by step, each when Envoy
+has the last one in force (`Changeover`).
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ from troth._table import difference
 from troth.envoy import Snapshot, SnapshotKeeper
 from troth.identity import TrustBundle, X509Svid
 from troth.mesh import NodeView, ViewKeeper
+from troth.node._changeovers import Changeovers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from troth.mesh import Destination, LocalPod, World
+    from troth.mesh import Destination, LocalPod, Ports, World
+    from troth.policy import PeerAuthentication
 
 _SECONDS_PER_DESTINATION = 20e-6
 """Of pause: a few times what Envoy needs, so that it is idle most of the time."""
@@ -44,6 +49,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         credentials: What it proves itself by and believes in.
         snapshot: What it is to be told.
         rest_at: When the snapshot may go on to the view's destinations; None if it has them.
+        goes_on: Whether more is to be told once Envoy has this in force.
+        waiting: UIDs of the pods that still take plaintext for clients on other nodes.
+        until: When they, and others that wait for clients, are closed in any case; None if none is.
     """
 
     view: NodeView
@@ -51,6 +59,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Credentials
     snapshot: Snapshot
     rest_at: float | None = None
+    goes_on: bool = False
+    waiting: frozenset[str] = frozenset()
+    until: float | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is all that follows from the world."""
+        return self.rest_at is None and self.until is None and not self.goes_on
 
 
 class ConfigurationKeeper:
@@ -58,9 +74,12 @@ class ConfigurationKeeper:
 
     Args:
         snapshots: Builds Envoy's resources.
+        alone: Whether there are no nodes but this one.
     """
 
-    def __init__(self, snapshots: SnapshotKeeper) -> None:
+    def __init__(self, snapshots: SnapshotKeeper, *, alone: bool = True) -> None:
+        self._changeovers = Changeovers(alone=alone)
+        self._is_confirmed = True
         self._views = ViewKeeper()
         self._snapshots = snapshots
         self._destinations: Mapping[str, Destination] = {}
@@ -96,31 +115,56 @@ class ConfigurationKeeper:
         certified = {svid.spiffe_id for svid in credentials.svids}
         # Envoy holds all listeners back while one of its clusters waits for a secret.
         ready = {uid: each for uid, each in view.local_pods.items() if each.identity in certified}
-        rest_at = self._pace(view, now)
+        modes = self._changeovers
+        modes.step(view, world.policies, now=now)
+        rest_at = self._pace(view, modes.reached(view.destinations), now)
+        modes.told(self._destinations)
         return Configuration(
             view=view,
             ready=frozenset(ready),
             credentials=credentials,
             snapshot=self._snapshots.update(
-                msgspec.structs.replace(view, local_pods=ready, destinations=self._destinations),
+                msgspec.structs.replace(
+                    view,
+                    local_pods={uid: modes.held(uid, each) for uid, each in ready.items()},
+                    destinations=self._destinations,
+                ),
                 credentials.svids,
                 credentials.bundle,
             ),
             rest_at=rest_at,
+            goes_on=modes.goes_on or not self._is_confirmed,
+            waiting=modes.waiting,
+            until=modes.until,
         )
 
-    def _pace(self, view: NodeView, now: float) -> float | None:
-        """Go on to the destinations of the view, or say when that may be."""
-        wanted = view.destinations
+    def confirm(self) -> None:
+        """Take note that Envoy has in force all that the last update made."""
+        self._is_confirmed = True
+        self._changeovers.confirm()
+
+    def hear(self, policies: tuple[PeerAuthentication, ...]) -> None:
+        """As of `Changeovers.hear`."""
+        self._changeovers.hear(policies)
+
+    @property
+    def offers(self) -> Mapping[str, Ports]:
+        """As of `Changeovers.offers`."""
+        return self._changeovers.offers
+
+    def _pace(self, view: NodeView, wanted: Mapping[str, Destination], now: float) -> float | None:
+        """Go on to the destinations that are wanted, or say when that may be."""
         before, self._local_pods = self._local_pods, view.local_pods
-        if wanted is self._destinations:
+        if wanted is self._destinations or not difference(self._destinations, wanted):
             return None
-        if now < self._rest_at:
+        # A pod that waits for its clients doesn't wait for a pause, too.
+        if now < self._rest_at and not self._changeovers.hurries:
             return self._rest_at
         changed = before.keys() & difference(before, view.local_pods).upserted.keys()
-        # Where clients have to hear of the same policy, too, neither is told without the other.
+        # Where clients have to hear of the same policy, it isn't for them to wait.
         if changed and all(wanted.get(uid) == self._destinations.get(uid) for uid in changed):
             return now
         self._destinations = wanted
+        self._is_confirmed = False
         self._rest_at = now + len(wanted) * _SECONDS_PER_DESTINATION
         return None

@@ -12,6 +12,7 @@ class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
 
     ads: Path
     admin: Path
+    worker: Path
     bootstrap: Path
     access_log: Path
     journal: Path

@@ -15,6 +15,7 @@ from troth.envoy import (
     EnvoyProcess,
     Limits,
     OverflowWatch,
+    Worker,
     bootstrap,
     find_envoy,
 )
@@ -42,6 +43,7 @@ class Proxy:
     Attributes:
         ads: What it is told, and what it made of that.
         overflows: What it refuses for being too much.
+        caught_up: As of `Worker`.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Proxy:
     ) -> None:
         self.ads = AdsServer(paths.ads, observer=metrics, admits=self._is_envoy)
         self.overflows = OverflowWatch(paths.admin)
+        self.caught_up = Worker(paths.worker).caught_up
         self._limits = limits
         self._node_name = node_name
         self._paths = paths
@@ -94,6 +97,7 @@ class Proxy:
             node_id=self._node_name,
             ads_socket=self._paths.ads,
             admin_socket=self._paths.admin,
+            worker_socket=self._paths.worker,
             limits=self._limits,
         )
         self._paths.bootstrap.touch(mode=0o600)

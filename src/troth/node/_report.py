@@ -45,6 +45,7 @@ def node_report(
     bundle: TrustBundle,
     issuers: frozenset[str],
     joining: Iterable[str] = (),
+    clients: str = "",
     captured: int | None = None,
     trouble: str = "",
 ) -> NodeReport:
@@ -55,6 +56,7 @@ def node_report(
         bundle: The roots that Envoy believes in.
         issuers: Fingerprints of the roots of the certificates that Envoy uses.
         joining: Namespaces with pods that take plaintext because they have just joined.
+        clients: `policy_digest` of what the node's pods go by as clients.
         captured: How many pods' new connections are led to Envoy.
         trouble: Why it isn't further.
     """
@@ -63,6 +65,7 @@ def node_report(
         roots=frozenset(map(root_fingerprint, bundle.certificates)),
         issuers=issuers,
         joining=frozenset(joining),
+        clients=clients,
         captured=captured,
         trouble=trouble,
     )

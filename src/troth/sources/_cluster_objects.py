@@ -17,10 +17,13 @@ from troth._contract import MIRROR_ANNOTATION
 from troth.errors import PeerError
 from troth.mesh import (
     CAPTURED_ANNOTATION,
+    NO_PORTS,
+    PLAINTEXT_ANNOTATION,
     ContainerPort,
     Namespace,
     Pod,
     PodPhase,
+    Ports,
     Protocol,
     ServicePort,
 )
@@ -144,6 +147,12 @@ def _node(_: Checks, sent: wire.Object) -> ClusterNode:
     return ClusterNode(name=sent.metadata.name, zone=labels.get(_ZONE_LABEL, ""))
 
 
+@lru_cache(maxsize=256)
+def _plaintext(text: str) -> Ports:
+    """What the annotation says; what is none of an agent's says that there is nothing."""
+    return Ports.parse(text) or NO_PORTS
+
+
 def _pod(checks: Checks, sent: wire.Pod) -> Pod:
     metadata, spec, status = sent.metadata, sent.spec, sent.status
     phase = status.phase or PodPhase.PENDING
@@ -162,6 +171,7 @@ def _pod(checks: Checks, sent: wire.Pod) -> Pod:
         node=intern(spec.node_name or ""),
         addresses=() if phase.is_final else _pod_addresses(checks, status),
         ports=tuple(_container_ports(checks, spec)),
+        plaintext=_plaintext(annotations.get(PLAINTEXT_ANNOTATION, "")),
         captured=annotated and not host_network and not phase.is_final,
         ready=any(
             condition.type == "Ready" and condition.status == "True"
