@@ -35,12 +35,12 @@ spec:
   activeDeadlineSeconds: 3
   shareProcessNamespace: false
   nodeSelector: {disk: fast}
-  securityContext: {runAsUser: 1000, runAsNonRoot: false}
+  securityContext: {runAsUser: 1000, runAsNonRoot: false, sysctls: [{name: a, value: b}]}
   containers:
   - name: web
     resources: {limits: {memory: 64Mi}, requests: {memory: 32Mi}}
     livenessProbe: {tcpSocket: {port: 80}}
-    securityContext: {readOnlyRootFilesystem: true}
+    securityContext: {readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -74,9 +74,9 @@ def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -
             for path in (
                 "containers[0].livenessProbe",
                 "containers[0].resources.limits.memory",
-                "containers[0].securityContext.readOnlyRootFilesystem",
+                "containers[0].securityContext.capabilities.drop",
                 "activeDeadlineSeconds",
-                "securityContext.runAsUser",
+                "securityContext.sysctls",
             )
         ),
         ("DaemonSet finance/agent", "kind", "is DaemonSet, of which no pods are run here"),

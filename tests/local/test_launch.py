@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from troth.local._container import write_spec
-from troth.local._launch import Bind, LaunchSpec, join_command, launch_command
+from troth.local._launch import (
+    Bind,
+    LaunchSpec,
+    join_command,
+    launch_command,
+    open_beneath,
+    users,
+)
 from troth.local._namespaces import PodNamespaces
 from troth.local._processes import Process
 from troth.node import _netns
@@ -210,6 +217,62 @@ def a_link_in_a_volume_leads_nowhere(directory: Path) -> None:
     assert (
         output(directory, "ls", "/shown", binds=[bind(volume, "/shown", inside="deep")]) == "up\n"
     )
+
+
+def a_link_that_is_swapped_in_all_the_time_leads_nowhere(directory: Path) -> None:
+    volume, state = directory / "volume", directory / "state"
+    (volume / "x").mkdir(parents=True)
+    (volume / "x/mine").touch()
+    state.mkdir()
+    (state / "key").touch()
+    (volume / "link").symlink_to(state)
+    swapper = subprocess.Popen([sys.executable, "-c", SWAP, str(volume)])
+    outcomes = set()
+    for _ in range(30):
+        done = launch(directory, "ls", "/shown", binds=[bind(volume, "/shown", inside="x")])
+        outcomes.add(done.stdout.split(":")[-1].strip())
+    swapper.kill()
+    swapper.wait()
+    assert outcomes <= {"mine", "Too many levels of symbolic links", "No such file or directory"}
+    assert len(outcomes) > 1, "the swapping was not seen"
+
+
+SWAP = """
+import os, sys
+os.chdir(sys.argv[1])
+while True:
+    for old, new in (("x", "kept"), ("link", "x"), ("x", "link"), ("kept", "x")):
+        os.rename(old, new)
+"""
+
+
+def what_was_opened_is_what_is_mounted(directory: Path) -> None:
+    (directory / "x").mkdir()
+    at = os.open(directory, os.O_PATH)
+    opened = open_beneath(at, "x")
+    (directory / "x").rename(directory / "kept")
+    (directory / "x").symlink_to("/etc")
+    assert os.path.samestat(os.fstat(opened), (directory / "kept").stat())
+    with pytest.raises(OSError, match="symbolic links"):
+        open_beneath(at, "x")
+    with pytest.raises(OSError, match="symbolic links"):
+        open_beneath(at, "x/made", make=0o755)
+    with pytest.raises(OSError, match="cross-device"):
+        open_beneath(at, "../x")
+    assert not Path("/etc/made").exists()
+
+
+def it_runs_as_whom_it_is_told(directory: Path) -> None:
+    if users() == 1:
+        return  # a plain user has none but themselves
+    fields: dict[str, Any] = {"user": 1234, "group": 2345, "groups": [3456]}
+    assert output(directory, "id", **fields) == "uid=1234 gid=2345 groups=2345,3456\n"
+    status = output(directory, "grep", "CapEff", "/proc/self/status", **fields)
+    assert status == "CapEff:\t0000000000000000\n"
+    volume = directory / "volume"
+    volume.mkdir()
+    done = launch(directory, "touch", "/v/x", binds=[bind(volume, "/v")], **fields)
+    assert "Permission denied" in done.stderr
 
 
 def what_it_changes_is_its_own(directory: Path) -> None:
@@ -451,6 +514,9 @@ SCENARIOS = [
     it_does_not_see_what_is_hidden,
     it_does_not_see_what_is_hidden_in_a_volume_either,
     a_link_in_a_volume_leads_nowhere,
+    a_link_that_is_swapped_in_all_the_time_leads_nowhere,
+    what_was_opened_is_what_is_mounted,
+    it_runs_as_whom_it_is_told,
     what_it_changes_is_its_own,
     with_a_read_only_root_it_changes_nothing_but_its_volumes,
     it_changes_no_setting_of_the_kernels,

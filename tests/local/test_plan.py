@@ -24,6 +24,7 @@ from troth.sources import (
     EndpointSpec,
     Manifests,
     PodTemplate,
+    Security,
     ServicePortSpec,
     ServiceSpec,
     Workload,
@@ -476,3 +477,13 @@ def test_aliases_in_a_circle_are_refused_and_no_others() -> None:
         ("Service shop/a", "leads round in a circle: shop/a → shop/b → shop/a", wanted),
         ("Service shop/b", "leads round in a circle: shop/b → shop/a → shop/b", wanted),
     ]
+
+
+def test_users_that_a_plain_users_mesh_does_not_have_are_a_warning() -> None:
+    given = manifests(template("web", security=Security(user=1000)))
+    assert plan_pods(given).problems == ()
+    plan = plan_pods(given, one_user=True)
+    assert list(plan.pods) == ["shop/web"]
+    (problem,) = plan.problems
+    assert problem.severity is Severity.WARNING
+    assert problem.path == "spec.containers[app].securityContext"

@@ -63,10 +63,10 @@ def test_a_config_map_is_a_read_only_directory_of_its_keys(tmp_path: Path) -> No
     assert content(tmp_path / "v") == {"a.conf": b"a", "b.conf": b"b", "raw": b"\xff"}
 
 
-def test_a_secrets_files_are_their_owners_alone(tmp_path: Path) -> None:
+def test_a_secrets_files_may_be_read_by_all_users_of_a_container(tmp_path: Path) -> None:
     mounted(tmp_path, Volume(name="v", kind=VolumeKind.SECRET, source="login"))
     assert content(tmp_path / "v") == {"key": b"k"}
-    assert stat.S_IMODE((tmp_path / "v/key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "v/key").stat().st_mode) == 0o644
 
 
 def test_items_choose_and_rename_keys(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from troth.sources import (
     Manifests,
     Probe,
     RestartPolicy,
+    Security,
     Volume,
     VolumeKind,
     VolumeMount,
@@ -501,6 +502,38 @@ def test_a_bad_pod_is_refused_with_the_reason(
     spec: str, message: str, problems: Callable[[str], list[str]]
 ) -> None:
     assert problems(pod(spec=spec)) == [message]
+
+
+def test_a_container_has_its_pods_security_context_but_for_what_it_says_itself(
+    read: Callable[..., Manifests],
+) -> None:
+    container = "securityContext: {runAsUser: 1000, readOnlyRootFilesystem: true}"
+    spec = "securityContext: {runAsUser: 5, runAsGroup: 6, supplementalGroups: [7], fsGroup: 8}"
+    template = read(pod(container, spec)).pods["default/web"]
+    assert template.containers[0].security.over(template.security) == Security(
+        user=1000, group=6, groups=(7,), fs_group=8, read_only_root=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("context", "found"),
+    [
+        (
+            "{runAsUser: -1}",
+            "securityContext.runAsUser: is the number -1; write a whole number, 0 to 2147483647",
+        ),
+        (
+            "{runAsUser: 0, runAsNonRoot: true}",
+            "securityContext.runAsUser: is 0 beside runAsNonRoot",
+        ),
+        ("{supplementalGroups: [root]}", "securityContext.supplementalGroups: has 'root'; write"),
+    ],
+)
+def test_a_bad_security_context_is_refused_with_the_reason(
+    problems: Callable[[str], list[str]], context: str, found: str
+) -> None:
+    (problem,) = problems(pod(spec=f"securityContext: {context}"))
+    assert found in problem
 
 
 def test_a_mount_stays_inside_its_volume(problems: Callable[[str], list[str]]) -> None:

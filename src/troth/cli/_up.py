@@ -82,6 +82,14 @@ def up(
         ),
     ] = None,
     max_connections_per_pod: PodConnectionsOption = None,
+    writable: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Let containers change these files of this machine; of all others they change "
+            "copies of their own.",
+        ),
+    ] = None,
 ) -> int:
     """Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.
 
@@ -101,6 +109,7 @@ def up(
         uplink=is_privileged(),
         metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
         pod_connections=max_connections_per_pod,
+        writable=_existing(writable or ()),
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()

@@ -372,7 +372,7 @@ class _Root:
         self._mounts: list[_Mount] = []
         self._hidden: list[str] = []
         self._overlays: list[str] = []
-        self._is_mapped = _is_mapped()
+        self._users = users()
 
     def become(self, note: str) -> None:
         """Make it and change into it; ``note`` is where those who join look for who we are."""
@@ -486,7 +486,7 @@ class _Root:
             os.mkdir(layer)
         self._copy_attributes(path, upper)
         # What a plain user could not make later, since the host's directories are not theirs.
-        for directory in _WRITABLE if self._is_mapped else ():
+        for directory in _WRITABLE if self._users == 1 else ():
             if directory.startswith(f"{path}/") and os.path.isdir(directory):
                 self._make_upper(upper, path, directory)
         for bind in self._spec["binds"]:
@@ -495,7 +495,7 @@ class _Root:
                 self._make_upper(upper, path, os.path.dirname(point))
         lower = "".join(f"\\{letter}" if letter in "\\:," else letter for letter in path)
         options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        if self._is_mapped:
+        if self._users != _ALL_USERS:
             options += ",userxattr"
         try:
             _mount("overlay", target, _MS_NODEV, kind="overlay", options=options)
@@ -518,7 +518,7 @@ class _Root:
 
     def _copy_attributes(self, path: str, copy: str) -> None:
         found = os.stat(path)
-        if not self._is_mapped:
+        with contextlib.suppress(OSError):  # a user that our user namespace doesn't have
             os.chown(copy, found.st_uid, found.st_gid)
         os.chmod(copy, stat.S_IMODE(found.st_mode))
 
@@ -551,7 +551,7 @@ class _Root:
             os.symlink(target, f"root/dev/{name}")
         for name in ("pts", "shm", "mqueue"):
             os.mkdir(f"root/dev/{name}", 0o755)
-        group = "" if self._is_mapped else ",gid=5"
+        group = ",gid=5" if self._users == _ALL_USERS else ""
         options = f"newinstance,ptmxmode=0666,mode=0620{group}"
         _mount("devpts", "root/dev/pts", flags, kind="devpts", options=options)
         flags |= _MS_NODEV
@@ -693,10 +693,13 @@ def _elsewhere(path: str, mounts: list[_Mount]) -> Iterator[str]:
                 yield place
 
 
-def _is_mapped() -> bool:
-    """Whether we are in a user namespace that doesn't have all users."""
+def users() -> int:
+    """How many users our user namespace has: one alone if a plain user has made it."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", str(2**32 - 1)]
+        return sum(int(line.split()[2]) for line in file)
+
+
+_ALL_USERS = 2**32 - 1
 
 
 def _cover(directory: str) -> None:
@@ -724,7 +727,7 @@ class _Rights:
     def __init__(self) -> None:
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             self._last_capability = int(file.read())
-        self._is_mapped = _is_mapped()
+        self._users = users()
 
     def restrict_to(self, spec: LaunchSpec) -> None:
         """Keep nothing open, and have only a container's capabilities and user, for good."""
@@ -739,7 +742,10 @@ class _Rights:
         _check(_libc.capget(header, data))
         mask = data[1] & sum(1 << capability for capability in kept)
         _check(_libc.capset(header, (ctypes.c_uint32 * 6)(mask, mask)))
-        if not self._is_mapped:  # with one user alone there is nobody else to be
+        if self._users > 1:  # or there is nobody else to be
+            for output in (1, 2):  # for /dev/stdout and /dev/stderr, which it may open
+                if stat.S_ISFIFO(os.fstat(output).st_mode):
+                    os.fchown(output, spec["user"], spec["group"])
             os.setgroups(spec["groups"])
             os.setresgid(*[spec["group"]] * 3)
             os.setresuid(*[spec["user"]] * 3)

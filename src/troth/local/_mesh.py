@@ -17,6 +17,7 @@ import structlog
 from troth.errors import TrothError
 from troth.local._addresses import ServiceAddresses
 from troth.local._hosts import HostDns
+from troth.local._launch import users
 from troth.local._names import names_of
 from troth.local._plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
 from troth.local._report import ignored_notice
@@ -182,7 +183,7 @@ class LocalMesh:
             await self._note_change()
 
     async def _reconcile(self) -> None:
-        self._plan = plan_pods(self.manifests)
+        self._plan = plan_pods(self.manifests, one_user=users() == 1)
         for gone in self._troubles.keys() - self._plan.pods.keys():
             del self._troubles[gone]
         ending = []
@@ -221,6 +222,7 @@ class LocalMesh:
             state=self._state,
             network=self._network,
             host=self._host(),
+            writable=self.settings.writable,
             on_change=self.wake,
         )
         for each in sandbox.left_out:

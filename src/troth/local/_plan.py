@@ -43,8 +43,10 @@ class RunningPod(msgspec.Struct, frozen=True, kw_only=True):
     template: PodTemplate
 
 
-def plan_pods(manifests: Manifests) -> PodPlan:
+def plan_pods(manifests: Manifests, *, one_user: bool = False) -> PodPlan:
     """Decide which pods should run: bare Pods, and each Deployment's replicas.
+
+    With ``one_user``, who has started the mesh is no root, and containers can't be anybody else.
 
     A replica is named ``DEPLOYMENT-INDEX``, so that it keeps its name over restarts.
     """
@@ -52,6 +54,8 @@ def plan_pods(manifests: Manifests) -> PodPlan:
     problems: list[Problem] = []
     for template in _instances(manifests):
         found = [*runnable_problems(template), *_unnamable(template)]
+        if one_user:
+            found += _nobody_else(template)
         key = f"{template.namespace}/{template.name}"
         if (other := pods.get(key)) is not None:
             found.append(
@@ -67,6 +71,19 @@ def plan_pods(manifests: Manifests) -> PodPlan:
         if not any(problem.severity is Severity.ERROR for problem in found):
             pods[key] = template
     return PodPlan(pods=pods, problems=(*problems, *not_run(manifests)))
+
+
+def _nobody_else(template: PodTemplate) -> Iterator[Problem]:
+    for container in (*template.init_containers, *template.containers):
+        if container.security.over(template.security).names_users:
+            yield Problem(
+                subject=str(template),
+                path=f"spec.containers[{container.name}].securityContext",
+                found="names users or groups, but the mesh is a plain user's and has no other",
+                wanted="start it as root (sudo troth up), or see whether it runs as you",
+                severity=Severity.WARNING,
+                location=template.location,
+            )
 
 
 def _unnamable(template: PodTemplate) -> Iterator[Problem]:

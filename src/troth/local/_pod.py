@@ -18,6 +18,7 @@ from troth.local._patience import Patience
 from troth.local._processes import end_all
 from troth.local._status import PodStatus, summarize
 from troth.node import _netns
+from troth.sources import Security
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +34,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         env: All of its environment.
         binds: Its volumes.
+        security: As whom it runs, and whether it may write to its root.
     """
 
     env: Mapping[str, str]
     binds: Sequence[Bind] = ()
+    security: Security = Security()
 
 
 class PodRunner:
@@ -214,6 +217,8 @@ class PodRunner:
 
     def _make_spec(self, container: Container) -> LaunchSpec:
         prepared = self._prepare(container)
+        security = prepared.security
+        volumes_group = () if security.fs_group is None else (security.fs_group,)
         return LaunchSpec(
             pod=str(self._pod),
             container=container.name,
@@ -221,7 +226,8 @@ class PodRunner:
             sandbox=self._kept().pid,
             argv=command_line(container, prepared.env),
             env=dict(prepared.env),
-            cwd=container.working_dir or str(self._working_directory),
+            # Another user may not even enter the home directory of who has started the mesh.
+            cwd=container.working_dir or ("/" if security.user else str(self._working_directory)),
             binds=[
                 *(
                     _own_file(path, f"/etc/{path.name}")
@@ -232,10 +238,10 @@ class PodRunner:
             ],
             hidden=[str(path) for path in self._hidden],
             scratch=str(self._directory / "scratch"),
-            read_only_root=False,
-            user=0,
-            group=0,
-            groups=[],
+            read_only_root=security.read_only_root,
+            user=security.user or 0,
+            group=security.group or 0,
+            groups=[*security.groups, *volumes_group],
         )
 
     def _kept(self) -> PodNamespaces:

@@ -14,12 +14,14 @@ from troth.local._hosts import (
     nsswitch_text,
     resolv_conf,
 )
+from troth.local._launch import users
 from troth.local._pod import PodRunner, Prepared
 from troth.local._services import apply_services
 from troth.local._status import PodStatus
-from troth.local._volumes import mount_volumes
+from troth.local._volumes import mount_volumes, writable_path
 from troth.mesh import Pod, PodPhase
 from troth.node import netns
+from troth.sources import Security
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +55,7 @@ class Sandbox:
         directory: Path,
         hidden: Path,
         host: HostDns,
+        writable: tuple[str, ...],
         on_change: Callable[[], None],
     ) -> None:
         self.template = template
@@ -63,6 +66,7 @@ class Sandbox:
         self._directory = directory
         self._hidden = hidden
         self._resolv_conf = resolv_conf(template, nameserver=network.gateways[0], host=host)
+        self._writable = writable
         self._on_change = on_change
         self._runner: PodRunner | None = None
         self._manifests: Manifests | None = None
@@ -78,10 +82,12 @@ class Sandbox:
         state: StateDirectory,
         network: Network,
         host: HostDns,
+        writable: tuple[str, ...] = (),
         on_change: Callable[[], None],
     ) -> Sandbox:
         """Make the pod's network namespace and link it to the others.
 
+        Containers share what is at ``writable`` with the host, and may change it.
         ``host`` is what the host's resolver is told, if the mesh has a way out.
 
         Raises:
@@ -99,6 +105,7 @@ class Sandbox:
             directory=state.pods / uid,
             hidden=state.path,
             host=host,
+            writable=writable,
             on_change=on_change,
         )
 
@@ -221,4 +228,8 @@ class Sandbox:
             container, self.template, self._pod(), world, _env.from_host(os.environ)
         )
         binds = mount_volumes(container, self.template, world, self._directory / "volumes")
-        return Prepared(env=env, binds=binds)
+        binds += [writable_path(path) for path in self._writable]
+        security = container.security.over(self.template.security)
+        if users() == 1:
+            security = Security(read_only_root=security.read_only_root)
+        return Prepared(env=env, binds=binds, security=security)

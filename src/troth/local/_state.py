@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         metrics: Where Prometheus may scrape the agent; nowhere when None.
         pod_connections: How many connections of each kind one pod may have open at a time; None
             for the default.
+        writable: Absolute paths of the host that containers may change.
     """
 
     paths: tuple[str, ...]
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uplink: bool = False
     metrics: ListenAddress | None = None
     pod_connections: int | None = None
+    writable: tuple[str, ...] = ()
 
 
 class StateDirectory:

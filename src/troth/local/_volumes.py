@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.errors import InputError, Problem
-from troth.local._launch import Bind, open_beneath
+from troth.local._launch import Bind, open_beneath, users
 from troth.sources import VolumeKind
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _EVERYBODYS = 0o777
 """An emptyDir's mode, as the kubelet has it: a container's processes may have several users."""
+
+_READABLE = 0o644
+"""``defaultMode``: all users of a container may read it. None of the host's can get there."""
 
 _MAPS = {VolumeKind.CONFIG_MAP: "ConfigMap", VolumeKind.SECRET: "Secret"}
 
@@ -49,7 +53,7 @@ def mount_volumes(
         if volume is None or volume.kind is VolumeKind.OTHER:
             continue
         try:
-            source = _source(volume, mount, template.namespace, world, directory / volume.name)
+            source = _source(volume, mount, template, world, directory / volume.name)
         except _UnusableError as error:
             problems.append(
                 Problem(
@@ -76,13 +80,19 @@ def mount_volumes(
     return binds
 
 
+def writable_path(path: str) -> Bind:
+    """What the user lets containers change of the host's files, where they see it anyway."""
+    return Bind(source=path, inside="", target=path, read_only=False, own=False)
+
+
 class _UnusableError(Exception):
     """What a mount asks for is not there, or cannot be had."""
 
 
 def _source(
-    volume: Volume, mount: VolumeMount, namespace: str, world: World, directory: Path
+    volume: Volume, mount: VolumeMount, template: PodTemplate, world: World, directory: Path
 ) -> Path:
+    fs_group = template.security.fs_group
     if not mount.mount_path.strip("/."):
         raise _UnusableError(f"mountPath {mount.mount_path!r} would replace the whole file system")
     if volume.kind is VolumeKind.HOST_PATH:
@@ -94,7 +104,10 @@ def _source(
         if is_new and volume.kind is VolumeKind.EMPTY_DIR:
             root.chmod(_EVERYBODYS)
         if volume.kind in _MAPS:
-            _write_files(root, _files(volume, namespace, world))
+            _write_files(root, _files(volume, template.namespace, world))
+        if fs_group is not None and users() > 1:
+            os.chown(root, -1, fs_group)
+            root.chmod(stat.S_IMODE(root.stat().st_mode) | 0o2770)
     _look(root, mount.sub_path, volume)
     return root
 
@@ -153,6 +166,7 @@ def _write_files(root: Path, files: Mapping[str, bytes]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
             file.write(content)
+            os.fchmod(file.fileno(), _READABLE)
         new.replace(target)
     wanted = {root / path for path in files}
     kept = wanted.union(*(path.parents for path in wanted))

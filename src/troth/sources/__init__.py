@@ -21,6 +21,7 @@ from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
 from troth.sources._last_good import merge_last_good
 from troth.sources._runnable import not_run, runnable_problems, without_effect
+from troth.sources._security import Security
 from troth.sources._service_problems import service_problems
 from troth.sources._watch import watch
 from troth.sources._without_effect import consequence
@@ -121,6 +122,7 @@ __all__ = [
     "ReportedNode",
     "RestartPolicy",
     "Secret",
+    "Security",
     "ServiceAccount",
     "ServicePortSpec",
     "ServiceSpec",

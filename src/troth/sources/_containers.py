@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from troth._syntax import NAMESPACE, Rule, described
 from troth.mesh import ContainerPort, Protocol
 from troth.sources import _api, _without_effect
+from troth.sources._security import read_security
 from troth.sources._workloads import (
     Container,
     EnvFrom,
@@ -72,6 +73,7 @@ def read_container(fields: Fields) -> Container:
         post_start=_hook(lifecycle, "postStart", ports),
         pre_stop=_hook(lifecycle, "preStop", ports),
         volume_mounts=tuple(_mount(mount) for mount in mounts),
+        security=read_security(fields),
         unsupported=tuple(unsupported),
     )
 

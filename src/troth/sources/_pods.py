@@ -8,6 +8,7 @@ from troth._syntax import NAME, NAMESPACE, described
 from troth.sources import _api, _without_effect
 from troth.sources._containers import read_container
 from troth.sources._pod_names import read_dns, read_host_aliases
+from troth.sources._security import read_security
 from troth.sources._workloads import (
     Container,
     Deployment,
@@ -136,6 +137,7 @@ def _template(
         host_network=spec.boolean("hostNetwork"),
         enable_service_links=spec.boolean("enableServiceLinks", default=True),
         termination_grace_seconds=grace,
+        security=read_security(spec),
         owner=source.name if owner else "",
         owner_kind=source.kind if owner else "",
         location=source.location,

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from troth.sources._reader import Fields
 
+_OF_BOTH = ("appArmorProfile", "runAsNonRoot", "seLinuxOptions", "seccompProfile", "windowsOptions")
+"""Fields of a securityContext, a pod's or a container's."""
+
 POD = (
     "activeDeadlineSeconds",
     "ephemeralContainers",
@@ -22,8 +25,8 @@ POD = (
     "resources.limits",
     "runtimeClassName",
     "schedulingGates",
-    "securityContext",
-    "shareProcessNamespace",
+    *(f"securityContext.{name}" for name in (*_OF_BOTH, "fsGroupChangePolicy", "sysctls")),
+    "securityContext.supplementalGroupsPolicy",
 )
 """Fields of a pod's spec; of one with a mapping each field of that is told by itself."""
 
@@ -32,7 +35,9 @@ CONTAINER = (
     "resources.limits",
     "restartPolicy",
     "restartPolicyRules",
-    "securityContext",
+    *(f"securityContext.{name}" for name in (*_OF_BOTH, "capabilities", "privileged")),
+    "securityContext.allowPrivilegeEscalation",
+    "securityContext.procMount",
     "startupProbe",
     "stdin",
     "tty",

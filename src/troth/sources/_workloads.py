@@ -15,6 +15,7 @@ import msgspec
 
 from troth.errors import Location
 from troth.mesh import ContainerPort, Protocol
+from troth.sources._security import Security
 
 
 class KeyRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +142,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         post_start: Done as soon as it has been started (``lifecycle.postStart``).
         pre_stop: Done before it is told to end (``lifecycle.preStop``).
         volume_mounts: Where volumes appear.
+        security: As whom it runs, where its pod doesn't say it.
         unsupported: Fields of the manifest that a local runner doesn't act on.
     """
 
@@ -156,6 +158,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     post_start: Hook | None = None
     pre_stop: Hook | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
+    security: Security = Security()
     unsupported: tuple[str, ...] = ()
 
 
@@ -221,6 +224,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         host_network: It shares the node's network namespace, and so can't be captured.
         enable_service_links: Services appear as environment variables.
         termination_grace_seconds: How long it may take to end once it is to, ``preStop`` included.
+        security: As whom its containers run.
         owner: The workload's name, empty for a bare Pod.
         owner_kind: The workload's kind, empty for a bare Pod.
         location: Where the manifest stands.
@@ -244,6 +248,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
     host_network: bool = False
     enable_service_links: bool = True
     termination_grace_seconds: int = 30
+    security: Security = Security()
     owner: str = ""
     owner_kind: str = ""
     location: Location | None = None
