@@ -59,6 +59,15 @@ spec:
 """
 
 
+def test_how_a_service_is_reached_from_outside_means_nothing_to_a_local_mesh() -> None:
+    outward = SERVICE.replace("spec:", "spec:\n  type: LoadBalancer\n  externalIPs: [192.0.2.9]")
+    report = validate(objects(yaml=outward), root_namespace=ROOT, local=True)
+    assert [(each.path, each.found) for each in report.problems] == [
+        ("spec.type", "is LoadBalancer, which is as good as ClusterIP here"),
+        ("spec.externalIPs", "has no effect in a local mesh"),
+    ]
+
+
 def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -> None:
     assert found(yaml=IN_A_CLUSTER) == []
     report = validate(objects(yaml=IN_A_CLUSTER), root_namespace=ROOT, local=True)

@@ -19,6 +19,7 @@ from troth.sources import (
     SliceEndpoint,
     aliases,
     not_run,
+    not_served,
     resolve_services,
     runnable_problems,
     service_problems,
@@ -70,7 +71,7 @@ def plan_pods(manifests: Manifests, *, one_user: bool = False) -> PodPlan:
         problems += found
         if not any(problem.severity is Severity.ERROR for problem in found):
             pods[key] = template
-    return PodPlan(pods=pods, problems=(*problems, *not_run(manifests)))
+    return PodPlan(pods=pods, problems=(*problems, *not_run(manifests), *not_served(manifests)))
 
 
 def _nobody_else(template: PodTemplate) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
 from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
 from troth.sources._last_good import merge_last_good
-from troth.sources._runnable import not_run, runnable_problems, without_effect
+from troth.sources._runnable import not_run, not_served, runnable_problems, without_effect
 from troth.sources._security import Security
 from troth.sources._service_problems import service_problems
 from troth.sources._watch import watch
@@ -144,6 +144,7 @@ __all__ = [
     "load",
     "merge_last_good",
     "not_run",
+    "not_served",
     "read_cluster",
     "read_documents",
     "read_installation",

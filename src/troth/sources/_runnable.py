@@ -36,6 +36,30 @@ def not_run(manifests: Manifests) -> Iterator[Problem]:
         )
 
 
+def not_served(manifests: Manifests) -> Iterator[Problem]:
+    """Warn of fields of Services that a local mesh doesn't act on."""
+    for service in manifests.services.values():
+        subject = f"Service {service.namespace}/{service.name}"
+        if service.type in {"NodePort", "LoadBalancer"}:
+            yield Problem(
+                subject=subject,
+                path="spec.type",
+                found=f"is {service.type}, which is as good as ClusterIP here",
+                wanted="reach it from pods, or by troth exec",
+                severity=Severity.WARNING,
+                location=service.location,
+            )
+        for field in service.unsupported:
+            yield Problem(
+                subject=subject,
+                path=f"spec.{field}",
+                found="has no effect in a local mesh",
+                wanted="test it in a cluster",
+                severity=Severity.WARNING,
+                location=service.location,
+            )
+
+
 def without_effect(manifests: Manifests) -> Iterator[Problem]:
     """Warn of all that means something in a cluster and nothing to ``troth up``."""
     for template in (*manifests.pods.values(), *_templates(manifests)):
@@ -43,6 +67,7 @@ def without_effect(manifests: Manifests) -> Iterator[Problem]:
             if problem.severity is Severity.WARNING:
                 yield problem
     yield from not_run(manifests)
+    yield from not_served(manifests)
     for kind, count in manifests.ignored:
         if meaning := consequence(kind):
             objects = "1 object" if count == 1 else f"{count} objects"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from troth._syntax import NAME, described
 from troth.mesh import Protocol
-from troth.sources import _api
+from troth.sources import _api, _without_effect
 from troth.sources._containers import LAST_PORT, PORT_NAME
 from troth.sources._workloads import ServicePortSpec, ServiceSpec
 
@@ -50,6 +50,7 @@ def parse_service(source: Source) -> ServiceSpec:
         publish_not_ready=spec.boolean("publishNotReadyAddresses"),
         client_ip_affinity=_word(spec, "sessionAffinity", "None") == "ClientIP",
         external_name=spec.string("externalName"),
+        unsupported=tuple(_without_effect.given(spec, _without_effect.SERVICE)),
         location=source.location,
     )
     if kind == "ExternalName":

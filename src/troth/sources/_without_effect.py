@@ -45,6 +45,9 @@ CONTAINER = (
 )
 """Fields of a container."""
 
+SERVICE = ("externalIPs", "loadBalancerIP", "loadBalancerSourceRanges")
+"""Fields of a Service's spec."""
+
 _WHOLE = frozenset({"livenessProbe", "startupProbe"})
 
 _KINDS = {

@@ -356,6 +356,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         publish_not_ready: Endpoints count before they are ready (``publishNotReadyAddresses``).
         client_ip_affinity: ``sessionAffinity: ClientIP``.
         external_name: The DNS name an ``ExternalName`` Service stands for.
+        unsupported: Fields of its spec that a local mesh doesn't act on.
         location: Where the manifest stands.
     """
 
@@ -371,6 +372,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     publish_not_ready: bool = False
     client_ip_affinity: bool = False
     external_name: str = ""
+    unsupported: tuple[str, ...] = ()
     location: Location | None = None
 
     @property
