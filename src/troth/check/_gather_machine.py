@@ -9,7 +9,7 @@ import shutil
 import subprocess
 
 from troth.check._facts import MachineFacts
-from troth.node import capture_rules
+from troth.node import StrangerLimits, capture_rules, stranger_rules
 
 _TOOLS = ("nft", "nsenter", "setpriv", "unshare")
 _SECONDS = 10.0
@@ -58,7 +58,9 @@ def _try_capture() -> str | None:
         What the kernel says against them; None if no namespace can be made.
     """
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    done = _run(("unshare", *user, "--net", "nft", "--file", "-"), capture_rules())
+    limits = StrangerLimits(burst=4, total_burst=8, total_rate=1)  # any
+    rules = capture_rules() + stranger_rules(limits)
+    done = _run(("unshare", *user, "--net", "nft", "--file", "-"), rules)
     if done is None or (done.returncode and _NOT_PERMITTED.search(done.stderr)):
         return None
     words = " ".join(done.stderr.split())[:200]

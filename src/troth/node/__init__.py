@@ -12,6 +12,7 @@ from troth.node._history import History
 from troth.node._issuers import Issuers
 from troth.node._journal import Journal
 from troth.node._paths import NodePaths
+from troth.node._strangers import StrangerLimits, stranger_rules
 from troth.node._sysctls import set_sysctl
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "NodePaths",
     "Signed",
     "Signer",
+    "StrangerLimits",
     "addresses",
     "apply_ruleset",
     "capture_rules",
@@ -30,4 +32,5 @@ __all__ = [
     "network_namespaces",
     "node_namespaces",
     "set_sysctl",
+    "stranger_rules",
 ]
