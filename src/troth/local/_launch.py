@@ -187,7 +187,10 @@ def _doing(what: str, where: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _CannotError(f"cannot {what} {where}".rstrip() + f": {error.strerror}") from error
+        reason = error.strerror
+        if error.errno == errno.ENOSYS:
+            reason = "the kernel lacks a system call that Linux 5.12 and later have"
+        raise _CannotError(f"cannot {what} {where}".rstrip() + f": {reason}") from error
 
 
 def _end(spec: LaunchSpec, text: str, code: int) -> NoReturn:
