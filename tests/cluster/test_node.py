@@ -99,13 +99,17 @@ def test_a_namespace_joins_and_leaves_the_mesh_under_load_without_a_failed_reque
         mesh.label(namespace, in_mesh=True)
         mesh.await_captured(namespace, "web-1", "web-2", "near", "far")
         time.sleep(4)  # the load goes on, with the grace period and its end
-        mesh.label(namespace, in_mesh=False)
-        mesh.await_captured(namespace, "web-1", "web-2", "near", "far", captured=False)
-        eventually(
-            lambda: not any(mesh.redirects(namespace, name) for name in ("web-1", "far")),
-            what="the release",
-        )
-        time.sleep(1)
+        with (  # also by connections of the tunnel
+            mesh.load(namespace, "near", f"{address(pods[0])}:8080"),
+            mesh.load(namespace, "far", f"{address(pods[1])}:8080"),
+        ):
+            mesh.label(namespace, in_mesh=False)
+            mesh.await_captured(namespace, "web-1", "web-2", "near", "far", captured=False)
+            eventually(
+                lambda: not any(mesh.redirects(namespace, name) for name in ("web-1", "far")),
+                what="the release",
+            )
+            time.sleep(2)  # longer than Envoy leaves what a removed chain has
     assert processes == [
         mesh.cluster.worker(namespace, f"web-{n}").containers["app"].pid for n in (1, 2)
     ]

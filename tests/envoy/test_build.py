@@ -291,6 +291,29 @@ def test_loopback_is_never_dialled_for_a_pod(address: str) -> None:
     assert chosen_chain(internal_outbound([]), Arrived(address, 80)) is None
 
 
+def test_the_chain_of_an_identity_that_is_gone_stays_for_the_connections_that_it_has() -> None:
+    there = {"a": Destination(addresses=("10.244.0.9",), identity=PAYMENTS, tunnel=True)}
+    shared = InternalOutbound(LOG, drain_seconds=600)
+    arrived = Arrived("10.244.0.9", 80)
+
+    def chains(listener: Any) -> set[bytes]:
+        return {each.SerializeToString() for each in listener.filter_chains}
+
+    shared.follow(difference({}, there), {})
+    with_it = chains(shared.build(now=50))
+    shared.follow(difference(there, {}), there)
+    for now in (100, 699):
+        listener = shared.build(now=now)
+        assert chosen_chain(listener, arrived) == "plain"
+        assert chains(listener) == with_it
+    shared.follow(difference({}, there), {})
+    assert chosen_chain(shared.build(now=699), arrived) == f"tunnel-{PAYMENTS}"
+    shared.follow(difference(there, {}), there)
+    assert chains(shared.build(now=800)) == with_it  # it counts from the last time on
+    assert chains(shared.build(now=1399)) == with_it
+    assert [each.name for each in shared.build(now=1400).filter_chains] == ["plain"]
+
+
 def test_the_chain_of_an_identity_pins_the_server_to_exactly_that_identity() -> None:
     listener = internal_outbound(
         [Destination(addresses=("10.244.0.9",), identity=PAYMENTS, tunnel=True)]
@@ -362,6 +385,15 @@ def test_a_pods_listeners_are_in_its_own_network_namespace(
     listener = build(pod_in(Mode.STRICT, pod_addresses), LOG)
     sockets = [listener.address, *(each.address for each in listener.additional_addresses)]
     assert {each.socket_address.network_namespace_filepath for each in sockets} == {NETNS}
+
+
+@pytest.mark.parametrize("build", [tunnel_in, plain_in])
+def test_each_ip_family_has_a_socket_of_its_own(build: Any) -> None:
+    listener = build(pod_in(Mode.STRICT), LOG)
+    sockets = [listener.address, *(each.address for each in listener.additional_addresses)]
+    assert {each.socket_address.address for each in sockets} == {"::", "0.0.0.0"}
+    # One for both leads Envoy 1.40 into a crash, once such a listener comes back to its pod.
+    assert not any(each.socket_address.ipv4_compat for each in sockets)
 
 
 def test_every_socket_to_a_pod_or_from_one_is_in_its_namespace_and_carries_the_mark() -> None:

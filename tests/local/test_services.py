@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from troth.envoy import PORT_SETS
 from troth.local._network import Network
 from troth.local._services import apply_services, service_rules
 from troth.mesh import Endpoint, Protocol, Service, ServicePort
 from troth.node import _netns
+from troth.node._capture import capture, release
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,8 +31,8 @@ def service(*endpoints: Endpoint, protocol: Protocol = Protocol.TCP, **fields: A
     return Service(namespace="finance", name="payments", **values)
 
 
-def rules(*services: Service, client: str = "", captured: bool = False) -> list[str]:
-    text = service_rules(services, client=client, captured=captured)
+def rules(*services: Service, client: str = "") -> list[str]:
+    text = service_rules(services, client=client)
     return [line.strip() for line in text.splitlines() if " daddr " in line]
 
 
@@ -57,12 +59,12 @@ def test_each_family_is_balanced_over_its_own_endpoints() -> None:
     ]
 
 
-def test_a_captured_pod_balances_udp_alone() -> None:
+def test_udp_is_balanced_as_tcp_is_and_no_other_protocol() -> None:
     endpoint = Endpoint("10.0.0.2", 53)
-    tcp, udp = service(endpoint), service(endpoint, protocol=Protocol.UDP)
-    assert rules(tcp, captured=True) == REJECTED
-    assert rules(udp, captured=True) == rules(udp, captured=False)
-    assert rules(udp)[0].startswith(f"ip daddr {V4} udp dport 80 dnat ip to")
+    rule, *rejected = rules(service(endpoint, protocol=Protocol.UDP))
+    assert rule.startswith(f"ip daddr {V4} udp dport 80 dnat ip to")
+    assert rejected == REJECTED
+    assert rules(service(endpoint, protocol=Protocol.SCTP)) == REJECTED
 
 
 def test_a_client_stays_with_an_endpoint_whatever_becomes_of_others() -> None:
@@ -110,12 +112,12 @@ async def pods(directory: Path) -> AsyncIterator[dict[str, tuple[Path, tuple[str
 
 
 @contextlib.contextmanager
-def listening(netns: Path, address: str, name: str) -> Any:
+def listening(netns: Path, address: str, name: str, port: int = 8080) -> Any:
     """A server in a pod that answers each connection with its name and the caller's address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with _netns.socket_in(netns, family) as listener:
         listener.setblocking(False)
-        listener.bind((address, 8080))
+        listener.bind((address, port))
         listener.listen()
 
         async def serve() -> None:
@@ -149,10 +151,10 @@ async def a_virtual_ip_reaches_every_endpoint(directory: Path) -> None:
                 for name, path, addresses in everything:
                     servers.enter_context(listening(path, addresses[family], name))
                 ready = [Endpoint(addresses[family], 8080) for _, _, addresses in everything]
-                await apply_services(client, [service(*ready)], client="", captured=False)
+                await apply_services(client, [service(*ready)], client="")
                 answers = {await call(client, virtual) for _ in range(40)}
                 assert answers == {f"{name} {client_addresses[family]}" for name in ("one", "two")}
-                await apply_services(client, [service(ready[0])], client="", captured=False)
+                await apply_services(client, [service(ready[0])], client="")
                 assert {await call(client, virtual) for _ in range(10)} == {
                     f"one {client_addresses[family]}"
                 }
@@ -162,9 +164,7 @@ async def a_pod_reaches_itself_through_a_service(directory: Path) -> None:
     async with pods(directory) as made:
         path, addresses = made["one"]
         with listening(path, addresses[0], "one"):
-            await apply_services(
-                path, [service(Endpoint(addresses[0], 8080))], client="", captured=False
-            )
+            await apply_services(path, [service(Endpoint(addresses[0], 8080))], client="")
             assert await call(path, V4) == f"one {addresses[0]}"
 
 
@@ -172,7 +172,7 @@ async def nothing_behind_a_virtual_ip_is_refused_at_once(directory: Path) -> Non
     async with pods(directory) as made:
         client, _ = made["client"]
         for protocol in (Protocol.TCP, Protocol.UDP):  # with UDP there is no such TCP port
-            await apply_services(client, [service(protocol=protocol)], client="", captured=False)
+            await apply_services(client, [service(protocol=protocol)], client="")
             for address in (V4, V6):
                 with pytest.raises(ConnectionRefusedError):
                     await call(client, address)
@@ -193,7 +193,7 @@ async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None
             kind = socket.AF_INET6 if ":" in virtual else socket.AF_INET
             for left in ([service()], []):  # not ready any more; the Service is gone, too
                 ready = service(Endpoint(addresses[family], 8080))
-                await apply_services(client, [ready], client="", captured=False)
+                await apply_services(client, [ready], client="")
                 with (
                     _netns.socket_in(server, kind) as listener,
                     _netns.socket_in(client, kind) as caller,
@@ -206,7 +206,7 @@ async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None
                     await loop.sock_connect(caller, (virtual, 80))
                     connection, _ = await loop.sock_accept(listener)
                     with connection:
-                        await apply_services(client, left, client="", captured=False)
+                        await apply_services(client, left, client="")
                         for sender, receiver in ((caller, connection), (connection, caller)):
                             await loop.sock_sendall(sender, b"still here")
                             async with asyncio.timeout(10):
@@ -221,12 +221,12 @@ def exchange(datagrams: socket.socket) -> bytes:
     return datagrams.recv(1)
 
 
-async def udp_is_balanced_for_captured_pods(directory: Path) -> None:
+async def udp_is_balanced(directory: Path) -> None:
     async with pods(directory) as made:
         client, client_addresses = made["client"]
         path, addresses = made["one"]
         behind = service(Endpoint(addresses[0], 8080), protocol=Protocol.UDP)
-        await apply_services(client, [behind], client="", captured=True)
+        await apply_services(client, [behind], client="")
         with (
             _netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM) as server,
             _netns.socket_in(client, socket.AF_INET, socket.SOCK_DGRAM) as caller,
@@ -241,11 +241,40 @@ async def udp_is_balanced_for_captured_pods(directory: Path) -> None:
             server.sendto(b"answer", peer)
             assert caller.recv(100) == b"answer"
             for left in ([service(protocol=Protocol.UDP)], []):
-                await apply_services(client, left, client="", captured=True)
+                await apply_services(client, left, client="")
                 caller.send(b"again")
                 assert server.recvfrom(100) == (b"again", peer)
                 server.sendto(b"still here", peer)
                 assert caller.recv(100) == b"still here"
+
+
+async def capture_comes_before_the_services_and_leaves_no_gap(directory: Path) -> None:
+    async with pods(directory) as made:
+        client, _ = made["client"]
+        server, addresses = made["one"]
+        behind = service(*(Endpoint(address, 8080) for address in addresses))
+        proxies = (("127.0.0.1", V4), ("::1", V6))
+        with contextlib.ExitStack() as servers:
+            for address in addresses:
+                servers.enter_context(listening(server, address, "one"))
+            for address, _ in proxies:
+                proxy = listening(client, address, "proxy", PORT_SETS[0].outbound)
+                servers.enter_context(proxy)
+
+            async def who(virtual: str) -> str:
+                return (await call(client, virtual)).split()[0]
+
+            await apply_services(client, [behind], client="")
+            for _ in range(2):
+                await capture(client)
+                for _, virtual in proxies:
+                    assert await who(virtual) == "proxy"
+                await apply_services(client, [behind], client="")  # whichever was there first
+                for _, virtual in proxies:
+                    assert await who(virtual) == "proxy"
+                await release(client)
+                for _, virtual in proxies:
+                    assert await who(virtual) == "one"
 
 
 async def applying_again_replaces_and_touches_no_other_table(directory: Path) -> None:
@@ -260,7 +289,7 @@ async def applying_again_replaces_and_touches_no_other_table(directory: Path) ->
     nft("add", "table", "inet", "other")
     for endpoints in (5, 1):
         behind = [Endpoint(f"10.0.0.{n}", 8080) for n in range(2, 2 + endpoints)]
-        await apply_services(path, [service(*behind)], client="", captured=False)
+        await apply_services(path, [service(*behind)], client="")
         listing = nft("list", "ruleset")
         assert re.findall("mod ([0-9]+)", listing) == [str(endpoints)]
         assert "table inet other" in listing
@@ -271,7 +300,8 @@ SCENARIOS = [
     a_pod_reaches_itself_through_a_service,
     nothing_behind_a_virtual_ip_is_refused_at_once,
     an_open_connection_outlives_the_last_endpoint,
-    udp_is_balanced_for_captured_pods,
+    udp_is_balanced,
+    capture_comes_before_the_services_and_leaves_no_gap,
     applying_again_replaces_and_touches_no_other_table,
 ]
 

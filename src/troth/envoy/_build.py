@@ -64,6 +64,8 @@ class SnapshotKeeper:
         access_log: The FIFO that connection events are read from.
         ports: Where to listen.
         pod_connections: As of `Limits`.
+        drain_seconds: How long open connections of the tunnel live on at least when nobody has the
+            identity any more that they were made to.
     """
 
     def __init__(
@@ -72,13 +74,22 @@ class SnapshotKeeper:
         access_log: Path,
         ports: PortSet = PORT_SETS[0],
         pod_connections: int = POD_CONNECTIONS,
+        drain_seconds: float = 0.0,
     ) -> None:
         self._access_log = access_log
         self._ports = ports
         self._pod_connections = pod_connections
+        self._drain_seconds = drain_seconds
         self._past: _Past | None = None
 
-    def update(self, view: NodeView, svids: Iterable[X509Svid], bundle: TrustBundle) -> Snapshot:
+    def update(
+        self,
+        view: NodeView,
+        svids: Iterable[X509Svid],
+        bundle: TrustBundle,
+        *,
+        now: float = 0.0,
+    ) -> Snapshot:
         """Build what the node's Envoy shall have now.
 
         Args:
@@ -86,12 +97,14 @@ class SnapshotKeeper:
             svids: Certificates of the view's identities. Envoy holds a listener back until its
                 certificate is there.
             bundle: What every certificate must chain to.
+            now: By any clock that never goes back, in seconds.
         """
         # What fails half-way is not gone on from.
         past, self._past = self._past, None
         if past is None:
-            past = _Past(self._access_log, self._ports, self._pod_connections)
-        snapshot = past.update(view, {str(svid.spiffe_id): svid for svid in svids}, bundle)
+            outbound = InternalOutbound(self._access_log, self._drain_seconds)
+            past = _Past(self._access_log, self._ports, self._pod_connections, outbound)
+        snapshot = past.update(view, {str(svid.spiffe_id): svid for svid in svids}, bundle, now)
         self._past = past
         return snapshot
 
@@ -99,27 +112,33 @@ class SnapshotKeeper:
 class _Past:
     """The last snapshot, and what it was made of."""
 
-    def __init__(self, access_log: Path, ports: PortSet, pod_connections: int) -> None:
+    def __init__(
+        self,
+        access_log: Path,
+        ports: PortSet,
+        pod_connections: int,
+        internal_outbound: InternalOutbound,
+    ) -> None:
         self._access_log = access_log
         self._ports = ports
         self._pod_connections = pod_connections
         self._view = NodeView()
         self._svids: Mapping[str, X509Svid] = {}
         self._bundle: TrustBundle | None = None
-        self._internal_outbound = InternalOutbound(access_log)
+        self._internal_outbound = internal_outbound
         self._edits = Edits()
         self._edits.put("internal outbound", outbound_cluster(), self._internal_outbound.build())
         self._edits.put("limits", runtime_layer((), pod_connections))
 
     def update(
-        self, view: NodeView, svids: Mapping[str, X509Svid], bundle: TrustBundle
+        self, view: NodeView, svids: Mapping[str, X509Svid], bundle: TrustBundle, now: float
     ) -> Snapshot:
         """Go on to another view and other credentials."""
         # Without a pod in the mesh there is nobody whose connections could go anywhere.
         view = view if view.local_pods else NodeView()
         before, self._view = self._view, view
         self._follow_pods(before, view)
-        self._follow_destinations(before, view)
+        self._follow_destinations(before, view, now)
         self._follow_services(before, view)
         self._follow_credentials(svids, bundle)
         return self._edits.snapshot()
@@ -151,11 +170,11 @@ class _Past:
             for uid, local in leaving.items():
                 edits.put(f"outbound {uid}", outbound(local, services, log, ports))
 
-    def _follow_destinations(self, before: NodeView, view: NodeView) -> None:
+    def _follow_destinations(self, before: NodeView, view: NodeView, now: float) -> None:
         changes = difference(before.destinations, view.destinations)
         if changes:
             self._internal_outbound.follow(changes, before.destinations)
-            listener = self._internal_outbound.build()
+            listener = self._internal_outbound.build(now)
             self._edits.put("internal outbound", outbound_cluster(), listener)
 
     def _follow_services(self, before: NodeView, view: NodeView) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
@@ -87,7 +87,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
     return listener_pb2.Listener(
         name=listener_name(Role.TUNNEL_IN, uid),
         stat_prefix=listener_name(Role.TUNNEL_IN, uid),
-        address=_inbound_address(local, ports.tunnel),
+        **_inbound_addresses(local, ports.tunnel),
         per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[tls_inspector(), original_src(APP_MARK)],
         listener_filters_timeout=duration_pb2.Duration(seconds=HELLO_SECONDS),
@@ -126,7 +126,7 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
     return listener_pb2.Listener(
         name=listener_name(Role.PLAIN_IN, uid),
         stat_prefix=listener_name(Role.PLAIN_IN, uid),
-        address=_inbound_address(local, ports.inbound),
+        **_inbound_addresses(local, ports.inbound),
         per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[original_dst(), original_src(APP_MARK)],
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]
@@ -154,7 +154,19 @@ def _never() -> Message:
     return components_pb2.FilterChain(name="never", filters=[tcp_proxy("none")])
 
 
-def _inbound_address(local: LocalPod, port: int) -> Message:
-    if local.has_ipv6:
-        return socket_address("::", port, netns=local.netns, dual_stack=True)
-    return socket_address("0.0.0.0", port, netns=local.netns)  # noqa: S104 - in the pod's own namespace
+def _inbound_addresses(local: LocalPod, port: int) -> dict[str, Any]:
+    """The fields of a listener that say where it is.
+
+    A socket for each family, and not one for both: Envoy's workers find listeners by address, the
+    namespace left aside, and have an entry for the IPv4 half of such a socket that isn't removed
+    with its listener when another pod has the same address. So the listener stayed with its
+    connections, without what it was made of, until the pod had another one; then Envoy crashed.
+    """
+    v4 = socket_address("0.0.0.0", port, netns=local.netns)  # noqa: S104 - in the pod's own namespace
+    if not local.has_ipv6:
+        return {"address": v4}
+    v6 = socket_address("::", port, netns=local.netns)
+    return {
+        "address": v6,
+        "additional_addresses": [listener_pb2.AdditionalAddress(address=v4)],
+    }

@@ -2,6 +2,10 @@
 
 A chain per identity pins the server's certificate to exactly that identity (secure naming); an IP
 tree leads to it, with a map of ports where some ports are the exception.
+
+Envoy ends the connections of a chain that is gone. So the chain of an identity that nobody has any
+more stays for a while, without anything that leads to it: a pod that leaves the mesh ends no
+connection by that.
 """
 
 from __future__ import annotations
@@ -64,10 +68,13 @@ class InternalOutbound:
 
     Args:
         log: The access log.
+        drain_seconds: How long chains stay at least that nothing leads to any more.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, drain_seconds: float = 0.0) -> None:
         self._log = log
+        self._drain_seconds = drain_seconds
+        self._left: dict[str, float] = {}
         self._addresses: dict[_Way, list[str]] = {}
         self._ranges: dict[_Way, bytes] = {}
         self._chains: dict[str, Message] = {}
@@ -82,10 +89,20 @@ class InternalOutbound:
                 self._leave(before[uid])
             self._join(destination)
 
-    def build(self) -> Message:
-        """The listener for the destinations as they are."""
+    def build(self, now: float = 0.0) -> Message:
+        """The listener for the destinations as they are.
+
+        Args:
+            now: By any clock that never goes back, in seconds.
+        """
         ways = sorted(self._addresses)
-        identities = sorted({way.identity for way in ways})
+        named = {way.identity for way in ways}
+        left = self._chains.keys() - named
+        since = {each: self._left.get(each, now) for each in left}
+        self._left = {
+            each: then for each, then in since.items() if now - then < self._drain_seconds
+        }
+        identities = sorted(named | self._left.keys())
         self._chains = {each: self._chains.get(each) or _to_tunnel(each) for each in identities}
         for way in ways:
             if way not in self._ranges:

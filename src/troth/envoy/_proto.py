@@ -18,16 +18,13 @@ def pack(message: Message) -> any_pb2.Any:
     return packed
 
 
-def socket_address(
-    address: str, port: int, *, netns: str = "", dual_stack: bool = False
-) -> Message:
+def socket_address(address: str, port: int, *, netns: str = "") -> Message:
     """An address, possibly in another network namespace (Envoy 1.35 and later)."""
     return address_pb2.Address(
         socket_address=address_pb2.SocketAddress(
             address=address,
             port_value=port,
             network_namespace_filepath=netns,
-            ipv4_compat=dual_stack,
         )
     )
 

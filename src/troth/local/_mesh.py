@@ -284,12 +284,11 @@ class LocalMesh:
         for uid, sandbox in tuple(self._terminating.items()):
             if uid in self._terminating:  # it may still have something to say to others
                 with contextlib.suppress(TrothError):  # it has just ended
-                    captured = uid in self.agent.captured
-                    await sandbox.set_services(services, captured=captured)
+                    await sandbox.set_services(services)
         for key, sandbox in self._sandboxes.items():
             with self._reported(key):
+                await sandbox.set_services(services)
                 captured = sandbox.uid in self.agent.captured
-                await sandbox.set_services(services, captured=captured)
                 if not sandbox.started and (captured or not self._meant(sandbox)):
                     sandbox.start(self.manifests)
 

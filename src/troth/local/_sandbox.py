@@ -71,7 +71,7 @@ class Sandbox:
         self._runner: PodRunner | None = None
         self._manifests: Manifests | None = None
         self._services: tuple[Service, ...] = ()
-        self._settled: tuple[tuple[Service, ...], bool] | None = None
+        self._settled: tuple[Service, ...] | None = None
 
     @classmethod
     async def create(
@@ -146,19 +146,18 @@ class Sandbox:
         """What its ``resolv.conf`` has no room for."""
         return self._resolv_conf.left_out
 
-    async def set_services(self, services: tuple[Service, ...], *, captured: bool) -> None:
+    async def set_services(self, services: tuple[Service, ...]) -> None:
         """Bring virtual IPs up to date.
 
         Args:
             services: All Services of the mesh.
-            captured: Whether Envoy balances this pod's TCP.
         """
-        if (services, captured) == self._settled:
+        if services == self._settled:
             return
         client = self.addresses[0]
-        await apply_services(self.netns, services, client=client, captured=captured)
+        await apply_services(self.netns, services, client=client)
         self._services = services
-        self._settled = (services, captured)
+        self._settled = services
 
     def start(self, manifests: Manifests) -> None:
         """Start the pod's processes; ConfigMaps and Secrets come from ``manifests``."""

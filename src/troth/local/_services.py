@@ -2,7 +2,8 @@
 
 As kube-proxy does it, but in the pod and not on the node: the caller's address is kept, and a pod
 that reaches itself through a Service needs no special case. TCP of a captured pod is Envoy's to
-balance, so its rules are for UDP alone.
+balance: capture comes first, and the rules here are for what it leaves. So there is no moment at
+which a pod that joins or leaves the mesh has neither.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 TABLE = "troth_services"
 
+_PRIORITY = -90
+"""Behind the redirect of captured pods: what one NAT chain has decided, no later one is asked."""
 
-def service_rules(services: Iterable[Service], *, client: str, captured: bool) -> str:
+
+def service_rules(services: Iterable[Service], *, client: str) -> str:
     """The whole table as one nftables transaction.
 
     A connection to a virtual IP goes to one of the port's endpoints of the same IP family, chosen
@@ -36,9 +40,7 @@ def service_rules(services: Iterable[Service], *, client: str, captured: bool) -
     Args:
         services: All Services of the mesh.
         client: What tells the pod from others, for Services that keep clients together.
-        captured: Whether the pod's TCP goes through Envoy.
     """
-    protocols = {Protocol.UDP} if captured else {Protocol.TCP, Protocol.UDP}
     balanced: list[str] = []
     virtual: list[str] = []
     for service in sorted(services, key=str):
@@ -47,7 +49,7 @@ def service_rules(services: Iterable[Service], *, client: str, captured: bool) -
             balanced += (
                 rule
                 for port in service.ports
-                if port.protocol in protocols
+                if port.protocol in {Protocol.TCP, Protocol.UDP}
                 for rule in _balance(
                     address,
                     _usual(client, port) if service.client_ip_affinity else port,
@@ -62,7 +64,7 @@ add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
   chain balance {{
-    type nat hook output priority -100; policy accept;
+    type nat hook output priority {_PRIORITY}; policy accept;
 {_indented(balanced)}  }}
   chain refuse {{
     type filter hook output priority 0; policy accept;
@@ -72,9 +74,7 @@ table inet {TABLE} {{
 """
 
 
-async def apply_services(
-    netns: Path, services: Iterable[Service], *, client: str, captured: bool
-) -> None:
+async def apply_services(netns: Path, services: Iterable[Service], *, client: str) -> None:
     """Brings the rules of the pod whose namespace is at ``netns`` up to date, all at once.
 
     Connections that are open keep the endpoint they have. Arguments as of `service_rules`.
@@ -83,7 +83,7 @@ async def apply_services(
         EnvironmentLackError: nft is not installed.
         PeerError: The kernel refused the rules.
     """
-    await apply_ruleset(netns, service_rules(services, client=client, captured=captured))
+    await apply_ruleset(netns, service_rules(services, client=client))
 
 
 def _usual(client: str, port: ServicePort) -> ServicePort:

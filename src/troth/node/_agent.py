@@ -22,6 +22,7 @@ from troth.node._attention import Attention
 from troth.node._certificates import CertificateKeeper, Signer
 from troth.node._configuration import Configuration, ConfigurationKeeper, Credentials
 from troth.node._enroller import Enroller
+from troth.node._enrolment import DRAIN_SECONDS
 from troth.node._figures import Figures
 from troth.node._host_rules import HostRules
 from troth.node._ledger import Ledger
@@ -102,7 +103,10 @@ class NodeAgent:
         self._world: World | None = None
         self._configurations = ConfigurationKeeper(
             SnapshotKeeper(
-                access_log=paths.access_log, ports=ports, pod_connections=limits.pod_connections
+                access_log=paths.access_log,
+                ports=ports,
+                pod_connections=limits.pod_connections,
+                drain_seconds=DRAIN_SECONDS,
             ),
             alone=not announcement_seconds,
         )

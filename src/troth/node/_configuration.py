@@ -131,6 +131,7 @@ class ConfigurationKeeper:
                 ),
                 credentials.svids,
                 credentials.bundle,
+                now=now,
             ),
             rest_at=rest_at,
             goes_on=modes.goes_on or not self._is_confirmed,
