@@ -34,7 +34,13 @@ _LARGEST_DATAGRAM = 1232  # fits every link's packets (DNS flag day 2020)
 _RESPONSE_BIT = 0x80
 _SECONDS = 5  # how long an answer may be kept, as CoreDNS has it
 _MOST_ALIASES = 16
-_AUTHORITY = f"ns.dns.{CLUSTER_DOMAIN}. hostmaster.{CLUSTER_DOMAIN}. 1 7200 1800 86400 {_SECONDS}"
+_AUTHORITY = dns.rrset.from_text(
+    f"{CLUSTER_DOMAIN}.",
+    _SECONDS,
+    dns.rdataclass.IN,
+    dns.rdatatype.SOA,
+    f"ns.dns.{CLUSTER_DOMAIN}. hostmaster.{CLUSTER_DOMAIN}. 1 7200 1800 86400 {_SECONDS}",
+)
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -99,10 +105,7 @@ def respond(query: dns.message.QueryMessage, names: Names) -> Reply:
         return Reply(message)
     if text not in names.existing and text not in names.pointers:
         message.set_rcode(dns.rcode.NXDOMAIN)
-    authority = dns.rrset.from_text(
-        f"{CLUSTER_DOMAIN}.", _SECONDS, dns.rdataclass.IN, dns.rdatatype.SOA, _AUTHORITY
-    )
-    message.authority.append(authority)
+    message.authority.append(_AUTHORITY)
     return Reply(message)
 
 
