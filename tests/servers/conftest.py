@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.harness import Host, Mesh
-from tests.e2e.policies import wait_serving
+from tests.e2e.harness import Host, Mesh, eventually
 from tests.servers.manifests import in_both, pod
 from tests.servers.places import PLACES, Place, Pods, find_place
 
@@ -21,12 +20,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.servers)
+            item.add_marker(pytest.mark.timeout(400))  # the first one waits for all servers
 
 
 @pytest.fixture(scope="session")
 def pods(request: pytest.FixtureRequest) -> Iterator[Pods]:
     """The pods of every module that has tests to run, in two namespaces; all are ready."""
-    modules = {item.module for item in request.session.items if hasattr(item, "module")}
+    modules: dict[Any, None] = dict.fromkeys(
+        getattr(item, "module", None) for item in request.session.items
+    )
     makers = [module.objects for module in modules if hasattr(module, "objects")]
 
     def objects(namespace: str) -> Iterator[dict[str, Any]]:
@@ -36,7 +38,8 @@ def pods(request: pytest.FixtureRequest) -> Iterator[Pods]:
 
     with Host() as host, _PatientMesh(host, in_both(objects)) as mesh:
         try:
-            wait_serving(mesh)
+            eventually(lambda: not _unready(mesh), seconds=300, what="all pods' readiness")
+            mesh.wait_ready()
         except AssertionError as error:
             for name in _unready(mesh):
                 said = mesh.troth("logs", name, check=False).stdout
