@@ -28,6 +28,7 @@ def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatc
         cri_socket=Path("/run/cri.sock"),
         pod_connections=7,
         memory=2**30,
+        keepalive_seconds=30,
         announcement_seconds=0.5,
     )
     usual = NodeSettings(node_name="", trust_domain=TrustDomain("cluster.local"))

@@ -135,6 +135,8 @@ def test_the_node_agent_is_told_what_it_may_use() -> None:
     option = "--max-connections-per-pod"
     assert not [arg for arg in container()["args"] if option in arg]
     assert f"{option}=500" in container(maxConnectionsPerPod=500)["args"]
+    assert "--keepalive-seconds=120" in container()["args"]
+    assert "--keepalive-seconds=30" in container(keepaliveSeconds=30)["args"]
 
 
 def test_only_who_is_meant_gets_the_controllers_metrics() -> None:

@@ -91,6 +91,7 @@ async def envoy(run_dir: Path) -> AsyncIterator[EnvoyProcess]:
         ads_socket=run_dir / "ads",
         admin_socket=run_dir / "admin",
         worker_socket=run_dir / "worker",
+        reset_socket=run_dir / "reset",
         limits=Limits(connections=100),
     )
     path = run_dir / "bootstrap.json"

@@ -646,6 +646,19 @@ def test_nothing_holds_back_more_than_a_little_for_an_end_that_does_not_read(
             assert message.per_connection_buffer_limit_bytes.value == BUFFER_BYTES, resource
 
 
+def test_every_socket_in_a_pod_has_keepalive(svid: X509Svid) -> None:
+    snapshot = build_snapshot(view(), [svid], svid.bundle, access_log=LOG)
+    listener, cluster = listener_pb2.Listener(), cluster_pb2.Cluster()
+    for resource in snapshot.of_type(LISTENER).values():
+        assert resource.body.Unpack(listener)
+        options = [] if listener.HasField("internal_listener") else [1, 60, 15, 4]
+        assert [each.int_value for each in listener.socket_options] == options
+    for resource in snapshot.of_type(CLUSTER).values():
+        assert resource.body.Unpack(cluster)
+        has_sockets = cluster.type == cluster_pb2.Cluster.DiscoveryType.ORIGINAL_DST
+        assert cluster.upstream_connection_options.HasField("tcp_keepalive") == has_sockets
+
+
 def test_a_pod_that_comes_or_goes_changes_the_limits_and_a_policy_does_not(
     svid: X509Svid,
 ) -> None:

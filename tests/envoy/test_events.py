@@ -409,3 +409,9 @@ def test_any_words_make_an_event_or_none_and_never_an_identity_out_of_a_claim(
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no access log line"):
         parse(data)
+
+
+def test_a_connection_that_is_about_to_be_reset_is_reported_at_its_end() -> None:
+    failed = TUNNEL | {"flags": "UF", "host": "/run/troth/reset.sock"}
+    assert parse(line(failed, type="TcpUpstreamConnected")) is None
+    assert event(failed).reason is Reason.APP_UNREACHABLE

@@ -66,6 +66,11 @@ def test_with_a_limit_on_memory_new_connections_are_refused_before_it_is_used_up
 
 def _overload_manager(limits: Limits) -> dict[str, Any]:
     made = bootstrap(
-        node_id="n", ads_socket=PATH, admin_socket=PATH, worker_socket=PATH, limits=limits
+        node_id="n",
+        ads_socket=PATH,
+        admin_socket=PATH,
+        worker_socket=PATH,
+        reset_socket=PATH,
+        limits=limits,
     )
     return dict(made["overload_manager"])

@@ -54,6 +54,7 @@ async def running(run_dir: Path, limits: Limits) -> AsyncIterator[AdsServer]:
         ads_socket=run_dir / "ads",
         admin_socket=run_dir / "admin",
         worker_socket=run_dir / "worker",
+        reset_socket=run_dir / "reset",
         limits=limits,
     )
     path = run_dir / "bootstrap.json"

@@ -63,6 +63,7 @@ async def test_envoys_worker_answers(
         ads_socket=run_dir / "ads",
         admin_socket=run_dir / "admin",
         worker_socket=run_dir / "worker",
+        reset_socket=run_dir / "reset",
         limits=Limits(connections=100),
     )
     # Listeners don't begin before the ADS server has been asked for others, and there is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import socket
@@ -142,6 +143,38 @@ def tcp_goes_through_envoy(directory: Path) -> None:
             assert taken_by(tunnel)
             assert reaches(pod, mine, 80)
             assert (taken_by(app), taken_by(inbound), taken_by(outbound)) == (True, False, False)
+
+
+def a_port_that_nobody_listens_on_is_refused(directory: Path) -> None:
+    """As the pod itself would: before anybody accepts, and by address family."""
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    with (
+        listening(pod, "::", 15006),
+        listening(pod, "0.0.0.0", 80),
+        listening(pod, "127.0.0.1", 81),
+    ):
+        answers = {
+            (address, port): outcome(other, address, port)
+            for address in (POD, POD_V6)
+            for port in (80, 81, 82)
+        }
+    refused = errno.ECONNREFUSED
+    assert answers == {
+        (POD, 80): 0,
+        (POD, 81): refused,
+        (POD, 82): refused,
+        (POD_V6, 80): refused,
+        (POD_V6, 81): refused,
+        (POD_V6, 82): refused,
+    }
+
+
+def outcome(netns: Path, address: str, port: int) -> int:
+    """What became of a connection: an error's number, or 0."""
+    with _netns.socket_in(netns, family_of(address)) as client:
+        client.settimeout(5)
+        return client.connect_ex((address, port))
 
 
 def without_envoy_nothing_passes(directory: Path) -> None:
@@ -330,7 +363,7 @@ def a_pod_relays_nothing(directory: Path) -> None:
     run(*enter, "ip", "-6", "route", "add", "fd88::8", "via", POD_V6)
     asyncio.run(capture(pod))
     for mine, elsewhere in ((POD, "10.8.8.8"), (POD_V6, "fd88::8")):
-        with listening(pod, mine, 15006) as inbound:
+        with listening(pod, mine, 15006) as inbound, listening(pod, mine, 80):
             assert not reaches(other, elsewhere, 80, seconds=_SILENCE_SECONDS)
             assert not taken_by(inbound)
             assert reaches(other, mine, 80)
@@ -393,6 +426,7 @@ def connections_stay_where_they_were_led(directory: Path) -> None:
         listening(pod, "127.0.0.1", before.outbound) as outbound,
         listening(pod, POD, before.inbound) as inbound,
         listening(pod, POD, before.tunnel) as tunnel,
+        listening(pod, POD, 80),
         _netns.socket_in(pod, socket.AF_INET) as leaving,
         _netns.socket_in(other, socket.AF_INET) as entering,
         _netns.socket_in(other, socket.AF_INET) as tunnelled,
@@ -458,6 +492,9 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
     "scene",
     [
         pytest.param(tcp_goes_through_envoy, id="TCP goes through Envoy, both ways"),
+        pytest.param(
+            a_port_that_nobody_listens_on_is_refused, id="a port nobody listens on is refused"
+        ),
         pytest.param(without_envoy_nothing_passes, id="without Envoy nothing passes"),
         pytest.param(
             nothing_comes_in_past_envoy_by_a_forged_segment,

@@ -49,6 +49,7 @@ def capture_sets_the_pods_and_no_others(directory: Path) -> None:
     asyncio.run(capture(pod))
     assert [value(pod, each.name) for each in POD_SYSCTLS] == [each.value for each in POD_SYSCTLS]
     assert [value(other, each.name) for each in POD_SYSCTLS] == before
+    assert not {each.value for each in POD_SYSCTLS}.intersection(before)
 
 
 def a_longer_time_stays(directory: Path) -> None:
@@ -103,6 +104,8 @@ def a_half_closed_connection_is_remembered(directory: Path) -> None:
     for port, (way, first) in enumerate(cases, start=80):
         with (
             listening(pod, way.entrance, way.port) as envoy,
+            listening(pod, POD, port),
+            listening(pod, POD_V6, port),
             _netns.socket_in(way.client, family_of(way.target)) as client,
         ):
             client.settimeout(5)

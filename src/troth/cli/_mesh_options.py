@@ -6,12 +6,23 @@ from typing import Annotated
 
 import typer
 
+from troth._keepalive import LONGEST_KEEPALIVE_SECONDS, SHORTEST_KEEPALIVE_SECONDS
+
 HomeOption = Annotated[
     str, typer.Option("--namespace", help="The namespace of the controller and the node agents.")
 ]
 TrustDomainOption = Annotated[str, typer.Option(help="The trust domain of every identity.")]
 RootNamespaceOption = Annotated[
     str, typer.Option(help="Where policies without a selector are mesh-wide.")
+]
+KeepaliveOption = Annotated[
+    int,
+    typer.Option(
+        "--keepalive-seconds",
+        help="Within what time it is noticed that the other end of a connection has vanished.",
+        min=SHORTEST_KEEPALIVE_SECONDS,
+        max=LONGEST_KEEPALIVE_SECONDS,
+    ),
 ]
 PodConnectionsOption = Annotated[
     int | None,

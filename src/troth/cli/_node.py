@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from troth._contract import DEFAULT_NAMESPACE
+from troth._keepalive import KEEPALIVE_SECONDS
 from troth._listen import LISTEN, ListenAddress
 from troth.cli._mesh_options import (
     HomeOption,
+    KeepaliveOption,
     PodConnectionsOption,
     RootNamespaceOption,
     TrustDomainOption,
@@ -67,6 +69,7 @@ def node(
         ),
     ] = None,
     max_connections_per_pod: PodConnectionsOption = None,
+    keepalive_seconds: KeepaliveOption = KEEPALIVE_SECONDS,
     memory: Annotated[
         int | None,
         typer.Option(
@@ -97,6 +100,7 @@ def node(
             metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
             cri_socket=cri_socket.absolute() if cri_socket is not None else None,
             pod_connections=max_connections_per_pod,
+            keepalive_seconds=keepalive_seconds,
             memory=memory,
         )
     )

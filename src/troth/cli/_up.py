@@ -13,10 +13,16 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from troth._keepalive import KEEPALIVE_SECONDS
 from troth._listen import LISTEN, ListenAddress
 from troth._signals import ENDING
 from troth.cli._console import err
-from troth.cli._mesh_options import PodConnectionsOption, RootNamespaceOption, TrustDomainOption
+from troth.cli._mesh_options import (
+    KeepaliveOption,
+    PodConnectionsOption,
+    RootNamespaceOption,
+    TrustDomainOption,
+)
 from troth.errors import InputError, Problem, Severity
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import (
@@ -90,6 +96,7 @@ def up(
             "copies of their own.",
         ),
     ] = None,
+    keepalive_seconds: KeepaliveOption = KEEPALIVE_SECONDS,
 ) -> int:
     """Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.
 
@@ -110,6 +117,7 @@ def up(
         metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
         pod_connections=max_connections_per_pod,
         writable=_existing(writable or ()),
+        keepalive_seconds=keepalive_seconds,
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()

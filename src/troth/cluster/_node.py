@@ -403,6 +403,7 @@ class ClusterNode:
             active=False,
             pod_connections=self.settings.pod_connections,
             memory=self.settings.memory,
+            keepalive_seconds=self.settings.keepalive_seconds,
         )
 
     def _knowledge(self) -> Knowledge | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from troth._contract import DEFAULT_NAMESPACE
+from troth._keepalive import KEEPALIVE_SECONDS
 from troth._listen import ListenAddress
 from troth.identity import TrustDomain
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
@@ -43,6 +44,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         pod_connections: How many connections of each kind one pod may have open at a time; None for
             the default.
         memory: How many bytes the agent and its Envoy may use; None if that isn't watched.
+        keepalive_seconds: Within what time a vanished peer is noticed.
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
     """
 
@@ -58,4 +60,5 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     cri_socket: Path | None = None
     pod_connections: int | None = None
     memory: int | None = None
+    keepalive_seconds: int = KEEPALIVE_SECONDS
     announcement_seconds: float = ANNOUNCEMENT_SECONDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from troth.envoy._limits import BUFFER_BYTES, RUNTIME_LAYER
+from troth.envoy._names import RESET
 from troth.envoy._overflow import COUNTERS
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ _REJECT_AT = 0.95
 
 
 def bootstrap(
-    *, node_id: str, ads_socket: Path, admin_socket: Path, worker_socket: Path, limits: Limits
+    *,
+    node_id: str,
+    ads_socket: Path,
+    admin_socket: Path,
+    worker_socket: Path,
+    reset_socket: Path,
+    limits: Limits,
 ) -> dict[str, Any]:
     """Envoy's bootstrap as JSON-ready data (``envoy.config.bootstrap.v3.Bootstrap``).
 
@@ -29,11 +36,12 @@ def bootstrap(
         ads_socket: Unix socket of the delta ADS server.
         admin_socket: Where Envoy's admin interface shall listen, mode 0600.
         worker_socket: Where Envoy's worker shall answer (`Worker`), mode 0600.
+        reset_socket: Where Envoy shall listen for its own connections that have nowhere to go.
         limits: What all pods together may use, so that they can't take Envoy down with them.
     """
     return {
         "node": {"id": node_id, "cluster": "troth"},
-        "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
+        "admin": {"address": _pipe(admin_socket)},
         "bootstrap_extensions": [
             {
                 "name": "envoy.bootstrap.internal_listener",
@@ -79,8 +87,9 @@ def bootstrap(
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
         },
         "static_resources": {
-            "listeners": [_answering(worker_socket)],
+            "listeners": [_answering(worker_socket), _reset_listener(reset_socket)],
             "clusters": [
+                _reset_cluster(reset_socket),
                 {
                     "name": "ads",
                     "connect_timeout": "1s",
@@ -101,7 +110,7 @@ def bootstrap(
                             }
                         ],
                     },
-                }
+                },
             ],
         },
     }
@@ -111,7 +120,7 @@ def _answering(path: Path) -> dict[str, Any]:
     """A listener that says one byte to everyone."""
     return {
         "name": "worker",
-        "address": {"pipe": {"path": str(path), "mode": 0o600}},
+        "address": _pipe(path),
         "filter_chains": [
             {
                 "filters": [
@@ -127,6 +136,58 @@ def _answering(path: Path) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _reset_listener(socket: Path) -> dict[str, Any]:
+    """Resets whoever connects and says anything.
+
+    Envoy has no such filter. But it closes a connection that no filter chain is for, and the kernel
+    makes a reset of that if there is something unread. The inspector waits for the first bytes,
+    looks at them and leaves them where they are.
+    """
+    inspector = (
+        "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+    )
+    never = "type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config"
+    return {
+        "name": RESET,
+        "address": _pipe(socket),
+        "listener_filters": [{"name": "inspector", "typed_config": {"@type": inspector}}],
+        "filter_chains": [
+            {
+                "filter_chain_match": {"transport_protocol": "none such"},
+                "filters": [{"name": "never", "typed_config": {"@type": never}}],
+            }
+        ],
+    }
+
+
+def _reset_cluster(socket: Path) -> dict[str, Any]:
+    """Leads to `_reset_listener`, with something to say: the PROXY protocol's header."""
+    sockets = "type.googleapis.com/envoy.extensions.transport_sockets"
+    return {
+        "name": RESET,
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": RESET,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _pipe(socket)}}]}],
+        },
+        "transport_socket": {
+            "name": "proxy_protocol",
+            "typed_config": {
+                "@type": f"{sockets}.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+                "config": {"version": "V1"},
+                "transport_socket": {
+                    "name": "raw_buffer",
+                    "typed_config": {"@type": f"{sockets}.raw_buffer.v3.RawBuffer"},
+                },
+            },
+        },
+    }
+
+
+def _pipe(socket: Path) -> dict[str, Any]:
+    return {"pipe": {"path": str(socket), "mode": 0o600}}
 
 
 def _overload_manager(limits: Limits) -> dict[str, Any]:

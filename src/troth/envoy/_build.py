@@ -22,11 +22,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from troth._keepalive import KEEPALIVE_SECONDS, Keepalive
 from troth._table import difference
 from troth.envoy._clusters import external_cluster, outbound_cluster, pod_clusters, service_clusters
 from troth.envoy._edits import Edits
 from troth.envoy._inbound import plain_in, tunnel_in
 from troth.envoy._internal_outbound import InternalOutbound
+from troth.envoy._keepalive import keeping_alive
 from troth.envoy._limits import POD_CONNECTIONS, runtime_layer
 from troth.envoy._outbound import match_services, outbound
 from troth.envoy._ports import PORT_SETS
@@ -66,6 +68,7 @@ class SnapshotKeeper:
         pod_connections: As of `Limits`.
         drain_seconds: How long open connections of the tunnel live on at least when nobody has the
             identity any more that they were made to.
+        keepalive: Of every socket in a pod.
     """
 
     def __init__(
@@ -75,11 +78,13 @@ class SnapshotKeeper:
         ports: PortSet = PORT_SETS[0],
         pod_connections: int = POD_CONNECTIONS,
         drain_seconds: float = 0.0,
+        keepalive: Keepalive | None = None,
     ) -> None:
         self._access_log = access_log
         self._ports = ports
         self._pod_connections = pod_connections
         self._drain_seconds = drain_seconds
+        self._keepalive = keepalive or Keepalive.of(KEEPALIVE_SECONDS)
         self._past: _Past | None = None
 
     def update(
@@ -103,7 +108,13 @@ class SnapshotKeeper:
         past, self._past = self._past, None
         if past is None:
             outbound = InternalOutbound(self._access_log, self._drain_seconds)
-            past = _Past(self._access_log, self._ports, self._pod_connections, outbound)
+            past = _Past(
+                self._access_log,
+                self._ports,
+                self._pod_connections,
+                outbound,
+                keepalive=self._keepalive,
+            )
         snapshot = past.update(view, {str(svid.spiffe_id): svid for svid in svids}, bundle, now)
         self._past = past
         return snapshot
@@ -118,10 +129,13 @@ class _Past:
         ports: PortSet,
         pod_connections: int,
         internal_outbound: InternalOutbound,
+        *,
+        keepalive: Keepalive,
     ) -> None:
         self._access_log = access_log
         self._ports = ports
         self._pod_connections = pod_connections
+        self._keepalive = keepalive
         self._view = NodeView()
         self._svids: Mapping[str, X509Svid] = {}
         self._bundle: TrustBundle | None = None
@@ -157,9 +171,11 @@ class _Past:
             if uid not in before.local_pods or _place(before.local_pods[uid]) != _place(local)
         }
         for uid, local in moved.items():
-            edits.put(f"pod {uid}", *pod_clusters(local), tunnel_in(local, log, ports))
+            made = (*pod_clusters(local), tunnel_in(local, log, ports))
+            edits.put(f"pod {uid}", *keeping_alive(made, self._keepalive))
         for uid, local in pods.upserted.items():
-            edits.put(f"plain-in {uid}", plain_in(local, log, ports))
+            made = (plain_in(local, log, ports),)
+            edits.put(f"plain-in {uid}", *keeping_alive(made, self._keepalive))
         same = (before.service_ranges, before.external_ports) == (
             view.service_ranges,
             view.external_ports,
@@ -168,7 +184,8 @@ class _Past:
         if leaving:
             services = match_services(view.service_ranges, view.external_ports)
             for uid, local in leaving.items():
-                edits.put(f"outbound {uid}", outbound(local, services, log, ports))
+                made = (outbound(local, services, log, ports),)
+                edits.put(f"outbound {uid}", *keeping_alive(made, self._keepalive))
 
     def _follow_destinations(self, before: NodeView, view: NodeView, now: float) -> None:
         changes = difference(before.destinations, view.destinations)

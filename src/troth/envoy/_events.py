@@ -150,11 +150,12 @@ def parse(line: bytes) -> ConnectionEvent | None:
         entry = _decoder.decode(line)
     except msgspec.MsgspecError as error:
         raise ValueError(f"no access log line of troth's: {error}") from error
+    flags = frozenset(_text(entry.flags).split(",")) - {""}
     if entry.type == _CONNECTED:
-        return _connected(entry)
+        # With that flag it is only about to be reset, and its end is reported.
+        return None if "UF" in flags else _connected(entry)
     if _text(entry.up):
         return None  # its beginning was reported
-    flags = frozenset(_text(entry.flags).split(",")) - {""}
     asked = port_of_server_name(_text(entry.sni))
     words = _text(entry.ufail) or _text(entry.dfail) or _text(entry.term)
     verdict = reason_of(entry.role, flags, words, names_a_port=asked is not None)

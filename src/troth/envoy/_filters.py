@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from envoy.config.core.v3 import base_pb2
 from envoy.config.core.v3 import substitution_format_string_pb2 as format_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
@@ -13,9 +15,14 @@ from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_stat
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import hash_policy_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
+from google.protobuf.json_format import MessageToDict
+from xds.type.v3 import typed_struct_pb2
 
 from troth.envoy._accesslog import connected_log_options
 from troth.envoy._proto import Message, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SHARED_ONCE = value_pb2.FilterStateValue.SharedWithUpstream.ONCE
 SHARED_TRANSITIVE = value_pb2.FilterStateValue.SharedWithUpstream.TRANSITIVE
@@ -43,11 +50,24 @@ def state(key: str, text: str, *, shared: int = 0, factory: str = "") -> Message
     )
 
 
-def set_filter_state(*values: Message) -> Message:
-    """The network filter that sets ``values`` on each new connection."""
-    return _network_filter(
-        "troth.state", set_filter_state_pb2.Config(on_new_connection=list(values))
-    )
+def set_filter_state(*values: Message, after_handshake: Sequence[Message] = ()) -> Message:
+    """The network filter that sets ``values`` on each new connection.
+
+    Args:
+        values: What it sets at once.
+        after_handshake: What it sets when the client's TLS handshake is complete.
+    """
+    config = set_filter_state_pb2.Config(on_new_connection=list(values))
+    if not after_handshake:
+        return _network_filter("troth.state", config)
+    # The generated class lacks that list, so here it is as JSON.
+    fields = MessageToDict(config, preserving_proto_field_name=True)
+    fields["on_downstream_tls_handshake"] = [
+        MessageToDict(value, preserving_proto_field_name=True) for value in after_handshake
+    ]
+    struct = typed_struct_pb2.TypedStruct(type_url=pack(config).type_url)
+    struct.value.update(fields)
+    return _network_filter("troth.state", struct)
 
 
 def tcp_proxy(
@@ -55,6 +75,7 @@ def tcp_proxy(
     log: list[Message] | None = None,
     *,
     late: bool = False,
+    or_state: bool = False,
     by_client: bool = False,
 ) -> Message:
     """Bytes both ways, for as long as both ends like.
@@ -64,6 +85,8 @@ def tcp_proxy(
         log: The access log to write when the upstream connection stands.
         late: Dial only after the TLS handshake, so that no byte and no connection reaches the
             app on behalf of a client that isn't authenticated.
+        or_state: When no connection comes about there, make one to the cluster that filter state
+            names by then.
         by_client: Clusters that balance by a hash get that of the client's IP; others don't ask.
     """
     proxy = tcp_proxy_pb2.TcpProxy(
@@ -72,6 +95,8 @@ def tcp_proxy(
         # A proxy nobody asked for must not end connections that the two apps keep idle.
         idle_timeout=duration_pb2.Duration(seconds=0),
     )
+    if or_state:
+        proxy.max_connect_attempts.value = 2
     if by_client:
         source = hash_policy_pb2.HashPolicy.SourceIp()
         proxy.hash_policy.append(hash_policy_pb2.HashPolicy(source_ip=source))

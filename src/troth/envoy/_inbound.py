@@ -32,7 +32,7 @@ from troth.envoy._matchers import (
     match_ranges,
     match_whole,
 )
-from troth.envoy._names import cluster_name, listener_name
+from troth.envoy._names import RESET, cluster_name, listener_name
 from troth.envoy._ports import APP_MARK, OWN_PORTS, PORT_SETS
 from troth.envoy._proto import Message, socket_address
 from troth.envoy._reasons import Role
@@ -72,12 +72,15 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
                         state(
                             "envoy.network.transport_socket.original_dst_address",
                             f"{host}:%REQUESTED_SERVER_NAME%",
-                        )
+                        ),
+                        # Not for the first attempt: where that goes has been decided before.
+                        after_handshake=[state("envoy.tcp_proxy.cluster", RESET)],
                     ),
                     tcp_proxy(
                         cluster_name(uid, "app"),
                         connected_access_log(Role.TUNNEL_IN, uid, log),
                         late=True,
+                        or_state=True,
                     ),
                 ],
             )

@@ -5,6 +5,9 @@ from __future__ import annotations
 INTERNAL_OUTBOUND = "outbound"
 """The internal listener, and the cluster that leads to it."""
 
+RESET = "reset"
+"""The listener that resets whatever connects to it, and the cluster that leads to it."""
+
 
 def listener_name(role: str, uid: str) -> str:
     """The listener of pod ``uid`` for ``role``; its counters are called so as well."""

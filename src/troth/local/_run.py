@@ -97,6 +97,7 @@ class _Mesh:
             on_change=lambda: mesh.wake(),  # noqa: PLW0108 - it is made just below
             metrics=metrics,
             pod_connections=settings.pod_connections,
+            keepalive_seconds=settings.keepalive_seconds,
         )
         host = host_dns if settings.uplink else HostDns
         name_server = NameServer(network.gateways, lambda: host().nameservers)

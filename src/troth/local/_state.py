@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth._keepalive import KEEPALIVE_SECONDS
 from troth._listen import ListenAddress
 from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.identity import DEFAULT_TRUST_DOMAIN
@@ -54,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         pod_connections: How many connections of each kind one pod may have open at a time; None
             for the default.
         writable: Absolute paths of the host that containers may change.
+        keepalive_seconds: Within what time a vanished peer is noticed.
     """
 
     paths: tuple[str, ...]
@@ -65,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: ListenAddress | None = None
     pod_connections: int | None = None
     writable: tuple[str, ...] = ()
+    keepalive_seconds: int = KEEPALIVE_SECONDS
 
 
 class StateDirectory:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from troth._keepalive import KEEPALIVE_SECONDS, Keepalive
 from troth.envoy import PORT_SETS, Limits, SnapshotKeeper
 from troth.node._attention import Attention
 from troth.node._certificates import CertificateKeeper, Signer
@@ -72,6 +73,7 @@ class NodeAgent:
         active: Whether it acts from the start, and not when it takes charge.
         pod_connections: As of `Limits.of`.
         memory: As of `Limits.of`.
+        keepalive_seconds: As of `Keepalive.of`.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class NodeAgent:
         active: bool = True,
         pod_connections: int | None = None,
         memory: int | None = None,
+        keepalive_seconds: int = KEEPALIVE_SECONDS,
     ) -> None:
         # Envoy inherits the limit on open files.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -107,6 +110,7 @@ class NodeAgent:
                 ports=ports,
                 pod_connections=limits.pod_connections,
                 drain_seconds=DRAIN_SECONDS,
+                keepalive=Keepalive.of(keepalive_seconds),
             ),
             alone=not announcement_seconds,
         )

@@ -64,11 +64,16 @@ _TO_APP = f"""\
     iif != "lo" socket mark {APP_MARK:#x} drop
   }}"""
 
+_UNHEARD = "socket wildcard 0 return; socket wildcard 1 return; reject with tcp reset"
+"""Whatever socket the kernel finds is either; there is none of a port that nobody listens on."""
+
 _ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
 """Of either Envoy: the first packets of a connection that is led to one may come again later."""
 
 
-def capture_rules(ports: PortSet = PORT_SETS[0], *, probes: bool = False) -> str:
+def capture_rules(
+    ports: PortSet = PORT_SETS[0], *, probes: bool = False, refusing: bool = True
+) -> str:
     """The whole table as one nftables transaction, for IPv4 and IPv6 alike.
 
     Args:
@@ -76,7 +81,10 @@ def capture_rules(ports: PortSet = PORT_SETS[0], *, probes: bool = False) -> str
             elsewhere before stay there.
         probes: Let what comes from the probes' source reach the pod as it is. Only where the node's
             own rules (`_host_rules`) see to it that nobody else has that address.
+        refusing: Refuse what comes for a port that nobody in the pod listens on, as the pod itself
+            would, instead of accepting it first. Needs Linux 5.11.
     """
+    unheard = f'iif != "lo" fib daddr type local tcp dport != {TUNNEL_PORT} {_FIRST} jump unheard'
     exempt = _PROBES if probes else ""
     hidden = ", ".join(str(port) for port in OWN_PORTS if port != TUNNEL_PORT)
     tunnel = "return" if ports.tunnel == TUNNEL_PORT else f"{_FIRST} dnat to :{ports.tunnel}"
@@ -89,6 +97,10 @@ table inet {TABLE} {{
     type filter hook prerouting priority -150; policy accept;
     iif != "lo" tcp dport {{ {hidden} }} drop
     iif != "lo" ip daddr 127.0.0.0/8 drop
+    {unheard if refusing else ""}
+  }}
+  chain unheard {{
+    {_UNHEARD if refusing else ""}
   }}
   chain outbound {{
     type nat hook output priority -100; policy accept;
@@ -172,7 +184,10 @@ async def capture(
     door = no_stranger_rules() if strangers is None else stranger_rules(strangers)
     lacking = await asyncio.to_thread(apply_sysctls, netns)
     await asyncio.to_thread(keep_inside, netns)
-    await apply_ruleset(netns, capture_rules(ports, probes=probes) + door)
+    try:
+        await apply_ruleset(netns, capture_rules(ports, probes=probes) + door)
+    except PeerError:  # an older kernel, or there is no such namespace
+        await apply_ruleset(netns, capture_rules(ports, probes=probes, refusing=False) + door)
     if lacking:  # the rules may have brought them
         await asyncio.to_thread(apply_sysctls, netns)
 

@@ -16,3 +16,8 @@ class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: Path
     access_log: Path
     journal: Path
+
+    @property
+    def reset(self) -> Path:
+        """The socket on which Envoy resets connections that have nowhere to go."""
+        return self.admin.with_name("reset.sock")

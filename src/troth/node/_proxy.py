@@ -98,6 +98,7 @@ class Proxy:
             ads_socket=self._paths.ads,
             admin_socket=self._paths.admin,
             worker_socket=self._paths.worker,
+            reset_socket=self._paths.reset,
             limits=self._limits,
         )
         self._paths.bootstrap.touch(mode=0o600)
