@@ -170,6 +170,28 @@ def a_port_that_nobody_listens_on_is_refused(directory: Path) -> None:
     }
 
 
+def a_port_that_the_app_closed_a_connection_at_can_be_called_again(directory: Path) -> None:
+    """From the same port: the app's end of the earlier one is in TIME-WAIT."""
+    pod, other = two_linked_namespaces(directory)
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        with listening(pod, mine, 80) as app, listening(pod, mine, 15006) as inbound:
+            with _netns.socket_in(other, family_of(theirs)) as client:
+                client.bind((theirs, 45_000))
+                client.connect((mine, 80))
+                assert taken_by(app)
+                client.settimeout(5)
+                assert client.recv(1) == b""
+            wait_until(
+                lambda: (
+                    ":45000" in run(*_netns.enter_command(pod), "ss", "-Htan", "state", "time-wait")
+                )
+            )
+            asyncio.run(capture(pod))
+            assert reaches_from(other, (theirs, 45_000), (mine, 80))
+            assert taken_by(inbound)
+            asyncio.run(release(pod))
+
+
 def outcome(netns: Path, address: str, port: int) -> int:
     """What became of a connection: an error's number, or 0."""
     with _netns.socket_in(netns, family_of(address)) as client:
@@ -494,6 +516,10 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
         pytest.param(tcp_goes_through_envoy, id="TCP goes through Envoy, both ways"),
         pytest.param(
             a_port_that_nobody_listens_on_is_refused, id="a port nobody listens on is refused"
+        ),
+        pytest.param(
+            a_port_that_the_app_closed_a_connection_at_can_be_called_again,
+            id="a client's port can be used again that the app has in TIME-WAIT",
         ),
         pytest.param(without_envoy_nothing_passes, id="without Envoy nothing passes"),
         pytest.param(

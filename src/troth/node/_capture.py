@@ -64,8 +64,12 @@ _TO_APP = f"""\
     iif != "lo" socket mark {APP_MARK:#x} drop
   }}"""
 
-_UNHEARD = "socket wildcard 0 return; socket wildcard 1 return; reject with tcp reset"
-"""Whatever socket the kernel finds is either; there is none of a port that nobody listens on."""
+_UNHEARD = "socket transparent 0 return; socket transparent 1 return; reject with tcp reset"
+"""Whatever socket the kernel finds is either; there is none of a port that nobody listens on.
+
+Also one in TIME-WAIT, which a client may open again (RFC 9293, 3.6.1). Of that the kernel has no
+`socket wildcard`.
+"""
 
 _ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
 """Of either Envoy: the first packets of a connection that is led to one may come again later."""
