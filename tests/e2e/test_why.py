@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.harness import Host, Mesh, eventually
+from tests.e2e.harness import PYTHON, Host, Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import FILE, apply, clients, wait_serving
 
@@ -89,7 +90,44 @@ def test_an_app_that_does_not_listen_is_told_apart_from_a_refusal(mesh: Mesh, we
     assert web.get("payments", 99).cut
     told = refusal(mesh, source="finance/web", reason="app_unreachable")
     assert (told["outcome"], told["port"]) == ("failed", 99)
-    assert "nothing took the connection at port 99 of finance/payments" in told["cause"]
+    cause = "nothing took the connection at port 99 of finance/payments: nothing listens on port 99"
+    assert cause in told["cause"]
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "family", "told_of_it"),
+    [
+        ("0.0.0.0", 1, "it listens on 0.0.0.0:7999 alone, so not on IPv6"),
+        ("127.0.0.1", 0, "it listens on 127.0.0.1:7999 alone, so not on the pod's address"),
+    ],
+)
+def test_an_app_that_listens_elsewhere_is_told_where(
+    listens_on: str, family: int, told_of_it: str, mesh: Mesh, web: Client
+) -> None:
+    server = mesh.start(
+        "finance/payments", PYTHON, "-c", _LISTEN, listens_on, stdout=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"listens\n"
+        assert web.get(mesh.pod("finance/payments")["addresses"][family], 7999).cut
+
+        def told() -> bool:
+            seen = refusal(mesh, source="finance/web", reason="app_unreachable")
+            return told_of_it in seen["cause"]
+
+        eventually(told, what=told_of_it)
+    finally:
+        server.kill()
+        server.communicate()
+
+
+_LISTEN = """
+import socket, sys, time
+server = socket.create_server((sys.argv[1], 7999))
+print("listens", flush=True)
+time.sleep(60)
+"""
 
 
 def test_a_port_of_troths_own_is_told_to_be_one_and_by_whom(mesh: Mesh, web: Client) -> None:

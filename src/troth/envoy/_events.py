@@ -67,7 +67,8 @@ class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True):
         time: When the connection began, UTC.
         outcome: What became of it.
         reason: Why, as a stable code; ``none`` for what was accepted.
-        detail: Envoy's own words about a failure; printable, at most 1024 characters.
+        detail: Envoy's own words about a failure, or the agent's; printable, at most 1024
+            characters.
         side: Whose proxy reports.
         pod: UID of the pod whose proxy this is.
         source_address: Where the connection came from.

@@ -95,9 +95,9 @@ TEXTS: Mapping[Reason, Texts] = {
         "Connect again; if it stays, `troth status` says why there is none.",
     ),
     Reason.APP_UNREACHABLE: Texts(
-        "It was let in, but nothing took the connection at port {port} of {destination}.",
-        "Start the app, and let it listen at the pod's address (0.0.0.0 or ::), "
-        "not at 127.0.0.1 alone.",
+        "It was let in, but nothing took the connection at port {port} of {destination}{said}.",
+        "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
+        "families), not at 127.0.0.1 alone.",
     ),
     Reason.UNREACHABLE: Texts(
         "{destination} takes no connections at port {port}, or there is no way to it.",
@@ -172,6 +172,7 @@ class Explainer:
             "reporter": total.source if by_client else name,
             "claimed": event.claimed_peer or "no SPIFFE ID",
             "detail": event.detail.rstrip(".") or "without a word",
+            "said": f": {event.detail}" if event.detail else "",
             "trust_domain": str(self._world.trust_domain),
             "join": _join(self._world, source, total.source),
             "join_shower": _join(self._world, self.names.pod(shower), shower),

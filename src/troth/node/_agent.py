@@ -27,6 +27,7 @@ from troth.node._enrolment import DRAIN_SECONDS
 from troth.node._figures import Figures
 from troth.node._host_rules import HostRules
 from troth.node._ledger import Ledger
+from troth.node._listeners import Listeners
 from troth.node._proxy import Proxy
 from troth.node._strangers import StrangerLimits, Strangers
 
@@ -123,6 +124,7 @@ class NodeAgent:
         stranger_limits = StrangerLimits.of(limits)
         self._strangers = Strangers(stranger_limits)
         self._pods = Enroller(grace=announcement_seconds, ports=ports, strangers=stranger_limits)
+        self._listeners = Listeners(lambda: self._pods.netns)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._credentials: Credentials | None = None
@@ -332,7 +334,7 @@ class NodeAgent:
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(self.certificates.run())
-            tasks.create_task(self._ledger.read(pipe, self._strangers))
+            tasks.create_task(self._ledger.read(pipe, self._strangers, self._listeners))
             tasks.create_task(self._ledger.watch_strangers(self._strangers))
             tasks.create_task(self._ledger.watch(self._proxy.overflows))
             tasks.create_task(self.journal.run())

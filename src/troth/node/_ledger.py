@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from troth.envoy import AccessLogPipe, OverflowWatch
     from troth.mesh import Connection, World
+    from troth.node._listeners import Listeners
     from troth.node._metrics import NodeMetrics
     from troth.node._strangers import Strangers
 
@@ -63,12 +64,18 @@ class Ledger:
         if self._metrics is not None:
             self._metrics.connection(connection)
 
-    async def read(self, pipe: AccessLogPipe, strangers: Strangers) -> None:
-        """Take in what Envoy reports, until cancelled; ``strangers`` hears of it first."""
+    async def read(self, pipe: AccessLogPipe, strangers: Strangers, listeners: Listeners) -> None:
+        """Take in what Envoy reports, until cancelled.
+
+        Args:
+            pipe: Where Envoy reports.
+            strangers: Hears of each event first.
+            listeners: Completes those that no app took.
+        """
         async for event in pipe.events():
             strangers.hear(event)
             if self._observer is not None:
-                self._tell(self._observer.connection(event))
+                self._tell(self._observer.connection(await listeners.complete(event)))
 
     async def watch(self, watch: OverflowWatch) -> None:
         """Take in what Envoy refuses for being too much, until cancelled."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from troth.errors import PeerError
-from troth.node._netlink import dump
+from troth.node._netlink import aligned, dump
 from troth.node._netns import call_in
 
 if TYPE_CHECKING:
@@ -24,8 +25,54 @@ _SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = struct.Struct("=BBBBI48x")
 _PORT = struct.Struct("!4xH")
+_MESSAGE = 72  # struct inet_diag_msg
+_ADDRESS = slice(8, 24)
+_ATTRIBUTE = struct.Struct("=HH")
+_INET_DIAG_SKV6ONLY = 11
 
 _TABLES = ("tcp", "tcp6")
+
+
+class ListeningSocket(NamedTuple):
+    """A TCP socket that listens.
+
+    Attributes:
+        address: Where; ``0.0.0.0`` or ``::`` for every address.
+        port: The port.
+        dual_stack: Whether one on ``::`` takes IPv4, too.
+    """
+
+    address: str
+    port: int
+    dual_stack: bool = False
+
+    def takes(self, address: str) -> bool:
+        """Whether it takes a connection to an address of the pod."""
+        if self.address == address:
+            return True
+        if not ip_address(self.address).is_unspecified:
+            return False
+        return self.dual_stack or (":" in self.address) == (":" in address)
+
+    def __str__(self) -> str:
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else f"{self.address}:{self.port}"
+        )
+
+
+def listening_sockets(netns: Path) -> frozenset[ListeningSocket]:
+    """The TCP sockets that listen in the network namespace at ``netns``; by sock_diag(7).
+
+    Raises:
+        PeerError: There is no network namespace, or the kernel doesn't answer.
+        EnvironmentLackError: It may not be entered.
+    """
+    try:
+        return frozenset(call_in(netns, lambda: list(map(_socket, _diagnosed()))))
+    except OSError as error:
+        raise PeerError(f"network namespace {netns}", f"tells no sockets: {error}") from error
 
 
 def listening_ports(netns: Path) -> frozenset[int]:
@@ -39,7 +86,9 @@ def listening_ports(netns: Path) -> frozenset[int]:
         EnvironmentLackError: It may not be entered.
     """
     try:
-        return frozenset(call_in(netns, lambda: list(_diagnosed())))
+        return frozenset(
+            call_in(netns, lambda: [_PORT.unpack_from(each)[0] for each in _diagnosed()])
+        )
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise PeerError(f"network namespace {netns}", f"tells no sockets: {error}") from error
@@ -57,11 +106,29 @@ def connected_ports(netns: Path) -> frozenset[int]:
     return frozenset(port for port, state in _sockets(netns) if state not in _UNCONNECTED)
 
 
-def _diagnosed() -> Iterator[int]:
+def _diagnosed() -> Iterator[bytes]:
+    """``struct inet_diag_msg`` with its attributes, of each socket that listens."""
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN)
         for _, body in dump(_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, request):
-            yield _PORT.unpack_from(body)[0]
+            yield body
+
+
+def _socket(message: bytes) -> ListeningSocket:
+    family, (port,) = message[0], _PORT.unpack_from(message)
+    if family == socket.AF_INET:
+        return ListeningSocket(socket.inet_ntop(socket.AF_INET, message[_ADDRESS][:4]), port)
+    address = ip_address(message[_ADDRESS])
+    return ListeningSocket(str(address), port, dual_stack=not _is_ipv6_only(message[_MESSAGE:]))
+
+
+def _is_ipv6_only(attributes: bytes) -> bool:
+    while attributes:
+        size, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _INET_DIAG_SKV6ONLY:
+            return attributes[_ATTRIBUTE.size] != 0
+        attributes = attributes[aligned(size) :]
+    return False
 
 
 def _sockets(netns: Path) -> list[tuple[int, int]]:
