@@ -26,6 +26,8 @@ pytestmark = pytest.mark.cluster
 
 _numbers = itertools.count(1)
 
+_CURL_NO_CONNECTION = 7
+
 
 @pytest.fixture(scope="module")
 def mesh(cluster: Cluster) -> Iterator[ClusterMesh]:
@@ -164,6 +166,29 @@ def test_services_are_balanced_by_envoy_and_reached_by_the_tunnel(
             functools.partial(answers, mesh, shop, service, f"web-{n} 8080 /"),
             what=f"an answer of web-{n}",
         )
+
+
+def test_a_service_is_refused_while_nothing_serves_it(mesh: ClusterMesh, shop: str) -> None:
+    mesh.client(shop, "friend", "node-3")
+    mesh.await_captured(shop, "friend")
+    service = mesh.service(shop, "web")
+
+    def is_refused(port: int) -> bool:
+        url = f"http://{service}:{port}/"
+        done = mesh.cluster.exec(shop, "friend", "curl", "-sS", "--max-time", "5", url)
+        return done.returncode == _CURL_NO_CONNECTION
+
+    eventually(lambda: is_refused(80), what="the refusal without an endpoint")
+    mesh.serve(shop, "web", "node-1")
+    eventually(lambda: answers(mesh, shop, service, "web 8080 /"), what="the answer")
+    assert is_refused(81)
+    mesh.agents["node-3"].terminate()
+    mesh.cluster.client.delete(Pod, "web", namespace=shop)
+    mesh.agents["node-3"].start()
+    mesh.await_agent("node-3")
+    eventually(lambda: is_refused(80), what="the refusal by the next agent")
+    mesh.serve(shop, "web-2", "node-1", labels={"app": "web"})
+    eventually(lambda: answers(mesh, shop, service, "web-2 8080 /"), what="the other answer")
 
 
 def test_an_app_sees_its_clients_address_by_tunnel_and_in_plaintext(

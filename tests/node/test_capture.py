@@ -109,7 +109,14 @@ def taken_by(server: socket.socket) -> bool:
 def rules(netns: Path) -> Any:
     command = [*_netns.enter_command(netns), "nft", "-j", "list", "ruleset"]
     listing = json.loads(run(*command))["nftables"]
-    return [without_handles(each) for each in listing if "metainfo" not in each]
+    found = [without_handles(each) for each in listing if "metainfo" not in each]
+    return sorted(found, key=table_of)  # a table that is made once more is the last
+
+
+def table_of(item: dict[str, Any]) -> str:
+    """The table that an object of a listing is, or is in."""
+    ((kind, value),) = item.items()
+    return str(value["name" if kind == "table" else "table"])
 
 
 def without_handles(value: Any) -> Any:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 
 from troth.check._facts import MachineFacts
-from troth.node import StrangerLimits, capture_rules, stranger_rules
+from troth.node import StrangerLimits, capture_rules, stranger_rules, unserved_rules
 
 _TOOLS = ("nft", "nsenter", "setpriv", "unshare")
 _SECONDS = 10.0
@@ -59,7 +59,7 @@ def _try_capture() -> str | None:
     """
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     limits = StrangerLimits(burst=4, total_burst=8, total_rate=1)  # any
-    rules = capture_rules() + stranger_rules(limits)
+    rules = capture_rules() + stranger_rules(limits) + unserved_rules()
     done = _run(("unshare", *user, "--net", "nft", "--file", "-"), rules)
     if done is None or (done.returncode and _NOT_PERMITTED.search(done.stderr)):
         return None

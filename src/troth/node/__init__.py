@@ -14,6 +14,7 @@ from troth.node._journal import Journal
 from troth.node._paths import NodePaths
 from troth.node._strangers import StrangerLimits, stranger_rules
 from troth.node._sysctls import set_sysctl
+from troth.node._unserved import unserved_rules
 
 __all__ = [
     "History",
@@ -33,4 +34,5 @@ __all__ = [
     "node_namespaces",
     "set_sysctl",
     "stranger_rules",
+    "unserved_rules",
 ]

@@ -30,6 +30,7 @@ from troth.node._ledger import Ledger
 from troth.node._listeners import Listeners
 from troth.node._proxy import Proxy
 from troth.node._strangers import StrangerLimits, Strangers
+from troth.node._unserved import Unserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -123,6 +124,7 @@ class NodeAgent:
         self._ports = ports
         stranger_limits = StrangerLimits.of(limits)
         self._strangers = Strangers(stranger_limits)
+        self._unserved = Unserved()
         self._pods = Enroller(grace=announcement_seconds, ports=ports, strangers=stranger_limits)
         self._listeners = Listeners(lambda: self._pods.netns)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
@@ -304,6 +306,7 @@ class NodeAgent:
             if self._host is not None:
                 await self._host.let_go()
             self._strangers.close()
+            self._unserved.close()
             self._ledger.hand_over(tell)
             self._on_change()
             return self._pods.joining
@@ -330,6 +333,7 @@ class NodeAgent:
         """Run until cancelled; then stop Envoy and leave its sockets removed."""
         async with (
             self._strangers,
+            self._unserved,
             self._proxy.running() as pipe,
             asyncio.TaskGroup() as tasks,
         ):
@@ -399,6 +403,7 @@ class NodeAgent:
         )
         for moment in {told.rest_at, told.until} - {None}:
             self._wake_once(moment)
+        self._unserved.update(told.view.services)
         if told.snapshot != self._pushed:
             self._pushed = told.snapshot
             self._proxy.ads.update(told.snapshot)
@@ -437,7 +442,9 @@ class NodeAgent:
             probes = self._host.in_place
         if await self._pods.act(told.ready, reasons, probes=probes):
             self._wake()
-        await self._strangers.follow({uid: self._pods.netns[uid] for uid in self._pods.redirected})
+        redirected = {uid: self._pods.netns[uid] for uid in self._pods.redirected}
+        await self._strangers.follow(redirected)
+        await self._unserved.follow(redirected)
         self._wake_at(self._pods.next_look())
 
     async def _prepare(self, world: World, served: Collection[str]) -> None:

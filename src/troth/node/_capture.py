@@ -27,6 +27,7 @@ from troth.node._netns import enter_command
 from troth.node._routes import keep_inside
 from troth.node._strangers import no_stranger_rules, stranger_rules
 from troth.node._sysctls import apply_sysctls
+from troth.node._unserved import no_unserved_rules, unserved_rules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,6 +187,7 @@ async def capture(
         PeerError: The kernel refused the rules.
     """
     door = no_stranger_rules() if strangers is None else stranger_rules(strangers)
+    door += unserved_rules()
     lacking = await asyncio.to_thread(apply_sysctls, netns)
     await asyncio.to_thread(keep_inside, netns)
     try:
@@ -198,7 +200,7 @@ async def capture(
 
 async def release(netns: Path) -> None:
     """Capture nothing new in the network namespace at ``netns``; raises as `capture` does."""
-    await apply_ruleset(netns, release_rules() + no_stranger_rules())
+    await apply_ruleset(netns, release_rules() + no_stranger_rules() + no_unserved_rules())
 
 
 async def is_captured(netns: Path) -> bool:

@@ -11,7 +11,10 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from troth.node._netlink import aligned
 from troth.node._netns import call_in
@@ -50,6 +53,20 @@ _MOST_IN_A_MESSAGE = 1000
 """An attribute's length is 16 bits."""
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """Elements that come to a set and leave it.
+
+    Attributes:
+        name: The set's.
+        added: Keys; elements that are in it stay as they are.
+        removed: Keys of elements that are in it.
+    """
+
+    name: str
+    added: Collection[bytes] = ()
+    removed: Collection[bytes] = ()
+
+
 class SetElements:
     """The sets of one table of family ``inet`` in the network namespace at ``netns``.
 
@@ -85,7 +102,7 @@ class SetElements:
         Raises:
             OSError: The kernel refuses: there is no such set (ENOENT), or it is full (ENFILE).
         """
-        self._change(_NEW_ELEMENT, _NLM_F_CREATE, name, keys)
+        self.change([Change(name=name, added=tuple(keys))])
 
     def remove(self, name: str, key: bytes) -> None:
         """Remove an element; no-op if it isn't there.
@@ -94,9 +111,43 @@ class SetElements:
             OSError: The kernel refuses.
         """
         try:
-            self._change(_DELETE_ELEMENT, 0, name, [key])
+            self.change([Change(name=name, removed=[key])])
         except FileNotFoundError:
             return
+
+    def change(self, changes: Iterable[Change]) -> None:
+        """Change several sets in one transaction: all of it comes into force at once, or nothing.
+
+        Raises:
+            OSError: The kernel refuses: there is no such set, or no such element to remove
+                (ENOENT); it is full (ENFILE); there is more than fits in one message (EMSGSIZE).
+        """
+        messages = [message for change in changes for message in self._messages(change)]
+        if not messages:
+            return
+        # Of all but the last only errors are told.
+        flags = [_NLM_F_REQUEST] * (len(messages) - 1) + [_NLM_F_REQUEST | _NLM_F_ACK]
+        self._transact(
+            _message(kind, flag | own, body)
+            for flag, (kind, own, body) in zip(flags, messages, strict=True)
+        )
+
+    def clear(self, name: str) -> None:
+        """Remove all elements of a set.
+
+        Raises:
+            OSError: The kernel refuses: there is no such set (ENOENT).
+        """
+        body = _family(_NFPROTO_INET) + self._list(name)
+        self._transact([_message(_DELETE_ELEMENT, _NLM_F_REQUEST | _NLM_F_ACK, body)])
+
+    def keys(self, name: str) -> frozenset[bytes]:
+        """The keys of a set's elements.
+
+        Raises:
+            OSError: The kernel refuses: there is no such set (ENOENT).
+        """
+        return frozenset(key for key, _ in self._elements(name))
 
     def counts(self, name: str) -> Mapping[bytes, int]:
         """The packets that a set's elements have counted, by key.
@@ -104,41 +155,53 @@ class SetElements:
         Raises:
             OSError: The kernel refuses: there is no such set (ENOENT).
         """
+        found: dict[bytes, int] = {}
+        for key, parts in self._elements(name):
+            expression = _attributes(parts.get(_ELEMENT_EXPRESSION, b""))
+            counter = _attributes(expression.get(_EXPRESSION_DATA, b""))
+            if _COUNTER_PACKETS in counter:
+                found[key] = _COUNT.unpack(counter[_COUNTER_PACKETS])[0]
+        return found
+
+    def _elements(self, name: str) -> Iterator[tuple[bytes, Mapping[int, bytes]]]:
+        """A set's elements: their keys and attributes."""
         body = self._list(name)
         self._ask(
             _message(_GET_ELEMENT, _NLM_F_REQUEST | _NLM_F_DUMP, _family(_NFPROTO_INET) + body)
         )
-        found: dict[bytes, int] = {}
         for answer in self._answers():
             elements = _attributes(answer[_FAMILY.size :]).get(_LIST_ELEMENTS, b"")
             for _, element in _each_attribute(elements):
                 parts = _attributes(element)
-                key = _attributes(parts[_ELEMENT_KEY])[_DATA_VALUE]
-                expression = _attributes(parts.get(_ELEMENT_EXPRESSION, b""))
-                counter = _attributes(expression.get(_EXPRESSION_DATA, b""))
-                if _COUNTER_PACKETS in counter:
-                    found[key] = _COUNT.unpack(counter[_COUNTER_PACKETS])[0]
-        return found
+                yield _attributes(parts[_ELEMENT_KEY])[_DATA_VALUE], parts
 
-    def _change(self, kind: int, flags: int, name: str, keys: Iterable[bytes]) -> None:
-        elements = [
-            _attribute(
-                _LIST_ELEMENT | _NESTED,
-                _attribute(_ELEMENT_KEY | _NESTED, _attribute(_DATA_VALUE, key)),
-            )
-            for key in keys
-        ]
-        for start in range(0, len(elements), _MOST_IN_A_MESSAGE):
-            some = b"".join(elements[start : start + _MOST_IN_A_MESSAGE])
-            body = self._list(name) + _attribute(_LIST_ELEMENTS | _NESTED, some)
-            batch = _family(_NFPROTO_UNSPEC, _NFTABLES)
-            self._ask(
-                _message(_BATCH_BEGIN, _NLM_F_REQUEST, batch)
-                + _message(kind, _NLM_F_REQUEST | _NLM_F_ACK | flags, _family(_NFPROTO_INET) + body)
-                + _message(_BATCH_END, _NLM_F_REQUEST, batch)
-            )
-            for _ in self._answers():
-                pass
+    def _messages(self, change: Change) -> Iterator[tuple[int, int, bytes]]:
+        """The kind, flags and body of each message that is needed."""
+        for kind, flags, keys in (
+            (_NEW_ELEMENT, _NLM_F_CREATE, change.added),
+            (_DELETE_ELEMENT, 0, change.removed),
+        ):
+            elements = [
+                _attribute(
+                    _LIST_ELEMENT | _NESTED,
+                    _attribute(_ELEMENT_KEY | _NESTED, _attribute(_DATA_VALUE, key)),
+                )
+                for key in keys
+            ]
+            for start in range(0, len(elements), _MOST_IN_A_MESSAGE):
+                some = b"".join(elements[start : start + _MOST_IN_A_MESSAGE])
+                body = self._list(change.name) + _attribute(_LIST_ELEMENTS | _NESTED, some)
+                yield kind, flags, _family(_NFPROTO_INET) + body
+
+    def _transact(self, messages: Iterable[bytes]) -> None:
+        batch = _family(_NFPROTO_UNSPEC, _NFTABLES)
+        self._ask(
+            _message(_BATCH_BEGIN, _NLM_F_REQUEST, batch)
+            + b"".join(messages)
+            + _message(_BATCH_END, _NLM_F_REQUEST, batch)
+        )
+        for _ in self._answers():
+            pass
 
     def _list(self, name: str) -> bytes:
         return _attribute(_LIST_TABLE, self._table.encode() + b"\0") + _attribute(
