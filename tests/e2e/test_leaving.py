@@ -20,6 +20,12 @@ pytestmark = pytest.mark.e2e
 
 FILE = "label.yaml"
 ROUNDS = 2
+TUNNELLED = (
+    ("shop/web", "app.other:8080"),
+    ("shop/web", "app.shop:8080"),
+    ("other/web", "app.shop:8080"),
+)
+"""Who calls whom all the time, by the tunnel while namespace shop is in the mesh."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,8 @@ def test_no_connection_ends_because_its_pod_leaves_the_mesh_or_comes_back(
         with contextlib.ExitStack() as loads:
             if not strict:
                 loads.enter_context(load(mesh, "legacy/web", "app.shop:8080"))
-            loads.enter_context(load(mesh, "shop/web", "app.other:8080"))
+            for web_pod, url in TUNNELLED:
+                loads.enter_context(load(mesh, web_pod, url))
             for turn in range(ROUNDS):
                 for in_mesh in (True, False):
                     label(mesh, in_mesh=in_mesh, mode=mode)

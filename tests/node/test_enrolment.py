@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from troth.mesh import Pod, PodPhase
-from troth.node._enrolment import DRAIN_SECONDS, Enrolment
+from troth.node._enrolment import DRAIN_SECONDS, LATE_SECONDS, Enrolment
 
 GRACE = 2.0
 NETNS = Path("/run/netns/a")
@@ -160,6 +160,12 @@ def test_a_released_pod_keeps_its_listeners_for_its_last_connections(node: Node)
     assert enrolment.draining == set(enrolment.netns) == enrolment.lenient == {"a"}
     enrolment.forget("a")
     assert enrolment.netns == {}
+
+
+def test_a_released_pod_is_served_until_nobody_comes_late(node: Node) -> None:
+    enrolment = node.draining()
+    assert not enrolment.awaiting_nobody(node.now + LATE_SECONDS - 1)
+    assert enrolment.awaiting_nobody(node.now + LATE_SECONDS) == {"a"}
 
 
 def test_a_connection_that_never_ends_keeps_the_listeners_for_a_limited_time(node: Node) -> None:

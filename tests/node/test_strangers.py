@@ -102,13 +102,13 @@ def an_ipv6_network_gets_no_more_than_half_of_that(directory: Path) -> None:
             enter = [*_netns.enter_command(other), "ip", "addr", "add", f"{source}/64"]
             asyncio.run(succeed(*enter, "dev", "eth9", "nodad"))
             got += come(other, POD_V6, 4, source=source)
-        assert 6 <= got < 10
+        assert 6 <= got < 12
 
 
 def the_apps_ports_have_no_such_limit(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
     asyncio.run(capture(pod, strangers=LIMITS))
-    with listening(pod, POD, 15006):
+    with listening(pod, POD, 15006), listening(pod, POD, 80):
         assert all(reaches(other, POD, 80, seconds=SOON) for _ in range(20))
 
 
@@ -180,12 +180,73 @@ def what_is_dropped_of_strangers_is_told_and_of_newcomers_is_not(directory: Path
 
 def a_released_pod_knows_no_strangers(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
-    assert TABLE in str(rules(pod))
     asyncio.run(release(pod))
-    assert TABLE not in str(rules(pod))
+    asyncio.run(capture(pod, strangers=LIMITS))
     with listening(pod, POD, TUNNEL_PORT):
+        assert come(other, POD, 20) < 20
+        asyncio.run(release(pod))
         assert come(other, POD, 20) == 20
+
+
+def a_pod_that_comes_back_knows_its_peers(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod, strangers=LIMITS))
+
+    async def scene(mine: str, theirs: str) -> None:
+        async with Strangers(LIMITS) as strangers:
+            await strangers.follow({"a": pod})
+            strangers.hear(event(theirs))
+            await release(pod)
+            await strangers.follow({})
+            await capture(pod, strangers=LIMITS)
+            assert await asyncio.to_thread(come, other, mine, 20) == 20
+
+    for mine, theirs in WAYS:
+        with listening(pod, mine, TUNNEL_PORT):
+            asyncio.run(scene(mine, theirs))
+
+
+def a_pod_that_joins_knows_the_peers_of_another(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(other, strangers=LIMITS))
+    asyncio.run(release(other))  # what leaves it is to come to the pod directly
+
+    async def scene() -> None:
+        async with Strangers(LIMITS) as strangers:
+            await strangers.follow({"a": other})
+            for _, theirs in WAYS:
+                strangers.hear(event(theirs))
+            strangers.hear(event("10.9.9.77"))
+            for _ in range(LIMITS.burst + 1):
+                strangers.hear(event("10.9.9.77", Reason.NO_HANDSHAKE))
+            await strangers.follow({"a": other, "b": pod})
+            for mine, _ in WAYS:
+                assert await asyncio.to_thread(come, other, mine, 20) == 20
+            assert "10.9.9.77" not in str(rules(pod))
+
+    with listening(pod, POD, TUNNEL_PORT), listening(pod, POD_V6, TUNNEL_PORT):
+        asyncio.run(scene())
+
+
+def a_peer_of_an_earlier_agents_that_proves_nothing_is_a_stranger_again(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    asyncio.run(capture(pod, strangers=LIMITS))
+
+    async def scene() -> None:
+        async with Strangers(LIMITS) as earlier:
+            await earlier.follow({"a": pod})
+            earlier.hear(event(OTHER))
+        async with Strangers(LIMITS) as strangers:
+            await strangers.follow({"a": pod})
+            for _ in range(LIMITS.burst):
+                strangers.hear(event(OTHER, Reason.NO_HANDSHAKE))
+            assert await asyncio.to_thread(come, other, POD, 8) == 8
+            strangers.hear(event(OTHER, Reason.NO_HANDSHAKE))
+            assert await asyncio.to_thread(come, other, POD, 8) < 8
+
+    with listening(pod, POD, TUNNEL_PORT):
+        asyncio.run(scene())
 
 
 def sets_are_read_and_changed(directory: Path) -> None:
@@ -221,6 +282,9 @@ async def succeed(*command: str) -> None:
         who_proves_nothing_any_more_is_a_stranger_again,
         what_is_dropped_of_strangers_is_told_and_of_newcomers_is_not,
         a_released_pod_knows_no_strangers,
+        a_pod_that_comes_back_knows_its_peers,
+        a_pod_that_joins_knows_the_peers_of_another,
+        a_peer_of_an_earlier_agents_that_proves_nothing_is_a_stranger_again,
         sets_are_read_and_changed,
     ],
     ids=lambda scene: scene.__name__.replace("_", " "),

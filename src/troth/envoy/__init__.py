@@ -13,7 +13,13 @@ from troth.envoy._bootstrap import bootstrap
 from troth.envoy._build import SnapshotKeeper, build_snapshot
 from troth.envoy._command import EnvoyOptions, find_envoy
 from troth.envoy._events import ConnectionEvent
-from troth.envoy._limits import HANDSHAKE_SECONDS, HELLO_SECONDS, POD_CONNECTIONS, Limits
+from troth.envoy._limits import (
+    CONNECT_SECONDS,
+    HANDSHAKE_SECONDS,
+    HELLO_SECONDS,
+    POD_CONNECTIONS,
+    Limits,
+)
 from troth.envoy._logpipe import AccessLogPipe
 from troth.envoy._overflow import Overflow
 from troth.envoy._overflow_watch import OverflowWatch
@@ -35,6 +41,7 @@ from troth.envoy._worker import Worker
 
 __all__ = [
     "APP_MARK",
+    "CONNECT_SECONDS",
     "ENVOY_MARK",
     "HANDSHAKE_SECONDS",
     "HELLO_SECONDS",

@@ -23,7 +23,7 @@ from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.type.metadata.v3 import metadata_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
-from troth.envoy._limits import buffer_limit
+from troth.envoy._limits import CONNECT_SECONDS, buffer_limit
 from troth.envoy._names import INTERNAL_OUTBOUND, cluster_name, service_cluster_name
 from troth.envoy._ports import ENVOY_MARK, TUNNEL_PORT
 from troth.envoy._proto import Message, mark_option, pack, socket_address
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from troth.mesh import Endpoint, ExternalPort, LocalPod, Service
 
-_CONNECT_TIMEOUT_SECONDS = 10
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 _RING_SHARES = 128
 """Of each endpoint on the ring: clients then spread to within a tenth or so."""
@@ -97,7 +96,7 @@ def _base(name: str) -> Message:
     unlimited = wrappers_pb2.UInt32Value(value=2**32 - 1)
     return cluster_pb2.Cluster(
         name=name,
-        connect_timeout=duration_pb2.Duration(seconds=_CONNECT_TIMEOUT_SECONDS),
+        connect_timeout=duration_pb2.Duration(seconds=CONNECT_SECONDS),
         per_connection_buffer_limit_bytes=buffer_limit(),
         # The default of 1,024 connections is for proxies somebody sized; the apps set the limits.
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(

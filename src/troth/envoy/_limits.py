@@ -33,6 +33,9 @@ BUFFER_BYTES = 256 * 1024
 Envoy's own default is four times as much, and moves bytes no cheaper.
 """
 
+CONNECT_SECONDS = 10
+"""How long Envoy tries to connect: its first packet may be sent again three times meanwhile."""
+
 HELLO_SECONDS = 5
 """How long a client of the tunnel has for its first message, the ClientHello."""
 

@@ -25,7 +25,7 @@ from troth.envoy import APP_MARK, ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node._netns import enter_command
 from troth.node._routes import keep_inside
-from troth.node._strangers import no_stranger_rules, stranger_rules
+from troth.node._strangers import idle_stranger_rules, no_stranger_rules, stranger_rules
 from troth.node._sysctls import apply_sysctls
 from troth.node._unserved import no_unserved_rules, unserved_rules
 
@@ -200,7 +200,8 @@ async def capture(
 
 async def release(netns: Path) -> None:
     """Capture nothing new in the network namespace at ``netns``; raises as `capture` does."""
-    await apply_ruleset(netns, release_rules() + no_stranger_rules() + no_unserved_rules())
+    door = idle_stranger_rules() + no_unserved_rules()
+    await apply_ruleset(netns, release_rules() + door)
 
 
 async def is_captured(netns: Path) -> bool:

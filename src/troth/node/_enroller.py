@@ -205,10 +205,11 @@ class Enroller:
         return bool(due)
 
     async def _forget_drained(self) -> bool:
-        overdue = self._pods.drained(_now())
+        now = _now()
+        overdue = self._pods.drained(now)
         ended = {
             uid
-            for uid in self._pods.draining
+            for uid in self._pods.awaiting_nobody(now)
             if uid in overdue or not await self._has_connections(self._pods.netns[uid])
         }
         for uid in ended:

@@ -17,7 +17,8 @@ Only a pod that was in use before its capture is ever *announcing*. One that isn
 clients that could be surprised, and is enforced from the start.
 
 *Announcing* and *leaving* end a grace period after the world says that the pod is captured, or is
-no longer; *draining* ends with the last connection, or at a deadline.
+no longer; *draining* ends with the last connection, or at a deadline, but not before those have
+come who were about to come by the tunnel.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth.envoy import CONNECT_SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -37,6 +40,11 @@ DRAIN_SECONDS = 600.0
 """How long connections of a released pod may live on; as long as Envoy itself lets them by default.
 
 They are no longer the mesh's, but cutting one amid a request would be the mesh's doing.
+"""
+
+LATE_SECONDS = float(CONNECT_SECONDS)
+"""How long a released pod is served in any case: so long a client that has begun to connect by the
+tunnel may send its first packet again and again, if it gets lost or is dropped.
 """
 
 
@@ -176,6 +184,11 @@ class Enrolment:
     def drained(self, now: float) -> frozenset[str]:
         """Of those `draining` the ones that have waited long enough."""
         return frozenset(uid for uid in self.draining if self._is_over(uid, now))
+
+    def awaiting_nobody(self, now: float) -> frozenset[str]:
+        """Of those `draining` the ones to which nobody new comes by the tunnel any more."""
+        late = now - LATE_SECONDS + DRAIN_SECONDS
+        return frozenset(uid for uid in self.draining if self._is_over(uid, late))
 
     @property
     def next_change(self) -> float | None:

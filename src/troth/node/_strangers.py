@@ -10,15 +10,19 @@ Where a client has proved an identity, its address is a peer's from then on, for
 last connection from there, and has no limit but that of the pod (`troth.envoy.Limits`). An address
 that comes and proves nothing, again and again, is a peer's no longer: it may be another pod's now.
 
+Who was a peer of another pod of the node just now is also one of a pod that joins: its clients
+don't have to begin with a dropped SYN.
+
 The rules are in a table of their own, because that of `_capture` is replaced whole. Their sets
-survive an agent, and its successor goes on with them.
+survive an agent, and its successor goes on with them. They also survive a release, so that a pod
+that comes back knows its peers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 import structlog
@@ -67,6 +71,8 @@ _MOST_PEERS = 65_536
 _MOST_STRANGERS = 4096
 _MOST_TOLD = 16_384
 """Of all pods together; who is forgotten is told to the kernel once more."""
+_MOST_INTRODUCED = 1024
+"""To each pod: the kernel keeps as many elements for each of them."""
 
 _FIRST = "tcp flags syn / fin,syn,rst,ack"
 _VERSIONS = ("ip", "ip6")
@@ -160,6 +166,11 @@ def stranger_rules(limits: StrangerLimits) -> str:
     return "\n".join(lines) + "\n"
 
 
+def idle_stranger_rules() -> str:
+    """What ends all limits and keeps what is in the sets, as an nftables transaction."""
+    return f"add table inet {TABLE}\nflush table inet {TABLE}\n"
+
+
 def no_stranger_rules() -> str:
     """The table's removal as an nftables transaction, also where it isn't there."""
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
@@ -201,6 +212,9 @@ class Strangers:
         self._limits = limits
         self._doors: dict[str, SetElements] = {}
         self._records: dict[tuple[str, str], _Record] = {}
+        # The kernel may have them as peers, from before this agent followed the pod, or of another.
+        self._doubts: dict[tuple[str, str], _Record] = {}
+        self._known: dict[str, float] = {}
         self._strange_until: dict[tuple[str, str], float] = {}
         self._suspect_until: dict[str, float] = {}
         self._counts: dict[_Counted, int] = {}
@@ -224,6 +238,7 @@ class Strangers:
                 continue  # the pod has ended
             self._doors[uid] = door
             self._counts |= dict(self._read(uid))
+            self._introduce(uid)
 
     def close(self) -> None:
         """Leave the rules in all pods to another agent."""
@@ -256,12 +271,22 @@ class Strangers:
 
     def _forget(self, uid: str) -> None:
         self._suspect_until.pop(uid, None)
-        for known in (self._records, self._strange_until):
+        for known in (self._records, self._doubts, self._strange_until):
             for key in [key for key in known if key[0] == uid]:
                 del known[key]
         for counts in (self._counts, self._unreported):
             for counted in [counted for counted in counts if counted.pod == uid]:
                 del counts[counted]
+
+    def _introduce(self, uid: str) -> None:
+        """Tell a pod's kernel who has lately been a peer of another."""
+        since = _now() - _PEER_SECONDS
+        recent = [_packed(address) for address, told in self._known.items() if told > since]
+        for version in _VERSIONS:
+            try:
+                self._doors[uid].add(_peers(version), [key for v, key in recent if v == version])
+            except OSError as error:
+                _log.warning("a pod doesn't hear of peers", pod=uid, reason=str(error))
 
     def _proved(self, uid: str, address: str) -> None:
         key, now = (uid, address), _now()
@@ -274,9 +299,12 @@ class Strangers:
         if now < self._strange_until.get(key, now):
             return
         self._strange_until.pop(key, None)
-        if len(self._records) >= _MOST_TOLD:
-            del self._records[next(iter(self._records))]
+        self._doubts.pop(key, None)
         self._records.pop(key, None)
+        _make_room(self._records, _MOST_TOLD)
+        self._known.pop(address, None)
+        _make_room(self._known, _MOST_INTRODUCED)
+        self._known[address] = now
         try:
             version, packed = _packed(address)
             self._doors[uid].add(_peers(version), [packed])
@@ -287,18 +315,20 @@ class Strangers:
     def _unproved(self, uid: str, address: str) -> None:
         key, now = (uid, address), _now()
         self._suspect_until[uid] = now + _SUSPECT_SECONDS
-        record = self._records.get(key)
+        record = self._records.get(key) or self._doubts.get(key)
         if record is None:
-            return
+            _make_room(self._doubts, _MOST_TOLD)
+            record = self._doubts[key] = _Record(told=now, since=now)
         if now >= record.since + _WINDOW_SECONDS:
             record.since, record.proved, record.unproved = now, 0, 0
         record.unproved += 1
         if record.unproved <= max(self._limits.burst, record.proved):
             return
-        del self._records[key]
-        if len(self._strange_until) >= _MOST_TOLD:
-            del self._strange_until[next(iter(self._strange_until))]
-        self._strange_until[key] = now + _PARDON_SECONDS
+        self._doubts.pop(key, None)
+        self._known.pop(address, None)
+        if self._records.pop(key, None) is not None:
+            _make_room(self._strange_until, _MOST_TOLD)
+            self._strange_until[key] = now + _PARDON_SECONDS
         try:
             version, packed = _packed(address)
             self._doors[uid].remove(_peers(version), packed)
@@ -341,6 +371,12 @@ class _Counted(NamedTuple):
     pod: str
     address: str
     alone: bool
+
+
+def _make_room(known: dict[Any, Any], most: int) -> None:
+    """Forget what has been known for longest, so that one more is not too many."""
+    if len(known) >= most:
+        del known[next(iter(known))]
 
 
 def _peers(version: str) -> str:
