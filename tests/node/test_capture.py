@@ -287,6 +287,12 @@ _RECEIVED, _REPAIRED = 1, -1
 
 def as_envoy(pod: Path, source: str, target: tuple[str, int]) -> socket.socket:
     """A connection to the app in the way in which Envoy makes it: from its client's address."""
+    client = unconnected_envoy(pod, source)
+    client.connect(target)
+    return client
+
+
+def unconnected_envoy(pod: Path, source: str) -> socket.socket:
     client = _netns.socket_in(pod, family_of(source))
     client.settimeout(5)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, APP_MARK)
@@ -295,7 +301,6 @@ def as_envoy(pod: Path, source: str, target: tuple[str, int]) -> socket.socket:
     else:
         client.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
     client.bind((source, 0))
-    client.connect(target)
     return client
 
 
@@ -325,6 +330,23 @@ def where_nobody_listens_envoy_is_refused(directory: Path) -> None:
     for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
         with pytest.raises(ConnectionRefusedError):
             as_envoy(pod, theirs, (mine, 80))
+
+
+def an_app_that_listens_a_moment_later_gets_envoys_connection(directory: Path) -> None:
+    pod, _ = two_linked_namespaces(directory)
+    asyncio.run(capture(pod))
+    for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+        with (
+            _netns.socket_in(pod, family_of(mine)) as app,
+            unconnected_envoy(pod, theirs) as envoy,
+        ):
+            app.bind((mine, 80))
+            envoy.setblocking(False)
+            assert envoy.connect_ex((mine, 80)) == errno.EINPROGRESS
+            app.listen()
+            app.settimeout(5)
+            with app.accept()[0] as accepted:
+                assert exchanged(accepted, envoy)
 
 
 def exchanged(one: socket.socket, two: socket.socket) -> bool:
@@ -540,6 +562,10 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
         pytest.param(the_app_sees_envoys_client, id="the app sees Envoy's client"),
         pytest.param(
             where_nobody_listens_envoy_is_refused, id="where nobody listens, Envoy is refused"
+        ),
+        pytest.param(
+            an_app_that_listens_a_moment_later_gets_envoys_connection,
+            id="an app that listens a moment later gets Envoy's connection",
         ),
         pytest.param(
             no_segment_from_outside_is_taken_for_envoys,

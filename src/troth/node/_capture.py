@@ -14,6 +14,10 @@ Envoy's connections to the app come from their client's own address (see `_route
 both addresses and both ports in common with the connection that it continues. If the kernel tracked
 both, it would take them for one, so it doesn't track Envoy's. The app's end looks like the end of
 a connection with the client: what arrives for it from outside the pod is dropped.
+
+A client's connection opens before Envoy connects to the app, so what the client would do when the
+app refuses it, and mostly that is to try again in a moment, it doesn't do. So the kernel does: an
+app that begins to listen within a second gets the connection.
 """
 
 from __future__ import annotations
@@ -65,11 +69,31 @@ _TO_APP = f"""\
     iif != "lo" socket mark {APP_MARK:#x} drop
   }}"""
 
-_UNHEARD = "socket transparent 0 return; socket transparent 1 return; reject with tcp reset"
+_IF_HEARD = "socket transparent 0 return; socket transparent 1 return"
 """Whatever socket the kernel finds is either; there is none of a port that nobody listens on.
 
 Also one in TIME-WAIT, which a client may open again (RFC 9293, 3.6.1). Of that the kernel has no
 `socket wildcard`.
+"""
+
+_REFUSALS = f"""\
+  chain unheard {{
+    {_IF_HEARD}
+    reject with tcp reset
+  }}
+  set awaited {{
+    type inet_service . inet_service; flags dynamic,timeout; size 4096; timeout 3s; gc-interval 5s;
+  }}
+  chain unready {{
+    {_IF_HEARD}
+    tcp sport . tcp dport @awaited return
+    add @awaited {{ tcp sport . tcp dport }} drop
+  }}"""
+"""What comes from outside for a port that nobody listens on is refused at once.
+
+Of Envoy's connections to the app the first SYN is dropped then. The kernel sends another after a
+second, which meets the app if it listens by then, and is refused otherwise. When the set is full,
+the first one is refused.
 """
 
 _ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
@@ -87,9 +111,11 @@ def capture_rules(
         probes: Let what comes from the probes' source reach the pod as it is. Only where the node's
             own rules (`_host_rules`) see to it that nobody else has that address.
         refusing: Refuse what comes for a port that nobody in the pod listens on, as the pod itself
-            would, instead of accepting it first. Needs Linux 5.11.
+            would, instead of accepting it first; and have Envoy's connections to the app wait a
+            moment for it to listen. Needs Linux 5.11.
     """
     unheard = f'iif != "lo" fib daddr type local tcp dport != {TUNNEL_PORT} {_FIRST} jump unheard'
+    unready = f'iif "lo" meta mark {APP_MARK:#x} {_FIRST} jump unready'
     exempt = _PROBES if probes else ""
     hidden = ", ".join(str(port) for port in OWN_PORTS if port != TUNNEL_PORT)
     tunnel = "return" if ports.tunnel == TUNNEL_PORT else f"{_FIRST} dnat to :{ports.tunnel}"
@@ -103,10 +129,9 @@ table inet {TABLE} {{
     iif != "lo" tcp dport {{ {hidden} }} drop
     iif != "lo" ip daddr 127.0.0.0/8 drop
     {unheard if refusing else ""}
+    {unready if refusing else ""}
   }}
-  chain unheard {{
-    {_UNHEARD if refusing else ""}
-  }}
+{_REFUSALS if refusing else ""}
   chain outbound {{
     type nat hook output priority -100; policy accept;
     meta mark {ENVOY_MARK:#x} return
