@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from tests.e2e.client import PROGRAMS
-from tests.e2e.harness import PYTHON, Mesh
+from tests.e2e.harness import PYTHON, Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import FILE
 
@@ -38,6 +38,7 @@ ROUND = (
 def manifests() -> dict[str, str]:
     objects = [
         namespace("finance", mesh=True),
+        namespace("istio-system", mesh=False),
         *server("finance/web"),
         *server("finance/payments", "http:8080", "http:9090"),
         service("finance/payments", 8080, 9090),
@@ -143,3 +144,32 @@ def test_no_change_of_a_ports_mode_loses_a_new_connection(mesh: Mesh, witness: W
             witness.change("STRICT", port_mode)
             changed.go_on()
             other.go_on()
+
+
+def test_a_namespace_that_comes_and_goes_while_modes_change_loses_no_new_connection(
+    mesh: Mesh, witness: Witness
+) -> None:
+    def label(*, in_mesh: bool) -> None:
+        objects = [
+            namespace("later", mesh=in_mesh),
+            *server("later/app", "http:8080"),
+            service("later/app", 8080),
+        ]
+        mesh.write("later.yaml", document(objects))
+
+    witness.change(NONE)
+    label(in_mesh=False)
+    eventually(
+        lambda: mesh.fetch("finance/web", "http://app.later:8080/") is not None, what="an answer"
+    )
+    with Calls(mesh, "finance/web", "app.later", 8080) as calls:
+        for mode in itertools.islice(itertools.cycle(("STRICT", "DISABLE")), CHANGES // 10):
+            for in_mesh in (True, False):
+                mesh.write(FILE, document([policy("istio-system/default", mode)]))
+                label(in_mesh=in_mesh)
+                calls.go_on()
+                eventually(
+                    lambda wanted=in_mesh: mesh.pod("later/app")["captured"] is wanted,  # type: ignore[misc]  # bound at once
+                    what=f"capture to be {in_mesh}",
+                )
+    mesh.delete("later.yaml")

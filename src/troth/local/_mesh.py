@@ -247,8 +247,8 @@ class LocalMesh:
                 node=NODE_NAME,
                 addresses=sandbox.addresses,
                 ports=template.ports,
-                # Others stop using the tunnel before the pod stops being captured.
-                captured=in_mesh and sandbox.uid in self.agent.captured,
+                # Also while it leaves: it takes plaintext before its clients send it.
+                captured=sandbox.uid in self.agent.captured,
                 ready=sandbox.status.ready and sandbox.uid not in self._terminating,
                 terminating=sandbox.uid in self._terminating,
                 phase=sandbox.status.phase,
