@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
-from troth.node._netlink import aligned, dump
+from troth.node._netlink import attributes, dump
 from troth.node._netns import call_in
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
 
 _ADDRESS = struct.Struct("=BBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 def addresses(netns: Path) -> frozenset[str]:
@@ -47,10 +46,5 @@ def _dump() -> Iterator[str]:
 
 def _local_address(body: bytes) -> str:
     """The own address of an ``ifaddrmsg``; of a point-to-point link the other one is the peer's."""
-    attributes: dict[int, bytes] = {}
-    rest = body[_ADDRESS.size :]
-    while rest:
-        size, kind = _ATTRIBUTE.unpack_from(rest)
-        attributes[kind] = rest[_ATTRIBUTE.size : size]
-        rest = rest[aligned(size) :]
-    return str(ip_address(attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]))
+    told = dict(attributes(body[_ADDRESS.size :]))
+    return str(ip_address(told.get(_IFA_LOCAL) or told[_IFA_ADDRESS]))

@@ -20,6 +20,7 @@ _NLM_F_REQUEST_ACK = 0x1 | 0x4
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF
 
 _BUFFER = 65_536
 """Twice the largest part of a dump that the kernel sends."""
@@ -75,6 +76,14 @@ def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute of a request's body."""
     size = _ATTRIBUTE.size + len(payload)
     return _ATTRIBUTE.pack(size, kind) + payload.ljust(aligned(len(payload)), b"\0")
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The types and payloads of the attributes in a message's body."""
+    while data:
+        size, kind = _ATTRIBUTE.unpack_from(data)
+        yield kind & _TYPE_MASK, data[_ATTRIBUTE.size : size]
+        data = data[aligned(size) :]
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from troth.node._netlink import aligned
+from troth.node._netlink import aligned, attribute, attributes
 from troth.node._netns import call_in
 
 if TYPE_CHECKING:
@@ -38,11 +38,9 @@ _ELEMENT_KEY, _ELEMENT_EXPRESSION = 1, 7
 _DATA_VALUE, _EXPRESSION_DATA, _COUNTER_PACKETS = 1, 2, 2
 
 _NESTED = 0x8000
-_TYPE_MASK = 0x3FFF
 
 _HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.Struct("!BBH")
-_ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 _COUNT = struct.Struct("!Q")
 
@@ -157,8 +155,8 @@ class SetElements:
         """
         found: dict[bytes, int] = {}
         for key, parts in self._elements(name):
-            expression = _attributes(parts.get(_ELEMENT_EXPRESSION, b""))
-            counter = _attributes(expression.get(_EXPRESSION_DATA, b""))
+            expression = _by_type(parts.get(_ELEMENT_EXPRESSION, b""))
+            counter = _by_type(expression.get(_EXPRESSION_DATA, b""))
             if _COUNTER_PACKETS in counter:
                 found[key] = _COUNT.unpack(counter[_COUNTER_PACKETS])[0]
         return found
@@ -170,10 +168,10 @@ class SetElements:
             _message(_GET_ELEMENT, _NLM_F_REQUEST | _NLM_F_DUMP, _family(_NFPROTO_INET) + body)
         )
         for answer in self._answers():
-            elements = _attributes(answer[_FAMILY.size :]).get(_LIST_ELEMENTS, b"")
-            for _, element in _each_attribute(elements):
-                parts = _attributes(element)
-                yield _attributes(parts[_ELEMENT_KEY])[_DATA_VALUE], parts
+            elements = _by_type(answer[_FAMILY.size :]).get(_LIST_ELEMENTS, b"")
+            for _, element in attributes(elements):
+                parts = _by_type(element)
+                yield _by_type(parts[_ELEMENT_KEY])[_DATA_VALUE], parts
 
     def _messages(self, change: Change) -> Iterator[tuple[int, int, bytes]]:
         """The kind, flags and body of each message that is needed."""
@@ -182,15 +180,15 @@ class SetElements:
             (_DELETE_ELEMENT, 0, change.removed),
         ):
             elements = [
-                _attribute(
+                attribute(
                     _LIST_ELEMENT | _NESTED,
-                    _attribute(_ELEMENT_KEY | _NESTED, _attribute(_DATA_VALUE, key)),
+                    attribute(_ELEMENT_KEY | _NESTED, attribute(_DATA_VALUE, key)),
                 )
                 for key in keys
             ]
             for start in range(0, len(elements), _MOST_IN_A_MESSAGE):
                 some = b"".join(elements[start : start + _MOST_IN_A_MESSAGE])
-                body = self._list(change.name) + _attribute(_LIST_ELEMENTS | _NESTED, some)
+                body = self._list(change.name) + attribute(_LIST_ELEMENTS | _NESTED, some)
                 yield kind, flags, _family(_NFPROTO_INET) + body
 
     def _transact(self, messages: Iterable[bytes]) -> None:
@@ -204,7 +202,7 @@ class SetElements:
             pass
 
     def _list(self, name: str) -> bytes:
-        return _attribute(_LIST_TABLE, self._table.encode() + b"\0") + _attribute(
+        return attribute(_LIST_TABLE, self._table.encode() + b"\0") + attribute(
             _LIST_SET, name.encode() + b"\0"
         )
 
@@ -241,17 +239,5 @@ def _family(family: int, resource: int = 0) -> bytes:
     return _FAMILY.pack(family, 0, resource)
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
-    size = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(size, kind) + value + bytes(aligned(size) - size)
-
-
-def _each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while data:
-        size, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind & _TYPE_MASK, data[_ATTRIBUTE.size : size]
-        data = data[aligned(size) :]
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    return dict(_each_attribute(data))
+def _by_type(data: bytes) -> dict[int, bytes]:
+    return dict(attributes(data))

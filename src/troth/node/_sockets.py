@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from troth.errors import PeerError
-from troth.node._netlink import aligned, dump
+from troth.node._netlink import attributes, dump
 from troth.node._netns import call_in
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _REQUEST = struct.Struct("=BBBBI48x")
 _PORT = struct.Struct("!4xH")
 _MESSAGE = 72  # struct inet_diag_msg
 _ADDRESS = slice(8, 24)
-_ATTRIBUTE = struct.Struct("=HH")
 _INET_DIAG_SKV6ONLY = 11
 
 _TABLES = ("tcp", "tcp6")
@@ -119,16 +118,8 @@ def _socket(message: bytes) -> ListeningSocket:
     if family == socket.AF_INET:
         return ListeningSocket(socket.inet_ntop(socket.AF_INET, message[_ADDRESS][:4]), port)
     address = ip_address(message[_ADDRESS])
-    return ListeningSocket(str(address), port, dual_stack=not _is_ipv6_only(message[_MESSAGE:]))
-
-
-def _is_ipv6_only(attributes: bytes) -> bool:
-    while attributes:
-        size, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind == _INET_DIAG_SKV6ONLY:
-            return attributes[_ATTRIBUTE.size] != 0
-        attributes = attributes[aligned(size) :]
-    return False
+    ipv6_only = dict(attributes(message[_MESSAGE:])).get(_INET_DIAG_SKV6ONLY)
+    return ListeningSocket(str(address), port, dual_stack=ipv6_only != b"\1")
 
 
 def _sockets(netns: Path) -> list[tuple[int, int]]:
