@@ -122,6 +122,27 @@ def refused(
             id="the server's Envoy is gone",
         ),
         pytest.param(
+            found(
+                reached=Reached.UNREACHABLE,
+                route=FOREIGN_CLIENT,
+                listening=listening("0.0.0.0:9090", "127.0.0.1:8080"),
+            ),
+            "failed",
+            Hop.APP,
+            id="the server's pod refuses, as no app listens",
+        ),
+        pytest.param(
+            found(
+                reached=Reached.UNREACHABLE,
+                envoy=GONE,
+                route=FOREIGN_CLIENT,
+                listening=listening("0.0.0.0:8080"),
+            ),
+            "failed",
+            Hop.SERVER_PROXY,
+            id="the app listens, and the server's Envoy is gone",
+        ),
+        pytest.param(
             found(reached=Reached.UNREACHABLE, envoy=GONE, **DIRECT),
             "failed",
             Hop.CLIENT_PROXY,

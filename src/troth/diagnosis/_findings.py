@@ -73,6 +73,16 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
         return self.route.captured and not self.question.past_tunnel
 
     @property
+    def nobody_listens(self) -> bool:
+        """Whether it is known that no process of the server takes connections there."""
+        if self.way is None or self.listening is None:
+            return False
+        address, port = self.way.client.address, self.way.client.port
+        anywhere = {"::", "0.0.0.0"} if ":" not in address else {"::"}  # noqa: S104 - compared only
+        taking = {each.address for each in self.listening.sockets if each.port == port}
+        return taking.isdisjoint({address, *anywhere})
+
+    @property
     def inside_pod(self) -> bool:
         """Whether the client dialled its own address."""
         return inside_pod(self.route, self.way)

@@ -96,6 +96,8 @@ def _by_the_client(findings: Findings) -> Judgement:
         first = Hop.SERVER_PROXY
     if way.client.port in OWN_PORTS:
         return _failed(first, say.own_port(way.client.port))
+    if unreachable and not findings.by_proxy and findings.nobody_listens:
+        return _failed(Hop.APP, say.nobody_listens(findings))  # the pod's rules see that first
     if unreachable:  # at a port where Envoy has to listen
         return _failed(first, say.envoy_gone(findings))
     # A proxy took it and doesn't say what it did. Nothing is taken for granted then.
