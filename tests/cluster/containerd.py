@@ -134,7 +134,17 @@ class Containerd:
                 stderr=log,
             )
         eventually(self.socket.exists, what="containerd's socket")
-        self._call("ListPodSandbox")
+        eventually(self._answers, what="an answer of containerd")
+
+    def _answers(self) -> bool:
+        """Whether it is there: for a moment it listens and says that it isn't initialized."""
+        try:
+            self._call("ListPodSandbox")
+        except grpc.RpcError as error:
+            if "not initialized yet" in error.details():
+                return False
+            raise
+        return True
 
     def stop(self) -> None:
         """End the daemon; the pods' processes stay."""
