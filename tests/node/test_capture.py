@@ -324,6 +324,36 @@ def the_app_sees_envoys_client(directory: Path) -> None:
                 asyncio.run(capture(pod))
 
 
+def no_app_inherits_envoys_mark(directory: Path) -> None:
+    """An accepted socket takes its client's mark, and may connect to elsewhere afterwards."""
+    pod, other = two_linked_namespaces(directory)
+    for change in (capture, release):
+        asyncio.run(change(pod))
+        for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
+            with (
+                listening(pod, mine, 80) as app,
+                listening(other, theirs, 80),
+                _netns.socket_in(pod, family_of(mine)) as envoy,
+            ):
+                envoy.settimeout(5)
+                envoy.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+                envoy.connect((mine, 80))
+                with app.accept()[0] as accepted:
+                    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 0
+                    assert exchanged(envoy, accepted)
+
+
+def late_clients_of_the_second_envoy_are_served(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    ports = PORT_SETS[1]
+    asyncio.run(capture(pod, ports))
+    asyncio.run(release(pod, ports))
+    for mine in (POD, POD_V6):
+        with listening(pod, mine, ports.tunnel) as tunnel:
+            assert reaches(other, mine, TUNNEL_PORT)
+            assert taken_by(tunnel)
+
+
 def where_nobody_listens_envoy_is_refused(directory: Path) -> None:
     pod, _ = two_linked_namespaces(directory)
     asyncio.run(capture(pod))
@@ -558,6 +588,11 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
         pytest.param(
             nothing_gets_out_past_envoy_by_a_forged_segment,
             id="nothing gets out past Envoy by a forged segment",
+        ),
+        pytest.param(no_app_inherits_envoys_mark, id="no app inherits Envoy's mark"),
+        pytest.param(
+            late_clients_of_the_second_envoy_are_served,
+            id="late clients of the second Envoy are served",
         ),
         pytest.param(the_app_sees_envoys_client, id="the app sees Envoy's client"),
         pytest.param(

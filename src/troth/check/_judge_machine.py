@@ -56,8 +56,8 @@ def _findings(facts: MachineFacts) -> Iterator[Finding]:
             f"takes no capture rules: {facts.capture}",
             why="So no pod can be captured.",
             remedy="Use a kernel with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_REDIR, "
-            "CONFIG_NFT_FIB_INET, CONFIG_NFT_LIMIT and CONFIG_NF_CONNTRACK, and allow the modules "
-            "to be loaded.",
+            "CONFIG_NFT_FIB_INET, CONFIG_NFT_LIMIT, CONFIG_NFT_REJECT_INET, CONFIG_NFT_SOCKET and "
+            "CONFIG_NF_CONNTRACK, and allow the modules to be loaded.",
         )
     if facts.capture is None:
         yield warning(

@@ -11,6 +11,8 @@ _NONE: frozenset[int] = frozenset()  # one for all: an empty set takes as much a
 _NUMBERS = r"\d{1,5}(?:,\d{1,5})*"
 _TEXT = re.compile(rf"(?P<all>all)(?: but (?P<but>{_NUMBERS}))?|(?P<only>{_NUMBERS})?")
 _LAST = 65535
+_MOST = 256
+"""A text that names more is nobody's who means well: each is an entry in every node's Envoy."""
 
 
 class Ports(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +34,7 @@ class Ports(msgspec.Struct, frozen=True, gc=False):
             return None
         listed = match["but"] or match["only"] or ""
         numbers = frozenset(int(each) for each in listed.split(",") if each)
-        if any(not 0 < number <= _LAST for number in numbers):
+        if len(numbers) > _MOST or any(not 0 < number <= _LAST for number in numbers):
             return None
         return cls(match["all"] is not None, numbers or _NONE)
 

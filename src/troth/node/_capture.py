@@ -60,6 +60,10 @@ _TO_APP = f"""\
     type filter hook prerouting priority raw; policy accept;
     iif "lo" meta mark {APP_MARK:#x} notrack
   }}
+  chain unmarked {{
+    type filter hook prerouting priority raw; policy accept;
+    iif "lo" meta mark {ENVOY_MARK:#x} meta mark set 0
+  }}
   chain inside {{
     type filter hook output priority 0; policy accept;
     meta mark {APP_MARK:#x} oif != "lo" drop
@@ -169,12 +173,18 @@ table inet {TABLE} {{
 """
 
 
-def release_rules() -> str:
+def release_rules(ports: PortSet = PORT_SETS[0]) -> str:
     """The same table capturing nothing new.
 
     The connections it redirected before live on: the kernel translates them for as long as there
     are NAT chains, and tracks connections for as long as a rule asks for it.
+
+    Args:
+        ports: Where the Envoy listens that still serves clients who come late by the tunnel.
     """
+    late = ""
+    if ports.tunnel != TUNNEL_PORT:
+        late = f'iif != "lo" tcp dport {TUNNEL_PORT} {_FIRST} dnat to :{ports.tunnel}'
     return f"""\
 add table inet {TABLE}
 delete table inet {TABLE}
@@ -186,6 +196,7 @@ table inet {TABLE} {{
   }}
   chain inbound {{
     type nat hook prerouting priority -100; policy accept;
+    {late}
     ct state new return
   }}
 }}
@@ -223,10 +234,15 @@ async def capture(
         await asyncio.to_thread(apply_sysctls, netns)
 
 
-async def release(netns: Path) -> None:
-    """Capture nothing new in the network namespace at ``netns``; raises as `capture` does."""
+async def release(netns: Path, ports: PortSet = PORT_SETS[0]) -> None:
+    """Capture nothing new in the network namespace at ``netns``; raises as `capture` does.
+
+    Args:
+        netns: The pod's.
+        ports: As of `release_rules`.
+    """
     door = idle_stranger_rules() + no_unserved_rules()
-    await apply_ruleset(netns, release_rules() + door)
+    await apply_ruleset(netns, release_rules(ports) + door)
 
 
 async def is_captured(netns: Path) -> bool:

@@ -197,7 +197,7 @@ class Enroller:
         due = self._pods.to_release(_now())
         for uid in due:
             try:
-                await release(self._pods.netns[uid])
+                await release(self._pods.netns[uid], self._ports)
             except TrothError as error:
                 # A pod that ended meanwhile took its rules with it.
                 _log.info("released a pod without removing its rules", pod=uid, reason=str(error))

@@ -69,6 +69,8 @@ _SWEEP_SECONDS = 30.0
 
 _MOST_PEERS = 65_536
 _MOST_STRANGERS = 4096
+_MOST_DROPPED = 256
+"""Addresses that are told of: the agent reads them, and has more to do."""
 _MOST_TOLD = 16_384
 """Of all pods together; who is forgotten is told to the kernel once more."""
 _MOST_INTRODUCED = 1024
@@ -129,8 +131,8 @@ def stranger_rules(limits: StrangerLimits) -> str:
         for name, size, timeout in (
             (_peers(version), _MOST_PEERS, f"{_PEER_SECONDS}s"),
             (f"strangers_{version}", _MOST_STRANGERS, "30s"),
-            (_dropped(version, _ALONE), _MOST_STRANGERS, "60s"),
-            (_dropped(version, _TOGETHER), _MOST_STRANGERS, "60s"),
+            (_dropped(version, _ALONE), _MOST_DROPPED, "60s"),
+            (_dropped(version, _TOGETHER), _MOST_DROPPED, "60s"),
         ):
             lines.append(
                 f"add set inet {TABLE} {name} {{ type {kind}; flags dynamic,timeout; "
@@ -211,6 +213,7 @@ class Strangers:
     def __init__(self, limits: StrangerLimits) -> None:
         self._limits = limits
         self._doors: dict[str, SetElements] = {}
+        self._netns: dict[str, Path] = {}
         self._records: dict[tuple[str, str], _Record] = {}
         # The kernel may have them as peers, from before this agent followed the pod, or of another.
         self._doubts: dict[tuple[str, str], _Record] = {}
@@ -228,15 +231,17 @@ class Strangers:
 
     async def follow(self, pods: Mapping[str, Path]) -> None:
         """Go by the rules in these pods from now on: network namespaces by UID."""
-        for uid in self._doors.keys() - pods.keys():
+        # A pod may come back in another namespace under its UID.
+        for uid in [uid for uid in self._doors if self._netns[uid] != pods.get(uid)]:
             self._doors.pop(uid).close()
+            del self._netns[uid]
             self._forget(uid)
         for uid in pods.keys() - self._doors.keys():
             try:
                 door = await asyncio.to_thread(SetElements, pods[uid], TABLE)
             except TrothError:
                 continue  # the pod has ended
-            self._doors[uid] = door
+            self._doors[uid], self._netns[uid] = door, pods[uid]
             self._counts |= dict(self._read(uid))
             self._introduce(uid)
 
@@ -245,10 +250,13 @@ class Strangers:
         for door in self._doors.values():
             door.close()
         self._doors.clear()
+        self._netns.clear()
 
     def hear(self, event: ConnectionEvent) -> None:
         """Take note of what became of a connection to a pod's tunnel."""
         if event.side is not Side.SERVER or event.pod not in self._doors:
+            return
+        if not event.source_address:
             return
         if event.peer is not None:
             self._proved(event.pod, event.source_address)

@@ -14,12 +14,17 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
 from troth.errors import EnvironmentLackError
 from troth.node._netns import call_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+
+_log = structlog.get_logger(__name__)
 
 
 class Sysctl(NamedTuple):
@@ -29,11 +34,14 @@ class Sysctl(NamedTuple):
         name: Its path below ``/proc/sys/net``.
         value: What it is to be.
         at_least: Leave a larger number as it is.
+        vital: Whether connections fail without it. A pod without the others is captured all the
+            same: one that isn't is open.
     """
 
     name: str
     value: str
     at_least: bool = False
+    vital: bool = False
 
 
 _CONNTRACK = "netfilter/nf_conntrack_tcp"
@@ -58,9 +66,9 @@ POD_SYSCTLS = (
     Sysctl(f"{_CONNTRACK}_be_liberal", "1"),
     # What the app answers to Envoy, a refusal too, carries Envoy's mark, by which it is routed back
     # to Envoy and not to the client whose address Envoy has taken (`troth.node._routes`).
-    Sysctl("ipv4/tcp_fwmark_accept", "1"),
-    Sysctl("ipv4/fwmark_reflect", "1"),
-    Sysctl("ipv6/fwmark_reflect", "1"),
+    Sysctl("ipv4/tcp_fwmark_accept", "1", vital=True),
+    Sysctl("ipv4/fwmark_reflect", "1", vital=True),
+    Sysctl("ipv6/fwmark_reflect", "1", vital=True),
     # Many short connections from one client to one port run out of ports in TIME_WAIT otherwise.
     Sysctl("ipv4/tcp_tw_reuse", "1"),
     # What is sent to a peer that has vanished is sent again for 102 s instead of a quarter of an
@@ -76,16 +84,25 @@ def apply_sysctls(netns: Path, sysctls: Iterable[Sysctl] = POD_SYSCTLS) -> froze
     """Set sysctls in the network namespace at ``netns``; harmless when repeated.
 
     Returns:
-        Names of those that the kernel doesn't have. Those of connection tracking appear with the
-        first rule that asks for it.
+        Names of those that the kernel doesn't have, or doesn't let us set. Those of connection
+        tracking appear with the first rule that asks for it.
 
     Raises:
         PeerError: There is no network namespace at ``netns``.
-        EnvironmentLackError: The kernel doesn't let us.
+        EnvironmentLackError: The kernel doesn't let us set one that is vital.
     """
 
+    def is_set(sysctl: Sysctl) -> bool:
+        try:
+            return set_sysctl(sysctl.name, sysctl.value, sysctl.at_least)
+        except OSError as error:
+            if sysctl.vital:
+                raise
+            _log.warning("a sysctl can't be set", name=sysctl.name, reason=str(error))
+            return False
+
     def apply() -> frozenset[str]:
-        return frozenset(each.name for each in sysctls if not set_sysctl(*each))
+        return frozenset(each.name for each in sysctls if not is_set(each))
 
     try:
         return call_in(netns, apply)

@@ -87,6 +87,7 @@ class Unserved:
         self._entries: Counter[_Entry] = Counter()
         self._size = 0
         self._pods: dict[str, SetElements] = {}
+        self._netns: dict[str, Path] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,13 +115,16 @@ class Unserved:
 
     async def follow(self, pods: Mapping[str, Path]) -> None:
         """Keep the sets in these pods from now on: network namespaces by UID."""
-        for uid in self._pods.keys() - pods.keys():
+        # A pod may come back in another namespace under its UID.
+        for uid in [uid for uid in self._pods if self._netns[uid] != pods.get(uid)]:
             self._pods.pop(uid).close()
+            del self._netns[uid]
         for uid in pods.keys() - self._pods.keys():
             try:
                 self._pods[uid] = await asyncio.to_thread(SetElements, pods[uid], TABLE)
             except TrothError:
                 continue  # the pod has ended
+            self._netns[uid] = pods[uid]
             self._load(uid)
 
     def close(self) -> None:
@@ -128,6 +132,7 @@ class Unserved:
         for elements in self._pods.values():
             elements.close()
         self._pods.clear()
+        self._netns.clear()
 
     @property
     def _fits(self) -> bool:
