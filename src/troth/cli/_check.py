@@ -79,7 +79,7 @@ def check(
     if output is Output.JSON:
         print_json(report)
     else:
-        out.print(render_check(report), soft_wrap=True)
+        out.print(render_check(report), soft_wrap=not out.is_terminal)
     return 1 if report.errors else 0
 
 

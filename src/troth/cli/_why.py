@@ -76,7 +76,7 @@ def why_command(
     if output is Output.JSON:
         print_json(report)
     else:
-        out.print(render_why(report), soft_wrap=True)
+        out.print(render_why(report), soft_wrap=not out.is_terminal)
     tell_unanswered(report.unanswered)
     return 1 if report.unanswered else 0
 
