@@ -206,8 +206,8 @@ def test_a_server_name_that_is_no_port_of_the_pods_is_refused_and_nothing_dialle
 def test_what_a_tunnel_dials_is_seen_in_the_pods_log(mesh: Mesh, web: Client) -> None:
     # So that the test above can be believed.
     assert web.get("payments", 8080).body == "payments 8080 /"
-    address = mesh.pod("finance/web")["addresses"][0]
-    assert f"connection from {address} " in mesh.troth("logs", "finance/payments").stdout
+    log = mesh.troth("logs", "finance/payments").stdout
+    assert any(f"connection from {each} " in log for each in mesh.pod("finance/web")["addresses"])
 
 
 def test_who_stops_amid_the_handshake_does_not_hold_its_connection_for_ever(
