@@ -143,6 +143,7 @@ def test_replication_subscriptions_and_the_cluster_outlive_changes_of_mode(insid
         lambda: {role(inside, name).get("master_link_status") for name in replicas} == {"up"},
         what="both replicas' links",
     )
+    syncs = fields(inside.run(*cli(host, "info", "stats")))
     with inside.session(*cli(host, "subscribe", "news")) as subscriber:
         subscriber.hear("subscribe")
         for mode in inside.changes():
@@ -152,6 +153,9 @@ def test_replication_subscriptions_and_the_cluster_outlive_changes_of_mode(insid
             assert inside.run(*cli(host, "wait", "2", "30000")) == "2\n"
             assert {role(inside, name)["master_link_status"] for name in replicas} == {"up"}
             assert "cluster_state:ok" in inside.run(*cli("shard-1.shard", "cluster", "info"))
+    after = fields(inside.run(*cli(host, "info", "stats")))
+    for kind in ("sync_full", "sync_partial_ok"):
+        assert after[kind] == syncs[kind], "a replica has connected again"
     assert current_master(inside) == master
 
 
