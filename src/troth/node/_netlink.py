@@ -38,9 +38,7 @@ def dump(protocol: int, kind: int, request: bytes) -> Iterator[tuple[int, bytes]
         OSError: The kernel refuses.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
-        kernel.bind((0, 0))
-        size = _HEADER.size + len(request)
-        kernel.send(_HEADER.pack(size, kind, _NLM_F_REQUEST_DUMP, 1, 0) + request)
+        _ask(kernel, kind, _NLM_F_REQUEST_DUMP, request)
         while True:
             for answer, body in _messages(kernel.recv(_BUFFER)):
                 if answer == _NLMSG_DONE:
@@ -64,12 +62,16 @@ def change(protocol: int, kind: int, flags: int, request: bytes) -> None:
         OSError: The kernel refuses.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
-        kernel.bind((0, 0))
-        size = _HEADER.size + len(request)
-        kernel.send(_HEADER.pack(size, kind, _NLM_F_REQUEST_ACK | flags, 1, 0) + request)
+        _ask(kernel, kind, _NLM_F_REQUEST_ACK | flags, request)
         for answer, body in _messages(kernel.recv(_BUFFER)):
             if answer == _NLMSG_ERROR and (number := -_ERROR.unpack_from(body)[0]):
                 raise OSError(number, os.strerror(number))
+
+
+def _ask(kernel: socket.socket, kind: int, flags: int, request: bytes) -> None:
+    kernel.bind((0, 0))
+    size = _HEADER.size + len(request)
+    kernel.send(_HEADER.pack(size, kind, flags, 1, 0) + request)
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
