@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 # nft lives where a plain user's PATH doesn't lead on Debian; `troth` itself sees to that.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
+
+# Hypothesis: nothing that a busy machine trips over is a failure. `--hypothesis-profile` chooses.
+settings.register_profile(
+    "everyday", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+# In CI the examples are the same in every run, so that a change is judged by what it changes.
+settings.register_profile("ci", settings.get_profile("everyday"), derandomize=True, database=None)
+settings.register_profile("long", settings.get_profile("everyday"), max_examples=5000)
+settings.load_profile("ci" if os.environ.get("CI") else "everyday")
 
 _LEFT_OUT = {
     "cluster": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troth._table import Table, difference
@@ -12,7 +12,6 @@ entries = st.dictionaries(keys, st.integers(0, 3))
 edits = st.tuples(entries, st.sets(keys))
 
 
-@settings(deadline=None)
 @given(entries, st.lists(edits, max_size=4))
 def test_a_table_has_what_a_dict_would_have(
     known: dict[str, int], changes: list[tuple[dict[str, int], set[str]]]
@@ -28,7 +27,6 @@ def test_a_table_has_what_a_dict_would_have(
         assert all(table[key] == value for key, value in known.items())
 
 
-@settings(deadline=None)
 @given(entries, edits, st.booleans())
 def test_the_difference_leads_from_one_mapping_to_the_other(
     known: dict[str, int],

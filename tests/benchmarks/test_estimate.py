@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 from benchmarks.framework import Better, absolute, interleaved, middle, percentile, ratio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 SAMPLES = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50)
@@ -33,7 +33,6 @@ def test_a_percentile_is_a_sample_at_its_rank(percent: float, wanted: int) -> No
     assert percentile(range(1, 201), percent).value == wanted
 
 
-@settings(deadline=None)
 @given(SAMPLES, st.integers(1, 100))
 def test_a_percentile_lies_within_its_spread(samples: list[float], percent: int) -> None:
     estimate = percentile(samples, percent)
@@ -41,7 +40,6 @@ def test_a_percentile_lies_within_its_spread(samples: list[float], percent: int)
     assert estimate == percentile(samples, percent)
 
 
-@settings(deadline=None)
 @given(SAMPLES, st.floats(0.1, 10))
 def test_what_slows_a_whole_round_down_cancels_out(samples: list[float], slower: float) -> None:
     baseline = [2 * sample for sample in samples]

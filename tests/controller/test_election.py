@@ -245,4 +245,4 @@ class TwoReplicas(RuleBasedStateMachine):
 
 
 TestTwoReplicas = TwoReplicas.TestCase
-TestTwoReplicas.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestTwoReplicas.settings = settings(stateful_step_count=30)

@@ -6,7 +6,7 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.local import _dns
@@ -189,7 +189,6 @@ def test_an_answer_is_not_answered() -> None:
     assert _dns.parse(dns.message.make_response(query).to_wire()) is None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100), st.integers(0, 60))
 def test_no_message_does_harm(junk: bytes, at: int) -> None:
     wire = dns.message.make_query(PAYMENTS, "A").to_wire()

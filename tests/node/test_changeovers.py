@@ -160,5 +160,5 @@ class Node(RuleBasedStateMachine):
         )
 
 
-Node.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Node.TestCase.settings = settings(stateful_step_count=30)
 TestNode = Node.TestCase

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -215,10 +215,5 @@ class Mesh(RuleBasedStateMachine):
         self.what_was_changed_is_what_would_be_made_anew()
 
 
-Mesh.TestCase.settings = settings(
-    max_examples=40,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],  # machines may be busy
-)
+Mesh.TestCase.settings = settings(stateful_step_count=40)
 TestMesh = Mesh.TestCase

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import Location
@@ -273,7 +273,6 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     kind=st.sampled_from([*KINDS, "List", "PodList"]),
     fields=st.dictionaries(

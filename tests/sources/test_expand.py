@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.sources import expand
@@ -28,7 +28,6 @@ def test_references_are_expanded_as_kubernetes_does(text: str, expanded: str) ->
     assert expand(text, {"A": "a", "B": "$(A)", "EMPTY": ""}) == expanded
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.text("$()Ab"))
 def test_an_escaped_text_comes_out_as_it_was(text: str) -> None:
     assert expand(text.replace("$", "$$"), {"A": "x", "": "y", "b": "z"}) == text

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import Location, Problem, Severity
@@ -176,7 +176,6 @@ def collected(files: dict[str, list[str]]) -> Manifests:
     return collect(documents, problems)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(SETS, min_size=1, max_size=5))
 def test_whatever_happens_only_good_objects_are_in_force(sets: list[dict[str, list[str]]]) -> None:
     manifests = collected(sets[0])
@@ -196,7 +195,6 @@ def test_whatever_happens_only_good_objects_are_in_force(sets: list[dict[str, li
         assert {f"ConfigMap {key}" for key in after} == set(manifests.origins)
 
 
-@settings(deadline=None, max_examples=60)
 @given(SETS, SETS)
 def test_reading_the_same_again_changes_nothing(
     first: dict[str, list[str]], second: dict[str, list[str]]

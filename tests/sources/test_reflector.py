@@ -422,7 +422,7 @@ class ConvergenceMachine(RuleBasedStateMachine):
 
 
 TestConvergence = ConvergenceMachine.TestCase
-TestConvergence.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestConvergence.settings = settings(stateful_step_count=30)
 
 
 @pytest.mark.parametrize("make", [item, bad], ids=["good", "refused"])

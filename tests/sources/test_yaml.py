@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.sources import Document, read_documents
@@ -270,7 +270,6 @@ def test_a_document_does_not_show_its_value() -> None:
     assert repr(document) == "Document(f.yaml:1)"
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.binary())
 def test_any_bytes_become_documents_or_problems(data: bytes) -> None:
     documents, problems = read_documents(data, "f.yaml")
@@ -278,7 +277,6 @@ def test_any_bytes_become_documents_or_problems(data: bytes) -> None:
     assert all(problem.location for problem in problems)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.text(alphabet="ab:-[]{}&*!|>?'\"\\%@,# \t\r\n.~0<\x00\u2028\ufeff", max_size=60))
 def test_any_yaml_like_text_becomes_documents_or_problems(text: str) -> None:
     documents, problems = read_documents(text, "f.yaml")
@@ -304,7 +302,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(KEYS, JSON, min_size=1, max_size=4))
 def test_json_means_what_it_means_as_json(value: dict[str, object]) -> None:
     lone = any(
@@ -318,7 +315,6 @@ def test_json_means_what_it_means_as_json(value: dict[str, object]) -> None:
         assert [document.value for document in documents] == [value]
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.dictionaries(KEYS, JSON, min_size=1, max_size=3), max_size=3))
 def test_a_stream_is_read_as_its_documents_one_by_one(parts: list[dict[str, object]]) -> None:
     texts = [json.dumps(part) for part in parts]

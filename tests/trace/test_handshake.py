@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
@@ -441,7 +441,6 @@ def test_a_server_that_speaks_no_tls_is_quoted_harmlessly(world: World) -> None:
     assert report.steps[-1].result == "it says: HTTP/1.1 400 Bad Request\\r\\n\\x1b]0;"
 
 
-@settings(deadline=None, max_examples=60)
 @given(chunks=st.lists(st.binary(max_size=80), max_size=6), tls=st.booleans())
 def test_any_bytes_from_a_server_end_in_a_report(
     world: World, chunks: list[bytes], *, tls: bool
@@ -456,7 +455,6 @@ def test_any_bytes_from_a_server_end_in_a_report(
     assert build_report(trace.record()).verdict is Verdict.REFUSED
 
 
-@settings(deadline=None, max_examples=60)
 @given(place=st.integers(0, 9999), change=st.integers(1, 255))
 def test_a_server_flight_with_one_byte_changed_is_never_accepted(
     world: World, serve: Serve, place: int, change: int
