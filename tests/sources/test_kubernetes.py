@@ -575,6 +575,31 @@ async def test_a_configuration_that_can_not_be_used_is_a_lack(cluster: Cluster) 
         await anext(follow(config))
 
 
+async def test_a_connection_given_up_in_its_handshake_is_closed() -> None:
+    connected: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)  # of its ClientHello
+        connected.set_result(reader)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1") as listener:
+        _, port = listener.sockets[0].getsockname()
+        config = KubeConfig.from_one(
+            cluster=Cluster(server=f"https://127.0.0.1:{port}"),
+            user=User(token="t"),  # noqa: S106 - none
+        ).get()
+        assert config is not None
+        server = ApiServer(config)
+        asking = asyncio.create_task(server.list(NAMESPACE_RESOURCE))
+        reader = await connected
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await reader.read()  # to its end, which comes while `asking` still refers to the connection
+        await server.aclose()
+
+
 async def test_a_token_file_that_disappeared_is_a_lack() -> None:
     async with fake_api() as api:
         user = User(token="t", token_file="/nowhere/token")  # noqa: S106 - none

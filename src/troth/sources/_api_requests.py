@@ -20,6 +20,7 @@ from troth.sources._json import decode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from httpcore2 import AsyncNetworkStream
     from lightkube import SingleConfig
 
 T = TypeVar("T")
@@ -31,7 +32,44 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
 _JSON = "application/json"
-_REQUEST_SECONDS = 30.0
+REQUEST_SECONDS = 30.0
+
+
+def http_client(config: SingleConfig, *, remedy: str) -> httpx2.AsyncClient:
+    """A client for HTTP requests to the API server; its owner closes it.
+
+    Args:
+        config: How to reach the server, and as whom.
+        remedy: What to do if that can't be used.
+
+    Raises:
+        EnvironmentLackError: The configuration can't be used.
+    """
+    try:
+        client = AsyncClient(
+            config._replace(user=config.user or User()),
+            ConnectionParams(timeout=httpx2.Timeout(REQUEST_SECONDS)),
+        )
+    except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
+        raise EnvironmentLackError(
+            f"the Kubernetes configuration can't be used: {legible(error)}", remedy
+        ) from error
+    client.event_hooks = {"request": [_close_if_cancelled]}
+    return client
+
+
+async def _close_if_cancelled(request: httpx2.Request) -> None:
+    # httpcore closes a connection whose TLS handshake fails, but not one whose is cancelled.
+    connected: list[AsyncNetworkStream] = []
+
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        match event:
+            case "connection.connect_tcp.complete":
+                connected.append(info["return_value"])
+            case "connection.start_tls.failed":
+                await connected.pop().aclose()
+
+    request.extensions = {**request.extensions, "trace": trace}
 
 
 class ApiRequests:
@@ -46,16 +84,7 @@ class ApiRequests:
 
     def __init__(self, config: SingleConfig) -> None:
         self.name = f"API server {legible(config.cluster.server)}"
-        try:
-            self._client = AsyncClient(
-                config._replace(user=config.user or User()),
-                ConnectionParams(timeout=httpx2.Timeout(_REQUEST_SECONDS)),
-            )
-        except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
-            raise EnvironmentLackError(
-                f"the Kubernetes configuration can't be used: {legible(error)}",
-                "correct the kubeconfig",
-            ) from error
+        self._client = http_client(config, remedy="correct the kubeconfig")
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import httpx2
 import msgspec
 from lightkube import ConfigError
-from lightkube.config.client_adapter import AsyncClient, ConnectionParams
-from lightkube.config.models import User
 
-from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.errors import PeerError, TrothError
 from troth.sources._api_answers import Status, absence, legible, refusal, translated
+from troth.sources._api_requests import REQUEST_SECONDS, http_client
 from troth.sources._json import decode
 from troth.sources._partial_list import take_items
 from troth.sources._reflector import (
@@ -51,7 +50,6 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 _LONGEST_LINE = 64 * 2**20
 """Of a watch; etcd holds no object that comes near it."""
 
-_REQUEST_SECONDS = 30.0
 
 _SILENCE_SECONDS = 150.0
 """The server sends a bookmark every minute."""
@@ -145,16 +143,9 @@ class ApiServer:
         self._name = f"API server {legible(config.cluster.server)}"
         self._silence_seconds = silence_seconds
         self._served: dict[str, str] = {}
-        timeout = httpx2.Timeout(_REQUEST_SECONDS)
-        try:
-            self._client = AsyncClient(
-                config._replace(user=config.user or User()), ConnectionParams(timeout=timeout)
-            )
-        except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
-            raise EnvironmentLackError(
-                f"the Kubernetes configuration can't be used: {legible(error)}",
-                "correct the kubeconfig, or mount the service account's token and CA",
-            ) from error
+        self._client = http_client(
+            config, remedy="correct the kubeconfig, or mount the service account's token and CA"
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -215,7 +206,7 @@ class ApiServer:
             "resourceVersion": version,
             "timeoutSeconds": str(int(seconds)),
         }
-        timeout = httpx2.Timeout(_REQUEST_SECONDS, read=self._silence_seconds)
+        timeout = httpx2.Timeout(REQUEST_SECONDS, read=self._silence_seconds)
         try:
             async with self._client.stream(
                 "GET", self._path(resource), params=_selected(resource, parameters), timeout=timeout
