@@ -223,6 +223,80 @@ def test_plan_does_not_pass_while_errors_hide_a_part(
     assert "left out: " in capsys.readouterr().err
 
 
+OLD = """\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: old, namespace: finance, creationTimestamp: "2024-01-31T12:00:00Z"}
+spec: {mtls: {mode: PERMISSIVE}}
+"""
+UNDATED = OLD.replace(', creationTimestamp: "2024-01-31T12:00:00Z"', "")
+
+
+def changed_modes(text: str) -> list[str]:
+    return [each["to"] for each in json.loads(text)["changes"]]
+
+
+@pytest.mark.parametrize(
+    ("current", "flags"),
+    [
+        pytest.param(OLD, [], id="the policy in force has a date"),
+        pytest.param(
+            WORLD.replace("name: web,", "name: web, creationTimestamp: 2024-01-31T12:00:00Z,")
+            + "---\n"
+            + UNDATED,
+            [],
+            id="another object has a date",
+        ),
+        pytest.param(UNDATED, ["--applied-now"], id="it is asked for"),
+    ],
+)
+def test_plan_takes_a_new_policy_for_the_youngest_where_files_stand_for_a_cluster(
+    world: str,
+    file: Callable[[str, str], str],
+    capsys: pytest.CaptureFixture[str],
+    current: str,
+    flags: list[str],
+) -> None:
+    files = ["-f", file("current.yaml", current)]
+    if "kind: Pod" not in current:
+        files += ["-f", world]
+    new = file("new.yaml", POLICY.replace("default", "a"))
+
+    assert run(["plan", *files, "--with", new, *flags, "-o", "json"]) == 0
+    assert changed_modes(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize("null", ["", ", creationTimestamp: null"])
+def test_plan_compares_by_name_where_no_object_has_a_date(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str], null: str
+) -> None:
+    old = file("old.yaml", UNDATED.replace("finance}", f"finance{null}}}"))
+    new = file("new.yaml", POLICY.replace("default", "a"))
+
+    assert run(["plan", "-f", world, "-f", old, "--with", new, "-o", "json"]) == 1
+    assert changed_modes(capsys.readouterr().out) == ["STRICT", "STRICT"]
+
+
+def test_plan_keeps_the_age_of_a_policy_that_is_replaced(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    younger = OLD.replace("old", "zz").replace("2024", "2025").replace("PERMISSIVE", "DISABLE")
+    files = ["-f", world, "-f", file("old.yaml", OLD), "-f", file("younger.yaml", younger)]
+    new = file("new.yaml", UNDATED.replace("PERMISSIVE", "STRICT"))
+
+    assert run(["plan", *files, "--with", new, "-o", "json"]) == 1
+    assert changed_modes(capsys.readouterr().out) == ["STRICT", "STRICT"]
+
+
+def test_explain_takes_a_policy_without_a_date_for_younger_than_one_of_a_cluster(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["-f", world, "-f", file("old.yaml", OLD), "-f", file("new.yaml", POLICY)]
+
+    assert run(["explain", *files, "finance/web", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decided_by"]["policy"] == "finance/old"
+
+
 def _event(client: str | None) -> dict[str, object]:
     end = {"address": "192.0.2.7", "port": 8080, "pod": None}
     return {

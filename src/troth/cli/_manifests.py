@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from troth.cli._console import err
 from troth.errors import InputError, Problem, Severity
 from troth.mesh import DEFAULT_ROOT_NAMESPACE
-from troth.sources import DEFAULT_NAMESPACE, STDIN, Manifests, load
+from troth.sources import DEFAULT_NAMESPACE, STDIN, Manifests, as_stored, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,7 +51,8 @@ def read_manifests(*groups: Sequence[Path], namespace: str | None = None) -> tup
         raise InputError(problems)
     stdin = _standard_input() if wanted else None
     place = namespace or DEFAULT_NAMESPACE
-    return tuple(load(group, stdin, namespace=place) for group in groups)
+    now = datetime.now(UTC)
+    return tuple(as_stored(load(group, stdin, namespace=place), now=now) for group in groups)
 
 
 def warn_of_errors(problems: Iterable[Problem]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +64,14 @@ def plan_command(
     kubeconfig: KubeconfigOption = None,
     namespace: NamespaceOption = None,
     root_namespace: RootNamespaceOption = ROOT_NAMESPACE,
+    applied_now: Annotated[
+        bool,
+        typer.Option(
+            "--applied-now",
+            help="Take new policies of --with for the youngest, as a cluster would. It is so "
+            "anyway if any object given has a creationTimestamp.",
+        ),
+    ] = False,
     observed: Annotated[
         bool,
         typer.Option("--observed", help="Count the plaintext that the running mesh has seen, too."),
@@ -94,6 +102,10 @@ def plan_command(
         require_essentials(found)
         current = found.manifests
         new = as_applied(new, found.created, now=datetime.now(UTC))
+    elif applied_now or current.dated or new.dated:
+        # Files that have no date themselves were applied before.
+        moment = datetime.now(UTC) + timedelta(seconds=1)
+        new = as_applied(new, {k: each.created for k, each in current.policies.items()}, now=moment)
     gone = [full_object_name(name, namespace) for name in without or ()]
     planned = amend(current, new=new, without=gone)
     report = plan(current, planned, root_namespace=root_namespace)

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from troth.sources._aliases import CLUSTER_DOMAIN, aliases
-from troth.sources._amend import amend, as_applied
+from troth.sources._amend import amend, as_applied, as_stored
 from troth.sources._cluster_world import (
     ClusterNode,
     ClusterService,
@@ -136,6 +136,7 @@ __all__ = [
     "aliases",
     "amend",
     "as_applied",
+    "as_stored",
     "cluster_config",
     "collect",
     "consequence",

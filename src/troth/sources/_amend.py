@@ -54,18 +54,41 @@ def amend(
             refused=(current.refused - gone) | new.refused,
             unread=current.unread | new.unread,
             problems=(*problems, *new.problems),
+            dated=current.dated or new.dated,
         )
     )
 
 
-def as_applied(new: Manifests, created: Mapping[str, datetime], *, now: datetime) -> Manifests:
+def as_stored(manifests: Manifests, *, now: datetime) -> Manifests:
+    """The same with all policies dated, if they stand for a cluster's objects.
+
+    Files of which some were read from a cluster are compared by age with others that were not:
+    those would be the youngest there, and not the oldest, as policies without a date are.
+
+    Args:
+        manifests: What was read from files.
+        now: The time of policies without one.
+    """
+    if not manifests.dated:
+        return manifests
+    policies = {
+        key: each if each.created else msgspec.structs.replace(each, created=now)
+        for key, each in manifests.policies.items()
+    }
+    return msgspec.structs.replace(manifests, policies=policies)
+
+
+def as_applied(
+    new: Manifests, created: Mapping[str, datetime | None], *, now: datetime
+) -> Manifests:
     """What ``new`` is once it is in a cluster, as far as age decides among policies.
 
     The API server dates an object when it is made, whatever its manifest says, and never again.
 
     Args:
         new: What would be applied.
-        created: When the cluster's PeerAuthentications were made, by ``NAMESPACE/NAME``.
+        created: When the cluster's PeerAuthentications were made, by ``NAMESPACE/NAME``; None for
+            one that is as old as can be.
         now: The time of the others.
     """
     policies = {

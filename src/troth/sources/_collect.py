@@ -61,6 +61,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         origins: Where each accepted object stands, by ``KIND NAMESPACE/NAME``.
         refused: Objects that are there but not acceptable, by ``KIND NAMESPACE/NAME``.
         unread: Files and directories some of whose objects could not even be told.
+        dated: Some object has a ``creationTimestamp``, so they stand for those of a cluster.
     """
 
     namespaces: Mapping[str, Namespace] = {}
@@ -79,6 +80,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     origins: Mapping[str, Location] = {}
     refused: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
+    dated: bool = False
 
     @property
     def slices(self) -> tuple[EndpointSliceSpec, ...]:
@@ -196,6 +198,7 @@ class _Collector:
         self._origins: dict[str, Location] = {}
         self._refused: set[str] = set()
         self._ignored: Counter[str] = Counter()
+        self._dated = False
 
     def finish(self) -> Manifests:
         known: dict[str, object] = {
@@ -205,10 +208,12 @@ class _Collector:
             "origins": self._origins,
             "refused": frozenset(self._refused),
             "unread": frozenset(self._unread),
+            "dated": self._dated,
         }
         return with_implied_namespaces(Manifests(**known))  # type: ignore[arg-type]  # rows of KINDS
 
     def add(self, document: Document) -> None:
+        self._dated = self._dated or _is_dated(document.value)
         kind = self._kind(document)
         if kind is None:
             return
@@ -279,6 +284,12 @@ def _in_namespace(document: Document, namespace: str) -> Document:
         return document
     placed = value | {"metadata": metadata | {"namespace": namespace}}
     return msgspec.structs.replace(document, value=placed)
+
+
+def _is_dated(value: object) -> bool:
+    """Whether an API server has made the object; tools write a null where it is still to be."""
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    return isinstance(metadata, dict) and bool(metadata.get("creationTimestamp"))
 
 
 def _best_name(value: object) -> str:
