@@ -115,7 +115,7 @@ def test_json_is_alone_on_standard_output(
     bad = tmp_path / "bad.yaml"
     bad.write_text("kind: Pod\n")
 
-    assert run(["explain", "finance/app=web", "-f", policy, "-f", str(bad), "-o", "json"]) == 0
+    assert run(["explain", "finance/app=web", "-f", policy, "-f", str(bad), "-o", "json"]) == 1
 
     captured = capsys.readouterr()
     assert json.loads(captured.out)["mode"] == "STRICT"

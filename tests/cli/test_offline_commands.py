@@ -206,7 +206,72 @@ def test_explain_does_not_pass_while_a_policy_has_an_error(
 ) -> None:
     assert run(["explain", "-f", world, "finance/web"]) == 0
     assert run(["explain", "-f", world, "-f", file("p.yaml", BROKEN), "finance/web"]) == 1
-    assert "left out: " in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert 'spec.mtls.mode: is "strict"' in captured.out
+    assert captured.err == ""
+
+
+HELM = """\
+{{- if .Values.strict }}
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: {{ .Release.Namespace }}}
+spec: {mtls: {mode: STRICT}}
+{{- end }}
+"""
+SOPS = """\
+data: ENC[AES256_GCM,data:cXVhY2sK,iv:d2Fy,tag:bWVoCg==,type:str]
+sops: {mac: ENC[AES256_GCM,data:bWFjCg==,type:str], version: 3.9.0}
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(POLICY.replace("kind", "\tkind"), id="a tab"),
+        pytest.param(HELM, id="a Helm template"),
+        pytest.param(SOPS, id="a file that SOPS has encrypted"),
+        pytest.param(POLICY + "\0", id="a NUL"),
+        pytest.param(POLICY + "spec: {}\n", id="a duplicate key"),
+        pytest.param(POLICY.replace("name: default, ", ""), id="no name"),
+        pytest.param(POLICY.replace("PeerAuth", "PeerOauth"), id="a misspelled kind"),
+        pytest.param(POLICY.replace("security.istio.io", "security.istio"), id="another group"),
+        pytest.param(
+            WORLD.split("---")[0].replace("enabled", '"!"'), id="its namespace has an error"
+        ),
+    ],
+)
+def test_explain_does_not_pass_while_something_hides_what_could_count(
+    world: str, file: Callable[[str, str], str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["-f", file("hidden.yaml", text), "-f", world]
+
+    assert run(["explain", *files, "finance/web", "-o", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert "hidden.yaml" in {
+        each["location"]["file"].rpartition("/")[2] for each in report["problems"]
+    }
+    assert run(["explain", *files, "finance/web"]) == 1
+    assert "This may be wrong: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(WORLD.split("---")[1].replace("image: app", "image: 1"), id="another pod"),
+        pytest.param(
+            WORLD.split("---")[0].replace("finance", "other").replace("enabled", '"!"'),
+            id="another namespace",
+        ),
+        pytest.param(BROKEN.replace("finance", "other"), id="a policy for another namespace"),
+    ],
+)
+def test_explain_passes_by_errors_of_what_cannot_count(
+    world: str, file: Callable[[str, str], str], text: str
+) -> None:
+    other = file("other.yaml", text.replace("name: web", "name: other"))
+
+    assert run(["explain", "-f", other, "-f", world, "finance/web"]) == 0
 
 
 def test_plan_does_not_pass_while_errors_hide_a_part(

@@ -82,6 +82,7 @@ def test_the_json_form_is_the_one_documented() -> None:
                 "why": "its selector needs app=web, and the workload has app=payments",
             },
         ],
+        "problems": [],
     }
 
 

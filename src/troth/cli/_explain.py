@@ -26,7 +26,6 @@ from troth.errors import InputError, Problem
 from troth.explain import Derivation, explain
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import StateDirectory, call
-from troth.policy import KIND
 
 
 def register(app: typer.Typer) -> None:
@@ -66,46 +65,51 @@ def explain_command(
 ) -> int:
     """Say which mutual TLS mode holds for a workload's ports, and which policy decides, and why.
 
-    The exit code is 1 when a policy of the files given has an error: it could be one that counts.
+    The exit code is 1 when errors hide what could be a policy that counts: one of its own, or a
+    file or document that can't be read.
     """
     cluster = chosen_cluster(
         ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
     )
     root = root_namespace or ROOT_NAMESPACE
     domain = TrustDomain.parse(trust_domain or DEFAULT_TRUST_DOMAIN)
-    hidden = False
+    left_out: tuple[Problem, ...] = ()
     if cluster:
-        derivation = _in_cluster(cluster, workload, root, domain)
+        derivation, left_out = _in_cluster(cluster, workload, root, domain)
     elif files:
         (manifests,) = read_manifests(files, namespace=namespace)
-        warn_of_errors(manifests.problems)
+        left_out = manifests.problems
         name = full_name(workload, namespace)
         derivation = explain(manifests, name, root_namespace=root, trust_domain=domain)
-        hidden = any(name.startswith(f"{KIND} ") for name in manifests.refused)
     else:
         _only_with_files(root_namespace, trust_domain)
         (answer,) = call(StateDirectory().control, "explain", name=workload)
         derivation = msgspec.convert(answer, Derivation, strict=False)
+    hiding = derivation.explanation.problems
     if output is Output.JSON:
+        warn_of_errors(left_out)
         print_json(derivation.explanation)
     else:
+        warn_of_errors(each for each in left_out if each not in hiding)
         print_tables(render_derivation(derivation))
-    return 1 if hidden else 0
+    return 1 if hiding else 0
 
 
 def _in_cluster(
     cluster: Cluster, workload: str, root_namespace: str, trust_domain: TrustDomain
-) -> Derivation:
+) -> tuple[Derivation, tuple[Problem, ...]]:
     name = full_name(workload, cluster.namespace)
     place = name.partition("/")[0]
     found = ask_cluster(cluster, root_namespace=root_namespace, namespace=place, keep=name)
     require_essentials(found, but_in=root_namespace)
     warn_of_errors(found.manifests.problems)
-    derivation = explain(
-        found.manifests, name, root_namespace=root_namespace, trust_domain=trust_domain
-    )
+    # What a missing right hides has been looked at above.
+    lacking = {each.problem for each in found.unreadable}
+    problems = tuple(each for each in found.manifests.problems if each not in lacking)
+    manifests = msgspec.structs.replace(found.manifests, problems=problems)
+    derivation = explain(manifests, name, root_namespace=root_namespace, trust_domain=trust_domain)
     require_no_default(found, derivation.explanation)
-    return derivation
+    return derivation, found.manifests.problems
 
 
 def _only_with_files(*options: str | None) -> None:

@@ -46,6 +46,13 @@ def render_derivation(derivation: Derivation) -> RenderableType:
         parts += ["", _ports(explanation)]
     if not explanation.in_mesh:
         parts += ["", "[yellow]Nothing of this is enforced while it is not in the mesh.[/yellow]"]
+    if explanation.problems:
+        what = "an object" if len(explanation.problems) == 1 else "objects"
+        parts += [
+            "",
+            f"[red]This may be wrong: {what} that could change it can't be read.[/red]",
+            *(f"  {escape(str(each))}" for each in explanation.problems),
+        ]
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
 
 

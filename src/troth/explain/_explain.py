@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from troth._syntax import NAMESPACE
+from troth.errors import Problem, Severity
 from troth.explain._subject import find_subject
 from troth.explain._workloads import belongs
 from troth.identity import SpiffeId
 from troth.mesh import Membership
+from troth.policy import KIND as POLICY
 from troth.policy import Considered, DecidedBy, Mode, PolicyIndex
+from troth.sources import KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from troth.identity import TrustDomain
     from troth.sources import Manifests
 
@@ -48,6 +54,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         mode: Of all ports that ``ports`` doesn't name.
         ports: The TCP ports of its containers, and those that its portLevelMtls names.
         considered: From mesh over namespace to workload scope, the oldest first in each.
+        problems: Errors that hide an object which could change the answer: a policy, the
+            workload's namespace, or a document of which nothing is known.
     """
 
     schema: Literal["troth/explain/v1"] = "troth/explain/v1"
@@ -57,6 +65,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     decided_by: DecidedBy
     ports: Mapping[int, PortMode]
     considered: tuple[Considered, ...]
+    problems: tuple[Problem, ...] = ()
 
 
 class Derivation(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,5 +134,26 @@ def explain(
                 for number, port in verdict.ports.items()
             },
             considered=verdict.considered,
+            problems=tuple(_hiding(manifests, subject.namespace, root_namespace)),
         ),
     )
+
+
+def _hiding(manifests: Manifests, namespace: str, root_namespace: str) -> Iterator[Problem]:
+    """The errors behind which something could stand that counts for ``namespace``."""
+    read = manifests.refused | manifests.origins.keys()
+    places = {namespace, root_namespace}
+    for problem in manifests.problems:
+        kind, _, name = problem.subject.partition(" ")
+        if problem.severity is not Severity.ERROR:
+            continue
+        if kind == POLICY:
+            place = name.partition("/")[0]
+            counts = place in places or NAMESPACE.flaw(place) is not None or "/" not in name
+        elif kind == "Namespace":
+            counts = name in {"", namespace}
+        else:
+            # Of a kind that is known it is no policy, whatever else is wrong with it.
+            counts = kind not in KINDS and problem.subject not in read
+        if counts:
+            yield problem

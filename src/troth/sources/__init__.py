@@ -19,6 +19,7 @@ from troth.sources._cluster_world import (
 from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
 from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
+from troth.sources._kinds import KINDS
 from troth.sources._last_good import merge_last_good
 from troth.sources._runnable import not_run, not_served, runnable_problems, without_effect
 from troth.sources._security import Security
@@ -91,6 +92,7 @@ else:
 __all__ = [
     "CLUSTER_DOMAIN",
     "DEFAULT_NAMESPACE",
+    "KINDS",
     "STDIN",
     "ClusterManifests",
     "ClusterNode",
