@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import typer
+from tests.columns import WIDTHS, lost
 
 from troth import __version__
 from troth.cli._app import COMMANDS, command_tree, run
@@ -29,6 +31,35 @@ def policy(tmp_path: Path) -> str:
     path = tmp_path / "policy.yaml"
     path.write_text(POLICY)
     return str(path)
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loses_nothing_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    columns: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run([command, "--help"]) == 0
+    shown = re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= columns
+    for option in typer.main.get_command(command_tree()).commands[command].params:  # type: ignore[attr-defined]  # it is a group
+        names = [name for name in option.opts if name.startswith("-")]
+        assert not lost(" ".join([*names, option.help or ""]), shown)
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_list_of_commands_loses_nothing_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run(["--help"]) == 0
+    shown = re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out)
+    for name, command in typer.main.get_command(command_tree()).commands.items():  # type: ignore[attr-defined]  # it is a group
+        first = (command.help or "").partition("\n")[0].replace("`", "")
+        assert not lost(f"{name} {first}", shown)
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

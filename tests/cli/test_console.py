@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.markup import escape
 
-from troth.cli._console import SafeConsole, table
+from troth._rows import Rows
+from troth.cli._console import SafeConsole
 
 
 def shown(text: str, *, in_table: bool = False, coloured: bool = False) -> str:
@@ -15,7 +16,7 @@ def shown(text: str, *, in_table: bool = False, coloured: bool = False) -> str:
     colours = "standard" if coloured else None
     console = SafeConsole(file=file, force_terminal=True, color_system=colours, width=60)  # type: ignore[arg-type]  # one of the literals
     if in_table:
-        rows = table("NAME")
+        rows = Rows("NAME")
         rows.add_row(escape(text))
         console.print(rows)
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
+from tests.columns import assert_whole
 from tests.explain.notation import ROOT, objects
 
 from troth.cli._render_explain import render_derivation
@@ -90,6 +91,11 @@ RENDERINGS = {
 @pytest.mark.parametrize("name", RENDERINGS)
 def test_a_rendering_reads_as_its_golden(name: str) -> None:
     assert rendered(RENDERINGS[name]()) == (GOLDEN / f"{name}.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", RENDERINGS)
+def test_a_rendering_loses_nothing_on_a_narrow_terminal(name: str) -> None:
+    assert_whole(RENDERINGS[name]())
 
 
 def test_every_golden_is_a_rendering() -> None:

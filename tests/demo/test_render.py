@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
+from tests.columns import assert_whole
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, RESET, refused_trace
 
 from troth.demo import (
@@ -106,3 +107,8 @@ def test_the_handshake_is_shown_with_both_ends_decisions_within_100_columns() ->
     assert "Process" in text
     assert "Status" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_narrow_terminal_loses_nothing() -> None:
+    assert_whole(render_step(_step(judge_attempt(BY_TUNNEL, ANSWERED))))
+    assert_whole(render_handshake(refused_trace(), judge_trace(IMPOSTOR, refused_trace())))

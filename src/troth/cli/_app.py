@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +45,9 @@ PLUGIN_COMMANDS = (
 """Those of kubectl's plugin: they can ask a cluster, and there do so by themselves."""
 
 
+_COLUMNS_FOR_FRAMES = 100
+
+
 def command_tree(first: str = "", *, as_plugin: bool = False) -> typer.Typer:
     """The commands, or only what is needed of them: modules take long to import.
 
@@ -56,7 +60,7 @@ def command_tree(first: str = "", *, as_plugin: bool = False) -> typer.Typer:
         help=f"Mutual TLS between {cluster} services, as Istio's PeerAuthentication says.",
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",  # the only one that fills paragraphs
+        rich_markup_mode=_help_style(of_command=first in COMMANDS and first != "ca"),
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     tree.callback()(_root)
@@ -64,6 +68,13 @@ def command_tree(first: str = "", *, as_plugin: bool = False) -> typer.Typer:
     for module in dict.fromkeys(COMMANDS[name] for name in ((first,) if first in names else names)):
         importlib.import_module(f"troth.cli.{module}").register(tree)
     return tree
+
+
+def _help_style(*, of_command: bool) -> Literal["markdown"] | None:
+    """How help is set: in frames, where they don't crop the names of options."""
+    roomy = shutil.get_terminal_size().columns >= _COLUMNS_FOR_FRAMES
+    # Of rich's, it is the only one that fills paragraphs.
+    return "markdown" if roomy or not of_command else None
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback signature

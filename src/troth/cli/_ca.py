@@ -12,7 +12,8 @@ from rich.console import Group
 from rich.markup import escape
 
 from troth._contract import DEFAULT_NAMESPACE
-from troth.cli._console import Output, OutputOption, err, out, print_json, print_tables, table
+from troth._rows import Rows
+from troth.cli._console import Output, OutputOption, err, out, print_json, print_tables
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -131,7 +132,7 @@ def _some(items: tuple[str, ...], most: int = 3) -> str:
 
 def render_state(state: RotationState) -> RenderableType:
     """All of it, for people."""
-    rows = table("ROOT (SHA-256)", "VALID UNTIL", "SIGNS")
+    rows = Rows("ROOT (SHA-256)", "VALID UNTIL", "SIGNS")
     for root in state.roots:
         rows.add_row(root.fingerprint, f"{root.not_after:%Y-%m-%d}", "yes" if root.signs else "no")
     since = f", since {state.since:%Y-%m-%d %H:%M:%S} UTC" if state.since else ""

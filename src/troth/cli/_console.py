@@ -11,7 +11,6 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.segment import Segment
-from rich.table import Table
 
 from troth.policy import Mode
 
@@ -55,7 +54,7 @@ err = SafeConsole(stderr=True, highlight=False)
 """Progress and complaints."""
 
 _REPORT_COLUMNS = 100
-_PIPED_COLUMNS = 400
+_PIPED_COLUMNS = 10_000
 if not out.is_terminal:
     out.width = _PIPED_COLUMNS
 
@@ -105,14 +104,6 @@ def print_report(part: RenderableType, *, columns: int = _REPORT_COLUMNS) -> Non
 def print_tables(part: RenderableType) -> None:
     """A report of tables that are as wide as they need, if the terminal has the room."""
     print_report(part, columns=out.width)
-
-
-def table(*columns: str) -> Table:
-    """An aligned table without lines, as kubectl prints them."""
-    result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for column in columns:
-        result.add_column(column, overflow="fold")
-    return result
 
 
 def moment(when: datetime) -> str:

@@ -8,14 +8,14 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
-from troth.cli._console import coloured, moment, table
+from troth._rows import Rows
+from troth.cli._console import coloured, moment
 from troth.explain import PortState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
-    from rich.table import Table
 
     from troth.explain import Audit, Pair, PortAudit, WorkloadAudit
 
@@ -49,8 +49,8 @@ def render_audit(audit: Audit) -> RenderableType:
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
 
 
-def _pairs(pairs: Sequence[Pair]) -> Table:
-    rows = table("FROM", "TO", "TUNNEL", "PLAINTEXT", "REFUSED", "LAST")
+def _pairs(pairs: Sequence[Pair]) -> Rows:
+    rows = Rows("FROM", "TO", "TUNNEL", "PLAINTEXT", "REFUSED", "LAST")
     for pair in pairs:
         rows.add_row(
             escape(pair.source),
@@ -63,8 +63,8 @@ def _pairs(pairs: Sequence[Pair]) -> Table:
     return rows
 
 
-def _workloads(workloads: Sequence[WorkloadAudit]) -> Table:
-    rows = table("WORKLOAD", "PORT", "MODE", "READY", "BECAUSE")
+def _workloads(workloads: Sequence[WorkloadAudit]) -> Rows:
+    rows = Rows("WORKLOAD", "PORT", "MODE", "READY", "BECAUSE")
     for workload in workloads:
         name = escape(workload.key)
         if not workload.captured:

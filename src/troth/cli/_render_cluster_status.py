@@ -8,14 +8,14 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
-from troth.cli._console import coloured, table
+from troth._rows import Rows
+from troth.cli._console import coloured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime, timedelta
 
     from rich.console import RenderableType
-    from rich.table import Table
 
     from troth.explain import ClusterPod, ClusterStatus, NodeStatus, TrustBundleStatus
 
@@ -40,8 +40,8 @@ def render_cluster_status(status: ClusterStatus, *, now: datetime) -> Renderable
     return Group(*parts)
 
 
-def _pods(pods: tuple[ClusterPod, ...]) -> Table:
-    rows = table("POD", "NODE", "READY", "CAPTURED", "MODE", "DECIDED BY", "IDENTITY")
+def _pods(pods: tuple[ClusterPod, ...]) -> Rows:
+    rows = Rows("POD", "NODE", "READY", "CAPTURED", "MODE", "DECIDED BY", "IDENTITY")
     for pod in pods:
         settled = pod.in_mesh and pod.captured
         rows.add_row(
@@ -60,8 +60,8 @@ def _pods(pods: tuple[ClusterPod, ...]) -> Table:
     return rows
 
 
-def _nodes(nodes: tuple[NodeStatus, ...], now: datetime) -> Table:
-    rows = table("NODE", "REPORTED", "ENFORCES ALL", "CAPTURED", "TROUBLE")
+def _nodes(nodes: tuple[NodeStatus, ...], now: datetime) -> Rows:
+    rows = Rows("NODE", "REPORTED", "ENFORCES ALL", "CAPTURED", "TROUBLE")
     for node in nodes:
         rows.add_row(
             escape(node.name),

@@ -8,12 +8,12 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
-from troth.cli._console import coloured, table
+from troth._rows import Rows
+from troth.cli._console import coloured
 from troth.policy import Outcome, Scope
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from troth.explain import Derivation, Explanation
 
@@ -64,10 +64,7 @@ def _workload(derivation: Derivation) -> list[RenderableType]:
         title = f"{derivation.kind} {workload.namespace}/{workload.name}"
     else:
         title = f"Any workload in {workload.namespace} with the labels {workload.name}"
-    facts = table()
-    facts.show_header = False
-    facts.add_column()
-    facts.add_column(overflow="fold")
+    facts = Rows("", "", header=False)
     facts.add_row("  labels", escape(labels))
     if workload.spiffe_id:
         facts.add_row("  identity", escape(workload.spiffe_id))
@@ -75,8 +72,8 @@ def _workload(derivation: Derivation) -> list[RenderableType]:
     return [f"[bold]{escape(title)}[/bold]", facts]
 
 
-def _scopes(explanation: Explanation) -> Table:
-    rows = table("SCOPE", "POLICY", "VERDICT", "WHY")
+def _scopes(explanation: Explanation) -> Rows:
+    rows = Rows("SCOPE", "POLICY", "VERDICT", "WHY")
     for scope in _SCOPES:
         label = str(scope)
         for each in explanation.considered:
@@ -93,8 +90,8 @@ def _scopes(explanation: Explanation) -> Table:
     return rows
 
 
-def _ports(explanation: Explanation) -> Table:
-    rows = table("PORT", "MODE", "DECIDED BY")
+def _ports(explanation: Explanation) -> Rows:
+    rows = Rows("PORT", "MODE", "DECIDED BY")
     rest = (explanation.mode, explanation.decided_by)
     for number, port in explanation.ports.items():
         decider = str(port.decided_by)

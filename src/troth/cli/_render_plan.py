@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from troth.cli._console import coloured, moment, table
+from troth._rows import Rows
+from troth.cli._console import coloured, moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
-    from rich.table import Table
 
     from troth.explain import Affected, Change, Plaintext, Plan
     from troth.policy import Mode
@@ -43,12 +43,12 @@ def render_plan(plan: Plan) -> RenderableType:
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
 
 
-def _changes(changes: Sequence[Change]) -> Table:
+def _changes(changes: Sequence[Change]) -> Rows:
     """Ports of a workload that change alike share a row."""
     alike: dict[object, list[Change]] = {}
     for each in changes:
         alike.setdefault((each.workload, each.before, each.after, each.decided_by), []).append(each)
-    rows = table("WORKLOAD", "PORT", "FROM", "TO", "DECIDED BY")
+    rows = Rows("WORKLOAD", "PORT", "FROM", "TO", "DECIDED BY")
     last = None
     for group in alike.values():
         first = group[0]
@@ -78,7 +78,7 @@ def _affected(what: str, affected: Affected) -> list[RenderableType]:
     hidden = len(names) - _MOST_CLIENTS
     clients = ", ".join(names[:_MOST_CLIENTS]) + (f" and {hidden} more" if hidden > 0 else "")
     seen = any(port.seen for port in affected.ports)
-    rows = table("TO", "PORT", "FROM", "TO BE", *(["SEEN IN PLAINTEXT"] if seen else []))
+    rows = Rows("TO", "PORT", "FROM", "TO BE", *(["SEEN IN PLAINTEXT"] if seen else []))
     for port in affected.ports:
         rows.add_row(
             escape(str(port.workload)),

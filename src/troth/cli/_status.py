@@ -14,7 +14,7 @@ from troth.cli._cluster import ContextOption, KubeconfigOption, ask_status, chos
 from troth.cli._console import Output, OutputOption, out, print_json, print_tables
 from troth.cli._manifests import ROOT_NAMESPACE
 from troth.cli._render_cluster_status import render_cluster_status
-from troth.cli._render_status import PodTable
+from troth.cli._render_status import render_pods
 from troth.errors import Severity
 from troth.identity import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local import MeshStatus, StateDirectory, call
@@ -74,7 +74,7 @@ def status(
 
 
 def _print(mesh: MeshStatus) -> None:
-    print_tables(PodTable(mesh.pods, now=datetime.now(UTC)))
+    print_tables(render_pods(mesh.pods, now=datetime.now(UTC)))
     for refused in mesh.envoy.refused:
         out.print(f"[red]refused by Envoy:[/red] {escape(refused)}", soft_wrap=True)
     for problem in mesh.problems:

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from troth._rows import Rows
 from troth.demo._scenario import Happened
 from troth.envoy import TUNNEL_PORT
 from troth.trace import decision_rows, render_report
@@ -34,7 +35,7 @@ _COLOURS = {
 
 def render_pods(status: MeshStatus) -> RenderableType:
     """Who is there, and who is in the mesh."""
-    rows = _grid()
+    rows = Rows("", "", "", header=False)
     for pod in status.pods:
         rows.add_row(
             Text(pod.workload, style="bold"),

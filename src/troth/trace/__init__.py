@@ -14,10 +14,7 @@ from troth.trace._names import Kind, Side
 from troth.trace._record import Event, HandshakeRecord, Verdict
 from troth.trace._render import (
     decision_rows,
-    render_process,
     render_report,
-    render_tracker,
-    render_verdict,
 )
 from troth.trace._states import CertificateStatus, ClientState, ConnectionStatus, ServerState
 from troth.trace._steps import Step, TraceReport, TrackerRow, build_report
@@ -43,9 +40,6 @@ __all__ = [
     "Verdict",
     "build_report",
     "decision_rows",
-    "render_process",
     "render_report",
-    "render_tracker",
-    "render_verdict",
     "trace_connection",
 ]

@@ -1,4 +1,4 @@
-"""A trace for people: rich renderables for 80 columns and more, plain text when piped."""
+"""A trace for people: rich renderables for any width, plain text when piped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,7 @@ from troth.trace._states import CertificateStatus, ConnectionStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from troth.mesh import ClientDecision, ServerDecision
     from troth.trace._steps import TraceReport
@@ -40,6 +41,7 @@ _STYLES: dict[str, str] = {
     ConnectionStatus.SERVER_AUTHENTICATED: _UNDER_WAY,
     ConnectionStatus.ESTABLISHED: _GOOD,
 }
+_COLUMNS_OF_STEPS = 96
 _ACTORS = {Side.CLIENT: "cyan", Side.SERVER: "magenta"}
 
 
@@ -59,42 +61,66 @@ def _table(title: str) -> Table:
     )
 
 
-def render_process(report: TraceReport) -> Table:
-    """The process table: each step with the states it leaves client and server in."""
-    table = _table("Process")
-    table.add_column("#", justify="right")
-    table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column("who", no_wrap=True)
-    table.add_column("does", min_width=20, max_width=26, overflow="fold")
-    table.add_column("client", no_wrap=True)
-    table.add_column("server", no_wrap=True)
-    table.add_column("result", min_width=18, overflow="fold")
-    for step in report.steps:
-        table.add_row(
-            str(step.number),
-            f"{step.elapsed_ms:.1f}",
-            Text(step.actor, style=_ACTORS[step.actor]),
-            Text(step.action),
-            Text(step.client_state),
-            Text(step.server_state),
-            Text(_BEFORE_PATH.sub(r"\1\n\2", step.result)),
-        )
-    return table
+class _Steps:
+    """The process: each step with the states it leaves client and server in.
+
+    It is a table, and where that has no room, some lines for each step.
+    """
+
+    def __init__(self, report: TraceReport) -> None:
+        self._report = report
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the form for which there is room."""
+        if options.max_width >= _COLUMNS_OF_STEPS:
+            yield self._table()
+        else:
+            yield Text("Process", style="bold")
+            yield from self._lines()
+
+    def _table(self) -> Table:
+        table = _table("Process")
+        table.add_column("#", justify="right")
+        table.add_column("ms", justify="right", no_wrap=True)
+        table.add_column("who", no_wrap=True)
+        table.add_column("does", max_width=26, overflow="fold")
+        table.add_column("client", no_wrap=True)
+        table.add_column("server", no_wrap=True)
+        table.add_column("result", overflow="fold")
+        for step in self._report.steps:
+            table.add_row(
+                str(step.number),
+                f"{step.elapsed_ms:.1f}",
+                Text(step.actor, style=_ACTORS[step.actor]),
+                Text(step.action),
+                Text(step.client_state),
+                Text(step.server_state),
+                Text(_BEFORE_PATH.sub(r"\1\n\2", step.result)),
+            )
+        return table
+
+    def _lines(self) -> Iterator[RenderableType]:
+        for step in self._report.steps:
+            heading = Text(f"{step.number:>2}  {step.elapsed_ms:.1f} ms  ")
+            heading.append(step.actor, style=_ACTORS[step.actor]).append(f"  {step.action}")
+            yield heading
+            states = Text(f"client {step.client_state}, server {step.server_state}", style="dim")
+            yield Padding(Group(states, Text(step.result)), (0, 0, 0, 4))
 
 
-def render_tracker(report: TraceReport) -> Table:
+def _tracker(report: TraceReport) -> Table:
     """The status tracker: both certificates and the connection, after each step."""
     table = _table("Status")
     table.add_column("#", justify="right")
     for title in ("client certificate", "server certificate", "connection"):
-        table.add_column(title, no_wrap=True)
+        table.add_column(title, overflow="fold")
     for row in report.tracker:
         statuses = (row.client_certificate, row.server_certificate, row.connection)
         table.add_row(str(row.step), *map(_styled, statuses))
     return table
 
 
-def render_verdict(report: TraceReport) -> Text:
+def _verdict(report: TraceReport) -> Text:
     """The verdict and its reason, and what was negotiated, in a line each."""
     handshake = report.handshake
     text = Text.assemble(_styled(report.verdict), f": {report.reason}")
@@ -134,4 +160,4 @@ def decision_rows(client: ClientDecision, server: ServerDecision) -> Iterator[tu
 
 def render_report(report: TraceReport) -> RenderableType:
     """All of a trace."""
-    return Group(render_process(report), "", render_tracker(report), "", render_verdict(report))
+    return Group(_Steps(report), "", _tracker(report), "", _verdict(report))
