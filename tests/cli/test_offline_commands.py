@@ -184,6 +184,52 @@ def test_plan_passes_a_change_that_breaks_nobody(
     assert "PERMISSIVE   STRICT" in capsys.readouterr().out
 
 
+STRICT_WORLD = f"{WORLD}---\n{POLICY}"
+DISABLED = POLICY.replace("STRICT", "DISABLE")
+OUTSIDE = WORLD.split("---")[0].replace("enabled", "disabled")
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "code", "said"),
+    [
+        pytest.param(DISABLED, [], 1, "connections would lose their encryption", id="DISABLE"),
+        pytest.param(OUTSIDE, [], 1, "connections would lose their encryption", id="out"),
+        pytest.param(DISABLED, ["--fail-on", "breaks"], 0, "less protected", id="not asked"),
+        pytest.param(DISABLED, ["--fail-on", "none"], 0, "less protected", id="nothing asked"),
+        pytest.param(
+            POLICY.replace("STRICT", "PERMISSIVE"), [], 0, "would be less protected", id="weaker"
+        ),
+        pytest.param(
+            POLICY.replace("STRICT", "PERMISSIVE"),
+            ["--fail-on", "breaks,unencrypted,weaker"],
+            1,
+            "1 workload would be less protected",
+            id="weaker, and asked",
+        ),
+    ],
+)
+def test_plan_fails_by_what_is_lost_and_ends_with_it(
+    file: Callable[[str, str], str],
+    capsys: pytest.CaptureFixture[str],
+    *,
+    change: str,
+    flags: list[str],
+    code: int,
+    said: str,
+) -> None:
+    files = ["-f", file("strict.yaml", STRICT_WORLD), "--with", file("p.yaml", change)]
+
+    assert run(["plan", *files, *flags]) == code
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_plan_fails_on_nothing_that_it_does_not_know(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "-f", world, "--with", file("p.yaml", POLICY), "--fail-on", "break"]) == 2
+    assert "'break' is none of breaks, unencrypted, weaker and none" in capsys.readouterr().err
+
+
 def test_plan_refuses_a_change_with_errors(
     world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,34 @@ def test_a_server_that_joins_the_mesh_under_strict_breaks_clients_outside() -> N
     assert pairs(report.breaks) == {("Pod legacy/cron", "Deployment finance/web:8080")}
 
 
+@pytest.mark.parametrize(
+    ("sign", "before", "after", "weaker"),
+    [
+        pytest.param("+", "STRICT", "PERMISSIVE", True, id="STRICT to PERMISSIVE"),
+        pytest.param("+", "STRICT", "DISABLE", True, id="STRICT to DISABLE"),
+        pytest.param("+", "PERMISSIVE", "DISABLE", True, id="PERMISSIVE to DISABLE"),
+        pytest.param("-", "PERMISSIVE", "PERMISSIVE", True, id="out of the mesh"),
+        pytest.param("+", "DISABLE", "PERMISSIVE", False, id="DISABLE to PERMISSIVE"),
+        pytest.param("+", "PERMISSIVE", "STRICT", False, id="PERMISSIVE to STRICT"),
+        pytest.param("-", "DISABLE", "DISABLE", False, id="DISABLE out of the mesh"),
+    ],
+)
+def test_a_port_that_takes_what_it_refused_before_is_weaker(
+    sign: str,
+    before: str,
+    after: str,
+    weaker: bool,  # noqa: FBT001 - a column
+) -> None:
+    web = "Deployment finance/web 8080"
+
+    report = planned(
+        ["+finance", web, f"finance/default {before}"],
+        [f"{sign}finance", web, f"finance/default {after}"],
+    )
+
+    assert [each.port for each in report.weaker] == ([8080, None] if weaker else [])
+
+
 def test_a_new_workload_has_no_clients_to_lose() -> None:
     before = ["+finance", "Pod legacy/cron", "finance/default STRICT"]
 
@@ -186,6 +214,7 @@ def test_the_json_form_is_stable() -> None:
             }
         ],
         "unencrypted": [],
+        "weaker": [],
         "problems": [],
         "warnings": [],
     }

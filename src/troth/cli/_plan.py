@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from troth.cli._cluster import Cluster
     from troth.explain import Plaintext, Plan
 
+_FAILURES = frozenset({"breaks", "unencrypted", "weaker"})
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -76,13 +78,23 @@ def plan_command(
         bool,
         typer.Option("--observed", help="Count the plaintext that the running mesh has seen, too."),
     ] = False,
+    fail_on: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT,...",
+            help="What makes the exit code 1: breaks (a client would be refused), unencrypted (a "
+            "connection would lose its encryption), weaker (a port would take what it refuses "
+            "today), or none.",
+        ),
+    ] = "breaks,unencrypted",
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Say what a change would do: modes, who is refused, what loses encryption.
 
-    The exit code is 0 when nothing would break, and 1 when something would, or when errors or
-    missing rights hide a part of the answer.
+    The exit code is 0 when nothing that --fail-on names would happen, and 1 when something would,
+    or when errors or missing rights hide a part of the answer.
     """
+    failures = _failures(fail_on)
     if not new_files and not without:
         raise typer.BadParameter("say what would change: --with or --without")
     cluster = chosen_cluster(
@@ -118,7 +130,20 @@ def plan_command(
         print_json(report)
     else:
         print_tables(render_plan(report))
-    return 1 if report.would_break or report.problems else 0
+    return 1 if report.problems or any(getattr(report, name) for name in failures) else 0
+
+
+def _failures(text: str) -> frozenset[str]:
+    """The fields of a plan that are to be empty."""
+    if text == "none":
+        return frozenset()
+    names = frozenset(text.split(","))
+    if not names <= _FAILURES:
+        words = ", ".join(sorted(names - _FAILURES))
+        raise typer.BadParameter(
+            f"--fail-on: {words!r} is none of {', '.join(sorted(_FAILURES))} and none"
+        )
+    return names
 
 
 def _observed() -> tuple[Plaintext, ...]:

@@ -34,13 +34,34 @@ def render_plan(plan: Plan) -> RenderableType:
         parts += [*_affected("[red]Would be refused[/red]", each), ""]
     for each in plan.unencrypted:
         parts += [*_affected("[yellow]Would no longer be encrypted[/yellow]", each), ""]
-    if plan.would_break:
-        parts.append("[red]This would break connections that are accepted today.[/red]")
-    else:
-        parts.append("[green]Nothing that these manifests show would break.[/green]")
     if plan.problems:
         parts.append("[yellow]Some objects can't be read, and the plan is without them.[/yellow]")
+    parts.append(_conclusion(plan))
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
+
+
+def _conclusion(plan: Plan) -> str:
+    """All that matters in one line, the worst first."""
+    losses = []
+    if plan.unencrypted:
+        losses.append("[red]connections would lose their encryption[/red]")
+    if plan.weaker:
+        losses.append(f"[yellow]{_who(plan.weaker)} would be less protected[/yellow]")
+    if plan.would_break:
+        said = ["[red]This would break connections that are accepted today[/red]", *losses]
+    elif losses:
+        said = [f"Nothing would be refused, but {losses[0]}", *losses[1:]]
+    else:
+        said = ["[green]Nothing that these manifests show would break[/green]"]
+    stricter = [each for each in plan.changes if each not in plan.weaker]
+    if stricter:
+        said.append(f"{_who(stricter)} would be stricter")
+    return "; ".join(said) + "."
+
+
+def _who(changes: Sequence[Change]) -> str:
+    count = len({each.workload for each in changes})
+    return "1 workload" if count == 1 else f"{count} workloads"
 
 
 def _changes(changes: Sequence[Change]) -> Rows:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from troth.sources import Manifests
 
 _ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
+_STRENGTH = {Mode.STRICT: 2, Mode.PERMISSIVE: 1}
+"""The others, and being outside the mesh, are as weak as can be."""
 
 
 def plan(
@@ -60,12 +62,14 @@ def plan(
     comparison = _Comparison(_states(current, root_namespace), _states(planned, root_namespace))
     for each in observed:
         comparison.observe(each)
+    changes = tuple(comparison.changes())
     breaks = tuple(comparison.breaks())
     return Plan(
         would_break=bool(breaks),
-        changes=tuple(comparison.changes()),
+        changes=changes,
         breaks=breaks,
         unencrypted=tuple(comparison.unencrypted()),
+        weaker=tuple(each for each in changes if _strength(each.after) < _strength(each.before)),
         problems=tuple(each for each in planned.problems if each.severity is Severity.ERROR),
         warnings=tuple(_new_warnings(current, planned, root_namespace)),
     )
@@ -76,6 +80,10 @@ def _new_warnings(current: Manifests, planned: Manifests, root_namespace: str) -
     for each in validate(planned, root_namespace=root_namespace).problems:
         if each.severity is Severity.WARNING and each not in before:
             yield each
+
+
+def _strength(mode: Mode | None) -> int:
+    return _STRENGTH.get(mode, 0) if mode else 0
 
 
 class _State(NamedTuple):

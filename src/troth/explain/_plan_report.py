@@ -70,6 +70,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         changes: By workload and port, for workloads that are there before and after.
         breaks: Connections that are accepted today and would be refused.
         unencrypted: Connections that are encrypted today and would pass in plaintext.
+        weaker: Those of ``changes`` after which a port takes more than before: plaintext that it
+            refused, or no longer the tunnel.
         problems: Errors of the manifests after the change. What they hide isn't in the plan.
         warnings: What `validate` would find after the change and not before.
     """
@@ -79,5 +81,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...]
     breaks: tuple[Affected, ...]
     unencrypted: tuple[Affected, ...]
+    weaker: tuple[Change, ...] = ()
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
