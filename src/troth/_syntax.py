@@ -90,11 +90,25 @@ def label_key_flaw(key: object) -> Flaw | None:
     return None
 
 
+def annotation_key_flaw(key: object) -> Flaw | None:
+    """The same of an annotation's key, whose prefix may have capitals."""
+    return label_key_flaw(key.lower() if isinstance(key, str) else key)
+
+
 def string_wanted(value: object) -> str:
     """What to do about ``value`` where a string belongs."""
     if value is None or isinstance(value, Mapping | list | tuple | set):
         return "write a string"
     return "put quotes around it to make it a string"
+
+
+def label_text(key: str, value: str) -> str:
+    """``KEY=VALUE``, quoted where it is no label, such as one of a stored policy's selector."""
+    parts = (key, value)
+    return "=".join(
+        part if flaw is None else described(part)
+        for part, flaw in zip(parts, (label_key_flaw(key), LABEL_VALUE.flaw(value)), strict=True)
+    )
 
 
 def legible_name(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from troth.errors import Location, Severity
-from troth.policy import Mode, PeerAuthentication, parse_peer_authentication
+from troth.policy import Mode, PeerAuthentication, PolicyIndex, parse_peer_authentication
 
 
 def manifest(spec: object = None, **metadata: object) -> dict[str, Any]:
@@ -501,6 +501,81 @@ def test_what_is_stored_all_the_same_is_ignored_with_a_warning(
     assert policy is not None
     assert (policy.mode, policy.port_modes) == (Mode.DISABLE, {})
     assert (warning.severity, warning.found) == (Severity.WARNING, found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("app", "a b"),
+        ("app", "ü"),
+        ("app", "x" * 64),
+        ("UP case!", "web"),
+        ("", "web"),
+        ("app", "web\x1b[2J"),
+    ],
+)
+def test_a_stored_selector_of_labels_that_no_pod_can_have_selects_none(
+    key: str, value: str
+) -> None:
+    document = manifest({"selector": {"matchLabels": {key: value}}, "mtls": {"mode": "DISABLE"}})
+    assert parse_peer_authentication(document)[0] is None
+
+    policy, (warning,) = parse_peer_authentication(document, stored=True)
+
+    assert policy is not None
+    assert policy.selector == {key: value}
+    assert warning.severity is Severity.WARNING
+    assert warning.found.endswith("which no pod can have: it selects none")
+    index = PolicyIndex([policy], root_namespace="istio-system")
+    verdict = index.effective("finance", {"app": "web"}, ports=[8080])
+    assert verdict.mode_of(8080) is Mode.PERMISSIVE
+    assert not any("\x1b" in each.why for each in verdict.considered)
+
+
+@pytest.mark.parametrize(
+    ("key", "modes", "found"),
+    [
+        ("+80", {80: Mode.STRICT}, None),
+        ("0080", {80: Mode.STRICT}, None),
+        ("http", {}, "is no port, so it is ignored"),
+        ("70000", {}, "is no port, so it is ignored"),
+    ],
+)
+def test_a_stored_port_is_read_as_istio_reads_it(
+    key: str, modes: dict[int, Mode], found: str | None
+) -> None:
+    document = ports({key: {"mode": "STRICT"}})
+    policy, problems = parse_peer_authentication(document, stored=True)
+    assert policy is not None
+    assert policy.port_modes == modes
+    assert [each.found for each in problems] == ([found] if found else [])
+
+
+def test_of_two_stored_modes_of_one_port_the_safer_counts() -> None:
+    document = ports({"80": {"mode": "DISABLE"}, "080": {"mode": "STRICT"}})
+    policy, (warning,) = parse_peer_authentication(document, stored=True)
+    assert policy is not None
+    assert policy.port_modes == {80: Mode.STRICT}
+    assert warning.found == "sets port 80 again, of which STRICT counts"
+
+
+def test_a_port_without_a_mode_is_as_good_as_none() -> None:
+    # The API server drops the null, so that there is no word to say.
+    policy, problems = parse_peer_authentication(ports({8080: None, 9090: {"mode": "STRICT"}}))
+    assert policy is not None
+    assert (policy.port_modes[9090], problems) == (Mode.STRICT, ())
+
+    policy, (warning,) = parse_peer_authentication(ports({8080: None}))
+    assert policy is not None
+    assert warning.found.startswith("has nothing but null, which an API server drops")
+
+
+def test_a_generated_name_is_told_from_none() -> None:
+    document = manifest({})
+    document["metadata"] = {"generateName": "strict-"}
+    _, (problem,) = parse_peer_authentication(document)
+    assert (problem.path, problem.found) == ("metadata.name", "is missing")
+    assert problem.wanted.startswith("generateName makes another object each time")
 
 
 def test_a_stored_object_is_not_excused_from_the_other_rules() -> None:

@@ -50,6 +50,92 @@ def test_a_bad_name_of_a_policy_is_told_once(read: Callable[..., Manifests]) -> 
     assert manifests.unread == {"f.yaml"}
 
 
+KINDS_WITH_LABELS = [
+    "apiVersion: v1, kind: ConfigMap",
+    "apiVersion: v1, kind: ServiceAccount",
+    "apiVersion: v1, kind: Namespace",
+    "apiVersion: security.istio.io/v1, kind: PeerAuthentication",
+    "apiVersion: networking.k8s.io/v1, kind: Ingress",
+    "apiVersion: example.org/v1, kind: Widget",
+]
+
+
+@pytest.mark.parametrize("head", KINDS_WITH_LABELS)
+@pytest.mark.parametrize(
+    ("metadata", "path", "found"),
+    [
+        ("labels: {a: true}", "metadata.labels[a]", "is the boolean true"),
+        ("labels: {a: 1.10}", "metadata.labels[a]", "is the number 1.1"),
+        ("labels: [a]", "metadata.labels", "is a list"),
+        ("labels: {a: b c}", "metadata.labels[a]", 'is "b c"'),
+        ("labels: {A.org/a: b}", "metadata.labels", 'has a key whose prefix is "A.org"'),
+        ("annotations: {a: true}", "metadata.annotations[a]", "is the boolean true"),
+        ("annotations: {a: 1.10}", "metadata.annotations[a]", "is the number 1.1"),
+        ("annotations: [a]", "metadata.annotations", "is a list"),
+        ("annotations: {a b: c}", "metadata.annotations", 'has a key whose name is "a b"'),
+        (f"annotations: {{a: {'b' * 2**18}}}", "metadata.annotations", "has 262145 bytes"),
+    ],
+)
+def test_labels_and_annotations_are_checked_on_every_object(
+    head: str, metadata: str, path: str, found: str, read: Callable[..., Manifests]
+) -> None:
+    manifests = read(f"{{{head}, metadata: {{name: a, {metadata}}}}}")
+    assert [(each.path, each.found) for each in manifests.problems] == [(path, found)]
+
+
+@pytest.mark.parametrize("head", KINDS_WITH_LABELS)
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "labels: {a: null, example.org/b: c_d.e}",
+        "labels: null, annotations: null",
+        "annotations: {a: any text at all, Example.ORG/b: null}",
+    ],
+)
+def test_labels_and_annotations_are_what_the_api_server_takes(
+    head: str, metadata: str, read: Callable[..., Manifests]
+) -> None:
+    assert read(f"{{{head}, metadata: {{name: a, {metadata}}}}}").problems == ()
+
+
+def test_labels_are_told_of_once_however_many_read_them(read: Callable[..., Manifests]) -> None:
+    manifests = read("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {b: true}}}")
+    assert len(manifests.problems) == 1
+    assert manifests.refused == {"Namespace a"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        (
+            "MeshPolicy",
+            (
+                "write a PeerAuthentication without a selector in the root namespace "
+                "(security.istio.io/v1)"
+            ),
+        ),
+        ("Policy", "write a PeerAuthentication (security.istio.io/v1)"),
+    ],
+)
+def test_a_policy_of_old_names_its_successor(
+    kind: str, wanted: str, read: Callable[..., Manifests]
+) -> None:
+    manifests = read(
+        f"{{apiVersion: authentication.istio.io/v1alpha1, kind: {kind}, metadata: {{name: a}}}}"
+    )
+    (problem,) = manifests.problems
+    assert (problem.path, problem.wanted) == ("kind", wanted)
+    assert manifests.unread == {"f.yaml"}
+
+
+def test_an_object_whose_name_is_generated_is_refused_for_that(
+    read: Callable[..., Manifests],
+) -> None:
+    (problem,) = read("{apiVersion: v1, kind: Pod, metadata: {generateName: a-}}").problems[:1]
+    assert problem.path == "metadata.name"
+    assert problem.wanted.startswith("generateName makes another object each time")
+
+
 def test_namespaces_are_written_or_implied(read: Callable[..., Manifests]) -> None:
     manifests = read(
         "{apiVersion: v1, kind: Namespace, "

@@ -30,7 +30,7 @@ from tests.sources.fake_api import (
 )
 from tests.sources.following import eventually, following
 
-from troth.errors import EnvironmentLackError, PeerError
+from troth.errors import EnvironmentLackError, PeerError, Severity
 from troth.mesh import Endpoint
 from troth.policy import Mode
 from troth.sources._api_server import ApiServer
@@ -279,6 +279,20 @@ async def test_a_policy_that_became_wrong_stays_as_it_was_and_is_told() -> None:
         state = await followed.until(lambda state: len(state.policies) == 2)
         await api.put(POLICIES, policy("PERMISSIVE"))
         await followed.until(lambda state: not state.problems)
+
+
+async def test_a_policy_for_labels_that_no_pod_can_have_replaces_the_version_before_it() -> None:
+    async with fake_api() as api, following(api.config) as followed:
+        await api.put(POLICIES, policy("DISABLE"))
+        await followed.until(lambda state: len(state.policies) == 1)
+        changed = policy("STRICT")
+        changed["spec"] = {"selector": {"matchLabels": {"app": "a b"}}, "mtls": {"mode": "STRICT"}}
+        await api.put(POLICIES, changed)
+        state = await followed.until(lambda state: bool(state.problems))
+        assert [(each.mode, each.selector) for each in state.policies] == [
+            (Mode.STRICT, {"app": "a b"})
+        ]
+        assert state.problems[0].severity is Severity.WARNING
 
 
 async def test_what_is_left_out_of_a_service_is_told_once_and_logged() -> None:

@@ -320,6 +320,22 @@ def test_what_nobody_need_reach_has_both_families_on_any_machine(
     assert services["default/web"].families(["IPv4"]) == ("IPv4", "IPv6")
 
 
+@pytest.mark.parametrize("name", ["80", "a--b", "metrics-of-the-sidecar-proxy", "a" * 63])
+def test_a_services_port_may_have_any_dns_label_as_its_name(
+    name: str, problems: Callable[[str], list[str]]
+) -> None:
+    assert problems(service(f"ports: [{{port: 80, name: '{name}'}}]")) == []
+
+
+@pytest.mark.parametrize("name", ["Http", "a_b", "a.b", "-a", "a" * 64])
+def test_a_services_port_of_another_name_is_refused(
+    name: str, problems: Callable[[str], list[str]]
+) -> None:
+    (problem,) = problems(service(f"ports: [{{port: 80, name: '{name}'}}]"))
+    assert problem.startswith("spec.ports[0].name: is ")
+    assert problem.endswith("(RFC 1123 label)")
+
+
 def test_ports_of_two_transports_may_share_a_number(read: Callable[..., Manifests]) -> None:
     ports = "{port: 53, name: a}, {port: 53, name: b, protocol: UDP}"
     assert read(service(f"ports: [{ports}]")).problems == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from troth._syntax import LABEL_VALUE, label_key_flaw
 from troth.errors import Problem, Severity
 from troth.explain._workloads import WorkloadIndex, is_described, tcp_ports
 from troth.mesh import MESH_LABEL
@@ -40,9 +41,16 @@ def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
         selected = list(index.matching(policy.namespace, policy.selector))
         if selected:
             yield from _ports_of_none(policy, selected, services.get(policy.namespace, ()))
-        elif index.of_namespace(policy.namespace):
+        elif index.of_namespace(policy.namespace) and _possible(policy):
             # Without any workload there the policies are kept apart from what they are for.
             yield _matches_none(policy, index)
+
+
+def _possible(policy: PeerAuthentication) -> bool:
+    """Whether a pod can have its labels; that none can is said already."""
+    return not any(
+        label_key_flaw(key) or LABEL_VALUE.flaw(value) for key, value in policy.selector.items()
+    )
 
 
 def _outside_mesh(policy: PeerAuthentication, manifests: Manifests) -> Iterator[Problem]:

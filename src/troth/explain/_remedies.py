@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth._syntax import label_text
 from troth.explain._names import Names
 from troth.mesh import MESH_LABEL, Reason, Side
 from troth.policy import DecidedBy, Mode, PolicyIndex, Scope
@@ -210,7 +211,7 @@ class Explainer:
             case _:
                 policy = self._policies[decided_by.policy or ""]
                 labels = sorted(policy.selector.items())
-                reach = ",".join(f"{key}={value}" for key, value in labels)
+                reach = ",".join(label_text(key, value) for key, value in labels)
                 if port in policy.port_modes:
                     reach = f"port {port} of {reach}"
         return f"{decided_by.policy} sets STRICT for {reach}"

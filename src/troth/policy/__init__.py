@@ -15,7 +15,7 @@ from __future__ import annotations
 from troth.policy._changes import PolicyChanges
 from troth.policy._lint import lint_policies
 from troth.policy._model import API_VERSIONS, KIND, Mode, PeerAuthentication
-from troth.policy._parse import parse_peer_authentication
+from troth.policy._parse import UNNAMED, parse_peer_authentication
 from troth.policy._resolve import PolicyIndex
 from troth.policy._scope import Scope, scope_of
 from troth.policy._verdict import (
@@ -30,6 +30,7 @@ from troth.policy._verdict import (
 __all__ = [
     "API_VERSIONS",
     "KIND",
+    "UNNAMED",
     "Considered",
     "DecidedBy",
     "Decision",

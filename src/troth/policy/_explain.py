@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth._syntax import LABEL_VALUE, described
+from troth._syntax import described, label_text
 from troth.policy._model import Mode
 from troth.policy._scope import NARROWEST_FIRST, Scope, scope_of, why_before
 from troth.policy._verdict import Considered, Outcome
@@ -59,11 +59,13 @@ def explain(
 def _mismatch(selector: Mapping[str, str], labels: Mapping[str, str]) -> str:
     """The first selector label that the workload does not have, in a sentence."""
     for key, value in selector.items():
+        needed = label_text(key, value)
         if key not in labels:
-            return f"its selector needs {key}={value}, and the workload has no label {key}"
+            name = key if needed.startswith(key) else described(key)
+            return f"its selector needs {needed}, and the workload has no label {name}"
         if labels[key] != value:
-            has = labels[key] if LABEL_VALUE.flaw(labels[key]) is None else described(labels[key])
-            return f"its selector needs {key}={value}, and the workload has {key}={has}"
+            has = label_text(key, labels[key])
+            return f"its selector needs {needed}, and the workload has {has}"
     return ""
 
 

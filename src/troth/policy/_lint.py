@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth._syntax import label_text
 from troth.errors import Problem, Severity
 from troth.policy._model import KIND
 from troth.policy._namespace import NamespacePolicies
@@ -122,7 +123,7 @@ def _meeting_on_workloads(
             pairs[matching[0].key, loser.key] = (matching[0], loser)
     for _, (head, loser) in sorted(pairs.items()):
         both = ", ".join(
-            f"{key}={value}" for key, value in {**head.selector, **loser.selector}.items()
+            label_text(key, value) for key, value in {**head.selector, **loser.selector}.items()
         )
         yield _Finding(
             loser,

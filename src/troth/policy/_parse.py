@@ -55,12 +55,18 @@ _MATCH_LABELS = Shape((), "app: web")
 _MTLS = Shape(("mode",), "mode: STRICT")
 _PORTS = Shape((), "8080: {mode: STRICT}")
 
+_SAFEST = (Mode.STRICT, Mode.UNSET, Mode.PERMISSIVE, Mode.DISABLE)
 _MODES = "STRICT, PERMISSIVE, DISABLE or UNSET"
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
 )
 _PORT_KEY = re.compile(r"[0-9]{1,20}")
+_STORED_PORT_KEY = re.compile(r"[-+]?[0-9]{1,20}")
+"""What the CEL of Istio's definition takes for a number, and Istio as well."""
 _LAST_PORT = 65535
+
+UNNAMED = "generateName makes another object each time, and kubectl apply refuses it: give a name"
+"""What to do where ``metadata.generateName`` stands instead of a name."""
 
 
 def parse_peer_authentication(
@@ -71,8 +77,9 @@ def parse_peer_authentication(
     Args:
         document: One decoded YAML or JSON document.
         location: Where it was read; goes into the problems and the policy.
-        stored: The object is in a cluster already. ``portLevelMtls`` without selector labels is
-            then no error: Istio ignores those ports and counts the mode, and so does the result.
+        stored: The object is in a cluster already, so that what Istio makes of it holds. Labels
+            that no pod can have select none; ports that are none, or stand without selector
+            labels, are ignored, and the mode counts. In a file all that is an error.
 
     Returns:
         The policy, or None when a problem is an error; and the problems, warnings among them.
@@ -89,7 +96,7 @@ def parse_peer_authentication(
     namespace, name = _names(reader, metadata)
     created = _created(reader, metadata.get("creationTimestamp"))
     spec = reader.mapping(top.get("spec"), "spec", _SPEC)
-    selector = _selector(reader, spec.get("selector"))
+    selector = _selector(reader, spec.get("selector"), stored=stored)
     mode = _mode(reader, spec.get("mtls"), "spec.mtls")
     port_modes = _port_modes(reader, spec.get("portLevelMtls"), selector, stored=stored)
     if reader.errors:
@@ -128,7 +135,8 @@ def _api_version(reader: Reader, top: Decoded) -> str:
 def _names(reader: Reader, metadata: Decoded) -> tuple[str, str]:
     name = metadata.get("name")
     if name is None or name == "":
-        reader.refuse("metadata.name", "is missing", "give the policy a name")
+        wanted = UNNAMED if metadata.get("generateName") else "give the policy a name"
+        reader.refuse("metadata.name", "is missing", wanted)
     elif flaw := NAME.flaw(name):
         reader.refuse("metadata.name", *flaw)
     namespace = metadata.get("namespace")
@@ -170,7 +178,7 @@ def _rfc3339(value: object) -> datetime | None:
         return None
 
 
-def _selector(reader: Reader, value: object) -> dict[str, str] | None:
+def _selector(reader: Reader, value: object, *, stored: bool) -> dict[str, str] | None:
     """The labels to match; empty for no selector, None when what stands there is refused."""
     if value is None:
         return {}
@@ -179,10 +187,16 @@ def _selector(reader: Reader, value: object) -> dict[str, str] | None:
     selector = reader.mapping(value, "spec.selector", _SELECTOR)
     labels = reader.mapping(selector.get("matchLabels"), path, _MATCH_LABELS)
     for key, text in labels.items():
-        if flaw := label_key_flaw(key):
-            reader.refuse(path, *flaw)
-        if flaw := LABEL_VALUE.flaw(text):
-            reader.refuse(key_path(path, key), *flaw)
+        for place, part, flaw in (
+            (path, key, label_key_flaw(key)),
+            (key_path(path, key), text, LABEL_VALUE.flaw(text)),
+        ):
+            if flaw and stored and isinstance(part, str):
+                # Refused, it would leave the version before it in force, which may protect less.
+                found, wanted = flaw
+                reader.warn(place, f"{found}, which no pod can have: it selects none", wanted)
+            elif flaw:
+                reader.refuse(place, *flaw)
     if reader.errors > before:
         return None
     if not labels:
@@ -223,12 +237,16 @@ def _port_modes(
         complain(path, "is empty", "name a port, or leave it out")
     modes: dict[int, Mode] = {}
     for key, mtls in entries.items():
-        port = _port(key)
+        port = _port(key, stored=stored)
         mode = _mode(reader, mtls, key_path(path, key))
         if port is None:
-            reader.refuse(key_path(path, key), "is no port", f"write a number, 1 to {_LAST_PORT}")
+            ignored = ", so it is ignored" if stored else ""
+            wanted = f"write a number, 1 to {_LAST_PORT}"
+            complain(key_path(path, key), f"is no port{ignored}", wanted)
         elif port in modes:
-            reader.refuse(key_path(path, key), f"sets port {port} again", "keep one of the two")
+            modes[port] = min(mode, modes[port], key=_SAFEST.index)
+            counts = f", of which {modes[port]} counts" if stored else ""
+            complain(key_path(path, key), f"sets port {port} again{counts}", "keep one of the two")
         else:
             modes[port] = mode
     if entries and selector == {}:
@@ -239,11 +257,14 @@ def _port_modes(
             "add spec.selector.matchLabels, or leave portLevelMtls out",
         )
         return {}
+    if entries and not reader.errors and all(mtls is None for mtls in entries.values()):
+        found = "has nothing but null, which an API server drops, and then refuses what is left"
+        reader.warn(path, found, "give a port a mode, or leave portLevelMtls out")
     return modes
 
 
-def _port(key: object) -> int | None:
-    if isinstance(key, str) and _PORT_KEY.fullmatch(key):
+def _port(key: object, *, stored: bool) -> int | None:
+    if isinstance(key, str) and (_STORED_PORT_KEY if stored else _PORT_KEY).fullmatch(key):
         key = int(key)
     if isinstance(key, int) and not isinstance(key, bool) and 1 <= key <= _LAST_PORT:
         return key

@@ -82,3 +82,12 @@ OTHER_KINDS = {
 
 FORMER_GROUPS = frozenset({"extensions"})
 """API groups whose kinds moved elsewhere."""
+
+FORMER_KINDS = {
+    ("MeshPolicy", "authentication.istio.io"): (
+        "write a PeerAuthentication without a selector in the root namespace (security.istio.io/v1)"
+    ),
+    ("Policy", "authentication.istio.io"): "write a PeerAuthentication (security.istio.io/v1)",
+}
+"""Policies of old by kind and group, and what says the same today: one left out without a word
+would leave its workloads open."""

@@ -13,8 +13,8 @@ from troth._syntax import NAME, NAMESPACE, described, legible_name
 from troth.errors import Location, Problem
 from troth.mesh import Namespace
 from troth.policy import KIND as POLICY_KIND
-from troth.policy import PeerAuthentication
-from troth.sources._api import FORMER_GROUPS, OTHER_KINDS
+from troth.policy import UNNAMED, PeerAuthentication
+from troth.sources._api import FORMER_GROUPS, FORMER_KINDS, OTHER_KINDS
 from troth.sources._kinds import KINDS, Kind
 from troth.sources._objects import Source
 from troth.sources._reader import Fields, Report
@@ -235,6 +235,8 @@ class _Collector:
         )
         if not row.checks_metadata:
             _check_header(source, row)
+        if not self._stored:  # else the API server has seen to them
+            _check_labels(source.top)
         parsed = row.parse(source)
         self._problems += report.by_line()
         if identity is None:
@@ -263,6 +265,10 @@ class _Collector:
                     fields.items("items")
                 if not _misspelt(fields, kind, group) and not report.errors:
                     self._ignored[f"{kind}.{group}" if group else kind] += 1
+                    if not self._stored:
+                        _check_labels(fields)
+                    self._problems += report.by_line()
+                    return None
         if report.errors:
             self._problems += report.by_line()
             self._unread.add(document.location.file)
@@ -323,9 +329,16 @@ def _check_header(source: Source, row: Kind) -> None:
         )
     metadata = source.top.fields("metadata")
     rule = NAMESPACE if source.kind in ("Namespace", "Service") else NAME
-    metadata.needed("name", "give the object a name", rule=rule)
+    wanted = UNNAMED if "generateName" in metadata else "give the object a name"
+    metadata.needed("name", wanted, rule=rule)
     if row.namespaced:
         metadata.string("namespace", rule=NAMESPACE)
+
+
+def _check_labels(top: Fields) -> None:
+    metadata = top.fields("metadata")
+    metadata.labels("labels")
+    metadata.annotations("annotations")
 
 
 def _misspelt(fields: Fields, kind: str, group: str) -> bool:
@@ -334,6 +347,9 @@ def _misspelt(fields: Fields, kind: str, group: str) -> bool:
     Groups that we don't know may have what they like, but for policies: nobody else has that kind,
     and one that is silently left out leaves its workloads open.
     """
+    if wanted := FORMER_KINDS.get((kind, group)):
+        fields.error("kind", f"is {kind}, which neither Istio nor troth acts on any more", wanted)
+        return True
     known_group = group in OTHER_KINDS or group in FORMER_GROUPS
     if kind in KINDS and (known_group or kind == POLICY_KIND):
         wanted = f"write {' or '.join(KINDS[kind].api_versions)}"

@@ -122,7 +122,7 @@ def _template(
         namespace=source.namespace,
         name=source.name,
         labels=metadata.labels("labels"),
-        annotations=metadata.string_map("annotations"),
+        annotations=metadata.annotations("annotations"),
         service_account=spec.string("serviceAccountName", account, rule=NAME) or account,
         containers=containers,
         init_containers=init_containers,

@@ -15,6 +15,7 @@ import msgspec
 from troth._syntax import (
     LABEL_VALUE,
     Rule,
+    annotation_key_flaw,
     described,
     field_path,
     key_path,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Choice = TypeVar("Choice", bound=StrEnum)
 
 _LARGEST = 2**31 - 1  # the API's int32
+_MOST_ANNOTATED = 256 * 1024
 
 
 class Report:
@@ -60,10 +62,13 @@ class Report:
         )
 
     def add(self, problem: Problem) -> None:
-        """Note ``problem``, at the line of its field."""
+        """Note ``problem``, at the line of its field; once, however often it is found."""
         line = self._document.line_of(problem.path)
         where = Location(self._document.location.file, line)
-        self._problems.append((line, msgspec.structs.replace(problem, location=where)))
+        noted = (line, msgspec.structs.replace(problem, location=where))
+        if noted in self._problems:
+            return
+        self._problems.append(noted)
         self.errors += problem.severity is Severity.ERROR
 
     def by_line(self) -> list[Problem]:
@@ -239,3 +244,14 @@ class Fields:
             if flaw := LABEL_VALUE.flaw(value):
                 self.report.error(key_path(self.at(name), key), *flaw)
         return labels
+
+    def annotations(self, name: str) -> dict[str, str]:
+        """A mapping of annotations: labels' keys, and any texts, of which there may be so much."""
+        annotations = self.string_map(name)
+        for key in annotations:
+            if flaw := annotation_key_flaw(key):
+                self.error(name, *flaw)
+        size = sum(len(key.encode()) + len(text.encode()) for key, text in annotations.items())
+        if size > _MOST_ANNOTATED:
+            self.error(name, f"has {size} bytes", f"keep all of them below {_MOST_ANNOTATED}")
+        return annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from troth._syntax import NAME, described
+from troth._syntax import NAME, NAMESPACE, described
 from troth.mesh import Protocol
 from troth.sources import _api, _without_effect
 from troth.sources._containers import LAST_PORT, PORT_NAME
@@ -154,7 +154,8 @@ def _port(fields: Fields) -> ServicePortSpec:
     return ServicePortSpec(
         number=number,
         target=target,
-        name=fields.string("name", rule=PORT_NAME),
+        # A DNS label; only a container's port has to have a name of RFC 6335.
+        name=fields.string("name", rule=NAMESPACE),
         protocol=fields.choice("protocol", Protocol, Protocol.TCP),
     )
 
