@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lightkube import SingleConfig
-    from tests.cluster.harness import Cluster
-    from tests.cluster.machine import Machine
-    from tests.cluster.programs import Program
+    from tests.rig.harness import Cluster
+    from tests.rig.machine import Machine
+    from tests.rig.programs import Program
 
     from benchmarks.rig.population import Size
 

@@ -8,9 +8,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.cluster.harness import NODES, Cluster
-from tests.cluster.mesh import ClusterMesh
 from tests.e2e.harness import eventually
+from tests.rig.harness import NODES, Cluster
+from tests.rig.mesh import ClusterMesh
 
 from benchmarks.rig.population import Size, populate
 from benchmarks.rig.process import named

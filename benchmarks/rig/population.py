@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from lightkube.models.core_v1 import PodStatus
 from lightkube.resources.core_v1 import Pod
-from tests.cluster import objects
+from tests.rig import objects
 
 from benchmarks.rig.etcd import Etcd
 from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lightkube import Client
-    from tests.cluster.controlplane import ControlPlane
+    from tests.rig.controlplane import ControlPlane
 
 _AT_ONCE = 8
 _PODS_PER_NODE = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cluster.harness import Cluster
+from tests.rig.harness import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

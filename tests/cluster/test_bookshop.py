@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.core_v1 import Pod
-from tests.cluster.harness import Cluster
-from tests.cluster.person import Person
 from tests.e2e.harness import TROTH, eventually
+from tests.rig.harness import Cluster
+from tests.rig.person import Person
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

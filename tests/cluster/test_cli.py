@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lightkube.resources.core_v1 import Pod
-from tests.cluster.control import Control, in_thread, leading, running, soon
-from tests.cluster.harness import Cluster
-from tests.cluster.objects import PeerAuthentication
 from tests.e2e.harness import eventually
+from tests.rig.control import Control, in_thread, leading, running, soon
+from tests.rig.harness import Cluster
+from tests.rig.objects import PeerAuthentication
 
 from troth._contract import NodeReport, policy_digest
 from troth.cli._app import run

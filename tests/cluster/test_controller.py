@@ -32,7 +32,8 @@ from lightkube.resources.certificates_v1 import (
 )
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import ConfigMap, Event, Secret
-from tests.cluster.control import (
+from tests.e2e.harness import PATIENCE_SECONDS, eventually
+from tests.rig.control import (
     TRUST_DOMAIN,
     Control,
     background,
@@ -43,9 +44,8 @@ from tests.cluster.control import (
     running,
     soon,
 )
-from tests.cluster.harness import Cluster
-from tests.cluster.objects import PeerAuthentication, find
-from tests.e2e.harness import PATIENCE_SECONDS, eventually
+from tests.rig.harness import Cluster
+from tests.rig.objects import PeerAuthentication, find
 
 from troth._contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest, root_fingerprint
 from troth.controller._authority import Authority

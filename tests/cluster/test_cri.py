@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import msgspec
 import pytest
-from tests.cluster.containerd import Containerd
+from tests.rig.containerd import Containerd
 
 from troth.cluster import _cri_messages as cri
 from troth.cluster._cri import RuntimeFinder, SandboxInfo

@@ -23,12 +23,12 @@ from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import ConfigMap, Pod, Secret
 from lightkube.types import PatchType
-from tests.cluster.harness import NODES, Cluster
-from tests.cluster.mesh import Load
-from tests.cluster.objects import find
-from tests.cluster.pods import descendant
 from tests.deploy.chart import DEPLOY, NAMESPACE
 from tests.e2e.harness import TROTH, eventually
+from tests.rig.harness import NODES, Cluster
+from tests.rig.mesh import Load
+from tests.rig.objects import find
+from tests.rig.pods import descendant
 
 from troth._contract import (
     CSR_USAGES,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from lightkube.resources.core_v1 import Pod
-from tests.cluster.mesh import ClusterMesh
 from tests.e2e.harness import eventually
+from tests.rig.mesh import ClusterMesh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cluster.harness import Cluster
-    from tests.cluster.programs import Program
+    from tests.rig.harness import Cluster
+    from tests.rig.programs import Program
 
 pytestmark = pytest.mark.cluster
 

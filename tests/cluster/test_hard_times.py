@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lightkube.resources.core_v1 import Service
-from tests.cluster.harness import NODES, Cluster
-from tests.cluster.mesh import ClusterMesh
 from tests.e2e.harness import eventually
+from tests.rig.harness import NODES, Cluster
+from tests.rig.mesh import ClusterMesh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

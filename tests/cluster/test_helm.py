@@ -10,10 +10,10 @@ import msgspec
 import pytest
 import yaml
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
-from tests.cluster.harness import NODES, Cluster
-from tests.cluster.person import Person, commands
 from tests.deploy import chart
 from tests.e2e.harness import TROTH
+from tests.rig.harness import NODES, Cluster
+from tests.rig.person import Person, commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

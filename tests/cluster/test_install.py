@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.core_v1 import ConfigMap, Namespace
-from tests.cluster.harness import NODES, Cluster
-from tests.cluster.mesh import SERVER, Load
-from tests.cluster.objects import find
-from tests.cluster.person import Person
 from tests.e2e.harness import TROTH, eventually
+from tests.rig.harness import NODES, Cluster
+from tests.rig.mesh import SERVER, Load
+from tests.rig.objects import find
+from tests.rig.person import Person
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

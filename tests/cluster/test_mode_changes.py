@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from lightkube.resources.core_v1 import Pod
-from tests.cluster.mesh import ClusterMesh
-from tests.cluster.objects import PeerAuthentication
 from tests.e2e.client import PROGRAMS
 from tests.e2e.harness import eventually
 from tests.e2e.test_mode_changes import NONE, ROUND
+from tests.rig.mesh import ClusterMesh
+from tests.rig.objects import PeerAuthentication
 
 from troth.mesh import PLAINTEXT_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cluster.harness import Cluster
+    from tests.rig.harness import Cluster
 
 CHANGES = int(os.environ.get("TROTH_MODE_CHANGES", "24"))
 SECONDS_PER_CHANGE = 8

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from lightkube.resources.core_v1 import Pod
-from tests.cluster.harness import at_address
-from tests.cluster.mesh import ClusterMesh
-from tests.cluster.objects import PeerAuthentication
-from tests.cluster.probes import http_status
 from tests.e2e.harness import eventually
+from tests.rig.harness import at_address
+from tests.rig.mesh import ClusterMesh
+from tests.rig.objects import PeerAuthentication
+from tests.rig.probes import http_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cluster.harness import Cluster
+    from tests.rig.harness import Cluster
 
 pytestmark = pytest.mark.cluster
 

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.cluster.harness import Cluster
 from tests.deploy.chart import OPTIONAL
 from tests.e2e.harness import eventually
+from tests.rig.harness import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ import pytest
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
-from tests.cluster.control import in_thread, soon
-from tests.cluster.mesh import NAMESPACE, ClusterMesh
 from tests.e2e.harness import TROTH, eventually
+from tests.rig.control import in_thread, soon
+from tests.rig.mesh import NAMESPACE, ClusterMesh
 
 from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
 from troth.cli._app import run
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.cluster.harness import Cluster
+    from tests.rig.harness import Cluster
 
 pytestmark = pytest.mark.cluster
 

@@ -16,10 +16,10 @@ from lightkube.resources.authentication_v1 import SelfSubjectReview
 from lightkube.resources.core_v1 import ConfigMap, Pod, Service
 from lightkube.resources.core_v1 import Node as NodeResource
 from lightkube.resources.discovery_v1 import EndpointSlice
-from tests.cluster.harness import Cluster, at_address
-from tests.cluster.objects import PeerAuthentication
-from tests.cluster.probes import http_status
 from tests.e2e.harness import PATIENCE_SECONDS, eventually
+from tests.rig.harness import Cluster, at_address
+from tests.rig.objects import PeerAuthentication
+from tests.rig.probes import http_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

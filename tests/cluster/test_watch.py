@@ -23,8 +23,8 @@ from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Namespace, Pod, ServiceAccountToken
 from structlog.testing import capture_logs
-from tests.cluster.controlplane import ControlPlane
-from tests.cluster.objects import PeerAuthentication
+from tests.rig.controlplane import ControlPlane
+from tests.rig.objects import PeerAuthentication
 from tests.sources.following import eventually, following
 
 from troth.cluster._ranges import ServiceRanges

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 from lightkube import ApiError
 from lightkube.resources.core_v1 import Pod
-from tests.cluster.podwork import PodWorker
 from tests.e2e.harness import eventually
+from tests.rig.podwork import PodWorker
 
 if TYPE_CHECKING:
     from lightkube import Client
-    from tests.cluster.controlplane import ControlPlane
-    from tests.cluster.pods import Place
+    from tests.rig.controlplane import ControlPlane
+    from tests.rig.pods import Place
 
 _RETRY_SECONDS = 0.5
 _FIRST_POD = 2

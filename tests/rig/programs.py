@@ -14,7 +14,7 @@ from tests.e2e.harness import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cluster.machine import Machine
+    from tests.rig.machine import Machine
 
 _REPOSITORY = Path(__file__).parents[2]
 _LAST_LINES = 20

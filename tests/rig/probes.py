@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tests.cluster.pods import Container, Sandbox
+    from tests.rig.pods import Container, Sandbox
 
 _GOOD = range(200, 400)
 

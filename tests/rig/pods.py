@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tests.cluster.cgroups import CgroupNames
-from tests.cluster.machine import Machine, in_cgroups, ip_batch
 from tests.e2e.harness import eventually
+from tests.rig.cgroups import CgroupNames
+from tests.rig.machine import Machine, in_cgroups, ip_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

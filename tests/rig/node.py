@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from lightkube.resources.core_v1 import Node as NodeResource
-from tests.cluster import controlplane
-from tests.cluster.cgroups import CgroupNames
-from tests.cluster.kubelet import Kubelet
-from tests.cluster.machine import Machine
-from tests.cluster.pods import Place
-from tests.cluster.probes import connects
-from tests.cluster.programs import Program
+from tests.rig import controlplane
+from tests.rig.cgroups import CgroupNames
+from tests.rig.kubelet import Kubelet
+from tests.rig.machine import Machine
+from tests.rig.pods import Place
+from tests.rig.probes import connects
+from tests.rig.programs import Program
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-    from tests.cluster.controlplane import ControlPlane
+    from tests.rig.controlplane import ControlPlane
 
 _PODS_PREFIX = "10.244"
 _NODES_PREFIX = "172.30.0"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lightkube import SingleConfig
-    from tests.cluster.harness import Cluster
+    from tests.rig.harness import Cluster
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 

@@ -11,14 +11,14 @@ from lightkube.models.authentication_v1 import BoundObjectReference, TokenReques
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import ConfigMap, Secret, ServiceAccount
 from lightkube.utils.quantity import parse_quantity
-from tests.cluster import dns
-from tests.cluster.programs import process_environment
+from tests.rig import dns
+from tests.rig.programs import process_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lightkube import Client
-    from tests.cluster.pods import Sandbox
+    from tests.rig.pods import Sandbox
 
 _TOKEN_SECONDS = 3607
 _NODE_MEMORY = "8Gi"  # what a container may use that has no limit of its own

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 from lightkube.resources.core_v1 import Service
 from lightkube.resources.discovery_v1 import EndpointSlice
-from tests.cluster import objects
+from tests.rig import objects
 
 from troth.node import _netns
 

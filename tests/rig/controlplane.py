@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 from lightkube import Client, KubeConfig
 from lightkube.resources.core_v1 import ServiceAccount
-from tests.cluster import objects, programs
-from tests.cluster.forward import Forward
-from tests.cluster.machine import Machine
-from tests.cluster.pki import ClusterCA, write_key
-from tests.cluster.programs import Program
+from tests.rig import objects, programs
+from tests.rig.forward import Forward
+from tests.rig.machine import Machine
+from tests.rig.pki import ClusterCA, write_key
+from tests.rig.programs import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -4,7 +4,7 @@
         cluster.apply(manifests)
         cluster.run_pod(namespace="shop", name="web", command=[...], node="node-1")
 
-Everything is real but the kubelet (see `tests.cluster.kubelet`) and containers' images. Nothing of
+Everything is real but the kubelet (see `tests.rig.kubelet`) and containers' images. Nothing of
 it is reachable from the machine's network, and all of it ends with the test. It needs root, because
 only root may make cgroups.
 """
@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from lightkube.resources.core_v1 import Namespace, Pod
-from tests.cluster import controlplane, objects
-from tests.cluster.cgroups import CgroupDriver, CgroupNames
-from tests.cluster.controlplane import ControlPlane
-from tests.cluster.dns import ClusterDNS
-from tests.cluster.node import Node, NodeConfig
-from tests.cluster.podwork import ADDRESS_ANNOTATION
-from tests.cluster.volumes import token_of
 from tests.e2e.harness import eventually
+from tests.rig import controlplane, objects
+from tests.rig.cgroups import CgroupDriver, CgroupNames
+from tests.rig.controlplane import ControlPlane
+from tests.rig.dns import ClusterDNS
+from tests.rig.node import Node, NodeConfig
+from tests.rig.podwork import ADDRESS_ANNOTATION
+from tests.rig.volumes import token_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tests.cluster.pods import Container
-    from tests.cluster.podwork import PodWorker
+    from tests.rig.pods import Container
+    from tests.rig.podwork import PodWorker
 
 _CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 

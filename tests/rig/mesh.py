@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import Namespace, Pod, Secret, Service
-from tests.cluster.control import Control
-from tests.cluster.objects import find
-from tests.cluster.programs import Program
 from tests.e2e.harness import TROTH, eventually
+from tests.rig.control import Control
+from tests.rig.objects import find
+from tests.rig.programs import Program
 
 from troth._contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
 from troth.controller._keyring import ROTATE_ANNOTATION
@@ -27,7 +27,7 @@ from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cluster.harness import Cluster
+    from tests.rig.harness import Cluster
 
 NAMESPACE = "troth-system"
 METRICS_PORT = 9464

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from lightkube import ApiError
 from lightkube.resources.core_v1 import Pod
-from tests.cluster import volumes
-from tests.cluster.pods import Container, Sandbox
-from tests.cluster.probes import probe
+from tests.rig import volumes
+from tests.rig.pods import Container, Sandbox
+from tests.rig.probes import probe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from lightkube import Client
-    from tests.cluster.kubelet import Kubelet
+    from tests.rig.kubelet import Kubelet
 
 _TICK_SECONDS = 0.1
 _RETRY_SECONDS = 0.5

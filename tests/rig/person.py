@@ -9,11 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.cluster import programs
 from tests.e2e.harness import TROTH
+from tests.rig import programs
 
 if TYPE_CHECKING:
-    from tests.cluster.harness import Cluster
+    from tests.rig.harness import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
 

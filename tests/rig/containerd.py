@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
-from tests.cluster.programs import find
 from tests.e2e.harness import eventually
+from tests.rig.programs import find
 
 from troth.cluster._cri_messages import message_classes
 
