@@ -141,3 +141,148 @@ def test_only_files_with_new_content_are_parsed_again(
     write(tmp_path / "b.yaml", "new")
     assert list(manifests.load().service_accounts) == ["default/a", "default/new"]
     assert parsed == ["a.yaml", "b.yaml", "b.yaml"]
+
+
+def said(*paths: Path) -> list[str]:
+    """What is wrong, without the place of the files."""
+    return [
+        f"{each.location}: {each.subject}: {each.found}; {each.wanted}".replace(f"{where}/", "")
+        for each in load(paths).problems
+        for where in (os.path.commonpath([path.parent for path in paths]),)
+    ]
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    """A Helm chart with another one in it."""
+    root = tmp_path / "my shop"
+    for name, text in {
+        "Chart.yaml": "apiVersion: v2\nname: shop\nversion: 1.0.0\n",
+        "values.yaml": "replicas: 2\n",
+        "values-production.yaml": "replicas: 3\n",
+        "ci/test-values.yaml": "replicas: 1\n",
+        "templates/pod.yaml": "{{ if .Values.a }}\nkind: Pod\n{{ end }}\n",
+        "templates/quoted.yaml": 'kind: Pod\nmetadata: {name: "{{ .Release.Name }}"}\n',
+        "charts/db/Chart.yaml": "apiVersion: v2\nname: db\nversion: 1.0.0\n",
+        "charts/db/values.yaml": "{}\n",
+        "charts/db/templates/pod.yaml": "kind: {{ .Values.kind }}\n",
+        "crds/account.yaml": account("in-crds"),
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_a_helm_chart_is_named_once_with_the_command_that_renders_it(chart: Path) -> None:
+    write(chart.parent / "other.yaml", "beside")
+    manifests = load([chart.parent])
+    (problem,) = manifests.problems
+    assert str(problem) == (
+        f"{chart}/Chart.yaml:1: Helm chart {chart}: is not rendered, so nothing of it is read; "
+        f"give the output of: helm template '{chart}'"
+    )
+    assert list(manifests.service_accounts) == ["default/in-crds", "default/beside"]
+    assert manifests.unread == {str(chart / "Chart.yaml")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Chart.yaml", "values.yaml", "templates/pod.yaml", "templates", "charts/db/values.yaml"],
+)
+def test_a_part_of_a_helm_chart_names_the_whole_chart(name: str, chart: Path) -> None:
+    (problem,) = load([chart / name]).problems
+    assert problem.wanted == f"give the output of: helm template '{chart}'"
+
+
+def test_the_chart_is_found_from_inside(chart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(chart / "templates")
+    (problem,) = load([Path("pod.yaml")]).problems
+    assert problem.wanted == f"give the output of: helm template '{chart}'"
+    monkeypatch.chdir(chart)
+    (problem,) = load([Path("templates")]).problems
+    assert problem.wanted == "give the output of: helm template ."
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{{- if .Values.a }}\nkind: Pod\n{{- end }}\n", 1),
+        ("kind: Pod\nmetadata:\n  name: {{ .Release.Name }}\n", 3),
+        ('kind: Pod\nmetadata:\n  name: x\n  labels:\n    {{- include "a" . | nindent 4 }}\n', 5),
+        ('kind: Pod\nmetadata:\n  name: "{{ .Release.Name }}-web"\n', 3),
+        ("kind: Pod\nmetadata: {name: x, labels: {a: '{{ .Chart.Name }}'}}\n", 2),
+    ],
+)
+def test_a_template_without_its_chart_is_told_from_bad_yaml(
+    text: str, line: int, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    (problem,) = said(tmp_path / "a.yaml")
+    assert problem.startswith(f"a.yaml:{line}: YAML document 1: is a Helm template; ")
+    assert problem.endswith("give the output of: helm template CHART")
+
+
+def test_braces_that_are_not_helms_are_no_template(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, annotations: {b: '{{ $value }}'}}, "
+        "data: {rule: '{{ if .Values }}'}}"
+    )
+    assert said(tmp_path / "a.yaml") == []
+
+
+def test_values_of_helm_are_told_from_manifests(tmp_path: Path) -> None:
+    (tmp_path / "values-eu.yaml").write_text("replicas: 2\n")
+    (problem,) = said(tmp_path / "values-eu.yaml")
+    assert "is no manifest, but looks like the values of a Helm chart; " in problem
+    assert problem.endswith("give the output of: helm template -f values-eu.yaml CHART")
+
+
+def test_what_sops_has_encrypted_names_the_command_that_decrypts_it(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {a: 'ENC[AES256_GCM,data:x]'}\n"
+        "sops: {mac: 'ENC[AES256_GCM,data:x]', version: 3.9.0}\n"
+    )
+    assert said(tmp_path / "a.yaml") == [
+        "a.yaml:1: YAML document 1: is encrypted by SOPS; give the output of: sops -d a.yaml"
+    ]
+    assert load([tmp_path]).unread == {str(tmp_path / "a.yaml")}
+
+
+def test_a_kustomization_that_only_lists_its_files_changes_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "a")
+    (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml]\n")
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resources: [a.yaml]\nnamespace: shop\n",
+        "resources: [../base]\n",
+        "resources: [https://example.org/a.yaml]\n",
+        "patches: [{path: b.yaml}]\n",
+        "{{ broken\n",
+    ],
+)
+def test_a_kustomization_names_the_command_that_renders_it(text: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "a")
+    (tmp_path / "kustomization.yaml").write_text(text)
+    (problem,) = load([tmp_path]).problems
+    assert problem.severity is Severity.ERROR
+    assert problem.wanted == f"give the output of: kubectl kustomize {tmp_path}"
+
+
+def test_patches_of_a_kustomization_are_not_taken_for_manifests(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"{name}.yaml", name)
+    (tmp_path / "kustomization.yaml").write_text(
+        "resources: [a.yaml]\npatches: [{path: ./b.yaml}]\npatchesStrategicMerge: [c.yaml]\n"
+    )
+    assert list(load([tmp_path]).service_accounts) == ["default/a"]
+
+
+def test_a_kustomization_by_itself_says_nothing_of_its_files(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "a")
+    (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml]\n")
+    (problem,) = load([tmp_path / "kustomization.yaml"]).problems
+    assert problem.found == "is not rendered, so what it adds and changes isn't seen"

@@ -188,12 +188,6 @@ def test_what_yaml_allows_is_read(data: bytes | str, expected: list[object]) -> 
             id="merge-of-a-scalar",
         ),
         pytest.param(
-            '{"a": 1}\n{"b": 2}\n',
-            "f.yaml:2: YAML document 1: isn't YAML: did not find expected <document start>; "
-            "put '---' between two documents",
-            id="json-without-markers",
-        ),
-        pytest.param(
             "a: 1\u2028---\u2028b: 2\n",
             "f.yaml:2: YAML document 1: a second document begins here; put '---' on its own line",
             id="marker-behind-a-line-separator",
@@ -321,3 +315,45 @@ def test_a_stream_is_read_as_its_documents_one_by_one(parts: list[dict[str, obje
     together = read_documents("\n---\n".join(texts), "f.yaml")[0]
     alone = [document for text in texts for document in read_documents(text, "f.yaml")[0]]
     assert [each.value for each in together] == [each.value for each in alone]
+
+
+@given(
+    st.lists(st.dictionaries(KEYS, JSON, min_size=1, max_size=3), min_size=1, max_size=3),
+    st.sampled_from(["", "\n", " \n\n", "\n---\n"]),
+)
+def test_json_objects_may_follow_each_other_as_kubectl_reads_them(
+    parts: list[dict[str, object]], between: str
+) -> None:
+    texts = [json.dumps(part) for part in parts]
+    together = read_documents(between.join(texts), "f.json")[0]
+    alone = [document for text in texts for document in read_documents(text, "f.json")[0]]
+    assert [each.value for each in together] == [each.value for each in alone]
+
+
+def test_json_objects_that_follow_each_other_know_their_lines() -> None:
+    documents, problems = read_documents('{"a": 1}{"b":\n2}\n\n{"c": 3, "c": 4}\n{"d": 1}\n', "f")
+    assert [(each.value, each.location.line) for each in documents] == [
+        ({"a": 1}, 1),
+        ({"b": 2}, 1),
+        ({"d": 1}, 5),
+    ]
+    (problem,) = problems
+    assert str(problem) == (
+        'f:4: YAML document 3: the key "c" is given twice, first on line 4; keep one of them'
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['# a comment\n{"a": 1}\n{"b": 1}\n', '---\n{"a": 1}\n{"b": 1}\n', "{a: 1}\n{b: 1}\n"],
+)
+def test_objects_that_kubectl_would_leave_out_without_a_word_are_refused(text: str) -> None:
+    documents, (problem,) = read_documents(text, "f.yaml")
+    assert documents == []
+    assert problem.wanted == "put '---' between two documents"
+
+
+@pytest.mark.parametrize("text", ["{a: '}{'}", '{a: "}{"}', "{a: 1} # }{", '{"a": {}}\n# {"b": 1}'])
+def test_what_only_looks_like_another_object_is_none(text: str) -> None:
+    documents, problems = read_documents(text, "f.yaml")
+    assert (len(documents), problems) == (1, [])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from troth.errors import Location, Problem, Severity
 from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
+from troth.sources._unrendered import chart_of, is_kustomization, kustomized
 from troth.sources._yaml import read_documents
 
 if TYPE_CHECKING:
@@ -84,11 +85,32 @@ class ManifestFiles:
                     problems.append(_unreadable(file, "there is no such file or directory"))
             except OSError as error:
                 problems.append(_unreadable(file, error.strerror or type(error).__name__))
+        problems += self._left_unrendered(contents)
         self._parsed = {name: self._parse(name, data) for name, data in contents.items()}
         for _, _, bad in self._parsed.values():
             problems += bad
         documents = (each for _, good, _ in self._parsed.values() for each in good)
         return collect(documents, problems, namespace=self._namespace)
+
+    def _left_unrendered(self, contents: dict[str, bytes]) -> list[Problem]:
+        """Take out of ``contents`` what is to be rendered first, and say so."""
+        problems: dict[Problem, None] = {}
+        for name in [each for each in contents if each != _STDIN_NAME]:
+            if name not in contents:
+                continue  # another one's patch
+            file = Path(name)
+            if problem := chart_of(file):
+                del contents[name]
+                problems[problem] = None
+            elif is_kustomization(file):
+                documents, _ = read_documents(contents.pop(name), name)
+                value = documents[0].value if documents else None
+                found, patches = kustomized(file, value, alone=file in self._paths)
+                if found:
+                    problems[found] = None
+                for patch in patches:
+                    contents.pop(str(patch), None)
+        return list(problems)
 
     def _parse(self, name: str, data: bytes) -> tuple[bytes, list[Document], list[Problem]]:
         known = self._parsed.get(name)

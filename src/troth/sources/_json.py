@@ -15,7 +15,7 @@ import msgspec
 T = TypeVar("T")
 
 _DEEPEST = 100
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
@@ -37,7 +37,7 @@ def without_depths(data: bytes, deepest: int = _DEEPEST) -> bytes:
     """Replace every list and mapping that is nested deeper than ``deepest`` by ``null``."""
     pieces: list[bytes] = []
     depth = kept_from = 0
-    for token in _TOKEN.finditer(data):
+    for token in JSON_TOKEN.finditer(data):
         match token[0]:
             case b"{" | b"[":
                 depth += 1

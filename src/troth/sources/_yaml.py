@@ -17,6 +17,8 @@ import yaml
 
 from troth.errors import InputError, Location, Problem
 from troth.sources._compose import Composer
+from troth.sources._json import JSON_TOKEN
+from troth.sources._unrendered import template_in, unrendered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +115,13 @@ def _pieces(data: bytes | str) -> Iterator[tuple[int, bytes]]:
     # Also inside: files are concatenated, marks and all.
     stream = stream.removeprefix(codecs.BOM_UTF8).replace(b"\n" + codecs.BOM_UTF8, b"\n")
     line, begin = 1, 0
-    for marker in _MARKER.finditer(stream):
+    if stream.lstrip().startswith(b"{"):
+        # kubectl takes what begins so for JSON: one object after the other, without a marker.
+        ends = _json_ends(stream)
+        for end in ends[:-1]:
+            yield line, stream[begin:end]
+            line, begin = line + stream.count(b"\n", begin, end), end
+    for marker in _MARKER.finditer(stream, begin):
         piece = stream[begin : marker.start()]
         if piece.strip():
             yield line, piece
@@ -121,6 +129,30 @@ def _pieces(data: bytes | str) -> Iterator[tuple[int, bytes]]:
         begin = marker.end() if marker[0] == b"..." else marker.start()
     if stream[begin:].strip():
         yield line, stream[begin:]
+
+
+def _json_ends(stream: bytes) -> list[int]:
+    """Where each of the JSON objects ends that the stream begins with, one after the other."""
+    ends: list[int] = []
+    begin = depth = 0
+    for token in JSON_TOKEN.finditer(stream):
+        if depth == 0 and (token[0] != b"{" or stream[begin : token.start()].strip()):
+            break
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(token[0], 0)
+        if depth == 0:
+            if not _is_json(stream[begin : token.end()]):
+                break
+            begin = token.end()
+            ends.append(begin)
+    return ends
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _read(piece: bytes, file: str, first_line: int, subject: str) -> Document | None:
@@ -141,15 +173,17 @@ def _read(piece: bytes, file: str, first_line: int, subject: str) -> Document | 
     composer = Composer(subject=subject, file=file, first_line=first_line)
     try:
         value = composer.compose(_events(text))
-    except yaml.MarkedYAMLError as error:
+    except (yaml.MarkedYAMLError, yaml.reader.ReaderError) as error:
         raise refuse(*_explained(error, text)) from error
-    except yaml.reader.ReaderError as error:
-        line = text.encode().count(b"\n", 0, error.position)
-        raise refuse(line, f"isn't YAML: {error.reason}", _hint(error.reason)) from error
+    except InputError as error:
+        value, composer.problems = None, list(error.problems)
     if composer.problems:
-        raise InputError(composer.problems)
+        remark = template_in(text)
+        raise refuse(*remark) if remark else InputError(composer.problems)
     if value is None:
         return None
+    if remark := unrendered(value, text, file):
+        raise refuse(*remark)
     location = Location(file, composer.line)
     return Document(value=value, location=location, text=text, first_line=first_line)
 
@@ -172,8 +206,15 @@ def _one_escape(pair: re.Match[str]) -> str:
     return f"{pair[1]}\\U{0x10000 + high * 0x400 + low:08X}"
 
 
-def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:
+def _explained(
+    error: yaml.MarkedYAMLError | yaml.reader.ReaderError, text: str
+) -> tuple[int, str, str]:
     """The line (from 0), what is wrong and what would be right."""
+    if remark := template_in(text):
+        return remark
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.encode().count(b"\n", 0, error.position)
+        return line, f"isn't YAML: {error.reason}", _hint(error.reason)
     problem = error.problem or "it can't be parsed"
     found = f"isn't YAML: {f'{error.context}, ' if error.context else ''}{problem}"
     mark = error.problem_mark or error.context_mark
