@@ -192,12 +192,16 @@ OUTSIDE = WORLD.split("---")[0].replace("enabled", "disabled")
 @pytest.mark.parametrize(
     ("change", "flags", "code", "said"),
     [
-        pytest.param(DISABLED, [], 1, "connections would lose their encryption", id="DISABLE"),
-        pytest.param(OUTSIDE, [], 1, "connections would lose their encryption", id="out"),
+        pytest.param(DISABLED, [], 1, "Connections would lose their encryption", id="DISABLE"),
+        pytest.param(OUTSIDE, [], 1, "Connections would lose their encryption", id="out"),
         pytest.param(DISABLED, ["--fail-on", "breaks"], 0, "less protected", id="not asked"),
         pytest.param(DISABLED, ["--fail-on", "none"], 0, "less protected", id="nothing asked"),
         pytest.param(
-            POLICY.replace("STRICT", "PERMISSIVE"), [], 0, "would be less protected", id="weaker"
+            POLICY.replace("STRICT", "PERMISSIVE"),
+            [],
+            0,
+            "workload would be less protected",
+            id="weaker",
         ),
         pytest.param(
             POLICY.replace("STRICT", "PERMISSIVE"),
@@ -228,6 +232,21 @@ def test_plan_fails_on_nothing_that_it_does_not_know(
 ) -> None:
     assert run(["plan", "-f", world, "--with", file("p.yaml", POLICY), "--fail-on", "break"]) == 2
     assert "'break' is none of breaks, unencrypted, weaker and none" in capsys.readouterr().err
+
+
+def test_plan_names_what_it_cannot_know_and_does_not_pass(
+    world: str, file: Callable[[str, str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kafka = "apiVersion: kafka.strimzi.io/v1beta2\nkind: Kafka\nmetadata: {name: k, namespace: a}\n"
+    files = ["-f", world, "-f", file("kafka.yaml", kafka), "--with", file("p.yaml", POLICY)]
+    change = [*files, "--without", "Pod/legacy/cron"]
+
+    assert run(["plan", *change]) == 1
+    shown = capsys.readouterr().out
+    assert "Kafka.kafka.strimzi.io a/k   its operator makes the pods, from no template" in shown
+    assert shown.splitlines()[-1].startswith("Breaks: unknown. ")
+    assert run(["plan", *change, "-o", "json"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "unknown"
 
 
 def test_plan_refuses_a_change_with_errors(

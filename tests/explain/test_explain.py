@@ -238,3 +238,10 @@ def test_a_derivation_survives_the_way_through_json() -> None:
     encoded = msgspec.json.encode(derivation)
 
     assert msgspec.convert(msgspec.json.decode(encoded), Derivation, strict=False) == derivation
+
+
+def test_a_workload_whose_pods_cannot_be_told_is_explained_by_labels() -> None:
+    kafka = "apiVersion: kafka.strimzi.io/v1beta2\nkind: Kafka\nmetadata: {name: k, namespace: a}\n"
+
+    with pytest.raises(InputError, match=r"no template in it; name its pods' labels: a/KEY=VALUE"):
+        explained("a/k", kafka=kafka)

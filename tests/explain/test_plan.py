@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.explain.notation import ROOT, objects
 
-from troth.explain import Affected, Plaintext, Plan, plan
+from troth.explain import Affected, Breakage, Plaintext, Plan, plan
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 WORLD = ["+finance", "-legacy", "Deployment finance/web 8080", "Pod legacy/cron"]
@@ -182,6 +182,79 @@ def test_a_client_that_will_be_in_the_mesh_does_not_break() -> None:
     assert not report.would_break
 
 
+ROLLOUT = """\
+apiVersion: argoproj.io/v1alpha1
+kind: Rollout
+metadata: {name: shop, namespace: finance}
+spec:
+  template:
+    metadata: {labels: {app: shop}}
+    spec: {containers: [{name: a, ports: [{containerPort: 80}]}]}
+"""
+KAFKA = """\
+apiVersion: kafka.strimzi.io/v1beta2
+kind: Kafka
+metadata: {name: log, namespace: finance}
+spec: {kafka: {replicas: 3}}
+"""
+
+
+def planned_beside(text: str, before: list[str], after: list[str]) -> Plan:
+    """What a change does in a world that also has what ``text`` says."""
+    return plan(objects(*before, more=text), objects(*after, more=text), root_namespace=ROOT)
+
+
+def test_clients_of_a_custom_workload_break_as_those_of_any() -> None:
+    world = ["+finance", "Pod legacy/cron"]
+
+    report = planned_beside(ROLLOUT, world, [*world, "finance/default STRICT"])
+
+    assert pairs(report.breaks) == {("Pod legacy/cron", "Rollout.argoproj.io finance/shop:80")}
+
+
+def test_a_custom_workload_outside_the_mesh_is_a_client() -> None:
+    text = ROLLOUT.replace("finance", "legacy")
+
+    report = planned_beside(text, WORLD[:3], [*WORLD[:3], "finance/default STRICT"])
+
+    assert pairs(report.breaks) == {
+        ("Rollout.argoproj.io legacy/shop", "Deployment finance/web:8080")
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(["finance/default STRICT"], id="its namespace's mode"),
+        pytest.param(["finance/log {app=log} STRICT"], id="a policy that may select it"),
+        pytest.param(["-finance"], id="its namespace leaves the mesh"),
+        pytest.param(["shop/default STRICT", "+shop", "Pod shop/till 80"], id="whom it may call"),
+    ],
+)
+def test_whether_a_workload_without_a_template_breaks_is_unknown(change: list[str]) -> None:
+    before = ["+finance", "+shop", "Pod shop/till 80"]
+    after = list({line.strip("+-"): line for line in (*before, *change)}.values())
+
+    report = planned_beside(KAFKA, before, after)
+
+    assert (report.verdict, report.would_break) == (Breakage.UNKNOWN, False)
+    assert [(str(each.workload), each.why) for each in report.unknown] == [
+        (
+            "Kafka.kafka.strimzi.io finance/log",
+            "its operator makes the pods, from no template in it",
+        )
+    ]
+
+
+@pytest.mark.parametrize("change", ["shop/default DISABLE", "other/default STRICT"])
+def test_a_workload_without_a_template_is_passed_by_where_nothing_concerns_it(change: str) -> None:
+    before = ["+finance", "+shop", "Pod shop/till 80"]
+
+    report = planned_beside(KAFKA, before, [*before, change])
+
+    assert (report.verdict, report.unknown) == (Breakage.NONE, ())
+
+
 def test_errors_of_the_planned_manifests_are_part_of_the_plan() -> None:
     bad = objects(*WORLD, bad="kind: Pod")
 
@@ -205,6 +278,7 @@ def test_the_json_form_is_stable() -> None:
     }
     assert msgspec.json.decode(msgspec.json.encode(report)) == {
         "schema": "troth/plan/v1",
+        "verdict": "seen",
         "would_break": True,
         "changes": [{**change, "port": 8080}, {**change, "port": None}],
         "breaks": [
@@ -215,6 +289,7 @@ def test_the_json_form_is_stable() -> None:
         ],
         "unencrypted": [],
         "weaker": [],
+        "unknown": [],
         "problems": [],
         "warnings": [],
     }

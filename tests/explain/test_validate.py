@@ -294,3 +294,10 @@ def test_the_order_of_documents_never_matters(order: list[str]) -> None:
         return {(each.subject, each.found, each.severity) for each in report.problems}
 
     assert problems(order) == problems(LINES)
+
+
+def test_a_selector_may_be_for_pods_that_no_manifest_tells_of() -> None:
+    kafka = "apiVersion: kafka.strimzi.io/v1beta2\nkind: Kafka\nmetadata: {name: k, namespace: a}\n"
+    policy = "a/kafka {cluster=k} STRICT"
+
+    assert found("+a", "Pod a/web 80", policy, kafka=kafka) == []

@@ -92,7 +92,8 @@ def plan_command(
     """Say what a change would do: modes, who is refused, what loses encryption.
 
     The exit code is 0 when nothing that --fail-on names would happen, and 1 when something would,
-    or when errors or missing rights hide a part of the answer.
+    or when a part of the answer is unknown: for errors, missing rights, or objects that make pods
+    of which nothing is known.
     """
     failures = _failures(fail_on)
     if not new_files and not without:
@@ -130,7 +131,8 @@ def plan_command(
         print_json(report)
     else:
         print_tables(render_plan(report))
-    return 1 if report.problems or any(getattr(report, name) for name in failures) else 0
+    failed = any(getattr(report, name) for name in (*failures, "problems", "unknown"))
+    return 1 if failed else 0
 
 
 def _failures(text: str) -> frozenset[str]:

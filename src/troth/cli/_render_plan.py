@@ -11,6 +11,7 @@ from rich.text import Text
 
 from troth._rows import Rows
 from troth.cli._console import coloured, moment
+from troth.explain import Breakage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from troth.policy import Mode
 
 _MOST_CLIENTS = 20
+_VERDICTS = {
+    Breakage.SEEN: ("red", "clients that were seen would be refused"),
+    Breakage.POSSIBLE: ("red", "clients that may call today would be refused"),
+    Breakage.UNKNOWN: ("yellow", "what can't be read may be a client, or may have some"),
+    Breakage.NONE: ("green", ""),
+}
 
 
 def render_plan(plan: Plan) -> RenderableType:
@@ -36,27 +43,28 @@ def render_plan(plan: Plan) -> RenderableType:
         parts += [*_affected("[yellow]Would no longer be encrypted[/yellow]", each), ""]
     if plan.problems:
         parts.append("[yellow]Some objects can't be read, and the plan is without them.[/yellow]")
+    if plan.unknown:
+        unknown = Rows("UNKNOWN", "WHY")
+        for one in plan.unknown:
+            unknown.add_row(escape(str(one.workload)), escape(one.why))
+        parts += [unknown, ""]
     parts.append(_conclusion(plan))
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
 
 
 def _conclusion(plan: Plan) -> str:
     """All that matters in one line, the worst first."""
-    losses = []
+    colour, meaning = _VERDICTS[plan.verdict]
+    said = [meaning] if meaning else []
     if plan.unencrypted:
-        losses.append("[red]connections would lose their encryption[/red]")
+        said.append("connections would lose their encryption")
     if plan.weaker:
-        losses.append(f"[yellow]{_who(plan.weaker)} would be less protected[/yellow]")
-    if plan.would_break:
-        said = ["[red]This would break connections that are accepted today[/red]", *losses]
-    elif losses:
-        said = [f"Nothing would be refused, but {losses[0]}", *losses[1:]]
-    else:
-        said = ["[green]Nothing that these manifests show would break[/green]"]
+        said.append(f"{_who(plan.weaker)} would be less protected")
     stricter = [each for each in plan.changes if each not in plan.weaker]
     if stricter:
         said.append(f"{_who(stricter)} would be stricter")
-    return "; ".join(said) + "."
+    text = "; ".join(said) or "nobody that these manifests show would be refused"
+    return f"[{colour}]Breaks: {plan.verdict}.[/] {text[0].upper()}{text[1:]}."
 
 
 def _who(changes: Sequence[Change]) -> str:

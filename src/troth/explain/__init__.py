@@ -30,7 +30,15 @@ from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadId
 from troth.explain._noted import Noted, Unanswered, note
 from troth.explain._observed import Plaintext, noted_in_plaintext, seen_in_plaintext
 from troth.explain._plan import plan
-from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
+from troth.explain._plan_report import (
+    Affected,
+    Breakage,
+    Change,
+    Plan,
+    PortChange,
+    UnknownWorkload,
+    WorkloadName,
+)
 from troth.explain._remedies import Explainer
 from troth.explain._validate import Validation, validate
 from troth.explain._why import Conflict, NotCaptured, Refusal, Why, named, why, with_conflicts
@@ -38,6 +46,7 @@ from troth.explain._why import Conflict, NotCaptured, Refusal, Why, named, why, 
 __all__ = [
     "Affected",
     "Audit",
+    "Breakage",
     "Change",
     "Client",
     "ClusterPod",
@@ -63,6 +72,7 @@ __all__ = [
     "RootStatus",
     "TrustBundleStatus",
     "Unanswered",
+    "UnknownWorkload",
     "Validation",
     "Why",
     "WorkloadAudit",

@@ -31,6 +31,7 @@ def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
     )
     index = WorkloadIndex(manifests.templates)
     services = _by_namespace(manifests.services.values())
+    unknown = {each.namespace for each in manifests.unknown_workloads}
     for policy in policies:
         if policy.namespace == root_namespace:
             continue  # mesh-wide, or of no effect, which is said already
@@ -41,7 +42,11 @@ def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
         selected = list(index.matching(policy.namespace, policy.selector))
         if selected:
             yield from _ports_of_none(policy, selected, services.get(policy.namespace, ()))
-        elif index.of_namespace(policy.namespace) and _possible(policy):
+        elif (
+            index.of_namespace(policy.namespace)
+            and policy.namespace not in unknown
+            and _possible(policy)
+        ):
             # Without any workload there the policies are kept apart from what they are for.
             yield _matches_none(policy, index)
 

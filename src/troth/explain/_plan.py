@@ -24,7 +24,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from troth.errors import Severity
-from troth.explain._plan_report import Affected, Change, Plan, PortChange, WorkloadName
+from troth.explain._plan_report import (
+    Affected,
+    Breakage,
+    Change,
+    Plan,
+    PortChange,
+    UnknownWorkload,
+    WorkloadName,
+)
 from troth.explain._validate import validate
 from troth.explain._workloads import belongs, tcp_ports
 from troth.policy import Mode, PolicyIndex
@@ -64,14 +72,54 @@ def plan(
         comparison.observe(each)
     changes = tuple(comparison.changes())
     breaks = tuple(comparison.breaks())
+    unknown = tuple(_unknown(current, planned, root_namespace, tightened=comparison.tightens()))
+    problems = tuple(each for each in planned.problems if each.severity is Severity.ERROR)
     return Plan(
+        verdict=_verdict(breaks, unseen=bool(unknown or problems)),
         would_break=bool(breaks),
         changes=changes,
         breaks=breaks,
         unencrypted=tuple(comparison.unencrypted()),
         weaker=tuple(each for each in changes if _strength(each.after) < _strength(each.before)),
-        problems=tuple(each for each in planned.problems if each.severity is Severity.ERROR),
+        unknown=unknown,
+        problems=problems,
         warnings=tuple(_new_warnings(current, planned, root_namespace)),
+    )
+
+
+def _verdict(breaks: Sequence[Affected], *, unseen: bool) -> Breakage:
+    if any(port.seen for each in breaks for port in each.ports):
+        return Breakage.SEEN
+    if breaks:
+        return Breakage.POSSIBLE
+    return Breakage.UNKNOWN if unseen else Breakage.NONE
+
+
+def _unknown(
+    current: Manifests, planned: Manifests, root_namespace: str, *, tightened: bool
+) -> Iterator[UnknownWorkload]:
+    """The workloads of both that nothing is known of, as far as the change may concern them.
+
+    They may be clients of any port, and what changes for their namespace may change for their pods.
+    """
+    both = [each for each in planned.unknown_workloads if str(each) in current.custom_workloads]
+    if tightened or any(
+        _rules(current, each.namespace, root_namespace)
+        != _rules(planned, each.namespace, root_namespace)
+        for each in both
+    ):
+        for each in both:
+            name = WorkloadName(kind=each.kind, namespace=each.namespace, name=each.name)
+            yield UnknownWorkload(workload=name, why=each.unknown)
+
+
+def _rules(manifests: Manifests, namespace: str, root_namespace: str) -> object:
+    """What decides about a pod of ``namespace``, whatever its labels and ports."""
+    policies = [each for each in manifests.policies.values() if each.namespace == namespace]
+    return (
+        belongs(manifests, namespace, {}).in_mesh,
+        PolicyIndex(manifests.policies.values(), root_namespace).decide(namespace, {}).mode,
+        {(each.key, str(each.port_modes), each.mode) for each in policies if each.selector},
     )
 
 
@@ -151,6 +199,13 @@ class _Comparison:
         if leaving:
             # What others sent to a port that was STRICT already is no news.
             yield from _affected(leaving, [port for port in strict if port.before is Mode.STRICT])
+
+    def tightens(self) -> bool:
+        """Whether any port refuses plaintext that it takes today."""
+        return any(
+            port.after is Mode.STRICT and port.before is not Mode.STRICT
+            for port in self._all_ports()
+        )
 
     def unencrypted(self) -> Iterator[Affected]:
         """Pairs that are encrypted before, and plaintext after."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -62,25 +63,53 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortChange, ...]
 
 
+class Breakage(StrEnum):
+    """Whether clients would be refused that get through today; the first that is true."""
+
+    SEEN = "seen"
+    """Some were seen that would be."""
+    POSSIBLE = "possible"
+    """Nobody was seen, or nobody has looked; but there are clients that may call."""
+    UNKNOWN = "unknown"
+    """None is known, and something that couldn't be read may be one, or be called by one."""
+    NONE = "none"
+    """There is nobody who would be."""
+
+
+class UnknownWorkload(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that makes pods of which nothing is known.
+
+    Attributes:
+        why: Why nothing is, in one clause.
+    """
+
+    workload: WorkloadName
+    why: str
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a change would do; ``troth plan -o json`` prints exactly this.
 
     Attributes:
-        would_break: A client that gets through today would be refused.
+        verdict: Whether a client that gets through today would be refused.
+        would_break: One would be, seen or possible.
         changes: By workload and port, for workloads that are there before and after.
         breaks: Connections that are accepted today and would be refused.
         unencrypted: Connections that are encrypted today and would pass in plaintext.
         weaker: Those of ``changes`` after which a port takes more than before: plaintext that it
             refused, or no longer the tunnel.
+        unknown: Workloads that the change may concern, and whose pods can't be told.
         problems: Errors of the manifests after the change. What they hide isn't in the plan.
         warnings: What `validate` would find after the change and not before.
     """
 
     schema: Literal["troth/plan/v1"] = "troth/plan/v1"
+    verdict: Breakage
     would_break: bool
     changes: tuple[Change, ...]
     breaks: tuple[Affected, ...]
     unencrypted: tuple[Affected, ...]
     weaker: tuple[Change, ...] = ()
+    unknown: tuple[UnknownWorkload, ...] = ()
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]

@@ -55,6 +55,10 @@ def find_subject(manifests: Manifests, name: str) -> Subject:
             _refuse(name, "names no workload", NAME.wanted)
         found = [each for each in index.of_namespace(namespace) if each.name == rest]
         if not found:
+            for each in manifests.unknown_workloads:
+                if (each.namespace, each.name) == (namespace, rest):
+                    why = f"is a {each.kind}, and {each.unknown}"
+                    _refuse(name, why, f"name its pods' labels: {namespace}/KEY=VALUE,KEY=VALUE")
             _refuse(name, "is not among the workloads given", _nearest(index, namespace, rest))
     else:
         labels = _labels(name, rest)

@@ -17,6 +17,7 @@ from troth.sources._cluster_world import (
     resolve_services,
 )
 from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
+from troth.sources._custom import CustomWorkload
 from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
 from troth.sources._kinds import KINDS
@@ -100,6 +101,7 @@ __all__ = [
     "ClusterState",
     "ConfigMap",
     "Container",
+    "CustomWorkload",
     "Deployment",
     "DnsConfig",
     "DnsPolicy",

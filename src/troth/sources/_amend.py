@@ -9,7 +9,7 @@ import msgspec
 
 from troth.errors import InputError, Problem
 from troth.sources._collect import Identity, Manifests, with_implied_namespaces
-from troth.sources._kinds import KINDS
+from troth.sources._kinds import COLLECTIONS, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,15 +34,14 @@ def amend(
     subjects = {*current.origins, *current.refused}
     gone = _named(without, subjects) | (subjects & {*new.origins, *new.refused})
     collections: dict[str, dict[str, object]] = {
-        collection: dict(getattr(current, collection))
-        for collection in {row.collection for row in KINDS.values()}
+        collection: dict(getattr(current, collection)) for collection in COLLECTIONS
     }
     for subject in gone & current.origins.keys():
         identity = Identity.parse(subject)
-        del collections[KINDS[identity.kind].collection][identity.key]
+        del collections[row_of(identity.kind).collection][identity.key]
     for subject in new.origins:
         identity = Identity.parse(subject)
-        collection = KINDS[identity.kind].collection
+        collection = row_of(identity.kind).collection
         collections[collection][identity.key] = getattr(new, collection)[identity.key]
     kept = {subject: at for subject, at in current.origins.items() if subject not in gone}
     problems = [problem for problem in current.problems if problem.subject not in gone]

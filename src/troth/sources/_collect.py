@@ -15,7 +15,8 @@ from troth.mesh import Namespace
 from troth.policy import KIND as POLICY_KIND
 from troth.policy import UNNAMED, PeerAuthentication
 from troth.sources._api import FORMER_GROUPS, FORMER_KINDS, OTHER_KINDS
-from troth.sources._kinds import KINDS, Kind
+from troth.sources._custom import CustomWorkload, custom_kind
+from troth.sources._kinds import COLLECTIONS, KINDS, Kind, row_of
 from troth.sources._objects import Source
 from troth.sources._reader import Fields, Report
 from troth.sources._workloads import (
@@ -49,6 +50,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         deployments: Deployments.
         workloads: Other controllers by ``KIND NAMESPACE/NAME``: StatefulSet, DaemonSet,
             ReplicaSet, Job, CronJob.
+        custom_workloads: Objects of other APIs that make pods, by ``KIND.GROUP NAMESPACE/NAME``.
         services: Services.
         endpoint_slices: EndpointSlices.
         endpoints: Endpoints.
@@ -68,6 +70,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     pods: Mapping[str, PodTemplate] = {}
     deployments: Mapping[str, Deployment] = {}
     workloads: Mapping[str, Workload] = {}
+    custom_workloads: Mapping[str, CustomWorkload] = {}
     services: Mapping[str, ServiceSpec] = {}
     endpoint_slices: Mapping[str, EndpointSliceSpec] = {}
     endpoints: Mapping[str, EndpointsSpec] = {}
@@ -100,7 +103,20 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     def templates(self) -> tuple[PodTemplate, ...]:
         """What every pod is made from: bare Pods and all workloads' templates."""
         controllers = (*self.deployments.values(), *self.workloads.values())
-        return (*self.pods.values(), *(controller.template for controller in controllers))
+        custom = (each for made in self.custom_workloads.values() for each in made.templates)
+        return (*self.pods.values(), *(controller.template for controller in controllers), *custom)
+
+    @property
+    def unknown_workloads(self) -> tuple[CustomWorkload, ...]:
+        """What makes pods of which these manifests tell nothing, and why."""
+        found = []
+        for each in self.custom_workloads.values():
+            if each.unknown:
+                found.append(each)
+            elif each.of and each.of not in self.origins:
+                why = f"it takes its pods from {each.of}, which isn't given"
+                found.append(msgspec.structs.replace(each, unknown=why))
+        return tuple(found)
 
 
 def collect(
@@ -177,13 +193,14 @@ class Identity(NamedTuple):
     @property
     def key(self) -> str:
         """Its key in its collection of ``Manifests``."""
-        row = KINDS[self.kind]
+        row = row_of(self.kind)
         if not row.namespaced:
             return self.name
-        return f"{self}" if row.collection == "workloads" else f"{self.namespace}/{self.name}"
+        of_several = row.collection in {"workloads", "custom_workloads"}
+        return f"{self}" if of_several else f"{self.namespace}/{self.name}"
 
     def __str__(self) -> str:
-        place = f"{self.namespace}/{self.name}" if KINDS[self.kind].namespaced else self.name
+        place = f"{self.namespace}/{self.name}" if row_of(self.kind).namespaced else self.name
         return f"{self.kind} {place}"
 
 
@@ -193,7 +210,7 @@ class _Collector:
         self._stored = stored
         self._problems = list(problems)
         self._unread = {problem.location.file for problem in self._problems if problem.location}
-        self._objects: dict[str, dict[str, object]] = {row.collection: {} for row in KINDS.values()}
+        self._objects: dict[str, dict[str, object]] = {each: {} for each in COLLECTIONS}
         self._claims: dict[str, Location] = {}
         self._origins: dict[str, Location] = {}
         self._refused: set[str] = set()
@@ -217,7 +234,7 @@ class _Collector:
         kind = self._kind(document)
         if kind is None:
             return
-        row = KINDS[kind]
+        row = row_of(kind)
         if row.namespaced and self._namespace != DEFAULT_NAMESPACE:
             document = _in_namespace(document, self._namespace)
         identity = _identity(document.value, kind, row)
@@ -261,6 +278,8 @@ class _Collector:
                 group = api_version.rpartition("/")[0]
                 if kind in KINDS and KINDS[kind].group == group:
                     return kind
+                if custom := custom_kind(value, kind, group):
+                    return custom
                 if kind.endswith("List"):
                     fields.items("items")
                 if not _misspelt(fields, kind, group) and not report.errors:
@@ -323,7 +342,7 @@ def _identity(value: object, kind: str, row: Kind) -> Identity | None:
 
 def _check_header(source: Source, row: Kind) -> None:
     api_version = source.top.string("apiVersion")
-    if api_version not in row.api_versions:
+    if row.versions and api_version not in row.api_versions:
         source.top.error(
             "apiVersion", f"is {described(api_version)}", f"write {' or '.join(row.api_versions)}"
         )

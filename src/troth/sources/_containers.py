@@ -41,7 +41,7 @@ _UNSUPPORTED_SOURCES = ("resourceFieldRef", "fileKeyRef")
 def read_container(fields: Fields) -> Container:
     """One entry of ``containers`` or ``initContainers``."""
     fields.only(_api.CONTAINER)
-    ports = tuple(_port(port) for port in fields.each("ports"))
+    ports = read_ports(fields)
     names = [port.name for port in ports if port.name]
     for name in sorted({name for name in names if names.count(name) > 1}):
         fields.error("ports", f"has the port {described(name)} twice", "give each its own name")
@@ -76,6 +76,11 @@ def read_container(fields: Fields) -> Container:
         security=read_security(fields),
         unsupported=tuple(unsupported),
     )
+
+
+def read_ports(fields: Fields) -> tuple[ContainerPort, ...]:
+    """What a container declares to listen on."""
+    return tuple(_port(port) for port in fields.each("ports"))
 
 
 def _port(fields: Fields) -> ContainerPort:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.sources import _endpoints, _objects, _pods, _services
+from troth.sources import _custom, _endpoints, _objects, _pods, _services
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,3 +64,13 @@ KINDS = {
         checks_metadata=True,
     ),
 }
+
+_CUSTOM = Kind("", (), "custom_workloads", _custom.parse_custom)
+
+COLLECTIONS = {row.collection for row in (*KINDS.values(), _CUSTOM)}
+"""The fields of ``Manifests`` that hold objects."""
+
+
+def row_of(kind: str) -> Kind:
+    """How a kind is read, also one that is called ``KIND.GROUP``."""
+    return KINDS.get(kind, _CUSTOM)

@@ -25,7 +25,7 @@ import msgspec
 
 from troth.errors import Location, Problem, Severity
 from troth.sources._collect import Identity, Manifests, with_implied_namespaces
-from troth.sources._kinds import KINDS
+from troth.sources._kinds import COLLECTIONS, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,13 +49,12 @@ def merge_last_good(previous: Manifests, current: Manifests) -> Manifests:
     }
     if not kept:
         return current
-    collections = {row.collection for row in KINDS.values()}
     merged: dict[str, dict[str, object]] = {
-        collection: dict(getattr(current, collection)) for collection in collections
+        collection: dict(getattr(current, collection)) for collection in COLLECTIONS
     }
     for subject in kept:
         identity = Identity.parse(subject)
-        collection = KINDS[identity.kind].collection
+        collection = row_of(identity.kind).collection
         former: Mapping[str, object] = getattr(previous, collection)
         merged[collection][identity.key] = former[identity.key]
     notes = tuple(_note(subject, origin, current) for subject, origin in kept.items())

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.sources._collect import Manifests
-    from troth.sources._workloads import PodTemplate
+    from troth.sources._custom import CustomWorkload
+    from troth.sources._workloads import PodTemplate, Workload
 
 
 def runnable_problems(template: PodTemplate) -> tuple[Problem, ...]:
@@ -25,7 +26,11 @@ def runnable_problems(template: PodTemplate) -> tuple[Problem, ...]:
 
 def not_run(manifests: Manifests) -> Iterator[Problem]:
     """Warn of workloads of which no local pods are made."""
-    for workload in manifests.workloads.values():
+    makers: tuple[Workload | CustomWorkload, ...] = (
+        *manifests.workloads.values(),
+        *manifests.custom_workloads.values(),
+    )
+    for workload in makers:
         yield Problem(
             subject=f"{workload.kind} {workload.namespace}/{workload.name}",
             path="kind",

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+from troth.sources import Manifests, amend, collect, read_documents
+
+CONTAINERS = "containers: [{name: app, image: shop, ports: [{containerPort: 8080}]}]"
+
+
+def read(text: str) -> Manifests:
+    return collect(*read_documents(dedent(text), "f.yaml"))
+
+
+def told(manifests: Manifests) -> list[str]:
+    """Each template as ``KIND NAMESPACE/NAME {LABELS} ACCOUNT PORTS``."""
+    return [
+        f"{each} {dict(each.labels)} {each.service_account} {[p.number for p in each.ports]}"
+        for each in manifests.templates
+    ]
+
+
+ROLLOUT = f"""\
+apiVersion: argoproj.io/v1alpha1
+kind: Rollout
+metadata: {{name: shop, namespace: web}}
+spec:
+  replicas: 5
+  selector: {{matchLabels: {{app: shop}}}}
+  template:
+    metadata: {{labels: {{app: shop}}}}
+    spec: {{serviceAccountName: shopper, {CONTAINERS}}}
+  strategy:
+    canary: {{steps: [{{setWeight: 20}}, {{pause: {{}}}}], stableService: shop}}
+"""
+
+
+def of(api_version: str, kind: str, spec: str = "") -> str:
+    template = f"template: {{metadata: {{labels: {{app: shop}}}}, spec: {{{CONTAINERS}}}}}"
+    return (
+        f"apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: shop, namespace: web}}\n"
+        f"spec: {{{spec.replace('TEMPLATE', template) if spec else template}}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        pytest.param(of("v1", "ReplicationController"), "ReplicationController", id="core"),
+        pytest.param(
+            of("apps.kruise.io/v1alpha1", "CloneSet"), "CloneSet.apps.kruise.io", id="Kruise"
+        ),
+        pytest.param(
+            of("apps.kruise.io/v1beta1", "StatefulSet"),
+            "StatefulSet.apps.kruise.io",
+            id="the name of another kind",
+        ),
+        pytest.param(
+            of(
+                "apps.kruise.io/v1alpha1",
+                "AdvancedCronJob",
+                "schedule: '* * * * *', template: {jobTemplate: {spec: {TEMPLATE}}}",
+            ),
+            "AdvancedCronJob.apps.kruise.io",
+            id="deeper in its spec",
+        ),
+        pytest.param(
+            of(
+                "jobset.x-k8s.io/v1alpha2",
+                "JobSet",
+                "replicatedJobs: [{template: {spec: {TEMPLATE}}}]",
+            ),
+            "JobSet.jobset.x-k8s.io",
+            id="in a list",
+        ),
+        pytest.param(
+            of("shop.example/v1", "Till"), "Till.shop.example", id="a kind that nobody has heard of"
+        ),
+    ],
+)
+def test_a_pod_template_is_found_wherever_a_spec_has_it(text: str, name: str) -> None:
+    manifests = read(text)
+
+    assert told(manifests) == [f"{name} web/shop {{'app': 'shop'}} default [8080]"]
+    assert manifests.problems == ()
+    assert manifests.unknown_workloads == ()
+
+
+def test_a_template_says_as_whom_its_pods_run() -> None:
+    assert told(read(ROLLOUT)) == ["Rollout.argoproj.io web/shop {'app': 'shop'} shopper [8080]"]
+
+
+def test_a_deployment_config_labels_its_pods_with_its_name() -> None:
+    text = of("apps.openshift.io/v1", "DeploymentConfig")
+
+    assert read(text).templates[0].labels == {"app": "shop", "deploymentconfig": "shop"}
+
+
+@pytest.mark.parametrize(("port", "requests"), [("", 8012), ("name: h2c, ", 8013)])
+def test_a_knative_service_takes_requests_at_its_proxy(port: str, requests: int) -> None:
+    template = read(
+        f"""\
+        apiVersion: serving.knative.dev/v1
+        kind: Service
+        metadata: {{name: shop, namespace: web}}
+        spec:
+          template:
+            spec: {{containers: [{{image: shop, ports: [{{{port}containerPort: 8080}}]}}]}}
+        """
+    ).templates[0]
+
+    assert str(template) == "Service.serving.knative.dev web/shop"
+    assert [each.number for each in template.ports] == [8080, requests, 8022, 9090, 9091]
+    assert template.labels["serving.knative.dev/service"] == "shop"
+
+
+WORKFLOW = """\
+apiVersion: argoproj.io/v1alpha1
+kind: Workflow
+metadata: {name: nightly, namespace: batch}
+spec:
+  entrypoint: main
+  serviceAccountName: runner
+  podMetadata: {labels: {job: nightly}}
+  templates:
+  - {name: main, steps: [[{name: one, template: fetch}], [{name: two, template: load}]]}
+  - {name: fetch, container: {image: curl, command: [curl]}}
+  - name: load
+    metadata: {labels: {troth.dev/mesh: disabled}}
+    script: {image: python, source: pass}
+"""
+
+
+def test_a_workflow_makes_pods_of_its_steps() -> None:
+    assert told(read(WORKFLOW)) == [
+        "Workflow.argoproj.io batch/nightly.fetch {'job': 'nightly'} runner []",
+        (
+            "Workflow.argoproj.io batch/nightly.load "
+            "{'job': 'nightly', 'troth.dev/mesh': 'disabled'} runner []"
+        ),
+    ]
+
+
+def test_templates_of_one_object_that_are_alike_are_one() -> None:
+    replicas = ", ".join(f"{each}: {{TEMPLATE}}" for each in ("Master", "Worker"))
+    text = of("kubeflow.org/v1", "PyTorchJob", f"pytorchReplicaSpecs: {{{replicas}}}")
+
+    assert [each.name for each in read(text).templates] == ["shop"]
+
+
+REFERRING = """\
+apiVersion: argoproj.io/v1alpha1
+kind: Rollout
+metadata: {name: shop, namespace: web}
+spec: {workloadRef: {apiVersion: apps/v1, kind: Deployment, name: shop}}
+"""
+DEPLOYMENT = of("apps/v1", "Deployment", "selector: {matchLabels: {app: shop}}, TEMPLATE")
+
+
+def test_a_rollout_may_take_its_pods_from_a_deployment() -> None:
+    alone, both = read(REFERRING), read(f"{REFERRING}---\n{DEPLOYMENT}")
+
+    assert [each.unknown for each in alone.unknown_workloads] == [
+        "it takes its pods from Deployment web/shop, which isn't given"
+    ]
+    assert both.unknown_workloads == ()
+    assert [str(each) for each in both.templates] == ["Deployment web/shop"]
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind", "why"),
+    [
+        ("kafka.strimzi.io/v1beta2", "Kafka", "its operator makes the pods"),
+        ("elasticsearch.k8s.elastic.co/v1", "Elasticsearch", "its operator makes the pods"),
+        ("postgresql.cnpg.io/v1", "Cluster", "its operator makes the pods"),
+        ("helm.toolkit.fluxcd.io/v2", "HelmRelease", "it deploys what stands elsewhere"),
+    ],
+)
+def test_what_makes_pods_from_no_template_is_known_to_be_unknown(
+    api_version: str, kind: str, why: str
+) -> None:
+    (unknown,) = read(of(api_version, kind, "replicas: 3")).unknown_workloads
+
+    assert str(unknown) == f"{kind}.{api_version.partition('/')[0]} web/shop"
+    assert unknown.unknown.startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind"),
+    [
+        ("v1", "PodTemplate"),
+        ("kyverno.io/v1", "Policy"),
+        ("constraints.gatekeeper.sh/v1beta1", "RequiredLabels"),
+    ],
+)
+def test_patterns_of_pods_make_none(api_version: str, kind: str) -> None:
+    manifests = read(of(api_version, kind))
+
+    assert manifests.templates == ()
+    assert sum(count for _, count in manifests.ignored) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "path"),
+    [
+        ("labels: {app: 1}", "spec.template.metadata.labels[app]"),
+        ("labels: {app: '!'}", "spec.template.metadata.labels[app]"),
+    ],
+)
+def test_a_template_whose_labels_are_wrong_refuses_its_object(wrong: str, path: str) -> None:
+    manifests = read(ROLLOUT.replace("labels: {app: shop}}\n    spec", f"{wrong}}}\n    spec"))
+
+    assert [each.path for each in manifests.problems] == [path]
+    assert manifests.refused == {"Rollout.argoproj.io web/shop"}
+
+
+def test_a_change_adds_replaces_and_takes_out_custom_workloads() -> None:
+    before, after = read(ROLLOUT), read(ROLLOUT.replace("shopper", "clerk"))
+
+    replaced = amend(before, new=after)
+    gone = amend(before, without=["rollout.argoproj.io/web/shop"])
+
+    assert [each.service_account for each in replaced.templates] == ["clerk"]
+    assert gone.templates == ()
+
+
+def test_a_misspelt_kind_of_a_known_api_is_an_error_with_a_template_too() -> None:
+    (problem,) = read(of("apps/v1", "Deploymnt")).problems
+
+    assert problem.wanted == "did you mean Deployment?"
