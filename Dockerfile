@@ -4,9 +4,10 @@ ARG PYTHON=python:3.13-slim-bookworm
 
 FROM ${PYTHON} AS build
 WORKDIR /build
-COPY requirements.txt ./
-# Every package is checked against its hash; of them only what troth needs to run is installed.
-RUN pip download --no-cache-dir --require-hashes --only-binary=:all: --dest=/wheels -r requirements.txt
+COPY requirements.txt requirements-build.txt ./
+# Every package is checked against its hash; those that only build the wheel aren't installed.
+RUN pip download --no-cache-dir --require-hashes --only-binary=:all: --dest=/wheels \
+    -r requirements.txt -r requirements-build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 COPY examples ./examples

@@ -56,13 +56,6 @@ def test_every_package_is_checked_against_its_hash(command: str) -> None:
     assert from_network is ("--require-hashes" in command and "-r requirements.txt" in command)
 
 
-def test_every_requirement_has_a_hash() -> None:
-    text = (REPOSITORY / "requirements.txt").read_text().replace("\\\n", "")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    assert lines
-    assert [line for line in lines if "--hash=sha256:" not in line] == []
-
-
 def test_it_runs_as_a_plain_user_unless_told_otherwise() -> None:
     names = [instruction for instruction, _ in instructions()]
     assert arguments("USER") == ["65532:65532"]

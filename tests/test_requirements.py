@@ -1,0 +1,74 @@
+"""What pyproject.toml asks for is pinned: each package once, with hashes, and from no registry."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+RUN = PROJECT["project"]["dependencies"]
+BUILD = PROJECT["dependency-groups"]["build"]
+DEVELOP = PROJECT["dependency-groups"]["dev"]
+FILES = {
+    "requirements.txt": RUN,
+    "requirements-build.txt": BUILD,
+    "requirements-dev.txt": DEVELOP,
+    "requirements-oldest.txt": RUN,
+}
+
+
+def lines(file: str) -> list[str]:
+    text = (ROOT / file).read_text("utf-8").replace("\\\n", "")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def versions(file: str) -> dict[str, str]:
+    pinned = (Requirement(line.partition("--hash")[0]) for line in lines(file))
+    return {canonicalize_name(each.name): str(each.specifier) for each in pinned}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_asked_for_is_pinned_at_a_version_that_will_do(file: str) -> None:
+    pinned = versions(file)
+    for each in map(Requirement, FILES[file]):
+        version = pinned[canonicalize_name(each.name)].removeprefix("==")
+        assert each.specifier.contains(version), each
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_package_has_hashes_and_none_has_an_address(file: str) -> None:
+    assert [line for line in lines(file) if "--hash=sha256:" not in line] == []
+    assert [line for line in lines(file) if "://" in line] == []
+
+
+@pytest.mark.parametrize("asked", RUN)
+def test_the_oldest_version_that_is_allowed_is_the_one_that_is_tried(asked: str) -> None:
+    requirement = Requirement(asked)
+    (oldest,) = requirement.specifier
+    tried = versions("requirements-oldest.txt")[canonicalize_name(requirement.name)]
+    assert re.fullmatch(rf"=={re.escape(oldest.version)}(\.\d+)*", tried)
+
+
+def test_no_package_is_pinned_in_two_files() -> None:
+    names = [
+        name
+        for file in ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
+        for name in versions(file)
+    ]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_the_wheel_is_built_by_what_is_pinned_for_that() -> None:
+    assert set(PROJECT["build-system"]["requires"]) <= set(BUILD)
+
+
+def test_troth_needs_nothing_that_is_for_development() -> None:
+    assert not {canonicalize_name(Requirement(each).name) for each in BUILD + DEVELOP} & set(
+        versions("requirements.txt")
+    )
