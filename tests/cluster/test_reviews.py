@@ -160,6 +160,32 @@ def test_why_about_one_workload_leaves_the_others_out(ask: Asker) -> None:
     assert f"'{SHOP}/nobody'" in ask.complaint
 
 
+def test_why_names_what_the_kernel_of_a_pod_refuses_ahead_of_envoy(
+    mesh: ClusterMesh, ask: Asker
+) -> None:
+    web = address(mesh, "web").partition(":")[0]
+    for client, name, url, reason in (
+        (FRIEND, f"{SHOP}/empty", f"{mesh.service(SHOP, 'empty')}:80", "no_endpoints"),
+        (STRANGER, WEB, f"{web}:8099", "app_unreachable"),
+    ):
+
+        def told(client: str = client, name: str = name, url: str = url) -> Any:
+            namespace, _, pod = client.partition("/")
+            assert mesh.get(namespace, pod, url) == "refused"
+            report = ask("why", "-n", SHOP)
+            return next(
+                (
+                    each
+                    for each in report["refusals"]
+                    if (each["source"], each["destination"]) == (client, name)
+                    and each["reason"] in {"no_endpoints", "app_unreachable"}
+                ),
+                None,
+            )
+
+        assert eventually(told, what=f"{client}'s refusal")["reason"] == reason
+
+
 def test_audit_names_who_speaks_plaintext_and_who_is_ready(ask: Asker) -> None:
     report = ask("audit", "-n", SHOP, code=1)
     states = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,8 @@ def manifests() -> Mapping[str, str]:
         "mesh.yaml": document(
             [
                 namespace("finance", mesh=True),
+                namespace("legacy", mesh=False),
+                *server("legacy/cron"),
                 *server("finance/web"),
                 *server("finance/payments", "http:8080", "echo:7000"),
             ]
@@ -77,6 +80,48 @@ def test_a_port_that_the_service_does_not_have_is_refused(
     virtual = address(mesh, "payments", family)
     assert is_refused(web, virtual, 81)
     assert web.get(virtual, 8080).body == "payments 8080 /"
+
+
+def why(mesh: Mesh, about: str, **wanted: Any) -> dict[str, Any]:
+    """Wait until `troth why` tells of a refusal with these properties."""
+
+    def find() -> dict[str, Any] | None:
+        report = json.loads(mesh.troth("why", about, "--count", "1000", "-o", "json").stdout)
+        return next((r for r in report["refusals"] if wanted.items() <= r.items()), None)
+
+    found = eventually(find, what=f"a refusal with {wanted}")
+    assert found is not None
+    return found
+
+
+def test_why_names_the_service_without_endpoints(mesh: Mesh, web: Client, family: str) -> None:
+    virtual = address(mesh, "nobody", family)
+    assert is_refused(web, virtual, 8080)
+    told = why(mesh, "finance/web", reason="no_endpoints", destination_address=virtual)
+    assert (told["source"], told["destination"]) == ("finance/web", "finance/nobody")
+    assert told["cause"] == "finance/nobody has no ready pod behind port 8080."
+    assert told["source_address"] in mesh.pod("finance/web")["addresses"]
+    assert why(mesh, "finance/nobody", reason="no_endpoints")["port"] == 8080
+
+
+def test_why_names_the_port_that_the_service_does_not_have(mesh: Mesh, web: Client) -> None:
+    assert is_refused(web, "payments", 82)
+    told = why(mesh, "finance/web", reason="not_configured", port=82)
+    assert told["destination"] == "finance/payments"
+    assert "See that it has such a port" in told["remedy"]
+
+
+def test_why_names_the_client_outside_of_the_mesh_that_nobody_listens_to(
+    mesh: Mesh, cron: Client
+) -> None:
+    for own in mesh.pod("finance/payments")["addresses"]:
+        assert is_refused(cron, own, 8099)
+    told = why(mesh, "legacy/cron", reason="app_unreachable", port=8099, count=2)
+    assert (told["source"], told["destination"]) == ("legacy/cron", "finance/payments")
+    assert told["cause"] == (
+        "It reached the pod, but nothing took the connection at port 8099 of finance/payments: "
+        "nothing listens on port 8099."
+    )
 
 
 @pytest.mark.usefixtures("endpoints")

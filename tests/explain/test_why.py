@@ -191,7 +191,7 @@ def test_the_table_has_a_row_for_every_reason() -> None:
         pytest.param(
             "finance/web > finance/payments:8080 failed app_unreachable",
             {},
-            "It was let in, but nothing took the connection at port 8080 of finance/payments. "
+            "It reached the pod, but nothing took the connection at port 8080 of finance/payments. "
             "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
             "families), not at 127.0.0.1 alone.",
             id="the app doesn't listen",
@@ -199,7 +199,7 @@ def test_the_table_has_a_row_for_every_reason() -> None:
         pytest.param(
             "finance/web > finance/payments:8080 failed app_unreachable",
             {"detail": "it listens on 0.0.0.0:8080 alone, so not on IPv6"},
-            "It was let in, but nothing took the connection at port 8080 of finance/payments: "
+            "It reached the pod, but nothing took the connection at port 8080 of finance/payments: "
             "it listens on 0.0.0.0:8080 alone, so not on IPv6. "
             "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
             "families), not at 127.0.0.1 alone.",

@@ -27,11 +27,11 @@ from troth.mesh import Outcome, Party, Reason, Side
 from troth.node import _netns
 from troth.node._capture import capture, release
 from troth.node._observe import Observer
-from troth.node._set_elements import SetElements
+from troth.node._set_elements import PodSets, SetElements
 from troth.node._strangers import TABLE, Dropped, StrangerLimits, Strangers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from tests.conftest import InNode
@@ -53,6 +53,16 @@ def come(netns: Path, address: str, count: int, *, source: str = "") -> int:
                 client.bind((source, 0))
             reached += client.connect_ex((address, TUNNEL_PORT)) == 0
     return reached
+
+
+@contextlib.asynccontextmanager
+async def following(pods: Mapping[str, Path]) -> AsyncIterator[Strangers]:
+    """Strangers told from peers in pods with these network namespaces, by UID."""
+    strangers = Strangers(LIMITS)
+    with PodSets() as keeper:
+        async with keeper.of(pods) as sets:
+            await strangers.follow(sets)
+        yield strangers
 
 
 def event(source: str, reason: Reason = Reason.NONE) -> ConnectionEvent:
@@ -117,17 +127,13 @@ def who_has_proved_an_identity_has_no_such_limit(directory: Path) -> None:
     asyncio.run(capture(pod, strangers=LIMITS))
 
     async def scene(mine: str, theirs: str) -> None:
-        strangers = Strangers(LIMITS)
-        await strangers.follow({"a": pod})
-        with contextlib.closing(strangers):
+        async with following({"a": pod}) as strangers:
             strangers.hear(event(theirs))
             assert await asyncio.to_thread(come, other, mine, 50) == 50
             for change in (capture, capture):  # also by the rules of the next agent
                 await change(pod, strangers=LIMITS)
                 assert await asyncio.to_thread(come, other, mine, 20) == 20
-        successor = Strangers(LIMITS)
-        await successor.follow({"a": pod})
-        with contextlib.closing(successor):
+        async with following({"a": pod}):
             assert await asyncio.to_thread(come, other, mine, 20) == 20
 
     for mine, theirs in WAYS:
@@ -140,9 +146,7 @@ def who_proves_nothing_any_more_is_a_stranger_again(directory: Path) -> None:
     asyncio.run(capture(pod, strangers=LIMITS))
 
     async def scene() -> None:
-        strangers = Strangers(LIMITS)
-        await strangers.follow({"a": pod})
-        with contextlib.closing(strangers):
+        async with following({"a": pod}) as strangers:
             strangers.hear(event(OTHER))
             for _ in range(LIMITS.burst):
                 strangers.hear(event(OTHER, Reason.NO_HANDSHAKE))
@@ -160,18 +164,16 @@ def what_is_dropped_of_strangers_is_told_and_of_newcomers_is_not(directory: Path
     asyncio.run(capture(pod, strangers=LIMITS))
 
     async def scene(mine: str, theirs: str) -> None:
-        strangers = Strangers(LIMITS)
-        await strangers.follow({"a": pod})
-        with contextlib.closing(strangers):
+        async with following({"a": pod}) as strangers:
             reached = await asyncio.to_thread(come, other, mine, 10)
-            assert list(strangers._news("a")) == []
-            told = list(strangers._news("a"))
+            assert await strangers.news({"a"}) == []
+            told = await strangers.news({"a"})
             assert told == [Dropped(pod="a", address=theirs, alone=True, count=10 - reached)]
-            assert list(strangers._news("a")) == []
+            assert await strangers.news({"a"}) == []
             assert await asyncio.to_thread(come, other, mine, 10) < 10
-            assert list(strangers._news("a")) == []
+            assert await strangers.news({"a"}) == []
             strangers.hear(event(theirs))
-            assert list(strangers._news("a")) == []
+            assert await strangers.news({"a"}) == []
 
     for mine, theirs in WAYS:
         with listening(pod, mine, TUNNEL_PORT):
@@ -193,8 +195,7 @@ def a_pod_that_comes_back_knows_its_peers(directory: Path) -> None:
     asyncio.run(capture(pod, strangers=LIMITS))
 
     async def scene(mine: str, theirs: str) -> None:
-        async with Strangers(LIMITS) as strangers:
-            await strangers.follow({"a": pod})
+        async with following({"a": pod}) as strangers:
             strangers.hear(event(theirs))
             await release(pod)
             await strangers.follow({})
@@ -213,14 +214,17 @@ def a_pod_that_joins_knows_the_peers_of_another(directory: Path) -> None:
     asyncio.run(release(other))  # what leaves it is to come to the pod directly
 
     async def scene() -> None:
-        async with Strangers(LIMITS) as strangers:
-            await strangers.follow({"a": other})
+        strangers = Strangers(LIMITS)
+        with PodSets() as keeper:
+            async with keeper.of({"a": other}) as sets:
+                await strangers.follow(sets)
             for _, theirs in WAYS:
                 strangers.hear(event(theirs))
             strangers.hear(event("10.9.9.77"))
             for _ in range(LIMITS.burst + 1):
                 strangers.hear(event("10.9.9.77", Reason.NO_HANDSHAKE))
-            await strangers.follow({"a": other, "b": pod})
+            async with keeper.of({"a": other, "b": pod}) as sets:
+                await strangers.follow(sets)
             for mine, _ in WAYS:
                 assert await asyncio.to_thread(come, other, mine, 20) == 20
             assert "10.9.9.77" not in str(rules(pod))
@@ -234,11 +238,9 @@ def a_peer_of_an_earlier_agents_that_proves_nothing_is_a_stranger_again(director
     asyncio.run(capture(pod, strangers=LIMITS))
 
     async def scene() -> None:
-        async with Strangers(LIMITS) as earlier:
-            await earlier.follow({"a": pod})
+        async with following({"a": pod}) as earlier:
             earlier.hear(event(OTHER))
-        async with Strangers(LIMITS) as strangers:
-            await strangers.follow({"a": pod})
+        async with following({"a": pod}) as strangers:
             for _ in range(LIMITS.burst):
                 strangers.hear(event(OTHER, Reason.NO_HANDSHAKE))
             assert await asyncio.to_thread(come, other, POD, 8) == 8
@@ -253,16 +255,16 @@ def sets_are_read_and_changed(directory: Path) -> None:
     pod, _ = two_linked_namespaces(directory)
     asyncio.run(capture(pod, strangers=LIMITS))
     keys = [socket.inet_aton(f"10.0.{number // 200}.{number % 200}") for number in range(3000)]
-    with SetElements(pod, TABLE) as sets:
-        sets.add("peers_ip", keys)
-        sets.add("peers_ip", keys)
-        sets.remove("peers_ip", keys[0])
-        sets.remove("peers_ip", keys[0])
+    with SetElements(pod) as sets:
+        sets.add(TABLE, "peers_ip", keys)
+        sets.add(TABLE, "peers_ip", keys)
+        sets.remove(TABLE, "peers_ip", keys[0])
+        sets.remove(TABLE, "peers_ip", keys[0])
         with pytest.raises(FileNotFoundError):
-            sets.add("nobody", keys)
+            sets.add(TABLE, "nobody", keys)
         with pytest.raises(FileNotFoundError):
-            sets.counts("nobody")
-        assert sets.counts("dropped_alone_ip") == {}
+            sets.counts(TABLE, ["nobody"])
+        assert sets.counts(TABLE, ["dropped_alone_ip"]) == {}
     assert str(rules(pod)).count("10.0.") == len(keys) - 1
 
 

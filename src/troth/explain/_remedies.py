@@ -96,7 +96,8 @@ TEXTS: Mapping[Reason, Texts] = {
         "Connect again; if it stays, `troth status` says why there is none.",
     ),
     Reason.APP_UNREACHABLE: Texts(
-        "It was let in, but nothing took the connection at port {port} of {destination}{said}.",
+        "It reached the pod, but nothing took the connection at port {port} of "
+        "{destination}{said}.",
         "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
         "families), not at 127.0.0.1 alone.",
     ),

@@ -29,6 +29,7 @@ from troth.node._host_rules import HostRules
 from troth.node._ledger import Ledger
 from troth.node._listeners import Listeners
 from troth.node._proxy import Proxy
+from troth.node._set_elements import PodSets
 from troth.node._strangers import StrangerLimits, Strangers
 from troth.node._unserved import Unserved
 
@@ -125,6 +126,7 @@ class NodeAgent:
         stranger_limits = StrangerLimits.of(limits)
         self._strangers = Strangers(stranger_limits)
         self._unserved = Unserved()
+        self._sets = PodSets()
         self._pods = Enroller(grace=announcement_seconds, ports=ports, strangers=stranger_limits)
         self._listeners = Listeners(lambda: self._pods.netns)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
@@ -307,6 +309,7 @@ class NodeAgent:
                 await self._host.let_go()
             self._strangers.close()
             self._unserved.close()
+            self._sets.close()
             self._ledger.hand_over(tell)
             self._on_change()
             return self._pods.joining
@@ -331,15 +334,15 @@ class NodeAgent:
 
     async def run(self) -> None:
         """Run until cancelled; then stop Envoy and leave its sockets removed."""
-        async with (
-            self._strangers,
-            self._unserved,
-            self._proxy.running() as pipe,
-            asyncio.TaskGroup() as tasks,
-        ):
+        with self._sets:
+            await self._run()
+
+    async def _run(self) -> None:
+        async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
             tasks.create_task(self.certificates.run())
             tasks.create_task(self._ledger.read(pipe, self._strangers, self._listeners))
             tasks.create_task(self._ledger.watch_strangers(self._strangers))
+            tasks.create_task(self._ledger.watch_unserved(self._unserved, self._listeners))
             tasks.create_task(self._ledger.watch(self._proxy.overflows))
             tasks.create_task(self.journal.run())
             if self._host is not None:
@@ -443,8 +446,9 @@ class NodeAgent:
         if await self._pods.act(told.ready, reasons, probes=probes):
             self._wake()
         redirected = {uid: self._pods.netns[uid] for uid in self._pods.redirected}
-        await self._strangers.follow(redirected)
-        await self._unserved.follow(redirected)
+        async with self._sets.of(redirected) as sets:
+            await self._strangers.follow(sets)
+            await self._unserved.follow(sets)
         self._wake_at(self._pods.next_look())
 
     async def _prepare(self, world: World, served: Collection[str]) -> None:

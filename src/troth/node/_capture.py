@@ -31,7 +31,7 @@ from troth.node._netns import enter_command
 from troth.node._routes import keep_inside
 from troth.node._strangers import idle_stranger_rules, no_stranger_rules, stranger_rules
 from troth.node._sysctls import apply_sysctls
-from troth.node._unserved import no_unserved_rules, unserved_rules
+from troth.node._unserved import IF_HEARD, no_unserved_rules, unserved_rules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,31 +73,19 @@ _TO_APP = f"""\
     iif != "lo" socket mark {APP_MARK:#x} drop
   }}"""
 
-_IF_HEARD = "socket transparent 0 return; socket transparent 1 return"
-"""Whatever socket the kernel finds is either; there is none of a port that nobody listens on.
-
-Also one in TIME-WAIT, which a client may open again (RFC 9293, 3.6.1). Of that the kernel has no
-`socket wildcard`.
-"""
-
-_REFUSALS = f"""\
-  chain unheard {{
-    {_IF_HEARD}
-    reject with tcp reset
-  }}
+_PATIENCE = f"""\
   set awaited {{
     type inet_service . inet_service; flags dynamic,timeout; size 4096; timeout 3s; gc-interval 5s;
   }}
   chain unready {{
-    {_IF_HEARD}
+    {IF_HEARD}
     tcp sport . tcp dport @awaited return
     add @awaited {{ tcp sport . tcp dport }} drop
   }}"""
-"""What comes from outside for a port that nobody listens on is refused at once.
+"""Where nobody listens, the first SYN of Envoy's connections to the app is dropped.
 
-Of Envoy's connections to the app the first SYN is dropped then. The kernel sends another after a
-second, which meets the app if it listens by then, and is refused otherwise. When the set is full,
-the first one is refused.
+The kernel sends another after a second, which meets the app if it listens by then, and is refused
+otherwise. When the set is full, the first one is refused.
 """
 
 _ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
@@ -105,7 +93,7 @@ _ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbou
 
 
 def capture_rules(
-    ports: PortSet = PORT_SETS[0], *, probes: bool = False, refusing: bool = True
+    ports: PortSet = PORT_SETS[0], *, probes: bool = False, patient: bool = True
 ) -> str:
     """The whole table as one nftables transaction, for IPv4 and IPv6 alike.
 
@@ -114,11 +102,9 @@ def capture_rules(
             elsewhere before stay there.
         probes: Let what comes from the probes' source reach the pod as it is. Only where the node's
             own rules (`_host_rules`) see to it that nobody else has that address.
-        refusing: Refuse what comes for a port that nobody in the pod listens on, as the pod itself
-            would, instead of accepting it first; and have Envoy's connections to the app wait a
-            moment for it to listen. Needs Linux 5.11.
+        patient: Have Envoy's connections to the app wait a moment for it to listen. Needs Linux
+            5.11.
     """
-    unheard = f'iif != "lo" fib daddr type local tcp dport != {TUNNEL_PORT} {_FIRST} jump unheard'
     unready = f'iif "lo" meta mark {APP_MARK:#x} {_FIRST} jump unready'
     exempt = _PROBES if probes else ""
     hidden = ", ".join(str(port) for port in OWN_PORTS if port != TUNNEL_PORT)
@@ -132,10 +118,9 @@ table inet {TABLE} {{
     type filter hook prerouting priority -150; policy accept;
     iif != "lo" tcp dport {{ {hidden} }} drop
     iif != "lo" ip daddr 127.0.0.0/8 drop
-    {unheard if refusing else ""}
-    {unready if refusing else ""}
+    {unready if patient else ""}
   }}
-{_REFUSALS if refusing else ""}
+{_PATIENCE if patient else ""}
   chain outbound {{
     type nat hook output priority -100; policy accept;
     meta mark {ENVOY_MARK:#x} return
@@ -223,13 +208,19 @@ async def capture(
         PeerError: The kernel refused the rules.
     """
     door = no_stranger_rules() if strangers is None else stranger_rules(strangers)
-    door += unserved_rules()
     lacking = await asyncio.to_thread(apply_sysctls, netns)
     await asyncio.to_thread(keep_inside, netns)
+
+    uncounted = (PROBE_SOURCE_V4, PROBE_SOURCE_V6) if probes else ()
+
+    def rules(*, refusing: bool) -> str:
+        unserved = unserved_rules(unheard=refusing, uncounted=uncounted)
+        return capture_rules(ports, probes=probes, patient=refusing) + door + unserved
+
     try:
-        await apply_ruleset(netns, capture_rules(ports, probes=probes) + door)
+        await apply_ruleset(netns, rules(refusing=True))
     except PeerError:  # an older kernel, or there is no such namespace
-        await apply_ruleset(netns, capture_rules(ports, probes=probes, refusing=False) + door)
+        await apply_ruleset(netns, rules(refusing=False))
     if lacking:  # the rules may have brought them
         await asyncio.to_thread(apply_sysctls, netns)
 

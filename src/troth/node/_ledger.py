@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from troth.node._history import History
 from troth.node._journal import Journal
 from troth.node._observe import Observer
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from troth.node._listeners import Listeners
     from troth.node._metrics import NodeMetrics
     from troth.node._strangers import Strangers
+    from troth.node._unserved import Unserved
 
 
 class Ledger:
@@ -94,3 +97,18 @@ class Ledger:
             connection = self._observer.dropped(dropped, datetime.now(UTC))
             if connection is not None:
                 self._tell(connection)
+
+    async def watch_unserved(self, unserved: Unserved, listeners: Listeners) -> None:
+        """Take in what the pods' kernel refuses because nothing serves it, until cancelled.
+
+        Args:
+            unserved: Who hears of it.
+            listeners: As of `read`.
+        """
+        async for refused in unserved.refused():
+            if self._observer is None:
+                continue
+            event = self._observer.unserved(refused, datetime.now(UTC))
+            if event is not None:
+                connection = self._observer.connection(await listeners.complete(event))
+                self._tell(msgspec.structs.replace(connection, count=refused.count))

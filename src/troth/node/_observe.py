@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth._table import difference
-from troth.envoy import TUNNEL_PORT
+from troth.envoy import TUNNEL_PORT, ConnectionEvent
 from troth.mesh import Connection, Outcome, Party, Reason, Side, World
 from troth.policy import PolicyChanges, PolicyIndex
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from troth.envoy import ConnectionEvent, Overflow
+    from troth.envoy import Overflow
     from troth.mesh import Pod
     from troth.node._strangers import Dropped
+    from troth.node._unserved import UnservedConnections
 
 
 class Observer:
@@ -94,8 +95,6 @@ class Observer:
         pod = self._world.pods.get(dropped.pod)
         if pod is None or not pod.addresses:
             return None
-        version = ":" in dropped.address
-        own = next((ip for ip in pod.addresses if (":" in ip) is version), pod.addresses[0])
         return Connection(
             time=now,
             count=dropped.count,
@@ -104,13 +103,38 @@ class Observer:
             detail="by itself" if dropped.alone else "together with others",
             side=Side.SERVER,
             source=_party(self._by_address.get(dropped.address), dropped.address, 0),
-            destination=_party(pod, own, TUNNEL_PORT),
+            destination=_party(pod, _own(pod, dropped.address), TUNNEL_PORT),
+        )
+
+    def unserved(self, refused: UnservedConnections, now: datetime) -> ConnectionEvent | None:
+        """What a pod's kernel has refused, as an event of one of them; None if the pod is gone."""
+        pod = self._world.pods.get(refused.pod)
+        if pod is None or not pod.addresses:
+            return None
+        source, destination = _own(pod, refused.address), refused.address
+        if refused.side is Side.SERVER:
+            source, destination = destination, source
+        return ConnectionEvent(
+            time=now,
+            outcome=Outcome.FAILED,
+            reason=refused.reason,
+            side=refused.side,
+            pod=refused.pod,
+            source_address=source,
+            source_port=0,
+            destination_address=destination,
+            destination_port=refused.port,
         )
 
     def _source(self, event: ConnectionEvent) -> Pod | None:
         if event.side is Side.CLIENT:  # also what the pod does over its loopback is its own doing
             return self._world.pods.get(event.pod)
         return self._by_address.get(event.source_address)
+
+
+def _own(pod: Pod, other: str) -> str:
+    """The pod's address of the same family as another's."""
+    return next((ip for ip in pod.addresses if (":" in ip) is (":" in other)), pod.addresses[0])
 
 
 def _party(pod: Pod | None, address: str, port: int) -> Party:

@@ -22,21 +22,20 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
 
 from troth.envoy import HANDSHAKE_SECONDS, HELLO_SECONDS, TUNNEL_PORT
-from troth.errors import TrothError
 from troth.mesh import Reason, Side
-from troth.node._set_elements import SetElements
+from troth.node._set_elements import Change, increases, read_counts, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
     from troth.envoy import ConnectionEvent, Limits
+    from troth.node._set_elements import Counted, SetElements
 
 _log = structlog.get_logger(__name__)
 
@@ -213,44 +212,29 @@ class Strangers:
     def __init__(self, limits: StrangerLimits) -> None:
         self._limits = limits
         self._doors: dict[str, SetElements] = {}
-        self._netns: dict[str, Path] = {}
         self._records: dict[tuple[str, str], _Record] = {}
         # The kernel may have them as peers, from before this agent followed the pod, or of another.
         self._doubts: dict[tuple[str, str], _Record] = {}
         self._known: dict[str, float] = {}
         self._strange_until: dict[tuple[str, str], float] = {}
         self._suspect_until: dict[str, float] = {}
-        self._counts: dict[_Counted, int] = {}
-        self._unreported: dict[_Counted, int] = {}
+        self._counts: dict[str, Mapping[Counted, int]] = {}
+        self._unreported: dict[str, Mapping[Counted, int]] = {}
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    async def follow(self, pods: Mapping[str, Path]) -> None:
-        """Go by the rules in these pods from now on: network namespaces by UID."""
+    async def follow(self, pods: Mapping[str, SetElements]) -> None:
+        """Go by the rules in these pods from now on: their sets by UID."""
         # A pod may come back in another namespace under its UID.
-        for uid in [uid for uid in self._doors if self._netns[uid] != pods.get(uid)]:
-            self._doors.pop(uid).close()
-            del self._netns[uid]
+        for uid in [uid for uid, door in self._doors.items() if pods.get(uid) is not door]:
+            del self._doors[uid]
             self._forget(uid)
-        for uid in pods.keys() - self._doors.keys():
-            try:
-                door = await asyncio.to_thread(SetElements, pods[uid], TABLE)
-            except TrothError:
-                continue  # the pod has ended
-            self._doors[uid], self._netns[uid] = door, pods[uid]
-            self._counts |= dict(self._read(uid))
-            self._introduce(uid)
+        come = {uid: door for uid, door in pods.items() if uid not in self._doors}
+        self._counts |= await read_counts(come, TABLE, _DROPPED)
+        self._doors |= come
+        self._introduce(come)
 
     def close(self) -> None:
         """Leave the rules in all pods to another agent."""
-        for door in self._doors.values():
-            door.close()
         self._doors.clear()
-        self._netns.clear()
 
     def hear(self, event: ConnectionEvent) -> None:
         """Take note of what became of a connection to a pod's tunnel."""
@@ -273,26 +257,46 @@ class Strangers:
                 pods, sweep_at = set(self._doors), now + _SWEEP_SECONDS
             else:
                 pods = {uid for uid, until in self._suspect_until.items() if now < until}
-            for uid in pods & self._doors.keys():
-                for each in self._news(uid):
-                    yield each
+            for each in await self.news(pods):
+                yield each
+
+    async def news(self, uids: Collection[str]) -> list[Dropped]:
+        """What was dropped in some pods before the last look, of those that are strangers still.
+
+        A newcomer that came with many connections at once is a peer by the next look: all of them
+        come through.
+        """
+        doors = {uid: self._doors[uid] for uid in uids if uid in self._doors}
+        told: list[Dropped] = []
+        for uid, counts in (await read_counts(doors, TABLE, _DROPPED)).items():
+            if self._doors.get(uid) is doors[uid]:
+                told += self._dropped_before(uid)
+                self._unreported[uid] = increases(counts, self._counts.get(uid, {}))
+                self._counts[uid] = counts
+        return told
 
     def _forget(self, uid: str) -> None:
         self._suspect_until.pop(uid, None)
         for known in (self._records, self._doubts, self._strange_until):
             for key in [key for key in known if key[0] == uid]:
                 del known[key]
-        for counts in (self._counts, self._unreported):
-            for counted in [counted for counted in counts if counted.pod == uid]:
-                del counts[counted]
+        self._counts.pop(uid, None)
+        self._unreported.pop(uid, None)
 
-    def _introduce(self, uid: str) -> None:
-        """Tell a pod's kernel who has lately been a peer of another."""
+    def _introduce(self, doors: Mapping[str, SetElements]) -> None:
+        """Tell these pods' kernel who has lately been a peer of another."""
         since = _now() - _PEER_SECONDS
         recent = [_packed(address) for address, told in self._known.items() if told > since]
-        for version in _VERSIONS:
+        peers = transaction(
+            TABLE,
+            [
+                Change(name=_peers(version), added=[key for v, key in recent if v == version])
+                for version in _VERSIONS
+            ],
+        )
+        for uid, door in doors.items():
             try:
-                self._doors[uid].add(_peers(version), [key for v, key in recent if v == version])
+                door.commit(peers)
             except OSError as error:
                 _log.warning("a pod doesn't hear of peers", pod=uid, reason=str(error))
 
@@ -315,7 +319,7 @@ class Strangers:
         self._known[address] = now
         try:
             version, packed = _packed(address)
-            self._doors[uid].add(_peers(version), [packed])
+            self._doors[uid].add(TABLE, _peers(version), [packed])
         except OSError as error:  # the set is full
             _log.warning("a peer stays a stranger", pod=uid, address=address, reason=str(error))
         self._records[key] = _Record(told=now, since=now, proved=1)
@@ -339,46 +343,16 @@ class Strangers:
             self._strange_until[key] = now + _PARDON_SECONDS
         try:
             version, packed = _packed(address)
-            self._doors[uid].remove(_peers(version), packed)
+            self._doors[uid].remove(TABLE, _peers(version), packed)
         except OSError as error:
             _log.warning("a stranger stays a peer", pod=uid, address=address, reason=str(error))
 
-    def _news(self, uid: str) -> Iterator[Dropped]:
-        """What was dropped before the last look, of those that are strangers still.
-
-        A newcomer that came with many connections at once is a peer by the next look: all of them
-        come through.
-        """
-        for key in [key for key in self._unreported if key.pod == uid]:
-            count = self._unreported.pop(key)
-            if (uid, key.address) not in self._records:
-                yield Dropped(pod=uid, address=key.address, alone=key.alone, count=count)
-        before = {key: self._counts.pop(key) for key in tuple(self._counts) if key.pod == uid}
-        for key, count in self._read(uid):
-            self._counts[key] = count
-            past = before.get(key, 0)
-            # An element that was away for a while begins at zero.
-            new = count - past if count >= past else count
-            if new:
-                self._unreported[key] = new
-
-    def _read(self, uid: str) -> Iterator[tuple[_Counted, int]]:
-        for version in _VERSIONS:
-            for why in (_ALONE, _TOGETHER):
-                try:
-                    counts = self._doors[uid].counts(_dropped(version, why))
-                except OSError as error:
-                    _log.debug("a pod's door tells nothing", pod=uid, reason=str(error))
-                    return
-                for packed, count in counts.items():
-                    address = str(ipaddress.ip_address(packed))
-                    yield _Counted(uid, address, why == _ALONE), count
-
-
-class _Counted(NamedTuple):
-    pod: str
-    address: str
-    alone: bool
+    def _dropped_before(self, uid: str) -> Iterator[Dropped]:
+        for (name, key), count in self._unreported.pop(uid, {}).items():
+            address = str(ipaddress.ip_address(key))
+            if (uid, address) not in self._records:
+                alone = name in _DROPPED_ALONE
+                yield Dropped(pod=uid, address=address, alone=alone, count=count)
 
 
 def _make_room(known: dict[Any, Any], most: int) -> None:
@@ -393,6 +367,10 @@ def _peers(version: str) -> str:
 
 def _dropped(version: str, why: str) -> str:
     return f"dropped_{why}_{version}"
+
+
+_DROPPED_ALONE = tuple(_dropped(version, _ALONE) for version in _VERSIONS)
+_DROPPED = (*_DROPPED_ALONE, *(_dropped(version, _TOGETHER) for version in _VERSIONS))
 
 
 def _packed(address: str) -> tuple[str, bytes]:
