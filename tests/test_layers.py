@@ -38,6 +38,10 @@ PURE_MODULES = (
     "envoy/_reasons.py",
     "envoy/_snapshot.py",
     "envoy/_tls.py",
+    "kube/decoding.py",
+    "kube/reflector.py",
+    "kube/resource.py",
+    "kube/wire.py",
     "reviews/_gather.py",
     "reviews/_objects.py",
     "reviews/_queue.py",
@@ -45,7 +49,6 @@ PURE_MODULES = (
     "sources/_cluster_keeper.py",
     "sources/_collect.py",
     "sources/_last_good.py",
-    "sources/_reflector.py",
     "sources/_yaml.py",
     "trace/_handshake.py",
     "trace/_steps.py",
@@ -55,25 +58,52 @@ MAY_IMPORT = {
     "policy": frozenset[str](),
     "identity": frozenset[str](),
     "mesh": frozenset({"policy", "identity"}),
-    "sources": frozenset({"policy", "identity", "mesh"}),
+    "kube": frozenset({"mesh"}),
+    "sources": frozenset({"policy", "identity", "mesh", "kube"}),
     "explain": frozenset({"policy", "identity", "mesh", "sources"}),
     "trace": frozenset({"policy", "identity", "mesh"}),
     "envoy": frozenset({"policy", "identity", "mesh"}),
-    "node": frozenset({"policy", "identity", "mesh", "envoy", "sources"}),
-    "controller": frozenset({"policy", "identity", "mesh", "sources"}),
-    "cluster": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node", "reviews"}),
-    "reviews": frozenset(
-        {"policy", "identity", "mesh", "sources", "explain", "trace", "envoy", "node", "dial"}
+    "node": frozenset({"policy", "identity", "mesh", "envoy", "kube", "sources"}),
+    "controller": frozenset({"policy", "identity", "mesh", "kube", "sources"}),
+    "cluster": frozenset(
+        {"policy", "identity", "mesh", "kube", "sources", "envoy", "node", "reviews"}
     ),
-    "check": frozenset({"policy", "identity", "mesh", "sources", "envoy", "node"}),
+    "reviews": frozenset(
+        {
+            "policy",
+            "identity",
+            "mesh",
+            "kube",
+            "sources",
+            "explain",
+            "trace",
+            "envoy",
+            "node",
+            "dial",
+        }
+    ),
+    "check": frozenset({"policy", "identity", "mesh", "kube", "sources", "envoy", "node"}),
     "dial": frozenset({"policy", "identity", "mesh", "explain", "trace", "envoy", "node"}),
     "local": frozenset(
-        {"policy", "identity", "mesh", "sources", "explain", "trace", "envoy", "node", "dial"}
+        {
+            "policy",
+            "identity",
+            "mesh",
+            "kube",
+            "sources",
+            "explain",
+            "trace",
+            "envoy",
+            "node",
+            "dial",
+        }
     ),
     "diagnosis": frozenset(
         {"policy", "identity", "mesh", "envoy", "explain", "trace", "dial", "local"}
     ),
-    "demo": frozenset({"policy", "identity", "mesh", "envoy", "sources", "trace", "dial", "local"}),
+    "demo": frozenset(
+        {"policy", "identity", "mesh", "envoy", "kube", "sources", "trace", "dial", "local"}
+    ),
 }
 LAZY = frozenset(
     {

@@ -16,7 +16,8 @@ from troth.cli._app import command_tree, run
 from troth.cli._cluster import full_name, full_object_name
 from troth.errors import EnvironmentLackError
 from troth.explain import ClusterStatus
-from troth.sources import ClusterManifests, Unreadable, load
+from troth.kube.readings import Unreadable
+from troth.sources import ClusterManifests, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

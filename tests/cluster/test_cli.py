@@ -16,9 +16,9 @@ from tests.rig.objects import PeerAuthentication
 
 from troth._contract import NodeReport, policy_digest
 from troth.cli._app import run
+from troth.kube.typed import api_client
 from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
 from troth.node._report import NodeReporter
-from troth.sources._api_client import api_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

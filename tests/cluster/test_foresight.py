@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.sources.fake_api import NAMESPACES, PODS, Exchange, FakeApi, Object, fake_api, thing
+from tests.kube.fake_api import NAMESPACES, PODS, Exchange, FakeApi, Object, fake_api, thing
 
 from troth.cluster._foresight import foresee
 from troth.cluster._settings import NodeSettings
 from troth.identity import TrustDomain
-from troth.sources.kubernetes import ApiServer
+from troth.kube.client import ApiServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -22,8 +22,10 @@ from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
 from troth.cli._app import run
 from troth.controller._reviews import _RESOURCE as SWEPT
 from troth.controller._reviews import sweep_reviews
+from troth.kube.client import ApiServer
+from troth.kube.config import program_config
+from troth.kube.typed import api_client
 from troth.reviews import Question, ReviewSpec, asker
-from troth.sources.kubernetes import ApiServer, api_client, program_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

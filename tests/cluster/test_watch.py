@@ -29,11 +29,11 @@ from tests.sources.following import eventually, following
 
 from troth.cluster._ranges import ServiceRanges
 from troth.errors import EnvironmentLackError
+from troth.kube.client import ApiServer
+from troth.kube.reflector import Gone, Opened
 from troth.mesh import Endpoint
 from troth.policy import Mode
-from troth.sources._api_server import ApiServer
 from troth.sources._kubernetes import NAMESPACES
-from troth.sources._reflector import Gone, Opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from troth.kube.reflector import Changes
 from troth.mesh import Pod, Protocol, ServicePort
 from troth.sources._cluster_keeper import ClusterPods, ClusterServices
 from troth.sources._cluster_world import (
@@ -18,7 +19,6 @@ from troth.sources._cluster_world import (
     pods_by_uid,
     resolve_services,
 )
-from troth.sources._reflector import Changes
 
 addresses = st.lists(
     st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1"]), max_size=2, unique=True

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.sources.fake_api import NAMESPACES, PODS, POLICIES, FakeApi, fake_api, thing
+from tests.kube.fake_api import NAMESPACES, PODS, POLICIES, FakeApi, fake_api, thing
 
 from troth.errors import EnvironmentLackError, PeerError
 from troth.policy import Mode
@@ -17,7 +17,7 @@ from troth.sources import read_cluster
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from tests.sources.fake_api import Exchange, Object
+    from tests.kube.fake_api import Exchange, Object
 
     from troth.sources import ClusterManifests
 
@@ -208,3 +208,14 @@ async def test_what_is_no_kubernetes_is_an_error() -> None:
         api.kinds.clear()
         with pytest.raises(EnvironmentLackError, match="doesn't serve namespaces v1"):
             await read(api)
+
+
+async def test_one_object_that_is_not_as_expected_is_left_out_and_named() -> None:
+    async with api_server() as api:
+        await api.put(PODS, pod("odd", phase="Strange"))
+        await api.put(PODS, pod("plain"))
+        found = await read(api)
+    assert names(found) == {"Pod shop/plain"}
+    assert [(each.subject, each.path) for each in found.manifests.problems] == [
+        ("Pod shop/odd", "status.phase")
+    ]

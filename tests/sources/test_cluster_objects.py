@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import PeerError
+from troth.kube.decoding import decode, without_depths
+from troth.kube.resource import Item
 from troth.mesh import ContainerPort, Namespace, Pod, PodPhase, Protocol, ServicePort
 from troth.policy import Mode
 from troth.sources._cluster_objects import (
@@ -30,8 +32,6 @@ from troth.sources._cluster_world import (
     Family,
     SliceEndpoint,
 )
-from troth.sources._json import decode, without_depths
-from troth.sources._reflector import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable

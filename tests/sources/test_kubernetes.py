@@ -14,7 +14,7 @@ import pytest
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.config.models import Cluster, User
 from structlog.testing import capture_logs
-from tests.sources.fake_api import (
+from tests.kube.fake_api import (
     NAMESPACES,
     NODES,
     OLD_POLICIES,
@@ -31,18 +31,18 @@ from tests.sources.fake_api import (
 from tests.sources.following import eventually, following
 
 from troth.errors import EnvironmentLackError, PeerError, Severity
+from troth.kube.client import ApiServer
+from troth.kube.reflector import Broken, Opened
 from troth.mesh import Endpoint
 from troth.policy import Mode
-from troth.sources._api_server import ApiServer
 from troth.sources._kubernetes import NAMESPACES as NAMESPACE_RESOURCE
 from troth.sources._kubernetes import follow
-from troth.sources._reflector import Broken, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from troth.kube.reflector import Event
     from troth.sources._cluster_world import ClusterState
-    from troth.sources._reflector import Event
 
 
 def policy(mode: str, name: str = "default", **metadata: str) -> Object:

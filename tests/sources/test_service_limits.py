@@ -12,8 +12,8 @@ from troth.sources._cluster_objects import read_service
 from troth.sources._service_limits import MOST_PAIRS, MOST_PORTS
 
 if TYPE_CHECKING:
+    from troth.kube.resource import Item
     from troth.sources._cluster_world import ClusterService
-    from troth.sources._reflector import Item
 
 
 def read(

@@ -19,15 +19,9 @@ from troth.check._facts import (
     PodObject,
 )
 from troth.errors import EnvironmentLackError
-from troth.sources.kubernetes import (
-    ApiRequests,
-    ApiServer,
-    NamedResource,
-    NamespacedResource,
-    Readings,
-    Resource,
-    model_reader,
-)
+from troth.kube.client import ApiRequests, ApiServer
+from troth.kube.readings import Readings
+from troth.kube.resource import Resource, model_reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -118,22 +112,16 @@ async def gather_namespace(config: SingleConfig, namespace: str) -> ClusterFacts
     """
     async with aclosing(ApiServer(config)) as server:
         readings = Readings(server)
-        named = NamedResource(
-            plural="namespaces", read=model_reader(NamespaceObject), namespace=namespace
-        )
+        named = msgspec.structs.replace(_NAMESPACES, name=namespace)
         return ClusterFacts(
             server="",
             version="",
             namespaces=await _values(readings, named),
-            pods=await _values(readings, _in(_PODS, namespace)),
-            network_policies=await _values(readings, _in(_NETWORK_POLICIES, namespace)),
+            pods=await _values(readings, _PODS.within(namespace)),
+            network_policies=await _values(readings, _NETWORK_POLICIES.within(namespace)),
             unreadable=tuple(each.resource for each in readings.unreadable),
             wanted=frozenset({namespace}),
         )
-
-
-def _in(resource: Resource[T], namespace: str) -> Resource[T]:
-    return NamespacedResource(**msgspec.structs.asdict(resource), namespace=namespace)
 
 
 async def _definition(

@@ -142,6 +142,6 @@ def render_state(state: RotationState) -> RenderableType:
 def _rotation(namespace: str, kubeconfig: Path | None, context: str | None) -> RootRotation:
     # Its client of the Kubernetes API takes long to load, which other commands needn't wait for.
     from troth.controller import RootRotation  # noqa: PLC0415
-    from troth.sources import cluster_config  # noqa: PLC0415
+    from troth.kube.config import cluster_config  # noqa: PLC0415
 
     return RootRotation(cluster_config(kubeconfig, context), namespace)

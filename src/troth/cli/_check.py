@@ -66,7 +66,7 @@ def check(
         judge_cluster,
         judge_machine,
     )
-    from troth.sources import cluster_config  # noqa: PLC0415
+    from troth.kube.config import cluster_config  # noqa: PLC0415
 
     if machine and (namespace or kubeconfig or context):
         raise typer.BadParameter("--machine is about no cluster")

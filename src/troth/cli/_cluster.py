@@ -78,7 +78,7 @@ def chosen_cluster(
     if (context, kubeconfig, namespace) == (None, None, None) and not is_plugin(ctx):
         return None
     # The client of the Kubernetes API takes long to load.
-    from troth.sources import cluster_config  # noqa: PLC0415
+    from troth.kube.config import cluster_config  # noqa: PLC0415
 
     config = cluster_config(kubeconfig, context)
     return Cluster(config, namespace or config.context.namespace or DEFAULT_NAMESPACE)

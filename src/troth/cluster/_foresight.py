@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth.kube.reflector import ANY_VERSION, Listed
 from troth.mesh import World
-from troth.sources.kubernetes import ANY_VERSION, NAMESPACES, PODS, ApiServer, Listed
+from troth.sources import NAMESPACES, PODS
 
 if TYPE_CHECKING:
     from troth.cluster._settings import NodeSettings
+    from troth.kube.client import ApiServer
 
 
 async def foresee(server: ApiServer, settings: NodeSettings) -> World | None:

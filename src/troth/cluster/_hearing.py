@@ -14,7 +14,7 @@ from lightkube.resources.coordination_v1 import Lease
 
 from troth._contract import REPORT_ANNOTATION, REPORT_LABEL, NodeReport, report_node
 from troth.errors import TrothError
-from troth.sources.kubernetes import api_errors
+from troth.kube.typed import api_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

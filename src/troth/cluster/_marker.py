@@ -17,8 +17,8 @@ from lightkube.resources.core_v1 import Pod as PodResource
 from lightkube.types import PatchType
 
 from troth.errors import TrothError
+from troth.kube.typed import api_errors
 from troth.mesh import CAPTURED_ANNOTATION, NO_PORTS, PLAINTEXT_ANNOTATION
-from troth.sources.kubernetes import api_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

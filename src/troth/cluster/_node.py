@@ -34,6 +34,8 @@ from troth.cluster._pins import Pins, find_by_cgroup
 from troth.cluster._ranges import ServiceRanges
 from troth.cluster._slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
+from troth.kube.client import ApiServer
+from troth.kube.typed import api_client, api_errors
 from troth.mesh import NO_PORTS
 from troth.node import Issuers, NodeAgent, NodePaths, is_captured
 from troth.node._csr_signer import ClusterSigner
@@ -41,11 +43,6 @@ from troth.node._metrics import NodeMetrics
 from troth.node._report import NodeReporter, node_report
 from troth.reviews.agent import Knowledge, Responder
 from troth.sources import ClusterState, follow
-from troth.sources.kubernetes import (
-    ApiServer,
-    api_client,
-    api_errors,
-)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.sources.kubernetes import Followed, Resource, decode, reader
+from troth.kube.decoding import decode
+from troth.kube.follow import Followed
+from troth.kube.resource import Resource, reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from troth.sources.kubernetes import ApiServer
+    from troth.kube.client import ApiServer
 
 
 class ServiceCidr(msgspec.Struct, frozen=True):
@@ -37,7 +39,7 @@ SERVICE_CIDRS = Resource(
     plural="servicecidrs",
     group="networking.k8s.io",
     versions=("v1", "v1beta1"),
-    read=reader(ServiceCidr, _read),
+    read=reader("ServiceCIDR", _read),
     is_optional=True,
 )
 

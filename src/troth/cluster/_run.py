@@ -13,7 +13,7 @@ from troth._memory import keep_private
 from troth._program import run_until_stopped
 from troth.cluster._node import ClusterNode
 from troth.errors import TrothError
-from troth.sources.kubernetes import program_config
+from troth.kube.config import program_config
 
 if TYPE_CHECKING:
     from troth.cluster._settings import NodeSettings

@@ -39,12 +39,7 @@ from troth.controller._keyring import (
 )
 from troth.controller._progress import awaited, signing_root
 from troth.errors import EnvironmentLackError, InputError, Problem, TrothError
-from troth.sources.kubernetes import (
-    api_errors,
-    is_conflict,
-    is_ending_namespace,
-    is_missing,
-)
+from troth.kube.typed import api_errors, is_conflict, is_ending_namespace, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -16,7 +16,7 @@ from lightkube.types import PatchType
 
 from troth._contract import CONTROLLER
 from troth.errors import TrothError
-from troth.sources.kubernetes import api_errors, is_conflict, is_missing
+from troth.kube.typed import api_errors, is_conflict, is_missing
 
 if TYPE_CHECKING:
     from lightkube import AsyncClient

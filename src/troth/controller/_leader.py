@@ -21,7 +21,7 @@ from lightkube.types import PatchType
 
 from troth.controller._election import Election, LeaseRecord, Timing
 from troth.errors import TrothError
-from troth.sources.kubernetes import api_errors, is_conflict, is_missing
+from troth.kube.typed import api_errors, is_conflict, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

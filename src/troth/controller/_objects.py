@@ -19,14 +19,9 @@ from troth._contract import (
     report_node,
 )
 from troth.controller._status import PolicyObject, read_policy
+from troth.kube.decoding import decode
+from troth.kube.resource import Resource, model_reader, reader
 from troth.policy import API_VERSIONS, KIND
-from troth.sources.kubernetes import (
-    NamespacedResource,
-    Resource,
-    decode,
-    model_reader,
-    reader,
-)
 
 REQUESTS: Resource[CertificateSigningRequest] = Resource(
     plural="certificatesigningrequests",
@@ -62,7 +57,7 @@ def policies() -> Resource[PolicyObject]:
         plural="peerauthentications",
         group="security.istio.io",
         versions=("v1", "v1beta1"),
-        read=reader(PolicyObject, convert),
+        read=reader(KIND, convert),
         is_optional=True,
     )
 
@@ -74,21 +69,21 @@ def secret_versions(namespace: str) -> Resource[str]:
         metadata = decode(raw, Secret).metadata
         return metadata.resourceVersion if metadata else None
 
-    return NamespacedResource(
+    return Resource(
         plural="secrets",
         namespace=namespace,
-        read=reader(Secret, convert),
+        read=reader("Secret", convert),
         field_selector=f"metadata.name={AUTHORITY_SECRET}",
     )
 
 
 def reports(namespace: str) -> Resource[Reported]:
     """The nodes' reports."""
-    return NamespacedResource(
+    return Resource(
         plural="leases",
         group="coordination.k8s.io",
         namespace=namespace,
-        read=reader(Lease, _report),
+        read=reader("Lease", _report),
     )
 
 

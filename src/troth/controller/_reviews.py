@@ -10,19 +10,14 @@ from lightkube.core.exceptions import ApiError
 from lightkube.generic_resource import create_namespaced_resource
 
 from troth._contract import REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
-from troth.sources.kubernetes import (
-    Broken,
-    Listed,
-    Resource,
-    api_errors,
-    is_missing,
-    model_reader,
-)
+from troth.kube.reflector import Broken, Listed
+from troth.kube.resource import Resource, model_reader
+from troth.kube.typed import api_errors, is_missing
 
 if TYPE_CHECKING:
     from lightkube import AsyncClient
 
-    from troth.sources.kubernetes import ApiServer
+    from troth.kube.client import ApiServer
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):

@@ -23,7 +23,8 @@ from troth.controller._keyring import ROTATE_ANNOTATION, Phase, rotation_phase
 from troth.controller._objects import reports
 from troth.controller._progress import awaited
 from troth.errors import EnvironmentLackError, PeerError
-from troth.sources.kubernetes import METADATA_ONLY, ApiRequests, ApiServer, Broken, Listed
+from troth.kube.client import METADATA_ONLY, ApiRequests, ApiServer
+from troth.kube.reflector import Broken, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -19,7 +19,9 @@ from troth.controller._leader import LeaderElection
 from troth.controller._metrics import ControllerMetrics
 from troth.controller._work import Work
 from troth.errors import EnvironmentLackError
-from troth.sources.kubernetes import ApiServer, api_client, program_config
+from troth.kube.client import ApiServer
+from troth.kube.config import program_config
+from troth.kube.typed import api_client
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig

@@ -27,14 +27,9 @@ from troth._contract import POD_NAME_ATTRIBUTE
 from troth.controller._events import EventType
 from troth.controller._signing import Claim, Refusal, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
-from troth.sources.kubernetes import (
-    ANY_VERSION,
-    Listed,
-    NamespacedResource,
-    api_errors,
-    is_missing,
-    model_reader,
-)
+from troth.kube.reflector import ANY_VERSION, Listed
+from troth.kube.resource import Resource, model_reader
+from troth.kube.typed import api_errors, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,7 +39,7 @@ if TYPE_CHECKING:
     from troth.controller._events import Events
     from troth.controller._signing import SigningRules
     from troth.identity import CertificateAuthority
-    from troth.sources.kubernetes import ApiServer
+    from troth.kube.client import ApiServer
 
 _log = structlog.get_logger(__name__)
 
@@ -165,7 +160,7 @@ class Signer:
         return judge(claim, await self._stored_pods(claim, {}))
 
     async def _cached_pods(self, claim: Claim) -> Iterable[Pod]:
-        resource = NamespacedResource(
+        resource = Resource(
             plural="pods",
             namespace=claim.namespace,
             read=model_reader(Pod),

@@ -24,8 +24,8 @@ from troth.controller._conditions import (
 )
 from troth.controller._events import EventType
 from troth.errors import TrothError
+from troth.kube.typed import api_errors, is_conflict, is_missing
 from troth.policy import KIND, PeerAuthentication, lint_policies, parse_peer_authentication
-from troth.sources.kubernetes import api_errors, is_conflict, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

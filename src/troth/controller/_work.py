@@ -16,7 +16,8 @@ from troth.controller._reviews import sweep_reviews
 from troth.controller._signer import Signer
 from troth.controller._status import StatusWriter
 from troth.errors import TrothError
-from troth.sources.kubernetes import NAMESPACES, Followed
+from troth.kube.follow import Followed
+from troth.sources import NAMESPACES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from troth._contract import NodeReport
     from troth.controller._settings import Settings
-    from troth.sources.kubernetes import ApiServer
+    from troth.kube.client import ApiServer
 
 _log = structlog.get_logger(__name__)
 

@@ -12,10 +12,13 @@ from lightkube.resources.certificates_v1 import CertificateSigningRequest
 
 from troth._contract import CONTROLLER
 from troth.errors import PeerError
-from troth.sources.kubernetes import ApiServer, Followed, Resource, model_reader
+from troth.kube.follow import Followed
+from troth.kube.resource import Resource, model_reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from troth.kube.client import ApiServer
 
 THE_CONTROLLER = "the troth controller"
 _AGENT_LABEL = "troth.dev/agent"

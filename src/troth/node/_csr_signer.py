@@ -27,16 +27,12 @@ from troth._contract import (
 )
 from troth.errors import InputError, PeerError, TrothError
 from troth.identity import TrustBundle
+from troth.kube.client import ApiServer
+from troth.kube.follow import Followed
+from troth.kube.resource import Resource, model_reader
+from troth.kube.typed import api_client, api_errors
 from troth.node._answers import THE_CONTROLLER, Answers
 from troth.node._certificates import Signed
-from troth.sources.kubernetes import (
-    ApiServer,
-    Followed,
-    NamespacedResource,
-    api_client,
-    api_errors,
-    model_reader,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +101,7 @@ class ClusterSigner:
         self._known = asyncio.Event()
         self._published = Followed(
             self._server,
-            NamespacedResource(
+            Resource(
                 plural="configmaps",
                 namespace=namespace,
                 read=model_reader(ConfigMap),

@@ -21,7 +21,7 @@ from troth._contract import (
     root_fingerprint,
 )
 from troth.errors import TrothError
-from troth.sources.kubernetes import api_errors
+from troth.kube.typed import api_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

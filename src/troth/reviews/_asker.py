@@ -12,18 +12,14 @@ import msgspec
 from troth._contract import REVIEW_API, REVIEW_KIND, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.explain import Unanswered
+from troth.kube.client import ApiRequests, ApiServer
+from troth.kube.decoding import decode
+from troth.kube.follow import Followed
+from troth.kube.resource import Resource, model_reader
 from troth.reviews._objects import (
     ASKER_LABEL,
     Review,
     reviews_path,
-)
-from troth.sources.kubernetes import (
-    ApiRequests,
-    ApiServer,
-    Followed,
-    NamespacedResource,
-    decode,
-    model_reader,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +90,7 @@ class Asker:
             server = await ends.enter_async_context(contextlib.aclosing(ApiServer(self._config)))
             self._reviews: Followed[Review] = Followed(
                 server,
-                NamespacedResource(
+                Resource(
                     plural=REVIEWS,
                     group=group,
                     versions=(version,),

@@ -9,20 +9,15 @@ import msgspec
 
 from troth._contract import REPORT_LABEL, report_node
 from troth.errors import Problem
+from troth.kube.client import ApiServer
+from troth.kube.decoding import decode
+from troth.kube.readings import Readings
+from troth.kube.resource import Resource, reader
 from troth.mesh import Pod
-from troth.sources.kubernetes import (
-    ApiServer,
-    NamespacedResource,
-    Readings,
-    decode,
-    read_pod,
-    reader,
-)
+from troth.sources import PODS
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig
-
-    from troth.sources.kubernetes import Resource
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +64,7 @@ async def read_places(config: SingleConfig, namespace: str, *, home: str) -> Pla
     """
     async with contextlib.aclosing(ApiServer(config)) as server:
         readings = Readings(server)
-        pods = await readings.read(_pods(namespace))
+        pods = await readings.read(PODS.within(namespace))
         if pods is None:
             raise readings.unreadable[0].error
         leases = await readings.read(_reports(home))
@@ -82,16 +77,12 @@ async def read_places(config: SingleConfig, namespace: str, *, home: str) -> Pla
     )
 
 
-def _pods(namespace: str) -> Resource[Pod]:
-    return NamespacedResource(plural="pods", read=read_pod, namespace=namespace)
-
-
 def _reports(home: str) -> Resource[str]:
-    return NamespacedResource(
+    return Resource(
         plural="leases",
         group="coordination.k8s.io",
         namespace=home,
-        read=reader(_Lease, _node),
+        read=reader("Lease", _node),
         label_selector=f"{REPORT_LABEL}=node",
     )
 

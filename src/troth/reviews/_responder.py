@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from troth._contract import REVIEW_API, REVIEW_LIFETIME, REVIEWS
+from troth._contract import REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.kube.client import ApiRequests, ApiServer
+from troth.kube.decoding import decode
+from troth.kube.follow import Followed
+from troth.kube.resource import Resource, reader
 from troth.reviews._answers import answer
 from troth.reviews._objects import ANSWERED, Condition, Question, Review, ReviewSpec
 from troth.reviews._queue import MOST_OF_NAMESPACE, Asked, next_turns
-from troth.sources.kubernetes import (
-    ApiRequests,
-    ApiServer,
-    Followed,
-    Resource,
-    decode,
-    reader,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +78,7 @@ class Responder:
             plural=REVIEWS,
             group=group,
             versions=(version,),
-            read=reader(Review, read_asked),
+            read=reader(REVIEW_KIND, read_asked),
             field_selector=f"spec.nodeName={self._node_name}",
             is_optional=True,
             page=_PAGE,

@@ -66,18 +66,16 @@ if TYPE_CHECKING:
         TrustBundleMap,
         read_installation,
     )
-    from troth.sources._kubeconfig import cluster_config
-    from troth.sources._kubernetes import follow
-    from troth.sources._readings import Unreadable
+    from troth.sources._kubernetes import NAMESPACES, PODS, follow
 else:
     _NEED_A_CLIENT = {
         "ClusterManifests": "_cluster_manifests",
         "Installation": "_installation",
         "Lease": "_installation",
+        "NAMESPACES": "_kubernetes",
+        "PODS": "_kubernetes",
         "ReportedNode": "_installation",
         "TrustBundleMap": "_installation",
-        "Unreadable": "_readings",
-        "cluster_config": "_kubeconfig",
         "follow": "_kubernetes",
         "read_cluster": "_cluster_manifests",
         "read_installation": "_installation",
@@ -94,6 +92,8 @@ __all__ = [
     "CLUSTER_DOMAIN",
     "DEFAULT_NAMESPACE",
     "KINDS",
+    "NAMESPACES",
+    "PODS",
     "STDIN",
     "ClusterManifests",
     "ClusterNode",
@@ -132,7 +132,6 @@ __all__ = [
     "ServiceSpec",
     "SliceEndpoint",
     "TrustBundleMap",
-    "Unreadable",
     "Volume",
     "VolumeKind",
     "VolumeMount",
@@ -141,7 +140,6 @@ __all__ = [
     "amend",
     "as_applied",
     "as_stored",
-    "cluster_config",
     "collect",
     "consequence",
     "expand",

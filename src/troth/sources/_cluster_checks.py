@@ -13,7 +13,7 @@ from troth.errors import Problem, Severity
 
 if TYPE_CHECKING:
     from troth._syntax import Flaw
-    from troth.sources import _cluster_wire as wire
+    from troth.kube import wire
 
 # The one form of an IPv4 address, and nearly every address that there is to check.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"

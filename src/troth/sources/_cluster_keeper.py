@@ -13,9 +13,9 @@ from troth.sources._cluster_world import ClusterNode, resolve_services, with_own
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from troth.kube.reflector import Changes
     from troth.mesh import Pod, Service
     from troth.sources._cluster_world import ClusterService, EndpointSlice
-    from troth.sources._reflector import Changes
 
 
 class ClusterPods:

@@ -8,6 +8,7 @@ the answer of the same question about the files it was made of.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,20 +16,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from troth.errors import Location
+from troth.kube import wire
+from troth.kube.client import ApiServer
+from troth.kube.decoding import decode
+from troth.kube.readings import Readings, Unreadable
+from troth.kube.resource import Resource, reader
 from troth.mesh import PodPhase
 from troth.policy import KIND as POLICY
-from troth.sources import _cluster_wire as wire
-from troth.sources._api_server import ApiServer, Resource
 from troth.sources._collect import Manifests, collect
-from troth.sources._followed import NamespacedResource
-from troth.sources._json import decode
 from troth.sources._kinds import KINDS
-from troth.sources._readings import NamedResource, Readings, Unreadable
-from troth.sources._reflector import Item
 from troth.sources._yaml import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from lightkube import SingleConfig
 
@@ -136,21 +136,26 @@ async def read_cluster(
     readings = Readings(server)
     try:
         # The first request alone, so that a credential plugin is asked once.
-        objects = await _read(readings, _where("Namespace", namespace))
+        items = [*(await readings.read(_resource("Namespace", namespace)) or ())]
         others = [
-            _where(kind, place)
+            _resource(kind, place)
             for kind in _PLURALS
             if kind != "Namespace"
             for place in _places(kind, namespace, root_namespace)
         ]
-        for found in await asyncio.gather(*(_read(readings, each) for each in others)):
-            objects += found
+        for found in await asyncio.gather(*map(readings.read, others)):
+            items += found or ()
     finally:
         await server.aclose()
+    objects = [item.value for item in items if item.value is not None]
     manifests = _without_places(collect(_documents(objects, keep), stored=True))
-    lacking = (each.problem for each in readings.unreadable)
+    problems = (
+        *(each.problem for each in readings.unreadable),
+        *(problem for item in items for problem in item.problems),
+        *manifests.problems,
+    )
     return ClusterManifests(
-        manifests=msgspec.structs.replace(manifests, problems=(*lacking, *manifests.problems)),
+        manifests=msgspec.structs.replace(manifests, problems=problems),
         created={
             each.key: each.created for each in objects if each.kind == POLICY and each.created
         },
@@ -164,56 +169,33 @@ def _places(kind: str, namespace: str, root_namespace: str) -> Iterable[str]:
     )
 
 
-def _where(kind: str, namespace: str) -> Resource[_Object]:
-    if not namespace:
-        return _resource(kind)
-    of_kind = NamedResource if kind == "Namespace" else NamespacedResource
-    row = KINDS[kind]
-    return of_kind(
-        plural=_PLURALS[kind],
-        group=row.group,
-        versions=row.versions,
-        read=_reader(kind),
-        is_optional=kind == POLICY,
-        namespace=namespace,
-    )
-
-
-def _resource(kind: str) -> Resource[_Object]:
+def _resource(kind: str, namespace: str = "") -> Resource[_Object]:
     row = KINDS[kind]
     return Resource(
         plural=_PLURALS[kind],
         group=row.group,
         versions=row.versions,
-        read=_reader(kind),
+        read=reader(kind, functools.partial(_object, kind)),
         is_optional=kind == POLICY,
+        namespace="" if kind == "Namespace" else namespace,
+        name=namespace if kind == "Namespace" else "",
     )
 
 
-async def _read(readings: Readings, resource: Resource[_Object]) -> list[_Object]:
-    items = await readings.read(resource) or ()
-    return [item.value for item in items if item.value is not None]
-
-
-def _reader(kind: str) -> Callable[[msgspec.Raw], Item[_Object]]:
-    def read(raw: msgspec.Raw) -> Item[_Object]:
-        metadata = decode(raw, _Headed).metadata
-        owners = [each.uid for each in metadata.owner_references or () if each.controller]
-        key = f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
-        found = _Object(
-            kind=kind,
-            key=key,
-            uid=metadata.uid,
-            # API servers leave apiVersion and kind out of the items of typed lists.
-            document={"apiVersion": KINDS[kind].api_versions[0], "kind": kind}
-            | decode(raw, dict[str, Any]),
-            owner=next(iter(owners), ""),
-            created=metadata.creation_timestamp,
-            is_over=kind in {"Pod", "Job"} and decode(raw, _Running).is_over,
-        )
-        return Item(key=key, uid=metadata.uid, version=metadata.resource_version, value=found)
-
-    return read
+def _object(kind: str, raw: msgspec.Raw) -> _Object:
+    metadata = decode(raw, _Headed).metadata
+    owners = [each.uid for each in metadata.owner_references or () if each.controller]
+    return _Object(
+        kind=kind,
+        key=metadata.key,
+        uid=metadata.uid,
+        # API servers leave apiVersion and kind out of the items of typed lists.
+        document={"apiVersion": KINDS[kind].api_versions[0], "kind": kind}
+        | decode(raw, dict[str, Any]),
+        owner=next(iter(owners), ""),
+        created=metadata.creation_timestamp,
+        is_over=kind in {"Pod", "Job"} and decode(raw, _Running).is_over,
+    )
 
 
 def _documents(objects: Iterable[_Object], keep: str) -> Iterator[Document]:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from troth._contract import MIRROR_ANNOTATION
-from troth.errors import PeerError
+from troth.kube import wire
+from troth.kube.decoding import decode
+from troth.kube.resource import Item, make_item, misfit, read_header
 from troth.mesh import (
     CAPTURED_ANNOTATION,
     NO_PORTS,
@@ -28,7 +30,6 @@ from troth.mesh import (
     ServicePort,
 )
 from troth.policy import API_VERSIONS, KIND, PeerAuthentication, parse_peer_authentication
-from troth.sources import _cluster_wire as wire
 from troth.sources._cluster_checks import Checks
 from troth.sources._cluster_world import (
     ClusterNode,
@@ -37,14 +38,11 @@ from troth.sources._cluster_world import (
     Family,
     SliceEndpoint,
 )
-from troth.sources._json import decode
-from troth.sources._reflector import Item
 from troth.sources._service_limits import within_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from troth.errors import Problem
 
 T = TypeVar("T")
 W = TypeVar("W", bound=wire.Object)
@@ -57,7 +55,6 @@ _OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 _TEMPLATE_HASH_LABEL = "pod-template-hash"
 _NOWHERE: frozenset[str] = frozenset()  # one for all: an empty set takes as much as a small one
 _CRON_SUFFIX = re.compile(r"-\d{8,}")
-_MISTYPED = re.compile(r"(?P<found>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 
 
 def read_namespace(raw: msgspec.Raw) -> Item[Namespace]:
@@ -90,13 +87,13 @@ def read_endpoint_slice(raw: msgspec.Raw) -> Item[EndpointSlice]:
 
 def read_policy(raw: msgspec.Raw) -> Item[PeerAuthentication]:
     """A security.istio.io PeerAuthentication."""
-    header = _header(raw, KIND)
+    header = read_header(raw, KIND)
     document = decode(raw, dict[str, object])
     # API servers leave apiVersion and kind out of the items of typed lists.
     policy, problems = parse_peer_authentication(
         {"apiVersion": API_VERSIONS[0], "kind": KIND, **document}, stored=True
     )
-    return _item(header, value=policy, problems=problems)
+    return make_item(header, value=policy, problems=problems)
 
 
 def _read(
@@ -105,36 +102,14 @@ def _read(
     try:
         sent = decode(raw, shape)
     except msgspec.DecodeError as error:
-        header = _header(raw, kind)
+        header = read_header(raw, kind)
         checks = Checks(kind, header)
-        match = _MISTYPED.fullmatch(str(error))
-        found, path = (match["found"], match["path"]) if match else (str(error), "")
-        checks.refuse(path or "", f"is not what the API has there: {found}")
-        return _item(header, problems=checks.problems)
+        checks.refuse(*misfit(error))
+        return make_item(header, problems=checks.problems)
     checks = Checks(kind, sent.metadata)
     value = convert(checks, sent)
-    return _item(sent.metadata, value=None if checks.refused else value, problems=checks.problems)
-
-
-def _header(raw: msgspec.Raw, kind: str) -> wire.Header:
-    try:
-        return decode(raw, wire.Headed).metadata
-    except msgspec.DecodeError as error:
-        reason = f"sent a {kind} that has no usable metadata: {error}"
-        raise PeerError("the API server", reason) from error
-
-
-def _item(
-    header: wire.Header, *, value: T | None = None, problems: Iterable[Problem] = ()
-) -> Item[T]:
-    name, namespace = header.name, header.namespace
-    return Item(
-        key=f"{namespace}/{name}" if namespace else name,
-        uid=header.uid,
-        version=header.resource_version,
-        generation=header.generation or 0,
-        value=value,
-        problems=tuple(problems),
+    return make_item(
+        sent.metadata, value=None if checks.refused else value, problems=checks.problems
     )
 
 

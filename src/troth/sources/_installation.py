@@ -20,23 +20,22 @@ from troth._contract import (
     report_node,
 )
 from troth.errors import Problem
+from troth.kube import wire
+from troth.kube.client import ApiServer
+from troth.kube.decoding import decode
+from troth.kube.readings import Readings
+from troth.kube.resource import Resource, reader
 from troth.mesh import Namespace, Pod
 from troth.policy import PeerAuthentication
-from troth.sources import _cluster_objects as objects
-from troth.sources import _cluster_wire as wire
-from troth.sources._api_server import ApiServer, Resource
 from troth.sources._cluster_world import pods_by_uid
-from troth.sources._followed import NamespacedResource, reader
-from troth.sources._json import decode
 from troth.sources._kubernetes import NAMESPACES, PODS, POLICIES
-from troth.sources._readings import NamedResource, Readings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lightkube import SingleConfig
 
-    from troth.sources._reflector import Item
+    from troth.kube.resource import Item
 
 T = TypeVar("T")
 
@@ -149,14 +148,14 @@ async def read_installation(
 
 async def _read(readings: Readings, home: str, root_namespace: str, namespace: str) -> Installation:
     # The first request alone, so that a credential plugin is asked once.
-    namespaces = await readings.read(_namespaces(namespace))
+    namespaces = await readings.read(msgspec.structs.replace(NAMESPACES, name=namespace))
     pods, policies, leases = await asyncio.gather(
-        readings.read(_in(PODS, namespace)),
+        readings.read(PODS.within(namespace)),
         readings.read(POLICIES),
-        readings.read(_in(_LEASES, home)),
+        readings.read(_LEASES.within(home)),
     )
     bundles = [
-        await readings.read(_in(_BUNDLES, place))
+        await readings.read(_BUNDLES.within(place))
         for place in dict.fromkeys((namespace, home) if namespace else ("",))
     ]
     stored = None if policies is None else frozenset((p.uid, p.generation) for p in policies)
@@ -189,24 +188,10 @@ async def _policies_that_count(
 ) -> tuple[Item[PeerAuthentication], ...] | None:
     """The policies that may hold in a namespace, for those who may not read all."""
     found = [
-        await readings.read(_in(POLICIES, place))
+        await readings.read(POLICIES.within(place))
         for place in dict.fromkeys((namespace, root_namespace))
     ]
     return None if None in found else tuple(item for items in found for item in items or ())
-
-
-def _namespaces(namespace: str) -> Resource[Namespace]:
-    if not namespace:
-        return NAMESPACES
-    return NamedResource(plural="namespaces", read=objects.read_namespace, namespace=namespace)
-
-
-def _in(resource: Resource[T], namespace: str) -> Resource[T]:
-    """The objects of one namespace, or of all."""
-    if not namespace:
-        return resource
-    fields = msgspec.structs.asdict(resource)
-    return NamespacedResource(**fields, namespace=namespace)
 
 
 def _lease(raw: msgspec.Raw) -> ReportedNode | Lease | None:
@@ -234,13 +219,13 @@ def _bundle(raw: msgspec.Raw) -> TrustBundleMap:
 
 
 _LEASES: Resource[ReportedNode | Lease] = Resource(
-    plural="leases", group="coordination.k8s.io", read=reader(Lease, _lease)
+    plural="leases", group="coordination.k8s.io", read=reader("Lease", _lease)
 )
 
 # With the name alone, RBAC can allow just these ConfigMaps.
 _BUNDLES: Resource[TrustBundleMap] = Resource(
     plural="configmaps",
-    read=reader(TrustBundleMap, _bundle),
+    read=reader("ConfigMap", _bundle),
     field_selector=f"metadata.name={TRUST_BUNDLE}",
 )
 

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from troth._table import Table
+from troth.kube.client import ApiServer
+from troth.kube.follow import keep
+from troth.kube.reflector import Reflector
+from troth.kube.resource import Resource
 from troth.sources import _cluster_objects as objects
-from troth.sources._api_server import ApiServer, Resource
 from troth.sources._cluster_keeper import ClusterPods, ClusterServices
 from troth.sources._cluster_world import (
     ClusterNode,
     ClusterState,
 )
-from troth.sources._keeping import keep
-from troth.sources._reflector import Reflector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from lightkube import SingleConfig
 
     from troth.errors import Problem, TrothError
+    from troth.kube.reflector import Changes
     from troth.mesh import Namespace, Pod
     from troth.policy import PeerAuthentication
     from troth.sources._cluster_world import ClusterService, EndpointSlice
-    from troth.sources._reflector import Changes
 
 _log = structlog.get_logger(__name__)
 

@@ -16,8 +16,8 @@ import msgspec
 import yaml
 
 from troth.errors import InputError, Location, Problem
+from troth.kube.decoding import JSON_TOKEN
 from troth.sources._compose import Composer
-from troth.sources._json import JSON_TOKEN
 from troth.sources._unrendered import template_in, unrendered
 
 if TYPE_CHECKING:

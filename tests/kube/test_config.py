@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from troth.errors import EnvironmentLackError, InputError
-from troth.sources import cluster_config
+from troth.kube.config import cluster_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable

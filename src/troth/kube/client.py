@@ -11,26 +11,23 @@ Every error ends here: it is translated and comes back as an event.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 import msgspec
 from lightkube import ConfigError
 
-from troth.errors import PeerError, TrothError
-from troth.sources._api_answers import Status, absence, legible, refusal, translated
-from troth.sources._api_requests import REQUEST_SECONDS, http_client
-from troth.sources._json import decode
-from troth.sources._partial_list import take_items
-from troth.sources._reflector import (
+from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.kube.config import REQUEST_SECONDS, http_client
+from troth.kube.decoding import decode, take_items
+from troth.kube.errors import Status, absence, legible, message, refusal, translated
+from troth.kube.reflector import (
     Absent,
     Bookmark,
     Broken,
     Deleted,
     Ended,
     Gone,
-    Item,
     Listed,
     Opened,
     Upserted,
@@ -41,11 +38,19 @@ if TYPE_CHECKING:
 
     from lightkube import SingleConfig
 
-    from troth.sources._reflector import Event
+    from troth.kube.reflector import Event
+    from troth.kube.resource import Item, Resource
 
 T = TypeVar("T")
 
-_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""``Accept`` for an object without ``spec``, ``status`` and ``data``."""
+
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+
+_JSON = "application/json"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 _LONGEST_LINE = 64 * 2**20
 """Of a watch; etcd holds no object that comes near it."""
@@ -61,48 +66,6 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 """A server that vanished without closing its connections is noticed after 30 seconds."""
-
-
-class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One kind of object at the API server.
-
-    Attributes:
-        plural: As in its URL, such as ``pods``.
-        group: Its API group, empty for the core.
-        versions: Those understood; the first that is served is used.
-        read: Makes an item of an object.
-        field_selector: Leaves only the objects with these fields; empty for all.
-        label_selector: The same for labels.
-        is_optional: That it isn't served means that there are none.
-        page: Objects in one answer to a list: fewer where users decide how large they are.
-        metadata_only: List them without ``spec``, ``status`` and ``data``.
-        is_bulk: There are so many that a list should not cost the server a read of its storage,
-            where the cache will do.
-    """
-
-    plural: str
-    group: str = ""
-    versions: tuple[str, ...] = ("v1",)
-    read: Callable[[msgspec.Raw], Item[T]]
-    field_selector: str = ""
-    label_selector: str = ""
-    is_optional: bool = False
-    page: int = 500
-    metadata_only: bool = False
-    is_bulk: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    @property
-    def scope(self) -> str:
-        """Where its objects are, in words that follow a verb."""
-        return "in all namespaces"
-
-    def path(self, version: str) -> str:
-        """Its URL's path for all namespaces."""
-        prefix = f"/apis/{self.group}" if self.group else "/api"
-        return f"{prefix}/{version}/{self.plural}"
 
 
 class _ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -251,7 +214,7 @@ class ApiServer:
     async def _pages(self, resource: Resource[T]) -> Event[T]:
         items: list[Item[T]] = []
         parameters = {"limit": str(resource.page)}
-        headers = {"Accept": _METADATA_ONLY} if resource.metadata_only else {}
+        headers = {"Accept": _METADATA_LIST} if resource.metadata_only else {}
         while True:
             response = await self._client.get(
                 self._path(resource), params=_selected(resource, parameters), headers=headers
@@ -281,6 +244,97 @@ class ApiServer:
             return Gone()
         reason = f"ended the watch of {resource}: {status.code} {legible(status.message)}"
         return Broken(PeerError(self._name, reason))
+
+
+class ApiRequests:
+    """The API server of a context.
+
+    Args:
+        config: How to reach it, and as whom.
+
+    Raises:
+        EnvironmentLackError: The configuration can't be used.
+    """
+
+    def __init__(self, config: SingleConfig) -> None:
+        self.name = f"API server {legible(config.cluster.server)}"
+        self._client = http_client(config, remedy="correct the kubeconfig")
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def get(
+        self,
+        path: str,
+        kind: type[T],
+        *,
+        accept: str = _JSON,
+        params: Mapping[str, str] | None = None,
+    ) -> T | None:
+        """What is at a path; None when there is nothing.
+
+        Raises:
+            EnvironmentLackError: We may not read it.
+            PeerError: The server can't be reached or refuses.
+        """
+        return await self._send("GET", path, kind, accept=accept, params=params)
+
+    async def post(self, path: str, body: object, kind: type[T]) -> T | None:
+        """Have something made, and read what became of it; raises as `get` does."""
+        return await self._send("POST", path, kind, body=body)
+
+    async def patch(
+        self, path: str, change: object, kind: type[T], *, accept: str = _JSON
+    ) -> T | None:
+        """Change an object (RFC 7396); None when there is none. Raises as `get` does."""
+        return await self._send(
+            "PATCH", path, kind, body=change, content=MERGE_PATCH, accept=accept
+        )
+
+    async def put_at(self, path: str, pointer: str, value: object, kind: type[T]) -> T | None:
+        """Set one part of an object (RFC 6902), nulls in it included; else as `patch` does."""
+        change = [{"op": "add", "path": pointer, "value": value}]
+        return await self._send("PATCH", path, kind, body=change, content=JSON_PATCH)
+
+    async def delete(self, path: str) -> None:
+        """Delete an object, if there is one; raises as `get` does."""
+        await self._send("DELETE", path, msgspec.Raw)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        accept: str = _JSON,
+        content: str = _JSON,
+        body: object = None,
+        params: Mapping[str, str] | None = None,
+    ) -> T | None:
+        options: dict[str, Any] = {"headers": {"Accept": accept}}
+        if body is not None:
+            options["content"] = msgspec.json.encode(body)
+            options["headers"]["Content-Type"] = content
+        if params:
+            options["params"] = params
+        try:
+            response = await self._client.request(method, path, **options)
+            if response.status_code == httpx2.codes.NOT_FOUND:
+                return None
+            if response.is_success:
+                return decode(response.content, kind)
+        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
+            raise translated(self.name, error) from error
+        words = f"{response.status_code} {legible(message(response))}"
+        if response.status_code == httpx2.codes.FORBIDDEN:
+            raise EnvironmentLackError(
+                f"no permission: {self.name} said {words}", "have it granted by RBAC"
+            )
+        remedy = ""
+        if response.status_code == httpx2.codes.UNAUTHORIZED:
+            remedy = "see that the token or client certificate is valid for this cluster"
+        raise PeerError(self.name, f"refused {method} {path}: {words}", remedy)
 
 
 def _selected(resource: Resource[T], parameters: Mapping[str, str]) -> dict[str, str]:

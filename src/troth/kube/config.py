@@ -3,6 +3,8 @@
 ``--kubeconfig`` names the one file; else ``KUBECONFIG`` lists some, of which the first to say
 something counts; else it is ``~/.kube/config``. Without any, in a pod, it is the pod's service
 account.
+
+lightkube contributes the kubeconfig's parts, TLS and who to be, with tokens that change.
 """
 
 from __future__ import annotations
@@ -13,19 +15,26 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpx2
 import msgspec
 import yaml
 from lightkube import ConfigError, KubeConfig, SingleConfig
-from lightkube.config.models import NameValue
+from lightkube.config.client_adapter import AsyncClient, ConnectionParams
+from lightkube.config.models import NameValue, User
 
 from troth.errors import EnvironmentLackError, InputError, Problem
+from troth.kube.errors import legible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lightkube.config.models import Cluster, User, UserExec
+    from httpcore2 import AsyncNetworkStream
+    from lightkube.config.models import Cluster, UserExec
 
 T = TypeVar("T")
+
+REQUEST_SECONDS = 30.0
+"""How long an API server may be silent before a request is given up."""
 
 _DEFAULT = Path("~/.kube/config")
 _EXEC_GROUP = "client.authentication.k8s.io"
@@ -63,6 +72,68 @@ def cluster_config(kubeconfig: Path | None = None, context: str | None = None) -
     if user is None and found.user:
         raise _undescribed(name, f"user {found.user}")
     return SingleConfig(name, found, cluster, user)
+
+
+def program_config(kubeconfig: Path | None = None, *, otherwise: str) -> SingleConfig:
+    """How a program that runs by itself reaches the API server, and as whom.
+
+    By a file if one is given, else by the pod's service account, else as KUBECONFIG says or
+    ``~/.kube/config``. (A person's command looks in kubectl's order: `cluster_config`.)
+
+    Args:
+        kubeconfig: The file.
+        otherwise: What to do about it where there is no service account, for the error's remedy.
+
+    Raises:
+        EnvironmentLackError: None of them is there, or it is not what it should be.
+    """
+    remedy = f"run it in a pod with a service account, or {otherwise}"
+    try:
+        found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
+        config = found.get()
+    except (ConfigError, OSError, KeyError, ValueError, TypeError) as error:
+        words = str(error) or type(error).__name__
+        raise EnvironmentLackError(f"no access to a cluster: {words}", remedy) from error
+    if config is None:
+        raise EnvironmentLackError("no access to a cluster: no current context", remedy)
+    return config
+
+
+def http_client(config: SingleConfig, *, remedy: str) -> httpx2.AsyncClient:
+    """A client for HTTP requests to the API server; its owner closes it.
+
+    Args:
+        config: How to reach the server, and as whom.
+        remedy: What to do if that can't be used.
+
+    Raises:
+        EnvironmentLackError: The configuration can't be used.
+    """
+    try:
+        client = AsyncClient(
+            config._replace(user=config.user or User()),
+            ConnectionParams(timeout=httpx2.Timeout(REQUEST_SECONDS)),
+        )
+    except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
+        raise EnvironmentLackError(
+            f"the Kubernetes configuration can't be used: {legible(error)}", remedy
+        ) from error
+    client.event_hooks = {"request": [_close_if_cancelled]}
+    return client
+
+
+async def _close_if_cancelled(request: httpx2.Request) -> None:
+    # httpcore closes a connection whose TLS handshake fails, but not one whose is cancelled.
+    connected: list[AsyncNetworkStream] = []
+
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        match event:
+            case "connection.connect_tcp.complete":
+                connected.append(info["return_value"])
+            case "connection.start_tls.failed":
+                await connected.pop().aclose()
+
+    request.extensions = {**request.extensions, "trace": trace}
 
 
 def _undescribed(context: str, what: str) -> EnvironmentLackError:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from troth.errors import PeerError, Problem, Severity
-from troth.sources._reflector import (
+from troth.kube.reflector import (
     ANY_VERSION,
     Absent,
     Action,
@@ -21,7 +21,6 @@ from troth.sources._reflector import (
     Ended,
     Event,
     Gone,
-    Item,
     List,
     Listed,
     Opened,
@@ -30,6 +29,7 @@ from troth.sources._reflector import (
     Upserted,
     Watch,
 )
+from troth.kube.resource import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -1,21 +1,23 @@
-"""What a `Reflector` wants done at an API server is done here: lists, watches and waits."""
+"""One kind of object kept up to date: what a `Reflector` wants done is done here."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
 
-from troth.sources._reflector import List
+from troth.kube.reflector import List, Reflector
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from troth.errors import TrothError
-    from troth.sources._api_server import ApiServer, Resource
-    from troth.sources._reflector import Action, Changes, Event, Reflector
+    from troth.kube.client import ApiServer
+    from troth.kube.reflector import Action, Changes, Event
+    from troth.kube.resource import Resource
 
 T = TypeVar("T")
 
@@ -23,6 +25,57 @@ _log = structlog.get_logger(__name__)
 
 _WATCH_SECONDS = 300.0
 """How long a watch lasts at least; up to twice as long, so that they don't all end together."""
+
+
+class Followed(Generic[T]):
+    """What there is of one kind.
+
+    Args:
+        server: Where.
+        resource: What.
+        on_change: Called when something has changed, and when all there is is known.
+        jitter: Random numbers from 0 up to 1.
+    """
+
+    def __init__(
+        self,
+        server: ApiServer,
+        resource: Resource[T],
+        *,
+        on_change: Callable[[], None],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._server = server
+        self._on_change = on_change
+        self._jitter = jitter
+        self._reflector: Reflector[T] = Reflector(jitter=jitter)
+        self.resource = resource
+
+    @property
+    def objects(self) -> Mapping[str, T]:
+        """By ``NAMESPACE/NAME`` or ``NAME``; of an object that is refused the last good version."""
+        return self._reflector.objects
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all there is has been known once."""
+        return self._reflector.synced
+
+    @property
+    def error(self) -> TrothError | None:
+        """What keeps it from being up to date."""
+        return self._reflector.error
+
+    async def run(self) -> None:
+        """Follow until cancelled; no error of the API server ends it, but it is logged."""
+        await keep(
+            self._reflector,
+            self._server,
+            self.resource,
+            on_change=lambda _: self._on_change(),
+            on_trouble=lambda _: None,
+            jitter=self._jitter,
+        )
 
 
 async def keep(

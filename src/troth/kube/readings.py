@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from troth.errors import EnvironmentLackError, Problem
-from troth.sources._followed import NamespacedResource
-from troth.sources._reflector import Absent, Broken, Listed
+from troth.kube.reflector import Absent, Broken, Listed
 
 if TYPE_CHECKING:
     from troth.errors import TrothError
-    from troth.sources._api_server import ApiServer, Resource
-    from troth.sources._reflector import Event, Item
+    from troth.kube.client import ApiServer
+    from troth.kube.reflector import Event
+    from troth.kube.resource import Item, Resource
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         resource: As RBAC names it, with its group: ``deployments.apps``.
         namespace: The only one asked for; empty for all.
-        error: Which right lacks.
+        error: Which permission is missing.
     """
 
     resource: str
@@ -37,14 +37,6 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
         return Problem(
             subject=self.resource, path="", found=self.error.lack, wanted=self.error.remedy
         )
-
-
-class NamedResource(NamespacedResource[T], frozen=True, kw_only=True):
-    """The one Namespace object of that name; whoever may see something in it may mostly get it."""
-
-    def path(self, version: str) -> str:
-        """Its URL's path."""
-        return f"/api/{version}/{self.plural}/{self.namespace}"
 
 
 class Readings:
@@ -64,7 +56,7 @@ class Readings:
         Raises:
             TrothError: They can't be read for another reason.
         """
-        if isinstance(resource, NamedResource):
+        if resource.name:
             return self._items(resource, await self._server.get(resource), "get")
         return self._items(resource, await self._server.list(resource), "list")
 
@@ -85,7 +77,7 @@ class Readings:
 
 
 def _unreadable(resource: Resource[T], error: TrothError, verb: str) -> Unreadable:
-    namespace = resource.namespace if isinstance(resource, NamespacedResource) else ""
+    namespace = resource.place
     role = f"Role in namespace {namespace}" if namespace else "ClusterRole"
     lack = error.lack if isinstance(error, EnvironmentLackError) else str(error)
     remedy = (

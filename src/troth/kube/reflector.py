@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from troth.errors import Problem, Severity, TrothError
+from troth.errors import Problem, TrothError
+from troth.kube.resource import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,32 +44,6 @@ _LIST_EVERY = 3
 _ABSENCES = 3
 """So often it must be said that a kind isn't served before its objects count as deleted: a server
 that is just starting says so, too."""
-
-
-class Item(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One object as it was read.
-
-    Attributes:
-        key: ``NAMESPACE/NAME``, or ``NAME`` for objects outside namespaces.
-        uid: Names this one incarnation.
-        version: ``metadata.resourceVersion``.
-        generation: ``metadata.generation``: changes with what the object asks for, and with that
-            alone; 0 for kinds without it.
-        value: What it means; None when it is refused or of no interest.
-        problems: What is wrong with it; an error refuses it.
-    """
-
-    key: str
-    uid: str
-    version: str
-    generation: int = 0
-    value: T | None = None
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether an error keeps it from being used."""
-        return any(problem.severity is Severity.ERROR for problem in self.problems)
 
 
 class Listed(msgspec.Struct, Generic[T], frozen=True):

@@ -34,6 +34,11 @@ class Header(_Wire, frozen=True):
     resource_version: str = ""
     generation: int | None = None
 
+    @property
+    def key(self) -> str:
+        """``NAMESPACE/NAME``, or ``NAME`` for objects outside namespaces."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
 
 class Metadata(Header, frozen=True):
     """metav1 ObjectMeta."""

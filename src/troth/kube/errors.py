@@ -9,11 +9,11 @@ import msgspec
 from lightkube import ConfigError
 
 from troth.errors import EnvironmentLackError, PeerError, TrothError
-from troth.sources._json import decode
-from troth.sources._reflector import Absent, Broken, Gone
+from troth.kube.decoding import decode
+from troth.kube.reflector import Absent, Broken, Gone
 
 if TYPE_CHECKING:
-    from troth.sources._api_server import Resource
+    from troth.kube.resource import Resource
 
 _LONGEST_MESSAGE = 400
 _LONGEST_RETRY_AFTER = 60.0
@@ -42,7 +42,7 @@ def refusal(
         return Gone()
     if code == httpx2.codes.NOT_FOUND:
         return Absent()
-    said = f"{code} {legible(_message(response))}".strip()
+    said = f"{code} {legible(message(response))}".strip()
     if code == httpx2.codes.FORBIDDEN:
         return Broken(
             EnvironmentLackError(
@@ -97,7 +97,8 @@ def legible(words: object) -> str:
     return shown + ("..." if len(text) > _LONGEST_MESSAGE else "")
 
 
-def _message(response: httpx2.Response) -> str:
+def message(response: httpx2.Response) -> str:
+    """What an answer that is an error says, in its own words."""
     try:
         return decode(response.content, Status).message
     except msgspec.DecodeError:

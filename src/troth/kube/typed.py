@@ -1,6 +1,6 @@
 """lightkube's client for single requests, and its errors in troth's words.
 
-What is followed goes through `troth.sources._api_server` instead.
+What is followed goes through `troth.kube.client` instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import msgspec
-from lightkube import AsyncClient, ConfigError, KubeConfig
+from lightkube import AsyncClient, ConfigError
 from lightkube.config.models import User
 from lightkube.core.exceptions import ApiError
 
@@ -19,38 +19,12 @@ from troth.errors import EnvironmentLackError, PeerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from lightkube import SingleConfig
 
     from troth.errors import TrothError
 
 API = "the Kubernetes API"
-
-
-def program_config(kubeconfig: Path | None = None, *, otherwise: str) -> SingleConfig:
-    """How a program that runs by itself reaches the API server, and as whom.
-
-    By a file if one is given, else by the pod's service account, else as KUBECONFIG says or
-    ``~/.kube/config``. (A person's command looks in kubectl's order: `cluster_config`.)
-
-    Args:
-        kubeconfig: The file.
-        otherwise: What to do about it where there is no service account, for the error's remedy.
-
-    Raises:
-        EnvironmentLackError: None of them is there, or it is not what it should be.
-    """
-    remedy = f"run it in a pod with a service account, or {otherwise}"
-    try:
-        found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
-        config = found.get()
-    except (ConfigError, OSError, KeyError, ValueError, TypeError) as error:
-        words = str(error) or type(error).__name__
-        raise EnvironmentLackError(f"no access to a cluster: {words}", remedy) from error
-    if config is None:
-        raise EnvironmentLackError("no access to a cluster: no current context", remedy)
-    return config
 
 
 def api_client(config: SingleConfig, *, field_manager: str) -> AsyncClient:
