@@ -64,9 +64,10 @@ class Watched:
     def log(self, container: str = "app") -> str:
         return (self.directory / f"{container}.log").read_text()
 
-    async def until_logged(self, text: str) -> None:
+    async def until_logged(self, text: str, container: str = "app") -> None:
+        log = self.directory / f"{container}.log"
         async with asyncio.timeout(20):
-            while not (self.directory / "app.log").exists() or text not in self.log():  # noqa: ASYNC110 - a file is no event
+            while not log.exists() or text not in self.log(container):  # noqa: ASYNC110 - a file is no event
                 await asyncio.sleep(0.01)
 
 
@@ -136,6 +137,80 @@ async def init_containers_come_first_and_in_order(directory: Path) -> None:
         assert (await watched.until(lambda s: s.init_containers[0].pid)).phase is PodPhase.PENDING
         await watched.until(lambda s: s.ready)
         await watched.until_logged("first\nsecond\n")
+
+
+def sidecar(script: str, name: str = "side", **fields: Any) -> Container:
+    return shell(script, name, is_sidecar=True, **fields)
+
+
+async def a_sidecar_is_started_before_the_app_and_goes_on_beside_it(directory: Path) -> None:
+    note = directory / "note"
+    init = (
+        sidecar("exec sleep 1000", post_start=Hook(command=("sh", "-c", f"echo first >> {note}"))),
+        shell(f"echo second >> {note}", "init"),
+    )
+    main = shell(f"echo app >> {note}; echo up; exec sleep 1000")
+    async with pod(directory, main, init_containers=init) as watched:
+        await watched.until_logged("up")
+        status = await watched.until(lambda s: s.ready)
+        assert status.phase is PodPhase.RUNNING
+        assert status.init_containers[0].state is State.RUNNING
+        assert note.read_text().split() == ["first", "second", "app"]
+
+
+async def the_next_container_waits_for_a_sidecars_post_start_hook(directory: Path) -> None:
+    note = directory / "note"
+    hook = Hook(command=("sh", "-c", f"sleep 0.3; echo hook >> {note}"))
+    main = shell(f"echo app >> {note}; echo up; exec sleep 1000")
+    async with pod(
+        directory, main, init_containers=(sidecar("exec sleep 1000", post_start=hook),)
+    ) as watched:
+        await watched.until_logged("up")
+        assert note.read_text().split() == ["hook", "app"]
+
+
+async def a_sidecar_that_ends_is_started_again_whatever_the_pods_policy(directory: Path) -> None:
+    never = RestartPolicy.NEVER
+    init = (sidecar("exit 3"),)
+    async with pod(
+        directory, shell("exec sleep 1000"), init_containers=init, restart_policy=never
+    ) as watched:
+        await watched.until(lambda s: s.init_containers[0].restarts)
+        assert {each.phase for each in watched.history} <= {PodPhase.PENDING, PodPhase.RUNNING}
+
+
+async def a_pod_is_as_ready_as_its_sidecars(directory: Path) -> None:
+    probe = Probe(command=("test", "-e", str(directory / "warm")), period=1)
+    init = (sidecar("exec sleep 1000", readiness=probe),)
+    async with pod(directory, shell("exec sleep 1000"), init_containers=init) as watched:
+        status = await watched.until(lambda s: s.containers[0].ready)
+        assert not status.ready
+        (directory / "warm").touch()
+        await watched.until(lambda s: s.ready)
+
+
+async def sidecars_end_after_the_app_in_reverse_order(directory: Path) -> None:
+    note = directory / "note"
+    ends = "trap 'echo {0} >> {1}; exit' TERM; echo up; while :; do sleep 0.05; done"
+    init = tuple(sidecar(ends.format(name, note), name) for name in ("one", "two"))
+    async with pod(directory, shell(ends.format("app", note)), init_containers=init) as watched:
+        for name in ("one", "two", "app"):
+            await watched.until_logged("up", name)
+    assert note.read_text().split() == ["app", "two", "one"]
+
+
+async def a_job_is_over_when_all_but_its_sidecars_are(directory: Path) -> None:
+    never = RestartPolicy.NEVER
+    init = (sidecar("exec sleep 1000"),)
+    async with pod(
+        directory, shell("exit 0"), init_containers=init, restart_policy=never
+    ) as watched:
+        over = await watched.until(
+            lambda s: (
+                s.phase is PodPhase.SUCCEEDED and s.init_containers[0].state is State.TERMINATED
+            )
+        )
+        assert over.init_containers[0].exit_code == 128 + signal.SIGTERM
 
 
 async def a_failed_init_container_keeps_the_others_from_starting(directory: Path) -> None:
@@ -414,6 +489,12 @@ SCENARIOS = [
     a_pod_that_never_restarts_ends,
     init_containers_come_first_and_in_order,
     a_failed_init_container_keeps_the_others_from_starting,
+    a_sidecar_is_started_before_the_app_and_goes_on_beside_it,
+    the_next_container_waits_for_a_sidecars_post_start_hook,
+    a_sidecar_that_ends_is_started_again_whatever_the_pods_policy,
+    a_pod_is_as_ready_as_its_sidecars,
+    sidecars_end_after_the_app_in_reverse_order,
+    a_job_is_over_when_all_but_its_sidecars_are,
     stopping_ends_daemons_and_the_stubborn,
     a_process_whose_threads_come_and_go_is_a_member,
     sigterm_gives_time_to_finish,

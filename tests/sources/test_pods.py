@@ -66,6 +66,26 @@ def test_a_pod_has_the_defaults_of_the_api(read: Callable[..., Manifests]) -> No
     assert template.containers[0].readiness is None
 
 
+@pytest.mark.parametrize(
+    ("policy", "is_sidecar", "unsupported"),
+    [("Always", True, ()), ("OnFailure", False, ("restartPolicy",))],
+)
+def test_an_init_container_that_is_always_restarted_is_a_sidecar(
+    policy: str, *, is_sidecar: bool, unsupported: tuple[str, ...], read: Callable[..., Manifests]
+) -> None:
+    init = f"{{name: side, restartPolicy: {policy}, ports: [{{containerPort: 9090}}]}}"
+    template = read(pod(spec=f"initContainers: [{init}]")).pods["default/web"]
+    (container,) = template.init_containers
+    assert (container.is_sidecar, container.unsupported) == (is_sidecar, unsupported)
+    assert [port.number for port in template.ports] == ([9090] if is_sidecar else [])
+
+
+def test_an_apps_own_restart_policy_makes_no_sidecar_of_it(read: Callable[..., Manifests]) -> None:
+    (container,) = read(pod("restartPolicy: Always")).pods["default/web"].containers
+    assert not container.is_sidecar
+    assert container.unsupported == ("restartPolicy",)
+
+
 def test_names_and_how_others_are_looked_up_are_read(read: Callable[..., Manifests]) -> None:
     manifests = read(
         pod(

@@ -40,8 +40,11 @@ class ContainerRunner:
         namespaces: The pod's, made before the first container is started.
         address: The pod's, for probes.
         policy: The pod's restart policy.
-        init: Whether it is an init container.
+        init: Whether it is an init container that has to end before the next one is started.
         on_change: Called after each change of ``status``.
+
+    Attributes:
+        started: Set once it runs and its ``postStart`` hook is done.
     """
 
     def __init__(
@@ -58,7 +61,8 @@ class ContainerRunner:
         on_change: Callable[[], None],
     ) -> None:
         self.container = container
-        self.status = ContainerStatus(name=container.name)
+        self.status = ContainerStatus(name=container.name, sidecar=container.is_sidecar)
+        self.started = asyncio.Event()
         self.spec_path = directory / f"{container.name}.json"
         self.process: Process | None = None
         self._netns = netns
@@ -155,6 +159,8 @@ class ContainerRunner:
             ready=probe is None and self.container.post_start is None,
             restarts=self.status.restarts + before,
         )
+        if self.container.post_start is None:
+            self.started.set()
         looking_after = asyncio.create_task(self._look_after(process))
         try:
             code = await process.wait()
@@ -188,6 +194,7 @@ class ContainerRunner:
                 self._failed_hook = f"its postStart hook failed: {wrong}"
                 process.kill()
                 return
+            self.started.set()
             if self.container.readiness is None:
                 self._change(ready=True)
         await self._probe()

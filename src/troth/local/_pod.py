@@ -18,7 +18,7 @@ from troth.local._patience import Patience
 from troth.local._processes import end_all
 from troth.local._status import PodStatus, summarize
 from troth.node import _netns
-from troth.sources import Security
+from troth.sources import RestartPolicy, Security
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class PodRunner:
         self._working_directory = working_directory
         self._hidden = tuple(hidden)
         self._report = on_change
-        self._init = [self._runner(c, init=True) for c in template.init_containers]
+        self._init = [self._runner(c, init=not c.is_sidecar) for c in template.init_containers]
         self._main = [self._runner(c, init=False) for c in template.containers]
         self._task: asyncio.Task[None] | None = None
         self._patience: Patience | None = None
@@ -179,8 +179,12 @@ class PodRunner:
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
-        runners = [*self._init, *self._main]
-        complaints = await asyncio.gather(*(runner.end(patience) for runner in runners))
+        sidecars = self._sidecars
+        others = [each for each in (*self._init, *self._main) if each not in sidecars]
+        complaints = await asyncio.gather(*(runner.end(patience) for runner in others))
+        for runner in reversed(sidecars):  # what the others may need to the last
+            complaints.append(await runner.end(patience))
+        runners = [*others, *reversed(sidecars)]
         late = [runner.process is not None for runner in runners]
         # It can't end before all others in its PID namespace have been waited for.
         await end_all(self._namespace, spare=self._kept().pid)
@@ -194,13 +198,34 @@ class PodRunner:
             if text
         )
 
+    @property
+    def _sidecars(self) -> list[ContainerRunner]:
+        return [runner for runner in self._init if runner.container.is_sidecar]
+
     async def _run(self) -> None:
-        for runner in self._init:
-            if await runner.run():
-                return  # with restartPolicy Never a failed init container fails the pod
         async with asyncio.TaskGroup() as group:
+            sidecars: list[asyncio.Task[int]] = []
+            await self._run_with(sidecars, group)
+            for task in sidecars:  # they aren't started again
+                task.cancel()
+        patience = Patience(self._grace)
+        for runner in reversed(self._sidecars):
+            await runner.end(patience)
+            if runner.process is not None:
+                runner.process.kill()
+            await runner.finish()
+
+    async def _run_with(self, sidecars: list[asyncio.Task[int]], group: asyncio.TaskGroup) -> None:
+        """Run all that ends by itself, and beside it the sidecars, as tasks of ``group``."""
+        for runner in self._init:
+            if runner.container.is_sidecar:
+                sidecars.append(group.create_task(runner.run()))
+                await runner.started.wait()
+            elif await runner.run():
+                return  # with restartPolicy Never a failed init container fails the pod
+        async with asyncio.TaskGroup() as main:
             for runner in self._main:
-                group.create_task(runner.run())
+                main.create_task(runner.run())
 
     def _runner(self, container: Container, *, init: bool) -> ContainerRunner:
         return ContainerRunner(
@@ -210,7 +235,7 @@ class PodRunner:
             make_spec=self._make_spec,
             namespaces=self._kept,
             address=self._pod.addresses[0],
-            policy=self._template.restart_policy,
+            policy=RestartPolicy.ALWAYS if container.is_sidecar else self._template.restart_policy,
             init=init,
             on_change=self._changed,
         )

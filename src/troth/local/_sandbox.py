@@ -131,7 +131,14 @@ class Sandbox:
         """What it is waiting for until it runs; empty when it does, or has done its work."""
         status = self.status
         if status.phase in {PodPhase.RUNNING, PodPhase.SUCCEEDED}:
-            troubled = next((c for c in status.containers if c.reason == "CrashLoopBackOff"), None)
+            troubled = next(
+                (
+                    each
+                    for each in (*status.containers, *status.init_containers)
+                    if each.reason == "CrashLoopBackOff"
+                ),
+                None,
+            )
             return f"container {troubled.name}: {troubled.message}" if troubled else ""
         waiting = next(
             (c for c in (*status.init_containers, *status.containers) if c.message or c.reason),

@@ -30,6 +30,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
         state: What it is doing now.
         reason: Why, in one CamelCase word, such as ``CrashLoopBackOff``; empty while it runs.
         message: Why, for people.
+        sidecar: It is an init container that goes on running.
         exit_code: Of its last run that ended; 128 + N when signal N ended it.
         restarts: How often it was started again.
         pid: Of its process in the mesh's PID namespace; 0 when there is none.
@@ -40,6 +41,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: State = State.WAITING
     reason: str = "PodInitializing"
     message: str = ""
+    sidecar: bool = False
     exit_code: int | None = None
     restarts: int = 0
     pid: int = 0
@@ -50,7 +52,7 @@ class PodStatus(msgspec.Struct, frozen=True, kw_only=True):
     """``PodStatus``, what troth needs of it.
 
     Attributes:
-        phase: The sum of the containers' states.
+        phase: The sum of the containers' states; sidecars' don't count.
         ready: Services may send it connections: every container is ready.
         init_containers: In the order of the manifest.
         containers: In the order of the manifest.
@@ -70,7 +72,9 @@ def summarize(
     """The pod's status from its containers'."""
     return PodStatus(
         phase=_phase(init_containers, containers, policy),
-        ready=bool(containers) and all(container.ready for container in containers),
+        ready=bool(containers)
+        and all(each.ready for each in containers)
+        and all(each.ready for each in init_containers if each.sidecar),
         init_containers=tuple(init_containers),
         containers=tuple(containers),
     )
@@ -119,7 +123,8 @@ def _phase(
     containers: Sequence[ContainerStatus],
     policy: RestartPolicy,
 ) -> PodPhase:
-    if any(_is_over(c, policy, init=True) and c.exit_code for c in init_containers):
+    first = [each for each in init_containers if not each.sidecar]
+    if any(_is_over(c, policy, init=True) and c.exit_code for c in first):
         return PodPhase.FAILED
     if all(_is_over(c, policy, init=False) for c in containers):
         failed = any(container.exit_code for container in containers)

@@ -38,14 +38,19 @@ _UNSUPPORTED_SOURCES = ("resourceFieldRef", "fileKeyRef")
 """Sources of variables that need a kubelet."""
 
 
-def read_container(fields: Fields) -> Container:
+def read_container(fields: Fields, *, init: bool = False) -> Container:
     """One entry of ``containers`` or ``initContainers``."""
     fields.only(_api.CONTAINER)
     ports = read_ports(fields)
     names = [port.name for port in ports if port.name]
     for name in sorted({name for name in names if names.count(name) > 1}):
         fields.error("ports", f"has the port {described(name)} twice", "give each its own name")
-    unsupported = [*_without_effect.given(fields, _without_effect.CONTAINER)]
+    is_sidecar = init and fields.string("restartPolicy") == "Always"
+    unsupported = [
+        each
+        for each in _without_effect.given(fields, _without_effect.CONTAINER)
+        if not (is_sidecar and each == "restartPolicy")
+    ]
     readiness = None
     if "readinessProbe" in fields:
         probe = fields.fields("readinessProbe")
@@ -74,6 +79,7 @@ def read_container(fields: Fields) -> Container:
         pre_stop=_hook(lifecycle, "preStop", ports),
         volume_mounts=tuple(_mount(mount) for mount in mounts),
         security=read_security(fields),
+        is_sidecar=is_sidecar,
         unsupported=tuple(unsupported),
     )
 

@@ -103,7 +103,7 @@ def _template(
     metadata, spec = fields.fields("metadata"), fields.fields("spec")
     spec.only(_api.POD_SPEC)
     own_volumes = _volumes(spec)
-    init_containers = tuple(read_container(each) for each in spec.each("initContainers"))
+    init_containers = tuple(read_container(each, init=True) for each in spec.each("initContainers"))
     containers = tuple(read_container(each) for each in spec.each("containers"))
     if "containers" not in spec or spec.value("containers") == []:
         spec.missing("containers", "list at least one container")

@@ -143,6 +143,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         pre_stop: Done before it is told to end (``lifecycle.preStop``).
         volume_mounts: Where volumes appear.
         security: As whom it runs, where its pod doesn't say it.
+        is_sidecar: An init container that goes on running (``restartPolicy: Always``).
         unsupported: Fields of the manifest that a local runner doesn't act on.
     """
 
@@ -159,6 +160,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     pre_stop: Hook | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
     security: Security = Security()
+    is_sidecar: bool = False
     unsupported: tuple[str, ...] = ()
 
 
@@ -212,7 +214,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         annotations: Free text of the manifest.
         service_account: The name that becomes the workload's identity.
         containers: Run together, at least one.
-        init_containers: Run one after the other before them.
+        init_containers: Run one after the other before them; sidecars among them go on beside them.
         volumes: What containers may mount.
         restart_policy: Applies to every container.
         hostname: Empty for the pod's name.
@@ -255,8 +257,9 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ports(self) -> tuple[ContainerPort, ...]:
-        """What all its containers declare, in order."""
-        return tuple(port for container in self.containers for port in container.ports)
+        """What all its containers declare, in order; of init containers those that go on."""
+        sidecars = (each for each in self.init_containers if each.is_sidecar)
+        return tuple(port for each in (*self.containers, *sidecars) for port in each.ports)
 
     def __str__(self) -> str:
         return f"{self.owner_kind or 'Pod'} {self.namespace}/{self.name}"
