@@ -283,6 +283,20 @@ def test_an_impostor_may_claim_any_service_account_and_learns_of_none(ask: Asker
     assert (found["verdict"], found["stopped_at"]) == ("refused", "tunnel")
 
 
+def test_traces_between_two_nodes_count_as_nobodys_traffic(ask: Asker) -> None:
+    def counted() -> tuple[object, object]:
+        audited = ask("audit", "-n", SHOP, code=1)["pairs"]
+        refused = ask("why", "-n", SHOP)["refusals"]
+        return sorted(audited, key=str), refused
+
+    before = counted()
+    ask("trace", FRIEND, f"{API}:8080")
+    ask("trace", FRIEND, f"{API}:8080", "--plaintext")
+    ask("trace", FRIEND, f"{API}:8080", "--no-certificate", code=1)
+    assert counted() == before
+    assert any(event["traced"] for event in ask("events", "-n", SHOP))
+
+
 def test_no_agent_can_make_an_expired_certificate(ask: Asker) -> None:
     ask("trace", FRIEND, f"{WEB}:8080", "--expired", code=2)
     assert "no agent of a cluster has" in ask.complaint
@@ -407,7 +421,8 @@ async def test_an_answer_is_taken_away_though_others_are_still_awaited(mesh: Clu
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"question": "Route", "to": WEB}, "from belongs to"),
+        ({"question": "Route", "to": WEB}, "need from"),
+        ({**TRACE, "question": "Totals"}, "from does not belong to the question Totals"),
         ({"question": "Why"}, "Unsupported value"),
         ({"question": "Events", "limit": 0}, "greater than or equal to 1"),
         ({"question": "Events", "nodeName": ""}, "at least 1 chars"),

@@ -24,8 +24,8 @@ from troth.identity import (
     build_csr,
     new_key,
 )
-from troth.mesh import Connection, Endpoint, Namespace, Pod, Target, World
-from troth.node import History, netns
+from troth.mesh import Endpoint, Namespace, Pod, Target, World
+from troth.node import Connections, netns
 from troth.trace import Credentials, Verdict
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def _trace(
         credentials=credentials,
         claimed=claimed,
         identities=identities or _identities(),
-        connections=History[Connection](kept=10),
+        connections=Connections(),
         payload=b"",
         timeout=5.0,
     )

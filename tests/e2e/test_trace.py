@@ -39,6 +39,15 @@ MANIFESTS = document(
         service("finance/unready", 8080),
         service("finance/empty", 8080),
         service("finance/web", 8080),
+        service("legacy/paying", 8080)
+        | {
+            "spec": {
+                "type": "ExternalName",
+                "externalName": "payments.finance.svc.cluster.local",
+            }
+        },
+        service("legacy/elsewhere", 8080)
+        | {"spec": {"type": "ExternalName", "externalName": "nowhere.invalid"}},
     ]
 )
 
@@ -244,6 +253,91 @@ def test_an_app_that_says_nothing_has_been_reached(mesh: Mesh) -> None:
     assert report["handshake_event"]["outcome"] == "accepted"
 
 
+def test_an_app_that_hangs_up_on_what_it_does_not_understand_has_refused_nobody(
+    mesh: Mesh,
+) -> None:
+    with _program(
+        mesh,
+        "import socket",
+        "server = socket.create_server(('::', 7003), family=socket.AF_INET6, dualstack_ipv6=True)",
+        "while True:",
+        "    client, _ = server.accept()",
+        "    client.recv(1000)",
+        "    client.close()",
+    ):
+        eventually(
+            lambda: trace(mesh, "finance/web", "finance/payments:7003")["verdict"] == "accepted",
+            what="the app",
+        )
+        report = trace(mesh, "finance/web", "finance/payments:7003")
+    assert report["connection"]["reached"] == "closed"
+    assert report["handshake"]["verdict"] == "accepted"
+    assert report["handshake"]["reason"] == "each side trusts the other's certificate"
+
+
+def test_what_troth_waits_for_by_choice_is_no_time_that_tls_took(mesh: Mesh) -> None:
+    report = trace(mesh, "finance/web", "finance/payments:8080")
+    (sent,) = (
+        step["elapsed_ms"]
+        for step in report["handshake"]["steps"]
+        if (step["actor"], step["action"]) == ("client", "send data")
+    )
+    (finished,) = (
+        step["elapsed_ms"]
+        for step in report["handshake"]["steps"]
+        if (step["actor"], step["action"][:8]) == ("client", "Finished")
+    )
+    # The server is given 200 ms to refuse before it is asked.
+    assert sent - finished < 100
+
+
+def test_a_dual_stack_service_is_dialled_as_an_app_dials_it(mesh: Mesh) -> None:
+    program = "import socket; print(socket.getaddrinfo('payments', 8080, type=1)[0][4][0])"
+    first = mesh.exec("finance/web", PYTHON, "-c", program).stdout.strip()
+    assert trace(mesh, "finance/web", "finance/payments:8080")["to"]["address"] == first
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("finance/web", "payments"),
+        ("legacy/cron", "payments.finance"),
+        ("legacy/cron", "payments.finance.svc.cluster.local"),
+        pytest.param("legacy/cron", "paying", id="ExternalName"),
+    ],
+)
+def test_a_server_is_named_as_its_clients_name_it(source: str, name: str, mesh: Mesh) -> None:
+    report = trace(mesh, source, f"{name}:8080")
+    assert (report["to"]["name"], report["to"]["service"]) == (name, "finance/payments")
+    assert report["connection"]["reply"].endswith("payments 8080 /")
+
+
+def test_a_name_that_leads_out_of_the_mesh_to_nothing_is_told(mesh: Mesh) -> None:
+    result = mesh.troth("trace", "legacy/cron", "elsewhere:8080", check=False)
+    assert result.returncode == 1
+    assert "elsewhere is ExternalName nowhere.invalid, which has no address" in result.stderr
+
+
+def test_traces_are_told_of_and_count_as_nobodys_traffic(mesh: Mesh) -> None:
+    def counted() -> tuple[object, object]:
+        audit = json.loads(mesh.troth("audit", "-o", "json", check=False).stdout)
+        why = json.loads(mesh.troth("why", "--count", "1000", "-o", "json").stdout)
+        return audit["pairs"], why["refusals"]
+
+    before = counted()
+    told = len(mesh.events())
+    for source, flags in (
+        ("finance/web", []),
+        ("finance/web", ["--plaintext"]),
+        ("legacy/cron", ["--foreign-ca"]),
+        ("finance/web", ["--no-certificate"]),
+    ):
+        trace(mesh, source, "finance/vault:8080", *flags)
+    eventually(lambda: len(mesh.events()) >= told + 7, what="the reports")
+    assert all(event["traced"] for event in mesh.events()[told:])
+    assert counted() == before
+
+
 @pytest.mark.parametrize("source", ["finance/web", "legacy/cron"])
 @pytest.mark.parametrize(
     ("name", "cause"),
@@ -317,8 +411,9 @@ def test_a_pod_that_calls_its_own_address_is_not_captured_and_it_says_so(mesh: M
 
 def test_a_server_with_another_identity_is_refused_and_both_names_are_told(mesh: Mesh) -> None:
     vault = mesh.pod("finance/vault")["addresses"][0]
-    with _hijacked(mesh, "finance/web", mesh.pod("finance/payments")["addresses"][0], vault):
-        report = trace(mesh, "finance/web", "finance/payments:8080")
+    payments = mesh.pod("finance/payments")["addresses"][0]
+    with _hijacked(mesh, "finance/web", payments, vault):
+        report = trace(mesh, "finance/web", f"{payments}:8080")
     assert (report["verdict"], report["stopped_at"]) == ("refused", "tunnel")
     assert report["connection"]["event"]["reason"] == "wrong_server_identity"
     assert VAULT in report["cause"]

@@ -18,7 +18,9 @@ from troth.mesh import (
     client_decision,
     find_target,
     node_view,
+    preferred,
     server_decision,
+    target_key,
 )
 from troth.policy import Mode, PeerAuthentication
 
@@ -98,6 +100,39 @@ def test_a_name_and_a_port_lead_to(
 ) -> None:
     target = find_target(_world(), name, port)
     assert (target.address, target.port, target.endpoints) == (address, port, endpoints)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("payments", "finance/payments"),
+        ("payments.shop", "shop/payments"),
+        ("payments.shop.svc", "shop/payments"),
+        ("payments.shop.svc.cluster.local.", "shop/payments"),
+        ("shop/payments", "shop/payments"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("fd00::1", "fd00::1"),
+        ("db.example.com", "db.example.com"),
+    ],
+)
+def test_a_name_means_to_a_client_what_dns_says_of_it(name: str, key: str) -> None:
+    assert target_key(name, "finance") == key
+
+
+@pytest.mark.parametrize(
+    ("own", "first"),
+    [
+        pytest.param(("10.0.0.1", "fd00::1"), "fd01::2", id="both"),
+        pytest.param(("10.0.0.1",), "10.1.0.2", id="IPv4 alone"),
+        pytest.param(("fd00::1",), "fd01::2", id="IPv6 alone"),
+        pytest.param(("10.0.0.1", "2001:db8::1"), "10.1.0.2", id="a global IPv6 address"),
+    ],
+)
+def test_of_two_families_a_client_tries_what_getaddrinfo_puts_first(
+    own: tuple[str, ...], first: str
+) -> None:
+    source = Pod(uid="w", namespace="finance", name="web", addresses=own)
+    assert preferred(("10.1.0.2", "fd01::2"), source)[0] == first
 
 
 def test_what_there_is_is_told_where_a_name_means_nothing() -> None:

@@ -125,6 +125,8 @@ def describe(connection: Connection) -> str:
             parts.append(f"[dim](claimed to be {escape(connection.claimed_peer)})[/dim]")
     if connection.mode and not connection.peer:
         parts.append(f"[dim]{connection.mode} by {escape(str(connection.decided_by))}[/dim]")
+    if connection.traced:
+        parts.append("[dim]made by troth trace[/dim]")
     return "  ".join(parts)
 
 

@@ -19,6 +19,7 @@ from troth.cli._reviews import (
 )
 from troth.errors import InputError, Problem
 from troth.local import StateDirectory
+from troth.mesh import target_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,9 +121,8 @@ def trace(
 
 def full_destination(destination: str, namespace: str) -> str:
     """TO:PORT with a namespace, if it is a name without one."""
-    name, _, _ = destination.rpartition(":")
-    is_address = name.startswith("[") or name.replace(".", "").isdigit()
-    return destination if is_address or not name else full_name(destination, namespace)
+    name, _, port = destination.rpartition(":")
+    return f"{target_key(name, namespace)}:{port}" if name and name[0] != "[" else destination
 
 
 def read_question(

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.mesh import Connection, Pod, Target, World
-    from troth.node import History
+    from troth.node import Connections
 
 _MOST_BYTES = 4096
 # An answer is over when it was as long as that, or nothing more came for so many seconds.
 _QUIET_SECONDS = 0.2
 # The proxy's report: Envoy writes its log every 50 ms, a refused connection when it has ended.
-_REPORT_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 
 
 class Place(NamedTuple):
@@ -43,7 +43,7 @@ def http_get(host: str) -> bytes:
 
 
 def open_socket(place: Place, address: str, *, mark: int = 0) -> socket.socket:
-    """A non-blocking TCP socket that lives in the pod's network namespace.
+    """A non-blocking TCP socket that lives in the pod's network namespace, with a port of its own.
 
     Args:
         place: The pod.
@@ -58,6 +58,7 @@ def open_socket(place: Place, address: str, *, mark: int = 0) -> socket.socket:
     sock.setblocking(False)
     if mark:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    sock.bind(("", 0))
     return sock
 
 
@@ -66,7 +67,7 @@ async def connect(
     place: Place,
     target: Target,
     *,
-    connections: History[Connection],
+    connections: Connections,
     payload: bytes,
     timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
     captured: bool = True,
@@ -95,23 +96,32 @@ async def connect(
         contextlib.closing(open_socket(place, target.address, mark=mark)) as sock,
         connections.following() as new,
     ):
+        source_port = sock.getsockname()[1]
+        connections.expect(
+            place.pod,
+            target,
+            own_port=None if captured else source_port,
+            seconds=timeout + REPORT_SECONDS,
+        )
         began = datetime.now(UTC)
         reply = bytearray()
         reached, detail = Reached.UNREACHABLE, ""
+        ended = 0.0
         try:
             async with asyncio.timeout(timeout):
                 await loop.sock_connect(sock, (target.address, target.port))
                 reached = Reached.SILENT
                 await loop.sock_sendall(sock, payload)
                 reached = await _hear(sock, reply)
+                ended = loop.time()
+                await _hear_on(sock, reply)
         except TimeoutError:
             detail = f"nothing came for {timeout:g} s"
         except OSError as error:
             detail = os.strerror(error.errno) if error.errno else str(error)
             if reached is not Reached.UNREACHABLE or error.errno == errno.ECONNRESET:
                 reached = Reached.RESET
-        elapsed_ms = (loop.time() - start) * 1000
-        source_port = sock.getsockname()[1]
+        elapsed_ms = ((ended or loop.time()) - start) * 1000
         sock.close()
 
         def is_ours(connection: Connection) -> bool:
@@ -148,7 +158,7 @@ async def first_report(
     """
     echo = None
     try:
-        async with asyncio.timeout(_REPORT_SECONDS):
+        async with asyncio.timeout(REPORT_SECONDS):
             async for connection in new:
                 if is_ours(connection):
                     if not is_echo(connection):
@@ -160,20 +170,21 @@ async def first_report(
 
 
 async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
-    """Collect the beginning of the answer in ``reply``."""
-    loop = asyncio.get_running_loop()
-    while len(reply) < _MOST_BYTES:
-        try:
-            async with asyncio.timeout(_QUIET_SECONDS if reply else None):
-                chunk = await loop.sock_recv(sock, _MOST_BYTES)
-        except OSError:  # also when it stays quiet
-            if not reply:
-                raise
-            break
-        if not chunk:
-            break
-        reply += chunk
+    """Wait for the beginning of the answer, into ``reply``."""
+    reply += await asyncio.get_running_loop().sock_recv(sock, _MOST_BYTES)
     return Reached.ANSWERED if reply else Reached.CLOSED
+
+
+async def _hear_on(sock: socket.socket, reply: bytearray) -> None:
+    """Collect more of the answer, as long as it keeps coming."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):  # also when it stays quiet
+        while reply and len(reply) < _MOST_BYTES:
+            async with asyncio.timeout(_QUIET_SECONDS):
+                chunk = await loop.sock_recv(sock, _MOST_BYTES)
+            if not chunk:
+                return
+            reply += chunk
 
 
 def _is_reported(

@@ -38,7 +38,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         port: The port that was dialled.
         reply: The first of what was received.
         detail: The kernel's words where something went wrong.
-        elapsed_ms: Milliseconds until the end.
+        elapsed_ms: Milliseconds until the answer began, or until it was clear that none comes.
         event: What the mesh's proxy reports about the same connection; None if nothing did, as
             where neither end is captured.
     """

@@ -12,7 +12,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.dial._connect import first_report, open_socket
+from troth.dial._connect import REPORT_SECONDS, first_report, open_socket
 from troth.envoy import ENVOY_MARK, TUNNEL_PORT
 from troth.errors import PeerError
 from troth.identity import CertificateAuthority, PrivateKeyPem, build_csr, new_key
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from troth.dial._connect import Place
     from troth.identity import SpiffeId, TrustBundle, X509Svid
-    from troth.mesh import Connection, Endpoint, Target, World
-    from troth.node import History
+    from troth.mesh import Endpoint, Target, World
+    from troth.node import Connections
 
 _LIFETIME = timedelta(hours=1)
 _CONNECT_SECONDS = 5
@@ -53,7 +53,7 @@ async def trace(
     credentials: Credentials,
     claimed: SpiffeId | None = None,
     identities: Identities,
-    connections: History[Connection],
+    connections: Connections,
     payload: bytes,
     timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
     node: str = "",
@@ -88,6 +88,12 @@ async def trace(
         contextlib.closing(open_socket(place, endpoint.address, mark=ENVOY_MARK)) as sock,
         connections.following() as new,
     ):
+        connections.expect(
+            place.pod,
+            target,
+            own_port=sock.getsockname()[1],
+            seconds=timeout + _CONNECT_SECONDS + REPORT_SECONDS,
+        )
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, (endpoint.address, TUNNEL_PORT))

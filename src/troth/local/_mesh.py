@@ -27,7 +27,7 @@ from troth.node import History, NodeAgent
 from troth.sources import Manifests, watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
     from troth.errors import Problem
     from troth.local._nameserver import NameServer
@@ -101,6 +101,11 @@ class LocalMesh:
     def problems(self) -> tuple[Problem, ...]:
         """All that is wrong with the manifests as they stand."""
         return (*self.manifests.problems, *self._plan.problems, *self._resolution.problems)
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """What ExternalName Services stand for, as of `troth.sources.aliases`."""
+        return self._resolution.aliases
 
     def wake(self) -> None:
         """Look again: something has changed."""

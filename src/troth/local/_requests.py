@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,8 +26,9 @@ from troth.local._control import Answer, ControlServer
 from troth.local._hindsight import mesh_audit, mesh_why
 from troth.local._report import MeshStatus, PodReport, PortStatus
 from troth.local._unready import unready
-from troth.mesh import find_target
+from troth.mesh import find_target, is_address, target_key
 from troth.policy import PolicyIndex
+from troth.sources import service_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
     from troth.identity import CertificateAuthority
     from troth.local._mesh import LocalMesh
     from troth.local._sandbox import Sandbox
-    from troth.mesh import World
+    from troth.mesh import Pod, Target, World
+
+_NAME_SECONDS = 3.0
+"""How long a name outside of the mesh may take to resolve."""
 
 
 class Requests:
@@ -138,14 +143,14 @@ class Requests:
     async def _route(self, request: Mapping[str, Any]) -> Answer:
         wanted = checked(request, RouteRequest)
         world, place = self._place(wanted.source)
-        target = find_target(world, wanted.destination, wanted.port)
+        name = await self._named(wanted.destination, place.pod)
         yield route(
             world,
             place.pod,
-            wanted.destination,
-            target,
+            name,
+            find_target(world, name, wanted.port, place.pod),
             refused=self._mesh.agent.refused,
-            unready=unready(self._mesh, wanted.destination),
+            unready=unready(self._mesh, name),
         )
 
     async def _listening(self, request: Mapping[str, Any]) -> Answer:
@@ -164,7 +169,7 @@ class Requests:
         yield await connect(
             world,
             place,
-            find_target(world, wanted.destination, wanted.port),
+            await self._target(world, wanted, place.pod),
             connections=self._mesh.agent.connections,
             payload=wanted.first_words,
             timeout=wanted.timeout,
@@ -182,7 +187,7 @@ class Requests:
         yield await _tracing.trace(
             world,
             place,
-            find_target(world, wanted.destination, wanted.port),
+            await self._target(world, wanted, place.pod),
             credentials=Credentials(wanted.credentials),
             claimed=claimant.pod.spiffe_id(world.trust_domain),
             identities=_tracing.Identities(
@@ -207,6 +212,35 @@ class Requests:
         if world is None or sandbox.uid not in world.pods:
             raise PeerError("troth", f"{sandbox.key} is only being made", "try again in a moment")
         return world, Place(pod=world.pods[sandbox.uid], netns=sandbox.netns)
+
+    async def _target(self, world: World, wanted: RouteRequest, source: Pod) -> Target:
+        name = await self._named(wanted.destination, source)
+        return find_target(world, name, wanted.port, source)
+
+    async def _named(self, name: str, source: Pod) -> str:
+        """What an app of ``source`` means by ``name``: ``NAMESPACE/NAME``, or an address.
+
+        Raises:
+            PeerError: It is a name outside of the mesh, and has no address here.
+        """
+        key = target_key(name, source.namespace)
+        while (alias := self._mesh.aliases.get(key)) is not None:  # they lead in no circle
+            key = service_of(alias) or alias
+        if "/" in key or is_address(key):
+            return key
+        try:
+            async with asyncio.timeout(_NAME_SECONDS):
+                found = await asyncio.get_running_loop().getaddrinfo(key, None)
+        except (OSError, TimeoutError):
+            means = (
+                f"is ExternalName {key}, which" if key != name else "is no name of the mesh, and"
+            )
+            raise PeerError(
+                "troth",
+                f"{name} {means} has no address here",
+                "name a Service, a pod or an address",
+            ) from None
+        return str(found[0][4][0])
 
     async def _end(self, request: Mapping[str, Any]) -> Answer:
         """End the mesh, and say how long that may take."""

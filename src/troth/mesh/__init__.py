@@ -26,7 +26,7 @@ from troth.mesh._model import (
 )
 from troth.mesh._ports import ALL_PORTS, NO_PORTS, Ports
 from troth.mesh._tally import KEPT, OTHERS, Tally, TallyState, Total
-from troth.mesh._target import Target, find_target, pod_at
+from troth.mesh._target import Target, find_target, is_address, pod_at, preferred, target_key
 from troth.mesh._view import Destination, LocalPod, NodeView, node_view, ports_with
 from troth.mesh._view_keeper import ViewKeeper
 from troth.mesh._world import DEFAULT_ROOT_NAMESPACE, Membership, World, membership
@@ -73,9 +73,12 @@ __all__ = [
     "client_decision",
     "external_ports",
     "find_target",
+    "is_address",
     "membership",
     "node_view",
     "pod_at",
     "ports_with",
+    "preferred",
     "server_decision",
+    "target_key",
 ]

@@ -103,6 +103,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
             looked at one by one.
         mode: The destination port's effective mode, where the destination is in the mesh.
         decided_by: The scope and policy that set the mode.
+        traced: `troth trace` made it: it is told of, and not counted as anybody's traffic.
     """
 
     time: datetime
@@ -121,3 +122,4 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     tls_group: str = ""
     duration_ms: int = 0
     count: int = 1
+    traced: bool = False

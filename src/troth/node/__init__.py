@@ -11,12 +11,14 @@ from troth.node._discover import network_namespaces, node_namespaces
 from troth.node._history import History
 from troth.node._issuers import Issuers
 from troth.node._journal import Journal
+from troth.node._ledger import Connections
 from troth.node._paths import NodePaths
 from troth.node._strangers import StrangerLimits, stranger_rules
 from troth.node._sysctls import set_sysctl
 from troth.node._unserved import unserved_rules
 
 __all__ = [
+    "Connections",
     "History",
     "Issuers",
     "Journal",

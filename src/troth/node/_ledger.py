@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from troth.envoy import TUNNEL_PORT
+from troth.mesh import Connection
 from troth.node._history import History
 from troth.node._journal import Journal
 from troth.node._observe import Observer
@@ -16,11 +19,77 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.envoy import AccessLogPipe, OverflowWatch
-    from troth.mesh import Connection, World
+    from troth.mesh import Pod, Side, Target, World
     from troth.node._listeners import Listeners
     from troth.node._metrics import NodeMetrics
     from troth.node._strangers import Strangers
     from troth.node._unserved import Unserved
+
+
+class Connections(History[Connection]):
+    """The newest connections of a node's pods; knows which of them were made to trace them.
+
+    A trace that counted as traffic would make a port that nobody uses ready for STRICT, and its
+    impostors would be the refusals that `troth why` is asked about.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._expected: list[_Expected] = []
+
+    def expect(self, source: Pod, target: Target, *, own_port: int | None, seconds: float) -> None:
+        """A connection is about to be made for a trace.
+
+        Args:
+            source: The pod it is made from.
+            target: Where to.
+            own_port: Its port there; None where the pod's proxy makes another connection of it.
+            seconds: How long its reports may take.
+        """
+        now = time.monotonic()
+        self._expected = [each for each in self._expected if each.until > now]
+        self._expected.append(
+            _Expected(
+                sources=frozenset(source.addresses),
+                own_port=own_port,
+                addresses=frozenset({target.address, *(end.address for end in target.endpoints)}),
+                ports=frozenset(
+                    {target.port, TUNNEL_PORT, *(end.port for end in target.endpoints)}
+                ),
+                until=now + seconds,
+                sides=set(),
+            )
+        )
+
+    def marked(self, connection: Connection) -> Connection:
+        """The connection, as traced if it was expected; of each end's reports it is the first."""
+        for each in self._expected:
+            if each.is_of(connection) and each.until > time.monotonic():
+                each.sides.add(connection.side)
+                return msgspec.structs.replace(connection, traced=True)
+        return connection
+
+
+class _Expected(NamedTuple):
+    """A connection that is made for a trace, and whose proxies have reported it."""
+
+    sources: frozenset[str]
+    own_port: int | None
+    addresses: frozenset[str]
+    ports: frozenset[int]
+    until: float
+    sides: set[Side]
+
+    def is_of(self, connection: Connection) -> bool:
+        """Whether it is what ``connection`` tells of."""
+        source, destination = connection.source, connection.destination
+        return (
+            connection.side not in self.sides
+            and source.address in self.sources
+            and (self.own_port in {None, source.port} or not source.port)
+            and destination.address in self.addresses
+            and destination.port in self.ports
+        )
 
 
 class Ledger:
@@ -36,7 +105,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, *, metrics: NodeMetrics | None = None) -> None:
-        self.connections: History[Connection] = History()
+        self.connections = Connections()
         self.journal = Journal(path, now=datetime.now(UTC))
         self._metrics = metrics
         self._observer: Observer | None = None
@@ -61,8 +130,10 @@ class Ledger:
         self.journal.close()
 
     def note(self, connection: Connection) -> None:
-        """Remember a connection."""
+        """Remember a connection, and count it unless it was made to trace it."""
         self.connections.add(connection)
+        if connection.traced:
+            return
         self.journal.add(connection)
         if self._metrics is not None:
             self._metrics.connection(connection)
@@ -78,7 +149,8 @@ class Ledger:
         async for event in pipe.events():
             strangers.hear(event)
             if self._observer is not None:
-                self._tell(self._observer.connection(await listeners.complete(event)))
+                connection = self._observer.connection(await listeners.complete(event))
+                self._tell(self.connections.marked(connection))
 
     async def watch(self, watch: OverflowWatch) -> None:
         """Take in what Envoy refuses for being too much, until cancelled."""
@@ -111,4 +183,8 @@ class Ledger:
             event = self._observer.unserved(refused, datetime.now(UTC))
             if event is not None:
                 connection = self._observer.connection(await listeners.complete(event))
-                self._tell(msgspec.structs.replace(connection, count=refused.count))
+                marked = self.connections.marked(connection)
+                if marked.traced:
+                    self._tell(marked)
+                if others := refused.count - marked.traced:
+                    self._tell(msgspec.structs.replace(connection, count=others))

@@ -13,7 +13,17 @@ from troth.dial.agent import Place, cause, connect, envoy_status, http_get, rout
 from troth.errors import PeerError
 from troth.explain import Explainer, note
 from troth.identity import SpiffeId
-from troth.mesh import Connection, Outcome, Pod, Target, Total, World, find_target, pod_at
+from troth.mesh import (
+    Connection,
+    Outcome,
+    Pod,
+    Target,
+    Total,
+    World,
+    find_target,
+    pod_at,
+    target_key,
+)
 from troth.reviews._objects import (
     ConnectAnswer,
     EventsAnswer,
@@ -33,6 +43,9 @@ if TYPE_CHECKING:
     from troth.identity import TrustDomain
     from troth.node import NodeAgent
     from troth.reviews._objects import ReviewSpec
+
+_REPORT_SECONDS = 10.0
+"""How long reports of a traced connection may take, beside the connection itself."""
 
 _TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
@@ -109,7 +122,16 @@ def _told(
 
 
 async def _events(spec: ReviewSpec, namespace: str, known: Knowledge) -> EventsAnswer:
-    """The newest connections of the namespace."""
+    """The newest connections of the namespace.
+
+    With a place to connect to, a connection from there to it is about to be traced.
+    """
+    if spec.from_pod is not None:
+        source = _pod(spec, namespace, known)
+        _, target = _target(spec, source, known)
+        known.agent.connections.expect(
+            source, target, own_port=None, seconds=spec.timeout_seconds + _REPORT_SECONDS
+        )
     seen = tuple(known.agent.connections)
     return await asyncio.to_thread(_newest, spec, namespace, seen, known.world)
 
@@ -128,7 +150,7 @@ def _newest(
 
 
 def _route(spec: ReviewSpec, source: Pod, known: Knowledge) -> RouteAnswer:
-    to, target = _target(spec, known)
+    to, target = _target(spec, source, known)
     found = route(known.world, source, to, target, refused=known.agent.refused)
     pods = {end.address: pod_at(known.world, end.address) for end in target.endpoints}
     return RouteAnswer(
@@ -139,7 +161,7 @@ def _route(spec: ReviewSpec, source: Pod, known: Knowledge) -> RouteAnswer:
 
 
 async def _connect(spec: ReviewSpec, source: Pod, known: Knowledge) -> ConnectAnswer:
-    to, target = _target(spec, known)
+    to, target = _target(spec, source, known)
     attempt = await connect(
         known.world,
         await _place(source, known),
@@ -163,7 +185,7 @@ async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> msgspec.Str
     from troth.reviews._traced import TraceAnswer  # noqa: PLC0415
     from troth.trace import Credentials  # noqa: PLC0415
 
-    to, target = _target(spec, known)
+    to, target = _target(spec, source, known)
     certificates = known.agent.certificates
     traced = await _tracing.trace(
         known.world,
@@ -204,8 +226,19 @@ def _explained(connection: Connection | None, explainer: Explainer) -> Cause | N
 
 def _source(spec: ReviewSpec, namespace: str, known: Knowledge) -> Pod:
     """The pod that is to connect: one of the namespace asked about, and of this node."""
+    pod = _pod(spec, namespace, known)
+    if pod.node != known.node:
+        raise PeerError(
+            "troth",
+            f"no pod of node {known.node} is called {pod}",
+            "name a running pod of the review's namespace, and that pod's node",
+        )
+    return pod
+
+
+def _pod(spec: ReviewSpec, namespace: str, known: Knowledge) -> Pod:
     for pod in known.world.pods.values():
-        if str(pod) == f"{namespace}/{spec.from_pod}" and pod.node == known.node:
+        if str(pod) == f"{namespace}/{spec.from_pod}":
             if pod.host_network or not pod.addresses or pod.phase.is_final:
                 raise PeerError(
                     "troth", f"{pod} has no network of its own to connect from", "name another pod"
@@ -213,8 +246,8 @@ def _source(spec: ReviewSpec, namespace: str, known: Knowledge) -> Pod:
             return pod
     raise PeerError(
         "troth",
-        f"no pod of node {known.node} is called {namespace}/{spec.from_pod}",
-        "name a running pod of the review's namespace, and that pod's node",
+        f"no pod is called {namespace}/{spec.from_pod}",
+        "name a running pod of the review's namespace",
     )
 
 
@@ -230,11 +263,12 @@ def _claimed(spec: ReviewSpec, trust_domain: TrustDomain) -> SpiffeId | None:
     return SpiffeId.for_service_account(trust_domain, namespace, service_account)
 
 
-def _target(spec: ReviewSpec, known: Knowledge) -> tuple[str, Target]:
+def _target(spec: ReviewSpec, source: Pod, known: Knowledge) -> tuple[str, Target]:
     if spec.to is None or spec.port is None:
         raise PeerError("troth", "from, to and port belong together", "give all three")
     try:
-        return spec.to, find_target(known.world, spec.to, spec.port)
+        to = target_key(spec.to, source.namespace)
+        return to, find_target(known.world, to, spec.port, source)
     except PeerError as error:
         # Who may ask about one namespace isn't told what there is in all others.
         raise PeerError(

@@ -84,7 +84,16 @@ class ReviewedMesh:
         """Make a connection."""
         pod = self._pod(source)
         others = self._servers_nodes() - {pod.node}
-        before = {each.connection for each in self._events(others)}
+        before = {
+            each.connection
+            for each in self._events(
+                others,
+                from_pod=pod.name,
+                to=destination,
+                port=port,
+                timeout_seconds=int(seconds),
+            )
+        }
         answer = self._ask(
             pod,
             Question.CONNECT,
@@ -125,13 +134,14 @@ class ReviewedMesh:
     ) -> Trace:
         """Make a handshake."""
         pod = self._pod(source)
+        others = self._servers_nodes() - {pod.node}
+        place = {"from_pod": pod.name, "to": destination, "port": port}
+        self._events(others, **place, timeout_seconds=_TRACE_SECONDS)
         answer = self._ask(
             pod,
             Question.TRACE,
             TraceAnswer,
-            from_pod=pod.name,
-            to=destination,
-            port=port,
+            **place,
             credentials=str(credentials),
             claim=claim,
             timeout_seconds=_TRACE_SECONDS,
@@ -144,7 +154,7 @@ class ReviewedMesh:
                 source = seen.source
                 return source.port == traced.source_port and source.address in pod.addresses
 
-            event = self._reported(self._servers_nodes() - {pod.node}, is_ours)
+            event = self._reported(others, is_ours)
         return msgspec.structs.replace(traced, event=event)
 
     def cause(self, connection: Connection) -> Cause:
@@ -175,13 +185,15 @@ class ReviewedMesh:
             self._runner.run(asyncio.sleep(_PAUSE_SECONDS))
         return None
 
-    def _events(self, nodes: Iterable[str]) -> list[Seen]:
+    def _events(self, nodes: Iterable[str], **expected: Any) -> list[Seen]:
+        """What nodes have seen, the oldest first; ``expected`` is what is about to be traced."""
         specs = [
             ReviewSpec(
                 node_name=node,
                 question=Question.EVENTS,
                 since_seconds=_EVENT_SECONDS,
                 limit=_MOST_EVENTS,
+                **expected,
             )
             for node in nodes
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from troth.sources._aliases import CLUSTER_DOMAIN, aliases
+from troth.sources._aliases import CLUSTER_DOMAIN, aliases, service_of
 from troth.sources._amend import amend, as_applied, as_stored
 from troth.sources._cluster_world import (
     ClusterNode,
@@ -153,6 +153,7 @@ __all__ = [
     "read_installation",
     "resolve_services",
     "runnable_problems",
+    "service_of",
     "service_problems",
     "watch",
     "without_effect",

@@ -40,6 +40,9 @@ _WRONG = {
     Kind.CERTIFICATE_VERIFY: Kind.WRONG_CERTIFICATE_VERIFY,
     Kind.FINISHED: Kind.WRONG_FINISHED,
 }
+# A server that ends the connection in the ordinary way has finished its handshake: whoever refuses
+# a client says so by an error alert, which close_notify isn't (RFC 8446 section 6).
+_LETTING_IN = frozenset({Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA, Kind.CLOSE_NOTIFY})
 _UNJUDGED = "the server neither accepted nor refused the client"
 
 
@@ -165,6 +168,10 @@ class HandshakeTrace:
         what = "reset" if reset else "closed"
         stage = "after the client's Finished" if self._finished else "during the handshake"
         self._note(Side.SERVER, Kind.RESET if reset else Kind.CLOSED)
+        if self._sent:  # by then it had had its time to refuse; an app may not like what was sent
+            reason = f"the server {what} the connection when it had got data; it told no refusal"
+            self._end(Verdict.UNDECIDED, reason)
+            return
         self._end(Verdict.REFUSED, f"the server {what} the connection {stage}, without an alert")
 
     def timed_out(self, elapsed_ms: float) -> None:
@@ -246,7 +253,7 @@ class HandshakeTrace:
             detail = f"ALPN {self._engine.alpn or 'none'}"
         elif kind is Kind.CERTIFICATE_REQUEST:
             self._requested = True
-        elif kind in {Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA} and failure is None:
+        elif kind in _LETTING_IN and failure is None:
             self._answered(kind)
         elif kind is Kind.ALERT:
             self._alerted(unit)
