@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ TRACE = {"question": "Trace", "from": "friend", "to": WEB, "port": 8080}
 @pytest.fixture(scope="module")
 def mesh(cluster: Cluster) -> Iterator[ClusterMesh]:
     """Two servers, one of them STRICT, with a client in the mesh and one outside of it."""
-    with ClusterMesh(cluster) as running:
+    with ClusterMesh(cluster, keepalive_seconds=4) as running:
         running.namespace(SHOP)
         running.namespace(LEGACY, in_mesh=False)
         running.cluster.apply(
@@ -143,6 +144,24 @@ def refusal(report: Any, source: str, destination: str) -> Any:
     return found[0] if found else None
 
 
+_HOLD = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7000)) as server:
+    server.recv(1)
+"""
+
+
+# Not the link itself: on one machine, TCP knows the packets for a link that is down to be unsent.
+_CUT = """
+table netdev gone {
+  chain ingress { type filter hook ingress device eth0 priority 0; policy drop; }
+}
+table inet gone {
+  chain out { type filter hook output priority 0; oifname eth0 drop; }
+}
+"""
+
+
 @pytest.mark.parametrize("namespace", [SHOP, LEGACY])
 def test_why_tells_either_ends_namespace_who_was_refused_and_by_which_policy(
     ask: Asker, namespace: str
@@ -153,6 +172,23 @@ def test_why_tells_either_ends_namespace_who_was_refused_and_by_which_policy(
     assert told["cause"] == f"Plaintext, and {SHOP}/web-strict sets STRICT for app=web."
     assert told["remedy"].startswith(f"Put namespace {LEGACY} in the mesh")
     assert report["unanswered"] == []
+
+
+def test_why_tells_of_a_peer_that_vanished(mesh: ClusterMesh, ask: Asker) -> None:
+    mesh.client(SHOP, "goner", "node-2")
+    mesh.await_captured(SHOP, "goner")
+    host, _, _ = address(mesh, "web").partition(":")
+    with mesh.cluster.start(SHOP, "goner", *(sys.executable, "-c", _HOLD, host)):
+        eventually(lambda: (f"{SHOP}/goner", WEB) in connections(mesh.cluster), what="a connection")
+        sandbox = mesh.cluster.worker(SHOP, "goner").sandbox
+        assert sandbox is not None
+        cut = ["nsenter", f"--net={sandbox.netns}", "nft", "-f", "-"]
+        subprocess.run(cut, input=_CUT, text=True, check=True)
+        told = eventually(
+            lambda: refusal(ask("why", "-n", SHOP), f"{SHOP}/goner", WEB), what="a word of it"
+        )
+        assert (told["outcome"], told["reason"]) == ("failed", "peer_vanished")
+        mesh.cluster.kubectl("delete", "pod", "goner", f"-n={SHOP}")
 
 
 def test_why_about_one_workload_leaves_the_others_out(ask: Asker) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,8 +59,11 @@ def test_an_answer_arrives_however_long_after_the_question_has_ended(
             assert client.stdout.readline() == "answer\n"
 
 
-def test_a_peer_that_has_vanished_is_noticed_and_its_connections_are_freed(mesh: Mesh) -> None:
+def test_a_peer_that_has_vanished_is_noticed_told_of_and_its_connections_are_freed(
+    mesh: Mesh,
+) -> None:
     address = mesh.pod(SERVER)["addresses"][0]
+    begun = datetime.now(UTC)
     watching = (PYTHON, "-c", _WATCH, address, str(apps.WATCH_END))
     client = mesh.start(CLIENT, *watching, stdout=subprocess.PIPE, text=True)
     assert client.stdout is not None
@@ -81,10 +86,22 @@ def test_a_peer_that_has_vanished_is_noticed_and_its_connections_are_freed(mesh:
         assert client.stdout.readline() == "ended\n"
         for pod in (CLIENT, SERVER):
             eventually(lambda pod=pod: not tunnels(mesh, pod), what="the end of all tunnels")  # type: ignore[misc]  # bound at once
+        told = eventually(lambda: vanished(mesh), what="a word of it")
+        assert [(each["source"], each["destination"], each["port"]) for each in told] == [
+            (CLIENT, SERVER, apps.WATCH_END)
+        ]
+        assert f"{CLIENT} stopped answering" in told[0]["cause"]
+        assert datetime.fromisoformat(told[0]["last"]) >= begun + timedelta(seconds=SECONDS)
     finally:
         mesh.on_node("nft", "delete table bridge gone")
         client.kill()
         client.communicate()
+
+
+def vanished(mesh: Mesh) -> list[Any]:
+    """What is told of connections that ended because a peer had vanished."""
+    report = json.loads(mesh.troth("why", "-o", "json").stdout)
+    return [each for each in report["refusals"] if each["reason"] == "peer_vanished"]
 
 
 def in_pod(mesh: Mesh, pod: str, *command: str, **options: Any) -> str:

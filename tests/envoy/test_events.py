@@ -66,6 +66,10 @@ def event(fields: dict[str, Any], **changes: Any) -> ConnectionEvent:
     return found
 
 
+ENDED = TUNNEL | CONNECTED | {"type": "NotSet", "ms": 4081, "rx": 5, "tx": 9}
+GIVEN_UP = "TLS_error:|{}:system_library:OPENSSL_internal:{}:TLS_error_end"
+
+
 def test_an_accepted_tunnel_is_read_whole() -> None:
     assert event(TUNNEL | CONNECTED) == ConnectionEvent(
         time=dt.datetime(2026, 11, 24, 6, 24, 21, 146000, tzinfo=dt.UTC),
@@ -83,6 +87,34 @@ def test_an_accepted_tunnel_is_read_whole() -> None:
         tls_group="X25519MLKEM768",
         duration_ms=1,
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (33554542, "Connection timed out"),
+        (33554545, "No route to host"),
+        (33554533, "Network is unreachable"),
+    ],
+)
+def test_a_client_that_vanished_is_told_of_when_it_is_given_up(code: int, words: str) -> None:
+    found = event(ENDED, dfail=GIVEN_UP.format(code, words.replace(" ", "_")))
+    assert (found.outcome, found.reason) == (Outcome.FAILED, Reason.PEER_VANISHED)
+    assert (found.peer, found.destination_port, found.detail) == (CLIENT, 8080, words)
+    assert found.time == dt.datetime(2026, 11, 24, 6, 24, 25, 227000, tzinfo=dt.UTC)
+    assert (found.bytes_received, found.bytes_sent, found.duration_ms) == (5, 9, 4081)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dfail": GIVEN_UP.format(33554536, "Connection_reset_by_peer")},
+        {"dfail": GIVEN_UP.format(33554464, "Broken_pipe")},
+    ],
+)
+def test_any_other_end_of_what_was_accepted_is_no_event(changes: dict[str, str]) -> None:
+    assert parse(line(ENDED, **changes)) is None
 
 
 @pytest.mark.parametrize(

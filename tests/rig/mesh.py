@@ -21,6 +21,7 @@ from tests.rig.objects import find
 from tests.rig.programs import Program
 
 from troth._contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
+from troth._keepalive import KEEPALIVE_SECONDS
 from troth.controller._keyring import ROTATE_ANNOTATION
 from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
 
@@ -41,10 +42,12 @@ class ClusterMesh:
 
     Args:
         cluster: Where.
+        keepalive_seconds: Within what time a vanished peer is noticed.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, keepalive_seconds: int = KEEPALIVE_SECONDS) -> None:
         self.cluster = cluster
+        self._keepalive_seconds = keepalive_seconds
         self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -102,6 +105,7 @@ class ClusterMesh:
             f"--kubeconfig={self.control.inside(account, node)}",
             f"--health-socket={self._health_socket(name)}",
             f"--drain-seconds={drain_seconds}",
+            f"--keepalive-seconds={self._keepalive_seconds}",
             f"--metrics={METRICS_PORT}",
             # A runtime that can't be asked: the test kubelet has none.
             *(("--cri-socket=/run/none.sock",) if node == "node-3" else ()),

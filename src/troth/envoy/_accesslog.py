@@ -7,6 +7,10 @@ Every connection is reported once, by one of two logs:
 - that of the listener, when a connection has ended that never reached its upstream, be it that no
   filter chain matched, the handshake failed or nothing listened there: `failed_access_log`.
 
+A connection of the tunnel whose client has vanished is reported a second time, by the latter. A
+server that has vanished, or a client in plaintext, can't be told of: to Envoy's access log such an
+end is like any other.
+
 Both write to the same file, a FIFO that the agent reads.
 """
 
@@ -24,7 +28,7 @@ from google.protobuf import struct_pb2
 
 from troth.envoy._events import LOG_FORMAT, POD_STATE
 from troth.envoy._proto import Message, pack
-from troth.envoy._reasons import Role
+from troth.envoy._reasons import GIVEN_UP, Role
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +36,14 @@ if TYPE_CHECKING:
 # The address of the upstream connection's own end exists exactly when there was a connection.
 # (``upstream.address`` won't do: that is set for a host that refused, too.)
 _NEVER_CONNECTED = "!has(upstream.local_address)"
+_FAILURE = "connection.transport_failure_reason"
+_VANISHED = " || ".join(f"{_FAILURE}.contains('{code}')" for code in GIVEN_UP)
 
 
 def failed_access_log(role: Role, pod_uid: str | None, path: Path) -> list[Message]:
     """A listener's ``access_log``: what ended without having reached its upstream.
+
+    That of the tunnel's end also has the connections whose client has vanished.
 
     Args:
         role: The listener's.
@@ -43,7 +51,10 @@ def failed_access_log(role: Role, pod_uid: str | None, path: Path) -> list[Messa
             filter state object `POD_STATE` has it.
         path: The FIFO.
     """
-    expression = cel_pb2.ExpressionFilter(expression=_NEVER_CONNECTED)
+    condition = _NEVER_CONNECTED
+    if role is Role.TUNNEL_IN:
+        condition = f"{condition} || (has({_FAILURE}) && ({_VANISHED}))"
+    expression = cel_pb2.ExpressionFilter(expression=condition)
     only = accesslog_pb2.AccessLogFilter(
         extension_filter=accesslog_pb2.ExtensionFilter(
             name="envoy.access_loggers.extension_filters.cel", typed_config=pack(expression)

@@ -1,8 +1,9 @@
 """What became of a connection, read from one line of Envoy's access log.
 
 A line is written when a connection reaches what it was for (by tcp_proxy, log type
-``TcpUpstreamConnected``) or when it ended without getting there (by the listener). `LOG_FORMAT`
-says what a line holds; `parse` turns it into a `ConnectionEvent`.
+``TcpUpstreamConnected``), and when it ended without getting there or because the client had
+vanished (by the listener). `LOG_FORMAT` says what a line holds; `parse` turns it into a
+`ConnectionEvent`.
 
 Peers write parts of these lines: server names, certificate names, and through those the failure
 texts. So the texts are only ever compared with Envoy's fixed phrases (`_reasons`), and an identity
@@ -13,14 +14,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from troth.envoy._ports import OWN_PORTS
-from troth.envoy._reasons import Role, reason_of
+from troth.envoy._reasons import GIVEN_UP, Role, reason_of
 from troth.errors import InputError
 from troth.identity import SpiffeId
 from troth.mesh import Outcome, Reason, Side
@@ -64,7 +65,7 @@ class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One connection that was accepted, refused or failed.
 
     Attributes:
-        time: When the connection began, UTC.
+        time: When the connection began, UTC; with `Reason.PEER_VANISHED`, when it was given up.
         outcome: What became of it.
         reason: Why, as a stable code; ``none`` for what was accepted.
         detail: Envoy's own words about a failure, or the agent's; printable, at most 1024
@@ -156,7 +157,7 @@ def parse(line: bytes) -> ConnectionEvent | None:
         # With that flag it is only about to be reset, and its end is reported.
         return None if "UF" in flags else _connected(entry)
     if _text(entry.up):
-        return None  # its beginning was reported
+        return _given_up(entry)  # its beginning was reported
     asked = port_of_server_name(_text(entry.sni))
     words = _text(entry.ufail) or _text(entry.dfail) or _text(entry.term)
     verdict = reason_of(entry.role, flags, words, names_a_port=asked is not None)
@@ -175,6 +176,16 @@ def parse(line: bytes) -> ConnectionEvent | None:
     return _event(
         entry, outcome, reason, detail=words or ",".join(sorted(flags)), verified=verified
     )
+
+
+def _given_up(entry: _Line) -> ConnectionEvent | None:
+    """The end of a connection whose client has vanished; None for any other end."""
+    failure = _text(entry.dfail)
+    words = next((words for code, words in GIVEN_UP.items() if code in failure), None)
+    if entry.role is not Role.TUNNEL_IN or words is None:
+        return None
+    ended = msgspec.structs.replace(entry, t=entry.t + timedelta(milliseconds=entry.ms))
+    return _event(ended, Outcome.FAILED, Reason.PEER_VANISHED, detail=words, verified=True)
 
 
 def _connected(entry: _Line) -> ConnectionEvent | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from troth.mesh import Outcome, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Role(StrEnum):
@@ -42,6 +47,18 @@ _PHRASES: tuple[tuple[str, Reason], ...] = (
     ("TLS_error", Reason.HANDSHAKE_FAILED),
 )
 """Phrases of ``%DOWNSTREAM_/UPSTREAM_TRANSPORT_FAILURE_REASON%``; the first that occurs counts."""
+
+_SYSTEM_LIBRARY = 2 << 24  # BoringSSL's number for errors that are the kernel's
+
+GIVEN_UP: Mapping[str, str] = {
+    f"|{_SYSTEM_LIBRARY | errno.ETIMEDOUT}:": "Connection timed out",
+    f"|{_SYSTEM_LIBRARY | errno.EHOSTUNREACH}:": "No route to host",
+    f"|{_SYSTEM_LIBRARY | errno.ENETUNREACH}:": "Network is unreachable",
+}
+"""What stands in a TLS failure text when the kernel has given the peer up, and the kernel's words.
+
+The last two are in place of the first where a router has said why nothing comes back.
+"""
 
 _FLAGS: tuple[tuple[str, Role, Reason], ...] = (
     ("NR", Role.PLAIN_IN, Reason.PLAINTEXT_TO_STRICT),

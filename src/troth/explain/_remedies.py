@@ -95,6 +95,12 @@ TEXTS: Mapping[Reason, Texts] = {
         "The proxy of {reporter} had no certificate of its own yet.",
         "Connect again; if it stays, `troth status` says why there is none.",
     ),
+    Reason.PEER_VANISHED: Texts(
+        "{source} stopped answering on an open connection to port {port} of {destination}, "
+        "which was ended therefore: {detail}.",
+        "See whether its pod and node run and can be reached, and that nothing between the nodes "
+        "drops connections; --keepalive-seconds says how soon it is noticed.",
+    ),
     Reason.APP_UNREACHABLE: Texts(
         "It reached the pod, but nothing took the connection at port {port} of "
         "{destination}{said}.",

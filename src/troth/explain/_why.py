@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from troth.mesh import World
 
 
-_LOST = frozenset({Reason.UNREACHABLE, Reason.NO_HANDSHAKE, Reason.HANDSHAKE_FAILED, Reason.OTHER})
+_LOST = frozenset(
+    {
+        Reason.UNREACHABLE,
+        Reason.NO_HANDSHAKE,
+        Reason.HANDSHAKE_FAILED,
+        Reason.PEER_VANISHED,
+        Reason.OTHER,
+    }
+)
 """What it looks like when something between the two proxies drops or redirects connections."""
 
 

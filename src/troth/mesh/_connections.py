@@ -52,6 +52,8 @@ class Reason(StrEnum):
     """A process dialled one of troth's own ports, which lead nowhere by themselves."""
     NO_CERTIFICATE_YET = "no_certificate_yet"
     """This side has no certificate of its own so far."""
+    PEER_VANISHED = "peer_vanished"
+    """The client of an open connection by the tunnel stopped answering, and was given up."""
     APP_UNREACHABLE = "app_unreachable"
     UNREACHABLE = "unreachable"
     """The destination (or the tunnel there) doesn't take connections."""
@@ -99,6 +101,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """One connection, as one end's proxy reports it, seen with the world of that moment.
 
     Attributes:
+        time: When it began; with `Reason.PEER_VANISHED`, when it was given up.
         count: How many connections it tells of: more than one only where they were too many to be
             looked at one by one.
         mode: The destination port's effective mode, where the destination is in the mesh.
