@@ -57,6 +57,17 @@ SEEN = Plaintext(
     count=12,
     last=datetime(2026, 1, 31, 12, 0, tzinfo=UTC),
 )
+LOAD_BALANCER = """\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: finance}
+spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 443, targetPort: 8080}]}
+"""
+KAFKA = """\
+apiVersion: kafka.strimzi.io/v1beta2
+kind: Kafka
+metadata: {name: log, namespace: finance}
+"""
 MANY = ["+finance", "Pod finance/web 8080", *(f"Pod legacy/job-{number}" for number in range(30))]
 
 RENDERINGS = {
@@ -84,6 +95,20 @@ RENDERINGS = {
         ["-finance", *WORKLOADS[1:], "finance/default STRICT"],
     ),
     "plan-many-clients": lambda: change(MANY, [*MANY, "finance/default STRICT"]),
+    "plan-front-door": lambda: render_plan(
+        plan(
+            objects(*WORKLOADS[:3], more=LOAD_BALANCER),
+            objects(*WORKLOADS[:3], "finance/default STRICT", more=LOAD_BALANCER),
+            root_namespace=ROOT,
+        )
+    ),
+    "plan-unknown": lambda: render_plan(
+        plan(
+            objects(*WORKLOADS[:3], more=KAFKA),
+            objects(*WORKLOADS[:3], "finance/default STRICT", more=KAFKA),
+            root_namespace=ROOT,
+        )
+    ),
     "plan-nothing": lambda: change(WORKLOADS, WORKLOADS),
 }
 

@@ -284,12 +284,13 @@ def test_the_json_form_is_stable() -> None:
         "breaks": [
             {
                 "clients": [{"namespace": "legacy", "name": "cron", "kind": "Pod"}],
-                "ports": [{**change, "port": 8080, "seen": [observed]}],
+                "ports": [{**change, "port": 8080, "seen": [observed], "front_doors": []}],
             }
         ],
         "unencrypted": [],
         "weaker": [],
         "unknown": [],
+        "exceptions": [],
         "problems": [],
         "warnings": [],
     }

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from troth._rows import Rows
 from troth.cli._console import coloured, moment
+from troth.cli._write_policies import commented, manifest_yaml
 from troth.explain import Breakage
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from troth.explain import Affected, Change, Plaintext, Plan
+    from troth.explain import Affected, Change, Plaintext, Plan, Proposal
     from troth.policy import Mode
 
 _MOST_CLIENTS = 20
@@ -48,8 +49,17 @@ def render_plan(plan: Plan) -> RenderableType:
         for one in plan.unknown:
             unknown.add_row(escape(str(one.workload)), escape(one.why))
         parts += [unknown, ""]
+    if plan.exceptions:
+        what = "To keep the front doors open" if len(plan.exceptions) > 1 else "To keep it open"
+        parts += [f"{what}, apply this, too:", *map(_exception, plan.exceptions), ""]
     parts.append(_conclusion(plan))
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
+
+
+def _exception(proposal: Proposal) -> Text:
+    """The policy that keeps a front door open, to be pasted."""
+    comments = commented(f"{each}." for each in proposal.exceptions.values())
+    return Text(f"---\n{comments}{manifest_yaml(proposal)}".rstrip())
 
 
 def _conclusion(plan: Plan) -> str:
@@ -107,7 +117,9 @@ def _affected(what: str, affected: Affected) -> list[RenderableType]:
     hidden = len(names) - _MOST_CLIENTS
     clients = ", ".join(names[:_MOST_CLIENTS]) + (f" and {hidden} more" if hidden > 0 else "")
     seen = any(port.seen for port in affected.ports)
-    rows = Rows("TO", "PORT", "FROM", "TO BE", *(["SEEN IN PLAINTEXT"] if seen else []))
+    doors = any(port.front_doors for port in affected.ports)
+    more = [*(["SEEN IN PLAINTEXT"] if seen else []), *(["FRONT DOOR"] if doors else [])]
+    rows = Rows("TO", "PORT", "FROM", "TO BE", *more)
     for port in affected.ports:
         rows.add_row(
             escape(str(port.workload)),
@@ -115,8 +127,11 @@ def _affected(what: str, affected: Affected) -> list[RenderableType]:
             _mode(port.before),
             _mode(port.after),
             *([escape("\n".join(map(_seen, port.seen)))] if seen else []),
+            *([escape("\n".join(map(str, port.front_doors)))] if doors else []),
         )
-    of_whom = f"connections of {clients}" if names else "connections of clients seen"
+    callers = {each.clients: None for port in affected.ports for each in port.front_doors}
+    whose = [*([clients] if names else []), *callers]
+    of_whom = f"connections of {', '.join(whose) or 'clients seen'}"
     return [f"{what}: {escape(of_whom)}", Padding(rows, (0, 0, 0, 2), expand=False)]
 
 

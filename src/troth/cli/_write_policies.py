@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +69,23 @@ def _text(proposal: Proposal, audit: Audit) -> str:
         f"Makes STRICT: {', '.join(proposal.workloads)}.",
         *(f"Left as it is: {why}." for why in proposal.exceptions.values()),
     ]
+    return commented(comments) + manifest_yaml(proposal)
+
+
+def commented(sentences: Iterable[str]) -> str:
+    """YAML comments, each sentence on lines of its own that fit any terminal."""
+    lines = (
+        line
+        for each in sentences
+        for line in textwrap.wrap(each[0].upper() + each[1:], 57, break_on_hyphens=False)
+    )
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def manifest_yaml(proposal: Proposal) -> str:
+    """The policy as a manifest."""
     manifest = dict(proposal.manifest)
     if ports := manifest["spec"].get("portLevelMtls"):
         by_number = {int(number): mode for number, mode in ports.items()}
         manifest["spec"] = {**manifest["spec"], "portLevelMtls": by_number}
-    header = "".join(f"# {comment}\n" for comment in comments)
-    return header + yaml.safe_dump(manifest, sort_keys=False)
+    return yaml.safe_dump(manifest, sort_keys=False)

@@ -27,6 +27,7 @@ from troth.explain._cluster_report import (
 )
 from troth.explain._cluster_status import cluster_status
 from troth.explain._explain import Derivation, Explanation, PortMode, WorkloadIdentity, explain
+from troth.explain._front_doors import Caller, FrontDoor, FrontDoors
 from troth.explain._noted import Noted, Unanswered, note
 from troth.explain._observed import Plaintext, noted_in_plaintext, seen_in_plaintext
 from troth.explain._plan import plan
@@ -47,6 +48,7 @@ __all__ = [
     "Affected",
     "Audit",
     "Breakage",
+    "Caller",
     "Change",
     "Client",
     "ClusterPod",
@@ -56,6 +58,8 @@ __all__ = [
     "Derivation",
     "Explainer",
     "Explanation",
+    "FrontDoor",
+    "FrontDoors",
     "LeftOut",
     "NodeStatus",
     "NotCaptured",

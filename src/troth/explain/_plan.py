@@ -23,7 +23,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from troth.errors import Severity
+from troth.explain._front_doors import FrontDoors
 from troth.explain._plan_report import (
     Affected,
     Breakage,
@@ -33,17 +36,19 @@ from troth.explain._plan_report import (
     UnknownWorkload,
     WorkloadName,
 )
+from troth.explain._proposals import except_front_doors
 from troth.explain._validate import validate
 from troth.explain._workloads import belongs, tcp_ports
 from troth.policy import Mode, PolicyIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from troth.errors import Problem
+    from troth.explain._front_doors import FrontDoor
     from troth.explain._observed import Plaintext
     from troth.policy import Decision
-    from troth.sources import Manifests
+    from troth.sources import Manifests, PodTemplate
 
 _ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
 _STRENGTH = {Mode.STRICT: 2, Mode.PERMISSIVE: 1}
@@ -82,6 +87,9 @@ def plan(
         unencrypted=tuple(comparison.unencrypted()),
         weaker=tuple(each for each in changes if _strength(each.after) < _strength(each.before)),
         unknown=unknown,
+        exceptions=tuple(
+            except_front_doors(planned, comparison.shut(), root_namespace=root_namespace)
+        ),
         problems=problems,
         warnings=tuple(_new_warnings(current, planned, root_namespace)),
     )
@@ -139,6 +147,8 @@ class _State(NamedTuple):
 
     in_mesh: bool
     decision: Decision
+    template: PodTemplate
+    front_doors: Mapping[int, tuple[FrontDoor, ...]]
 
     def mode(self, port: int | None) -> Mode | None:
         """The mode in force; None outside the mesh."""
@@ -149,12 +159,18 @@ class _State(NamedTuple):
 
 def _states(manifests: Manifests, root_namespace: str) -> dict[WorkloadName, _State]:
     index = PolicyIndex(manifests.policies.values(), root_namespace)
+    doors = FrontDoors(manifests)
     states = {}
     for each in manifests.templates:
         name = WorkloadName(kind=each.owner_kind or "Pod", namespace=each.namespace, name=each.name)
         member = belongs(manifests, each.namespace, each.labels, host_network=each.host_network)
         decision = index.decide(each.namespace, each.labels, tcp_ports(each))
-        states[name] = _State(in_mesh=member.in_mesh, decision=decision)
+        states[name] = _State(
+            in_mesh=member.in_mesh,
+            decision=decision,
+            template=each,
+            front_doors=doors.of(each.namespace, each.labels, each.ports),
+        )
     return states
 
 
@@ -175,6 +191,18 @@ class _Comparison:
             self._seen[seen.destination, seen.port].append(seen)
             self._seen_ports[seen.destination].add(seen.port)
 
+    def shut(self) -> Iterator[tuple[PodTemplate, dict[int, tuple[FrontDoor, ...]]]]:
+        """The workloads after the change whose front doors it shuts, with these by their ports."""
+        for name in self._both:
+            ports = (self._port(name, port) for port in self._front_doors(name))
+            shut = {
+                each.port: each.front_doors
+                for each in ports
+                if each.port and each.after is Mode.STRICT and each.before is not Mode.STRICT
+            }
+            if shut:
+                yield self._after[name].template, shut
+
     def changes(self) -> Iterator[Change]:
         for name in self._both:
             for port in (*self._ports(name), None):
@@ -194,7 +222,10 @@ class _Comparison:
         new = [port for port in strict if port.before is not Mode.STRICT]
         outside = self._clients(after=False)
         # Without a client by the manifests, only what was seen tells that somebody calls.
-        yield from _affected(outside, new if outside else [port for port in new if port.seen])
+        called = new if outside else [port for port in new if port.seen]
+        yield from _affected(outside, [replace(port, front_doors=()) for port in called])
+        doors = [port for port in new if port.front_doors]
+        yield from _affected((), [replace(port, seen=()) for port in doors])
         leaving = self._clients(before=True, after=False)
         if leaving:
             # What others sent to a port that was STRICT already is no news.
@@ -236,7 +267,17 @@ class _Comparison:
 
     def _ports(self, name: WorkloadName) -> Sequence[int]:
         declared = (state[name].decision.ports for state in (self._before, self._after))
-        return sorted(set().union(*declared, self._seen_ports.get(_key(name), ())))
+        led_to = self._front_doors(name)
+        return sorted(set().union(*declared, led_to, self._seen_ports.get(_key(name), ())))
+
+    def _front_doors(self, name: WorkloadName) -> dict[int, tuple[FrontDoor, ...]]:
+        """Those before the change that are there after it, too."""
+        before, after = self._before[name].front_doors, self._after[name].front_doors
+        both = {
+            port: tuple(door for door in after[port] if door in before[port])
+            for port in before.keys() & after.keys()
+        }
+        return {port: doors for port, doors in both.items() if doors}
 
     def _port(self, name: WorkloadName, port: int | None) -> PortChange:
         state = self._after[name]
@@ -249,6 +290,7 @@ class _Comparison:
             after=state.mode(port),
             decided_by=decider if state.in_mesh else None,
             seen=tuple(seen),
+            front_doors=self._front_doors(name).get(port or 0, ()),
         )
 
 

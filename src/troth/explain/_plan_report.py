@@ -8,6 +8,8 @@ from typing import Literal
 import msgspec
 
 from troth.errors import Problem
+from troth.explain._audit_report import Proposal
+from troth.explain._front_doors import FrontDoor
 from troth.explain._observed import Plaintext
 from troth.policy import DecidedBy, Mode
 
@@ -47,16 +49,19 @@ class PortChange(Change, frozen=True, kw_only=True):
 
     Attributes:
         seen: The plaintext that running clients sent there, where it is known.
+        front_doors: By what clients from outside every mesh come to it, before and after.
     """
 
     seen: tuple[Plaintext, ...] = ()
+    front_doors: tuple[FrontDoor, ...] = ()
 
 
 class Affected(msgspec.Struct, frozen=True, kw_only=True):
     """Every pair of one of the clients and one of the ports.
 
     Attributes:
-        clients: By the manifests; empty when clients are known only from what was seen.
+        clients: By the manifests; empty when clients are known only from what was seen, or come
+            by front doors.
     """
 
     clients: tuple[WorkloadName, ...]
@@ -99,6 +104,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         weaker: Those of ``changes`` after which a port takes more than before: plaintext that it
             refused, or no longer the tunnel.
         unknown: Workloads that the change may concern, and whose pods can't be told.
+        exceptions: Policies that keep front doors open which the change would shut.
         problems: Errors of the manifests after the change. What they hide isn't in the plan.
         warnings: What `validate` would find after the change and not before.
     """
@@ -111,5 +117,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     unencrypted: tuple[Affected, ...]
     weaker: tuple[Change, ...] = ()
     unknown: tuple[UnknownWorkload, ...] = ()
+    exceptions: tuple[Proposal, ...] = ()
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]

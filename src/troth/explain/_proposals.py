@@ -12,17 +12,30 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from troth.explain._audit_report import LeftOut, PortAudit, PortState, Proposal
-from troth.policy import API_VERSIONS, KIND, Mode, PeerAuthentication, PolicyIndex
+from troth.policy import (
+    API_VERSIONS,
+    KIND,
+    Mode,
+    Outcome,
+    PeerAuthentication,
+    PolicyIndex,
+    Scope,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from troth.explain._audit_report import WorkloadAudit
+    from troth.explain._front_doors import FrontDoor
     from troth.mesh import Pod, World
+    from troth.sources import Manifests, PodTemplate
 
 _LONGEST_NAME = 253
 _SUFFIX = "-mtls"
+_DOOR_SUFFIX = "-front-door"
 # Labels that controllers add to pods and that change with every rollout.
 _OF_ONE_ROLLOUT = frozenset(
     {"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name"}
@@ -39,6 +52,75 @@ def propose(
     for namespace in sorted({each.namespace for each in workloads}):
         proposer.consider([each for each in workloads if each.namespace == namespace])
     return tuple(proposer.proposals), tuple(proposer.left_out)
+
+
+def except_front_doors(
+    planned: Manifests,
+    shut: Iterable[tuple[PodTemplate, Mapping[int, tuple[FrontDoor, ...]]]],
+    *,
+    root_namespace: str,
+) -> Iterator[Proposal]:
+    """The policies that leave PERMISSIVE what a change would make STRICT at front doors.
+
+    Args:
+        planned: The manifests after the change.
+        shut: The workloads, with their front doors by port.
+        root_namespace: Where mesh-wide policies live; no workload can have an exception there.
+    """
+    policies = dict(planned.policies)
+    proposed: dict[str, tuple[list[str], dict[int, str]]] = {}
+    for template, doors in shut:
+        if template.namespace == root_namespace or not template.labels:
+            continue
+        decided = PolicyIndex(policies.values(), root_namespace).effective(
+            template.namespace, template.labels
+        )
+        # Of several policies for a workload one alone counts: that one has to make the exception.
+        counting = next(
+            (
+                policies[each.policy]
+                for each in decided.considered
+                if each.scope is Scope.WORKLOAD
+                and each.verdict in {Outcome.DECIDES, Outcome.INHERITS}
+            ),
+            None,
+        )
+        policy = counting or PeerAuthentication(
+            namespace=template.namespace,
+            name=_free_name(
+                policies.values(),
+                template.namespace,
+                template.name[: _LONGEST_NAME - len(_DOOR_SUFFIX)].rstrip("-.") + _DOOR_SUFFIX,
+            ),
+            selector={k: v for k, v in template.labels.items() if k not in _OF_ONE_ROLLOUT},
+        )
+        excepted = dict.fromkeys(doors, Mode.PERMISSIVE)
+        policies[policy.key] = msgspec.structs.replace(
+            policy, port_modes={**policy.port_modes, **excepted}
+        )
+        workloads, why = proposed.setdefault(policy.key, ([], {}))
+        workloads.append(f"{template.namespace}/{template.name}")
+        why |= {port: _why_front_door(port, each) for port, each in doors.items()}
+    for key, (workloads, why) in proposed.items():
+        yield Proposal(
+            workloads=tuple(workloads), exceptions=why, manifest=_manifest(policies[key])
+        )
+
+
+def _why_front_door(port: int, doors: Iterable[FrontDoor]) -> str:
+    by: dict[str, list[str]] = {}
+    for door in doors:
+        by.setdefault(door.clients, []).append(str(door))
+    came = " and ".join(f"{clients} by {', '.join(names)}" for clients, names in by.items())
+    return f"port {port} is for {came}"
+
+
+def _free_name(policies: Iterable[PeerAuthentication], namespace: str, wanted: str) -> str:
+    taken = {policy.name for policy in policies if policy.namespace == namespace}
+    if wanted not in taken:
+        return wanted
+    short = wanted[: _LONGEST_NAME - 4]
+    return next(name for n in count(2) if (name := f"{short}-{n}") not in taken)
 
 
 class _Proposer:
@@ -76,7 +158,9 @@ class _Proposer:
         ):
             return False
         policy = PeerAuthentication(
-            namespace=namespace, name=self._free_name(namespace, "default"), mode=Mode.STRICT
+            namespace=namespace,
+            name=_free_name(self._policies, namespace, "default"),
+            mode=Mode.STRICT,
         )
         wanted = self._modes()
         for each in workloads:
@@ -111,8 +195,10 @@ class _Proposer:
         for selector in self._candidates(workload.key, pod):
             policy = PeerAuthentication(
                 namespace=namespace,
-                name=self._free_name(
-                    namespace, workload.name[: _LONGEST_NAME - len(_SUFFIX)].rstrip("-.") + _SUFFIX
+                name=_free_name(
+                    self._policies,
+                    namespace,
+                    workload.name[: _LONGEST_NAME - len(_SUFFIX)].rstrip("-.") + _SUFFIX,
                 ),
                 selector=selector,
                 mode=Mode.STRICT,
@@ -162,13 +248,6 @@ class _Proposer:
             modes |= {(each.key, number): decision.mode_of(number) for number in each.ports}
         return modes
 
-    def _free_name(self, namespace: str, wanted: str) -> str:
-        taken = {policy.name for policy in self._policies if policy.namespace == namespace}
-        if wanted not in taken:
-            return wanted
-        short = wanted[: _LONGEST_NAME - 4]
-        return next(name for n in count(2) if (name := f"{short}-{n}") not in taken)
-
 
 def _is_strict(workload: WorkloadAudit) -> bool:
     return workload.mode is Mode.STRICT and all(
@@ -191,7 +270,8 @@ def _manifest(policy: PeerAuthentication) -> dict[str, object]:
     spec: dict[str, object] = {}
     if policy.selector:
         spec["selector"] = {"matchLabels": dict(policy.selector)}
-    spec["mtls"] = {"mode": str(policy.mode)}
+    if policy.mode is not Mode.UNSET:
+        spec["mtls"] = {"mode": str(policy.mode)}
     if policy.port_modes:
         spec["portLevelMtls"] = {
             number: {"mode": str(mode)} for number, mode in sorted(policy.port_modes.items())

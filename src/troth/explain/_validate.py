@@ -10,7 +10,7 @@ import msgspec
 
 from troth.errors import Problem, Severity
 from troth.explain._lint import lint
-from troth.sources import without_effect
+from troth.sources import ENTRANCES, without_effect
 
 if TYPE_CHECKING:
     from troth.sources import Manifests
@@ -50,11 +50,12 @@ def validate(manifests: Manifests, *, root_namespace: str, local: bool = False) 
         found += without_effect(manifests)
     problems = sorted(found, key=_place)
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
+    kinds = [key.partition(" ")[0] for key in manifests.origins]
     return Validation(
         valid=not errors,
         errors=errors,
         warnings=len(problems) - errors,
-        objects=dict(sorted(Counter(key.partition(" ")[0] for key in manifests.origins).items())),
+        objects=dict(sorted(Counter(kind for kind in kinds if kind not in ENTRANCES).items())),
         ignored=dict(manifests.ignored),
         problems=tuple(problems),
     )

@@ -17,7 +17,8 @@ from troth.sources._cluster_world import (
     resolve_services,
 )
 from troth.sources._collect import DEFAULT_NAMESPACE, Manifests, collect
-from troth.sources._custom import CustomWorkload
+from troth.sources._custom import KNATIVE_REQUESTS, KNATIVE_SERVICE, CustomWorkload
+from troth.sources._entrances import ENTRANCES, Backend, Entrance
 from troth.sources._expand import expand
 from troth.sources._files import STDIN, load
 from troth.sources._kinds import KINDS
@@ -91,10 +92,14 @@ else:
 __all__ = [
     "CLUSTER_DOMAIN",
     "DEFAULT_NAMESPACE",
+    "ENTRANCES",
     "KINDS",
+    "KNATIVE_REQUESTS",
+    "KNATIVE_SERVICE",
     "NAMESPACES",
     "PODS",
     "STDIN",
+    "Backend",
     "ClusterManifests",
     "ClusterNode",
     "ClusterService",
@@ -111,6 +116,7 @@ __all__ = [
     "EndpointSliceSpec",
     "EndpointSpec",
     "EndpointsSpec",
+    "Entrance",
     "EnvFrom",
     "EnvVar",
     "Family",

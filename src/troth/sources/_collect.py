@@ -16,6 +16,7 @@ from troth.policy import KIND as POLICY_KIND
 from troth.policy import UNNAMED, PeerAuthentication
 from troth.sources._api import FORMER_GROUPS, FORMER_KINDS, OTHER_KINDS
 from troth.sources._custom import CustomWorkload, custom_kind
+from troth.sources._entrances import ENTRANCES, Entrance
 from troth.sources._kinds import COLLECTIONS, KINDS, Kind, row_of
 from troth.sources._objects import Source
 from troth.sources._reader import Fields, Report
@@ -51,6 +52,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         workloads: Other controllers by ``KIND NAMESPACE/NAME``: StatefulSet, DaemonSet,
             ReplicaSet, Job, CronJob.
         custom_workloads: Objects of other APIs that make pods, by ``KIND.GROUP NAMESPACE/NAME``.
+        entrances: What leads clients from outside the mesh to Services, by ``KIND.GROUP`` and name.
         services: Services.
         endpoint_slices: EndpointSlices.
         endpoints: Endpoints.
@@ -59,7 +61,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         service_accounts: ServiceAccounts.
         policies: PeerAuthentications.
         problems: What was refused or deserves a look.
-        ignored: Other kinds (``KIND.GROUP``) and how many objects of each there are.
+        ignored: Kinds for which nothing is done (``KIND.GROUP``), and how many objects each has.
         origins: Where each accepted object stands, by ``KIND NAMESPACE/NAME``.
         refused: Objects that are there but not acceptable, by ``KIND NAMESPACE/NAME``.
         unread: Files and directories some of whose objects could not even be told.
@@ -71,6 +73,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     deployments: Mapping[str, Deployment] = {}
     workloads: Mapping[str, Workload] = {}
     custom_workloads: Mapping[str, CustomWorkload] = {}
+    entrances: Mapping[str, Entrance] = {}
     services: Mapping[str, ServiceSpec] = {}
     endpoint_slices: Mapping[str, EndpointSliceSpec] = {}
     endpoints: Mapping[str, EndpointsSpec] = {}
@@ -170,7 +173,7 @@ def with_implied_namespaces(manifests: Manifests) -> Manifests:
     named = dict.fromkeys(
         identity.namespace
         for identity in map(Identity.parse, manifests.origins)
-        if identity.kind != "Namespace"
+        if identity.namespace
     )
     implied = {name: Namespace(name=name) for name in named if name not in written}
     return msgspec.structs.replace(manifests, namespaces=written | implied)
@@ -194,10 +197,10 @@ class Identity(NamedTuple):
     def key(self) -> str:
         """Its key in its collection of ``Manifests``."""
         row = row_of(self.kind)
-        if not row.namespaced:
-            return self.name
-        of_several = row.collection in {"workloads", "custom_workloads"}
-        return f"{self}" if of_several else f"{self.namespace}/{self.name}"
+        of_several = row.collection in {"workloads", "custom_workloads", "entrances"}
+        if of_several:
+            return f"{self}"
+        return f"{self.namespace}/{self.name}" if row.namespaced else self.name
 
     def __str__(self) -> str:
         place = f"{self.namespace}/{self.name}" if row_of(self.kind).namespaced else self.name
@@ -278,6 +281,9 @@ class _Collector:
                 group = api_version.rpartition("/")[0]
                 if kind in KINDS and KINDS[kind].group == group:
                     return kind
+                if f"{kind}.{group}" in ENTRANCES:
+                    self._ignored[f"{kind}.{group}"] += 1  # nothing is done for it, all the same
+                    return f"{kind}.{group}"
                 if custom := custom_kind(value, kind, group):
                     return custom
                 if kind.endswith("List"):

@@ -74,6 +74,7 @@ def read_container(fields: Fields, *, init: bool = False) -> Container:
         env_from=tuple(_env_from(source) for source in fields.each("envFrom")),
         working_dir=fields.string("workingDir"),
         ports=ports,
+        host_ports=read_host_ports(fields),
         readiness=readiness,
         post_start=_hook(lifecycle, "postStart", ports),
         pre_stop=_hook(lifecycle, "preStop", ports),
@@ -87,6 +88,17 @@ def read_container(fields: Fields, *, init: bool = False) -> Container:
 def read_ports(fields: Fields) -> tuple[ContainerPort, ...]:
     """What a container declares to listen on."""
     return tuple(_port(port) for port in fields.each("ports"))
+
+
+def read_host_ports(fields: Fields) -> tuple[int, ...]:
+    """Those of its TCP ports that are ports of the node, too (``hostPort``)."""
+    ports = fields.value("ports")
+    return tuple(
+        number
+        for each in (ports if isinstance(ports, list) else ())
+        if isinstance(each, dict) and each.get("hostPort") and each.get("protocol", "TCP") == "TCP"
+        if isinstance(number := each.get("containerPort"), int)
+    )
 
 
 def _port(fields: Fields) -> ContainerPort:

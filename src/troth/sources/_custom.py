@@ -16,7 +16,7 @@ from troth._syntax import NAME, field_path
 from troth.errors import Location
 from troth.mesh import ContainerPort
 from troth.sources._api import FORMER_GROUPS, OTHER_KINDS
-from troth.sources._containers import read_ports
+from troth.sources._containers import read_host_ports, read_ports
 from troth.sources._reader import Fields
 from troth.sources._workloads import Container, PodTemplate
 
@@ -127,9 +127,12 @@ _MAKES_NO_PODS = re.compile(r"(.+\.)?(gatekeeper\.sh|kyverno\.io)")
 
 _WORKFLOWS = frozenset(f"{kind}.argoproj.io" for kind in ("CronWorkflow", "Workflow"))
 _WORKFLOW_TEMPLATE = "WorkflowTemplate.argoproj.io"
-_KNATIVE = frozenset(f"{kind}.serving.knative.dev" for kind in ("Configuration", "Service"))
+KNATIVE_SERVICE = "Service.serving.knative.dev"
+KNATIVE_REQUESTS = (8012, 8013)
+"""Where the proxy that Knative adds to each pod takes requests: HTTP/1, and HTTP/2 in plaintext."""
+_KNATIVE = frozenset({KNATIVE_SERVICE, "Configuration.serving.knative.dev"})
 _KNATIVE_PORTS = (8022, 9090, 9091)
-"""Of the proxy that Knative adds to each pod, beside that for requests."""
+"""The other ports of that proxy."""
 
 _DEEPEST = 16
 _MOST = 64
@@ -231,7 +234,12 @@ def _pods(
         labels=labels,
         service_account=account or "default",
         containers=tuple(
-            Container(name=each.string("name"), image=each.string("image"), ports=read_ports(each))
+            Container(
+                name=each.string("name"),
+                image=each.string("image"),
+                ports=read_ports(each),
+                host_ports=read_host_ports(each),
+            )
             for each in containers
         ),
         host_network=spec.boolean("hostNetwork"),
@@ -260,7 +268,7 @@ def _workflow(source: Source, spec: Fields) -> list[PodTemplate]:
 
 def _knative(source: Source, template: PodTemplate) -> PodTemplate:
     """What Knative makes of a template: requests come by a proxy beside the containers."""
-    requests = 8013 if any(port.name == "h2c" for port in template.ports) else 8012
+    requests = KNATIVE_REQUESTS[any(port.name == "h2c" for port in template.ports)]
     proxy = tuple(ContainerPort(number=each) for each in (requests, *_KNATIVE_PORTS))
     return msgspec.structs.replace(
         _labelled(

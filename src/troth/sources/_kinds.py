@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.sources import _custom, _endpoints, _objects, _pods, _services
+from troth.sources import _custom, _endpoints, _entrances, _objects, _pods, _services
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,10 +67,21 @@ KINDS = {
 
 _CUSTOM = Kind("", (), "custom_workloads", _custom.parse_custom)
 
-COLLECTIONS = {row.collection for row in (*KINDS.values(), _CUSTOM)}
+_ENTRANCES = {
+    kind: Kind(
+        row.group,
+        (),
+        "entrances",
+        _entrances.parse_entrance,
+        namespaced=row.namespaced,
+    )
+    for kind, row in _entrances.ENTRANCES.items()
+}
+
+COLLECTIONS = {row.collection for row in (*KINDS.values(), _CUSTOM)} | {"entrances"}
 """The fields of ``Manifests`` that hold objects."""
 
 
 def row_of(kind: str) -> Kind:
     """How a kind is read, also one that is called ``KIND.GROUP``."""
-    return KINDS.get(kind, _CUSTOM)
+    return KINDS.get(kind) or _ENTRANCES.get(kind, _CUSTOM)

@@ -49,6 +49,7 @@ def parse_service(source: Source) -> ServiceSpec:
         ports=ports,
         publish_not_ready=spec.boolean("publishNotReadyAddresses"),
         client_ip_affinity=_word(spec, "sessionAffinity", "None") == "ClientIP",
+        external_ips=spec.strings("externalIPs"),
         external_name=spec.string("externalName"),
         unsupported=tuple(_without_effect.given(spec, _without_effect.SERVICE)),
         location=source.location,

@@ -138,6 +138,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         env_from: Sources of variables that ``env`` overrides.
         working_dir: Empty for the image's.
         ports: What it declares to listen on.
+        host_ports: Those of its TCP ports that are ports of its node, too.
         readiness: When Services may send it connections; None means once it runs.
         post_start: Done as soon as it has been started (``lifecycle.postStart``).
         pre_stop: Done before it is told to end (``lifecycle.preStop``).
@@ -155,6 +156,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     env_from: tuple[EnvFrom, ...] = ()
     working_dir: str = ""
     ports: tuple[ContainerPort, ...] = ()
+    host_ports: tuple[int, ...] = ()
     readiness: Probe | None = None
     post_start: Hook | None = None
     pre_stop: Hook | None = None
@@ -261,6 +263,11 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         sidecars = (each for each in self.init_containers if each.is_sidecar)
         return tuple(port for each in (*self.containers, *sidecars) for port in each.ports)
 
+    @property
+    def host_ports(self) -> tuple[int, ...]:
+        """Those of its TCP ports that are ports of its node, too."""
+        return tuple(port for container in self.containers for port in container.host_ports)
+
     def __str__(self) -> str:
         return f"{self.owner_kind or 'Pod'} {self.namespace}/{self.name}"
 
@@ -358,6 +365,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
         ports: What it offers.
         publish_not_ready: Endpoints count before they are ready (``publishNotReadyAddresses``).
         client_ip_affinity: ``sessionAffinity: ClientIP``.
+        external_ips: ``externalIPs``, at which nodes take connections to it.
         external_name: The DNS name an ``ExternalName`` Service stands for.
         unsupported: Fields of its spec that a local mesh doesn't act on.
         location: Where the manifest stands.
@@ -374,6 +382,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[ServicePortSpec, ...] = ()
     publish_not_ready: bool = False
     client_ip_affinity: bool = False
+    external_ips: tuple[str, ...] = ()
     external_name: str = ""
     unsupported: tuple[str, ...] = ()
     location: Location | None = None
