@@ -16,10 +16,13 @@ from benchmarks.framework import Benchmark, Figure, Run, absolute, interleaved, 
 from benchmarks.framework.yardstick import timed
 from benchmarks.policies import NAMESPACE_SIZE, ROOT, policies, workloads
 from troth._table import Table
-from troth.envoy import SnapshotKeeper
-from troth.identity import CertificateAuthority, TrustDomain
-from troth.mesh import ContainerPort, Endpoint, Pod, Service, ServicePort, ViewKeeper, World
-from troth.policy import Mode
+from troth.envoy.build import SnapshotKeeper
+from troth.identity.authority import CertificateAuthority
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.model import ContainerPort, Endpoint, Pod, Service, ServicePort
+from troth.mesh.view_keeper import ViewKeeper
+from troth.mesh.world import World
+from troth.policy.model import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

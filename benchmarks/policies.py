@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from troth.policy import Mode, PeerAuthentication
+from troth.policy.model import Mode, PeerAuthentication
 
 ROOT = "istio-system"
 NAMESPACE_SIZE = 100

@@ -30,8 +30,11 @@ from troth._contract import (
     NODE_SERVICE_ACCOUNT,
     SIGNER_NAME,
 )
-from troth.controller._signing import Claim, SigningRules, examine
-from troth.identity import CertificateAuthority, SpiffeId, TrustDomain, build_csr, new_key
+from troth.controller.signing import Claim, SigningRules, examine
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

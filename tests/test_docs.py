@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from troth.mesh import Reason
+from troth.mesh.connections import Reason
 
 ROOT = Path(__file__).parents[1]
 REPORTS = (ROOT / "docs" / "json.md").read_text("utf-8")

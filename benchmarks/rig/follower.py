@@ -21,8 +21,7 @@ from lightkube import KubeConfig
 from benchmarks.rig.population import changing_uids
 from troth.kube.client import ApiServer
 from troth.kube.reflector import Listed, Upserted
-from troth.sources import follow
-from troth.sources._kubernetes import PODS
+from troth.sources.kubernetes import PODS, follow
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig

@@ -18,7 +18,7 @@ from lightkube.resources.core_v1 import Pod
 from tests.rig import objects
 
 from benchmarks.rig.etcd import Etcd
-from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
+from troth.mesh.model import CAPTURED_ANNOTATION, MESH_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,7 @@
 """How soon it is noticed that the other end of a connection has vanished: TCP keepalive.
 
 Probes also keep the kernel from forgetting where an idle or half-closed connection was redirected
-to (`troth.node._sysctls`), so they are never further apart than a minute.
+to (`troth.node.sysctls`), so they are never further apart than a minute.
 """
 
 from __future__ import annotations

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
 
-from troth.check import Check, ClusterFacts, judge_cluster
-from troth.check._facts import Crd, NamespaceObject, NetworkPolicy, NodeObject, PodObject
+from troth.check.facts import (
+    ClusterFacts,
+    Crd,
+    NamespaceObject,
+    NetworkPolicy,
+    NodeObject,
+    PodObject,
+)
+from troth.check.judge import judge_cluster
+
+if TYPE_CHECKING:
+    from troth.check.report import Check
 
 STATUS: dict[str, object] = {"status": {}}
 CRD = msgspec.convert(

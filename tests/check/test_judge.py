@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from tests.check.facts import MESH, codes, judged, namespace, network_policy, node, pod
 
-from troth.check import MachineFacts, judge_machine
-from troth.check._facts import Crd
-from troth.check._gather_machine import foreign_redirects
+from troth.check.facts import Crd, MachineFacts
+from troth.check.gather_machine import foreign_redirects
+from troth.check.judge_machine import judge_machine
 from troth.errors import Severity
 
 WEB = "podSelector: {matchLabels: {app: web}}"

@@ -13,7 +13,7 @@ import typer
 from tests.columns import WIDTHS, lost
 
 from troth import __version__
-from troth.cli._app import COMMANDS, command_tree, run
+from troth.cli.app import COMMANDS, command_tree, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def test_a_command_is_found_in_the_module_that_is_named_for_it(name: str) -> Non
 
 def test_the_node_agents_command_loads_nothing_of_the_others() -> None:
     program = (
-        "import sys; from troth.cli._app import command_tree; command_tree('node');"
+        "import sys; from troth.cli.app import command_tree; command_tree('node');"
         "print(*{'lightkube', 'rich', 'structlog', 'yaml', 'troth.explain'} & sys.modules.keys())"
     )
     done = subprocess.run(

@@ -11,13 +11,16 @@ import pytest
 import typer
 from tests.cli.manifests import WORLD
 
-from troth.cli import _cluster, _explain, _plan, _status, _validate, main
-from troth.cli._app import command_tree, run
-from troth.cli._cluster import full_name, full_object_name
+from troth.cli import cluster as _cluster
+from troth.cli import explain, main, status, validate
+from troth.cli import plan as _plan
+from troth.cli.app import command_tree, run
+from troth.cli.cluster import full_name, full_object_name
 from troth.errors import EnvironmentLackError
-from troth.explain import ClusterStatus
+from troth.explain.cluster_report import ClusterStatus
 from troth.kube.readings import Unreadable
-from troth.sources import ClusterManifests, load
+from troth.sources.cluster_manifests import ClusterManifests
+from troth.sources.files import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +68,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, write: Callable[[str, str], str]) -> 
         questions.append((cluster.config.context_name, options))
         return found
 
-    for module in (_explain, _plan, _validate):
+    for module in (explain, _plan, validate):
         monkeypatch.setattr(module, "ask_cluster", ask)
     return questions
 
@@ -196,7 +199,7 @@ def test_explain_answers_only_what_the_right_that_lacks_could_not_change(
     text = f"{WORLD}---\n{POLICY.replace('default', 'default, namespace: finance')}"
     manifests = load([Path(write("cluster.yaml", text if mode else WORLD))])
     found = ClusterManifests(manifests=manifests, unreadable=(lacking,))
-    monkeypatch.setattr(_explain, "ask_cluster", lambda *_, **__: found)
+    monkeypatch.setattr(explain, "ask_cluster", lambda *_, **__: found)
     if mode and lacking.namespace == "istio-system":
         code = 0
     assert run(["explain", "web", "--kubeconfig", kubeconfig]) == code
@@ -261,7 +264,7 @@ def test_status_exits_by_whether_something_is_missing(
         pods=(),
         problems=(),
     )
-    monkeypatch.setattr(_status, "ask_status", lambda *_, **__: report)
+    monkeypatch.setattr(status, "ask_status", lambda *_, **__: report)
     assert run(["status", "--kubeconfig", kubeconfig]) == (0 if ready else 1)
     assert ("waiting for a controller" in capsys.readouterr().out) is not ready
 

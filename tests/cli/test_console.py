@@ -8,7 +8,7 @@ import pytest
 from rich.markup import escape
 
 from troth._rows import Rows
-from troth.cli._console import SafeConsole
+from troth.cli.console import SafeConsole
 
 
 def shown(text: str, *, in_table: bool = False, coloured: bool = False) -> str:

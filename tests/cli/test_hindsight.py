@@ -13,18 +13,23 @@ import pytest
 from rich.console import Console
 from tests.explain.seen import NOON, at, connection, policy, totals, world
 
-from troth.cli._render_audit import render_audit
-from troth.cli._why import render_why
-from troth.cli._write_policies import write_policies
+from troth.cli.render_audit import render_audit
+from troth.cli.why import render_why
+from troth.cli.write_policies import write_policies
 from troth.errors import EnvironmentLackError, InputError
-from troth.explain import Audit, Conflict, audit, note, validate, why
-from troth.policy import Mode
-from troth.sources import load
+from troth.explain.audit import audit
+from troth.explain.noted import note
+from troth.explain.validate import validate
+from troth.explain.why import Conflict, why
+from troth.policy.model import Mode
+from troth.sources.files import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
+
+    from troth.explain.audit_report import Audit
 
 GOLDEN = Path(__file__).with_name("golden") / "hindsight"
 NOW = world(policy("finance/payments-mtls", Mode.STRICT, port=8080, app="payments"))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.cli.manifests import WORLD
 
-from troth.cli import _manifests, _plan
-from troth.cli._app import run
-from troth.mesh import Outcome, Side
+from troth.cli import manifests, plan
+from troth.cli.app import run
+from troth.mesh.connections import Outcome, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,7 +117,7 @@ def test_standard_input_is_bounded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Stdin(POLICY.encode()))
-    monkeypatch.setattr(_manifests, "LARGEST_STDIN", 10)
+    monkeypatch.setattr(manifests, "LARGEST_STDIN", 10)
 
     assert run(["validate", "-f", "-"]) == 2
     assert "is more than 10 bytes; give files instead" in capsys.readouterr().err
@@ -455,7 +455,7 @@ def test_plan_observed_counts_clients_that_no_manifest_has(
         assert op == "events"
         yield _event(None)
 
-    monkeypatch.setattr(_plan, "call", call)
+    monkeypatch.setattr(plan, "call", call)
     change = ["--with", file("p.yaml", POLICY), "--without", "Pod/legacy/cron"]
 
     assert run(["plan", "-f", world, *change, *observed]) == code

@@ -9,10 +9,12 @@ from typing import Any
 from rich.console import Console
 from tests.columns import assert_whole
 
-from troth.cli._render_status import render_pods
-from troth.local import PodReport, PortStatus
-from troth.mesh import PodPhase
-from troth.policy import DecidedBy, Mode, Scope
+from troth.cli.render_status import render_pods
+from troth.local.report import PodReport, PortStatus
+from troth.mesh.model import PodPhase
+from troth.policy.model import Mode
+from troth.policy.scope import Scope
+from troth.policy.verdict import DecidedBy
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 STRICT = DecidedBy(scope=Scope.WORKLOAD, policy="finance/payments-strict")

@@ -25,17 +25,18 @@ from tests.diagnosis.samples import (
 )
 from tests.samples import STRICT, WEB
 
-from troth.cli._render_trace import render_trace
-from troth.diagnosis._ask import report
-from troth.dial import Cause, Reached
-from troth.mesh import Outcome, Reason
-from troth.policy import Mode
-from troth.trace import Credentials, Verdict
+from troth.cli.render_trace import render_trace
+from troth.diagnosis.ask import report
+from troth.dial.report import Cause, Reached
+from troth.mesh.connections import Outcome, Reason
+from troth.policy.model import Mode
+from troth.trace.record import Verdict
+from troth.trace.trace import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.diagnosis import Findings
+    from troth.diagnosis.findings import Findings
 
 GOLDEN = Path(__file__).with_name("golden") / "trace"
 

@@ -15,10 +15,12 @@ from rich.console import Console
 from tests.columns import assert_whole
 from tests.explain.notation import ROOT, objects
 
-from troth.cli._render_explain import render_derivation
-from troth.cli._render_plan import render_plan
-from troth.explain import Plaintext, explain, plan
-from troth.identity import TrustDomain
+from troth.cli.render_explain import render_derivation
+from troth.cli.render_plan import render_plan
+from troth.explain.explain import explain
+from troth.explain.observed import Plaintext
+from troth.explain.plan import plan
+from troth.identity.spiffe import TrustDomain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.cli._app import run
-from troth.cli._trace import full_destination, read_question
-from troth.diagnosis import Question
+from troth.cli.app import run
+from troth.cli.trace import full_destination, read_question
+from troth.diagnosis.findings import Question
 from troth.errors import InputError
-from troth.trace import Credentials
+from troth.trace.trace import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

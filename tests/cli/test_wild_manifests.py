@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth.cli._app import run
+from troth.cli.app import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from typing import NoReturn
 import pytest
 
 from troth._listen import ListenAddress
-from troth.cluster import NodeSettings, become_node
-from troth.cluster._become import settings_told
-from troth.identity import TrustDomain
+from troth.cluster.become import become_node, settings_told
+from troth.cluster.settings import NodeSettings
+from troth.identity.spiffe import TrustDomain
 
 
 def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatc
 def test_the_agents_process_has_nothing_that_is_for_people_alone() -> None:
     program = (
         "import sys; from troth.cluster import __main__ as program; program._load_structlog();"
-        "import troth.cluster._run;"
+        "import troth.cluster.run;"
         "print(*{'pydantic', 'pygments', 'rich', 'typer', 'troth.cli'} & sys.modules.keys())"
     )
     done = subprocess.run(

@@ -15,10 +15,10 @@ from tests.rig.harness import Cluster
 from tests.rig.objects import PeerAuthentication
 
 from troth._contract import NodeReport, policy_digest
-from troth.cli._app import run
+from troth.cli.app import run
 from troth.kube.typed import api_client
-from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
-from troth.node._report import NodeReporter
+from troth.mesh.model import CAPTURED_ANNOTATION, MESH_LABEL
+from troth.node.report import NodeReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

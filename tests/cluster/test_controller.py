@@ -48,27 +48,26 @@ from tests.rig.harness import Cluster
 from tests.rig.objects import PeerAuthentication, find
 
 from troth._contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest, root_fingerprint
-from troth.controller._authority import Authority
-from troth.controller._events import Events
-from troth.controller._keyring import ROTATE_ANNOTATION
+from troth.controller.authority import Authority
+from troth.controller.events import Events
+from troth.controller.keyring import ROTATE_ANNOTATION
 from troth.errors import PeerError
-from troth.identity import (
-    CertificateAuthority,
-    SigningRequest,
-    SpiffeId,
-    TrustBundle,
-    build_csr,
-    new_key,
-    validate_svid_chain,
-)
-from troth.node import Signed
-from troth.node._csr_signer import ClusterSigner
-from troth.node._report import NodeReporter
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.rotation import SigningRequest
+from troth.identity.spiffe import SpiffeId
+from troth.identity.validation import validate_svid_chain
+from troth.node.certificates import Signed
+from troth.node.csr_signer import ClusterSigner
+from troth.node.report import NodeReporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from lightkube import SingleConfig
+
+    from troth.identity.bundle import TrustBundle
 
 pytestmark = pytest.mark.cluster
 

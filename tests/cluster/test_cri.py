@@ -14,11 +14,12 @@ import msgspec
 import pytest
 from tests.rig.containerd import Containerd
 
-from troth.cluster import _cri_messages as cri
-from troth.cluster._cri import RuntimeFinder, SandboxInfo
-from troth.cluster._pins import Pins, find_by_cgroup
-from troth.mesh import Pod
-from troth.node import addresses, netns
+from troth.cluster import cri_messages as cri
+from troth.cluster.cri import RuntimeFinder, SandboxInfo
+from troth.cluster.pins import Pins, find_by_cgroup
+from troth.mesh.model import Pod
+from troth.node import netns
+from troth.node.addresses import addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

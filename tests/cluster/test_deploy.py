@@ -38,8 +38,10 @@ from troth._contract import (
     SIGNER_NAME,
     report_lease,
 )
-from troth.identity import SpiffeId, TrustDomain, build_csr, new_key
-from troth.mesh import CAPTURED_ANNOTATION
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.mesh.model import CAPTURED_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

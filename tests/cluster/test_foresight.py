@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.kube.fake_api import NAMESPACES, PODS, Exchange, FakeApi, Object, fake_api, thing
 
-from troth.cluster._foresight import foresee
-from troth.cluster._settings import NodeSettings
-from troth.identity import TrustDomain
+from troth.cluster.foresight import foresee
+from troth.cluster.settings import NodeSettings
+from troth.identity.spiffe import TrustDomain
 from troth.kube.client import ApiServer
 
 if TYPE_CHECKING:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.samples import connection
 
-from troth.cluster import _handover
-from troth.cluster._handover import Successors, take_over
-from troth.cluster._slots import take_place
+from troth.cluster import handover
+from troth.cluster.handover import Successors, take_over
+from troth.cluster.slots import take_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from troth.cluster._handover import Predecessor
-    from troth.cluster._slots import Place
-    from troth.mesh import Connection
+    from troth.cluster.handover import Predecessor
+    from troth.cluster.slots import Place
+    from troth.mesh.connections import Connection
 
 
 class Holder:
@@ -140,7 +140,7 @@ async def test_an_agent_that_does_not_answer_is_asked_again_and_its_late_answer_
         answered.set()
         return frozenset()
 
-    monkeypatch.setattr(_handover, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(handover, "_ANSWER_SECONDS", 0.2)
     with monkeypatch.context() as first_time:
         first_time.setattr(scene.holder, "step_back", hang)
         waiting = asyncio.create_task(take_over(scene.slot, at_once))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from troth.cluster._local_pods import LocalPodsKeeper
-from troth.identity import TrustDomain
-from troth.mesh import Namespace, Pod, PodPhase, World
+from troth.cluster.local_pods import LocalPodsKeeper
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.model import Namespace, Pod, PodPhase
+from troth.mesh.world import World
 
 POD = Pod(uid="a", namespace="shop", name="a", node="node-1", addresses=("10.0.0.1",))
 MESH = Namespace(name="shop", labels={"troth.dev/mesh": "enabled"})

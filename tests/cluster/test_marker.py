@@ -10,9 +10,10 @@ import httpx2
 import pytest
 from lightkube.core.exceptions import ApiError
 
-from troth.cluster import _marker
-from troth.cluster._marker import Mark, Marker
-from troth.mesh import ALL_PORTS, Pod, Ports
+from troth.cluster import marker as _marker
+from troth.cluster.marker import Mark, Marker
+from troth.mesh.model import Pod
+from troth.mesh.ports import ALL_PORTS, Ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from tests.e2e.test_mode_changes import NONE, ROUND
 from tests.rig.mesh import ClusterMesh
 from tests.rig.objects import PeerAuthentication
 
-from troth.mesh import PLAINTEXT_ANNOTATION
+from troth.mesh.model import PLAINTEXT_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth.cluster._pins import Pins
+from troth.cluster.pins import Pins
 from troth.errors import PeerError
-from troth.mesh import Pod
-from troth.node import netns, network_namespaces
+from troth.mesh.model import Pod
+from troth.node import netns
+from troth.node.discover import network_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping

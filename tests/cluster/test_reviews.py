@@ -20,13 +20,14 @@ from tests.rig.control import in_thread, soon
 from tests.rig.mesh import NAMESPACE, ClusterMesh
 
 from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
-from troth.cli._app import run
-from troth.controller._reviews import _RESOURCE as SWEPT
-from troth.controller._reviews import sweep_reviews
+from troth.cli.app import run
+from troth.controller.reviews import _RESOURCE as SWEPT
+from troth.controller.reviews import sweep_reviews
 from troth.kube.client import ApiServer
 from troth.kube.config import program_config
 from troth.kube.typed import api_client
-from troth.reviews import Question, ReviewSpec, asker
+from troth.reviews import asker
+from troth.reviews.objects import Question, ReviewSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

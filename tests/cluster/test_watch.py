@@ -27,20 +27,20 @@ from tests.rig.controlplane import ControlPlane
 from tests.rig.objects import PeerAuthentication
 from tests.sources.following import eventually, following
 
-from troth.cluster._ranges import ServiceRanges
+from troth.cluster.ranges import ServiceRanges
 from troth.errors import EnvironmentLackError
 from troth.kube.client import ApiServer
 from troth.kube.reflector import Gone, Opened
-from troth.mesh import Endpoint
-from troth.policy import Mode
-from troth.sources._kubernetes import NAMESPACES
+from troth.mesh.model import Endpoint
+from troth.policy.model import Mode
+from troth.sources.kubernetes import NAMESPACES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from lightkube import SingleConfig
 
-    from troth.sources._cluster_world import ClusterState
+    from troth.sources.cluster_world import ClusterState
 
 pytestmark = pytest.mark.cluster
 

@@ -11,7 +11,9 @@ from lightkube.models.core_v1 import Pod
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 
 from troth._contract import CSR_USAGES, NODE_NAME_ATTRIBUTE, SIGNER_NAME
-from troth.identity import SpiffeId, TrustDomain, build_csr, new_key
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")

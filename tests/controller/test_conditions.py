@@ -10,7 +10,7 @@ import pytest
 from tests.controller.conftest import NOW
 
 from troth._contract import NodeReport, policy_digest
-from troth.controller._conditions import (
+from troth.controller.conditions import (
     Condition,
     PolicyHistory,
     StoredPolicy,

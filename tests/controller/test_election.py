@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from troth.controller._election import Election, LeaseRecord, Timing
+from troth.controller.election import Election, LeaseRecord, Timing
 
 TIMING = Timing()
 WALL = datetime(2026, 3, 1, tzinfo=UTC)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.controller.conftest import NOW, TRUST_DOMAIN, WEB
 
 from troth._contract import NodeReport, root_fingerprint
-from troth.controller._keyring import (
+from troth.controller.keyring import (
     MADE_ANNOTATION,
     PHASE_ANNOTATION,
     ROTATE_ANNOTATION,
@@ -22,16 +23,16 @@ from troth.controller._keyring import (
     retire,
     switch,
 )
-from troth.controller._progress import awaited, signing_root
+from troth.controller.progress import awaited, signing_root
 from troth.errors import InputError
-from troth.identity import (
-    CertificateAuthority,
-    TrustBundle,
-    TrustDomain,
-    build_csr,
-    new_key,
-    validate_svid_chain,
-)
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import TrustDomain
+from troth.identity.validation import validate_svid_chain
+
+if TYPE_CHECKING:
+    from troth.identity.bundle import TrustBundle
 
 SUBJECT = "Secret troth-system/troth-ca"
 

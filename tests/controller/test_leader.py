@@ -14,8 +14,8 @@ from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta, Status
 from lightkube.resources.coordination_v1 import Lease
 
-from troth.controller import Timing
-from troth.controller._leader import LeaderElection
+from troth.controller.election import Timing
+from troth.controller.leader import LeaderElection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from troth.controller._metrics import ControllerMetrics, Figures
+from troth.controller.metrics import ControllerMetrics, Figures
 
 FIGURES = Figures(policies=3, refused_policies=1, enforced_policies=2, nodes=37, troubled_nodes=4)
 

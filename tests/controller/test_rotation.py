@@ -9,11 +9,11 @@ import pytest
 from cryptography import x509
 
 from troth._contract import NodeReport, root_fingerprint
-from troth.controller import Phase, RotationState
-from troth.controller._keyring import PHASE_ANNOTATION, ROTATE_ANNOTATION, SINCE_ANNOTATION
-from troth.controller._rotation import rotation_state
+from troth.controller.keyring import PHASE_ANNOTATION, ROTATE_ANNOTATION, SINCE_ANNOTATION, Phase
+from troth.controller.rotation import RotationState, rotation_state
 from troth.errors import InputError
-from troth.identity import CertificateAuthority, TrustDomain
+from troth.identity.authority import CertificateAuthority
+from troth.identity.spiffe import TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from lightkube.models.certificates_v1 import (
 from tests.controller.conftest import AGENT, TRUST_DOMAIN, WEB, pod, signing_request
 
 from troth._contract import NODE_NAME_ATTRIBUTE
-from troth.controller._signing import (
+from troth.controller.signing import (
     Claim,
     Refusal,
     SigningRules,
@@ -26,7 +26,9 @@ from troth.controller._signing import (
     examine,
     judge,
 )
-from troth.identity import SpiffeId, TrustDomain, build_csr, new_key
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 RULES = SigningRules(trust_domain=TRUST_DOMAIN)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, STRICT, WEB, handshake_record
 
-from troth.demo import Happened, Try
-from troth.dial import Attempt, Reached
-from troth.mesh import Outcome, Reason
-from troth.policy import Mode
-from troth.trace import Credentials, Trace, Verdict, build_report
+from troth.demo.scenario import Happened, Try
+from troth.dial.report import Attempt, Reached
+from troth.mesh.connections import Outcome, Reason
+from troth.policy.model import Mode
+from troth.trace.record import Verdict
+from troth.trace.steps import build_report
+from troth.trace.trace import Credentials, Trace
 
 BY_TUNNEL = Try(
     source="finance/web",

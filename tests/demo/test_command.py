@@ -11,15 +11,14 @@ import msgspec
 import pytest
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, RESET, refused_trace
 
-from troth import demo
-from troth.cli._app import run
-from troth.demo import StepReport
-from troth.demo._judge import judge_attempt, judge_trace
+from troth.cli.app import run
+from troth.demo.judge import judge_attempt, judge_trace
+from troth.demo.report import StepReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from troth.dial import Attempt
+    from troth.dial.report import Attempt
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
@@ -32,9 +31,11 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
 
     trace = refused_trace()
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(demo, "running", running)
-    monkeypatch.setattr(demo, "walk", lambda _: iter([step]))
-    monkeypatch.setattr(demo, "trace_handshake", lambda _: (trace, judge_trace(IMPOSTOR, trace)))
+    monkeypatch.setattr("troth.demo.mesh.running", running)
+    monkeypatch.setattr("troth.demo.walk.walk", lambda _: iter([step]))
+    monkeypatch.setattr(
+        "troth.demo.walk.trace_handshake", lambda _: (trace, judge_trace(IMPOSTOR, trace))
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, PASSED, REFUSED, RESET, refused_trace
 from tests.samples import ACCEPTED, STRICT
 
-from troth.demo import Happened
-from troth.demo._judge import judge_attempt, judge_trace
-from troth.dial import Attempt, Reached
+from troth.demo.judge import judge_attempt, judge_trace
+from troth.demo.scenario import Happened
+from troth.dial.report import Attempt, Reached
 
 if TYPE_CHECKING:
-    from troth.mesh import Connection
+    from troth.mesh.connections import Connection
 
 
 def _attempt(reached: Reached, event: Connection | None) -> Attempt:

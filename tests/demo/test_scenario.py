@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from troth.demo import STAGES, Happened, Stage
-from troth.demo._examples import examples
-from troth.policy import Mode, PolicyIndex
-from troth.sources import load
+from troth.demo.examples import examples
+from troth.demo.scenario import STAGES, Happened, Stage
+from troth.policy.model import Mode
+from troth.policy.resolve import PolicyIndex
+from troth.sources.files import load
 
 _BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=[stage.title for stage in STAGES])
 _MODES = {

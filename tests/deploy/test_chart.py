@@ -10,8 +10,8 @@ from tests.deploy import chart
 
 import troth
 from troth import _contract as contract
-from troth.cli._app import command_tree
-from troth.mesh import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
+from troth.cli.app import command_tree
+from troth.mesh.model import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

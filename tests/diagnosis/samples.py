@@ -7,10 +7,13 @@ from typing import Any
 import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, WEB, handshake_record
 
-from troth.diagnosis import Findings, Question
-from troth.dial import Attempt, EnvoyStatus, Listening, Reached, Route, Way
-from troth.mesh import Connection, Endpoint, Outcome, Reason
-from troth.trace import Credentials, Trace, Verdict, build_report
+from troth.diagnosis.findings import Findings, Question
+from troth.dial.report import Attempt, EnvoyStatus, Listening, Reached, Route, Way
+from troth.mesh.connections import Connection, Outcome, Reason
+from troth.mesh.model import Endpoint
+from troth.trace.record import Verdict
+from troth.trace.steps import build_report
+from troth.trace.trace import Credentials, Trace
 
 OUTSIDE = "namespace legacy is not labelled troth.dev/mesh: enabled"
 

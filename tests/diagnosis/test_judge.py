@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.diagnosis.samples import (
@@ -17,11 +17,16 @@ from tests.diagnosis.samples import (
 )
 from tests.samples import STRICT, WEB
 
-from troth.diagnosis import Findings, Hop, judge
-from troth.dial import Cause, Reached
-from troth.mesh import Connection, Outcome, Reason, Side
-from troth.policy import Mode
-from troth.trace import Credentials, Verdict
+from troth.diagnosis.judge import judge
+from troth.diagnosis.report import Hop
+from troth.dial.report import Cause, Reached
+from troth.mesh.connections import Connection, Outcome, Reason, Side
+from troth.policy.model import Mode
+from troth.trace.record import Verdict
+from troth.trace.trace import Credentials
+
+if TYPE_CHECKING:
+    from troth.diagnosis.findings import Findings
 
 IMPOSTOR = {"credentials": Credentials.EXPIRED}
 EXPIRED = handshake(

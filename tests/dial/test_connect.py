@@ -9,20 +9,14 @@ import msgspec
 import pytest
 from tests.samples import connection
 
-from troth.dial import Reached
-from troth.dial._connect import _is_reported, first_report
-from troth.dial._reports import belongs
-from troth.identity import TrustDomain
-from troth.mesh import (
-    Connection,
-    Endpoint,
-    Outcome,
-    Party,
-    Pod,
-    Reason,
-    Target,
-    World,
-)
+from troth.dial.connect import _is_reported, first_report
+from troth.dial.report import Reached
+from troth.dial.reports import belongs
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.connections import Connection, Outcome, Party, Reason
+from troth.mesh.model import Endpoint, Pod
+from troth.mesh.target import Target
+from troth.mesh.world import World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.dial._listening import listening, parse_table
-from troth.mesh import Endpoint
+from troth.dial.listening import listening, parse_table
+from troth.mesh.model import Endpoint
 from troth.node import netns
 
 if TYPE_CHECKING:

@@ -12,26 +12,27 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509 import load_pem_x509_certificates
 
-from troth.dial._connect import Place
-from troth.dial._tracing import Identities, client_credentials, trace
-from troth.envoy import TUNNEL_PORT
+from troth.dial.connect import Place
+from troth.dial.tracing import Identities, client_credentials, trace
+from troth.envoy.ports import TUNNEL_PORT
 from troth.errors import PeerError
-from troth.identity import (
-    CertificateAuthority,
-    SpiffeId,
-    TrustDomain,
-    X509Svid,
-    build_csr,
-    new_key,
-)
-from troth.mesh import Endpoint, Namespace, Pod, Target, World
-from troth.node import Connections, netns
-from troth.trace import Credentials, Verdict
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.svid import X509Svid
+from troth.mesh.model import Endpoint, Namespace, Pod
+from troth.mesh.target import Target
+from troth.mesh.world import World
+from troth.node import netns
+from troth.node.ledger import Connections
+from troth.trace.record import Verdict
+from troth.trace.trace import Credentials
 
 if TYPE_CHECKING:
     from tests.conftest import InNode
 
-    from troth.trace import Trace
+    from troth.trace.trace import Trace
 
 NOW = datetime.now(UTC)
 MESH = TrustDomain("cluster.local")

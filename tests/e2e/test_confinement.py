@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.apps import idle_pod, namespace
 from tests.e2e.harness import TROTH, Mesh
 
-import troth.local._launch
+import troth.local.launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -139,7 +139,7 @@ def test_a_pod_does_not_get_at(thief: Mesh, what: str) -> None:
 
 
 def test_a_pod_can_not_change_troth_itself(thief: Mesh) -> None:
-    program = Path(troth.local._launch.__file__)
+    program = Path(troth.local.launch.__file__)
     before = program.read_bytes()
     done = thief.exec("legacy/thief", "sh", "-c", f"echo 'import nosuch' > {program}")
     assert program.read_bytes() == before

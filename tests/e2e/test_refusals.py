@@ -15,15 +15,11 @@ from tests.e2e.harness import PYTHON, Host, Mesh
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import FILE, Events, apply, wait_serving
 
-from troth.identity import (
-    CertificateAuthority,
-    PrivateKeyPem,
-    SpiffeId,
-    TrustDomain,
-    build_csr,
-    new_key,
-)
-from troth.identity._issue import build_leaf
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.issue import build_leaf
+from troth.identity.keys import PrivateKeyPem, new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

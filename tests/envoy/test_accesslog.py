@@ -14,15 +14,15 @@ import msgspec
 import pytest
 from google.protobuf import json_format
 
-from troth.envoy._accesslog import (
+from troth.envoy.accesslog import (
     connected_access_log,
     connected_log_options,
     failed_access_log,
 )
-from troth.envoy._command import EnvoyOptions, command, find_envoy
-from troth.envoy._logpipe import AccessLogPipe
-from troth.envoy._reasons import Role
-from troth.mesh import Outcome, Reason, Side
+from troth.envoy.command import EnvoyOptions, command, find_envoy
+from troth.envoy.logpipe import AccessLogPipe
+from troth.envoy.reasons import Role
+from troth.mesh.connections import Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.envoy.conftest import Pair, Pki
 
-    from troth.envoy._events import ConnectionEvent
+    from troth.envoy.events import ConnectionEvent
 
 pytestmark = pytest.mark.e2e
 

@@ -15,19 +15,19 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import any_pb2
 
-from troth.envoy._ads import AdsServer
-from troth.envoy._bootstrap import bootstrap
-from troth.envoy._command import EnvoyOptions, find_envoy
-from troth.envoy._limits import Limits
-from troth.envoy._process import EnvoyProcess
-from troth.envoy._snapshot import CLUSTER, LISTENER, Resource, Snapshot
+from troth.envoy.ads import AdsServer
+from troth.envoy.bootstrap import bootstrap
+from troth.envoy.command import EnvoyOptions, find_envoy
+from troth.envoy.limits import Limits
+from troth.envoy.process import EnvoyProcess
+from troth.envoy.snapshot import CLUSTER, LISTENER, Resource, Snapshot
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from troth.envoy._status import Nack
+    from troth.envoy.status import Nack
 
     Until = Callable[[Callable[[], object]], Awaitable[None]]
 

@@ -21,34 +21,26 @@ from hypothesis import strategies as st
 from tests.envoy.matching import Arrived, chosen_chain
 
 from troth._table import difference
-from troth.envoy import OWN_PORTS, PORT_SETS, PortSet, SnapshotKeeper, build_snapshot
-from troth.envoy._clusters import external_cluster, pod_clusters, service_clusters
-from troth.envoy._inbound import plain_in, tunnel_in
-from troth.envoy._internal_outbound import InternalOutbound
-from troth.envoy._limits import BUFFER_BYTES
-from troth.envoy._outbound import match_services, outbound
-from troth.envoy._snapshot import CLUSTER, LISTENER, RUNTIME
-from troth.envoy._tls import bundle_secret, svid_secret
-from troth.identity import (
-    CertificateAuthority,
-    SpiffeId,
-    TrustDomain,
-    X509Svid,
-    build_csr,
-    new_key,
-)
-from troth.mesh import (
-    Destination,
-    Endpoint,
-    ExternalPort,
-    LocalPod,
-    NodeView,
-    Pod,
-    Protocol,
-    Service,
-    ServicePort,
-)
-from troth.policy import DecidedBy, Decision, Mode, PortVerdict, Scope
+from troth.envoy.build import SnapshotKeeper, build_snapshot
+from troth.envoy.clusters import external_cluster, pod_clusters, service_clusters
+from troth.envoy.inbound import plain_in, tunnel_in
+from troth.envoy.internal_outbound import InternalOutbound
+from troth.envoy.limits import BUFFER_BYTES
+from troth.envoy.outbound import match_services, outbound
+from troth.envoy.ports import OWN_PORTS, PORT_SETS, PortSet
+from troth.envoy.snapshot import CLUSTER, LISTENER, RUNTIME
+from troth.envoy.tls import bundle_secret, svid_secret
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.svid import X509Svid
+from troth.mesh.externals import ExternalPort
+from troth.mesh.model import Endpoint, Pod, Protocol, Service, ServicePort
+from troth.mesh.view import Destination, LocalPod, NodeView
+from troth.policy.model import Mode
+from troth.policy.scope import Scope
+from troth.policy.verdict import DecidedBy, Decision, PortVerdict
 
 LOG = Path("/run/troth/access-log")
 NETNS = "/run/netns/web"

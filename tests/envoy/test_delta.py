@@ -11,8 +11,8 @@ from envoy.service.discovery.v3 import discovery_pb2
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from troth.envoy._delta import DeltaStream, Reaction
-from troth.envoy._snapshot import CLUSTER, ENDPOINTS, LISTENER, SECRET, Resource, Snapshot
+from troth.envoy.delta import DeltaStream, Reaction
+from troth.envoy.snapshot import CLUSTER, ENDPOINTS, LISTENER, SECRET, Resource, Snapshot
 
 INTERNAL = 13
 

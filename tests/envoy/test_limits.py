@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from troth.envoy._bootstrap import bootstrap
-from troth.envoy._limits import POD_CONNECTIONS, Limits, runtime_layer
-from troth.envoy._ports import PORT_SETS
-from troth.envoy._reasons import Role
+from troth.envoy.bootstrap import bootstrap
+from troth.envoy.limits import POD_CONNECTIONS, Limits, runtime_layer
+from troth.envoy.ports import PORT_SETS
+from troth.envoy.reasons import Role
 
 GIB = 1024**3
 PATH = Path("/run/socket")

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from troth.envoy._lines import LineBuffer
-from troth.envoy._logpipe import AccessLogPipe
+from troth.envoy.lines import LineBuffer
+from troth.envoy.logpipe import AccessLogPipe
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from troth.envoy._events import ConnectionEvent
+    from troth.envoy.events import ConnectionEvent
 
 LINE = (
     b'{"t":"2026-11-24T06:05:57.000Z","role":"plain-in","pod":"uid-%d","src":"10.0.0.1:4000",'

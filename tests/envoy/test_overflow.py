@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.envoy._overflow import COUNTERS, Overflow, overflows, read_counts
-from troth.mesh import Reason, Side
+from troth.envoy.overflow import COUNTERS, Overflow, overflows, read_counts
+from troth.mesh.connections import Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

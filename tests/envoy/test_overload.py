@@ -12,14 +12,17 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import any_pb2
 
-from troth.envoy import AdsServer, EnvoyOptions, EnvoyProcess, Limits, OverflowWatch, bootstrap
-from troth.envoy._command import find_envoy
-from troth.envoy._filters import tls_inspector
-from troth.envoy._limits import RUNTIME_LAYER, runtime_layer
-from troth.envoy._names import listener_name
-from troth.envoy._reasons import Role
-from troth.envoy._snapshot import Resource, Snapshot
-from troth.mesh import Reason
+from troth.envoy.ads import AdsServer
+from troth.envoy.bootstrap import bootstrap
+from troth.envoy.command import EnvoyOptions, find_envoy
+from troth.envoy.filters import tls_inspector
+from troth.envoy.limits import RUNTIME_LAYER, Limits, runtime_layer
+from troth.envoy.names import listener_name
+from troth.envoy.overflow_watch import OverflowWatch
+from troth.envoy.process import EnvoyProcess
+from troth.envoy.reasons import Role
+from troth.envoy.snapshot import Resource, Snapshot
+from troth.mesh.connections import Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

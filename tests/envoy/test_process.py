@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from troth.envoy._backoff import Backoff
-from troth.envoy._command import EnvoyOptions, LogLine, command, find_envoy, parse_log_line
-from troth.envoy._process import EnvoyProcess
+from troth.envoy.backoff import Backoff
+from troth.envoy.command import EnvoyOptions, LogLine, command, find_envoy, parse_log_line
+from troth.envoy.process import EnvoyProcess
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DOOMED_PARENT = """
 import asyncio, os, pathlib, sys
-from troth.envoy._process import EnvoyOptions, EnvoyProcess, find_envoy
+from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 
 async def main():
     bootstrap = pathlib.Path(sys.argv[1])

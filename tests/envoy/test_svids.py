@@ -16,9 +16,10 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from google.protobuf import json_format
 
-from troth.envoy._command import EnvoyOptions, command, find_envoy
-from troth.envoy._tls import bundle_secret, client_socket, server_socket
-from troth.identity import SpiffeId, TrustBundle, TrustDomain
+from troth.envoy.command import EnvoyOptions, command, find_envoy
+from troth.envoy.tls import bundle_secret, client_socket, server_socket
+from troth.identity.bundle import TrustBundle
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

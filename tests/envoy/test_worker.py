@@ -7,8 +7,12 @@ import json
 import socket
 from typing import TYPE_CHECKING
 
-from troth.envoy import EnvoyOptions, EnvoyProcess, Limits, Worker, bootstrap, find_envoy
-from troth.envoy import _worker as worker_module
+from troth.envoy import worker as worker_module
+from troth.envoy.bootstrap import bootstrap
+from troth.envoy.command import EnvoyOptions, find_envoy
+from troth.envoy.limits import Limits
+from troth.envoy.process import EnvoyProcess
+from troth.envoy.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

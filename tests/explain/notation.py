@@ -11,7 +11,8 @@ import re
 
 import msgspec
 
-from troth.sources import Manifests, collect, read_documents
+from troth.sources.collect import Manifests, collect
+from troth.sources.yaml import read_documents
 
 ROOT = "istio-system"
 

@@ -12,26 +12,18 @@ from typing import TYPE_CHECKING
 import msgspec
 from tests import samples
 
-from troth.identity import TrustDomain
-from troth.mesh import (
-    Connection,
-    ContainerPort,
-    Namespace,
-    Outcome,
-    Party,
-    Pod,
-    Reason,
-    Service,
-    Side,
-    Tally,
-    World,
-)
-from troth.policy import Mode, PeerAuthentication, PolicyIndex
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.connections import Connection, Outcome, Party, Reason, Side
+from troth.mesh.model import ContainerPort, Namespace, Pod, Service
+from troth.mesh.tally import Tally
+from troth.mesh.world import World
+from troth.policy.model import Mode, PeerAuthentication
+from troth.policy.resolve import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from troth.mesh import Total
+    from troth.mesh.tally import Total
 
 NOON = datetime(2026, 3, 1, 12, 0, 3, tzinfo=UTC)
 ADDRESSES = {

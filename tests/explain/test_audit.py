@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
-from troth.explain import PortState, audit, note
-from troth.mesh import Connection, Endpoint, Protocol, Service, ServicePort, World
-from troth.policy import Mode, PolicyIndex, parse_peer_authentication
+from troth.explain.audit import audit
+from troth.explain.audit_report import PortState
+from troth.explain.noted import note
+from troth.mesh.connections import Connection
+from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
+from troth.policy.model import Mode
+from troth.policy.parse import parse_peer_authentication
+from troth.policy.resolve import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.explain import Audit, WorkloadAudit
+    from troth.explain.audit_report import Audit, WorkloadAudit
+    from troth.mesh.world import World
 
 TUNNEL = "finance/web > finance/payments:8080 accepted"
 METRICS = "finance/web > finance/payments:9090 accepted"

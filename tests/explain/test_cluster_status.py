@@ -10,14 +10,15 @@ import pytest
 
 from troth._contract import NodeReport, policy_digest, root_fingerprint
 from troth.errors import Problem
-from troth.explain import cluster_status
-from troth.identity import CertificateAuthority, TrustDomain
-from troth.mesh import MESH_LABEL, ContainerPort, Namespace, Pod, PodPhase
-from troth.policy import Mode, PeerAuthentication
-from troth.sources import Installation, Lease, ReportedNode, TrustBundleMap
+from troth.explain.cluster_status import cluster_status
+from troth.identity.authority import CertificateAuthority
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.model import MESH_LABEL, ContainerPort, Namespace, Pod, PodPhase
+from troth.policy.model import Mode, PeerAuthentication
+from troth.sources.installation import Installation, Lease, ReportedNode, TrustBundleMap
 
 if TYPE_CHECKING:
-    from troth.explain import ClusterStatus
+    from troth.explain.cluster_report import ClusterStatus
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DOMAIN = TrustDomain.parse("cluster.local")

@@ -5,9 +5,9 @@ import pytest
 from tests.explain.notation import ROOT, objects
 
 from troth.errors import InputError
-from troth.explain import Derivation, explain
-from troth.identity import TrustDomain
-from troth.policy import Mode
+from troth.explain.explain import Derivation, explain
+from troth.identity.spiffe import TrustDomain
+from troth.policy.model import Mode
 
 HOST_NETWORK = """\
 apiVersion: v1

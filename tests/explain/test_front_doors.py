@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.explain.notation import ROOT, objects
 
-from troth.explain import Breakage, FrontDoors, Plan, plan
+from troth.explain.front_doors import FrontDoors
+from troth.explain.plan import plan
+from troth.explain.plan_report import Breakage, Plan
 
 if TYPE_CHECKING:
-    from troth.sources import Manifests
+    from troth.sources.collect import Manifests
 
 WORLD = ["+web", "Deployment web/shop 8080 9090"]
 STRICT = "web/strict STRICT"

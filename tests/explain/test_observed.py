@@ -6,8 +6,8 @@ import pytest
 from tests import samples
 from tests.samples import NOON
 
-from troth.explain import Plaintext, seen_in_plaintext
-from troth.mesh import Connection, Outcome, Party, Side
+from troth.explain.observed import Plaintext, seen_in_plaintext
+from troth.mesh.connections import Connection, Outcome, Party, Side
 
 
 def connection(

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.explain.notation import ROOT, objects
 
-from troth.explain import Affected, Breakage, Plaintext, Plan, plan
+from troth.explain.observed import Plaintext
+from troth.explain.plan import plan
+from troth.explain.plan_report import Affected, Breakage, Plan
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 WORLD = ["+finance", "-legacy", "Deployment finance/web 8080", "Pod legacy/cron"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.explain.notation import ROOT, objects
 
-from troth.explain import validate
+from troth.explain.validate import validate
 
 SERVICE = """\
 apiVersion: v1

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
-from troth.explain import Conflict, note, why, with_conflicts
-from troth.explain._remedies import TEXTS
-from troth.mesh import Connection, Endpoint, Reason, Service, ServicePort, Side, World
-from troth.policy import Mode
+from troth.explain.noted import note
+from troth.explain.remedies import TEXTS
+from troth.explain.why import Conflict, why, with_conflicts
+from troth.mesh.connections import Connection, Reason, Side
+from troth.mesh.model import Endpoint, Service, ServicePort
+from troth.policy.model import Mode
 
 if TYPE_CHECKING:
-    from troth.explain import Refusal, Why
+    from troth.explain.why import Refusal, Why
+    from troth.mesh.world import World
 
 MTLS = policy("finance/payments-mtls", Mode.STRICT, app="payments")
 REFUSED = "legacy/cron > finance/payments:8080 refused plaintext_to_strict"

@@ -10,7 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from troth.identity import CertificateAuthority, PrivateKeyPem, SpiffeId, TrustDomain, new_key
+from troth.identity.authority import CertificateAuthority
+from troth.identity.keys import PrivateKeyPem, new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -9,17 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from troth.errors import InputError
-from troth.identity import (
-    CertificateAuthority,
-    SpiffeId,
-    TrustBundle,
-    TrustDomain,
-    X509Svid,
-    build_csr,
-    new_key,
-    parse_csr,
-    validate_svid_chain,
-)
+from troth.identity.authority import CertificateAuthority
+from troth.identity.bundle import TrustBundle
+from troth.identity.csr import build_csr, parse_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.svid import X509Svid
+from troth.identity.validation import validate_svid_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import InputError
-from troth.identity import CsrRequest, SpiffeId, TrustDomain, build_csr, new_key, parse_csr
+from troth.identity.csr import CsrRequest, build_csr, parse_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from troth.identity import (
-    CertificateAuthority,
-    SpiffeId,
-    TrustBundle,
-    TrustDomain,
-    X509Svid,
-    build_csr,
-    new_key,
-    validate_svid_chain,
-)
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.svid import X509Svid
+from troth.identity.validation import validate_svid_chain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.identity.conftest import Forge
+
+    from troth.identity.bundle import TrustBundle
 
 TD = TrustDomain("cluster.local")
 CLIENT = SpiffeId.for_service_account(TD, "finance", "web")

@@ -1,22 +1,20 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import InputError
-from troth.identity import (
-    CertificateAuthority,
-    CertificateRotation,
-    SigningRequest,
-    SpiffeId,
-    TrustDomain,
-    X509Svid,
-    next_retry,
-    renew_at,
-)
+from troth.identity.authority import CertificateAuthority
+from troth.identity.rotation import CertificateRotation, SigningRequest
+from troth.identity.schedule import next_retry, renew_at
+from troth.identity.spiffe import SpiffeId, TrustDomain
+
+if TYPE_CHECKING:
+    from troth.identity.svid import X509Svid
 
 TD = TrustDomain("cluster.local")
 WEB = SpiffeId.for_service_account(TD, "finance", "web")

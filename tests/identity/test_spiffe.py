@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import InputError
-from troth.identity import SpiffeId, TrustDomain
+from troth.identity.spiffe import SpiffeId, TrustDomain
 
 _SEGMENT_HINT = "use only a-z, A-Z, 0-9, '.', '-' and '_' (no percent-encoding, query or fragment)"
 _DOMAIN_HINT = "use only a-z, 0-9, '.', '-' and '_' (no user, port, query or fragment)"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import EnvironmentLackError, InputError
-from troth.local._addresses import AddressPool, ServiceAddresses
+from troth.local.addresses import AddressPool, ServiceAddresses
 
 SMALL = IPv4Network("10.9.0.0/29")
 

@@ -14,7 +14,7 @@ import pytest
 
 from troth._peers import Peer, is_our_user
 from troth.errors import EnvironmentLackError, InputError, PeerError, Problem
-from troth.local._control import Answer, ControlServer, call, from_outside
+from troth.local.control import Answer, ControlServer, call, from_outside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

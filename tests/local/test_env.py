@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from troth.errors import InputError
-from troth.local._env import World, command_line, environment, from_host
-from troth.mesh import Pod, Protocol, Service, ServicePort
-from troth.sources import (
+from troth.local.env import World, command_line, environment, from_host
+from troth.mesh.model import Pod, Protocol, Service, ServicePort
+from troth.sources.workloads import (
     ConfigMap,
     Container,
     EnvFrom,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth.local._hosts import (
+from troth.local.hosts import (
     HostDns,
     host_dns,
     hosts_text,
@@ -14,8 +14,8 @@ from troth.local._hosts import (
     resolv_conf,
     update_in_place,
 )
-from troth.mesh import Pod
-from troth.sources import DnsConfig, DnsPolicy, HostAlias, PodTemplate
+from troth.mesh.model import Pod
+from troth.sources.workloads import DnsConfig, DnsPolicy, HostAlias, PodTemplate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth.local._container import write_spec
-from troth.local._launch import (
+from troth.local.container import write_spec
+from troth.local.launch import (
     Bind,
     LaunchSpec,
     join_command,
@@ -25,9 +25,9 @@ from troth.local._launch import (
     open_beneath,
     users,
 )
-from troth.local._namespaces import PodNamespaces
-from troth.local._processes import Process
-from troth.node import _netns
+from troth.local.namespaces import PodNamespaces
+from troth.local.processes import Process
+from troth.node import netns as _netns
 
 if TYPE_CHECKING:
     from tests.conftest import InNode

@@ -5,17 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
-from troth.identity import TrustDomain
-from troth.local import Settings, StateDirectory
-from troth.local._mesh import LocalMesh
-from troth.local._nameserver import NameServer
-from troth.mesh import World
+from troth.identity.spiffe import TrustDomain
+from troth.local.mesh import LocalMesh
+from troth.local.nameserver import NameServer
+from troth.local.state import Settings, StateDirectory
+from troth.mesh.world import World
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from troth.local._network import Network
-    from troth.node import NodeAgent
+    from troth.local.network import Network
+    from troth.node.agent import NodeAgent
 
 
 def _mesh(tmp_path: Path) -> LocalMesh:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.local import _dns
-from troth.local._names import names_of
-from troth.local._plan import Published, Resolution
-from troth.mesh import Endpoint, Pod, Service, ServicePort
+from troth.local import dns as _dns
+from troth.local.names import names_of
+from troth.local.plan import Published, Resolution
+from troth.mesh.model import Endpoint, Pod, Service, ServicePort
 
 DB = "db.finance.svc.cluster.local"
 PAYMENTS = "payments.finance.svc.cluster.local"

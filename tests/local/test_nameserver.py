@@ -11,10 +11,10 @@ import dns.flags
 import dns.message
 import dns.rcode
 
-from troth.local._names import names_of
-from troth.local._nameserver import NameServer
-from troth.local._plan import Resolution
-from troth.mesh import Service
+from troth.local.names import names_of
+from troth.local.nameserver import NameServer
+from troth.local.plan import Resolution
+from troth.mesh.model import Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.errors import EnvironmentLackError, PeerError
-from troth.local._network import BRIDGE, Network, interface_name
-from troth.node import _netns
+from troth.local.network import BRIDGE, Network, interface_name
+from troth.node import netns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,12 +29,12 @@ async def two_pods(
     paths = [directory / "a", directory / "b"]
     addresses = []
     for path in paths:
-        _netns.create(path)
+        netns.create(path)
         addresses.append(await network.add_pod(f"uid-{path.name}", path))
     yield network, paths, addresses
     await network.stop()
     for path in paths:
-        _netns.remove(path)
+        netns.remove(path)
 
 
 def number(namespace: str) -> int:
@@ -45,7 +45,7 @@ async def exchange(server: Path, client: Path, address: str) -> bytes:
     """What a connection from one pod to ``address`` in the other receives."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with _netns.socket_in(server, family) as listener, _netns.socket_in(client, family) as caller:
+    with netns.socket_in(server, family) as listener, netns.socket_in(client, family) as caller:
         listener.setblocking(False)
         caller.setblocking(False)
         listener.bind((address, 8080))
@@ -82,7 +82,7 @@ def test_a_removed_pod_is_cut_off(in_node_namespace: InNode, tmp_path: Path) -> 
 
 async def a_pod_has_routes_and_sysctls(directory: Path) -> None:
     async with two_pods(directory) as (network, (a, _), _addresses):
-        inside = _netns.enter_command(a)
+        inside = netns.enter_command(a)
 
         def output(*command: str) -> str:
             return subprocess.run(
@@ -134,14 +134,14 @@ def test_what_fails_is_said_and_leaves_nothing(in_node_namespace: InNode, tmp_pa
 def namespaces_come_and_go(directory: Path) -> None:
     path = directory / "pod"
     own = number("/proc/self/ns/net")
-    _netns.create(path)
-    assert _netns.inode(path) != own
-    assert _netns.call_in(path, lambda: number("/proc/thread-self/ns/net")) == _netns.inode(path)
+    netns.create(path)
+    assert netns.inode(path) != own
+    assert netns.call_in(path, lambda: number("/proc/thread-self/ns/net")) == netns.inode(path)
     assert number("/proc/self/ns/net") == own
-    _netns.remove(path)
+    netns.remove(path)
     assert not path.exists()
     with pytest.raises(PeerError):
-        _netns.inode(path)
+        netns.inode(path)
 
 
 def test_the_process_itself_never_changes_its_namespace(
@@ -152,12 +152,12 @@ def test_the_process_itself_never_changes_its_namespace(
 
 async def a_socket_is_of_its_pod(directory: Path) -> None:
     path = directory / "pod"
-    _netns.create(path)
-    with _netns.socket_in(path, socket.AF_INET) as listener:
+    netns.create(path)
+    with netns.socket_in(path, socket.AF_INET) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         address = listener.getsockname()
-        with _netns.socket_in(path, socket.AF_INET) as same:
+        with netns.socket_in(path, socket.AF_INET) as same:
             same.connect(address)
         with socket.socket() as outside, pytest.raises(OSError, match=r"refused|unreachable"):
             outside.connect(address)

@@ -11,7 +11,10 @@ import msgspec
 import pytest
 
 from troth.errors import EnvironmentLackError
-from troth.local import Outside, Settings, StateDirectory, _outside, _uplink
+from troth.local import outside
+from troth.local import uplink as _uplink
+from troth.local.outside import Outside
+from troth.local.state import Settings, StateDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +25,7 @@ def test_only_the_uplink_that_a_mesh_has_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, uplink: _uplink.Uplink | None
 ) -> None:
     removed: list[_uplink.Uplink] = []
-    monkeypatch.setattr(_outside, "is_privileged", lambda: True)
+    monkeypatch.setattr(outside, "is_privileged", lambda: True)
     monkeypatch.setattr(_uplink, "remove", removed.append)
     state = StateDirectory(tmp_path / "state")
     state.prepare()
@@ -37,7 +40,7 @@ def test_only_the_uplink_that_a_mesh_has_is_removed(
 def deaf_unshare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One whose child does not die with it: the real one's, too, until it has told the kernel."""
     take_for_unshare("#!/bin/sh\nsleep 60 &\nwait\n", tmp_path, monkeypatch)
-    monkeypatch.setattr(_outside, "_STOP_SECONDS", 0.5)
+    monkeypatch.setattr(outside, "_STOP_SECONDS", 0.5)
 
 
 def take_for_unshare(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +82,7 @@ def test_a_signal_before_the_mesh_has_its_namespaces_leaves_no_mesh(
     def interrupt(_pid: int) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_outside, "_argument_zero", interrupt)
+    monkeypatch.setattr(outside, "_argument_zero", interrupt)
     assert_start_leaves_nothing(tmp_path, detach=True)
 
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from troth.errors import Problem, Severity
-from troth.local._addresses import ServiceAddresses
-from troth.local._plan import (
+from troth.local.addresses import ServiceAddresses
+from troth.local.plan import (
     Published,
     Resolution,
     RunningPod,
@@ -15,16 +15,16 @@ from troth.local._plan import (
     resolve,
     same_process,
 )
-from troth.mesh import ContainerPort, Endpoint, Pod, Protocol, Service
-from troth.sources import (
+from troth.mesh.model import ContainerPort, Endpoint, Pod, Protocol, Service
+from troth.sources.collect import Manifests
+from troth.sources.security import Security
+from troth.sources.workloads import (
     Container,
     Deployment,
     EndpointPort,
     EndpointSliceSpec,
     EndpointSpec,
-    Manifests,
     PodTemplate,
-    Security,
     ServicePortSpec,
     ServiceSpec,
     Workload,

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from troth.errors import InputError, PeerError, Problem
-from troth.local._launch import Bind
-from troth.local._pod import PodRunner, Prepared
-from troth.local._processes import members
-from troth.local._status import PodStatus, State
-from troth.mesh import Pod, PodPhase
-from troth.node import _netns
-from troth.sources import Container, Hook, HttpGet, PodTemplate, Probe, RestartPolicy
+from troth.local.launch import Bind
+from troth.local.pod import PodRunner, Prepared
+from troth.local.processes import members
+from troth.local.status import PodStatus, State
+from troth.mesh.model import Pod, PodPhase
+from troth.node import netns
+from troth.sources.workloads import Container, Hook, HttpGet, PodTemplate, Probe, RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,8 +36,8 @@ class Watched:
 
     def __init__(self, directory: Path, template: PodTemplate, **arguments: Any) -> None:
         self.netns = directory / "netns"
-        _netns.create(self.netns)
-        self.namespace = _netns.inode(self.netns)
+        netns.create(self.netns)
+        self.namespace = netns.inode(self.netns)
         self.directory = directory / "pod"
         self.history: list[PodStatus] = []
         self._changed = asyncio.Event()
@@ -459,7 +459,7 @@ async def two_containers_share_the_network(directory: Path) -> None:
 async def there_is_nothing_to_start_in(directory: Path) -> None:
     template = PodTemplate(namespace="finance", name="web", containers=(shell("true"),))
     watched = Watched(directory, template)
-    _netns.remove(watched.netns)
+    netns.remove(watched.netns)
     with pytest.raises(PeerError, match="does not exist"):
         watched.runner.start(hosts="", resolv_conf="")
     await watched.runner.stop(grace=0)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.local._network import Network
-from troth.local._probe import Readiness, ask, status_of
-from troth.node import _netns
-from troth.sources import HttpGet, Probe
+from troth.local.network import Network
+from troth.local.probe import Readiness, ask, status_of
+from troth.node import netns
+from troth.sources.workloads import HttpGet, Probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ async def answer_of(
             writer.write(answer)
             writer.close()
 
-    with _netns.socket_in(path, socket.AF_INET) as listener:
+    with netns.socket_in(path, socket.AF_INET) as listener:
         listener.bind((ADDRESS, 0))
         listener.listen()
         port = listener.getsockname()[1]
@@ -115,7 +115,7 @@ async def never(_: tuple[str, ...]) -> int:
 
 
 async def http_probes_take_2xx_and_3xx(directory: Path) -> None:
-    _netns.create(directory / "pod")
+    netns.create(directory / "pod")
     seen: list[bytes] = []
     get = HttpGet(port=0, path="healthz", headers=(("host", "web"), ("X-A", "1")))
 
@@ -137,7 +137,7 @@ async def http_probes_take_2xx_and_3xx(directory: Path) -> None:
 
 async def a_closed_port_is_not_ready(directory: Path) -> None:
     path = directory / "pod"
-    _netns.create(path)
+    netns.create(path)
     for probe in (Probe(tcp_port=9), Probe(http_get=HttpGet(port=9))):
         wrong = await ask(probe, netns=path, address=ADDRESS, execute=never)
         assert wrong == "port 9: Connection refused"
@@ -147,10 +147,10 @@ async def an_open_port_is_ready_in_its_pod_alone(directory: Path) -> None:
     network = Network()
     await network.start()
     for name in ("one", "two"):
-        _netns.create(directory / name)
+        netns.create(directory / name)
     (address, *_) = await network.add_pod("one", directory / "one")
     await network.add_pod("two", directory / "two")
-    with _netns.socket_in(directory / "one", socket.AF_INET) as listener:
+    with netns.socket_in(directory / "one", socket.AF_INET) as listener:
         listener.bind((ADDRESS, 8080))
         listener.listen()
         for name, right in (("one", True), ("two", False)):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth.envoy import PORT_SETS
-from troth.local._network import Network
-from troth.local._services import apply_services, service_rules
-from troth.mesh import Endpoint, Protocol, Service, ServicePort
-from troth.node import _netns
-from troth.node._capture import capture, release
+from troth.envoy.ports import PORT_SETS
+from troth.local.network import Network
+from troth.local.services import apply_services, service_rules
+from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
+from troth.node import netns as _netns
+from troth.node.capture import capture, release
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from troth.errors import InputError
-from troth.local._state import AuthorityFiles, Settings, StateDirectory
+from troth.local.state import AuthorityFiles, Settings, StateDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from troth.local._status import (
+from troth.local.status import (
     Backoff,
     ContainerStatus,
     State,
     restarts,
     summarize,
 )
-from troth.mesh import PodPhase
-from troth.sources import RestartPolicy
+from troth.mesh.model import PodPhase
+from troth.sources.workloads import RestartPolicy
 
 ALWAYS, ON_FAILURE, NEVER = RestartPolicy
 

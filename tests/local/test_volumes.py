@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from troth.errors import InputError
-from troth.local._env import World
-from troth.local._volumes import mount_volumes
-from troth.sources import (
+from troth.local.env import World
+from troth.local.volumes import mount_volumes
+from troth.sources.workloads import (
     ConfigMap,
     Container,
     PodTemplate,
@@ -21,7 +21,7 @@ from troth.sources import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from troth.local._launch import Bind
+    from troth.local.launch import Bind
 
 WORLD = World(
     config_maps={

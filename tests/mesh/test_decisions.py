@@ -5,24 +5,13 @@ from __future__ import annotations
 import pytest
 
 from troth.errors import PeerError
-from troth.identity import TrustDomain
-from troth.mesh import (
-    MESH_LABEL,
-    Endpoint,
-    Namespace,
-    Pod,
-    Protocol,
-    Service,
-    ServicePort,
-    World,
-    client_decision,
-    find_target,
-    node_view,
-    preferred,
-    server_decision,
-    target_key,
-)
-from troth.policy import Mode, PeerAuthentication
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.decisions import client_decision, server_decision
+from troth.mesh.model import MESH_LABEL, Endpoint, Namespace, Pod, Protocol, Service, ServicePort
+from troth.mesh.target import find_target, preferred, target_key
+from troth.mesh.view import node_view
+from troth.mesh.world import World
+from troth.policy.model import Mode, PeerAuthentication
 
 WEB = Pod(uid="w", namespace="finance", name="web", addresses=("10.0.0.1",), captured=True)
 PAYMENTS = Pod(

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from troth.mesh import Endpoint, ExternalPort, Protocol, Service, ServicePort, external_ports
+from troth.mesh.externals import ExternalPort, external_ports
+from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
 
 ADDRESS = "192.0.2.1"
 PODS = [("10.244.0.5", "fd74::5")]

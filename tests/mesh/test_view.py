@@ -7,19 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.identity import SpiffeId, TrustDomain
-from troth.mesh import (
-    ALL_PORTS,
-    NO_PORTS,
-    ContainerPort,
-    Destination,
-    Pod,
-    Service,
-    ServicePort,
-    World,
-    node_view,
-)
-from troth.policy import Mode, PeerAuthentication, PolicyIndex
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.mesh.model import ContainerPort, Pod, Service, ServicePort
+from troth.mesh.ports import ALL_PORTS, NO_PORTS
+from troth.mesh.view import Destination, node_view
+from troth.mesh.world import World
+from troth.policy.model import Mode, PeerAuthentication
+from troth.policy.resolve import PolicyIndex
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 WEB = Pod(

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.identity import TrustDomain
-from troth.mesh import MESH_LABEL, Namespace, Pod, World, membership
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.model import MESH_LABEL, Namespace, Pod
+from troth.mesh.world import World, membership
 
 
 @pytest.mark.parametrize(

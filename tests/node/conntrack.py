@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-from troth.node import _netns
+from troth.node import netns as _netns
 
 if TYPE_CHECKING:
     from pathlib import Path

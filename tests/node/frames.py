@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from troth.node import _netns
+from troth.node import netns as _netns
 
 if TYPE_CHECKING:
     from pathlib import Path

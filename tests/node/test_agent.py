@@ -9,19 +9,25 @@ import msgspec
 import pytest
 from tests.samples import connection
 
-from troth.envoy import Nack
-from troth.envoy._snapshot import LISTENER
-from troth.identity import CertificateAuthority, SigningRequest, TrustDomain
-from troth.mesh import Party, Pod, World
-from troth.node import NodeAgent, NodePaths, Signed
-from troth.policy import Mode, PeerAuthentication
+from troth.envoy.snapshot import LISTENER
+from troth.envoy.status import Nack
+from troth.identity.authority import CertificateAuthority
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.connections import Party
+from troth.mesh.model import Pod
+from troth.mesh.world import World
+from troth.node.agent import NodeAgent
+from troth.node.certificates import Signed
+from troth.node.paths import NodePaths
+from troth.policy.model import Mode, PeerAuthentication
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from troth.envoy import Snapshot
-    from troth.identity import TrustBundle
+    from troth.envoy.snapshot import Snapshot
+    from troth.identity.bundle import TrustBundle
+    from troth.identity.rotation import SigningRequest
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 
@@ -85,7 +91,7 @@ class ObligingEnvoy:
 
 @pytest.fixture
 def make_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NodeAgent]:
-    monkeypatch.setattr("troth.node._proxy.find_envoy", lambda: tmp_path)
+    monkeypatch.setattr("troth.node.proxy.find_envoy", lambda: tmp_path)
 
     def make(
         on_change: Callable[[], None] = lambda: None,
@@ -221,7 +227,7 @@ async def test_an_agent_does_not_stand_by_for_ever_because_of_a_pod_that_envoy_r
     assert agent._world is not None
     await agent._reconcile(agent._world, agent._wanted, agent._generation)
     assert not agent.is_prepared
-    monkeypatch.setattr("troth.node._agent._REFUSAL_SECONDS", 0)
+    monkeypatch.setattr("troth.node.agent._REFUSAL_SECONDS", 0)
     await agent._reconcile(agent._world, agent._wanted, agent._generation)
     assert agent.is_prepared
 
@@ -272,7 +278,7 @@ async def working(agent: NodeAgent) -> AsyncIterator[ObligingEnvoy]:
 async def test_a_policy_does_not_wait_for_a_new_pods_certificate(
     make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 3600)
+    monkeypatch.setattr("troth.node.certificates.PATIENCE_SECONDS", 3600)
     agent = make_agent(lambda: None, Signer("web"))
     monkeypatch.setattr(agent._pods, "act", nothing_to_do)
     wanted = {"1": tmp_path}

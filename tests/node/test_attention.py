@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from troth.node._attention import Attention
+from troth.node.attention import Attention
 
 
 async def answer() -> str:

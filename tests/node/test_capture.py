@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth.envoy import APP_MARK, PORT_SETS, TUNNEL_PORT
+from troth.envoy.ports import APP_MARK, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
-from troth.node import _netns
-from troth.node._capture import apply_ruleset, capture, capture_rules, release
+from troth.node import netns as _netns
+from troth.node.capture import apply_ruleset, capture, capture_rules, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable

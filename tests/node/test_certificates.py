@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 
 from troth._contract import root_fingerprint
 from troth.errors import PeerError
-from troth.identity import CertificateAuthority, SpiffeId, TrustDomain
-from troth.node import Signed, _certificates
-from troth.node._certificates import CertificateKeeper
-from troth.node._issuers import issuers
+from troth.identity.authority import CertificateAuthority
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.node import certificates
+from troth.node.certificates import CertificateKeeper, Signed
+from troth.node.issuers import issuers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     import pytest
 
-    from troth.identity import SigningRequest, TrustBundle
+    from troth.identity.bundle import TrustBundle
+    from troth.identity.rotation import SigningRequest
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 WEB = SpiffeId.for_service_account(TRUST_DOMAIN, "shop", "web")
@@ -167,7 +169,7 @@ async def test_after_a_refusal_it_is_asked_again_and_the_late_certificate_is_tol
 
 
 async def test_a_silent_signer_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("troth.node.certificates.PATIENCE_SECONDS", 0.01)
     signer, told = MoodySigner(), Told()
     signer.speaks.clear()
     async with running(signer, told) as keeper:
@@ -181,13 +183,13 @@ async def test_a_silent_signer_holds_nothing_up_for_long(monkeypatch: pytest.Mon
 async def test_a_silent_signer_does_not_hold_up_every_newcomer_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("troth.node.certificates.PATIENCE_SECONDS", 0.01)
     signer = MoodySigner()
     signer.speaks.clear()
     async with running(signer, Told()) as keeper:
         await ensure(keeper, {WEB})
         keeper._since[WEB] -= 7200
-        monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 3600)
+        monkeypatch.setattr("troth.node.certificates.PATIENCE_SECONDS", 3600)
         async with asyncio.timeout(30):
             assert (await ensure(keeper, {WEB, PAYMENTS})).keys() == {WEB, PAYMENTS}
 
@@ -195,7 +197,7 @@ async def test_a_silent_signer_does_not_hold_up_every_newcomer_anew(
 async def test_a_signer_that_never_answers_is_given_up_and_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("troth.node._certificates.SIGNING_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr("troth.node.certificates.SIGNING_TIMEOUT_SECONDS", 0.01)
     signer, told = MoodySigner(), Told()
     signer.speaks.clear()
     async with running(signer, told) as keeper:
@@ -242,7 +244,7 @@ async def test_a_renewal_that_fails_leaves_the_certificate_in_use() -> None:
 async def test_when_it_is_stopped_nothing_is_left_waiting_for_the_signer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("troth.node._certificates.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("troth.node.certificates.PATIENCE_SECONDS", 0.01)
     signer = MoodySigner()
     signer.speaks.clear()
     async with running(signer, Told()) as keeper:
@@ -254,7 +256,7 @@ async def test_when_it_is_stopped_nothing_is_left_waiting_for_the_signer(
 async def test_certificates_of_a_former_root_are_renewed_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_certificates, "_NEW_ROOT_WITHIN", timedelta())
+    monkeypatch.setattr(certificates, "_NEW_ROOT_WITHIN", timedelta())
     signer, told = MoodySigner(), Told()
     async with running(signer, told) as keeper:
         await ensure(keeper, {WEB})

@@ -7,11 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from troth.identity import TrustDomain
-from troth.mesh import NO_PORTS, ContainerPort, NodeView, Pod, Ports, ViewKeeper, World, node_view
-from troth.mesh._changeover import PATIENCE_SECONDS
-from troth.node._changeovers import Changeovers
-from troth.policy import Mode, PeerAuthentication
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.changeover import PATIENCE_SECONDS
+from troth.mesh.model import ContainerPort, Pod
+from troth.mesh.ports import NO_PORTS, Ports
+from troth.mesh.view import NodeView, node_view
+from troth.mesh.view_keeper import ViewKeeper
+from troth.mesh.world import World
+from troth.node.changeovers import Changeovers
+from troth.policy.model import Mode, PeerAuthentication
 
 modes = st.sampled_from([Mode.DISABLE, Mode.STRICT, Mode.PERMISSIVE])
 port_modes: st.SearchStrategy[dict[int, Mode]] = st.just({}) | st.dictionaries(

@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from troth.envoy import SnapshotKeeper
-from troth.envoy._snapshot import LISTENER
-from troth.identity import (
-    CertificateAuthority,
-    SpiffeId,
-    TrustDomain,
-    X509Svid,
-    build_csr,
-    new_key,
-)
-from troth.mesh import ALL_PORTS, Pod, World
-from troth.node._configuration import Configuration, ConfigurationKeeper, Credentials
-from troth.policy import Mode, PeerAuthentication
+from troth.envoy.build import SnapshotKeeper
+from troth.envoy.snapshot import LISTENER
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.svid import X509Svid
+from troth.mesh.model import Pod
+from troth.mesh.ports import ALL_PORTS
+from troth.mesh.world import World
+from troth.node.configuration import Configuration, ConfigurationKeeper, Credentials
+from troth.policy.model import Mode, PeerAuthentication
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.mesh import Ports
+    from troth.mesh.ports import Ports
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.errors import EnvironmentLackError
-from troth.mesh import Pod
-from troth.node._discover import network_namespaces, pod_uid
+from troth.mesh.model import Pod
+from troth.node.discover import network_namespaces, pod_uid
 
 if TYPE_CHECKING:
     from pathlib import Path

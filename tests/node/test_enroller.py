@@ -9,18 +9,18 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from troth.envoy import PORT_SETS
-from troth.mesh import Pod
-from troth.node import _netns
-from troth.node._capture import PROBE_SOURCE_V4, capture, is_captured
-from troth.node._enroller import Enroller
+from troth.envoy.ports import PORT_SETS
+from troth.mesh.model import Pod
+from troth.node import netns
+from troth.node.capture import PROBE_SOURCE_V4, capture, is_captured
+from troth.node.enroller import Enroller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tests.conftest import InNode
 
-    from troth.envoy import PortSet
+    from troth.envoy.ports import PortSet
 
 OLD, NEW = PORT_SETS
 
@@ -30,7 +30,7 @@ def envoy(pod: Path, ports: PortSet) -> Iterator[None]:
     """Somebody who listens where an Envoy would."""
     with contextlib.ExitStack() as ends:
         for port in ports:
-            server = ends.enter_context(_netns.socket_in(pod, socket.AF_INET))
+            server = ends.enter_context(netns.socket_in(pod, socket.AF_INET))
             server.bind(("127.0.0.1", port))
             server.listen()
         yield
@@ -38,10 +38,10 @@ def envoy(pod: Path, ports: PortSet) -> Iterator[None]:
 
 def led_to(pod: Path) -> PortSet | None:
     """Where connections that leave the pod end up."""
-    with _netns.socket_in(pod, socket.AF_INET) as client:
+    with netns.socket_in(pod, socket.AF_INET) as client:
         client.settimeout(5)
         client.connect(("10.9.9.9", 80))
-        table = _netns.call_in(pod, tcp_table)
+        table = netns.call_in(pod, tcp_table)
     established = [line.split() for line in table.splitlines()[1:] if line.split()[3] == "01"]
     servers = {int(fields[1].rpartition(":")[2], 16) for fields in established}
     return next((ports for ports in PORT_SETS if ports.outbound in servers), None)
@@ -60,13 +60,13 @@ def known(*, captured: bool) -> Mapping[str, Pod]:
 
 def routed_pod(directory: Path) -> Path:
     pod = directory / "pod"
-    _netns.create(pod)
+    netns.create(pod)
     asyncio.run(_route(pod))
     return pod
 
 
 async def _route(pod: Path) -> None:
-    command = (*_netns.enter_command(pod), "ip", "route", "add", "default", "dev", "lo")
+    command = (*netns.enter_command(pod), "ip", "route", "add", "default", "dev", "lo")
     process = await asyncio.create_subprocess_exec(*command)
     assert await process.wait() == 0
 
@@ -123,7 +123,7 @@ def a_pod_that_left_the_mesh_leaves_also_by_the_next_agent(directory: Path) -> N
 
 
 def exempts_probes(pod: Path) -> bool:
-    command = (*_netns.enter_command(pod), "nft", "list", "ruleset")
+    command = (*netns.enter_command(pod), "nft", "list", "ruleset")
     rules = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return PROBE_SOURCE_V4 in rules
 

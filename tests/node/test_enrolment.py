@@ -6,8 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from troth.mesh import Pod, PodPhase
-from troth.node._enrolment import DRAIN_SECONDS, LATE_SECONDS, Enrolment
+from troth.mesh.model import Pod, PodPhase
+from troth.node.enrolment import DRAIN_SECONDS, LATE_SECONDS, Enrolment
 
 GRACE = 2.0
 NETNS = Path("/run/netns/a")

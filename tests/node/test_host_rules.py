@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.node.frames import frames, mac, packed, syn
 
-from troth.node import _netns
-from troth.node._capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset, capture
-from troth.node._host_rules import BRIDGE_TABLE, TABLE, HostRules, host_rules
+from troth.node import netns as _netns
+from troth.node.capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset, capture
+from troth.node.host_rules import BRIDGE_TABLE, TABLE, HostRules, host_rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

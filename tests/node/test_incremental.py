@@ -13,31 +13,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from troth._table import Table
-from troth.envoy import SnapshotKeeper, build_snapshot
-from troth.identity import (
-    CertificateAuthority,
-    SpiffeId,
-    TrustDomain,
-    X509Svid,
-    build_csr,
-    new_key,
-)
-from troth.mesh import (
-    ContainerPort,
-    Endpoint,
-    Pod,
-    Service,
-    ServicePort,
-    ViewKeeper,
-    World,
-    node_view,
-)
-from troth.policy import Mode, PeerAuthentication
+from troth.envoy.build import SnapshotKeeper, build_snapshot
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.svid import X509Svid
+from troth.mesh.model import ContainerPort, Endpoint, Pod, Service, ServicePort
+from troth.mesh.view import node_view
+from troth.mesh.view_keeper import ViewKeeper
+from troth.mesh.world import World
+from troth.policy.model import Mode, PeerAuthentication
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.identity import TrustBundle
+    from troth.identity.bundle import TrustBundle
 
 LOG = Path("/run/log")
 NAMESPACES = ("shop", "bank")

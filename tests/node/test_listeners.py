@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.node import _netns
-from troth.node._listeners import listening_instead
-from troth.node._sockets import ListeningSocket, listening_sockets
+from troth.node import netns
+from troth.node.listeners import listening_instead
+from troth.node.sockets import ListeningSocket, listening_sockets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,11 +46,11 @@ def test_it_says_where_else_the_app_listens(
 
 def listening_sockets_have_addresses(directory: Path) -> None:
     pod = directory / "pod"
-    _netns.create(pod)
+    netns.create(pod)
     with (
-        _netns.socket_in(pod, socket.AF_INET) as one,
-        _netns.socket_in(pod, socket.AF_INET6) as two,
-        _netns.socket_in(pod, socket.AF_INET6) as three,
+        netns.socket_in(pod, socket.AF_INET) as one,
+        netns.socket_in(pod, socket.AF_INET6) as two,
+        netns.socket_in(pod, socket.AF_INET6) as three,
     ):
         two.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for server, address, port in ((one, "127.0.0.1", 80), (two, "::", 81), (three, "::", 82)):

@@ -7,10 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.samples import NOON, connection
 
-from troth.envoy import Nack
-from troth.mesh import Outcome, Party, Reason, Side
-from troth.node._figures import Figures
-from troth.node._metrics import _MOST_SERIES, NodeMetrics
+from troth.envoy.status import Nack
+from troth.mesh.connections import Outcome, Party, Reason, Side
+from troth.node.figures import Figures
+from troth.node.metrics import _MOST_SERIES, NodeMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.errors import EnvironmentLackError, PeerError
-from troth.node import _netns
+from troth.node import netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 OPERATIONS = [
-    pytest.param(_netns.inode, id="inode"),
-    pytest.param(lambda path: _netns.call_in(path, lambda: None), id="call_in"),
+    pytest.param(netns.inode, id="inode"),
+    pytest.param(lambda path: netns.call_in(path, lambda: None), id="call_in"),
 ]
 
 
@@ -47,12 +47,12 @@ def test_nothing_is_made_over_a_file_that_exists(tmp_path: Path) -> None:
     path = tmp_path / "taken"
     path.write_text("precious")
     with pytest.raises(PeerError, match="exists already"):
-        _netns.create(path)
+        netns.create(path)
     assert path.read_text() == "precious"
 
 
 def test_removing_a_missing_namespace_is_fine(tmp_path: Path) -> None:
-    _netns.remove(tmp_path / "gone")
+    netns.remove(tmp_path / "gone")
 
 
 @pytest.mark.parametrize(
@@ -64,36 +64,36 @@ def test_removing_a_missing_namespace_is_fine(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_kernel_lacks_comes_with_a_remedy(number: int, remedy: str) -> None:
-    error = _netns._explain(OSError(number, "text"), Path("/run/x"), "make")
+    error = netns._explain(OSError(number, "text"), Path("/run/x"), "make")
     assert isinstance(error, EnvironmentLackError)
     assert remedy in error.remedy
 
 
 def test_the_entering_command_takes_the_path_as_one_argument() -> None:
-    assert _netns.enter_command(Path("/run/a b")) == ["nsenter", "--net=/run/a b", "--"]
+    assert netns.enter_command(Path("/run/a b")) == ["nsenter", "--net=/run/a b", "--"]
 
 
 def a_pinned_namespace_outlives_its_last_process(directory: Path) -> None:
     process = subprocess.Popen(["unshare", "--net", "sleep", "60"])
     theirs = Path(f"/proc/{process.pid}/ns/net")
-    own = _netns.inode(Path("/proc/self/ns/net"))
-    while _netns.inode(theirs) == own:
+    own = netns.inode(Path("/proc/self/ns/net"))
+    while netns.inode(theirs) == own:
         time.sleep(0.01)
-    before = _netns.inode(theirs)
-    _netns.pin(theirs, directory / "pinned")
+    before = netns.inode(theirs)
+    netns.pin(theirs, directory / "pinned")
     process.kill()
     process.wait()
-    assert _netns.inode(directory / "pinned") == before
+    assert netns.inode(directory / "pinned") == before
     with pytest.raises(PeerError, match="exists already"):
-        _netns.pin(Path("/proc/self/ns/net"), directory / "pinned")
-    _netns.remove(directory / "pinned")
+        netns.pin(Path("/proc/self/ns/net"), directory / "pinned")
+    netns.remove(directory / "pinned")
     assert not (directory / "pinned").exists()
 
 
 def nothing_but_a_network_namespace_is_pinned(directory: Path) -> None:
     for other in ("/proc/self/ns/mnt", "/etc/passwd", "/proc/999999/ns/net"):
         with pytest.raises(PeerError):
-            _netns.pin(Path(other), directory / "pinned")
+            netns.pin(Path(other), directory / "pinned")
         assert not (directory / "pinned").exists()
 
 

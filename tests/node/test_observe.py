@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 from tests.explain.seen import world
 
-from troth.envoy import Overflow
-from troth.mesh import UNKNOWN, Outcome, Party, Reason, Side
-from troth.node._observe import Observer
+from troth.envoy.overflow import Overflow
+from troth.mesh.connections import UNKNOWN, Outcome, Party, Reason, Side
+from troth.node.observe import Observer
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PAYMENTS = Party(address="10.0.1.2", port=0, pod="finance/payments-0", workload="finance/payments")

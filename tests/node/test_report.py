@@ -17,23 +17,20 @@ from lightkube.resources.core_v1 import ConfigMap
 
 from troth._contract import SIGNER_NAME, NodeReport, root_fingerprint
 from troth.errors import PeerError
-from troth.identity import (
-    CertificateAuthority,
-    SpiffeId,
-    TrustDomain,
-    X509Svid,
-    build_csr,
-    new_key,
-)
-from troth.node._answers import certificate
-from troth.node._csr_signer import ClusterSigner
-from troth.node._issuers import Issuers, issuers
-from troth.node._report import NodeReporter, node_report
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.svid import X509Svid
+from troth.node.answers import certificate
+from troth.node.csr_signer import ClusterSigner
+from troth.node.issuers import Issuers, issuers
+from troth.node.report import NodeReporter, node_report
 
 if TYPE_CHECKING:
     from lightkube import AsyncClient
 
-    from troth.identity import TrustBundle
+    from troth.identity.bundle import TrustBundle
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
@@ -79,7 +76,7 @@ def test_a_certificate_is_verified_once_however_often_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     verified = Mock(wraps=issuers)
-    monkeypatch.setattr("troth.node._issuers.issuers", verified)
+    monkeypatch.setattr("troth.node.issuers.issuers", verified)
     known, certificate = Issuers(), svid(NEW)
     answers = {known.of([certificate], BOTH, NOW) for _ in range(3)}
     assert answers == {frozenset({fingerprint(NEW.trust_bundle)})}
@@ -190,7 +187,7 @@ class Applied:
 async def test_after_a_pause_the_same_report_is_written_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("troth.node._report._PAUSE_SECONDS", 0)
+    monkeypatch.setattr("troth.node.report._PAUSE_SECONDS", 0)
     server = Applied()
     reporter = NodeReporter(
         cast("AsyncClient", server), node="node-1", node_uid="1", namespace="troth-system"

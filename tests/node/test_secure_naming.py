@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.identity import CertificateAuthority, SigningRequest, TrustBundle, TrustDomain
-from troth.local._network import Network
-from troth.mesh import Connection, ContainerPort, Pod, World
-from troth.node import NodeAgent, NodePaths, Signed, netns
+from troth.identity.authority import CertificateAuthority
+from troth.identity.spiffe import TrustDomain
+from troth.local.network import Network
+from troth.mesh.model import ContainerPort, Pod
+from troth.mesh.world import World
+from troth.node import netns
+from troth.node.agent import NodeAgent
+from troth.node.certificates import Signed
+from troth.node.paths import NodePaths
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import InNode
+
+    from troth.identity.bundle import TrustBundle
+    from troth.identity.rotation import SigningRequest
+    from troth.mesh.connections import Connection
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 INTRUDER = "spiffe://cluster.local/ns/finance/sa/intruder"

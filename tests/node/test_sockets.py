@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from troth.node import _netns, _sockets
-from troth.node._sockets import connected_ports, listening_ports, parse_table
+from troth.node import netns, sockets
+from troth.node.sockets import connected_ports, listening_ports, parse_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,12 +34,12 @@ def test_a_table_of_ipv6_does_so_too() -> None:
 
 def sockets_of_the_pod_and_no_others(directory: Path) -> None:
     pod = directory / "pod"
-    _netns.create(pod)
+    netns.create(pod)
     with (
         socket.create_server(("127.0.0.1", 81)),
-        _netns.socket_in(pod, socket.AF_INET) as server,
-        _netns.socket_in(pod, socket.AF_INET6) as second,
-        _netns.socket_in(pod, socket.AF_INET) as client,
+        netns.socket_in(pod, socket.AF_INET) as server,
+        netns.socket_in(pod, socket.AF_INET6) as second,
+        netns.socket_in(pod, socket.AF_INET) as client,
     ):
         server.bind(("127.0.0.1", 15007))
         server.listen()
@@ -66,9 +66,9 @@ def listeners_without_inet_diag(directory: Path) -> None:
         raise OSError(errno.ENOENT, "no such thing")
 
     pod = directory / "pod"
-    _netns.create(pod)
-    with pytest.MonkeyPatch.context() as patch, _netns.socket_in(pod, socket.AF_INET) as server:
-        patch.setattr(_sockets, "dump", dump)
+    netns.create(pod)
+    with pytest.MonkeyPatch.context() as patch, netns.socket_in(pod, socket.AF_INET) as server:
+        patch.setattr(sockets, "dump", dump)
         server.bind(("127.0.0.1", 15007))
         server.listen()
         assert listening_ports(pod) == {15007}

@@ -22,13 +22,15 @@ from tests.node.test_capture import (
     two_linked_namespaces,
 )
 
-from troth.envoy import TUNNEL_PORT, ConnectionEvent, Limits
-from troth.mesh import Outcome, Party, Reason, Side
-from troth.node import _netns
-from troth.node._capture import capture, release
-from troth.node._observe import Observer
-from troth.node._set_elements import PodSets, SetElements
-from troth.node._strangers import TABLE, Dropped, StrangerLimits, Strangers
+from troth.envoy.events import ConnectionEvent
+from troth.envoy.limits import Limits
+from troth.envoy.ports import TUNNEL_PORT
+from troth.mesh.connections import Outcome, Party, Reason, Side
+from troth.node import netns as _netns
+from troth.node.capture import capture, release
+from troth.node.observe import Observer
+from troth.node.set_elements import PodSets, SetElements
+from troth.node.strangers import TABLE, Dropped, StrangerLimits, Strangers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

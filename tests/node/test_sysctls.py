@@ -25,9 +25,9 @@ from tests.node.test_capture import (
 )
 
 from troth.errors import PeerError
-from troth.node import _netns
-from troth.node._capture import capture
-from troth.node._sysctls import POD_SYSCTLS, Sysctl, apply_sysctls
+from troth.node import netns as _netns
+from troth.node.capture import capture
+from troth.node.sysctls import POD_SYSCTLS, Sysctl, apply_sysctls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

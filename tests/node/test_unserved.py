@@ -21,13 +21,14 @@ from tests.node.test_capture import (
     two_linked_namespaces,
 )
 
-from troth.envoy import PORT_SETS
-from troth.mesh import Endpoint, Outcome, Protocol, Reason, Service, ServicePort, Side
-from troth.node import _netns
-from troth.node._capture import PROBE_SOURCE_V4, capture, release
-from troth.node._observe import Observer
-from troth.node._set_elements import SetElements
-from troth.node._unserved import MOST_ENTRIES, TABLE, Unserved, UnservedConnections
+from troth.envoy.ports import PORT_SETS
+from troth.mesh.connections import Outcome, Reason, Side
+from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
+from troth.node import netns as _netns
+from troth.node.capture import PROBE_SOURCE_V4, capture, release
+from troth.node.observe import Observer
+from troth.node.set_elements import SetElements
+from troth.node.unserved import MOST_ENTRIES, TABLE, Unserved, UnservedConnections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

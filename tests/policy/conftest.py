@@ -14,7 +14,9 @@ from typing import TypeAlias
 
 import pytest
 
-from troth.policy import Mode, PeerAuthentication, PolicyIndex, Verdict
+from troth.policy.model import Mode, PeerAuthentication
+from troth.policy.resolve import PolicyIndex
+from troth.policy.verdict import Verdict
 
 ROOT = "istio-system"
 

@@ -7,7 +7,10 @@ from typing import TypeAlias
 
 import pytest
 
-from troth.policy import Outcome, PeerAuthentication, PolicyIndex, Scope, Verdict
+from troth.policy.model import PeerAuthentication
+from troth.policy.resolve import PolicyIndex
+from troth.policy.scope import Scope
+from troth.policy.verdict import Outcome, Verdict
 
 Decide: TypeAlias = Callable[..., Verdict]
 Policies: TypeAlias = Callable[[str], list[PeerAuthentication]]

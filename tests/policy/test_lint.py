@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from troth.errors import Location, Severity
-from troth.policy import PeerAuthentication, lint_policies
+from troth.policy.lint import lint_policies
+from troth.policy.model import PeerAuthentication
 
 Policies: TypeAlias = Callable[[str], list[PeerAuthentication]]
 

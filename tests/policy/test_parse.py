@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from troth.errors import Location, Severity
-from troth.policy import Mode, PeerAuthentication, PolicyIndex, parse_peer_authentication
+from troth.policy.model import Mode, PeerAuthentication
+from troth.policy.parse import parse_peer_authentication
+from troth.policy.resolve import PolicyIndex
 
 
 def manifest(spec: object = None, **metadata: object) -> dict[str, Any]:

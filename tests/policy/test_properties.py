@@ -10,16 +10,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from troth.errors import Severity
-from troth.policy import (
-    Mode,
-    Outcome,
-    PeerAuthentication,
-    PolicyChanges,
-    PolicyIndex,
-    Scope,
-    lint_policies,
-    parse_peer_authentication,
-)
+from troth.policy.changes import PolicyChanges
+from troth.policy.lint import lint_policies
+from troth.policy.model import Mode, PeerAuthentication
+from troth.policy.parse import parse_peer_authentication
+from troth.policy.resolve import PolicyIndex
+from troth.policy.scope import Scope
+from troth.policy.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,9 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
-from troth.policy import Mode, PeerAuthentication, PolicyIndex, Verdict
+from troth.policy.model import Mode, PeerAuthentication
+from troth.policy.resolve import PolicyIndex
+from troth.policy.verdict import Verdict
 
 Decide: TypeAlias = Callable[..., Verdict]
 Policies: TypeAlias = Callable[[str], list[PeerAuthentication]]

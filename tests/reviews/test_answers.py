@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from troth.envoy import AdsStatus, Nack
-from troth.identity import TrustDomain
-from troth.mesh import Namespace, Pod, World
-from troth.reviews import Question, ReviewSpec, RouteAnswer
-from troth.reviews._answers import answer
-from troth.reviews.agent import Knowledge
+from troth.envoy.status import AdsStatus, Nack
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.model import Namespace, Pod
+from troth.mesh.world import World
+from troth.reviews.answers import Knowledge, answer
+from troth.reviews.objects import Question, ReviewSpec, RouteAnswer
 
 
 def pod(name: str, address: str) -> Pod:

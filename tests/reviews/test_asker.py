@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from troth.errors import PeerError
-from troth.explain import Unanswered
-from troth.reviews import EventsAnswer, TotalsAnswer
+from troth.explain.noted import Unanswered
 from troth.reviews.asker import Replies
+from troth.reviews.objects import EventsAnswer, TotalsAnswer
 
 GOOD = b'{"events": []}'
 DEEP = b'{"events": ' + b"[" * 5000 + b"]" * 5000 + b"}"

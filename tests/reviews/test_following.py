@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.explain.seen import connection, world
 
-from troth.reviews import EventsAnswer, Follower, Seen
+from troth.reviews.following import Follower
+from troth.reviews.objects import EventsAnswer, Seen
 
 NOW = world()
 PAY, WEB = (

@@ -8,10 +8,16 @@ import msgspec
 import pytest
 from tests.explain.seen import NOON, connection, pod, totals, world
 
-from troth.explain import PortState, audit, note, noted_in_plaintext, why
-from troth.mesh import Pod, PodPhase, Side
-from troth.reviews import TotalsAnswer, concerned_nodes, gather
-from troth.reviews._scope import totals_of, world_of
+from troth.explain.audit import audit
+from troth.explain.audit_report import PortState
+from troth.explain.noted import note
+from troth.explain.observed import noted_in_plaintext
+from troth.explain.why import why
+from troth.mesh.connections import Side
+from troth.mesh.model import Pod, PodPhase
+from troth.reviews.gather import concerned_nodes, gather
+from troth.reviews.objects import TotalsAnswer
+from troth.reviews.scope import totals_of, world_of
 
 
 def on(node: str, **changes: object) -> Pod:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from troth.reviews import ReviewSpec
+from troth.reviews.objects import ReviewSpec
 
 TRACE = {"nodeName": "a", "question": "Trace", "from": "web", "to": "shop/api", "port": 80}
 

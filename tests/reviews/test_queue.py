@@ -9,9 +9,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.reviews._objects import Metadata
-from troth.reviews._queue import MOST_OF_NAMESPACE, Asked, next_turns
-from troth.reviews._responder import read_asked
+from troth.reviews.objects import Metadata
+from troth.reviews.queue import MOST_OF_NAMESPACE, Asked, next_turns
+from troth.reviews.responder import read_asked
 
 
 def asked(namespace: str, number: int) -> Asked:

@@ -17,10 +17,10 @@ import grpc
 from tests.e2e.harness import eventually
 from tests.rig.programs import find
 
-from troth.cluster._cri_messages import message_classes
+from troth.cluster.cri_messages import message_classes
 
 if TYPE_CHECKING:
-    from troth.mesh import Pod
+    from troth.mesh.model import Pod
 
 _PAUSE = "troth.test/pause:1"
 

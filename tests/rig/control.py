@@ -18,8 +18,11 @@ from lightkube.resources.core_v1 import Namespace, Pod, ServiceAccount
 from tests.deploy import chart
 from tests.e2e.harness import PATIENCE_SECONDS
 
-from troth.controller import Controller, Settings, SigningRules, Timing
-from troth.identity import TrustDomain
+from troth.controller.election import Timing
+from troth.controller.run import Controller
+from troth.controller.settings import Settings
+from troth.controller.signing import SigningRules
+from troth.identity.spiffe import TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

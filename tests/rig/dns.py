@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import Service
 from lightkube.resources.discovery_v1 import EndpointSlice
 from tests.rig import objects
 
-from troth.node import _netns
+from troth.node import netns as _netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
-from troth.node import _netns
+from troth.node import netns as _netns
 
 if TYPE_CHECKING:
     from pathlib import Path

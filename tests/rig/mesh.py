@@ -22,8 +22,8 @@ from tests.rig.programs import Program
 
 from troth._contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
 from troth._keepalive import KEEPALIVE_SECONDS
-from troth.controller._keyring import ROTATE_ANNOTATION
-from troth.mesh import CAPTURED_ANNOTATION, MESH_LABEL
+from troth.controller.keyring import ROTATE_ANNOTATION
+from troth.mesh.model import CAPTURED_ANNOTATION, MESH_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from troth.node import _netns
+from troth.node import netns as _netns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.sources import Manifests, collect, read_documents
+from troth.sources.collect import Manifests, collect
+from troth.sources.yaml import read_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

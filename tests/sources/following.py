@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from troth.sources._kubernetes import follow
+from troth.sources.kubernetes import follow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightkube import SingleConfig
 
     from troth.errors import TrothError
-    from troth.sources._cluster_world import ClusterState
+    from troth.sources.cluster_world import ClusterState
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.errors import InputError
-from troth.policy import Mode
-from troth.sources import Manifests, amend, as_applied
+from troth.policy.model import Mode
+from troth.sources.amend import amend, as_applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from troth.sources.collect import Manifests
 
 
 def policy(name: str, mode: str, namespace: str = "finance") -> str:

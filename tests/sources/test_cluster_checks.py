@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from troth.kube import wire
-from troth.sources._cluster_checks import Checks
+from troth.sources.cluster_checks import Checks
 
 groups = st.lists(st.sampled_from(["", "0", "00a", "FFFF", "12345", "1.2.3.4"]), max_size=10)
 texts = st.one_of(

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.kube.reflector import Changes
-from troth.mesh import Pod, Protocol, ServicePort
-from troth.sources._cluster_keeper import ClusterPods, ClusterServices
-from troth.sources._cluster_world import (
+from troth.mesh.model import Pod, Protocol, ServicePort
+from troth.sources.cluster_keeper import ClusterPods, ClusterServices
+from troth.sources.cluster_world import (
     ClusterNode,
     ClusterService,
     EndpointSlice,

@@ -11,15 +11,15 @@ import pytest
 from tests.kube.fake_api import NAMESPACES, PODS, POLICIES, FakeApi, fake_api, thing
 
 from troth.errors import EnvironmentLackError, PeerError
-from troth.policy import Mode
-from troth.sources import read_cluster
+from troth.policy.model import Mode
+from troth.sources.cluster_manifests import read_cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from tests.kube.fake_api import Exchange, Object
 
-    from troth.sources import ClusterManifests
+    from troth.sources.cluster_manifests import ClusterManifests
 
 DEPLOYMENTS = "/apis/apps/v1/deployments"
 REPLICA_SETS = "/apis/apps/v1/replicasets"

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from troth.errors import PeerError
 from troth.kube.decoding import decode, without_depths
 from troth.kube.resource import Item
-from troth.mesh import ContainerPort, Namespace, Pod, PodPhase, Protocol, ServicePort
-from troth.policy import Mode
-from troth.sources._cluster_objects import (
+from troth.mesh.model import ContainerPort, Namespace, Pod, PodPhase, Protocol, ServicePort
+from troth.policy.model import Mode
+from troth.sources.cluster_objects import (
     read_endpoint_slice,
     read_namespace,
     read_node,
@@ -25,7 +25,7 @@ from troth.sources._cluster_objects import (
     read_policy,
     read_service,
 )
-from troth.sources._cluster_world import (
+from troth.sources.cluster_world import (
     ClusterNode,
     ClusterService,
     EndpointSlice,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.identity import TrustDomain
-from troth.mesh import Endpoint, Namespace, Pod, Protocol, Service, ServicePort
-from troth.policy import PeerAuthentication
-from troth.sources._cluster_world import (
+from troth.identity.spiffe import TrustDomain
+from troth.mesh.model import Endpoint, Namespace, Pod, Protocol, Service, ServicePort
+from troth.policy.model import PeerAuthentication
+from troth.sources.cluster_world import (
     ClusterNode,
     ClusterService,
     ClusterState,

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import Location
-from troth.mesh import Namespace
-from troth.policy import Mode
-from troth.sources import Document, Manifests, collect, read_documents
-from troth.sources._kinds import KINDS
+from troth.mesh.model import Namespace
+from troth.policy.model import Mode
+from troth.sources.collect import Manifests, collect
+from troth.sources.kinds import KINDS
+from troth.sources.yaml import Document, read_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,9 @@ from textwrap import dedent
 
 import pytest
 
-from troth.sources import Manifests, amend, collect, read_documents
+from troth.sources.amend import amend
+from troth.sources.collect import Manifests, collect
+from troth.sources.yaml import read_documents
 
 CONTAINERS = "containers: [{name: app, image: shop, ports: [{containerPort: 8080}]}]"
 

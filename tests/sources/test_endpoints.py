@@ -4,17 +4,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.mesh import Protocol
-from troth.sources import (
-    EndpointPort,
-    EndpointSliceSpec,
-    EndpointSpec,
-    Manifests,
-    service_problems,
-)
+from troth.mesh.model import Protocol
+from troth.sources.service_problems import service_problems
+from troth.sources.workloads import EndpointPort, EndpointSliceSpec, EndpointSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from troth.sources.collect import Manifests
 
 SERVICE = "{apiVersion: v1, kind: Service, metadata: {name: db}, spec: {ports: [{port: 80}]}}"
 SELECTIVE = SERVICE.replace("spec: {", "spec: {selector: {app: db}, ")

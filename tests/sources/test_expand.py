@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.sources import expand
+from troth.sources.expand import expand
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.errors import Severity
-from troth.sources import STDIN, load, read_documents
-from troth.sources import _files as files
+from troth.sources import files
+from troth.sources.files import STDIN, load
+from troth.sources.yaml import read_documents
 
 if TYPE_CHECKING:
     from troth.errors import Problem
-    from troth.sources import Document
+    from troth.sources.yaml import Document
 
 
 def account(name: str) -> str:

@@ -33,16 +33,16 @@ from tests.sources.following import eventually, following
 from troth.errors import EnvironmentLackError, PeerError, Severity
 from troth.kube.client import ApiServer
 from troth.kube.reflector import Broken, Opened
-from troth.mesh import Endpoint
-from troth.policy import Mode
-from troth.sources._kubernetes import NAMESPACES as NAMESPACE_RESOURCE
-from troth.sources._kubernetes import follow
+from troth.mesh.model import Endpoint
+from troth.policy.model import Mode
+from troth.sources.kubernetes import NAMESPACES as NAMESPACE_RESOURCE
+from troth.sources.kubernetes import follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from troth.kube.reflector import Event
-    from troth.sources._cluster_world import ClusterState
+    from troth.sources.cluster_world import ClusterState
 
 
 def policy(mode: str, name: str = "default", **metadata: str) -> Object:
@@ -128,7 +128,7 @@ async def test_what_is_made_changed_and_deleted_is_seen() -> None:
 async def test_a_policy_is_told_at_once_however_close_behind_another_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("troth.sources._kubernetes._SETTLE_SECONDS", 3600)
+    monkeypatch.setattr("troth.sources.kubernetes._SETTLE_SECONDS", 3600)
     async with fake_api() as api, following(api.config) as followed:
         await followed.until(lambda state: names(state) == set())
         await api.put(POLICIES, policy("STRICT"))

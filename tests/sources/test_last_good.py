@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import Location, Problem, Severity
-from troth.mesh import Namespace
-from troth.sources import Manifests, collect, merge_last_good, read_documents
+from troth.mesh.model import Namespace
+from troth.sources.collect import Manifests, collect
+from troth.sources.last_good import merge_last_good
+from troth.sources.yaml import read_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

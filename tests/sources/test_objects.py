@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth.mesh import Protocol
-from troth.sources import ConfigMap, Manifests, Secret, ServicePortSpec
+from troth.mesh.model import Protocol
+from troth.sources.collect import Manifests
+from troth.sources.workloads import ConfigMap, Secret, ServicePortSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

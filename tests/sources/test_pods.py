@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.errors import Severity
-from troth.mesh import ContainerPort, Protocol
-from troth.sources import (
+from troth.mesh.model import ContainerPort, Protocol
+from troth.sources.runnable import runnable_problems
+from troth.sources.security import Security
+from troth.sources.workloads import (
     DnsConfig,
     DnsPolicy,
     EnvFrom,
@@ -16,18 +18,17 @@ from troth.sources import (
     HostAlias,
     HttpGet,
     KeyRef,
-    Manifests,
     Probe,
     RestartPolicy,
-    Security,
     Volume,
     VolumeKind,
     VolumeMount,
-    runnable_problems,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from troth.sources.collect import Manifests
 
 
 LONG_DOMAINS = [f"{'a' * 60}.{'b' * 60}.d{number}" for number in range(20)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from troth.sources import _scalars
+from troth.sources import scalars
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,5 @@ from troth.sources import _scalars
     ],
 )
 def test_a_plain_scalar_means_what_it_means_to_kubernetes(text: str, value: object) -> None:
-    result = _scalars.plain(text)
+    result = scalars.plain(text)
     assert (type(result), result) == (type(value), value)

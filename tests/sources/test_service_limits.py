@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth.sources._cluster_objects import read_service
-from troth.sources._service_limits import MOST_PAIRS, MOST_PORTS
+from troth.sources.cluster_objects import read_service
+from troth.sources.service_limits import MOST_PAIRS, MOST_PORTS
 
 if TYPE_CHECKING:
     from troth.kube.resource import Item
-    from troth.sources._cluster_world import ClusterService
+    from troth.sources.cluster_world import ClusterService
 
 
 def read(

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.sources import Manifests, merge_last_good, watch
-from troth.sources import _watch as watching
+from troth.sources import watch as watching
+from troth.sources.last_good import merge_last_good
+from troth.sources.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
+
+    from troth.sources.collect import Manifests
 
 
 def account(name: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.sources import Document, read_documents
-from troth.sources._compose import DEEPEST_NESTING, MOST_ALIASED_VALUES
+from troth.sources.compose import DEEPEST_NESTING, MOST_ALIASED_VALUES
+from troth.sources.yaml import Document, read_documents
 
 SMILE = "\N{GRINNING FACE}"
 

@@ -19,18 +19,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 
-from troth.identity import (
-    CertificateAuthority,
-    PrivateKeyPem,
-    SpiffeId,
-    TrustDomain,
-    build_csr,
-    new_key,
-)
-from troth.trace import ClientCredentials, HandshakeTrace, TraceReport, build_report
-from troth.trace._engine import _NO_AUTO_CHAIN
-from troth.trace._names import ContentType, HandshakeType, Side
-from troth.trace._wire import RecordSplitter, Secrets, WireTap, _Direction
+from troth.identity.authority import CertificateAuthority
+from troth.identity.csr import build_csr
+from troth.identity.keys import PrivateKeyPem, new_key
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.trace.certificates import ClientCredentials
+from troth.trace.engine import _NO_AUTO_CHAIN
+from troth.trace.handshake import HandshakeTrace
+from troth.trace.names import ContentType, HandshakeType, Side
+from troth.trace.steps import TraceReport, build_report
+from troth.trace.wire import RecordSplitter, Secrets, WireTap, _Direction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

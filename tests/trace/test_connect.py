@@ -9,25 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.identity import TrustBundle, X509Svid
-from troth.identity._keys import load_signing_key
-from troth.trace import (
-    CertificateStatus,
-    ClientCredentials,
-    ConnectionStatus,
-    Kind,
-    Side,
-    TraceReport,
-    Verdict,
-    trace_connection,
-)
+from troth.identity.bundle import TrustBundle
+from troth.identity.keys import load_signing_key
+from troth.identity.svid import X509Svid
+from troth.trace.certificates import ClientCredentials
+from troth.trace.connect import trace_connection
+from troth.trace.names import Kind, Side
+from troth.trace.record import Verdict
+from troth.trace.states import CertificateStatus, ConnectionStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.trace.conftest import Owner, Ports, World
 
-    from troth.identity import SpiffeId
+    from troth.identity.spiffe import SpiffeId
+    from troth.trace.steps import TraceReport
 
 
 async def trace(

@@ -13,25 +13,20 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from troth.errors import InputError
-from troth.trace import (
-    CertificateStatus,
-    ClientCredentials,
-    ConnectionStatus,
-    HandshakeTrace,
-    Kind,
-    Side,
-    Verdict,
-    build_report,
-)
-from troth.trace._names import ContentType, HandshakeType
-from troth.trace._wire import HEADER_SIZE, RecordSplitter
+from troth.trace.certificates import ClientCredentials
+from troth.trace.handshake import HandshakeTrace
+from troth.trace.names import ContentType, HandshakeType, Kind, Side
+from troth.trace.record import Verdict
+from troth.trace.states import CertificateStatus, ConnectionStatus
+from troth.trace.steps import build_report
+from troth.trace.wire import HEADER_SIZE, RecordSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.trace.conftest import MemoryServer, World
 
-    from troth.trace import TraceReport
+    from troth.trace.steps import TraceReport
 
     Converse = Callable[..., TraceReport]
     Serve = Callable[..., MemoryServer]

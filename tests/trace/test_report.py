@@ -13,20 +13,15 @@ import pytest
 from rich.console import Console
 from tests.columns import assert_whole
 
-from troth.trace import (
-    Kind,
-    Side,
-    TraceReport,
-    build_report,
-    render_report,
-)
-from troth.trace._messages import (
+from troth.trace.messages import (
     offered_groups,
     parse_certificate,
     parse_server_hello,
     signature_scheme,
 )
-from troth.trace._steps import _ENDINGS, _RULES
+from troth.trace.names import Kind, Side
+from troth.trace.render import render_report
+from troth.trace.steps import _ENDINGS, _RULES, TraceReport, build_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ def main() -> None:
     """Run the command line of this process."""
     try:
         # Here, because it takes a while, and Ctrl-C may come meanwhile.
-        from troth.cli._app import run_process  # noqa: PLC0415
+        from troth.cli.app import run_process  # noqa: PLC0415
     except KeyboardInterrupt:
         sys.exit(130)
     run_process()

@@ -8,7 +8,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from troth.cluster._become import settings_told
+from troth.cluster.become import settings_told
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
         Path("/proc/self/comm").write_text("troth", "ascii")  # for ps; it would be Python's
     gc.disable()  # modules are made to stay: to look for garbage among them takes 40 ms
     _load_structlog()
-    from troth.cluster._run import run_node  # noqa: PLC0415 - after structlog
+    from troth.cluster.run import run_node  # noqa: PLC0415 - after structlog
 
     gc.freeze()
     gc.enable()

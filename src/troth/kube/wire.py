@@ -10,7 +10,7 @@ from datetime import datetime
 
 import msgspec
 
-from troth.mesh import PodPhase, Protocol
+from troth.mesh.model import PodPhase, Protocol
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -9,7 +9,8 @@ import sys
 import time
 from typing import Any
 
-from troth.local import StateDirectory, call
+from troth.local.control import call
+from troth.local.state import StateDirectory
 
 
 def pods_in_force(wanted: list[str]) -> bool:

@@ -1,0 +1,219 @@
+"""What in a cluster is in troth's way: pure judgement of what was gathered."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from troth.check.definitions import definitions
+from troth.check.network_policies import blocked_tunnels
+from troth.check.report import Check, error, in_order, warning
+from troth.envoy.ports import OWN_PORTS
+from troth.mesh.model import MESH_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from troth.check.facts import ClusterFacts, Metadata, NodeObject, PodObject
+    from troth.check.report import Finding
+
+OLDEST_KUBERNETES = (1, 31)
+"""From then on the questions to one node can be watched alone (KEP-4358); it is also what a pod's
+token naming its node (KEP-4193) and admission policies need."""
+
+OLDEST_KERNEL = (5, 2)
+"""From then on nftables has NAT in tables for both IP versions."""
+
+ARCHITECTURES = frozenset({"amd64", "arm64"})
+"""Those that Envoy is built for."""
+
+_POD_SECURITY = "pod-security.kubernetes.io/enforce"
+_SIDECARS = {"istio-proxy": "Istio", "istio-init": "Istio", "linkerd-proxy": "Linkerd"}
+
+
+def judge_cluster(facts: ClusterFacts) -> Check:
+    """Judge a cluster, before or after troth is installed there."""
+    findings = [
+        *_version(facts),
+        *definitions(facts),
+        *_rights(facts),
+        *(found for node in facts.nodes for found in _node(node)),
+        *_home(facts),
+        *judge_namespaces(facts),
+        *_unreadable(facts),
+    ]
+    return Check(subject=facts.server, version=facts.version, findings=in_order(findings))
+
+
+def judge_namespaces(facts: ClusterFacts) -> tuple[Finding, ...]:
+    """What is in the way of the pods of the mesh, and of those in the namespaces wanted."""
+    in_mesh = _in_mesh(facts)
+    policies = (each for each in facts.network_policies if each.metadata.namespace in in_mesh)
+    return (*_namespaces(facts), *_pods(facts), *blocked_tunnels(policies))
+
+
+def kernel_is_old(release: str) -> bool:
+    """Whether a kernel is older than nftables' NAT as it is used; unknown forms are believed."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return found is not None and (int(found[1]), int(found[2])) < OLDEST_KERNEL
+
+
+def _version(facts: ClusterFacts) -> Iterator[Finding]:
+    found = re.match(r"v?(\d+)\.(\d+)", facts.version)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST_KUBERNETES:
+        oldest = ".".join(map(str, OLDEST_KUBERNETES))
+        yield error(
+            "kubernetes-too-old",
+            facts.server,
+            f"runs Kubernetes {facts.version or 'of an unknown version'}",
+            why="A node agent watches the questions to its own node by a field of theirs, which "
+            f"can be had from Kubernetes {oldest} on.",
+            remedy=f"Upgrade to {oldest} or later.",
+        )
+
+
+def _rights(facts: ClusterFacts) -> Iterator[Finding]:
+    if facts.lacking:
+        yield warning(
+            "no-right-to-install",
+            "your user",
+            f"may not {', '.join(facts.lacking)}",
+            why="kubectl apply -k deploy does all of that.",
+            remedy="Have troth installed by an administrator of the cluster.",
+        )
+
+
+def _node(node: NodeObject) -> Iterator[Finding]:
+    where, info = f"Node {node.metadata.name}", node.status.node_info
+    if info.operating_system != "linux":
+        return  # the DaemonSet keeps to Linux
+    if kernel_is_old(info.kernel_version):
+        yield error(
+            "kernel-too-old",
+            where,
+            f"runs Linux {info.kernel_version}",
+            why="Its pods can't be captured: nftables has NAT for both IP versions in one table "
+            "from Linux 5.2 on.",
+            remedy="Upgrade the node's kernel.",
+        )
+    if info.architecture and info.architecture not in ARCHITECTURES:
+        yield error(
+            "architecture",
+            where,
+            f"is {info.architecture}",
+            why="There is no Envoy for it.",
+            remedy="Keep pods of the mesh on other nodes.",
+        )
+
+
+def _home(facts: ClusterFacts) -> Iterator[Finding]:
+    for namespace in facts.namespaces:
+        level = (namespace.metadata.labels or {}).get(_POD_SECURITY, "privileged")
+        if namespace.metadata.name == facts.home and level != "privileged":
+            yield error(
+                "pod-security",
+                f"Namespace {facts.home}",
+                f"admits only pods of level {level}",
+                why="Node agents enter other pods' network namespaces, so none can be made there.",
+                remedy=f"kubectl label namespace {facts.home} --overwrite "
+                f"{_POD_SECURITY}=privileged",
+            )
+
+
+def _in_mesh(facts: ClusterFacts) -> frozenset[str]:
+    labelled = (
+        each.metadata.name
+        for each in facts.namespaces
+        if (each.metadata.labels or {}).get(MESH_LABEL) == "enabled"
+    )
+    return frozenset(labelled) | facts.wanted
+
+
+def _namespaces(facts: ClusterFacts) -> Iterator[Finding]:
+    names = {each.metadata.name for each in facts.namespaces}
+    for missing in sorted(facts.wanted - names) if names else ():
+        yield error(
+            "no-such-namespace",
+            f"Namespace {missing}",
+            "isn't there",
+            why="Nothing can be said of its pods.",
+            remedy="Correct the name.",
+        )
+    for namespace in facts.namespaces:
+        other = _injected(namespace.metadata)
+        if namespace.metadata.name in _in_mesh(facts) and other:
+            mesh, label = other
+            yield error(
+                "other-mesh",
+                f"Namespace {namespace.metadata.name}",
+                f"is in {mesh}'s mesh, too ({label})",
+                why="Both would redirect the connections of its pods, and they would fail.",
+                remedy=f"Take it out of one: remove {label}, or the label {MESH_LABEL}.",
+            )
+
+
+def _pods(facts: ClusterFacts) -> Iterator[Finding]:
+    for pod in facts.pods:
+        labels = pod.metadata.labels or {}
+        if (
+            pod.metadata.namespace in _in_mesh(facts)
+            and labels.get(MESH_LABEL) != "disabled"
+            and not pod.spec.host_network
+        ):
+            yield from _pod(pod)
+
+
+def _pod(pod: PodObject) -> Iterator[Finding]:
+    where = f"Pod {pod.metadata.place}"
+    containers = pod.spec.all_containers
+    other = next((_SIDECARS[each.name] for each in containers if each.name in _SIDECARS), "")
+    if not other and (pod.metadata.annotations or {}).get("ambient.istio.io/redirection"):
+        other = "Istio"
+    if other:
+        yield error(
+            "other-mesh",
+            where,
+            f"is captured by {other}",
+            why="Both would redirect its connections, and they would fail.",
+            remedy=f"Take it out of {other}'s mesh and make it anew, or keep it out of troth's by "
+            f"the label {MESH_LABEL}=disabled.",
+        )
+    declared = {
+        port.container_port
+        for container in containers
+        for port in container.ports or ()
+        if port.protocol == "TCP"
+    }
+    for port in sorted(declared.intersection(OWN_PORTS)):
+        yield error(
+            "port-taken",
+            where,
+            f"declares TCP port {port}",
+            why="Envoy listens on that port in every captured pod, so it can't be captured.",
+            remedy="Have the app listen on another port.",
+        )
+
+
+def _injected(metadata: Metadata) -> tuple[str, str] | None:
+    """Which other mesh a namespace is in, and what says so."""
+    labels, annotations = metadata.labels or {}, metadata.annotations or {}
+    if labels.get("istio-injection") == "enabled":
+        return "Istio", "istio-injection=enabled"
+    if "istio.io/rev" in labels and labels.get("istio-injection") != "disabled":
+        return "Istio", f"istio.io/rev={labels['istio.io/rev']}"
+    if labels.get("istio.io/dataplane-mode") == "ambient":
+        return "Istio", "istio.io/dataplane-mode=ambient"
+    if annotations.get("linkerd.io/inject") in {"enabled", "ingress"}:
+        return "Linkerd", f"linkerd.io/inject={annotations['linkerd.io/inject']}"
+    return None
+
+
+def _unreadable(facts: ClusterFacts) -> Iterator[Finding]:
+    for resource in facts.unreadable:
+        yield warning(
+            "not-looked-at",
+            resource,
+            "may not be listed by your user",
+            why="What is amiss with them isn't seen.",
+            remedy="Run the check as somebody who may list them in all namespaces.",
+        )

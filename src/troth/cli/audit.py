@@ -1,0 +1,127 @@
+"""`troth audit`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster
+from troth.cli.console import Output, OutputOption, err, print_json, print_tables
+from troth.cli.render_audit import render_audit
+from troth.cli.reviews import (
+    TIMEOUT_SECONDS,
+    TROTH_NAMESPACE,
+    AllNodesOption,
+    AskedNamespaceOption,
+    Asking,
+    TimeoutOption,
+    TrothNamespaceOption,
+    ask_totals,
+    tell_unanswered,
+)
+from troth.cli.write_policies import write_policies
+from troth.explain.audit import audit
+from troth.explain.audit_report import Audit, LeftOut
+from troth.local.control import call
+from troth.local.state import StateDirectory
+from troth.mesh.tally import KEPT
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("audit")(audit_command)
+
+
+def audit_command(
+    ctx: typer.Context,
+    since: Annotated[
+        str, typer.Option(help="How far to look back, such as 30m, 1h or 7d (the most).")
+    ] = "1h",
+    write_policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the PeerAuthentications that are safe to apply now into this directory.",
+            metavar="DIR",
+        ),
+    ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: AskedNamespaceOption = None,
+    all_nodes: AllNodesOption = False,
+    timeout: TimeoutOption = TIMEOUT_SECONDS,
+    troth_namespace: TrothNamespaceOption = TROTH_NAMESPACE,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Show who connected to whom, and which workloads are ready for STRICT or why not.
+
+    In a cluster it is about one namespace. The exit code is 0 when every workload in the mesh is
+    ready, and 1 when one is not, or when a node of a cluster didn't answer.
+    """
+    seconds = _duration(since).total_seconds()
+    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    if cluster:
+        asking = Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout)
+        report = _of_cluster(asking, int(seconds))
+    else:
+        (answer,) = call(StateDirectory().control, "audit", seconds=seconds)
+        report = msgspec.convert(answer, Audit, strict=False)
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        print_tables(render_audit(report))
+    tell_unanswered(report.unanswered)
+    if write_policy is not None:
+        _write(report, write_policy)
+    return 0 if report.ready else 1
+
+
+def _of_cluster(asking: Asking, seconds: int) -> Audit:
+    """What a part of the nodes has not seen can't make anything ready, nor a policy safe."""
+    now = datetime.now(UTC)
+    seen, unanswered = ask_totals(asking, since_seconds=seconds)
+    report = audit(
+        seen.noted,
+        seen.world,
+        since=now - timedelta(seconds=seconds),
+        complete_since=now if unanswered else seen.complete_since,
+        not_captured=seen.not_captured,
+    )
+    if not unanswered:
+        return report
+    left_out = (
+        LeftOut(workload=each.key, why="not all nodes have said what they have seen")
+        for each in report.workloads
+    )
+    return msgspec.structs.replace(
+        report, ready=False, policies=(), left_out=tuple(left_out), unanswered=unanswered
+    )
+
+
+def _write(report: Audit, directory: Path) -> None:
+    for path in write_policies(report, directory):
+        err.print(f"[green]wrote[/green] {escape(str(path))}", soft_wrap=True)
+    for each in report.left_out:
+        err.print(
+            f"[yellow]no policy for {escape(each.workload)}:[/yellow] {escape(each.why)}",
+            soft_wrap=True,
+        )
+    if not report.policies and not report.left_out:
+        err.print("nothing to write: all is STRICT")
+
+
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration: write it as 90s, 30m, 1h or 7d")
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if duration > KEPT:
+        raise typer.BadParameter(f"{text} is longer than connections are remembered: at most 7d")
+    return duration

@@ -1,0 +1,108 @@
+"""`troth check`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from troth._contract import DEFAULT_NAMESPACE
+from troth.cli.console import Output, OutputOption, out, print_json
+from troth.errors import Severity
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from troth.check.report import Check, Finding
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("check")(check)
+
+
+def check(
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="A namespace to look at as if it were in the mesh already; may be repeated.",
+        ),
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option("--kubeconfig", help="The kubeconfig file; by default as kubectl has it."),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option("--context", help="The kubeconfig's context; by default the current one."),
+    ] = None,
+    home: Annotated[
+        str, typer.Option(help="The namespace that troth is, or is to be, installed in.")
+    ] = DEFAULT_NAMESPACE,
+    machine: Annotated[
+        bool, typer.Option("--machine", help="Look at this machine instead of a cluster.")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Say what a cluster lacks for troth, before or after it is installed.
+
+    Nothing is changed. The exit code is 0 when nothing is in the way (warnings apart), and 1 when
+    something is.
+    """
+    # The client of the Kubernetes API takes long to load.
+    from troth.check.gather import gather_cluster  # noqa: PLC0415
+    from troth.check.gather_machine import gather_machine  # noqa: PLC0415
+    from troth.check.judge import judge_cluster  # noqa: PLC0415
+    from troth.check.judge_machine import judge_machine  # noqa: PLC0415
+    from troth.kube.config import cluster_config  # noqa: PLC0415
+
+    if machine and (namespace or kubeconfig or context):
+        raise typer.BadParameter("--machine is about no cluster")
+    if machine:
+        report = judge_machine(gather_machine())
+    else:
+        config = cluster_config(kubeconfig, context)
+        facts = asyncio.run(gather_cluster(config, wanted=namespace or (), home=home))
+        report = judge_cluster(facts)
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        out.print(render_check(report), soft_wrap=not out.is_terminal)
+    return 1 if report.errors else 0
+
+
+def render_check(report: Check) -> RenderableType:
+    """All of it, for people."""
+    parts: list[RenderableType] = [f"{escape(report.subject)}, {escape(report.version)}"]
+    for finding in report.findings:
+        parts.append(Text.from_markup(_headline(finding)))
+        parts.append(Padding(Text(f"{finding.why} {finding.remedy}"), (0, 0, 0, 2), expand=False))
+    parts.append(_sum(report))
+    return Group(*parts)
+
+
+def _headline(finding: Finding) -> str:
+    colour = _COLOURS[finding.severity]
+    return f"[{colour}]{finding.severity}:[/] {escape(finding.where)} {escape(finding.what)}."
+
+
+def _sum(report: Check) -> str:
+    warnings = len(report.findings) - report.errors
+    noted = f" ({_count(warnings, 'warning')})" if warnings else ""
+    if report.errors:
+        return f"[red]{_count(report.errors, 'error')}[/red]{noted}"
+    return f"[green]Nothing is in the way.[/green]{noted}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,188 @@
+"""The options by which commands take a cluster, named as kubectl names them, and asking it.
+
+Any of them means a cluster, and so does being called as `kubectl troth`; ``-f`` means files, for
+which ``-n`` only completes names; and without either it is the mesh on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from troth._syntax import NAMESPACE
+from troth.cli import PLUGIN
+from troth.errors import InputError, Problem
+from troth.explain.cluster_status import cluster_status
+from troth.policy.scope import Scope
+from troth.sources.collect import DEFAULT_NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightkube import SingleConfig
+
+    from troth.explain.cluster_report import ClusterStatus
+    from troth.explain.explain import Explanation
+    from troth.identity.spiffe import TrustDomain
+    from troth.sources.cluster_manifests import ClusterManifests
+
+ContextOption = Annotated[
+    str | None, typer.Option("--context", help="Ask the cluster of this kubeconfig context.")
+]
+KubeconfigOption = Annotated[
+    Path | None, typer.Option("--kubeconfig", help="Ask the cluster of this kubeconfig file.")
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="The namespace of names without one, in a cluster."),
+]
+
+_NAMESPACES = "namespaces"
+_POLICIES = "peerauthentications.security.istio.io"
+
+
+class Cluster(NamedTuple):
+    """The cluster that is meant.
+
+    Attributes:
+        config: How to reach it, and as whom.
+        namespace: Of names without one.
+    """
+
+    config: SingleConfig
+    namespace: str
+
+
+def chosen_cluster(
+    ctx: typer.Context,
+    *,
+    context: str | None,
+    kubeconfig: Path | None,
+    namespace: str | None,
+    files: Sequence[Path] | None = None,
+) -> Cluster | None:
+    """The cluster that is meant; None when files are, or the mesh on this machine.
+
+    Raises:
+        TrothError: There is none, or no such one.
+    """
+    if namespace is not None and (flaw := NAMESPACE.flaw(namespace)):
+        raise InputError([Problem(subject="-n", path="", found=flaw[0], wanted=flaw[1])])
+    if files:
+        if context is not None or kubeconfig is not None:
+            raise typer.BadParameter("ask either files, by -f, or a cluster, by --context")
+        return None
+    if (context, kubeconfig, namespace) == (None, None, None) and not is_plugin(ctx):
+        return None
+    # The client of the Kubernetes API takes long to load.
+    from troth.kube.config import cluster_config  # noqa: PLC0415
+
+    config = cluster_config(kubeconfig, context)
+    return Cluster(config, namespace or config.context.namespace or DEFAULT_NAMESPACE)
+
+
+def is_plugin(ctx: typer.Context) -> bool:
+    """Whether the program was called as kubectl's plugin."""
+    return ctx.find_root().info_name == PLUGIN
+
+
+def full_name(name: str, namespace: str | None) -> str:
+    """A workload's name with its namespace: its own, if it has one."""
+    head, slash, rest = name.partition("/")
+    # A label's key may have a slash, too: what is before it is then mostly a domain.
+    if namespace is None or not (slash and rest and NAMESPACE.flaw(head) is None):
+        return f"{namespace}/{name}" if namespace else name
+    return name
+
+
+def full_object_name(name: str, namespace: str | None) -> str:
+    """``KIND/NAMESPACE/NAME`` of an object that may be named without its namespace."""
+    kind, _, rest = name.partition("/")
+    if namespace is None or not rest or "/" in rest or kind.lower() == "namespace":
+        return name
+    return f"{kind}/{namespace}/{rest}"
+
+
+def ask_cluster(
+    cluster: Cluster, *, root_namespace: str, namespace: str = "", keep: str = ""
+) -> ClusterManifests:
+    """What a cluster was asked to run; see `troth.sources.read_cluster`.
+
+    Raises:
+        TrothError: It can't be asked.
+    """
+    from troth.sources.cluster_manifests import read_cluster  # noqa: PLC0415 - see above
+
+    return asyncio.run(
+        read_cluster(cluster.config, root_namespace=root_namespace, namespace=namespace, keep=keep)
+    )
+
+
+def ask_status(
+    cluster: Cluster, *, namespace: str, home: str, root_namespace: str, trust_domain: TrustDomain
+) -> ClusterStatus:
+    """How the mesh of a cluster is.
+
+    Args:
+        cluster: The cluster.
+        namespace: Only this one's pods are looked at; empty for all.
+        home: The namespace of the controller and the node agents.
+        root_namespace: Where mesh-wide policies live.
+        trust_domain: Of every identity.
+
+    Raises:
+        TrothError: It can't be asked, or there is no such namespace.
+    """
+    from troth.sources.installation import read_installation  # noqa: PLC0415 - see above
+
+    found = asyncio.run(
+        read_installation(
+            cluster.config, home=home, root_namespace=root_namespace, namespace=namespace
+        )
+    )
+    if namespace and not found.namespaces:
+        wanted = "name one of the cluster's, or leave -n out for all"
+        raise InputError(
+            [Problem(subject=f"namespace {namespace}", path="", found="isn't there", wanted=wanted)]
+        )
+    return cluster_status(
+        found,
+        home=home,
+        root_namespace=root_namespace,
+        trust_domain=trust_domain,
+        now=datetime.now(UTC),
+    )
+
+
+def require_essentials(found: ClusterManifests, *, but_in: str = "") -> None:
+    """Refuse to say anything about modes without all namespaces and policies that matter.
+
+    Args:
+        found: What was read.
+        but_in: The namespace whose policies may be missing.
+
+    Raises:
+        EnvironmentLackError: One of them may not be read.
+    """
+    for each in found.unreadable:
+        if each.resource in {_NAMESPACES, _POLICIES} and (
+            each.resource == _NAMESPACES or not but_in or each.namespace != but_in
+        ):
+            raise each.error
+
+
+def require_no_default(found: ClusterManifests, explanation: Explanation) -> None:
+    """Refuse what a policy that may not be read could change.
+
+    Raises:
+        EnvironmentLackError: A mode is the default only because mesh-wide policies are unknown.
+    """
+    decided = (explanation.decided_by, *(port.decided_by for port in explanation.ports.values()))
+    if any(each.scope is Scope.DEFAULT for each in decided):
+        for lack in found.unreadable:
+            if lack.resource == _POLICIES:
+                raise lack.error

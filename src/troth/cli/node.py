@@ -1,0 +1,107 @@
+"""`troth node`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from troth._contract import DEFAULT_NAMESPACE
+from troth._keepalive import KEEPALIVE_SECONDS
+from troth._listen import LISTEN, ListenAddress
+from troth.cli.mesh_options import (
+    HomeOption,
+    KeepaliveOption,
+    PodConnectionsOption,
+    RootNamespaceOption,
+    TrustDomainOption,
+)
+from troth.cluster.become import become_node
+from troth.cluster.settings import NodeSettings
+from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
+from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("node")(node)
+
+
+def node(
+    node_name: Annotated[
+        str, typer.Option(envvar="NODE_NAME", help="The name of the Node that this runs on.")
+    ],
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            help="How to reach the API server; by default as the pod's service account, or as "
+            "KUBECONFIG says."
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path, typer.Option(help="For sockets and files of the node's agents; theirs alone.")
+    ] = Path("/run/troth"),
+    namespace: HomeOption = DEFAULT_NAMESPACE,
+    trust_domain: TrustDomainOption = DEFAULT_TRUST_DOMAIN,
+    root_namespace: RootNamespaceOption = DEFAULT_ROOT_NAMESPACE,
+    health_socket: Annotated[
+        Path | None,
+        typer.Option(help="Unix socket of /healthz and /readyz; python -m troth.probe asks it."),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            help="How long connections may live on when another agent has taken over.", min=0
+        ),
+    ] = 300.0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar=LISTEN,
+            help="Show Prometheus the agent's metrics at /metrics there, whoever asks.",
+        ),
+    ] = None,
+    cri_socket: Annotated[
+        Path | None,
+        typer.Option(
+            help="The container runtime's socket, to ask it for pods' network namespaces; by "
+            "default they are found by the pods' processes."
+        ),
+    ] = None,
+    max_connections_per_pod: PodConnectionsOption = None,
+    keepalive_seconds: KeepaliveOption = KEEPALIVE_SECONDS,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            envvar="MEMORY_LIMIT",
+            help="How many bytes the agent and its Envoy may use together; when they are nearly "
+            "used up, Envoy takes no new connections. By default that isn't watched.",
+            min=64 * 1024 * 1024,
+        ),
+    ] = None,
+) -> None:
+    """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
+
+    For a DaemonSet, with the node's PIDs in view. Two may run on a node at a time: the second takes
+    over from the first. It ends on SIGTERM, if another has taken over with its last connection; if
+    not at once, and its pods stay captured, so that nothing passes unencrypted until the next agent
+    is there.
+    """
+    become_node(
+        NodeSettings(
+            node_name=node_name,
+            kubeconfig=kubeconfig.absolute() if kubeconfig is not None else None,
+            run_dir=run_dir.absolute(),
+            namespace=namespace,
+            trust_domain=TrustDomain.parse(trust_domain),
+            root_namespace=root_namespace,
+            health_socket=health_socket.absolute() if health_socket is not None else None,
+            drain_seconds=drain_seconds,
+            metrics=ListenAddress.parse(metrics, option="--metrics") if metrics else None,
+            cri_socket=cri_socket.absolute() if cri_socket is not None else None,
+            pod_connections=max_connections_per_pod,
+            keepalive_seconds=keepalive_seconds,
+            memory=memory,
+        )
+    )

@@ -1,0 +1,178 @@
+"""`troth plan`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from troth.cli.cluster import (
+    ContextOption,
+    KubeconfigOption,
+    NamespaceOption,
+    ask_cluster,
+    chosen_cluster,
+    full_object_name,
+    require_essentials,
+)
+from troth.cli.console import Output, OutputOption, err, print_json, print_tables
+from troth.cli.manifests import (
+    FILES_HELP,
+    ROOT_NAMESPACE,
+    RootNamespaceOption,
+    pass_on_warnings,
+    read_manifests,
+    warn_of_errors,
+)
+from troth.cli.render_plan import render_plan
+from troth.cli.reviews import Asking, ask_totals, tell_unanswered
+from troth.errors import InputError, PeerError, Severity, TrothError
+from troth.explain.observed import noted_in_plaintext, seen_in_plaintext
+from troth.explain.plan import plan
+from troth.local.control import call
+from troth.local.state import StateDirectory
+from troth.mesh.connections import Connection
+from troth.sources.amend import amend, as_applied
+
+if TYPE_CHECKING:
+    from troth.cli.cluster import Cluster
+    from troth.explain.observed import Plaintext
+    from troth.explain.plan_report import Plan
+
+_FAILURES = frozenset({"breaks", "unencrypted", "weaker"})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("plan")(plan_command)
+
+
+def plan_command(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("--filename", "-f", help=f"What is in force today. {FILES_HELP}"),
+    ] = None,
+    new_files: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help=f"Objects to add or to replace by identity. {FILES_HELP}"),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND/NAMESPACE/NAME", help="An object to take out; may be repeated."),
+    ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: NamespaceOption = None,
+    root_namespace: RootNamespaceOption = ROOT_NAMESPACE,
+    applied_now: Annotated[
+        bool,
+        typer.Option(
+            "--applied-now",
+            help="Take new policies of --with for the youngest, as a cluster would. It is so "
+            "anyway if any object given has a creationTimestamp.",
+        ),
+    ] = False,
+    observed: Annotated[
+        bool,
+        typer.Option("--observed", help="Count the plaintext that the running mesh has seen, too."),
+    ] = False,
+    fail_on: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT,...",
+            help="What makes the exit code 1: breaks (a client would be refused), unencrypted (a "
+            "connection would lose its encryption), weaker (a port would take what it refuses "
+            "today), or none.",
+        ),
+    ] = "breaks,unencrypted",
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Say what a change would do: modes, who is refused, what loses encryption.
+
+    The exit code is 0 when nothing that --fail-on names would happen, and 1 when something would,
+    or when a part of the answer is unknown: for errors, missing rights, or objects that make pods
+    of which nothing is known.
+    """
+    failures = _failures(fail_on)
+    if not new_files and not without:
+        raise typer.BadParameter("say what would change: --with or --without")
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
+    )
+    if cluster:
+        namespace = cluster.namespace
+    elif not files:
+        raise typer.BadParameter(
+            "say what is in force today: --filename PATH, or a cluster by --context"
+        )
+    current, new = read_manifests(files or [], new_files or [], namespace=namespace)
+    if errors := [each for each in new.problems if each.severity is Severity.ERROR]:
+        raise InputError(errors)
+    if cluster:
+        found = ask_cluster(cluster, root_namespace=root_namespace)
+        require_essentials(found)
+        current = found.manifests
+        new = as_applied(new, found.created, now=datetime.now(UTC))
+    elif applied_now or current.dated or new.dated:
+        # Files that have no date themselves were applied before.
+        moment = datetime.now(UTC) + timedelta(seconds=1)
+        new = as_applied(new, {k: each.created for k, each in current.policies.items()}, now=moment)
+    gone = [full_object_name(name, namespace) for name in without or ()]
+    planned = amend(current, new=new, without=gone)
+    report = plan(current, planned, root_namespace=root_namespace)
+    if observed:
+        seen = _observed_in(cluster, report) if cluster else _observed()
+        report = plan(current, planned, root_namespace=root_namespace, observed=seen)
+    warn_of_errors(report.problems)
+    pass_on_warnings(report.warnings)
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        print_tables(render_plan(report))
+    failed = any(getattr(report, name) for name in (*failures, "problems", "unknown"))
+    return 1 if failed else 0
+
+
+def _failures(text: str) -> frozenset[str]:
+    """The fields of a plan that are to be empty."""
+    if text == "none":
+        return frozenset()
+    names = frozenset(text.split(","))
+    if not names <= _FAILURES:
+        words = ", ".join(sorted(names - _FAILURES))
+        raise typer.BadParameter(
+            f"--fail-on: {words!r} is none of {', '.join(sorted(_FAILURES))} and none"
+        )
+    return names
+
+
+def _observed() -> tuple[Plaintext, ...]:
+    try:
+        events = call(StateDirectory().control, "events")
+        return seen_in_plaintext(msgspec.convert(event, Connection) for event in events)
+    except PeerError as error:
+        err.print(f"[yellow]nothing observed:[/yellow] {escape(str(error))}", soft_wrap=True)
+        return ()
+
+
+def _observed_in(cluster: Cluster, report: Plan) -> tuple[Plaintext, ...]:
+    """What the agents of a cluster have seen of the namespaces in which something would change."""
+    seen: list[Plaintext] = []
+    for namespace in sorted({each.workload.namespace for each in report.changes}):
+        asking = Asking(cluster._replace(namespace=namespace))
+        try:
+            found, unanswered = ask_totals(asking)
+        except TrothError as error:
+            err.print(
+                f"[yellow]nothing observed in {escape(namespace)}:[/yellow] {escape(str(error))}",
+                soft_wrap=True,
+            )
+            continue
+        tell_unanswered(unanswered)
+        seen += noted_in_plaintext(found.noted)
+    return tuple(seen)

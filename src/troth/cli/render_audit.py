@@ -1,0 +1,104 @@
+"""How an audit reads: who connected to whom, who is ready for STRICT, what could be applied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+from rich.text import Text
+
+from troth._rows import Rows
+from troth.cli.console import coloured, moment
+from troth.explain.audit_report import PortState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from troth.explain.audit_report import Audit, Pair, PortAudit, WorkloadAudit
+
+_COLOURS = {
+    PortState.STRICT: "green",
+    PortState.READY: "green",
+    PortState.PLAINTEXT: "yellow",
+    PortState.NO_TRAFFIC: "dim",
+    PortState.DISABLED: "yellow",
+}
+
+
+def render_audit(audit: Audit) -> RenderableType:
+    """Everything of an audit, for people."""
+    parts: list[RenderableType] = []
+    if audit.complete_since > audit.since:
+        parts += [
+            f"[yellow]Connections are only known since {moment(audit.complete_since)}.[/yellow]",
+            "",
+        ]
+    parts += [_pairs(audit.pairs) if audit.pairs else "Nobody connected to anybody.", ""]
+    if audit.workloads:
+        parts += [_workloads(audit.workloads), ""]
+    ready = sum(workload.ready for workload in audit.workloads)
+    if not audit.workloads:
+        parts.append("No workload is in the mesh.")
+    elif audit.ready:
+        parts.append("[green]Every workload is ready for STRICT, or has it.[/green]")
+    else:
+        parts.append(f"{ready} of {len(audit.workloads)} workloads are ready for STRICT.")
+    return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
+
+
+def _pairs(pairs: Sequence[Pair]) -> Rows:
+    rows = Rows("FROM", "TO", "TUNNEL", "PLAINTEXT", "REFUSED", "LAST")
+    for pair in pairs:
+        rows.add_row(
+            escape(pair.source),
+            escape(f"{pair.destination}:{pair.port}"),
+            f"[green]{pair.tunnel}[/green]" if pair.tunnel else "",
+            f"[yellow]{pair.plaintext}[/yellow]" if pair.plaintext else "",
+            f"[red]{pair.refused}[/red]" if pair.refused else "",
+            moment(pair.last),
+        )
+    return rows
+
+
+def _workloads(workloads: Sequence[WorkloadAudit]) -> Rows:
+    rows = Rows("WORKLOAD", "PORT", "MODE", "READY", "BECAUSE")
+    for workload in workloads:
+        name = escape(workload.key)
+        if not workload.captured:
+            why = escape(f"not captured: {workload.why}")
+            rows.add_row(name, "", coloured(workload.mode), "[red]no[/red]", why)
+            name = ""
+        elif not workload.ports:
+            because = "no port is known that it listens on"
+            rows.add_row(name, "", coloured(workload.mode), "[green]yes[/green]", because)
+        for number, port in workload.ports.items():
+            answer = "yes" if port.state.is_ready else "no"
+            rows.add_row(
+                name,
+                str(number),
+                coloured(port.mode),
+                f"[{_COLOURS[port.state]}]{answer}[/]",
+                escape(_because(port)),
+            )
+            name = ""
+    return rows
+
+
+def _because(port: PortAudit) -> str:
+    match port.state:
+        case PortState.STRICT:
+            return f"is STRICT by {port.decided_by}"
+        case PortState.READY:
+            return "all by the tunnel"
+        case PortState.DISABLED:
+            return f"is DISABLE by {port.decided_by}"
+        case PortState.NO_TRAFFIC:
+            return "no traffic"
+        case PortState.PLAINTEXT:
+            return "\n".join(
+                f"{client.source}, {client.count} in plaintext, last {moment(client.last)}"
+                for client in port.because_of
+            )

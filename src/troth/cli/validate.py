@@ -1,0 +1,102 @@
+"""`troth validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from troth.cli.cluster import (
+    Cluster,
+    ContextOption,
+    KubeconfigOption,
+    ask_cluster,
+    chosen_cluster,
+)
+from troth.cli.console import Output, OutputOption, err, out, print_json
+from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, RootNamespaceOption, read_manifests
+from troth.errors import Severity
+from troth.explain.validate import validate
+
+if TYPE_CHECKING:
+    from troth.explain.validate import Validation
+    from troth.sources.collect import Manifests
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("validate")(validate_command)
+
+
+def validate_command(
+    ctx: typer.Context,
+    files: Annotated[list[Path] | None, typer.Option("--filename", "-f", help=FILES_HELP)] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH", help="The same as -f PATH.")
+    ] = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace", "-n", help="Only this namespace of a cluster; without -n all of them."
+        ),
+    ] = None,
+    root_namespace: RootNamespaceOption = ROOT_NAMESPACE,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Count warnings as errors, and of files also tell what troth up doesn't do.",
+        ),
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Find what is wrong with manifests or a cluster, and policies that don't do what they seem to.
+
+    The exit code is 0 when there is no error, and 1 when there is one.
+    """
+    named = [*(files or ()), *(paths or ())]
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=named
+    )
+    if cluster:
+        manifests = _in_cluster(cluster, root_namespace, namespace or "")
+    elif named:
+        (manifests,) = read_manifests(named, namespace=namespace)
+    else:
+        raise typer.BadParameter("say what to look at: --filename PATH, or a cluster by --context")
+    report = validate(manifests, root_namespace=root_namespace, local=strict and not cluster)
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        _print(report)
+    return 1 if report.errors or (strict and report.warnings) else 0
+
+
+def _in_cluster(cluster: Cluster, root_namespace: str, namespace: str) -> Manifests:
+    found = ask_cluster(cluster, root_namespace=root_namespace, namespace=namespace)
+    if found.has_all_workloads:
+        return found.manifests
+    # With some of them unknown, nothing can be said about which policy selects none.
+    return msgspec.structs.replace(found.manifests, pods={}, deployments={}, workloads={})
+
+
+def _print(report: Validation) -> None:
+    for problem in report.problems:
+        note = " (warning)" if problem.severity is Severity.WARNING else ""
+        colour = _COLOURS[problem.severity]
+        out.print(f"[{colour}]{escape(str(problem))}[/]{note}", soft_wrap=True)
+    if err.is_terminal:
+        objects = sum(report.objects.values())
+        ignored = sum(report.ignored.values())
+        err.print(
+            f"{objects} objects accepted, {ignored} of other kinds ignored: "
+            f"{report.errors} errors, {report.warnings} warnings",
+            style="dim",
+        )

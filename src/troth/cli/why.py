@@ -1,0 +1,170 @@
+"""`troth why`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Group
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name
+from troth.cli.console import Output, OutputOption, err, moment, out, print_json
+from troth.cli.reviews import (
+    TIMEOUT_SECONDS,
+    TROTH_NAMESPACE,
+    AllNodesOption,
+    AskedNamespaceOption,
+    Asking,
+    TimeoutOption,
+    TrothNamespaceOption,
+    ask_totals,
+    tell_unanswered,
+)
+from troth.errors import PeerError, TrothError
+from troth.explain.why import Conflict, Why, named, why, with_conflicts
+from troth.local.control import call
+from troth.local.state import StateDirectory
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from troth.cli.cluster import Cluster
+    from troth.explain.why import Refusal
+    from troth.mesh.world import World
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("why")(why_command)
+
+
+def why_command(
+    ctx: typer.Context,
+    about: Annotated[
+        str | None,
+        typer.Argument(
+            help="Only what this pod, workload or service took part in.",
+            metavar="[NAMESPACE/WORKLOAD]",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 10,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    namespace: AskedNamespaceOption = None,
+    all_nodes: AllNodesOption = False,
+    timeout: TimeoutOption = TIMEOUT_SECONDS,
+    troth_namespace: TrothNamespaceOption = TROTH_NAMESPACE,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Say why the last connections were refused or failed, and what to do about each.
+
+    The newest come first; those that failed alike are one, with a count. In a cluster it is about
+    the pods of one namespace. The exit code is 0, or 1 when a node of a cluster didn't answer.
+    """
+    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    if cluster:
+        report = _of_cluster(
+            Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout), about, count
+        )
+    else:
+        (answer,) = call(StateDirectory().control, "why", about=about, count=count)
+        report = msgspec.convert(answer, Why)
+    if output is Output.JSON:
+        print_json(report)
+    else:
+        out.print(render_why(report), soft_wrap=not out.is_terminal)
+    tell_unanswered(report.unanswered)
+    return 1 if report.unanswered else 0
+
+
+def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
+    if about is not None:
+        about = full_name(about, asking.cluster.namespace)
+        asking = asking.about(about)
+    seen, unanswered = ask_totals(asking)
+    if about is not None and about not in named(seen.noted, seen.world):
+        names = sorted({pod.workload for pod in seen.world.pods.values()})
+        raise PeerError(
+            "troth",
+            f"no workload, pod or service is called {about!r}, and nobody by that name connected",
+            f"there are: {', '.join(names) or 'none'}",
+        )
+    report = why(
+        seen.noted,
+        seen.world,
+        complete_since=seen.complete_since,
+        about=about,
+        most=count,
+        not_captured=seen.not_captured,
+        refused_by_envoy=seen.refused_by_envoy,
+    )
+    report = with_conflicts(report, _conflicts(asking.cluster, seen.world))
+    return msgspec.structs.replace(report, unanswered=unanswered)
+
+
+def _conflicts(cluster: Cluster, world: World) -> tuple[Conflict, ...]:
+    """What `troth check` finds in the way of the namespace's pods, as far as it may be read."""
+    from troth.check.gather import gather_namespace  # noqa: PLC0415 - slow to import
+    from troth.check.judge import judge_namespaces  # noqa: PLC0415 - slow to import
+
+    if not any(each.in_mesh for each in world.namespaces.values()):
+        return ()
+    try:
+        facts = asyncio.run(gather_namespace(cluster.config, cluster.namespace))
+    except TrothError as error:
+        err.print(f"[yellow]not looked at:[/yellow] {escape(str(error))}", soft_wrap=True)
+        return ()
+    return tuple(
+        Conflict(
+            code=each.code,
+            where=each.where,
+            what=each.what,
+            why=each.why,
+            remedy=each.remedy,
+        )
+        for each in judge_namespaces(facts)
+    )
+
+
+def render_why(report: Why) -> RenderableType:
+    """All of it, for people."""
+    parts: list[RenderableType] = [
+        Text.from_markup(f"[yellow]{escape(each.pod)} is not captured:[/yellow] {escape(each.why)}")
+        for each in report.not_captured
+    ]
+    parts += [
+        Text.from_markup(f"[yellow]Envoy refuses[/yellow] {escape(each)}")
+        for each in report.refused_by_envoy
+    ]
+    for conflict in report.conflicts:
+        parts.append(
+            Text.from_markup(f"[yellow]{escape(conflict.where)} {escape(conflict.what)}.[/yellow]")
+        )
+        parts.append(Padding(Text(f"{conflict.why} {conflict.remedy}"), (0, 0, 0, 2), expand=False))
+    for refusal in report.refusals:
+        parts.append(Text.from_markup(_headline(refusal)))
+        parts.append(Padding(Text(f"{refusal.cause} {refusal.remedy}"), (0, 0, 0, 2), expand=False))
+    if not report.refusals:
+        since = moment(report.complete_since)
+        parts.append(f"Nothing was refused and nothing failed since {since}.")
+    return Group(*parts)
+
+
+def _headline(refusal: Refusal) -> str:
+    source, destination = refusal.source, refusal.destination
+    if refusal.port:
+        destination += f":{refusal.port}"
+    if refusal.source_address and source != refusal.source_address:
+        source += f" ({refusal.source_address})"
+    times = ""
+    if refusal.count > 1:
+        times = f" {refusal.count} times since {moment(refusal.first)}"
+    return (
+        f"{escape(source)} → {escape(destination)} at {moment(refusal.last)}: "
+        f"[red]{refusal.outcome}[/red]{times}."
+    )

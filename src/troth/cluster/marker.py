@@ -1,0 +1,136 @@
+"""Tells the mesh which of a node's pods are captured, and take plaintext, by annotations on each.
+
+The patch names the pod's UID, so that a new pod of the same name is never marked for its
+predecessor: the API server refuses a patch that would change an object's UID. (Kubernetes' own
+controllers adopt objects that way.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+from lightkube.core.exceptions import ApiError
+from lightkube.resources.core_v1 import Pod as PodResource
+from lightkube.types import PatchType
+
+from troth.errors import TrothError
+from troth.kube.typed import api_errors
+from troth.mesh.model import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
+from troth.mesh.ports import NO_PORTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lightkube import AsyncClient
+
+    from troth.mesh.model import Pod
+    from troth.mesh.ports import Ports
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_RETRY_SECONDS = 0.2
+_LONGEST_RETRY_SECONDS = 10.0
+
+_ECHO_SECONDS = 5.0
+"""How long to wait until the API server repeats what it was told, before it is told again."""
+
+_OTHER_POD = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+class Mark(NamedTuple):
+    """What others are told of a pod.
+
+    Attributes:
+        captured: Whether they may use the tunnel to it.
+        plaintext: Where they may send it plaintext all the same.
+    """
+
+    captured: bool
+    plaintext: Ports = NO_PORTS
+
+    @classmethod
+    def of(cls, pod: Pod) -> Mark:
+        """What they have been told, as far as the API server has repeated it."""
+        return cls(pod.captured, pod.plaintext)
+
+
+class Marker:
+    """Keeps pods' marks as they should be. Needs the right to patch pods.
+
+    Args:
+        client: Of the API server.
+
+    Attributes:
+        trouble: Why a mark could not be written; empty when all is well.
+    """
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.trouble = ""
+        self._client = client
+        self._wrong: dict[str, tuple[Pod, Mark]] = {}
+        self._written: dict[str, tuple[Mark, float]] = {}
+        self._woken = asyncio.Event()
+
+    def want(self, pods: Iterable[tuple[Pod, Mark]]) -> None:
+        """Have each pod marked so where it isn't already."""
+        self._wrong = {pod.uid: (pod, mark) for pod, mark in pods if Mark.of(pod) != mark}
+        self._written = {uid: self._written[uid] for uid in self._written.keys() & self._wrong}
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Write marks until cancelled."""
+        pause = _FIRST_RETRY_SECONDS
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            now = asyncio.get_running_loop().time()
+            due = [each for each in self._wrong.values() if self._is_due(*each, now)]
+            if not due:
+                continue
+            troubles = await asyncio.gather(*(self._mark(*each) for each in due))
+            self.trouble = next(filter(None, troubles), "")
+            if not self.trouble:
+                pause = _FIRST_RETRY_SECONDS
+                asyncio.get_running_loop().call_later(_ECHO_SECONDS, self._woken.set)
+                continue
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+            self._woken.set()
+
+    def _is_due(self, pod: Pod, mark: Mark, now: float) -> bool:
+        written, at = self._written.get(pod.uid, (None, now))
+        return written != mark or now - at >= _ECHO_SECONDS
+
+    async def _mark(self, pod: Pod, mark: Mark) -> str:
+        """Mark a pod as it isn't marked yet; why that failed, or nothing."""
+        annotations: dict[str, str | None] = {}
+        # What may be on its way is written over.
+        said = self._written.get(pod.uid, (Mark.of(pod), 0.0))[0]
+        if mark.captured is not pod.captured or mark.captured is not said.captured:
+            annotations[CAPTURED_ANNOTATION] = "true" if mark.captured else None
+        if mark.plaintext != pod.plaintext or mark.plaintext != said.plaintext:
+            annotations[PLAINTEXT_ANNOTATION] = str(mark.plaintext) or None
+        change = {"metadata": {"uid": pod.uid, "annotations": annotations}}
+        try:
+            with api_errors(f"patch Pod {pod}"):
+                await self._client.patch(
+                    PodResource,
+                    pod.name,
+                    change,
+                    namespace=pod.namespace,
+                    patch_type=PatchType.MERGE,
+                )
+        except TrothError as error:
+            cause = error.__cause__
+            if isinstance(cause, ApiError) and cause.status.code in _OTHER_POD:
+                return ""  # the pod is gone, and what there is now is another one
+            _log.warning("a pod could not be marked", pod=str(pod), reason=str(error))
+            return str(error)
+        self._written[pod.uid] = (mark, asyncio.get_running_loop().time())
+        _log.info(
+            "marked a pod", pod=str(pod), captured=mark.captured, plaintext=str(mark.plaintext)
+        )
+        return ""

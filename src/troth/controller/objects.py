@@ -1,0 +1,100 @@
+"""The kinds of objects that the controller follows, and how each is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from lightkube.resources.certificates_v1 import CertificateSigningRequest
+from lightkube.resources.coordination_v1 import Lease
+from lightkube.resources.core_v1 import ConfigMap, Secret
+
+from troth._contract import (
+    AUTHORITY_SECRET,
+    REPORT_ANNOTATION,
+    REPORT_LABEL,
+    SIGNER_NAME,
+    TRUST_BUNDLE,
+    NodeReport,
+    report_node,
+)
+from troth.controller.status import PolicyObject, read_policy
+from troth.kube.decoding import decode
+from troth.kube.resource import Resource, model_reader, reader
+from troth.policy.model import API_VERSIONS, KIND
+
+REQUESTS: Resource[CertificateSigningRequest] = Resource(
+    plural="certificatesigningrequests",
+    group="certificates.k8s.io",
+    read=model_reader(CertificateSigningRequest),
+    field_selector=f"spec.signerName={SIGNER_NAME}",
+)
+
+# With the name alone, RBAC can allow just these ConfigMaps.
+TRUST_BUNDLES: Resource[ConfigMap] = Resource(
+    plural="configmaps",
+    read=model_reader(ConfigMap),
+    field_selector=f"metadata.name={TRUST_BUNDLE}",
+)
+
+
+class Reported(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's name and report; None when it can't be read."""
+
+    node: str
+    report: NodeReport | None
+
+
+def policies() -> Resource[PolicyObject]:
+    """PeerAuthentications, right or wrong."""
+
+    def convert(raw: msgspec.Raw) -> PolicyObject:
+        document = decode(raw, dict[str, Any])
+        # API servers leave these out of the items of lists.
+        return read_policy({"apiVersion": API_VERSIONS[0], "kind": KIND, **document})
+
+    return Resource(
+        plural="peerauthentications",
+        group="security.istio.io",
+        versions=("v1", "v1beta1"),
+        read=reader(KIND, convert),
+        is_optional=True,
+    )
+
+
+def secret_versions(namespace: str) -> Resource[str]:
+    """The authority's Secret, only to learn that it has changed: its key is kept in one place."""
+
+    def convert(raw: msgspec.Raw) -> str | None:
+        metadata = decode(raw, Secret).metadata
+        return metadata.resourceVersion if metadata else None
+
+    return Resource(
+        plural="secrets",
+        namespace=namespace,
+        read=reader("Secret", convert),
+        field_selector=f"metadata.name={AUTHORITY_SECRET}",
+    )
+
+
+def reports(namespace: str) -> Resource[Reported]:
+    """The nodes' reports."""
+    return Resource(
+        plural="leases",
+        group="coordination.k8s.io",
+        namespace=namespace,
+        read=reader("Lease", _report),
+    )
+
+
+def _report(raw: msgspec.Raw) -> Reported | None:
+    metadata = decode(raw, Lease).metadata
+    node = report_node((metadata.name if metadata else None) or "")
+    if metadata is None or node is None or (metadata.labels or {}).get(REPORT_LABEL) != "node":
+        return None
+    text = (metadata.annotations or {}).get(REPORT_ANNOTATION, "")
+    try:
+        report = decode(text.encode(), NodeReport)
+    except msgspec.DecodeError:
+        report = None
+    return Reported(node=node, report=report)

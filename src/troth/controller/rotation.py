@@ -1,0 +1,245 @@
+"""The root's rotation as people see it from outside: how it stands, and to ask for one.
+
+All is read without the key: of the authority's Secret only the metadata leaves the API server.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from troth._contract import (
+    AUTHORITY_SECRET,
+    SIGNING_ROOT_ANNOTATION,
+    TRUST_BUNDLE,
+    TRUST_BUNDLE_KEY,
+    NodeReport,
+)
+from troth.controller.keyring import ROTATE_ANNOTATION, Phase, rotation_phase
+from troth.controller.objects import reports
+from troth.controller.progress import awaited
+from troth.errors import EnvironmentLackError, PeerError
+from troth.kube.client import METADATA_ONLY, ApiRequests, ApiServer
+from troth.kube.reflector import Broken, Listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from lightkube import SingleConfig
+
+_REFUSED = "RotationRefused"
+_FRESH = timedelta(minutes=10)
+"""An Event that was told is not told again for five minutes."""
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    """A root that the mesh believes in.
+
+    Attributes:
+        fingerprint: SHA-256 of its DER.
+        not_after: Until when it is valid.
+        signs: Whether new certificates chain to it.
+    """
+
+    fingerprint: str
+    not_after: datetime
+    signs: bool
+
+
+class RotationState(msgspec.Struct, frozen=True, kw_only=True):
+    """How the rotation of the root stands; ``troth ca status -o json`` prints exactly this.
+
+    Attributes:
+        phase: ``stable``, ``distributing`` or ``switched``.
+        since: When the phase began; None when there has been no rotation.
+        requested: Whether one was asked for that has not begun.
+        roots: Those that are believed.
+        waiting_for: What the phase still waits for, in words.
+    """
+
+    phase: Phase
+    since: datetime | None
+    requested: bool
+    roots: tuple[Root, ...]
+    waiting_for: tuple[str, ...]
+    schema: Literal["troth/ca-status/v1"] = "troth/ca-status/v1"
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no rotation is under way or asked for."""
+        return self.phase is Phase.STABLE and not self.requested
+
+
+class _Stand(NamedTuple):
+    phase: Phase
+    since: datetime | None
+    arriving: frozenset[str]
+    leaving: frozenset[str]
+
+
+def rotation_state(
+    annotations: Mapping[str, str],
+    roots: Iterable[x509.Certificate],
+    signing_root: str,
+    reported: Mapping[str, NodeReport | None],
+    *,
+    now: datetime,
+) -> RotationState:
+    """Put together what the cluster says.
+
+    Args:
+        annotations: The Secret's.
+        roots: The trust bundle's.
+        signing_root: Fingerprint of the one that signs.
+        reported: By node; None for a report that can't be read.
+        now: The time.
+
+    Raises:
+        InputError: Somebody wrote something else into the annotations.
+    """
+    phase, since = rotation_phase(annotations, AUTHORITY_SECRET)
+    believed = tuple(
+        Root(
+            fingerprint=(fingerprint := root.fingerprint(hashes.SHA256()).hex()),
+            not_after=root.not_valid_after_utc,
+            signs=fingerprint == signing_root,
+        )
+        for root in roots
+    )
+    others = frozenset(root.fingerprint for root in believed if not root.signs)
+    nobody: frozenset[str] = frozenset()
+    stand = _Stand(
+        phase,
+        since,
+        arriving=others if phase is Phase.DISTRIBUTING else nobody,
+        leaving=others if phase is Phase.SWITCHED else nobody,
+    )
+    return RotationState(
+        phase=phase,
+        since=since,
+        requested=ROTATE_ANNOTATION in annotations,
+        roots=believed,
+        waiting_for=awaited(stand, reported, now=now),
+    )
+
+
+class RootRotation:
+    """Asks the cluster about the rotation, and asks for one; close it afterwards.
+
+    Args:
+        config: How to reach the API server, and as whom: somebody with the right to get and patch
+            the authority's Secret, get the trust bundle, and list Leases and Events.
+        namespace: The controller's.
+    """
+
+    def __init__(self, config: SingleConfig, namespace: str) -> None:
+        self._namespace = namespace
+        self._requests = ApiRequests(config)
+        self._server = ApiServer(config)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._requests.aclose()
+        await self._server.aclose()
+
+    async def state(self) -> RotationState:
+        """How it stands.
+
+        Raises:
+            EnvironmentLackError: There is no authority, or no right to ask.
+            PeerError: The API server can't be asked, or what is there can't be read.
+            InputError: Somebody wrote something else into the Secret's annotations.
+        """
+        secret = await self._requests.get(self._secret, _Metadata, accept=METADATA_ONLY)
+        bundle = await self._requests.get(self._path("configmaps", TRUST_BUNDLE), _ConfigMap)
+        if secret is None or bundle is None:
+            raise self._no_authority()
+        try:
+            pem = bundle.data.get(TRUST_BUNDLE_KEY, "").encode()
+            roots = x509.load_pem_x509_certificates(pem)
+        except ValueError as error:
+            raise PeerError(
+                f"ConfigMap {self._namespace}/{TRUST_BUNDLE}", "has something else than roots"
+            ) from error
+        return rotation_state(
+            secret.metadata.annotations,
+            roots,
+            bundle.metadata.annotations.get(SIGNING_ROOT_ANNOTATION, ""),
+            await self._reported(),
+            now=datetime.now(UTC),
+        )
+
+    async def request(self) -> None:
+        """Ask the controller to replace the root; raises as `state` does."""
+        now = f"{datetime.now(UTC):%FT%TZ}"
+        change = {"metadata": {"annotations": {ROTATE_ANNOTATION: now}}}
+        if (
+            await self._requests.patch(self._secret, change, _Metadata, accept=METADATA_ONLY)
+            is None
+        ):
+            raise self._no_authority()
+
+    async def refusal(self) -> str:
+        """Why the controller does not begin; empty if it hasn't said that it won't."""
+        about = f"involvedObject.name={AUTHORITY_SECRET},reason={_REFUSED}"
+        events = await self._requests.get(
+            self._path("events"), _Events, params={"fieldSelector": about}
+        )
+        told = [each for each in (events.items if events else ()) if each.last_timestamp]
+        if not told:
+            return ""
+        newest = max(told, key=lambda each: each.last_timestamp or _NEVER)
+        fresh = datetime.now(UTC) - (newest.last_timestamp or _NEVER) < _FRESH
+        return newest.message if fresh else ""
+
+    async def _reported(self) -> Mapping[str, NodeReport | None]:
+        match await self._server.list(reports(self._namespace)):
+            case Listed(items):
+                found = [item.value for item in items if item.value is not None]
+                return {each.node: each.report for each in found}
+            case Broken(error):
+                raise error
+        return {}
+
+    def _path(self, plural: str, name: str = "") -> str:
+        path = f"/api/v1/namespaces/{self._namespace}/{plural}"
+        return f"{path}/{name}" if name else path
+
+    @property
+    def _secret(self) -> str:
+        return self._path("secrets", AUTHORITY_SECRET)
+
+    def _no_authority(self) -> EnvironmentLackError:
+        return EnvironmentLackError(
+            f"there is no certificate authority in namespace {self._namespace}",
+            "see that the controller runs there, or name its namespace with --namespace",
+        )
+
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class _ObjectMeta(msgspec.Struct, frozen=True):
+    annotations: dict[str, str] = {}
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    metadata: _ObjectMeta
+
+
+class _ConfigMap(msgspec.Struct, frozen=True):
+    metadata: _ObjectMeta
+    data: dict[str, str] = {}
+
+
+class _Event(msgspec.Struct, frozen=True, rename="camel"):
+    message: str = ""
+    last_timestamp: datetime | None = None
+
+
+class _Events(msgspec.Struct, frozen=True):
+    items: tuple[_Event, ...] = ()

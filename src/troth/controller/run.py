@@ -1,0 +1,123 @@
+"""The controller as a process: elected, working, asked for its health, told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+
+from troth import _log as logs
+from troth._contract import CONTROLLER
+from troth._exposition import serve_when_free
+from troth._health import health_server
+from troth._program import run_until_stopped
+from troth.controller.health import Readiness
+from troth.controller.leader import LeaderElection
+from troth.controller.metrics import ControllerMetrics
+from troth.controller.work import Work
+from troth.errors import EnvironmentLackError
+from troth.kube.client import ApiServer
+from troth.kube.config import program_config
+from troth.kube.typed import api_client
+
+if TYPE_CHECKING:
+    from lightkube import SingleConfig
+
+    from troth.controller.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+def run_controller(settings: Settings) -> int:
+    """Run the controller of the cluster that this runs in, or of KUBECONFIG, until SIGTERM.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EnvironmentLackError: There is no way to an API server, or the port for health is taken.
+    """
+    logs.configure()
+    controller = Controller(program_config(otherwise="set KUBECONFIG"), settings)
+    asyncio.run(run_until_stopped(controller.run()))
+    return 0
+
+
+class Controller:
+    """One replica of the controller.
+
+    Args:
+        config: How to reach the API server, and as whom.
+        settings: The controller's.
+    """
+
+    def __init__(self, config: SingleConfig, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        # The host's name is the pod's, for people; the rest makes it one that never was before.
+        self.identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._election: LeaderElection | None = None
+        self._work: Work | None = None
+        self._metrics = ControllerMetrics(lambda: self._work.figures() if self._work else None)
+        self.health_port = 0
+
+    def readiness(self) -> Readiness:
+        """Whether it does what it is there for, and if not, why."""
+        election = self._election
+        if election is None:
+            return Readiness(leading=False, leader="", waiting_for=("its start",))
+        blockers = (election.trouble,) if election.trouble else ()
+        if self._work is None:
+            return Readiness(leading=False, leader=election.holder, waiting_for=blockers)
+        return Readiness(
+            leading=True,
+            leader=election.holder,
+            waiting_for=blockers + self._work.waiting_for,
+            rotation=self._work.rotation,
+        )
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            EnvironmentLackError: The configuration can't be used, or the port is taken.
+        """
+        settings = self._settings
+        server = ApiServer(self._config)
+        client = api_client(self._config, field_manager=CONTROLLER)
+        self._election = LeaderElection(
+            client,
+            namespace=settings.namespace,
+            name=CONTROLLER,
+            identity=self.identity,
+            timing=settings.timing,
+        )
+        _log.info("starting", identity=self.identity, trust_domain=str(settings.rules.trust_domain))
+
+        async def lead() -> None:
+            self._work = Work(client, server, settings, on_answer=self._metrics.answered)
+            try:
+                await self._work.run()
+            finally:
+                self._work = None
+
+        try:
+            async with (
+                health_server(self.readiness, port=settings.health_port) as port,
+                asyncio.TaskGroup() as tasks,
+            ):
+                self.health_port = port
+                if settings.metrics is not None:
+                    tasks.create_task(serve_when_free(settings.metrics, self._metrics.page))
+                await self._election.run(lead)
+        except OSError as error:
+            raise EnvironmentLackError(
+                f"port {settings.health_port} for health checks cannot be used: {error.strerror}",
+                "choose another with --health-port",
+            ) from error
+        finally:
+            await client.close()
+            await server.aclose()

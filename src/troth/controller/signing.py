@@ -1,0 +1,221 @@
+"""Whether a CertificateSigningRequest is signed: the rules, without any I/O.
+
+A node agent may have certificates for the service accounts of the pods on its own node and for
+nothing else. Which node that is, it cannot choose: the API server derives it from the agent's
+token, which the kubelet had bound to the agent's pod (KEP-4193), and writes it into the request.
+So a stolen node gives away what ran on that node, and not the mesh.
+
+The judgement has two parts, because the second needs the pods: `examine` looks at the request
+alone, `judge` at the pods of the node.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth._contract import (
+    CSR_USAGES,
+    DEFAULT_NAMESPACE,
+    LONGEST_LIFETIME,
+    MIRROR_ANNOTATION,
+    NODE_NAME_ATTRIBUTE,
+    NODE_SERVICE_ACCOUNT,
+    SHORTEST_LIFETIME,
+    SIGNER_NAME,
+)
+from troth._syntax import NAME, NAMESPACE, described
+from troth.errors import InputError
+from troth.identity.csr import CsrRequest, parse_csr
+from troth.identity.spiffe import SpiffeId, TrustDomain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lightkube.models.certificates_v1 import (
+        CertificateSigningRequest,
+        CertificateSigningRequestSpec,
+    )
+    from lightkube.models.core_v1 import Pod
+
+_ENDED = ("Succeeded", "Failed")
+_ANSWERED = ("Denied", "Failed")
+
+
+class SigningRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may ask, and for what.
+
+    Attributes:
+        trust_domain: Of every identity that is signed.
+        namespace: The node agents' namespace.
+        service_account: The node agents' service account in it.
+        lifetime: Of a certificate whose request has no ``spec.expirationSeconds``.
+    """
+
+    trust_domain: TrustDomain
+    namespace: str = DEFAULT_NAMESPACE
+    service_account: str = NODE_SERVICE_ACCOUNT
+    lifetime: timedelta = timedelta(hours=12)
+
+    @property
+    def username(self) -> str:
+        """The node agents' user name."""
+        return f"system:serviceaccount:{self.namespace}:{self.service_account}"
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is in order, if only the node has a pod of the service account.
+
+    Attributes:
+        node: The requesting agent's own.
+        namespace: Of the service account.
+        service_account: Whose certificate it is to be.
+        request: The request's checked content.
+        lifetime: How long the certificate is to live.
+    """
+
+    node: str
+    namespace: str
+    service_account: str
+    request: CsrRequest
+    lifetime: timedelta
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request is denied: ``reason`` and ``message`` of the condition and the Event."""
+
+    reason: str
+    message: str
+
+
+def awaits_answer(csr: CertificateSigningRequest) -> bool:
+    """Whether ``csr`` is addressed to troth's signer and neither denied, failed nor signed yet."""
+    return (
+        csr.spec.signerName == SIGNER_NAME
+        and not (csr.status and csr.status.certificate)
+        and not any(has_condition(csr, kind) for kind in _ANSWERED)
+    )
+
+
+def has_condition(csr: CertificateSigningRequest, kind: str) -> bool:
+    """Whether ``csr`` has the condition ``Approved``, ``Denied`` or ``Failed``."""
+    conditions = (csr.status.conditions if csr.status else None) or ()
+    return any(condition.type == kind for condition in conditions)
+
+
+def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Refusal:
+    """Judge a request by itself: who asks, and what for.
+
+    What a stranger asks for is not even read.
+    """
+    spec = csr.spec
+    groups = spec.groups or ()
+    if spec.username != rules.username or (
+        f"system:serviceaccounts:{rules.namespace}" not in groups
+    ):
+        return Refusal(
+            reason="UnknownRequester",
+            message=f"{described(spec.username)} is not a node agent of troth; only "
+            f"{rules.username} may ask for certificates of {SIGNER_NAME}",
+        )
+    nodes: list[str] = (spec.extra or {}).get(NODE_NAME_ATTRIBUTE) or []
+    if len(nodes) != 1 or not nodes[0]:
+        return Refusal(
+            reason="UnknownNode",
+            message=f"the requester's token names {len(nodes)} nodes in {NODE_NAME_ATTRIBUTE}; use "
+            "the token that the kubelet projects into the agent's pod (Kubernetes 1.30 or newer)",
+        )
+    flaws = [*_usage_flaws(spec), *_lifetime_flaws(spec)]
+    request, content_flaws = _content(spec)
+    flaws += content_flaws
+    if request is not None:
+        flaws += _identity_flaws(request.spiffe_id, rules.trust_domain)
+    if flaws or request is None:
+        return Refusal(reason="RequestRefused", message="; ".join(flaws))
+    asked = spec.expirationSeconds
+    return Claim(
+        node=nodes[0],
+        namespace=request.spiffe_id.namespace or "",
+        service_account=request.spiffe_id.service_account or "",
+        request=request,
+        lifetime=rules.lifetime if asked is None else timedelta(seconds=asked),
+    )
+
+
+def judge(claim: Claim, pods: Iterable[Pod]) -> Refusal | None:
+    """Judge a claim by the pods that there are; None when it is granted."""
+    if any(_runs(pod, claim) for pod in pods):
+        return None
+    return Refusal(
+        reason="NoPodOnNode",
+        message=f"node {claim.node} has no pod of the service account "
+        f"{claim.namespace}/{claim.service_account}; a node agent gets certificates for the "
+        "pods of its own node alone",
+    )
+
+
+def _runs(pod: Pod, claim: Claim) -> bool:
+    """Whether ``pod`` needs the certificate: it is there, not over, and has a network of its own.
+
+    A pod that is being deleted counts: it serves until its grace period is over. A static pod's
+    mirror doesn't. Kubelets make these by themselves, in any namespace, and they name no service
+    account: a stolen node would else be given every namespace's ``default``.
+    """
+    spec, metadata = pod.spec, pod.metadata
+    if spec is None or metadata is None or MIRROR_ANNOTATION in (metadata.annotations or {}):
+        return False
+    return (
+        metadata.namespace == claim.namespace
+        and spec.nodeName == claim.node
+        and spec.serviceAccountName == claim.service_account
+        and not spec.hostNetwork
+        and not (pod.status is not None and pod.status.phase in _ENDED)
+    )
+
+
+def _usage_flaws(spec: CertificateSigningRequestSpec) -> Iterator[str]:
+    usages = spec.usages or []
+    if sorted(usages) != sorted(CSR_USAGES):
+        found = ", ".join(map(described, usages)) or "empty"
+        yield f"spec.usages: is {found}; ask for {', '.join(CSR_USAGES)}"
+
+
+def _lifetime_flaws(spec: CertificateSigningRequestSpec) -> Iterator[str]:
+    asked = spec.expirationSeconds
+    shortest, longest = (
+        int(each.total_seconds()) for each in (SHORTEST_LIFETIME, LONGEST_LIFETIME)
+    )
+    if asked is not None and not shortest <= asked <= longest:
+        # Not cut down: whoever asks for more would count on it.
+        yield (
+            f"spec.expirationSeconds: is {described(asked, bare=True)}; ask for {shortest} to "
+            f"{longest}, or leave it out"
+        )
+
+
+def _content(spec: CertificateSigningRequestSpec) -> tuple[CsrRequest | None, list[str]]:
+    try:
+        pem = base64.b64decode(spec.request, validate=True)
+    except (binascii.Error, ValueError):
+        return None, ["spec.request: is not base64; encode the PEM"]
+    try:
+        return parse_csr(pem, subject="spec.request"), []
+    except InputError as error:
+        return None, [str(problem) for problem in error.problems]
+
+
+def _identity_flaws(asked: SpiffeId, trust_domain: TrustDomain) -> Iterator[str]:
+    path = "spec.request: subjectAltName"
+    if asked.trust_domain != trust_domain:
+        yield f"{path}: {asked} is of another trust domain; ask for one of {trust_domain}"
+    if asked.namespace is None or asked.service_account is None:
+        yield f"{path}: {asked} names no service account; ask for /ns/NAMESPACE/sa/NAME"
+        return
+    # It becomes part of a request to the API server.
+    for rule, name in ((NAMESPACE, asked.namespace), (NAME, asked.service_account)):
+        if flaw := rule.flaw(name):
+            yield f"{path}: {described(name)} {flaw[0]}; {flaw[1]}"

@@ -1,0 +1,203 @@
+"""What the leader does: follows what it needs to know, and acts on every change."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from troth.controller import objects
+from troth.controller.authority import Authority
+from troth.controller.events import Events
+from troth.controller.metrics import Figures
+from troth.controller.reviews import sweep_reviews
+from troth.controller.signer import Signer
+from troth.controller.status import StatusWriter
+from troth.errors import TrothError
+from troth.kube.follow import Followed
+from troth.sources.kubernetes import NAMESPACES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from lightkube import AsyncClient
+
+    from troth._contract import NodeReport
+    from troth.controller.settings import Settings
+    from troth.kube.client import ApiServer
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_RETRY = 1.0
+_LONGEST_RETRY = 30.0
+
+_LOOK_AGAIN_SECONDS = 60.0
+"""A phase of a rotation may end by the passing of time alone."""
+
+_STATUS_PAUSE_SECONDS = 1.0
+"""Nodes report one by one; a policy's status is not written for each of them."""
+
+
+class Work:
+    """The work of one term as leader.
+
+    Args:
+        client: For what is written.
+        server: For what is followed.
+        settings: The controller's.
+        on_answer: As of `Signer`.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        server: ApiServer,
+        settings: Settings,
+        *,
+        on_answer: Callable[[str, str], None],
+    ) -> None:
+        self._client = client
+        self._server = server
+        events = Events(client)
+        self._authority = Authority(
+            client,
+            trust_domain=settings.rules.trust_domain,
+            namespace=settings.namespace,
+            events=events,
+        )
+        self._signer = Signer(
+            client,
+            server,
+            settings.rules,
+            authority=lambda: self._authority.signing,
+            events=events,
+            on_answer=on_answer,
+        )
+        self._status = StatusWriter(client, root_namespace=settings.root_namespace, events=events)
+        self._authority_woken = asyncio.Event()
+        self._status_woken = asyncio.Event()
+
+        def followed(resource: Any, *reactions: Callable[[], None]) -> Followed[Any]:
+            def react() -> None:
+                for reaction in reactions:
+                    reaction()
+
+            return Followed(server, resource, on_change=react)
+
+        wake_authority, wake_status = self._authority_woken.set, self._status_woken.set
+        self._requests = followed(objects.REQUESTS, self._show_requests)
+        self._secret = followed(objects.secret_versions(settings.namespace), wake_authority)
+        self._namespaces = followed(NAMESPACES, wake_authority)
+        self._bundles = followed(objects.TRUST_BUNDLES, wake_authority)
+        self._reports = followed(objects.reports(settings.namespace), wake_authority, wake_status)
+        self._policies = followed(objects.policies(), self._note_policies, wake_status)
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """What is in the way, in words."""
+        blockers = [
+            str(each.error or f"the first list of {each.resource}")
+            for each in self._all
+            if each.error or not each.is_synced
+        ]
+        if self._authority.trouble:
+            blockers.append(self._authority.trouble)
+        elif self._authority.signing is None:
+            blockers.append("the certificate authority")
+        return tuple(blockers)
+
+    @property
+    def rotation(self) -> tuple[str, ...]:
+        """What the rotation of the root is waiting for."""
+        return self._authority.awaited
+
+    def figures(self) -> Figures:
+        """What is known, in numbers."""
+        policies, reports = self._policies.objects.values(), self._reported().values()
+        return Figures(
+            policies=len(policies),
+            refused_policies=sum(each.stored.is_refused for each in policies),
+            enforced_policies=sum(each.is_enforced for each in policies),
+            nodes=len(reports),
+            troubled_nodes=sum(report is None or bool(report.trouble) for report in reports),
+        )
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for each in self._all:
+                    tasks.create_task(each.run())
+                tasks.create_task(_keep_doing(self._keep_authority, self._authority_woken))
+                tasks.create_task(_keep_doing(self._keep_status, self._status_woken))
+                tasks.create_task(_keep_doing(self._sweep, asyncio.Event()))
+        finally:
+            await self._signer.close()
+
+    @property
+    def _all(self) -> tuple[Followed[Any], ...]:
+        return (
+            self._requests,
+            self._secret,
+            self._namespaces,
+            self._bundles,
+            self._reports,
+            self._policies,
+        )
+
+    async def _keep_authority(self) -> None:
+        needed = (self._secret, self._namespaces, self._bundles, self._reports)
+        if not all(each.is_synced for each in needed):
+            return
+        await self._authority.refresh()
+        while await self._authority.advance(self._reported()):
+            await self._authority.refresh()
+        self._show_requests()
+        await self._authority.distribute(
+            [
+                namespace.name
+                for namespace in self._namespaces.objects.values()
+                if namespace.in_mesh
+            ],
+            {key.partition("/")[0]: found for key, found in self._bundles.objects.items()},
+        )
+
+    async def _keep_status(self) -> None:
+        if not (self._policies.is_synced and self._reports.is_synced):
+            return
+        await self._status.write(tuple(self._policies.objects.values()), self._reported())
+        await asyncio.sleep(_STATUS_PAUSE_SECONDS)
+
+    async def _sweep(self) -> None:
+        await sweep_reviews(self._client, self._server, now=datetime.now(UTC))
+
+    def _reported(self) -> Mapping[str, NodeReport | None]:
+        return {each.node: each.report for each in self._reports.objects.values()}
+
+    def _show_requests(self) -> None:
+        self._signer.show(self._requests.objects.values())
+
+    def _note_policies(self) -> None:
+        self._status.note(self._policies.objects.values())
+
+
+async def _keep_doing(step: Callable[[], Awaitable[None]], woken: asyncio.Event) -> None:
+    """Take a step whenever woken, now and then without, and again after an error."""
+    pause = _FIRST_RETRY
+    while True:
+        woken.clear()
+        try:
+            await step()
+        except TrothError as error:
+            _log.warning("will be tried again", reason=str(error), seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_RETRY)
+            continue
+        pause = _FIRST_RETRY
+        try:
+            async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
+                await woken.wait()
+        except TimeoutError:
+            continue

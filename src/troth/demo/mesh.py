@@ -1,0 +1,171 @@
+"""A mesh of the demonstration's own, in a temporary directory; nothing is left of it afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth._signals import ENDING
+from troth.demo.examples import examples
+from troth.dial.report import Attempt
+from troth.errors import PeerError
+from troth.local.control import call
+from troth.local.outside import Outside
+from troth.local.report import MeshStatus
+from troth.local.state import Settings, StateDirectory
+from troth.sources.files import load
+from troth.trace.trace import Trace
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+
+    from troth.demo.scenario import Try
+
+_MESH = "finance"
+_POLICIES = "policies"
+_APPLIED = "policy.yaml"
+_PATIENCE_SECONDS = 20.0
+_GRACE_SECONDS = 2.0
+_POLL_SECONDS = 0.02
+
+
+@contextlib.contextmanager
+def running(on_waiting: Callable[[Sequence[str]], None]) -> Iterator[DemoMesh]:
+    """Run the example mesh for as long as the context lasts; for the main thread.
+
+    Args:
+        on_waiting: Told what start-up waits for.
+
+    Raises:
+        TrothError: The mesh can't run here.
+    """
+    with contextlib.ExitStack() as cleanup:
+        home = tempfile.mkdtemp(prefix="troth-demo-")
+        cleanup.callback(shutil.rmtree, home, ignore_errors=True)
+        mesh = DemoMesh(Path(home))
+        for number in ENDING:
+            cleanup.callback(signal.signal, number, signal.getsignal(number))
+        cleanup.callback(mesh.stop)
+        # Called first of these: a second Ctrl-C shall not leave half of it behind.
+        for number in ENDING:
+            cleanup.callback(signal.signal, number, signal.SIG_IGN)
+        mesh.start(on_waiting)
+        yield mesh
+
+
+class DemoMesh:
+    """The example mesh, with at most one policy at a time.
+
+    Args:
+        home: An empty directory for manifests and state.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._examples = examples()
+        self._manifests = home / "manifests"
+        self._outside = Outside(StateDirectory(home / "state"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, on_waiting: Callable[[Sequence[str]], None]) -> None:
+        """Start it, and return when every pod is ready; ``on_waiting`` is told what is missing.
+
+        Raises:
+            TrothError: It can't run here.
+        """
+        shutil.copytree(self._examples / _MESH, self._manifests)
+        settings = Settings(paths=(str(self._manifests),), uplink=False)
+        # Attached, so that it ends with us even when we are killed.
+        self._process = self._outside.start(settings, detach=False)
+        waiting: Sequence[str] = ()
+        try:
+            for waiting in self._outside.progress():
+                on_waiting(waiting)
+        except TimeoutError as error:
+            raise PeerError("troth", "the mesh is not ready", "; ".join(waiting)) from error
+        on_waiting(["the readiness of every pod"])
+        self._await("the pods are not ready", _all_ready)
+
+    def stop(self) -> None:
+        """Stop it and remove what it made, whether or not it had started."""
+        self._outside.stop(_GRACE_SECONDS)
+        if self._process is not None:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            self._process.wait()
+
+    def status(self) -> MeshStatus:
+        """The mesh as it is now."""
+        return msgspec.convert(self._ask("status"), MeshStatus, strict=False)
+
+    def apply(self, file: str) -> str:
+        """Have ``file`` of the example policies in force and no other; empty for none.
+
+        Returns:
+            Its text.
+
+        Raises:
+            TrothError: The mesh doesn't take it.
+        """
+        applied = self._manifests / _APPLIED
+        text = ""
+        wanted: tuple[str, ...] = ()
+        if file:
+            source = self._examples / _POLICIES / file
+            text = source.read_text()
+            wanted = tuple(sorted(policy.key for policy in load([source]).policies.values()))
+            # Beside the directory first, so that it appears there whole.
+            new = self._manifests.with_name(_APPLIED)
+            new.write_text(text)
+            new.replace(applied)
+        else:
+            applied.unlink(missing_ok=True)
+        self._await(
+            f"{file or 'the removal of the policy'} is not in force",
+            lambda status: status.ready and status.policies == wanted,
+        )
+        return text
+
+    def connect(self, tried: Try) -> Attempt:
+        """Make an ordinary request from inside the source's pod."""
+        answer = self._ask(
+            "connect", source=tried.source, destination=tried.destination, port=tried.port
+        )
+        return msgspec.convert(answer, Attempt, strict=False)
+
+    def trace(self, tried: Try) -> Trace:
+        """Make a traced handshake from the source's pod with the destination's tunnel port."""
+        answer = self._ask(
+            "trace",
+            source=tried.source,
+            destination=tried.destination,
+            port=tried.port,
+            credentials=tried.credentials,
+            claim=tried.claim,
+        )
+        return msgspec.convert(answer, Trace, strict=False)
+
+    def _ask(self, op: str, **arguments: object) -> dict[str, object]:
+        for answer in call(self._outside.state.control, op, **arguments):
+            return answer
+        raise PeerError("troth", f"the mesh ended while it was asked to {op}")
+
+    def _await(self, complaint: str, is_so: Callable[[MeshStatus], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not is_so(status := self.status()):
+            if time.monotonic() > deadline:
+                words = [*status.waiting_for, *map(str, status.problems)]
+                raise PeerError("troth", complaint, "; ".join(words))
+            time.sleep(_POLL_SECONDS)
+
+
+def _all_ready(status: MeshStatus) -> bool:
+    # Only then also acted on: services lead to pods that are ready.
+    return status.ready and all(pod.ready for pod in status.pods)

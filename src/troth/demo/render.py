@@ -1,0 +1,152 @@
+"""The demonstration for people: rich renderables for 100 columns, plain text when piped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import yaml
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from troth._rows import Rows
+from troth.demo.scenario import Happened
+from troth.envoy.ports import TUNNEL_PORT
+from troth.trace.render import decision_rows, render_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from troth.demo.report import Policy, StepReport, TryReport
+    from troth.local.report import MeshStatus
+    from troth.trace.trace import Trace
+
+_GOOD, _BAD = "green", "bold red"
+_COLOURS = {
+    Happened.TUNNEL: "green",
+    Happened.PLAINTEXT: "yellow",
+    Happened.REFUSED: "red",
+    Happened.FAILED: "magenta",
+}
+
+
+def render_pods(status: MeshStatus) -> RenderableType:
+    """Who is there, and who is in the mesh."""
+    rows = Rows("", "", "", header=False)
+    for pod in status.pods:
+        rows.add_row(
+            Text(pod.workload, style="bold"),
+            Text(" ".join(pod.addresses)),
+            Text(pod.identity if pod.captured and pod.identity else f"not in the mesh: {pod.why}"),
+        )
+    return Group(Text("A mesh on this machine, one Envoy for all of its pods", style="bold"), rows)
+
+
+def render_step(step: StepReport) -> RenderableType:
+    """What was applied, and for each try what was tried, what happened and what decided."""
+    title = Text.assemble((f"{step.number}  {step.title}", "bold"))
+    return Group(
+        "",
+        title,
+        Padding(
+            Group(
+                Text(step.says, style="dim"),
+                _applied(step.policy),
+                *(_try(report) for report in step.tries),
+            ),
+            (0, 0, 0, 3),
+        ),
+    )
+
+
+def render_handshake(trace: Trace, judged: TryReport) -> RenderableType:
+    """One connection as both ends decided about it, and its handshake step by step."""
+    client = trace.client
+    decisions = _grid()
+    for label, text in decision_rows(client, trace.server):
+        decisions.add_row(label, Text(text))
+    title = f"One handshake, step by step: {client.source} → {client.destination}:{client.port}"
+    return Group(
+        "",
+        Text(title, style="bold"),
+        decisions,
+        "",
+        render_report(trace.report),
+        *_differences([judged]),
+    )
+
+
+def render_summary(tries: Sequence[TryReport], *, seconds: float) -> RenderableType:
+    """Whether everything came out as it should."""
+    wrong = [report for report in tries if not report.ok]
+    if not wrong:
+        text = f"✓ all {len(tries)} connections came out as they should, in {seconds:.1f} s"
+        return Group("", Text(text, style=_GOOD))
+    text = f"✗ {len(wrong)} of {len(tries)} connections did NOT come out as they should:"
+    lines = (Text(f"  {_route(report)}: {'; '.join(report.differs)}") for report in wrong)
+    return Group("", Text(text, style=_BAD), *lines)
+
+
+def _applied(policy: Policy | None) -> RenderableType:
+    rows = _grid()
+    if policy is None:
+        rows.add_row("applied", "no policy")
+    else:
+        rows.add_row("applied", Text(policy.file, style="cyan"))
+        rows.add_row("", Text(_gist(policy.manifest), style="cyan"))
+    return rows
+
+
+def _try(report: TryReport) -> RenderableType:
+    rows = _grid()
+    mark = Text("✓", style=_GOOD) if report.ok else Text("✗", style=_BAD)
+    rows.add_row(Text.assemble(mark, " tried"), Text(f"{_route(report)}, {_how(report)}"))
+    rows.add_row("  happened", Text(report.detail, style=_COLOURS[report.happened]))
+    rows.add_row("  decided by", Text(_decided(report)))
+    return Group(rows, *_differences([report]))
+
+
+def _differences(reports: Iterable[TryReport]) -> Iterator[Text]:
+    for report in reports:
+        for difference in report.differs:
+            yield Text(f"✗ NOT AS IT SHOULD BE: {difference}", style=_BAD)
+
+
+def _route(report: TryReport) -> str:
+    return f"{report.source} → {report.destination}:{report.port}"
+
+
+def _how(report: TryReport) -> str:
+    if report.credentials is None:
+        return "GET / by plain HTTP"
+    claim = f" that says {report.claim}" if report.claim else ""
+    return f"TLS to its port {TUNNEL_PORT} with {report.credentials.words}{claim}"
+
+
+def _decided(report: TryReport) -> str:
+    event = report.event
+    if event is None:
+        return "unknown: the proxy reports no such connection"
+    if report.credentials is not None:
+        reason = str(event.reason).replace("_", " ")
+        return f"the tunnel itself: {reason} (the port is {event.mode} by {event.decided_by})"
+    if event.mode is None:
+        return "nobody: the destination is not in the mesh"
+    return f"{event.decided_by}: {event.mode}"
+
+
+def _gist(manifest: str) -> str:
+    """A manifest without comments and without the lines that all policies share."""
+    document = yaml.safe_load(manifest)
+    gist = {key: document[key] for key in ("metadata", "spec") if key in document}
+    return str(yaml.safe_dump(gist, sort_keys=False, default_flow_style=None)).strip()
+
+
+def _grid() -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, min_width=12)
+    grid.add_column(overflow="fold")
+    return grid

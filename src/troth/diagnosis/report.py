@@ -1,0 +1,116 @@
+"""What a diagnosis says, as values with a stable JSON form."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from troth.dial.report import Attempt
+from troth.mesh.connections import Connection, Outcome
+from troth.mesh.decisions import ClientDecision, ServerDecision
+from troth.trace.steps import TraceReport
+from troth.trace.trace import Credentials
+
+
+class Hop(StrEnum):
+    """A place on the way where a connection can stop, from the client to the server."""
+
+    CLIENT_PROXY = "client_proxy"
+    """The client pod's proxy, before it went anywhere."""
+
+    NETWORK = "network"
+    """Between the two: nobody took the connection."""
+
+    TUNNEL = "tunnel"
+    """The handshake of the two proxies."""
+
+    SERVER_PROXY = "server_proxy"
+    """The server pod's proxy, when it came without the tunnel."""
+
+    APP = "app"
+    """The server's own process."""
+
+
+class From(msgspec.Struct, frozen=True, kw_only=True):
+    """The client.
+
+    Attributes:
+        name: As it was asked for.
+        pod: The pod that was taken, ``NAMESPACE/NAME``.
+        in_mesh: Whether it is meant to be captured; ``captured`` whether it is.
+        identity: Its SPIFFE ID, where it is captured.
+        why: Why it is in the mesh or not, or isn't captured although it should be.
+    """
+
+    name: str
+    pod: str
+    in_mesh: bool
+    captured: bool
+    identity: str | None
+    why: str
+
+
+class To(msgspec.Struct, frozen=True, kw_only=True):
+    """The server.
+
+    Attributes:
+        name: As it was asked for, as is ``port``.
+        service: ``NAMESPACE/NAME`` of the service that was dialled; None for a pod or an address.
+        service_ports: The TCP ports of the service of that name, dialled or not.
+        address: What was dialled.
+        endpoints: How many places that leads to.
+    """
+
+    name: str
+    port: int
+    service: str | None
+    service_ports: tuple[int, ...]
+    address: str
+    endpoints: int
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection; ``troth trace -o json`` prints exactly this.
+
+    Attributes:
+        source: The client; ``from`` in JSON.
+        to: The server.
+        client: What the client decides about the endpoint; None where there is none.
+        server: What the endpoint accepts; None where there is none.
+        past_tunnel: The connection was made past the client's proxy (``--plaintext``).
+        connection: The connection, made as the client's own processes make theirs.
+        credentials: What was shown in the handshake.
+        claimed: Whose certificate that was, or said to be; None for none, or without a handshake.
+        handshake: The traced handshake, made beside the connection.
+        handshake_event: What the server's proxy reports about it.
+        no_handshake: Why there is none; None where there is.
+        verdict: What became of the connection or, where credentials other than the pod's own were
+            shown, of the handshake.
+        stopped_at: Where it stopped; None where it didn't.
+        cause: Why, for people.
+        remedy: What to do, for people; None where there is nothing to be done.
+    """
+
+    schema: Literal["troth/trace/v1"] = "troth/trace/v1"
+    source: From = msgspec.field(name="from")
+    to: To
+    client: ClientDecision | None
+    server: ServerDecision | None
+    past_tunnel: bool
+    connection: Attempt
+    credentials: Credentials
+    claimed: str | None
+    handshake: TraceReport | None
+    handshake_event: Connection | None
+    no_handshake: str | None
+    verdict: Outcome
+    stopped_at: Hop | None
+    cause: str
+    remedy: str | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was let in, by the tunnel or in plaintext."""
+        return self.verdict in {Outcome.ACCEPTED, Outcome.PLAINTEXT}

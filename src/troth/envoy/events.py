@@ -1,0 +1,299 @@
+"""What became of a connection, read from one line of Envoy's access log.
+
+A line is written when a connection reaches what it was for (by tcp_proxy, log type
+``TcpUpstreamConnected``), and when it ended without getting there or because the client had
+vanished (by the listener). `LOG_FORMAT` says what a line holds; `parse` turns it into a
+`ConnectionEvent`.
+
+Peers write parts of these lines: server names, certificate names, and through those the failure
+texts. So the texts are only ever compared with Envoy's fixed phrases (`reasons`), and an identity
+counts only where TLS proved it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.envoy.ports import OWN_PORTS
+from troth.envoy.reasons import GIVEN_UP, Role, reason_of
+from troth.errors import InputError
+from troth.identity.spiffe import SpiffeId
+from troth.mesh.connections import Outcome, Reason, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+POD_STATE = "troth.pod"
+"""The filter state object that carries the pod's UID to listeners which pods share."""
+
+LOG_FORMAT: Mapping[str, str] = {
+    "t": "%START_TIME%",
+    "type": "%ACCESS_LOG_TYPE%",
+    "chain": "%FILTER_CHAIN_NAME%",
+    "src": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "dst": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "sni": "%REQUESTED_SERVER_NAME%",
+    "flags": "%RESPONSE_FLAGS%",
+    "dfail": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
+    "ufail": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "peer": "%DOWNSTREAM_PEER_URI_SAN%",
+    "tls": "%DOWNSTREAM_TLS_VERSION%",
+    "cipher": "%DOWNSTREAM_TLS_CIPHER%",
+    "group": "%DOWNSTREAM_TLS_GROUP%",
+    "host": "%UPSTREAM_HOST%",
+    "up": "%UPSTREAM_LOCAL_ADDRESS%",
+    "rx": "%BYTES_RECEIVED%",
+    "tx": "%BYTES_SENT%",
+    "ms": "%DURATION%",
+    "term": "%CONNECTION_TERMINATION_DETAILS%",
+}
+"""The JSON format of an access log, without ``role`` and ``pod``, which the builders add."""
+
+_CONNECTED = "TcpUpstreamConnected"
+_MAX_DETAIL = 1024
+_MAX_SPIFFE_ID = 2048  # by the standard, section 2.3; what is longer is no ID, and not remembered
+_SERVER_SANS = re.compile(r"_certificate_SANs:_\[(?P<san>[^\],]+)\]")
+
+
+class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection that was accepted, refused or failed.
+
+    Attributes:
+        time: When the connection began, UTC; with `Reason.PEER_VANISHED`, when it was given up.
+        outcome: What became of it.
+        reason: Why, as a stable code; ``none`` for what was accepted.
+        detail: Envoy's own words about a failure, or the agent's; printable, at most 1024
+            characters.
+        side: Whose proxy reports.
+        pod: UID of the pod whose proxy this is.
+        source_address: Where the connection came from.
+        source_port: Its TCP port there.
+        destination_address: Where it was going, before any redirection.
+        destination_port: The port asked for. In the tunnel that is the server name, and the
+            tunnel's own port when the server name is no port.
+        peer: The client's SPIFFE ID, only where TLS verified it.
+        claimed_peer: The SPIFFE ID in a certificate that was refused, or whose verification isn't
+            known to have succeeded: a claim, not an identity.
+        tls_version: Such as ``TLSv1.3``; empty for plaintext.
+        tls_cipher: The cipher suite's IANA name.
+        tls_group: The key exchange, such as ``X25519MLKEM768``.
+        bytes_received: From the client, so far: 0 for what was accepted, as that is reported at
+            the connection's start.
+        bytes_sent: To the client, so far.
+        duration_ms: From the connection's start to this report.
+    """
+
+    time: datetime
+    outcome: Outcome
+    reason: Reason
+    detail: str = ""
+    side: Side
+    pod: str
+    source_address: str
+    source_port: int
+    destination_address: str
+    destination_port: int
+    peer: str | None = None
+    claimed_peer: str | None = None
+    tls_version: str = ""
+    tls_cipher: str = ""
+    tls_group: str = ""
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    duration_ms: int = 0
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line as `LOG_FORMAT` lays it out; Envoy omits or nulls what a connection has not."""
+
+    t: datetime
+    role: Role
+    src: str
+    dst: str
+    type: str | None = None
+    pod: str | None = None
+    chain: str | None = None
+    sni: str | None = None
+    flags: str | None = None
+    dfail: str | None = None
+    ufail: str | None = None
+    peer: str | None = None
+    tls: str | None = None
+    cipher: str | None = None
+    group: str | None = None
+    host: str | None = None
+    up: str | None = None
+    rx: int = 0
+    tx: int = 0
+    ms: int = 0
+    term: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+def parse(line: bytes) -> ConnectionEvent | None:
+    """Read one line of the access log.
+
+    Returns:
+        The event, or None for a line that reports no decision: a connection that was reported
+        when it began and has now ended, or a client that left before anything was decided.
+
+    Raises:
+        ValueError: The line isn't what `LOG_FORMAT` makes Envoy write.
+    """
+    try:
+        entry = _decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"no access log line of troth's: {error}") from error
+    flags = frozenset(_text(entry.flags).split(",")) - {""}
+    if entry.type == _CONNECTED:
+        # With that flag it is only about to be reset, and its end is reported.
+        return None if "UF" in flags else _connected(entry)
+    if _text(entry.up):
+        return _given_up(entry)  # its beginning was reported
+    asked = port_of_server_name(_text(entry.sni))
+    words = _text(entry.ufail) or _text(entry.dfail) or _text(entry.term)
+    verdict = reason_of(entry.role, flags, words, names_a_port=asked is not None)
+    if verdict is None:
+        return None
+    outcome, reason = verdict
+    if "NR" in flags and _went_to_ourselves(entry):
+        outcome, reason = Outcome.REFUSED, Reason.RESERVED_PORT
+    elif "NR" in flags and entry.role is Role.PLAIN_IN and _is_to_loopback(entry):
+        outcome, reason, words = Outcome.REFUSED, Reason.OTHER, "came from outside for loopback"
+    # Envoy connects to the app only after the handshake, so having tried proves the peer.
+    verified = not _text(entry.dfail) and bool(flags & {"UF", "UH", "NC"})
+    if reason is Reason.BAD_SERVER_NAME:
+        name = _text(entry.sni)
+        words = f"server name {name!r}" if name else "plaintext, or TLS that names no server"
+    return _event(
+        entry, outcome, reason, detail=words or ",".join(sorted(flags)), verified=verified
+    )
+
+
+def _given_up(entry: _Line) -> ConnectionEvent | None:
+    """The end of a connection whose client has vanished; None for any other end."""
+    failure = _text(entry.dfail)
+    words = next((words for code, words in GIVEN_UP.items() if code in failure), None)
+    if entry.role is not Role.TUNNEL_IN or words is None:
+        return None
+    ended = msgspec.structs.replace(entry, t=entry.t + timedelta(milliseconds=entry.ms))
+    return _event(ended, Outcome.FAILED, Reason.PEER_VANISHED, detail=words, verified=True)
+
+
+def _connected(entry: _Line) -> ConnectionEvent | None:
+    match entry.role:
+        case Role.TUNNEL_IN:
+            return _event(entry, Outcome.ACCEPTED, Reason.NONE, verified=True)
+        case Role.PLAIN_IN:
+            return _event(entry, Outcome.PLAINTEXT, Reason.NONE, verified=False)
+        case Role.OUTBOUND:
+            return None  # the server's side reports it
+
+
+def _event(
+    entry: _Line, outcome: Outcome, reason: Reason, *, detail: str = "", verified: bool
+) -> ConnectionEvent:
+    source_address, source_port = _endpoint(entry.src)
+    address, port = _endpoint(entry.dst)
+    peer: str | None = None
+    if entry.role is Role.TUNNEL_IN:
+        # Where Envoy went is the truth, what it was asked for is the peer's word.
+        _, tried = _endpoint(_text(entry.host))
+        port = tried or port_of_server_name(_text(entry.sni)) or port
+        peer = _spiffe_id(_text(entry.peer))
+    elif entry.role is Role.OUTBOUND and (found := _SERVER_SANS.search(_text(entry.ufail))):
+        peer = _spiffe_id(found["san"])
+    encrypted = bool(_text(entry.cipher))  # without one the version is only BoringSSL's guess
+    return ConnectionEvent(
+        time=entry.t,
+        outcome=outcome,
+        reason=reason,
+        detail=_printable(detail),
+        side=Side.CLIENT if entry.role is Role.OUTBOUND else Side.SERVER,
+        pod=_text(entry.pod),
+        source_address=source_address,
+        source_port=source_port,
+        destination_address=address,
+        destination_port=port,
+        peer=peer if verified and entry.role is Role.TUNNEL_IN else None,
+        claimed_peer=None if verified and entry.role is Role.TUNNEL_IN else peer,
+        tls_version=_text(entry.tls) if encrypted else "",
+        tls_cipher=_text(entry.cipher),
+        tls_group=_text(entry.group) if encrypted else "",
+        bytes_received=entry.rx,
+        bytes_sent=entry.tx,
+        duration_ms=entry.ms,
+    )
+
+
+def _went_to_ourselves(entry: _Line) -> bool:
+    """Whether a process dialled one of troth's ports by hand instead of being led there."""
+    if entry.role is Role.PLAIN_IN:
+        return _endpoint(entry.dst)[1] in OWN_PORTS
+    return entry.role is Role.OUTBOUND and _is_to_loopback(entry)
+
+
+def _is_to_loopback(entry: _Line) -> bool:
+    address, _ = _endpoint(entry.dst)
+    return bool(address) and ipaddress.ip_address(address).is_loopback
+
+
+def port_of_server_name(name: str) -> int | None:
+    """The port that a tunnel's server name asks for, or None when it is no port number."""
+    if re.fullmatch(r"[1-9][0-9]{0,4}", name, re.ASCII) and int(name) <= 0xFFFF:  # noqa: PLR2004  the highest port
+        return int(name)
+    return None
+
+
+def _text(value: str | None) -> str:
+    """A value with Envoy's two ways of saying "none" taken away."""
+    return "" if value is None or value == "-" else value
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    """``10.0.0.1:80`` or ``[fd00::1]:80``; anything else (an internal address) has no place."""
+    host, _, port = text.rpartition(":")
+    try:
+        return _address(host.removeprefix("[").removesuffix("]")), int(port)
+    except ValueError:
+        return "", 0
+
+
+# A node's connections have few ends, and few identities: to read each of them anew would be most of
+# what an event costs. Strangers can push the known out of the caches, and no more.
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+def _spiffe_id(text: str) -> str | None:
+    """``text`` if it is exactly one SPIFFE ID; an SVID has no second name."""
+    return _read_spiffe_id(text) if len(text) <= _MAX_SPIFFE_ID else None
+
+
+@lru_cache(maxsize=1024)
+def _read_spiffe_id(text: str) -> str | None:
+    try:
+        return str(SpiffeId.parse(text))
+    except InputError:
+        return None
+
+
+def _printable(text: str) -> str:
+    """``text`` made safe to show: a peer may have written parts of it."""
+    return "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:_MAX_DETAIL]
+    )

@@ -1,0 +1,184 @@
+"""Which workloads can take STRICT by what was seen, and because of whom the others can't."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from troth.explain.audit_report import (
+    Audit,
+    Client,
+    Pair,
+    PortAudit,
+    PortState,
+    WorkloadAudit,
+)
+from troth.explain.proposals import propose
+from troth.explain.told_once import told_once
+from troth.mesh.connections import Outcome
+from troth.mesh.model import Protocol
+from troth.policy.model import Mode
+from troth.policy.resolve import PolicyIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from troth.explain.noted import Noted
+    from troth.mesh.model import Pod
+    from troth.mesh.world import World
+
+_PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
+
+
+def audit(
+    noted: Iterable[Noted],
+    world: World,
+    *,
+    since: datetime,
+    complete_since: datetime,
+    not_captured: Mapping[str, str] | None = None,
+    selectors: Mapping[str, Mapping[str, str]] | None = None,
+) -> Audit:
+    """Judge a mesh by its connections.
+
+    Args:
+        noted: What was seen since then.
+        world: What runs and holds now.
+        since: The start of the time looked at.
+        complete_since: Since when ``noted`` lacks nothing.
+        not_captured: Why pods that should be in the mesh aren't, by UID.
+        selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by; where
+            there are none, its pods' own count.
+    """
+    noted = tuple(noted)
+    auditor = _Auditor(noted, world, not_captured or {})
+    workloads = tuple(auditor.workloads())
+    policies, left_out = propose(workloads, world, selectors or {})
+    return Audit(
+        ready=all(workload.ready for workload in workloads),
+        since=since,
+        complete_since=complete_since,
+        pairs=_pairs(noted),
+        workloads=workloads,
+        policies=policies,
+        left_out=left_out,
+    )
+
+
+def _pairs(noted: Iterable[Noted]) -> tuple[Pair, ...]:
+    pairs: dict[tuple[str, int, str], Pair] = {}
+    for each in told_once(noted):
+        total, destination = each.total, each.destination
+        outcome = total.newest.outcome
+        if outcome is Outcome.FAILED:
+            continue  # nothing forbade it, so it says nothing about policies
+        key = (destination, total.port, total.source)
+        before = pairs.get(key)
+        counts = [before.tunnel, before.plaintext, before.refused] if before else [0, 0, 0]
+        counts[(Outcome.ACCEPTED, Outcome.PLAINTEXT, Outcome.REFUSED).index(outcome)] += total.count
+        pairs[key] = Pair(
+            source=total.source,
+            destination=destination,
+            port=total.port,
+            tunnel=counts[0],
+            plaintext=counts[1],
+            refused=counts[2],
+            last=max(before.last, total.last) if before else total.last,
+        )
+    return tuple(pair for _, pair in sorted(pairs.items()))
+
+
+class _Auditor:
+    def __init__(
+        self, noted: Iterable[Noted], world: World, not_captured: Mapping[str, str]
+    ) -> None:
+        self._world = world
+        self._not_captured = not_captured
+        self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
+        self._pods: dict[str, list[Pod]] = defaultdict(list)
+        for pod in world.pods.values():
+            if world.membership(pod).in_mesh:
+                self._pods[pod.workload].append(pod)
+        self._passed: dict[tuple[str, int], list[Noted]] = defaultdict(list)
+        for each in noted:
+            if each.total.newest.outcome in _PASSED:
+                self._passed[each.total.destination, each.total.port].append(each)
+
+    def workloads(self) -> Iterable[WorkloadAudit]:
+        for name, pods in sorted(self._pods.items()):
+            ports = {port: self._port(name, pods, port) for port in sorted(self._ports(name, pods))}
+            missing = [pod for pod in pods if not pod.captured]
+            yield WorkloadAudit(
+                namespace=pods[0].namespace,
+                name=name.partition("/")[2],
+                ready=not missing and all(port.state.is_ready for port in ports.values()),
+                captured=not missing,
+                why="; ".join(
+                    f"{pod}: {self._not_captured.get(pod.uid, 'not captured yet')}"
+                    for pod in missing
+                ),
+                mode=self._index.decide(pods[0].namespace, pods[0].labels, ()).mode,
+                ports=ports,
+            )
+
+    def _ports(self, name: str, pods: Sequence[Pod]) -> set[int]:
+        declared = {
+            port.number for pod in pods for port in pod.ports if port.protocol is Protocol.TCP
+        }
+        addresses = {address for pod in pods for address in pod.addresses}
+        served = {
+            endpoint.port
+            for service in self._world.services.values()
+            for port in service.ports
+            if port.protocol is Protocol.TCP
+            for endpoint in port.endpoints
+            if endpoint.address in addresses
+        }
+        used = {port for workload, port in self._passed if workload == name}
+        return declared | served | used
+
+    def _port(self, name: str, pods: Sequence[Pod], port: int) -> PortAudit:
+        decision = self._index.decide(pods[0].namespace, pods[0].labels, [port])
+        mode, decided_by = decision.mode_of(port), decision.decider_of(port)
+        passed = self._passed.get((name, port), ())
+        clients = _plaintext(passed)
+        tunnel = any(each.total.newest.outcome is Outcome.ACCEPTED for each in passed)
+        state = _state(mode, plaintext=bool(clients), tunnel=tunnel)
+        return PortAudit(
+            state=state,
+            mode=mode,
+            decided_by=decided_by,
+            because_of=clients if state is PortState.PLAINTEXT else (),
+        )
+
+
+def _plaintext(noted: Iterable[Noted]) -> tuple[Client, ...]:
+    """The clients that would be refused."""
+    clients: dict[str, Client] = {}
+    for each in noted:
+        total = each.total
+        if total.newest.outcome is not Outcome.PLAINTEXT or _was_told_to(each):
+            continue
+        before = clients.get(total.source)
+        clients[total.source] = Client(
+            source=total.source,
+            count=total.count + (before.count if before else 0),
+            last=max(total.last, before.last) if before else total.last,
+        )
+    return tuple(sorted(clients.values(), key=lambda client: (-client.count, client.source)))
+
+
+def _was_told_to(noted: Noted) -> bool:
+    """Whether DISABLE had a client of the mesh speak plaintext; it will use the tunnel."""
+    return noted.client_captured and noted.total.newest.mode is Mode.DISABLE
+
+
+def _state(mode: Mode, *, plaintext: bool, tunnel: bool) -> PortState:
+    if mode is Mode.STRICT:
+        return PortState.STRICT
+    if mode is Mode.DISABLE:
+        return PortState.DISABLED
+    if plaintext:
+        return PortState.PLAINTEXT
+    return PortState.READY if tunnel else PortState.NO_TRAFFIC

@@ -1,0 +1,157 @@
+"""What a mesh's connections say about STRICT, as a value with a stable JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from troth.explain.noted import Unanswered
+from troth.policy.model import Mode
+from troth.policy.verdict import DecidedBy
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """Who connected to whom.
+
+    Attributes:
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP where it is none known.
+        destination: The same of the server's, or the service that was dialled.
+        port: The server's.
+        tunnel: How many connections came by the tunnel.
+        plaintext: How many passed in plaintext.
+        refused: How many were refused.
+        last: When the newest of all these began.
+    """
+
+    source: str
+    destination: str
+    port: int
+    tunnel: int
+    plaintext: int
+    refused: int
+    last: datetime
+
+
+class PortState(StrEnum):
+    """Whether a port can become STRICT."""
+
+    STRICT = "strict"
+    """It is."""
+    READY = "ready"
+    """It has traffic, all of it by the tunnel."""
+    PLAINTEXT = "plaintext"
+    """Somebody still speaks plaintext to it."""
+    NO_TRAFFIC = "no traffic"
+    """Nobody has connected, so nobody knows."""
+    DISABLED = "disabled"
+    """A policy says DISABLE, so nobody uses the tunnel to it."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing that was seen would break."""
+        return self in {PortState.STRICT, PortState.READY}
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """Who speaks plaintext to a port.
+
+    Attributes:
+        source: ``NAMESPACE/NAME`` of its workload, or its IP where it is none known.
+        count: How many connections passed.
+        last: When the newest of them began.
+    """
+
+    source: str
+    count: int
+    last: datetime
+
+
+class PortAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """One port of a workload.
+
+    Attributes:
+        mode: The effective mode now.
+        decided_by: What sets it.
+        because_of: The clients that keep it from being ready.
+    """
+
+    state: PortState
+    mode: Mode
+    decided_by: DecidedBy
+    because_of: tuple[Client, ...] = ()
+
+
+class WorkloadAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """One workload of the mesh.
+
+    Attributes:
+        ready: It is captured, and each of its ports is ready for STRICT or has it.
+        captured: All of its pods are.
+        why: Why not all of them are, empty where they are.
+        mode: The effective mode of ports that ``ports`` doesn't name.
+        ports: Those that its containers declare, that services lead to, and that were used.
+    """
+
+    namespace: str
+    name: str
+    ready: bool
+    captured: bool
+    why: str
+    mode: Mode
+    ports: Mapping[int, PortAudit]
+
+    @property
+    def key(self) -> str:
+        """``NAMESPACE/NAME``."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A PeerAuthentication that is safe to apply, as far as what was seen can tell.
+
+    Attributes:
+        workloads: Whom it makes STRICT.
+        exceptions: Why it leaves ports as they are.
+        manifest: The object.
+    """
+
+    workloads: tuple[str, ...]
+    exceptions: Mapping[int, str]
+    manifest: Mapping[str, Any]
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload that no policy is proposed for, though it is not STRICT."""
+
+    workload: str
+    why: str
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen; ``troth audit -o json`` prints exactly this.
+
+    Attributes:
+        ready: Every workload of the mesh is.
+        since: The start of the time looked at.
+        complete_since: From this moment on nothing is missing; where it is later than ``since``,
+            the report speaks of this shorter time.
+        pairs: By destination, port and source.
+        workloads: All that are in the mesh.
+        policies: What could be applied now.
+        left_out: What keeps the others from a policy.
+        unanswered: Nodes of a cluster that have not said what they have seen.
+    """
+
+    schema: Literal["troth/audit/v1"] = "troth/audit/v1"
+    ready: bool
+    since: datetime
+    complete_since: datetime
+    pairs: tuple[Pair, ...]
+    workloads: tuple[WorkloadAudit, ...]
+    policies: tuple[Proposal, ...]
+    left_out: tuple[LeftOut, ...]
+    unanswered: tuple[Unanswered, ...] = ()

@@ -1,0 +1,293 @@
+"""Whether a mesh in a cluster is as it should be, by what the API server knows of it.
+
+Nothing is asked of the nodes themselves: their agents keep their reports at the API server, where
+the marks of captured pods are, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+
+from troth._contract import TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest, root_fingerprint
+from troth.errors import InputError, Severity
+from troth.explain.cluster_report import (
+    ClusterPod,
+    ClusterStatus,
+    ControllerStatus,
+    NodeStatus,
+    RootStatus,
+    TrustBundleStatus,
+)
+from troth.explain.explain import PortMode
+from troth.identity.bundle import TrustBundle
+from troth.mesh.model import Protocol
+from troth.mesh.world import World
+from troth.policy.resolve import PolicyIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from troth._contract import NodeReport
+    from troth.errors import Problem
+    from troth.identity.spiffe import TrustDomain
+    from troth.mesh.model import Pod
+    from troth.sources.installation import Installation, Lease, ReportedNode
+
+_SLACK = timedelta(seconds=60)
+"""How far the clock of whoever renewed a lease may be behind the one that it is held against."""
+
+
+def cluster_status(
+    found: Installation,
+    *,
+    home: str,
+    root_namespace: str,
+    trust_domain: TrustDomain,
+    now: datetime,
+) -> ClusterStatus:
+    """Judge an installation.
+
+    Args:
+        found: What the API server knows.
+        home: The namespace of the controller and the node agents.
+        root_namespace: Where mesh-wide policies live.
+        trust_domain: Of all identities.
+        now: The time.
+    """
+    world = World(
+        trust_domain=trust_domain,
+        root_namespace=root_namespace,
+        namespaces=found.namespaces,
+        pods={pod.uid: pod for pod in found.pods},
+        policies=found.policies,
+    )
+    shown = [pod for pod in sorted(found.pods, key=str) if _is_shown(world, pod)]
+    nodes = None if found.nodes is None else tuple(_nodes(found, found.nodes, world, shown, now))
+    reasons = _Reasons(world, nodes)
+    pods = tuple(reasons.pods(shown))
+    controller = None if found.nodes is None else _controller(found.leader, now)
+    bundle, bad_roots = _trust_bundle(found, home, trust_domain)
+    problems = (*found.problems, *bad_roots)
+    waiting_for = (
+        *_missing_control(home, controller, bundle, now),
+        *(f"node {node.name}: {node.why}" for node in nodes or () if node.why),
+        *reasons.waiting_for,
+    )
+    return ClusterStatus(
+        ready=not waiting_for and not any(each.severity is Severity.ERROR for each in problems),
+        waiting_for=waiting_for,
+        trust_domain=str(trust_domain),
+        root_namespace=root_namespace,
+        namespace=home,
+        controller=controller,
+        trust_bundle=bundle,
+        nodes=nodes,
+        policies=tuple(sorted(policy.key for policy in found.policies)),
+        pods=pods,
+        problems=problems,
+    )
+
+
+def _is_shown(world: World, pod: Pod) -> bool:
+    namespace = world.namespaces.get(pod.namespace)
+    in_question = pod.captured or (namespace is not None and namespace.in_mesh)
+    return in_question and not pod.phase.is_final
+
+
+def _is_alive(lease: Lease, now: datetime) -> bool:
+    if lease.renew_time is None:
+        return False
+    return now < lease.renew_time + timedelta(seconds=lease.lease_duration_seconds or 0) + _SLACK
+
+
+class _Reasons:
+    """Why pods are in the mesh and captured, or not.
+
+    Attributes:
+        waiting_for: What is amiss with pods.
+    """
+
+    def __init__(self, world: World, nodes: Iterable[NodeStatus] | None) -> None:
+        self.waiting_for: list[str] = []
+        self._world = world
+        self._nodes = None if nodes is None else {node.name: node for node in nodes}
+        self._index = PolicyIndex(world.policies, world.root_namespace)
+
+    def pods(self, pods: Iterable[Pod]) -> Iterator[ClusterPod]:
+        """Judge each of them."""
+        for pod in pods:
+            member = self._world.membership(pod)
+            why = member.why
+            if member.in_mesh and not pod.captured:
+                why = self._not_captured(pod)
+                if pod.addresses and not pod.terminating:
+                    self.waiting_for.append(f"the capture of pod {pod}: {why}")
+            elif pod.captured and not member.in_mesh and not pod.terminating:
+                why = f"{member.why}, but its node's agent has not released it yet"
+                self.waiting_for.append(f"the release of pod {pod}: {member.why}")
+            yield self._pod(pod, in_mesh=member.in_mesh, why=why)
+
+    def _not_captured(self, pod: Pod) -> str:
+        if not pod.node:
+            return "it is not bound to a node yet"
+        if not pod.addresses:
+            return "it has no address yet"
+        node = (self._nodes or {}).get(pod.node)
+        if node is not None and node.why:
+            return f"node {pod.node}: {node.why}"
+        return f"the agent of node {pod.node} has not captured it yet"
+
+    def _pod(self, pod: Pod, *, in_mesh: bool, why: str) -> ClusterPod:
+        fields: dict[str, Any] = {}
+        if in_mesh:
+            numbers = [port.number for port in pod.ports if port.protocol is Protocol.TCP]
+            decision = self._index.decide(pod.namespace, pod.labels, numbers)
+            fields = {
+                "identity": str(pod.spiffe_id(self._world.trust_domain)),
+                "mode": decision.mode,
+                "decided_by": decision.decided_by,
+                "ports": {
+                    number: PortMode(mode=port.mode, decided_by=port.decided_by)
+                    for number, port in decision.ports.items()
+                },
+            }
+        return ClusterPod(
+            namespace=pod.namespace,
+            name=pod.name,
+            workload=pod.workload,
+            node=pod.node,
+            addresses=pod.addresses,
+            phase=pod.phase,
+            ready=pod.ready,
+            in_mesh=in_mesh,
+            captured=pod.captured,
+            why=why,
+            **fields,
+        )
+
+
+def _nodes(
+    found: Installation,
+    reported: Iterable[ReportedNode],
+    world: World,
+    shown: Sequence[Pod],
+    now: datetime,
+) -> Iterator[NodeStatus]:
+    """The nodes whose agents report, and those that have pods to capture."""
+    stored = found.stored_policies
+    digest = None if stored is None else policy_digest(stored)
+    by_name = {each.node: each for each in reported}
+    needed = {pod.node for pod in shown if pod.node and world.membership(pod).in_mesh}
+    staying = Counter(
+        pod.node
+        for pod in shown
+        if pod.addresses and (pod.captured or world.membership(pod).in_mesh)
+    )
+    for name in sorted({*by_name, *needed}):
+        each = by_name.get(name)
+        if each is None:
+            yield NodeStatus(
+                name=name, reported=None, alive=False, enforces_all=False, why="no agent reports"
+            )
+            continue
+        alive = _is_alive(each.lease, now)
+        current = None if digest is None else bool(each.report and each.report.policies == digest)
+        captured = each.report.captured if each.report else None
+        leaving = 0 if captured is None or found.namespace else captured - staying[name]
+        yield NodeStatus(
+            name=name,
+            reported=each.lease.renew_time,
+            alive=alive,
+            enforces_all=current,
+            captured=captured,
+            why=_trouble(each.report, alive=alive, current=current, leaving=leaving),
+        )
+
+
+def _trouble(report: NodeReport | None, *, alive: bool, current: bool | None, leaving: int) -> str:
+    if report is None:
+        return "its agent's report can't be read, so it may be of another version of troth"
+    if report.trouble:
+        return report.trouble
+    if not alive:
+        return "its agent is silent; what it enforced last holds on"
+    return _unfinished(report, current=current, leaving=leaving)
+
+
+def _unfinished(report: NodeReport, *, current: bool | None, leaving: int) -> str:
+    if current is False:
+        return "not every policy is in force there yet"
+    if report.joining:
+        names = ", ".join(sorted(report.joining))
+        return f"pods of {names} have just joined the mesh, and still take plaintext"
+    if leaving > 0:
+        return f"pods that are out of the mesh are still to be released: {leaving}"
+    return ""
+
+
+def _controller(lease: Lease | None, now: datetime) -> ControllerStatus:
+    if lease is None or not lease.holder_identity:
+        return ControllerStatus(leader="", renewed=None, alive=False)
+    return ControllerStatus(
+        leader=lease.holder_identity, renewed=lease.renew_time, alive=_is_alive(lease, now)
+    )
+
+
+def _trust_bundle(
+    found: Installation, home: str, trust_domain: TrustDomain
+) -> tuple[TrustBundleStatus | None, tuple[Problem, ...]]:
+    if found.bundles is None:
+        return None, ()
+    own = found.bundles.get(home)
+    meshed = sorted(name for name, namespace in found.namespaces.items() if namespace.in_mesh)
+    if own is None:
+        return TrustBundleStatus(roots=(), missing_in=tuple(meshed)), ()
+    missing = tuple(
+        name for name in meshed if name not in found.bundles or found.bundles[name].pem != own.pem
+    )
+    subject = f"ConfigMap {home}/{TRUST_BUNDLE}"
+    try:
+        bundle = TrustBundle.parse(
+            trust_domain, own.pem.encode(), subject=subject, path=f"data[{TRUST_BUNDLE_KEY}]"
+        )
+    except InputError as error:
+        return TrustBundleStatus(roots=(), missing_in=missing), error.problems
+    roots = tuple(_root(pem, own.signing_root) for pem in bundle.certificates)
+    return TrustBundleStatus(roots=roots, missing_in=missing), ()
+
+
+def _root(pem: bytes, signing_root: str) -> RootStatus:
+    certificate = x509.load_pem_x509_certificate(pem)
+    fingerprint = root_fingerprint(pem)
+    return RootStatus(
+        fingerprint=fingerprint,
+        subject=certificate.subject.rfc4514_string(),
+        expires=certificate.not_valid_after_utc,
+        signing=fingerprint == signing_root,
+    )
+
+
+def _missing_control(
+    home: str,
+    controller: ControllerStatus | None,
+    bundle: TrustBundleStatus | None,
+    now: datetime,
+) -> Iterator[str]:
+    if controller is not None and not controller.leader:
+        yield f"a controller: none leads in namespace {home}"
+    elif controller is not None and not controller.alive:
+        yield f"a controller: {controller.leader} led last, and is silent"
+    if bundle is None:
+        return
+    if not bundle.roots:
+        yield f"roots to believe in: ConfigMap {home}/{TRUST_BUNDLE} has none"
+        return
+    for root in bundle.roots:
+        if root.expires <= now:
+            yield f"a new root: {root.subject} ({root.fingerprint[:16]}) has expired"
+    for name in bundle.missing_in:
+        yield f"the roots in namespace {name}"

@@ -1,0 +1,161 @@
+"""What holds for one workload, and how that follows from the policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from troth._syntax import NAMESPACE
+from troth.errors import Problem, Severity
+from troth.explain.subject import find_subject
+from troth.explain.workloads import belongs
+from troth.identity.spiffe import SpiffeId
+from troth.mesh.world import Membership
+from troth.policy.model import KIND as POLICY
+from troth.policy.model import Mode
+from troth.policy.resolve import PolicyIndex
+from troth.policy.verdict import Considered, DecidedBy
+from troth.sources.kinds import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from troth.identity.spiffe import TrustDomain
+    from troth.sources.collect import Manifests
+
+
+class WorkloadIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a workload is.
+
+    Attributes:
+        name: The object's, or the labels as they were given when no object has them.
+        service_account: None, like ``spiffe_id``, when no object has the labels.
+    """
+
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    service_account: str | None
+    spiffe_id: str | None
+
+
+class PortMode(msgspec.Struct, frozen=True, kw_only=True):
+    """The effective mode of one port."""
+
+    mode: Mode
+    decided_by: DecidedBy
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for a workload; ``troth explain -o json`` prints exactly this.
+
+    Attributes:
+        in_mesh: Whether it is in the mesh by its manifests; if not, nothing of this is enforced.
+        mode: Of all ports that ``ports`` doesn't name.
+        ports: The TCP ports of its containers, and those that its portLevelMtls names.
+        considered: From mesh over namespace to workload scope, the oldest first in each.
+        problems: Errors that hide an object which could change the answer: a policy, the
+            workload's namespace, or a document of which nothing is known.
+    """
+
+    schema: Literal["troth/explain/v1"] = "troth/explain/v1"
+    workload: WorkloadIdentity
+    in_mesh: bool
+    mode: Mode
+    decided_by: DecidedBy
+    ports: Mapping[int, PortMode]
+    considered: tuple[Considered, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+class Derivation(msgspec.Struct, frozen=True, kw_only=True):
+    """An explanation with what a rendering for people adds to it.
+
+    Attributes:
+        kind: The workload's, empty when labels were given that no object has.
+        membership: Why it is in the mesh or not.
+    """
+
+    kind: str
+    membership: Membership
+    explanation: Explanation
+
+
+def explain(
+    manifests: Manifests,
+    name: str,
+    *,
+    root_namespace: str,
+    trust_domain: TrustDomain,
+) -> Derivation:
+    """Say what holds for a workload and why.
+
+    Args:
+        manifests: The workload, its namespace and the policies.
+        name: ``NAMESPACE/NAME`` of a Pod or of what makes pods, or ``NAMESPACE/KEY=VALUE,...``.
+        root_namespace: Where mesh-wide policies live.
+        trust_domain: Of the workload's identity.
+
+    Raises:
+        InputError: No workload, or not exactly one, is called that.
+    """
+    subject = find_subject(manifests, name)
+    verdict = PolicyIndex(manifests.policies.values(), root_namespace).effective(
+        subject.namespace, subject.labels, subject.ports
+    )
+    member = belongs(
+        manifests,
+        subject.namespace,
+        subject.labels,
+        host_network=subject.host_network,
+    )
+    account = subject.service_account
+    identity = (
+        str(SpiffeId.for_service_account(trust_domain, subject.namespace, account))
+        if account is not None
+        else None
+    )
+    return Derivation(
+        kind=subject.kind,
+        membership=member,
+        explanation=Explanation(
+            workload=WorkloadIdentity(
+                namespace=subject.namespace,
+                name=subject.name,
+                labels=subject.labels,
+                service_account=account,
+                spiffe_id=identity,
+            ),
+            in_mesh=member.in_mesh,
+            mode=verdict.mode,
+            decided_by=verdict.decided_by,
+            ports={
+                number: PortMode(mode=port.mode, decided_by=port.decided_by)
+                for number, port in verdict.ports.items()
+            },
+            considered=verdict.considered,
+            problems=tuple(_hiding(manifests, subject.namespace, root_namespace)),
+        ),
+    )
+
+
+def _hiding(manifests: Manifests, namespace: str, root_namespace: str) -> Iterator[Problem]:
+    """The errors behind which something could stand that counts for ``namespace``."""
+    read = manifests.refused | manifests.origins.keys()
+    places = {namespace, root_namespace}
+    for problem in manifests.problems:
+        kind, _, name = problem.subject.partition(" ")
+        if problem.severity is not Severity.ERROR:
+            continue
+        if kind == POLICY:
+            place = name.partition("/")[0]
+            counts = place in places or NAMESPACE.flaw(place) is not None or "/" not in name
+        elif kind == "Namespace":
+            counts = name in {"", namespace}
+        else:
+            # Of a kind that is known it is no policy, whatever else is wrong with it.
+            counts = kind not in KINDS and problem.subject not in read
+        if counts:
+            yield problem

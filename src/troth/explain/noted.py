@@ -1,0 +1,87 @@
+"""Connections with all that only those know who have seen them: in whose words they are reported.
+
+What one node has noted can be put together with what others have, and be judged without knowing
+their worlds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.explain.remedies import Explainer
+from troth.mesh.connections import Outcome
+from troth.mesh.model import Endpoint
+from troth.mesh.tally import Total
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from troth.explain.names import Names
+    from troth.mesh.world import World
+
+TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
+
+
+class Noted(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections of one kind.
+
+    Attributes:
+        total: How many of what.
+        destination: The server's workload, or the service that was dialled, or an IP.
+        servers: Where the client may have been led to.
+        client_captured: Whether all pods of the client's workload are captured.
+        cause: Why they were refused or failed, in one sentence; empty where they were not.
+        remedy: What to do, in one sentence.
+    """
+
+    total: Total
+    destination: str
+    servers: tuple[Endpoint, ...]
+    client_captured: bool
+    cause: str = ""
+    remedy: str = ""
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """What the client and the server are called."""
+        return frozenset({self.total.source, self.total.destination, self.destination})
+
+
+class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of a cluster that was asked what it has seen and did not say."""
+
+    node: str
+    why: str
+
+
+def note(totals: Iterable[Total], world: World) -> Iterator[Noted]:
+    """Note what was seen by ``world``, which names it and decides what there is to do.
+
+    One after the other: explaining takes its time, and the first may be enough.
+    """
+    explainer = Explainer(world)
+    uncaptured = {pod.workload for pod in world.pods.values() if not pod.captured}
+    captured = {pod.workload for pod in world.pods.values()} - uncaptured
+    for total in totals:
+        in_trouble = total.newest.outcome in TROUBLE
+        cause, remedy = explainer.explain(total) if in_trouble else ("", "")
+        yield Noted(
+            total=total,
+            destination=explainer.names.destination(total),
+            servers=tuple(_servers(total, explainer.names)),
+            client_captured=total.source in captured,
+            cause=cause,
+            remedy=remedy,
+        )
+
+
+def _servers(total: Total, names: Names) -> Iterator[Endpoint]:
+    service = names.service(total)
+    if service is None:
+        yield Endpoint(total.newest.destination.address, total.port)
+        return
+    for port in service.ports:
+        if port.number == total.port:
+            yield from port.endpoints

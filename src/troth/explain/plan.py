@@ -1,0 +1,305 @@
+"""Compare two sets of manifests: which modes change, who is refused, what is no longer encrypted.
+
+A pair of a client and a port is a matter of three facts on either side of the change: whether the
+client is in the mesh, whether the server is, and the port's effective mode.
+
+========  ========  ==================  =========
+client    server    mode                the pair
+========  ========  ==================  =========
+any       outside   any                 plaintext
+any       in mesh   DISABLE             plaintext
+outside   in mesh   PERMISSIVE          plaintext
+outside   in mesh   STRICT              refused
+in mesh   in mesh   STRICT, PERMISSIVE  encrypted
+========  ========  ==================  =========
+
+So pairs need not be compared one by one. The clients fall into those that stay in the mesh, stay
+outside or leave it, the ports by their modes before and after, and each answer is one group of
+clients times one group of ports.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
+
+from troth.errors import Severity
+from troth.explain.front_doors import FrontDoors
+from troth.explain.plan_report import (
+    Affected,
+    Breakage,
+    Change,
+    Plan,
+    PortChange,
+    UnknownWorkload,
+    WorkloadName,
+)
+from troth.explain.proposals import except_front_doors
+from troth.explain.validate import validate
+from troth.explain.workloads import belongs, tcp_ports
+from troth.policy.model import Mode
+from troth.policy.resolve import PolicyIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from troth.errors import Problem
+    from troth.explain.front_doors import FrontDoor
+    from troth.explain.observed import Plaintext
+    from troth.policy.verdict import Decision
+    from troth.sources.collect import Manifests
+    from troth.sources.workloads import PodTemplate
+
+_ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
+_STRENGTH = {Mode.STRICT: 2, Mode.PERMISSIVE: 1}
+"""The others, and being outside the mesh, are as weak as can be."""
+
+
+def plan(
+    current: Manifests,
+    planned: Manifests,
+    *,
+    root_namespace: str,
+    observed: Iterable[Plaintext] = (),
+) -> Plan:
+    """Say what going from ``current`` to ``planned`` would do.
+
+    Only workloads of both are compared: one that is new or goes has no clients to lose.
+
+    Args:
+        current: What is in force today.
+        planned: What would be (see `troth.sources.amend`).
+        root_namespace: Where mesh-wide policies live.
+        observed: Plaintext that a running mesh has seen, for naming clients that really call.
+    """
+    comparison = _Comparison(_states(current, root_namespace), _states(planned, root_namespace))
+    for each in observed:
+        comparison.observe(each)
+    changes = tuple(comparison.changes())
+    breaks = tuple(comparison.breaks())
+    unknown = tuple(_unknown(current, planned, root_namespace, tightened=comparison.tightens()))
+    problems = tuple(each for each in planned.problems if each.severity is Severity.ERROR)
+    return Plan(
+        verdict=_verdict(breaks, unseen=bool(unknown or problems)),
+        would_break=bool(breaks),
+        changes=changes,
+        breaks=breaks,
+        unencrypted=tuple(comparison.unencrypted()),
+        weaker=tuple(each for each in changes if _strength(each.after) < _strength(each.before)),
+        unknown=unknown,
+        exceptions=tuple(
+            except_front_doors(planned, comparison.shut(), root_namespace=root_namespace)
+        ),
+        problems=problems,
+        warnings=tuple(_new_warnings(current, planned, root_namespace)),
+    )
+
+
+def _verdict(breaks: Sequence[Affected], *, unseen: bool) -> Breakage:
+    if any(port.seen for each in breaks for port in each.ports):
+        return Breakage.SEEN
+    if breaks:
+        return Breakage.POSSIBLE
+    return Breakage.UNKNOWN if unseen else Breakage.NONE
+
+
+def _unknown(
+    current: Manifests, planned: Manifests, root_namespace: str, *, tightened: bool
+) -> Iterator[UnknownWorkload]:
+    """The workloads of both that nothing is known of, as far as the change may concern them.
+
+    They may be clients of any port, and what changes for their namespace may change for their pods.
+    """
+    both = [each for each in planned.unknown_workloads if str(each) in current.custom_workloads]
+    if tightened or any(
+        _rules(current, each.namespace, root_namespace)
+        != _rules(planned, each.namespace, root_namespace)
+        for each in both
+    ):
+        for each in both:
+            name = WorkloadName(kind=each.kind, namespace=each.namespace, name=each.name)
+            yield UnknownWorkload(workload=name, why=each.unknown)
+
+
+def _rules(manifests: Manifests, namespace: str, root_namespace: str) -> object:
+    """What decides about a pod of ``namespace``, whatever its labels and ports."""
+    policies = [each for each in manifests.policies.values() if each.namespace == namespace]
+    return (
+        belongs(manifests, namespace, {}).in_mesh,
+        PolicyIndex(manifests.policies.values(), root_namespace).decide(namespace, {}).mode,
+        {(each.key, str(each.port_modes), each.mode) for each in policies if each.selector},
+    )
+
+
+def _new_warnings(current: Manifests, planned: Manifests, root_namespace: str) -> Iterator[Problem]:
+    before = validate(current, root_namespace=root_namespace).problems
+    for each in validate(planned, root_namespace=root_namespace).problems:
+        if each.severity is Severity.WARNING and each not in before:
+            yield each
+
+
+def _strength(mode: Mode | None) -> int:
+    return _STRENGTH.get(mode, 0) if mode else 0
+
+
+class _State(NamedTuple):
+    """A workload on one side of the change."""
+
+    in_mesh: bool
+    decision: Decision
+    template: PodTemplate
+    front_doors: Mapping[int, tuple[FrontDoor, ...]]
+
+    def mode(self, port: int | None) -> Mode | None:
+        """The mode in force; None outside the mesh."""
+        if not self.in_mesh:
+            return None
+        return self.decision.mode if port is None else self.decision.mode_of(port)
+
+
+def _states(manifests: Manifests, root_namespace: str) -> dict[WorkloadName, _State]:
+    index = PolicyIndex(manifests.policies.values(), root_namespace)
+    doors = FrontDoors(manifests)
+    states = {}
+    for each in manifests.templates:
+        name = WorkloadName(kind=each.owner_kind or "Pod", namespace=each.namespace, name=each.name)
+        member = belongs(manifests, each.namespace, each.labels, host_network=each.host_network)
+        decision = index.decide(each.namespace, each.labels, tcp_ports(each))
+        states[name] = _State(
+            in_mesh=member.in_mesh,
+            decision=decision,
+            template=each,
+            front_doors=doors.of(each.namespace, each.labels, each.ports),
+        )
+    return states
+
+
+class _Comparison:
+    def __init__(
+        self, before: dict[WorkloadName, _State], after: dict[WorkloadName, _State]
+    ) -> None:
+        self._before = before
+        self._after = after
+        self._both = sorted(before.keys() & after.keys())
+        self._seen: dict[tuple[str, int], list[Plaintext]] = defaultdict(list)
+        self._seen_ports: dict[str, set[int]] = defaultdict(set)
+        self._will_be_in_mesh = {_key(name) for name, state in after.items() if state.in_mesh}
+
+    def observe(self, seen: Plaintext) -> None:
+        """Take plaintext into account, unless its client will speak through the mesh."""
+        if seen.source not in self._will_be_in_mesh:
+            self._seen[seen.destination, seen.port].append(seen)
+            self._seen_ports[seen.destination].add(seen.port)
+
+    def shut(self) -> Iterator[tuple[PodTemplate, dict[int, tuple[FrontDoor, ...]]]]:
+        """The workloads after the change whose front doors it shuts, with these by their ports."""
+        for name in self._both:
+            ports = (self._port(name, port) for port in self._front_doors(name))
+            shut = {
+                each.port: each.front_doors
+                for each in ports
+                if each.port and each.after is Mode.STRICT and each.before is not Mode.STRICT
+            }
+            if shut:
+                yield self._after[name].template, shut
+
+    def changes(self) -> Iterator[Change]:
+        for name in self._both:
+            for port in (*self._ports(name), None):
+                change = self._port(name, port)
+                if change.before is not change.after:
+                    yield Change(
+                        workload=name,
+                        port=port,
+                        before=change.before,
+                        after=change.after,
+                        decided_by=change.decided_by,
+                    )
+
+    def breaks(self) -> Iterator[Affected]:
+        """Pairs that aren't refused before, and are after."""
+        strict = [port for port in self._all_ports() if port.after is Mode.STRICT]
+        new = [port for port in strict if port.before is not Mode.STRICT]
+        outside = self._clients(after=False)
+        # Without a client by the manifests, only what was seen tells that somebody calls.
+        called = new if outside else [port for port in new if port.seen]
+        yield from _affected(outside, [replace(port, front_doors=()) for port in called])
+        doors = [port for port in new if port.front_doors]
+        yield from _affected((), [replace(port, seen=()) for port in doors])
+        leaving = self._clients(before=True, after=False)
+        if leaving:
+            # What others sent to a port that was STRICT already is no news.
+            yield from _affected(leaving, [port for port in strict if port.before is Mode.STRICT])
+
+    def tightens(self) -> bool:
+        """Whether any port refuses plaintext that it takes today."""
+        return any(
+            port.after is Mode.STRICT and port.before is not Mode.STRICT
+            for port in self._all_ports()
+        )
+
+    def unencrypted(self) -> Iterator[Affected]:
+        """Pairs that are encrypted before, and plaintext after."""
+        were = [port for port in self._all_ports() if port.before in _ENCRYPTED]
+        clients = self._clients(before=True)
+        if clients:
+            yield from _affected(clients, [port for port in were if port.after not in _ENCRYPTED])
+        leaving = self._clients(before=True, after=False)
+        if leaving:
+            yield from _affected(leaving, [port for port in were if port.after is Mode.PERMISSIVE])
+
+    def _clients(
+        self, *, before: bool | None = None, after: bool | None = None
+    ) -> list[WorkloadName]:
+        """The workloads that are in the mesh, or not, on either side of the change."""
+        return [
+            name
+            for name in self._both
+            if before in {None, self._before[name].in_mesh}
+            and after in {None, self._after[name].in_mesh}
+        ]
+
+    def _all_ports(self) -> Iterator[PortChange]:
+        """Every port that a client may know of; where none is declared, all as one."""
+        for name in self._both:
+            for port in self._ports(name) or (None,):
+                yield self._port(name, port)
+
+    def _ports(self, name: WorkloadName) -> Sequence[int]:
+        declared = (state[name].decision.ports for state in (self._before, self._after))
+        led_to = self._front_doors(name)
+        return sorted(set().union(*declared, led_to, self._seen_ports.get(_key(name), ())))
+
+    def _front_doors(self, name: WorkloadName) -> dict[int, tuple[FrontDoor, ...]]:
+        """Those before the change that are there after it, too."""
+        before, after = self._before[name].front_doors, self._after[name].front_doors
+        both = {
+            port: tuple(door for door in after[port] if door in before[port])
+            for port in before.keys() & after.keys()
+        }
+        return {port: doors for port, doors in both.items() if doors}
+
+    def _port(self, name: WorkloadName, port: int | None) -> PortChange:
+        state = self._after[name]
+        decider = state.decision.decided_by if port is None else state.decision.decider_of(port)
+        seen = () if port is None else self._seen.get((_key(name), port), ())
+        return PortChange(
+            workload=name,
+            port=port,
+            before=self._before[name].mode(port),
+            after=state.mode(port),
+            decided_by=decider if state.in_mesh else None,
+            seen=tuple(seen),
+            front_doors=self._front_doors(name).get(port or 0, ()),
+        )
+
+
+def _affected(clients: Sequence[WorkloadName], ports: Sequence[PortChange]) -> Iterator[Affected]:
+    if ports:
+        yield Affected(clients=tuple(clients), ports=tuple(ports))
+
+
+def _key(name: WorkloadName) -> str:
+    return f"{name.namespace}/{name.name}"

@@ -1,0 +1,248 @@
+"""Why a connection was refused or failed and what to do about it: one row for each reason.
+
+The words in braces are those of `Explainer`. What comes from a peer (identities it claims, Envoy's
+words about it) is only ever a value for them, never a text with braces of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth._syntax import label_text
+from troth.explain.names import Names
+from troth.mesh.connections import Reason, Side
+from troth.mesh.model import MESH_LABEL
+from troth.policy.model import Mode
+from troth.policy.resolve import PolicyIndex
+from troth.policy.scope import Scope
+from troth.policy.verdict import DecidedBy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from troth.mesh.model import Pod
+    from troth.mesh.tally import Total
+    from troth.mesh.world import World
+
+
+class Texts(NamedTuple):
+    """One sentence each."""
+
+    cause: str
+    remedy: str
+
+
+_TRACE = "`troth trace {source_name} {destination}:{port}` shows where it stops"
+_OWN_PORTS = "15001, 15006, 15007, 15101, 15106 and 15107 are troth's own ports in every pod"
+
+TEXTS: Mapping[Reason, Texts] = {
+    Reason.NONE: Texts("Nothing was refused.", "Nothing to do."),
+    Reason.PLAINTEXT_TO_STRICT: Texts("Plaintext, and {policy}.", "{admit}."),
+    Reason.NO_CLIENT_CERTIFICATE: Texts(
+        "It came to the tunnel of {destination} and showed no certificate.",
+        "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
+    ),
+    Reason.WRONG_CLIENT_IDENTITY: Texts(
+        "{source} showed a certificate for {claimed}, "
+        "which is no identity of trust domain {trust_domain}.",
+        "Run both ends in one trust domain (`troth up --trust-domain`), "
+        "or find out who gave it this certificate.",
+    ),
+    Reason.WRONG_SERVER_IDENTITY: Texts(
+        "{address}:{port} answered with a certificate for {claimed}, "
+        "which is not that of {destination}.",
+        "Find out who answers there and by which service account it runs; "
+        "if its pod was being replaced at that moment, connect again.",
+    ),
+    Reason.UNKNOWN_AUTHORITY: Texts(
+        "{shower} showed a certificate ({claimed}) that no CA of the mesh has signed.",
+        "Let troth issue its certificate: {join_shower}.",
+    ),
+    Reason.CERTIFICATE_EXPIRED: Texts(
+        "{shower} showed a certificate ({claimed}) that had expired.",
+        "Certificates of the mesh are renewed long before: see in `troth status` "
+        "why this one was not, and compare both clocks.",
+    ),
+    Reason.CERTIFICATE_NOT_YET_VALID: Texts(
+        "{shower} showed a certificate ({claimed}) that was not valid yet.",
+        "Compare the clocks of both ends and of the CA.",
+    ),
+    Reason.CERTIFICATE_INVALID: Texts(
+        "{shower} showed a certificate ({claimed}) that does not verify: {detail}.",
+        "Let troth issue its certificate: {join_shower}.",
+    ),
+    Reason.REFUSED_BY_PEER: Texts(
+        "{shower} broke the handshake off: {detail}.",
+        "The other end's own report says why: `troth events`. " + _TRACE + ".",
+    ),
+    Reason.TLS_PARAMETERS: Texts(
+        "The two ends share no TLS version, cipher suite, group or application protocol.",
+        "The tunnel is TLS 1.3 with ALPN troth, between pods of the mesh: {join}.",
+    ),
+    Reason.NOT_TLS: Texts(
+        "It spoke something other than TLS to the tunnel of {destination}.",
+        "Connect to the app's port; " + _OWN_PORTS + ".",
+    ),
+    Reason.NO_HANDSHAKE: Texts(
+        "It came to the tunnel of {destination} and left without a handshake, "
+        "as port scanners and health checks do.",
+        "Let the check connect to the app's port; " + _OWN_PORTS + ".",
+    ),
+    Reason.HANDSHAKE_FAILED: Texts("The TLS handshake failed: {detail}.", _TRACE + "."),
+    Reason.BAD_SERVER_NAME: Texts(
+        "It came to the tunnel of {destination} and asked for no port of the pod: {detail}.",
+        "Only troth uses the tunnel: {join}, and let the app connect to its port in plaintext.",
+    ),
+    Reason.RESERVED_PORT: Texts(
+        "It dialled port {port} itself, and " + _OWN_PORTS + ".",
+        "Connect to the app's port.",
+    ),
+    Reason.NO_CERTIFICATE_YET: Texts(
+        "The proxy of {reporter} had no certificate of its own yet.",
+        "Connect again; if it stays, `troth status` says why there is none.",
+    ),
+    Reason.PEER_VANISHED: Texts(
+        "{source} stopped answering on an open connection to port {port} of {destination}, "
+        "which was ended therefore: {detail}.",
+        "See whether its pod and node run and can be reached, and that nothing between the nodes "
+        "drops connections; --keepalive-seconds says how soon it is noticed.",
+    ),
+    Reason.APP_UNREACHABLE: Texts(
+        "It reached the pod, but nothing took the connection at port {port} of "
+        "{destination}{said}.",
+        "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
+        "families), not at 127.0.0.1 alone.",
+    ),
+    Reason.UNREACHABLE: Texts(
+        "{destination} takes no connections at port {port}, or there is no way to it.",
+        "See that it runs and listens there; " + _TRACE + ".",
+    ),
+    Reason.NO_ENDPOINTS: Texts(
+        "{destination} has no ready pod behind port {port}.",
+        "Make a pod ready that its selector matches: `troth status` shows them.",
+    ),
+    Reason.NOT_CONFIGURED: Texts(
+        "The proxy of {reporter} knew no way to port {port} of {destination}.",
+        "See that it has such a port, and connect again; "
+        "if it stays, `troth status` says what Envoy refuses.",
+    ),
+    Reason.TOO_MANY_CONNECTIONS: Texts(
+        "{reporter} had as many connections {detail} as one pod may have open at a time.",
+        "Find out in `troth events` who keeps so many open, or let each pod of the node have more: "
+        "--max-connections-per-pod (node.maxConnectionsPerPod of the chart).",
+    ),
+    Reason.TOO_MANY_UNPROVED: Texts(
+        "{source} came to the tunnel of {destination}, {detail}, more often than an address may "
+        "that has proved no identity.",
+        "Find out what runs at {source_address} and keeps connecting: only troth uses the tunnel. "
+        "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
+    ),
+    Reason.NODE_OVERLOADED: Texts(
+        "The node's Envoy {detail}, so it took none for {reporter}.",
+        "Find out in `troth events` which pods of the node have so many, and let each have fewer "
+        "(--max-connections-per-pod), or give the node agent more memory or open files.",
+    ),
+    Reason.OTHER: Texts("Envoy reports: {detail}.", _TRACE + "."),
+}
+
+
+def explained(total: Total, world: World) -> Texts:
+    """Cause and remedy of what one total counts; for many, make one `Explainer`."""
+    return Explainer(world).explain(total)
+
+
+class Explainer:
+    """Explains what was seen by a world.
+
+    The cause is that of its time. The remedy is for now: what has changed since is taken in.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.names = Names(world)
+        self._world = world
+        self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
+        self._policies = {policy.key: policy for policy in world.policies}
+
+    def explain(self, total: Total) -> Texts:
+        """Cause and remedy of what a total counts."""
+        words = self._words(total)
+        texts = TEXTS[total.newest.reason]
+        return Texts(texts.cause.format_map(words), _capital(texts.remedy.format_map(words)))
+
+    def _words(self, total: Total) -> Mapping[str, str]:
+        event = total.newest
+        source, name = self.names.pod(total.source), self.names.destination(total)
+        by_client = event.side is Side.CLIENT
+        shower = name if by_client else total.source
+        policy, admit = self._policy(total, source)
+        return {
+            "source": total.source,
+            "source_address": event.source.address or total.source,
+            "source_name": event.source.workload or "NAMESPACE/WORKLOAD",
+            "destination": name,
+            "address": event.destination.address,
+            "port": str(total.port or event.destination.port),
+            "shower": shower,
+            "reporter": total.source if by_client else name,
+            "claimed": event.claimed_peer or "no SPIFFE ID",
+            "detail": event.detail.rstrip(".") or "without a word",
+            "said": f": {event.detail}" if event.detail else "",
+            "trust_domain": str(self._world.trust_domain),
+            "join": _join(self._world, source, total.source),
+            "join_shower": _join(self._world, self.names.pod(shower), shower),
+            "policy": policy,
+            "admit": admit,
+        }
+
+    def _policy(self, total: Total, source: Pod | None) -> tuple[str, str]:
+        """What a policy said, and how to come to terms with it."""
+        port = total.port or total.newest.destination.port
+        then = total.newest.decided_by or DecidedBy(scope=Scope.DEFAULT)
+        past = f"{then.policy or 'the policy in force'} set STRICT at that time"
+        destination = self.names.pod(total.destination)
+        if destination is None:
+            return past, f"nothing to do: {total.destination} is gone"
+        decision = self._index.decide(destination.namespace, destination.labels, [port])
+        mode, now = decision.mode_of(port), decision.decider_of(port)
+        if mode is not Mode.STRICT:
+            return past, f"nothing to do: port {port} of {total.destination} is {mode} now"
+        policy = self._present(now, destination, port) if then == now else past
+        join = _join(self._world, source, total.source)
+        if now.scope is Scope.WORKLOAD:
+            return policy, f"{join}, or set PERMISSIVE for port {port} in {now.policy}"
+        return policy, (
+            f"{join}, or select {total.destination} by a PeerAuthentication of its own "
+            f"that sets PERMISSIVE for port {port}"
+        )
+
+    def _present(self, decided_by: DecidedBy, destination: Pod, port: int) -> str:
+        match decided_by.scope:
+            case Scope.MESH:
+                reach = "the whole mesh"
+            case Scope.NAMESPACE:
+                reach = f"namespace {destination.namespace}"
+            case _:
+                policy = self._policies[decided_by.policy or ""]
+                labels = sorted(policy.selector.items())
+                reach = ",".join(label_text(key, value) for key, value in labels)
+                if port in policy.port_modes:
+                    reach = f"port {port} of {reach}"
+        return f"{decided_by.policy} sets STRICT for {reach}"
+
+
+def _join(world: World, pod: Pod | None, name: str) -> str:
+    """What brings a client into the mesh."""
+    if pod is None:
+        return f"nothing known has the address {name}, so let a pod of the mesh connect"
+    if world.membership(pod).in_mesh:
+        if pod.captured:
+            return f"{name} is captured now, so let it connect again"
+        return f"see in `troth status` why {name} is not captured"
+    if pod.labels.get(MESH_LABEL) == "disabled":
+        return f"remove the label {MESH_LABEL}: disabled from {name}"
+    return f"put namespace {pod.namespace} in the mesh"
+
+
+def _capital(text: str) -> str:
+    # A name keeps its case, wherever it stands.
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text

@@ -1,0 +1,215 @@
+"""Why connections were refused or failed, the newest first, with cause and remedy."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from troth.explain.noted import TROUBLE, Unanswered
+from troth.explain.told_once import told_once
+from troth.mesh.connections import Outcome, Reason
+from troth.policy.model import Mode
+from troth.policy.verdict import DecidedBy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from troth.explain.noted import Noted
+    from troth.mesh.world import World
+
+
+_LOST = frozenset(
+    {
+        Reason.UNREACHABLE,
+        Reason.NO_HANDSHAKE,
+        Reason.HANDSHAKE_FAILED,
+        Reason.PEER_VANISHED,
+        Reason.OTHER,
+    }
+)
+"""What it looks like when something between the two proxies drops or redirects connections."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections that were refused or failed alike.
+
+    Attributes:
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP where it is none known.
+        source_address: The newest client's IP.
+        destination: ``NAMESPACE/NAME`` of the server's workload, or of the service that was
+            dialled, or an IP where it is neither.
+        destination_address: The IP that the newest of them went to.
+        port: The server's port, or the service's.
+        count: How many there were.
+        first: When the first of them began.
+        last: When the newest began.
+        mode: The port's effective mode then, where the destination is in the mesh.
+        decided_by: What had set it.
+        detail: Envoy's own words about the newest.
+        claimed_peer: The SPIFFE ID in a certificate that was refused: a claim, not an identity.
+        cause: Why, in one sentence.
+        remedy: What to do, in one sentence.
+    """
+
+    source: str
+    source_address: str
+    destination: str
+    destination_address: str
+    port: int
+    outcome: Outcome
+    reason: Reason
+    count: int
+    first: datetime
+    last: datetime
+    mode: Mode | None
+    decided_by: DecidedBy | None
+    detail: str
+    claimed_peer: str | None
+    cause: str
+    remedy: str
+
+
+class NotCaptured(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod that should be in the mesh and isn't."""
+
+    pod: str
+    why: str
+
+
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    """What in a cluster is in the way of its pods' connections, as `troth check` finds it.
+
+    Attributes:
+        code: Names the kind of finding, for programs.
+        where: The object, ``KIND NAMESPACE/NAME``.
+        what: What is so, in one clause.
+        why: Why it matters, in one sentence.
+        remedy: What to do, in one sentence.
+    """
+
+    code: str
+    where: str
+    what: str
+    why: str
+    remedy: str
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong of late; ``troth why -o json`` prints exactly this.
+
+    Attributes:
+        complete_since: From this moment on nothing is missing.
+        not_captured: Pods that should be in the mesh and aren't.
+        refused_by_envoy: Resources that Envoy refuses, each with its words.
+        refusals: The newest first.
+        conflicts: What else is in the way of the pods' connections; only of a cluster.
+        unanswered: Nodes that have not said what they have seen.
+    """
+
+    schema: Literal["troth/why/v1"] = "troth/why/v1"
+    complete_since: datetime
+    not_captured: tuple[NotCaptured, ...] = ()
+    refused_by_envoy: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...]
+    conflicts: tuple[Conflict, ...] = ()
+    unanswered: tuple[Unanswered, ...] = ()
+
+
+def named(noted: Iterable[Noted], world: World) -> frozenset[str]:
+    """All that `why` can be asked about."""
+    pods = world.pods.values()
+    return frozenset(
+        {
+            *world.services,
+            *(name for each in noted for name in each.ends),
+            *(name for pod in pods for name in (str(pod), pod.workload)),
+        }
+    )
+
+
+def why(
+    noted: Iterable[Noted],
+    world: World,
+    *,
+    complete_since: datetime,
+    about: str | None = None,
+    most: int = 10,
+    not_captured: Mapping[str, str] | None = None,
+    refused_by_envoy: Iterable[str] = (),
+) -> Why:
+    """Explain what was refused and what failed.
+
+    Args:
+        noted: What was seen.
+        world: What holds now.
+        complete_since: Since when ``noted`` lacks nothing.
+        about: ``NAMESPACE/NAME`` of the one workload, pod or service to speak of.
+        most: How many refusals to explain.
+        not_captured: Why pods that should be in the mesh aren't, by UID.
+        refused_by_envoy: What Envoy refuses now.
+    """
+    wanted = _called(world, about) if about else None
+    failed = (
+        each
+        for each in sorted(told_once(noted), key=lambda each: each.total.last, reverse=True)
+        if each.total.newest.outcome in TROUBLE and (wanted is None or wanted & each.ends)
+    )
+    missing = (
+        NotCaptured(pod=str(world.pods[uid]), why=reason)
+        for uid, reason in (not_captured or {}).items()
+        if uid in world.pods
+        and (wanted is None or wanted & {str(world.pods[uid]), world.pods[uid].workload})
+    )
+    return Why(
+        complete_since=complete_since,
+        not_captured=tuple(sorted(missing, key=lambda each: each.pod)),
+        refused_by_envoy=tuple(refused_by_envoy),
+        refusals=tuple(map(_refusal, islice(failed, most))),
+    )
+
+
+def with_conflicts(report: Why, conflicts: Iterable[Conflict]) -> Why:
+    """The same with what is in the way, which is then a cause of connections that reach nobody."""
+    conflicts = tuple(conflicts)
+
+    def explained(refusal: Refusal) -> Refusal:
+        ends = {end.partition("/")[0] for end in (refusal.source, refusal.destination)}
+        for each in conflicts if refusal.reason in _LOST else ():
+            if each.where.rpartition(" ")[2].partition("/")[0] in ends:
+                cause = f"{refusal.cause} It may be that {each.where} {each.what}."
+                return msgspec.structs.replace(refusal, cause=cause, remedy=each.remedy)
+        return refusal
+
+    return msgspec.structs.replace(
+        report, conflicts=conflicts, refusals=tuple(map(explained, report.refusals))
+    )
+
+
+def _refusal(noted: Noted) -> Refusal:
+    total, event = noted.total, noted.total.newest
+    return Refusal(
+        source=total.source,
+        source_address=event.source.address,
+        destination=noted.destination,
+        destination_address=event.destination.address,
+        port=total.port or event.destination.port,
+        outcome=event.outcome,
+        reason=event.reason,
+        count=total.count,
+        first=total.first,
+        last=total.last,
+        mode=event.mode,
+        decided_by=event.decided_by,
+        detail=event.detail,
+        claimed_peer=event.claimed_peer,
+        cause=noted.cause,
+        remedy=noted.remedy,
+    )
+
+
+def _called(world: World, about: str) -> set[str]:
+    """What ``about`` is called in reports: those speak of workloads, not of single pods."""
+    return {about, *(pod.workload for pod in world.pods.values() if str(pod) == about)}

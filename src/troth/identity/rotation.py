@@ -1,0 +1,202 @@
+"""The certificates of a node's identities, each renewed in time: what to do next, not the doing.
+
+A driver tells this machine what happened (`CertificateRotation.want`, `issued`, `failed`, `adopt`,
+`hasten`), asks for the next `CertificateRotation.step`, sends the requests in it to a signer, and
+sleeps until ``wake_at`` or the next event. Time only enters as an argument.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from secrets import SystemRandom
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.errors import InputError
+from troth.identity.csr import build_csr
+from troth.identity.keys import new_key
+from troth.identity.schedule import next_retry, renew_at
+from troth.identity.spiffe import SpiffeId
+from troth.identity.svid import X509Svid
+from troth.identity.validation import validate_svid_chain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from troth.identity.bundle import TrustBundle
+
+_RANDOM = SystemRandom()
+
+
+class SigningRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to be brought to a signer; hand it back with the answer.
+
+    Attributes:
+        spiffe_id: Whose certificate it is for.
+        csr: PEM of the PKCS #10 request. Its key is new and stays in the machine.
+    """
+
+    spiffe_id: SpiffeId
+    csr: bytes
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done now.
+
+    Attributes:
+        requests: To be sent; each must be answered by `issued` or `failed`, a timeout too.
+        wake_at: When to take the next step if nothing happens before; None if only an event or an
+            answer can bring one.
+    """
+
+    requests: tuple[SigningRequest, ...]
+    wake_at: datetime | None
+
+
+class _Identity:
+    """The state of one wanted identity; ``due`` counts while nothing is in flight."""
+
+    __slots__ = ("current", "due", "failures", "in_flight", "key")
+
+    def __init__(self, due: datetime) -> None:
+        self.current: X509Svid | None = None
+        self.due = due
+        self.failures = 0
+        self.in_flight: SigningRequest | None = None
+        self.key: ec.EllipticCurvePrivateKey | None = None
+
+
+class CertificateRotation:
+    """Holds the current SVID of every wanted identity and says when to ask for the next.
+
+    Key, certificate and bundle change as one value; a failure of any kind keeps the old one, and an
+    answer to a request that no longer counts is ignored.
+
+    Args:
+        jitter: Gives numbers in [0, 1), for spreading renewals and retries.
+    """
+
+    def __init__(self, *, jitter: Callable[[], float] = _RANDOM.random) -> None:
+        self._jitter = jitter
+        self._identities: dict[SpiffeId, _Identity] = {}
+
+    @property
+    def current(self) -> Mapping[SpiffeId, X509Svid]:
+        """The SVIDs at hand, of the wanted identities that have got one."""
+        return {
+            spiffe_id: identity.current
+            for spiffe_id, identity in self._identities.items()
+            if identity.current is not None
+        }
+
+    @property
+    def missing(self) -> frozenset[SpiffeId]:
+        """The wanted identities that have no SVID yet."""
+        return frozenset(self._identities) - self.current.keys()
+
+    def want(self, spiffe_ids: Collection[SpiffeId], *, now: datetime) -> None:
+        """Take ``spiffe_ids`` as all that is wanted; keys of others are let go at once."""
+        wanted = frozenset(spiffe_ids)
+        for spiffe_id in self._identities.keys() - wanted:
+            del self._identities[spiffe_id]
+        for spiffe_id in sorted(wanted - self._identities.keys()):
+            self._identities[spiffe_id] = _Identity(now)
+
+    def step(self, now: datetime) -> Step:
+        """Begin what is due."""
+        requests = []
+        for spiffe_id, identity in self._identities.items():
+            if identity.in_flight is None and identity.due <= now:
+                identity.key = new_key()
+                identity.in_flight = SigningRequest(
+                    spiffe_id=spiffe_id, csr=build_csr(identity.key, spiffe_id)
+                )
+                requests.append(identity.in_flight)
+        waiting = (each.due for each in self._identities.values() if each.in_flight is None)
+        return Step(requests=tuple(requests), wake_at=min(waiting, default=None))
+
+    def issued(
+        self, request: SigningRequest, *, chain: bytes, bundle: TrustBundle, now: datetime
+    ) -> X509Svid | None:
+        """Take a signer's answer, after checking that it is one to this request.
+
+        Args:
+            request: What was asked, as `step` gave it.
+            chain: PEM, the leaf first, then the intermediates.
+            bundle: The roots in force.
+            now: When it has to be valid.
+
+        Returns:
+            The new current SVID, or None if the request no longer counts.
+
+        Raises:
+            InputError: The answer is no SVID for this identity and key. It has been counted as a
+                failure.
+        """
+        identity = self._awaiting(request)
+        if identity is None or identity.key is None:
+            return None
+        try:
+            svid = X509Svid.assemble(
+                identity.key, chain, bundle, now=now, expected=request.spiffe_id
+            )
+        except InputError:
+            self.failed(request, now=now)
+            raise
+        identity.current = svid
+        identity.in_flight = identity.key = None
+        identity.failures = 0
+        # From now on, not from the backdated start: else a short-lived one would be due at once.
+        identity.due = renew_at(max(svid.not_before, now), svid.not_after, self._jitter())
+        return svid
+
+    def failed(self, request: SigningRequest, *, now: datetime) -> None:
+        """Note that ``request`` got no certificate; it will be tried again with a new key."""
+        identity = self._awaiting(request)
+        if identity is None:
+            return
+        remaining = identity.current.not_after - now if identity.current else None
+        identity.due = now + next_retry(identity.failures, self._jitter(), remaining=remaining)
+        identity.failures += 1
+        identity.in_flight = identity.key = None
+
+    def adopt(self, bundle: TrustBundle, *, now: datetime) -> Mapping[SpiffeId, X509Svid]:
+        """Believe in ``bundle`` from now on, in every SVID.
+
+        Where it no longer vouches for an SVID itself, a renewal is due at once; the SVID stays
+        until that succeeds, as peers may not have heard yet.
+
+        Returns:
+            The SVIDs that changed.
+
+        Raises:
+            ValueError: The bundle is of another trust domain.
+        """
+        changed = {}
+        for spiffe_id, svid in self.current.items():
+            if bundle.trust_domain != spiffe_id.trust_domain:
+                raise ValueError(f"a bundle of {bundle.trust_domain} for {spiffe_id}")
+            if svid.bundle == bundle:
+                continue
+            identity = self._identities[spiffe_id]
+            identity.current = changed[spiffe_id] = msgspec.structs.replace(svid, bundle=bundle)
+            try:
+                validate_svid_chain(svid.chain, bundle, now=now, expected=spiffe_id)
+            except InputError:
+                identity.due = min(identity.due, now)
+        return changed
+
+    def hasten(self, spiffe_ids: Collection[SpiffeId], *, now: datetime, within: timedelta) -> None:
+        """Have these SVIDs renewed within a time, each at a moment of its own."""
+        for spiffe_id in spiffe_ids:
+            identity = self._identities.get(spiffe_id)
+            if identity is not None and identity.current is not None:
+                identity.due = min(identity.due, now + within * self._jitter())
+
+    def _awaiting(self, request: SigningRequest) -> _Identity | None:
+        """The identity that waits for the answer to exactly this request."""
+        identity = self._identities.get(request.spiffe_id)
+        return identity if identity is not None and identity.in_flight == request else None

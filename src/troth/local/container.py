@@ -1,0 +1,259 @@
+"""One container of a local pod: started, probed, and started again by its pod's rules."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.errors import InputError, TrothError
+from troth.local.hooks import run_hook
+from troth.local.launch import join_command, launch_command
+from troth.local.logs import ContainerLog
+from troth.local.probe import Readiness, ask
+from troth.local.processes import Process
+from troth.local.status import Backoff, ContainerStatus, State, restarts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from troth.local.launch import LaunchSpec
+    from troth.local.namespaces import PodNamespaces
+    from troth.local.patience import Patience
+    from troth.sources.workloads import Container, Hook, RestartPolicy
+
+
+class ContainerRunner:
+    """Runs one container until it is done for good, or its task is cancelled.
+
+    Args:
+        container: What to run.
+        directory: The pod's, for the log and the launch spec.
+        netns: The path of the pod's network namespace.
+        make_spec: What the launcher needs; raises InputError when a reference leads nowhere.
+        namespaces: The pod's, made before the first container is started.
+        address: The pod's, for probes.
+        policy: The pod's restart policy.
+        init: Whether it is an init container that has to end before the next one is started.
+        on_change: Called after each change of ``status``.
+
+    Attributes:
+        started: Set once it runs and its ``postStart`` hook is done.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        *,
+        directory: Path,
+        netns: Path,
+        make_spec: Callable[[Container], LaunchSpec],
+        namespaces: Callable[[], PodNamespaces],
+        address: str,
+        policy: RestartPolicy,
+        init: bool,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.container = container
+        self.status = ContainerStatus(name=container.name, sidecar=container.is_sidecar)
+        self.started = asyncio.Event()
+        self.spec_path = directory / f"{container.name}.json"
+        self.process: Process | None = None
+        self._netns = netns
+        self._make_spec = make_spec
+        self._namespaces = namespaces
+        self._address = address
+        self._policy = policy
+        self._init = init
+        self._on_change = on_change
+        self._failed_hook = ""
+        self._log = ContainerLog(directory / f"{container.name}.log")
+
+    async def run(self) -> int:
+        """Runs the container, again and again if need be; the exit code of its last run."""
+        backoff = Backoff()
+        while True:
+            started = time.monotonic()
+            code = await self._run_once()
+            if code is not None and not restarts(self._policy, code, init=self._init):
+                return code
+            delay = backoff.after(time.monotonic() - started)
+            if code is not None:
+                self._change(
+                    state=State.WAITING,
+                    reason="CrashLoopBackOff",
+                    message=f"started again in {delay:g} s; "
+                    + (self._failed_hook or f"the last exit code was {code}"),
+                )
+            await asyncio.sleep(delay)
+
+    async def execute(self, argv: Sequence[str]) -> int:
+        """Runs a command in the container, as an exec probe does; its exit code."""
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            command = join_command(self.spec_path, argv)
+            process = Process(command, netns=self._netns, output=null, within=self._namespaces())
+        finally:
+            os.close(null)
+        try:
+            return await process.wait()
+        except asyncio.CancelledError:
+            process.kill()
+            await asyncio.shield(process.wait())
+            raise
+
+    async def end(self, patience: Patience) -> str:
+        """Has what runs end by itself: ``preStop``, then SIGTERM; `run` must be cancelled before.
+
+        Args:
+            patience: How long it may take.
+
+        Returns:
+            What did not go as it should; empty if nothing.
+        """
+        process = self.process
+        if process is None:
+            return ""
+        complaint = ""
+        hook = self.container.pre_stop
+        if hook is not None and patience.left and not self._init:
+            complaint = await self._before_stop(hook, process, patience)
+        process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with patience.before_kill():
+                self._ended(await process.wait())
+        return complaint
+
+    async def finish(self) -> None:
+        """Takes note of the end of a process that was ended from outside, and closes the log."""
+        if self.process is not None:
+            self._ended(await self.process.wait())
+        elif self.status.state is State.WAITING and self.status.exit_code is not None:
+            self._change(state=State.TERMINATED, reason="Stopped", message="")
+        self._log.close()
+
+    async def _run_once(self) -> int | None:
+        """Runs it once; its exit code, or None when it could not even be started."""
+        try:
+            self.process = process = self._start()
+        except InputError as error:
+            self._cannot("CreateContainerConfigError", error)
+            return None
+        except (TrothError, OSError, ValueError) as error:  # ValueError: a zero byte in a path
+            self._cannot("RunContainerError", error)
+            return None
+        before = self.status.exit_code is not None
+        probe = self.container.readiness
+        self._failed_hook = ""
+        self._change(
+            state=State.RUNNING,
+            reason="",
+            message="",
+            pid=process.pid,
+            ready=probe is None and self.container.post_start is None,
+            restarts=self.status.restarts + before,
+        )
+        if self.container.post_start is None:
+            self.started.set()
+        looking_after = asyncio.create_task(self._look_after(process))
+        try:
+            code = await process.wait()
+        finally:
+            looking_after.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await looking_after
+        self._ended(code)
+        return code
+
+    def _start(self) -> Process:
+        spec = self._make_spec(self.container)
+        write_spec(self.spec_path, spec)
+        output = self._log.open_pipe()
+        try:
+            return Process(
+                launch_command(self.spec_path),
+                netns=self._netns,
+                output=output,
+                within=self._namespaces(),
+            )
+        finally:
+            os.close(output)
+
+    async def _look_after(self, process: Process) -> None:
+        """See to what goes on beside a process: ``postStart``, then its readiness."""
+        hook = self.container.post_start
+        if hook is not None:
+            wrong = await self._run_hook(hook)
+            if wrong:
+                self._failed_hook = f"its postStart hook failed: {wrong}"
+                process.kill()
+                return
+            self.started.set()
+            if self.container.readiness is None:
+                self._change(ready=True)
+        await self._probe()
+
+    async def _before_stop(self, hook: Hook, process: Process, patience: Patience) -> str:
+        doing = asyncio.create_task(self._run_hook(hook))
+        ended = asyncio.create_task(process.wait())
+        try:
+            async with patience.before_signal():
+                await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
+            wrong = doing.result() if doing.done() else ""
+        except TimeoutError:
+            wrong = "it takes longer than the grace period"
+        finally:
+            doing.cancel()
+            ended.cancel()
+            await asyncio.gather(doing, ended, return_exceptions=True)
+        return f"its preStop hook failed: {wrong}" if wrong else ""
+
+    async def _run_hook(self, hook: Hook) -> str:
+        return await run_hook(hook, netns=self._netns, address=self._address, execute=self.execute)
+
+    async def _probe(self) -> None:
+        probe = self.container.readiness
+        if probe is None or self._init:
+            return
+        readiness = Readiness(probe, time.monotonic())
+        while True:
+            await asyncio.sleep(readiness.next_at - time.monotonic())
+            wrong = await ask(probe, netns=self._netns, address=self._address, execute=self.execute)
+            readiness.observe(ok=not wrong, now=time.monotonic())
+            message = f"not ready: {wrong}" if wrong else ""
+            if (self.status.ready, self.status.message) != (readiness.ready, message):
+                self._change(ready=readiness.ready, message=message)
+
+    def _ended(self, code: int) -> None:
+        self.process = None
+        self._change(
+            state=State.TERMINATED,
+            reason="Error" if code else "Completed",
+            message="",
+            exit_code=code,
+            pid=0,
+            ready=False,
+        )
+
+    def _cannot(self, reason: str, error: Exception) -> None:
+        self._change(state=State.WAITING, reason=reason, message=str(error))
+
+    def _change(self, **fields: object) -> None:
+        self.status = msgspec.structs.replace(self.status, **fields)
+        self._on_change()
+
+
+def write_spec(path: Path, spec: LaunchSpec) -> None:
+    """Writes a launch spec, 0600 from the moment it exists and never seen half-written."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
+        json.dump(spec, file)
+    new.replace(path)

@@ -1,0 +1,69 @@
+"""What a running mesh says about the connections it has seen."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from troth.errors import PeerError
+from troth.explain.audit import audit
+from troth.explain.noted import note
+from troth.explain.why import Why, named, why
+
+if TYPE_CHECKING:
+    from troth.explain.audit_report import Audit
+    from troth.local.arguments import AuditRequest, WhyRequest
+    from troth.local.mesh import LocalMesh
+    from troth.mesh.world import World
+
+
+def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
+    """Why connections were refused or failed.
+
+    Raises:
+        PeerError: The mesh is only being made, or nothing has the name asked about.
+    """
+    world = _world(mesh)
+    tally = mesh.agent.journal.tally
+    noted = tuple(note(tally.totals(), world))
+    if request.about is not None and request.about not in named(noted, world):
+        names = sorted(pod.workload for pod in world.pods.values())
+        raise PeerError(
+            "troth",
+            f"no workload, pod or service is called {request.about!r}",
+            f"there are: {', '.join(dict.fromkeys(names)) or 'none'}",
+        )
+    return why(
+        noted,
+        world,
+        complete_since=tally.complete_since,
+        about=request.about,
+        most=request.count,
+        not_captured=mesh.agent.refused,
+        refused_by_envoy=(f"{nack.name}: {nack.message}" for nack in mesh.agent.ads_status().nacks),
+    )
+
+
+def mesh_audit(mesh: LocalMesh, request: AuditRequest) -> Audit:
+    """What was seen, and who is ready for STRICT.
+
+    Raises:
+        PeerError: The mesh is only being made.
+    """
+    since = datetime.now(UTC) - timedelta(seconds=request.seconds)
+    tally = mesh.agent.journal.tally
+    world = _world(mesh)
+    return audit(
+        note(tally.totals(since), world),
+        world,
+        since=since,
+        complete_since=tally.complete_since,
+        not_captured=mesh.agent.refused,
+        selectors={key: each.selector for key, each in mesh.manifests.deployments.items()},
+    )
+
+
+def _world(mesh: LocalMesh) -> World:
+    if mesh.world is None:
+        raise PeerError("troth", "the mesh is only being made", "try again in a moment")
+    return mesh.world

@@ -1,0 +1,384 @@
+"""A whole mesh on one node: manifests in, running pods out, the node agent told of every change.
+
+One loop compares what the manifests ask for with what runs, and does the difference. Whatever
+happens (a file changed, a pod became ready, Envoy took a configuration) only wakes that loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from troth.errors import TrothError
+from troth.local.addresses import ServiceAddresses
+from troth.local.hosts import HostDns
+from troth.local.launch import users
+from troth.local.names import names_of
+from troth.local.plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
+from troth.local.report import ignored_notice
+from troth.local.sandbox import NODE_NAME, Sandbox
+from troth.mesh.model import Namespace, Pod
+from troth.mesh.world import Membership, World, membership
+from troth.node.history import History
+from troth.sources.collect import Manifests
+from troth.sources.watch import watch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+
+    from troth.errors import Problem
+    from troth.local.nameserver import NameServer
+    from troth.local.network import Network
+    from troth.local.state import Settings, StateDirectory
+    from troth.node.agent import NodeAgent
+    from troth.sources.workloads import PodTemplate
+
+_log = structlog.get_logger(__name__)
+
+_CATCH_UP_SECONDS = 1.0
+"""How long a report waits for what is just changing."""
+
+_UNANNOUNCE_SECONDS = 2.0
+"""How long a pod that ends waits for Envoy to send it nothing new."""
+
+
+class LocalMesh:
+    """Runs the pods of a set of manifests and keeps them in the mesh as these say.
+
+    Args:
+        settings: What was asked for.
+        state: Where files go.
+        network: The pods' network, started.
+        agent: The node agent; `wake` is to be its ``on_change``.
+        name_server: Is told the names of Services and pods.
+        host: Says what the host's resolver is told, if there is a way out of the mesh.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: StateDirectory,
+        network: Network,
+        agent: NodeAgent,
+        *,
+        name_server: NameServer,
+        host: Callable[[], HostDns] = HostDns,
+    ) -> None:
+        self.settings = settings
+        self.agent = agent
+        self.notices: History[str] = History(kept=1000)
+        self.manifests = Manifests()
+        self.world: World | None = None
+        self._state = state
+        self._network = network
+        self._name_server = name_server
+        self._host = host
+        self._virtual_ips = ServiceAddresses()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._terminating: dict[str, Sandbox] = {}
+        self._troubles: dict[str, str] = {}
+        self._plan = PodPlan(pods={})
+        self._resolution = Resolution()
+        self._known_problems: frozenset[str] = frozenset()
+        self._ignored: set[str] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._grace: float | None = None
+        self._woken = asyncio.Event()
+        self._wakes = 0
+        self._acted_on = 0
+        self._loaded = False
+        self._changed = asyncio.Condition()
+        self._revision = 0
+
+    @property
+    def sandboxes(self) -> tuple[Sandbox, ...]:
+        """The pods that run or are about to, in order of their names."""
+        return tuple(sandbox for _, sandbox in sorted(self._sandboxes.items()))
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All that is wrong with the manifests as they stand."""
+        return (*self.manifests.problems, *self._plan.problems, *self._resolution.problems)
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """What ExternalName Services stand for, as of `troth.sources.aliases`."""
+        return self._resolution.aliases
+
+    def wake(self) -> None:
+        """Look again: something has changed."""
+        self._wakes += 1
+        self._woken.set()
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """What is still missing until every pod runs as it should; empty when nothing is."""
+        if self.world is None:  # read, maybe, but not acted on yet
+            return ("the manifests",)
+        if self._acted_on < self._wakes:
+            return ("what has just changed",)
+        blockers = [
+            f"{key}: {blocker}" for key in self._plan.pods if (blocker := self._blocker(key))
+        ]
+        if not self.agent.is_settled:
+            blockers.append("Envoy: has not taken the newest configuration yet")
+        return tuple(blockers)
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields now, and then whenever something may have changed."""
+        seen = -1
+        while True:
+            async with self._changed:
+                # Also what changes while the caller is busy with the last change counts.
+                await self._changed.wait_for(lambda: self._revision != seen)  # noqa: B023 - used at once
+                seen = self._revision
+            yield
+
+    async def caught_up(self) -> None:
+        """Wait until the last change has been acted on, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_SECONDS):
+                async for _ in self.changes():
+                    if self._acted_on >= self._wakes and self.agent.is_settled:
+                        return
+
+    def membership(self, template: PodTemplate) -> Membership:
+        """Whether a pod made from ``template`` is in the mesh, and why."""
+        namespace = self.manifests.namespaces.get(
+            template.namespace, Namespace(name=template.namespace)
+        )
+        return membership(namespace, template.labels, host_network=template.host_network)
+
+    def not_ended(self) -> tuple[tuple[str, ...], float]:
+        """The pods that have not ended yet, and the seconds within which they would have."""
+        sandboxes = (*self._terminating.values(), *self._sandboxes.values())
+        keys = tuple(sorted({sandbox.key for sandbox in sandboxes}))
+        return keys, max((sandbox.patience for sandbox in sandboxes), default=0.0)
+
+    def hurry(self, grace: float) -> None:
+        """Have pods take at most ``grace`` seconds to end, also those that are ending."""
+        self._grace = grace if self._grace is None else min(self._grace, grace)
+        for sandbox in (*self._terminating.values(), *self._sandboxes.values()):
+            sandbox.hurry(self._grace)
+
+    async def run(self) -> None:
+        """Follow the manifests until cancelled; then stop every pod."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_manifests())
+                tasks.create_task(self._reconcile_forever())
+        finally:
+            await self._stop_all()
+
+    async def _follow_manifests(self) -> None:
+        async for manifests in watch([Path(path) for path in self.settings.paths]):
+            self.manifests = manifests
+            self._loaded = True
+            self.wake()
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            wakes = self._wakes
+            if self._loaded:
+                await self._reconcile()
+            self._acted_on = wakes
+            await self._note_change()
+
+    async def _reconcile(self) -> None:
+        self._plan = plan_pods(self.manifests, one_user=users() == 1)
+        for gone in self._troubles.keys() - self._plan.pods.keys():
+            del self._troubles[gone]
+        ending = []
+        for key, sandbox in list(self._sandboxes.items()):
+            template = self._plan.pods.get(key)
+            if template is None or not same_process(template, sandbox.template):
+                self._terminating[sandbox.uid] = self._sandboxes.pop(key)
+                ending.append(sandbox)
+            else:
+                sandbox.template = template
+                sandbox.refresh(self.manifests)
+        for key, template in self._plan.pods.items():
+            if key not in self._sandboxes and not self._has_to_wait(template):
+                with self._reported(key):
+                    self._sandboxes[key] = await self._make(template)
+        self._tell_agent()
+        await self._settle_pods()
+        for sandbox in ending:  # no Service leads to them any more
+            self._stop_soon(sandbox)
+        self._report_problems()
+
+    def _has_to_wait(self, template: PodTemplate) -> bool:
+        """Whether a pod can't be made yet, as one of its name hasn't ended: they may share data.
+
+        A Deployment's pods are made beside those that they replace.
+        """
+        key = f"{template.namespace}/{template.name}"
+        return not template.owner and any(each.key == key for each in self._terminating.values())
+
+    async def _make(self, template: PodTemplate) -> Sandbox:
+        uid = str(uuid.uuid4())
+        self.notices.add(f"pod {template.namespace}/{template.name}: starting")
+        sandbox = await Sandbox.create(
+            template,
+            uid=uid,
+            state=self._state,
+            network=self._network,
+            host=self._host(),
+            writable=self.settings.writable,
+            on_change=self.wake,
+        )
+        for each in sandbox.left_out:
+            self.notices.add(f"pod {sandbox.key}: its resolv.conf has no room for {each}")
+        return sandbox
+
+    def _tell_agent(self) -> None:
+        """Derive the world from manifests and pods, and have it enforced."""
+        pods, wanted = {}, {}
+        for sandbox in (*self._sandboxes.values(), *self._terminating.values()):
+            template = sandbox.template
+            in_mesh = self.membership(template).in_mesh
+            if in_mesh:
+                wanted[sandbox.uid] = sandbox.netns
+            pods[sandbox.uid] = Pod(
+                uid=sandbox.uid,
+                namespace=template.namespace,
+                name=template.name,
+                labels=template.labels,
+                service_account=template.service_account,
+                owner=template.owner,
+                node=NODE_NAME,
+                addresses=sandbox.addresses,
+                ports=template.ports,
+                # Also while it leaves: it takes plaintext before its clients send it.
+                captured=sandbox.uid in self.agent.captured,
+                ready=sandbox.status.ready and sandbox.uid not in self._terminating,
+                terminating=sandbox.uid in self._terminating,
+                phase=sandbox.status.phase,
+            )
+        self._resolution = resolve(
+            self.manifests,
+            self._virtual_ips,
+            [
+                RunningPod(pod=pods[sandbox.uid], template=sandbox.template)
+                for sandbox in self._sandboxes.values()
+            ],
+            families=self._network.families,
+        )
+        self.world = World(
+            trust_domain=self.agent.trust_domain,
+            root_namespace=self.settings.root_namespace,
+            namespaces=self.manifests.namespaces,
+            pods=pods,
+            services=self._resolution.services,
+            policies=tuple(self.manifests.policies.values()),
+        )
+        self._name_server.names = names_of(
+            self._resolution,
+            (pod for pod in pods.values() if not pod.phase.is_final),
+        )
+        self.agent.update(self.world, wanted)
+
+    async def _settle_pods(self) -> None:
+        """Bring virtual IPs of each pod up to date, and start those that may start."""
+        world = self.world
+        assert world is not None  # noqa: S101 - set just before
+        services = tuple(world.services.values())
+        for uid, sandbox in tuple(self._terminating.items()):
+            if uid in self._terminating:  # it may still have something to say to others
+                with contextlib.suppress(TrothError):  # it has just ended
+                    await sandbox.set_services(services)
+        for key, sandbox in self._sandboxes.items():
+            with self._reported(key):
+                await sandbox.set_services(services)
+                captured = sandbox.uid in self.agent.captured
+                if not sandbox.started and (captured or not self._meant(sandbox)):
+                    sandbox.start(self.manifests)
+
+    def _meant(self, sandbox: Sandbox) -> bool:
+        return self.membership(sandbox.template).in_mesh
+
+    def _blocker(self, key: str) -> str:
+        if key in self._troubles:
+            return self._troubles[key]
+        if key not in self._sandboxes:
+            return "the pod that it replaces has not ended yet"
+        sandbox = self._sandboxes[key]
+        if self._meant(sandbox) and sandbox.uid not in self.agent.captured:
+            return self.agent.refused.get(sandbox.uid, "not captured yet")
+        return sandbox.blocker
+
+    def _stop_soon(self, sandbox: Sandbox) -> None:
+        self.notices.add(f"pod {sandbox.key}: stopping")
+        task = asyncio.create_task(self._stop(sandbox))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    async def _stop(self, sandbox: Sandbox) -> None:
+        """End a pod as a cluster does: no new connections, then its processes, then the rest.
+
+        It stays captured to the end: what a dying process sends is encrypted like all else.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_UNANNOUNCE_SECONDS):
+                await self.agent.enforced()
+        self._tell(sandbox, await sandbox.stop(self._grace))
+        del self._terminating[sandbox.uid]
+        self._tell_agent()
+        # Envoy's sockets would keep the namespace alive, so its listeners go first.
+        await self.agent.enforced()
+        await sandbox.remove()
+        self.wake()
+
+    async def _stop_all(self) -> None:
+        """End all pods at once. Services stay as they are: some end by telling others of it."""
+        for task in self._stopping:
+            task.cancel()
+        await asyncio.gather(*self._stopping, return_exceptions=True)
+
+        async def stop(of: dict[str, Sandbox], key: str) -> None:
+            self._tell(of[key], await of[key].stop(self._grace))
+            del of[key]
+            await self._note_change()
+
+        both = (self._sandboxes, self._terminating)
+        ending = [stop(of, key) for of in both for key in of]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def _tell(self, sandbox: Sandbox, complaints: Iterable[str]) -> None:
+        for complaint in complaints:
+            self.notices.add(f"pod {sandbox.key}: {complaint}")
+
+    async def _note_change(self) -> None:
+        async with self._changed:
+            self._revision += 1
+            self._changed.notify_all()
+
+    def _report_problems(self) -> None:
+        problems = {str(problem) for problem in self.problems}
+        for problem in sorted(problems - self._known_problems):
+            self.notices.add(problem)
+        for problem in sorted(self._known_problems - problems):
+            self.notices.add(f"solved: {problem}")
+        self._known_problems = frozenset(problems)
+        for kind, _ in self.manifests.ignored:
+            if kind not in self._ignored:
+                self._ignored.add(kind)
+                self.notices.add(ignored_notice(kind))
+
+    @contextlib.contextmanager
+    def _reported(self, key: str) -> Iterator[None]:
+        """One pod's trouble is told and doesn't stop the others."""
+        try:
+            yield
+        except TrothError as error:
+            _log.warning("pod trouble", pod=key, reason=str(error))
+            self._troubles[key] = str(error)
+            self.notices.add(f"pod {key}: {error}")
+        else:
+            self._troubles.pop(key, None)

@@ -1,0 +1,166 @@
+"""The nouns of a mesh as immutable values, whatever source they come from.
+
+Field names follow the Kubernetes API where it has them. Addresses are plain text in canonical
+form (RFC 5952 for IPv6), because every consumer wants text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.mesh.ports import NO_PORTS, Ports
+
+MESH_LABEL = "troth.dev/mesh"
+"""On a Namespace ``enabled`` puts its pods in the mesh; on a pod ``disabled`` keeps it out."""
+
+CAPTURED_ANNOTATION = "troth.dev/captured"
+"""Set to ``true`` on a pod by its node's agent while its traffic goes through the node's Envoy."""
+
+PLAINTEXT_ANNOTATION = "troth.dev/plaintext"
+"""Set on a pod by its node's agent while others in the mesh may send it plaintext: the ports, as
+`Ports` has them in text. Whether they shall, the policies say."""
+
+
+class Protocol(StrEnum):
+    """A port's transport, as ``ContainerPort.protocol`` and ``ServicePort.protocol`` have it."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+
+
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
+    """A Kubernetes Namespace: the unit that is put in the mesh."""
+
+    name: str
+    labels: Mapping[str, str] = {}
+
+    @property
+    def in_mesh(self) -> bool:
+        """Whether its pods are in the mesh unless they opt out."""
+        return self.labels.get(MESH_LABEL) == "enabled"
+
+
+class ContainerPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A port that a container declares (``containers[].ports[]``)."""
+
+    number: int
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+
+
+class PodPhase(StrEnum):
+    """How far a pod has come (``PodStatus.phase``)."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all its containers have ended for good."""
+        return self in {PodPhase.SUCCEEDED, PodPhase.FAILED}
+
+
+class Pod(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod as the mesh sees it.
+
+    Attributes:
+        uid: Names this one incarnation; a pod made again under its name has another.
+        owner: The Deployment (or other controller) it belongs to, empty for a bare pod.
+        node: The node it is bound to.
+        addresses: Its IPs, the primary one first; empty until it has some.
+        ports: What its containers declare.
+        captured: Its traffic goes through the node's Envoy, so others may use the tunnel to it.
+        plaintext: Where its node has said that it takes plaintext from pods of the mesh.
+        ready: Services may send it connections.
+        terminating: Its deletion has begun.
+        phase: How far it has come.
+        host_network: It shares its node's network namespace and addresses, and can't be captured.
+        started: When its node took it up (``PodStatus.startTime``).
+        kubelet_uid: The UID that its kubelet knows it by if that is another one, as of a static
+            pod, of which the API has only a mirror.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str] = {}
+    service_account: str = "default"
+    owner: str = ""
+    node: str = ""
+    addresses: tuple[str, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+    captured: bool = False
+    plaintext: Ports = NO_PORTS
+    ready: bool = False
+    terminating: bool = False
+    phase: PodPhase = PodPhase.RUNNING
+    host_network: bool = False
+    started: datetime | None = None
+    kubelet_uid: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def workload(self) -> str:
+        """``NAMESPACE/NAME`` of what a person deployed: the owner, or the pod itself."""
+        return f"{self.namespace}/{self.owner or self.name}"
+
+    def spiffe_id(self, trust_domain: TrustDomain) -> SpiffeId:
+        """The identity of its service account in ``trust_domain``."""
+        return SpiffeId.for_service_account(trust_domain, self.namespace, self.service_account)
+
+
+class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
+    """One place a service's connections go to."""
+
+    address: str
+    port: int
+
+
+class ServicePort(msgspec.Struct, frozen=True, kw_only=True):
+    """One port of a Service with the endpoints behind it.
+
+    Attributes:
+        endpoints: Where connections to its cluster IPs go.
+        external_endpoints: Where those to its other addresses go, if it has any.
+    """
+
+    number: int
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+    endpoints: tuple[Endpoint, ...] = ()
+    external_endpoints: tuple[Endpoint, ...] = ()
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """A Kubernetes Service: virtual IPs (none for a headless one) and balanced ports.
+
+    Attributes:
+        load_balancer_ips: Addresses of its load balancer that need not be asked from inside the
+            cluster (``status.loadBalancer.ingress``, ``ipMode: VIP``).
+        external_ips: ``spec.externalIPs``.
+        client_ip_affinity: A client, known by its IP, goes to the same endpoint as long as that is
+            usable (``sessionAffinity: ClientIP``, without its timeout); otherwise each connection
+            is balanced by itself.
+    """
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...] = ()
+    load_balancer_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    client_ip_affinity: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"

@@ -1,0 +1,230 @@
+"""Connections counted by who talked to whom and what came of it, in bounded memory.
+
+At a high rate single events are soon forgotten; counts are not. Every connection adds to the
+total of its kind, and to that of the stretch of time it began in: five minutes, or an hour once
+it is two hours old. Nothing is kept longer than a week.
+
+What strangers (addresses that are no pod's) do can't make the tally grow without end: from
+`Tally`'s ``most`` totals on, new strangers are counted together as `OTHERS`. What a workload took
+in plaintext, and at which port, is never lost that way.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from troth.mesh.connections import Connection, Outcome, Reason, Side
+
+if TYPE_CHECKING:
+    from troth.policy.model import Mode
+    from troth.policy.verdict import DecidedBy
+
+OTHERS = "(others)"
+"""Stands for addresses that are no pod's, once there are too many to name."""
+
+KEPT = timedelta(days=7)
+
+_MINUTES_5 = 300
+_HOUR = 3600
+_FINE_SECONDS = 2 * _HOUR
+
+
+class Total(msgspec.Struct, frozen=True, kw_only=True):
+    """All connections of one kind: same ends, same outcome, same reason, same policy.
+
+    Attributes:
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP where it is none known.
+        destination: The same of the server's.
+        port: The server's; 0 where ports are counted together (see `OTHERS`).
+        count: How many there were in the time asked for, to the next stretch.
+        first: When the first of them that is remembered began.
+        last: When the newest began.
+        newest: The newest, for all that can be said about one connection.
+    """
+
+    source: str
+    destination: str
+    port: int
+    count: int
+    first: datetime
+    last: datetime
+    newest: Connection
+
+
+class _Seen(msgspec.Struct, kw_only=True):
+    """A total as it grows; ``slots`` counts by the start of each stretch (seconds since 1970)."""
+
+    source: str
+    destination: str
+    port: int
+    first: datetime
+    newest: Connection
+    slots: dict[int, int]
+
+
+class TallyState(msgspec.Struct, frozen=True, kw_only=True):
+    """A tally as a value, to be written down and restored."""
+
+    complete_since: datetime
+    fine_since: int
+    seen: tuple[_Seen, ...]
+
+
+class _Key(NamedTuple):
+    source: str
+    destination: str
+    port: int
+    outcome: Outcome
+    reason: Reason
+    side: Side
+    mode: Mode | None
+    decided_by: DecidedBy | None
+
+
+class Tally:
+    """Counts connections.
+
+    Args:
+        since: When counting began.
+        most: How many totals to keep before strangers are no longer named. Twice as many are
+            kept at all; beyond, those that have been quiet for longest are forgotten.
+    """
+
+    def __init__(self, since: datetime, *, most: int = 4096) -> None:
+        self._complete_since = since
+        self._most = most
+        self._fine_since = 0
+        self._seen: dict[_Key, _Seen] = {}
+
+    @classmethod
+    def restored(cls, state: TallyState, *, most: int = 4096) -> Tally:
+        """The tally that ``state`` was taken of."""
+        tally = cls(state.complete_since, most=most)
+        tally._fine_since = state.fine_since
+        for seen in state.seen:
+            tally._seen[_key(seen.newest, seen.source, seen.destination, seen.port)] = seen
+        return tally
+
+    @property
+    def complete_since(self) -> datetime:
+        """From this moment on nothing is missing."""
+        return self._complete_since
+
+    def state(self) -> TallyState:
+        """What `restored` takes; to be encoded before anything is added."""
+        return TallyState(
+            complete_since=self._complete_since,
+            fine_since=self._fine_since,
+            seen=tuple(self._seen.values()),
+        )
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection."""
+        began = int(connection.time.timestamp())
+        if began - _FINE_SECONDS - _HOUR >= self._fine_since:
+            self._age(connection.time)
+        seen = self._place(connection)
+        start = began - began % self._length(began)
+        seen.slots[start] = seen.slots.get(start, 0) + connection.count
+        seen.first = min(seen.first, connection.time)
+        if connection.time >= seen.newest.time:
+            seen.newest = connection
+
+    def totals(self, since: datetime | None = None) -> tuple[Total, ...]:
+        """What was seen since then (or at all), the newest first."""
+        start = 0.0 if since is None else since.timestamp()
+        found = []
+        for seen in self._seen.values():
+            if since is not None and seen.newest.time < since:
+                continue
+            found.append(
+                Total(
+                    source=seen.source,
+                    destination=seen.destination,
+                    port=seen.port,
+                    count=sum(
+                        count
+                        for slot, count in seen.slots.items()
+                        if slot + self._length(slot) > start
+                    ),
+                    first=seen.first,
+                    last=seen.newest.time,
+                    newest=seen.newest,
+                )
+            )
+        return tuple(sorted(found, key=lambda total: total.last, reverse=True))
+
+    def _place(self, connection: Connection) -> _Seen:
+        """The total that a connection belongs to."""
+        source, destination = connection.source.name, connection.destination.name
+        key = _key(connection, source, destination, connection.destination.port)
+        if key not in self._seen and len(self._seen) >= self._most:
+            key = _folded(key, connection)
+        if (seen := self._seen.get(key)) is not None:
+            return seen
+        if len(self._seen) >= 2 * self._most:
+            self._forget()
+        seen = _Seen(
+            source=key.source,
+            destination=key.destination,
+            port=key.port,
+            first=connection.time,
+            newest=connection,
+            slots={},
+        )
+        self._seen[key] = seen
+        return seen
+
+    def _length(self, start: int) -> int:
+        return _MINUTES_5 if start >= self._fine_since else _HOUR
+
+    def _age(self, now: datetime) -> None:
+        """Count older stretches by the hour, and forget what is older than a week."""
+        moment = int(now.timestamp()) - _FINE_SECONDS
+        self._fine_since = moment - moment % _HOUR
+        oldest = int((now - KEPT).timestamp())
+        for key, seen in list(self._seen.items()):
+            if seen.newest.time < now - KEPT:
+                del self._seen[key]
+                continue
+            kept: dict[int, int] = {}
+            for slot, count in seen.slots.items():
+                start = slot if slot >= self._fine_since else slot - slot % _HOUR
+                if start + _HOUR > oldest:
+                    kept[start] = kept.get(start, 0) + count
+            seen.slots = kept
+            seen.first = max(seen.first, datetime.fromtimestamp(min(kept, default=0), UTC))
+        self._complete_since = max(self._complete_since, now - KEPT)
+
+    def _forget(self) -> None:
+        quiet = sorted(self._seen.items(), key=lambda item: item[1].newest.time)
+        for key, seen in quiet[: self._most // 2]:
+            del self._seen[key]
+            self._complete_since = max(self._complete_since, seen.newest.time)
+
+
+def _key(connection: Connection, source: str, destination: str, port: int) -> _Key:
+    return _Key(
+        source=source,
+        destination=destination,
+        port=port,
+        outcome=connection.outcome,
+        reason=connection.reason,
+        side=connection.side,
+        mode=connection.mode,
+        decided_by=connection.decided_by,
+    )
+
+
+def _folded(key: _Key, connection: Connection) -> _Key:
+    """A key whose number the mesh bounds, and not whoever knocks at its doors."""
+    # Only ports at which an app answers have connections that passed.
+    passed = connection.outcome in {Outcome.ACCEPTED, Outcome.PLAINTEXT}
+    return key._replace(
+        source=key.source if connection.source.workload else OTHERS,
+        destination=key.destination if connection.destination.workload else OTHERS,
+        port=key.port if passed else 0,
+    )

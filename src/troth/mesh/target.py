@@ -1,0 +1,160 @@
+"""What ``NAMESPACE/NAME:PORT`` means to a pod that wants to connect there."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.errors import PeerError
+from troth.mesh.model import Endpoint, Pod, Protocol, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from troth.mesh.world import World
+
+_UNIQUE_LOCAL = ip_network("fc00::/7")
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a client connects to, and where that leads.
+
+    Attributes:
+        address: The IP that the client dials; a service's virtual IP where there is a service.
+        port: The port that it dials.
+        endpoints: The places one of which it is connected to; for a service its ready endpoints.
+    """
+
+    address: str
+    port: int
+    endpoints: tuple[Endpoint, ...]
+
+
+def target_key(name: str, namespace: str) -> str:
+    """``NAMESPACE/NAME`` of what an app calls ``name``; anything else as it is.
+
+    Args:
+        name: ``payments``, ``payments.finance``, ``payments.finance.svc`` or that below the
+            cluster's domain, as a cluster's DNS has them; or ``NAMESPACE/NAME``; or an address.
+        namespace: The client's.
+    """
+    if "/" in name or is_address(name):
+        return name
+    labels = name.removesuffix(".").lower().removesuffix(".cluster.local").split(".")
+    match labels:
+        case [own]:
+            return f"{namespace}/{own}"
+        case [own, other] | [own, other, "svc"]:
+            return f"{other}/{own}"
+        case _:
+            return name
+
+
+def preferred(addresses: Sequence[str], source: Pod | None) -> tuple[str, ...]:
+    """The order in which a client tries addresses: RFC 6724 as getaddrinfo() of glibc has it.
+
+    By its table a unique local address comes before any IPv4 address when the client has such an
+    address, too, but a global client's IPv4 comes first; what the client has no address for, last.
+
+    Args:
+        addresses: Of the destination, in their own order.
+        source: The client; without one that order stays.
+    """
+    if source is None or not source.addresses:
+        return tuple(addresses)
+    own = [ip_address(each) for each in source.addresses]
+
+    def rank(text: str) -> tuple[bool, bool, int]:
+        address = ip_address(text)
+        same = [each for each in own if each.version == address.version]
+        labels = {_is_local(each) for each in same}
+        return not same, _is_local(address) not in labels, -address.version
+
+    return tuple(sorted(addresses, key=rank))
+
+
+def find_target(world: World, name: str, port: int, source: Pod | None = None) -> Target:
+    """Find what a client would connect to.
+
+    Of a dual-stack Service it is the address that the client tries first, or the next one if
+    there is no endpoint of that family.
+
+    Args:
+        world: Everything that is known.
+        name: ``NAMESPACE/NAME`` of a Service that has the port, else of a pod, else of a
+            Deployment, any one of whose pods is taken (a ready one first); or an IP address.
+        port: The service's port, or where there is no service the pod's.
+        source: The client.
+
+    Raises:
+        PeerError: There is nothing of that name, or nothing behind it.
+    """
+    if is_address(name):
+        return Target(address=name, port=port, endpoints=(Endpoint(name, port),))
+    service = world.services.get(name)
+    if service is not None and service.cluster_ips:
+        for known in service.ports:
+            if known.number == port and known.protocol is Protocol.TCP:
+                return _of_service(service, port, known.endpoints, source)
+    pod = _find_pod(world, name)
+    if pod is None:
+        raise _unknown(world, name, port)
+    if not pod.addresses:
+        raise PeerError("troth", f"{pod} has no address yet", "wait until it is ready")
+    # No name leads to a pod by all of its families.
+    return Target(
+        address=pod.addresses[0], port=port, endpoints=(Endpoint(pod.addresses[0], port),)
+    )
+
+
+def pod_at(world: World, address: str) -> Pod | None:
+    """The pod that has ``address``."""
+    return next((pod for pod in world.pods.values() if address in pod.addresses), None)
+
+
+def _of_service(
+    service: Service, port: int, endpoints: tuple[Endpoint, ...], source: Pod | None
+) -> Target:
+    targets = [
+        Target(
+            address=address,
+            port=port,
+            endpoints=tuple(
+                each for each in endpoints if (":" in each.address) == (":" in address)
+            ),
+        )
+        for address in preferred(service.cluster_ips, source)
+    ]
+    return next((each for each in targets if each.endpoints), targets[0])
+
+
+def _find_pod(world: World, name: str) -> Pod | None:
+    pods = sorted(world.pods.values(), key=str)
+    owned = [pod for pod in pods if str(pod) == name] or [
+        pod for pod in pods if pod.workload == name
+    ]
+    return max(owned, key=lambda pod: pod.ready, default=None)
+
+
+def _unknown(world: World, name: str, port: int) -> PeerError:
+    known = sorted({*world.services, *(pod.workload for pod in world.pods.values())})
+    return PeerError(
+        "troth",
+        f"nothing that listens on TCP port {port} is called {name!r}",
+        f"name one of: {', '.join(known) or 'none'}",
+    )
+
+
+def _is_local(address: IPv4Address | IPv6Address) -> bool:
+    return address.version == 6 and address in _UNIQUE_LOCAL  # noqa: PLR2004 - the IP version
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP, of whichever version."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

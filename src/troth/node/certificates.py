@@ -1,0 +1,203 @@
+"""Keeps a certificate for each service account of the node: asks the signer, renews in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import structlog
+
+from troth.errors import TrothError
+from troth.identity.rotation import CertificateRotation, SigningRequest
+from troth.node.issuers import issuers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from troth.identity.bundle import TrustBundle
+    from troth.identity.spiffe import SpiffeId
+    from troth.identity.svid import X509Svid
+
+_log = structlog.get_logger(__name__)
+
+SIGNING_TIMEOUT_SECONDS = 30
+
+_NEW_ROOT_WITHIN = timedelta(seconds=30)
+"""How soon certificates of a former root are renewed; not all nodes ask at once."""
+
+PATIENCE_SECONDS = 1.0
+"""How long a first certificate may hold up everything else, from when it was first wanted."""
+
+
+class Signed(NamedTuple):
+    """A signer's answer: the chain (PEM, leaf first, no root) and the roots now in force."""
+
+    chain: bytes
+    bundle: TrustBundle
+
+
+class Signer(Protocol):
+    """Whoever signs: the authority in this process, or a cluster's controller."""
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """The roots in force."""
+        ...
+
+    async def sign(self, request: SigningRequest) -> Signed:
+        """Certify a key for an identity.
+
+        Raises:
+            TrothError: Refused, or out of reach.
+        """
+        ...
+
+
+class CertificateKeeper:
+    """Runs `CertificateRotation` against a signer and the clock.
+
+    Args:
+        signer: Who signs.
+        on_change: Called when there is a new certificate.
+    """
+
+    def __init__(self, signer: Signer, *, on_change: Callable[[], None]) -> None:
+        self._signer = signer
+        self._on_change = on_change
+        self._rotation = CertificateRotation()
+        self._needed: frozenset[SpiffeId] = frozenset()
+        self._expected: frozenset[SpiffeId] = frozenset()
+        self._failures: dict[SpiffeId, str] = {}
+        self._since: dict[SpiffeId, float] = {}  # when those without one were first wanted
+        self._woken = asyncio.Event()
+        self._answered = asyncio.Condition()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._signing_root = ""
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """What every certificate of the mesh must chain to."""
+        return self._signer.bundle
+
+    def current(self) -> Mapping[SpiffeId, X509Svid]:
+        """The certificates at hand."""
+        return self._rotation.current
+
+    def follow(self, signing_root: str = "") -> None:
+        """Take note that the signer's roots have changed.
+
+        Args:
+            signing_root: Fingerprint of the root that new certificates chain to, if that is known.
+                Certificates of other roots are renewed soon, as these are about to be retired.
+        """
+        self._signing_root = signing_root
+        self._rotation.adopt(self.bundle, now=_now())
+        self._hasten()
+
+    def _hasten(self) -> None:
+        if not self._signing_root:
+            return
+        now = _now()
+        former = [
+            identity
+            for identity, svid in self._rotation.current.items()
+            if self._signing_root not in issuers(svid, self.bundle, now)
+        ]
+        self._rotation.hasten(former, now=now, within=_NEW_ROOT_WITHIN)
+        self._woken.set()
+
+    def want(self, identities: Collection[SpiffeId]) -> None:
+        """Want certificates of exactly ``identities``."""
+        self._needed = frozenset(identities)
+        self._follow_wishes()
+
+    def expect(self, identities: AbstractSet[SpiffeId]) -> None:
+        """Ask for those of exactly ``identities``, too: they are going to be wanted."""
+        if identities != self._expected:
+            self._expected = frozenset(identities)
+            self._follow_wishes()
+
+    def _follow_wishes(self) -> None:
+        identities = self._needed | self._expected
+        self._rotation.want(identities, now=_now())
+        now = asyncio.get_running_loop().time()
+        self._since = {each: self._since.get(each, now) for each in self._rotation.missing}
+        for gone in self._failures.keys() - identities:
+            del self._failures[gone]
+        self._woken.set()
+
+    async def missing(self) -> Mapping[SpiffeId, str]:
+        """Wait a moment for the certificates that are wanted.
+
+        A slow signer holds nothing else up: what comes later is told by ``on_change``.
+
+        Returns:
+            Those that have no certificate yet, each with the reason. They are tried again.
+        """
+        patience = None
+        if waited_for := self._since.keys() & self._missing():
+            # By the longest waited for: a signer that is away must not hold up every attempt anew.
+            patience = min(self._since[each] for each in waited_for) + PATIENCE_SECONDS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(patience), self._answered:
+                await self._answered.wait_for(lambda: self._missing() <= self._failures.keys())
+        return {
+            identity: self._failures.get(identity, "the signer has not answered yet")
+            for identity in self._missing()
+        }
+
+    def _missing(self) -> frozenset[SpiffeId]:
+        return self._rotation.missing & self._needed
+
+    async def run(self) -> None:
+        """Ask for what is due, until cancelled."""
+        try:
+            while True:
+                step = self._rotation.step(_now())
+                for request in step.requests:
+                    task = asyncio.create_task(self._ask(request))
+                    self._requests.add(task)
+                    task.add_done_callback(self._requests.discard)
+                await self._sleep_until(step.wake_at)
+        finally:
+            for task in self._requests:
+                task.cancel()
+
+    async def _sleep_until(self, wake_at: datetime | None) -> None:
+        pause = None if wake_at is None else max(0.0, (wake_at - _now()).total_seconds())
+        try:
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+        self._woken.clear()
+
+    async def _ask(self, request: SigningRequest) -> None:
+        identity = request.spiffe_id
+        try:
+            async with asyncio.timeout(SIGNING_TIMEOUT_SECONDS):
+                signed = await self._signer.sign(request)
+            svid = self._rotation.issued(
+                request, chain=signed.chain, bundle=signed.bundle, now=_now()
+            )
+        except (TrothError, TimeoutError) as error:
+            reason = str(error) or f"no answer in {SIGNING_TIMEOUT_SECONDS} s"
+            self._rotation.failed(request, now=_now())
+            self._failures[identity] = reason
+            _log.warning("no certificate", identity=str(identity), reason=reason)
+        else:
+            self._failures.pop(identity, None)
+            if svid is not None:
+                self._hasten()
+                _log.info("certificate", identity=str(identity), until=svid.not_after.isoformat())
+                self._on_change()
+        self._woken.set()
+        async with self._answered:
+            self._answered.notify_all()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

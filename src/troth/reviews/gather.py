@@ -1,0 +1,81 @@
+"""Whom to ask about a namespace, and what their answers are together: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.explain.noted import Noted
+from troth.mesh.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from troth.mesh.model import Pod
+    from troth.reviews.objects import TotalsAnswer
+
+
+class Gathered(msgspec.Struct, frozen=True, kw_only=True):
+    """What several nodes have seen of a namespace; attributes as of `TotalsAnswer`."""
+
+    complete_since: datetime
+    noted: tuple[Noted, ...]
+    left_out: int
+    world: World
+    not_captured: Mapping[str, str]
+    refused_by_envoy: tuple[str, ...]
+
+
+def concerned_nodes(
+    pods: Iterable[Pod], agents: frozenset[str] | None, *, everywhere: bool = False
+) -> frozenset[str]:
+    """The nodes whose agents may have seen connections of a namespace.
+
+    Its pods' own, if they are captured; for what comes of pods that are not, all that others' pods
+    are on.
+
+    Args:
+        pods: The namespace's.
+        agents: All nodes with an agent; None if they aren't known.
+        everywhere: Ask them all.
+    """
+    running = [pod for pod in pods if pod.node and not pod.phase.is_final and not pod.host_network]
+    own = frozenset(pod.node for pod in running)
+    if agents is None or (not everywhere and any(pod.captured for pod in running)):
+        return own
+    return agents
+
+
+def gather(answers: Mapping[str, TotalsAnswer]) -> Gathered:
+    """Put together what nodes answered.
+
+    Args:
+        answers: By node; one at least.
+    """
+    worlds = [each.world for each in answers.values()]
+    return Gathered(
+        complete_since=max(each.complete_since for each in answers.values()),
+        noted=tuple(noted for each in answers.values() for noted in each.noted),
+        left_out=sum(each.left_out for each in answers.values()),
+        world=World(
+            trust_domain=worlds[0].trust_domain,
+            root_namespace=worlds[0].root_namespace,
+            namespaces={name: one for world in worlds for name, one in world.namespaces.items()},
+            pods={uid: pod for world in worlds for uid, pod in world.pods.items()},
+            services={name: one for world in worlds for name, one in world.services.items()},
+            policies=tuple(
+                {policy.key: policy for world in worlds for policy in world.policies}.values()
+            ),
+        ),
+        not_captured={
+            uid: why for each in answers.values() for uid, why in each.not_captured.items()
+        },
+        refused_by_envoy=tuple(
+            f"{node}: {words}"
+            for node, each in sorted(answers.items())
+            for words in each.refused_by_envoy
+        ),
+    )

@@ -1,0 +1,91 @@
+"""Where the pods of a namespace run, and which nodes have an agent, as somebody may read it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth._contract import REPORT_LABEL, report_node
+from troth.errors import Problem
+from troth.kube.client import ApiServer
+from troth.kube.decoding import decode
+from troth.kube.readings import Readings
+from troth.kube.resource import Resource, reader
+from troth.mesh.model import Pod
+from troth.sources.kubernetes import PODS
+
+if TYPE_CHECKING:
+    from lightkube import SingleConfig
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to ask.
+
+    Attributes:
+        pods: The namespace's.
+        agents: The nodes with an agent; None if they may not be read.
+        problems: What may not be read.
+    """
+
+    pods: tuple[Pod, ...]
+    agents: frozenset[str] | None
+    problems: tuple[Problem, ...] = ()
+
+    def find(self, name: str) -> Pod | None:
+        """The pod called ``NAMESPACE/NAME``, or any (a ready one first) of such a workload."""
+        found = [pod for pod in self.pods if str(pod) == name] or [
+            pod for pod in self.pods if pod.workload == name and not pod.phase.is_final
+        ]
+        return max(found, key=lambda pod: pod.ready, default=None)
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: str
+    labels: dict[str, str] | None = None
+
+
+class _Lease(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+
+
+async def read_places(config: SingleConfig, namespace: str, *, home: str) -> Places:
+    """Read where to ask about a namespace.
+
+    Args:
+        config: How to reach the API server, and as whom.
+        namespace: The namespace.
+        home: Where the agents run.
+
+    Raises:
+        EnvironmentLackError: There is no right to list the namespace's pods.
+        TrothError: The API server can't be asked.
+    """
+    async with contextlib.aclosing(ApiServer(config)) as server:
+        readings = Readings(server)
+        pods = await readings.read(PODS.within(namespace))
+        if pods is None:
+            raise readings.unreadable[0].error
+        leases = await readings.read(_reports(home))
+    return Places(
+        pods=tuple(item.value for item in pods if item.value is not None),
+        agents=None
+        if leases is None
+        else frozenset(item.value for item in leases if item.value is not None),
+        problems=tuple(each.problem for each in readings.unreadable),
+    )
+
+
+def _reports(home: str) -> Resource[str]:
+    return Resource(
+        plural="leases",
+        group="coordination.k8s.io",
+        namespace=home,
+        read=reader("Lease", _node),
+        label_selector=f"{REPORT_LABEL}=node",
+    )
+
+
+def _node(raw: msgspec.Raw) -> str | None:
+    return report_node(decode(raw, _Lease).metadata.name)

@@ -1,0 +1,308 @@
+"""A cluster's objects become the world of a mesh, its Services as kube-proxy would balance them.
+
+For captured pods Envoy balances Services and not kube-proxy, so it has to choose among the same
+endpoints. These are the rules of Kubernetes 1.35's kube-proxy (``CategorizeEndpoints``), for each
+port and IP family by itself:
+
+==================================  ======================================================
+the Service                         its endpoints on a node
+==================================  ======================================================
+has ready ones                      the ready ones; if all of them have hints, only those
+                                    for this node, else those for this zone, if there are
+has only terminating ones           those that still serve, wherever they are
+``internalTrafficPolicy: Local``    the same, but only of this node's, whatever the hints
+==================================  ======================================================
+
+That policy, like ``externalTrafficPolicy``, is of no account for pods that use an address of its
+load balancer or an external IP: they reach what they would without it.
+
+Whether an endpoint is ready is the EndpointSlice's to say: its controller has taken the pod's
+readiness and ``publishNotReadyAddresses`` into account, and has resolved named ports and selectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.errors import Problem
+from troth.mesh.model import Endpoint, Namespace, Pod, Protocol, Service, ServicePort
+from troth.mesh.world import DEFAULT_ROOT_NAMESPACE, World
+from troth.policy.model import PeerAuthentication
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from troth.identity.spiffe import TrustDomain
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class Family(StrEnum):
+    """The kinds of address an EndpointSlice may hold (``addressType``), but for FQDN."""
+
+    IPV4 = "IPv4"
+    IPV6 = "IPv6"
+
+    @classmethod
+    def of(cls, address: str) -> Family:
+        """The family of an IP address."""
+        return cls.IPV6 if ":" in address else cls.IPV4
+
+
+class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A Node, as far as it matters to balancing.
+
+    Attributes:
+        name: Its name.
+        zone: Its label ``topology.kubernetes.io/zone``; empty without.
+    """
+
+    name: str = ""
+    zone: str = ""
+
+
+class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
+    """A Service as it is asked for; its endpoints stand in EndpointSlices.
+
+    Attributes:
+        load_balancer_ips: As of `troth.mesh.Service`.
+        external_ips: As of `troth.mesh.Service`.
+        ports: Without endpoints.
+        only_own_node: ``internalTrafficPolicy: Local``.
+        client_ip_affinity: As of `troth.mesh.Service`.
+    """
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...] = ()
+    load_balancer_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    only_own_node: bool = False
+    client_ip_affinity: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One endpoint of an EndpointSlice.
+
+    Attributes:
+        node: Where it is; empty if unknown.
+        for_zones: Zones that it is hinted for (``hints.forZones``).
+        for_nodes: Nodes that it is hinted for (``hints.forNodes``).
+    """
+
+    address: str
+    node: str = ""
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    for_zones: frozenset[str] = frozenset()
+    for_nodes: frozenset[str] = frozenset()
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """An EndpointSlice (``discovery.k8s.io/v1``).
+
+    Attributes:
+        service: ``NAMESPACE/NAME`` of the Service whose endpoints it holds.
+        family: Of all its addresses.
+        ports: Numbers by the Service's port name and protocol.
+        endpoints: All of which have all of the ports.
+    """
+
+    service: str
+    family: Family = Family.IPV4
+    ports: Mapping[tuple[str, Protocol], int] = {}
+    endpoints: tuple[SliceEndpoint, ...] = ()
+
+
+class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cluster says at one moment, as one of its nodes sees it.
+
+    Attributes:
+        namespaces: By name.
+        pods: By UID.
+        services: By ``NAMESPACE/NAME``, with the endpoints that the node should use.
+        policies: Every valid PeerAuthentication; of one that is refused the last good version.
+        stored_policies: UID and generation of every PeerAuthentication, also of those refused.
+        problems: What is wrong with objects.
+    """
+
+    namespaces: Mapping[str, Namespace] = {}
+    pods: Mapping[str, Pod] = {}
+    services: Mapping[str, Service] = {}
+    policies: tuple[PeerAuthentication, ...] = ()
+    stored_policies: frozenset[tuple[str, int]] = frozenset()
+    problems: tuple[Problem, ...] = ()
+
+    def world(
+        self, trust_domain: TrustDomain, *, root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    ) -> World:
+        """The same as a mesh with that trust domain and root namespace has it."""
+        return World(
+            trust_domain=trust_domain,
+            root_namespace=root_namespace,
+            namespaces=self.namespaces,
+            pods=self.pods,
+            services=self.services,
+            policies=self.policies,
+        )
+
+
+def pods_by_uid(pods: Iterable[Pod], *, node: str = "") -> dict[str, Pod]:
+    """Pods by their UID, each address with the one pod that has it now.
+
+    An address can be given to a new pod while the old one's object still says that it has it. It is
+    then the pod's that isn't terminating, or that was started last; another identity than its
+    holder's would otherwise be expected there. Kubelets write addresses and times, and one of them
+    may lie: a node believes what is said of its own pods, whatever other nodes say of theirs.
+
+    Args:
+        pods: As their objects say.
+        node: Whose view it is; nobody's if empty.
+    """
+    by_uid = {pod.uid: pod for pod in pods}
+    claimants: dict[str, list[Pod]] = {}
+    for pod in by_uid.values():
+        for address in () if pod.host_network else pod.addresses:
+            claimants.setdefault(address, []).append(pod)
+    return {uid: with_own_addresses(pod, claimants, node=node) for uid, pod in by_uid.items()}
+
+
+def with_own_addresses(
+    pod: Pod, claimants: Mapping[str, Collection[Pod]], *, node: str = ""
+) -> Pod:
+    """A pod with those of its addresses that are not another's by now.
+
+    Args:
+        pod: As its object says.
+        claimants: All pods whose objects say that they have an address, by address.
+        node: As of `pods_by_uid`.
+    """
+    if pod.host_network or all(len(claimants[address]) == 1 for address in pod.addresses):
+        return pod
+
+    def claim(pod: Pod) -> tuple[bool, bool, datetime, str]:
+        return not pod.terminating, bool(node) and pod.node == node, pod.started or _NEVER, pod.uid
+
+    own = tuple(address for address in pod.addresses if max(claimants[address], key=claim) is pod)
+    return msgspec.structs.replace(pod, addresses=own)
+
+
+def resolve_services(
+    services: Iterable[ClusterService], slices: Iterable[EndpointSlice], node: ClusterNode
+) -> dict[str, Service]:
+    """Give each Service the endpoints that pods of ``node`` should use.
+
+    Args:
+        services: All Services.
+        slices: All EndpointSlices.
+        node: The node; without a name every node's view is given, topology left aside.
+
+    Returns:
+        By ``NAMESPACE/NAME``.
+    """
+    by_service: dict[str, list[EndpointSlice]] = {}
+    for each in slices:
+        by_service.setdefault(each.service, []).append(each)
+    return {
+        str(service): Service(
+            namespace=service.namespace,
+            name=service.name,
+            cluster_ips=service.cluster_ips,
+            # kube-proxy passes headless Services over, whatever else they say.
+            load_balancer_ips=service.load_balancer_ips if service.cluster_ips else (),
+            external_ips=service.external_ips if service.cluster_ips else (),
+            ports=tuple(
+                _resolved(service, port, by_service.get(str(service), ()), node)
+                for port in service.ports
+            ),
+            client_ip_affinity=service.client_ip_affinity,
+        )
+        for service in services
+    }
+
+
+def _resolved(
+    service: ClusterService, port: ServicePort, slices: Iterable[EndpointSlice], node: ClusterNode
+) -> ServicePort:
+    candidates = _candidates(port, slices)
+    endpoints = _endpoints(candidates, node, only_own_node=service.only_own_node)
+    external: tuple[Endpoint, ...] = ()
+    if service.load_balancer_ips or service.external_ips:
+        external = (
+            _endpoints(candidates, node, only_own_node=False)
+            if service.only_own_node
+            else endpoints
+        )
+    return msgspec.structs.replace(port, endpoints=endpoints, external_endpoints=external)
+
+
+def _candidates(
+    port: ServicePort, slices: Iterable[EndpointSlice]
+) -> Mapping[Family, Mapping[Endpoint, SliceEndpoint]]:
+    """Everything behind a port, by IP family."""
+    candidates: dict[Family, dict[Endpoint, SliceEndpoint]] = {family: {} for family in Family}
+    for each in slices:
+        number = each.ports.get((port.name, port.protocol))
+        if number is None:
+            continue
+        there = candidates[each.family]
+        for candidate in each.endpoints:
+            endpoint = Endpoint(candidate.address, number)
+            # While slices are rearranged an endpoint may stand in two of them.
+            former = there.get(endpoint)
+            if former is None or _usability(candidate) > _usability(former):
+                there[endpoint] = candidate
+    return candidates
+
+
+def _endpoints(
+    candidates: Mapping[Family, Mapping[Endpoint, SliceEndpoint]],
+    node: ClusterNode,
+    *,
+    only_own_node: bool,
+) -> tuple[Endpoint, ...]:
+    return tuple(
+        sorted(
+            endpoint
+            for there in candidates.values()
+            for endpoint in _chosen(there, node, only_own_node=only_own_node)
+        )
+    )
+
+
+def _usability(candidate: SliceEndpoint) -> tuple[bool, bool]:
+    return candidate.ready, candidate.serving
+
+
+def _chosen(
+    candidates: Mapping[Endpoint, SliceEndpoint], node: ClusterNode, *, only_own_node: bool
+) -> list[Endpoint]:
+    usable = candidates
+    if only_own_node and node.name:
+        usable = {key: each for key, each in candidates.items() if each.node == node.name}
+    ready = {key: each for key, each in usable.items() if each.ready}
+    if not ready:
+        return [key for key, each in usable.items() if each.serving and each.terminating]
+    return list(ready) if only_own_node else _nearest(ready, node)
+
+
+def _nearest(ready: Mapping[Endpoint, SliceEndpoint], node: ClusterNode) -> list[Endpoint]:
+    """Those hinted for the node or its zone; hints count only if every endpoint has some."""
+    for hints, here in (("for_nodes", node.name), ("for_zones", node.zone)):
+        hinted: dict[Endpoint, frozenset[str]] = {
+            key: getattr(each, hints) for key, each in ready.items()
+        }
+        near = [key for key, places in hinted.items() if here and here in places]
+        if near and all(hinted.values()):
+            return near
+    return list(ready)

@@ -1,0 +1,305 @@
+"""Objects of any other API that make pods: from a template somewhere in their spec, or from none.
+
+Of a pod, policies look at its labels, its service account and the ports its containers declare.
+A custom resource is read as far as that and no further: the rules for the rest are its own API's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth._syntax import NAME, field_path
+from troth.errors import Location
+from troth.mesh.model import ContainerPort
+from troth.sources.api import FORMER_GROUPS, OTHER_KINDS
+from troth.sources.containers import read_host_ports, read_ports
+from troth.sources.reader import Fields
+from troth.sources.workloads import Container, PodTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from troth.sources.objects import Source
+
+
+class CustomWorkload(msgspec.Struct, frozen=True, kw_only=True):
+    """An object that makes pods and is of no API that this package reads whole.
+
+    Attributes:
+        kind: ``KIND.GROUP`` (``Rollout.argoproj.io``), or the kind alone in the core API.
+        namespace: Its namespace.
+        name: Its name.
+        templates: What its pods are made from, those alike once.
+        of: The object (``KIND NAMESPACE/NAME``) that has the template, where it names one.
+        unknown: Why its pods can't be told from it; empty where they can.
+        location: Where the manifest stands.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    templates: tuple[PodTemplate, ...] = ()
+    of: str = ""
+    unknown: str = ""
+    location: Location | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+_BY_OPERATOR = "its operator makes the pods, from no template in it"
+_BY_DEPLOYER = "it deploys what stands elsewhere"
+
+
+def _kinds(why: str, text: str) -> dict[str, str]:
+    """``KIND.GROUP`` for each kind of lines ``GROUP KIND ...``."""
+    lines = (line.split() for line in text.strip().splitlines())
+    return {f"{kind}.{group}": why for group, *kinds in lines for kind in kinds}
+
+
+_WITHOUT_TEMPLATE = {
+    **_kinds(
+        _BY_OPERATOR,
+        """
+        acid.zalan.do postgresql
+        agent.k8s.elastic.co Agent
+        apm.k8s.elastic.co ApmServer
+        argoproj.io ArgoCD EventBus EventSource Sensor
+        beat.k8s.elastic.co Beat
+        cassandra.datastax.com CassandraDatacenter
+        ceph.rook.io CephCluster CephFilesystem CephNFS CephObjectStore
+        clickhouse.altinity.com ClickHouseInstallation
+        clickhouse-keeper.altinity.com ClickHouseKeeperInstallation
+        databases.spotahome.com RedisFailover
+        elasticsearch.k8s.elastic.co Elasticsearch
+        enterprisesearch.k8s.elastic.co EnterpriseSearch
+        flink.apache.org FlinkDeployment FlinkSessionJob
+        grafana.integreatly.org Grafana
+        jaegertracing.io Jaeger
+        k8s.keycloak.org Keycloak
+        k8s.mariadb.com MariaDB MaxScale
+        k8ssandra.io K8ssandraCluster
+        kafka.strimzi.io Kafka KafkaBridge KafkaConnect KafkaMirrorMaker KafkaMirrorMaker2
+        kafka.strimzi.io KafkaNodePool
+        kibana.k8s.elastic.co Kibana
+        kubevirt.io VirtualMachine VirtualMachineInstance VirtualMachineInstanceReplicaSet
+        logstash.k8s.elastic.co Logstash
+        loki.grafana.com LokiStack
+        maps.k8s.elastic.co ElasticMapsServer
+        minio.min.io Tenant
+        mongodb.com MongoDB MongoDBOpsManager
+        mongodbcommunity.mongodb.com MongoDBCommunity
+        monitoring.coreos.com Alertmanager Prometheus PrometheusAgent ThanosRuler
+        mysql.oracle.com InnoDBCluster
+        opentelemetry.io OpenTelemetryCollector
+        pgv2.percona.com PerconaPGCluster
+        postgres-operator.crunchydata.com PGAdmin PostgresCluster
+        postgresql.cnpg.io Cluster Pooler
+        psmdb.percona.com PerconaServerMongoDB
+        pxc.percona.com PerconaXtraDBCluster
+        rabbitmq.com RabbitmqCluster
+        redis.redis.opstreelabs.in Redis RedisCluster RedisReplication RedisSentinel
+        scylla.scylladb.com ScyllaCluster
+        solr.apache.org SolrCloud
+        sparkoperator.k8s.io ScheduledSparkApplication SparkApplication
+        tekton.dev PipelineRun TaskRun
+        tempo.grafana.com TempoMonolithic TempoStack
+        zookeeper.pravega.io ZookeeperCluster
+        """,
+    ),
+    **_kinds(
+        _BY_DEPLOYER,
+        """
+        argoproj.io Application ApplicationSet
+        helm.cattle.io HelmChart
+        helm.toolkit.fluxcd.io HelmRelease
+        kustomize.toolkit.fluxcd.io Kustomization
+        """,
+    ),
+}
+_CORE = frozenset({"ReplicationController"})
+_MAKES_NO_PODS = re.compile(r"(.+\.)?(gatekeeper\.sh|kyverno\.io)")
+"""API groups whose objects hold patterns of pods."""
+
+_WORKFLOWS = frozenset(f"{kind}.argoproj.io" for kind in ("CronWorkflow", "Workflow"))
+_WORKFLOW_TEMPLATE = "WorkflowTemplate.argoproj.io"
+KNATIVE_SERVICE = "Service.serving.knative.dev"
+KNATIVE_REQUESTS = (8012, 8013)
+"""Where the proxy that Knative adds to each pod takes requests: HTTP/1, and HTTP/2 in plaintext."""
+_KNATIVE = frozenset({KNATIVE_SERVICE, "Configuration.serving.knative.dev"})
+_KNATIVE_PORTS = (8022, 9090, 9091)
+"""The other ports of that proxy."""
+
+_DEEPEST = 16
+_MOST = 64
+
+
+def custom_kind(value: Mapping[str, object], kind: str, group: str) -> str:
+    """What an object is called as a `CustomWorkload`; empty for one that makes no pods."""
+    name = f"{kind}.{group}" if group else kind
+    if group in OTHER_KINDS or group in FORMER_GROUPS:
+        return name if name in _CORE else ""
+    if name in _WITHOUT_TEMPLATE or name in _WORKFLOWS or name == _WORKFLOW_TEMPLATE:
+        return name
+    if _MAKES_NO_PODS.fullmatch(group):
+        return ""
+    spec = value.get("spec")
+    refers = isinstance(spec, dict) and name == "Rollout.argoproj.io" and "workloadRef" in spec
+    return name if refers or next(_templates(spec, "spec"), None) is not None else ""
+
+
+def parse_custom(source: Source) -> CustomWorkload:
+    """Read an object for which `custom_kind` has a name."""
+    found = CustomWorkload(
+        kind=source.kind, namespace=source.namespace, name=source.name, location=source.location
+    )
+    replace = msgspec.structs.replace
+    if why := _WITHOUT_TEMPLATE.get(source.kind):
+        return replace(found, unknown=why)
+    spec = source.top.fields("spec")
+    if source.kind == "CronWorkflow.argoproj.io":
+        spec = spec.fields("workflowSpec")
+    if "workloadRef" in spec and "template" not in spec:
+        return replace(found, of=_reference(source, spec.fields("workloadRef")))
+    if "workflowTemplateRef" in spec:
+        name = spec.fields("workflowTemplateRef").string("name", rule=NAME)
+        return replace(found, of=f"{_WORKFLOW_TEMPLATE} {source.namespace}/{name}")
+    if source.kind in _WORKFLOWS or source.kind == _WORKFLOW_TEMPLATE:
+        templates = _workflow(source, spec)
+    else:
+        templates = [
+            _template(source, path, Fields(each, path, source.report))
+            for path, each in itertools.islice(_templates(source.top.value("spec"), "spec"), _MOST)
+        ]
+    if not templates:
+        return replace(found, unknown="it has no pod template")
+    if source.kind in _KNATIVE:
+        templates = [_knative(source, each) for each in templates]
+    if source.kind == "DeploymentConfig.apps.openshift.io":
+        templates = [_labelled(each, {"deploymentconfig": source.name}) for each in templates]
+    return replace(found, templates=_distinct(templates))
+
+
+def _reference(source: Source, reference: Fields) -> str:
+    kind, group = reference.string("kind"), reference.string("apiVersion").rpartition("/")[0]
+    # Manifests call the kinds that they read whole by their kind alone.
+    called = kind if group in {"", "apps"} else f"{kind}.{group}"
+    return f"{called} {source.namespace}/{reference.string('name', rule=NAME)}"
+
+
+def _templates(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, object]]:
+    """All mappings below ``value`` that have a pod's spec, and their paths."""
+    if depth > _DEEPEST:
+        return
+    inner: Iterable[tuple[str, object]] = ()
+    if isinstance(value, dict):
+        inner = ((field_path(path, key), each) for key, each in value.items())
+    elif isinstance(value, list):
+        inner = ((f"{path}[{index}]", each) for index, each in enumerate(value))
+    for where, each in inner:
+        if isinstance(each, dict) and _is_pod_spec(each.get("spec")):
+            yield where, each
+        else:
+            yield from _templates(each, where, depth + 1)
+
+
+def _is_pod_spec(value: object) -> bool:
+    containers = value.get("containers") if isinstance(value, dict) else None
+    return isinstance(containers, list) and any(isinstance(each, dict) for each in containers)
+
+
+def _template(source: Source, path: str, fields: Fields) -> PodTemplate:
+    spec = fields.fields("spec")
+    return _pods(
+        source,
+        part=path,
+        labels=fields.fields("metadata").labels("labels"),
+        spec=spec,
+        containers=spec.each("containers"),
+    )
+
+
+def _pods(
+    source: Source, *, part: str, labels: dict[str, str], spec: Fields, containers: list[Fields]
+) -> PodTemplate:
+    """Pods, called by the place of their template until it is known to be the only one."""
+    account = spec.string("serviceAccountName", rule=NAME) or spec.string("serviceAccount")
+    return PodTemplate(
+        namespace=source.namespace,
+        name=part,
+        labels=labels,
+        service_account=account or "default",
+        containers=tuple(
+            Container(
+                name=each.string("name"),
+                image=each.string("image"),
+                ports=read_ports(each),
+                host_ports=read_host_ports(each),
+            )
+            for each in containers
+        ),
+        host_network=spec.boolean("hostNetwork"),
+        owner=source.name,
+        owner_kind=source.kind,
+        location=source.location,
+    )
+
+
+def _workflow(source: Source, spec: Fields) -> list[PodTemplate]:
+    """An Argo Workflow makes a pod for each step that has a container or a script."""
+    shared = spec.fields("podMetadata").labels("labels")
+    found = []
+    for step in spec.each("templates"):
+        own = [step.fields(each) for each in ("container", "script") if each in step]
+        containers = own or step.fields("containerSet").each("containers")
+        if containers:
+            labels = shared | step.fields("metadata").labels("labels")
+            account = step if "serviceAccountName" in step else spec
+            part = step.string("name") or step.name
+            found.append(
+                _pods(source, part=part, labels=labels, spec=account, containers=containers)
+            )
+    return found
+
+
+def _knative(source: Source, template: PodTemplate) -> PodTemplate:
+    """What Knative makes of a template: requests come by a proxy beside the containers."""
+    requests = KNATIVE_REQUESTS[any(port.name == "h2c" for port in template.ports)]
+    proxy = tuple(ContainerPort(number=each) for each in (requests, *_KNATIVE_PORTS))
+    return msgspec.structs.replace(
+        _labelled(
+            template,
+            {f"serving.knative.dev/{each}": source.name for each in ("configuration", "service")},
+        ),
+        containers=(*template.containers, Container(name="queue-proxy", ports=proxy)),
+    )
+
+
+def _labelled(template: PodTemplate, labels: dict[str, str]) -> PodTemplate:
+    """The same with labels that the controller adds."""
+    return msgspec.structs.replace(template, labels={**template.labels, **labels})
+
+
+def _distinct(templates: list[PodTemplate]) -> tuple[PodTemplate, ...]:
+    """Those that policies can tell apart, each with a name of its own."""
+    found: dict[object, PodTemplate] = {}
+    for each in templates:
+        alike = (tuple(sorted(each.labels.items())), each.service_account, each.host_network)
+        found.setdefault((alike, each.ports), each)
+    several = len(found) > 1
+    return tuple(
+        msgspec.structs.replace(
+            each, name=f"{each.owner}.{_slug(each.name)}" if several else each.owner
+        )
+        for each in found.values()
+    )
+
+
+def _slug(path: str) -> str:
+    """A template's path as a part of a name: ``spec.headGroupSpec.template``, ``headgroupspec``."""
+    steps = [each for each in re.findall(r"[A-Za-z0-9]+", path) if each not in {"spec", "template"}]
+    return "-".join(steps).lower() or "pods"

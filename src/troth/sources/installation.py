@@ -1,0 +1,243 @@
+"""troth in a cluster, read once: its pods, policies and nodes' reports, its leader, its roots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from troth._contract import (
+    CONTROLLER,
+    REPORT_ANNOTATION,
+    REPORT_LABEL,
+    SIGNING_ROOT_ANNOTATION,
+    TRUST_BUNDLE,
+    TRUST_BUNDLE_KEY,
+    NodeReport,
+    report_node,
+)
+from troth.errors import Problem
+from troth.kube import wire
+from troth.kube.client import ApiServer
+from troth.kube.decoding import decode
+from troth.kube.readings import Readings
+from troth.kube.resource import Resource, reader
+from troth.mesh.model import Namespace, Pod
+from troth.policy.model import PeerAuthentication
+from troth.sources.cluster_world import pods_by_uid
+from troth.sources.kubernetes import NAMESPACES, PODS, POLICIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lightkube import SingleConfig
+
+    from troth.kube.resource import Item
+
+T = TypeVar("T")
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """``LeaseSpec`` (coordination.k8s.io/v1), as far as it tells who lives.
+
+    Attributes:
+        holder_identity: Whose it is; empty when it was given back.
+        lease_duration_seconds: How long it holds without being renewed.
+        renew_time: When it was renewed last, by the holder's clock.
+    """
+
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    renew_time: datetime | None = None
+
+
+class ReportedNode(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node's agent last said.
+
+    Attributes:
+        node: The node's name.
+        lease: When it said so.
+        report: None if it can't be read.
+    """
+
+    node: str
+    lease: Lease
+    report: NodeReport | None
+
+
+class TrustBundleMap(msgspec.Struct, frozen=True, kw_only=True):
+    """A trust bundle's ConfigMap.
+
+    Attributes:
+        namespace: Whose pods' bundle it is.
+        pem: The roots to believe.
+        signing_root: Fingerprint of the one that new certificates chain to.
+    """
+
+    namespace: str
+    pem: str
+    signing_root: str
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the API server knows of a mesh at one moment; None stands for what may not be read.
+
+    Attributes:
+        namespace: The only one whose pods were read; empty if all were.
+        namespaces: By name.
+        pods: All of them, or those of that namespace.
+        policies: Every valid PeerAuthentication that may be read.
+        stored_policies: UID and generation of every stored one.
+        nodes: What agents reported.
+        leader: The controller's lease; None also when there is none.
+        bundles: By namespace.
+        problems: What is wrong with objects, and what there is no right to read.
+    """
+
+    namespace: str = ""
+    namespaces: Mapping[str, Namespace] = {}
+    pods: tuple[Pod, ...] = ()
+    policies: tuple[PeerAuthentication, ...] = ()
+    stored_policies: frozenset[tuple[str, int]] | None = frozenset()
+    nodes: tuple[ReportedNode, ...] | None = ()
+    leader: Lease | None = None
+    bundles: Mapping[str, TrustBundleMap] | None = {}
+    problems: tuple[Problem, ...] = ()
+
+
+class _Metadata(wire.Header, frozen=True, kw_only=True):
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _LeaseObject(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+    spec: Lease = Lease()
+
+
+class _ConfigMap(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+    data: dict[str, str] | None = None
+
+
+async def read_installation(
+    config: SingleConfig, *, home: str, root_namespace: str, namespace: str = ""
+) -> Installation:
+    """Read what a cluster knows of its mesh.
+
+    Args:
+        config: How to reach the API server, and as whom.
+        home: The namespace of the controller and the node agents.
+        root_namespace: Where mesh-wide policies live.
+        namespace: Only this one's pods are read.
+
+    Raises:
+        EnvironmentLackError: There is no right to read namespaces, pods or policies, without which
+            nothing can be said.
+        TrothError: The API server can't be asked.
+    """
+    server = ApiServer(config)
+    try:
+        return await _read(Readings(server), home, root_namespace, namespace)
+    finally:
+        await server.aclose()
+
+
+async def _read(readings: Readings, home: str, root_namespace: str, namespace: str) -> Installation:
+    # The first request alone, so that a credential plugin is asked once.
+    namespaces = await readings.read(msgspec.structs.replace(NAMESPACES, name=namespace))
+    pods, policies, leases = await asyncio.gather(
+        readings.read(PODS.within(namespace)),
+        readings.read(POLICIES),
+        readings.read(_LEASES.within(home)),
+    )
+    bundles = [
+        await readings.read(_BUNDLES.within(place))
+        for place in dict.fromkeys((namespace, home) if namespace else ("",))
+    ]
+    stored = None if policies is None else frozenset((p.uid, p.generation) for p in policies)
+    if policies is None and namespace:
+        policies = await _policies_that_count(readings, namespace, root_namespace)
+    if namespaces is None or pods is None or policies is None:
+        essential = {str(each) for each in (NAMESPACES, PODS, POLICIES)}
+        raise next(each.error for each in readings.unreadable if each.resource in essential)
+    said = _values(leases or ())
+    return Installation(
+        namespace=namespace,
+        namespaces={each.name: each for each in _values(namespaces)},
+        pods=tuple(pods_by_uid(_values(pods)).values()),
+        policies=tuple(_values(policies)),
+        stored_policies=stored,
+        nodes=None if leases is None else tuple(e for e in said if isinstance(e, ReportedNode)),
+        leader=next((each for each in said if isinstance(each, Lease)), None),
+        bundles=_by_namespace(bundles),
+        problems=(
+            *(each.problem for each in readings.unreadable),
+            *(each for item in namespaces for each in item.problems),
+            *(each for item in pods for each in item.problems),
+            *(each for item in policies for each in item.problems),
+        ),
+    )
+
+
+async def _policies_that_count(
+    readings: Readings, namespace: str, root_namespace: str
+) -> tuple[Item[PeerAuthentication], ...] | None:
+    """The policies that may hold in a namespace, for those who may not read all."""
+    found = [
+        await readings.read(POLICIES.within(place))
+        for place in dict.fromkeys((namespace, root_namespace))
+    ]
+    return None if None in found else tuple(item for items in found for item in items or ())
+
+
+def _lease(raw: msgspec.Raw) -> ReportedNode | Lease | None:
+    sent = decode(raw, _LeaseObject)
+    if sent.metadata.name == CONTROLLER:
+        return sent.spec
+    node = report_node(sent.metadata.name)
+    if node is None or (sent.metadata.labels or {}).get(REPORT_LABEL) != "node":
+        return None
+    text = (sent.metadata.annotations or {}).get(REPORT_ANNOTATION, "")
+    try:
+        report = decode(text.encode(), NodeReport)
+    except msgspec.DecodeError:
+        report = None
+    return ReportedNode(node=node, lease=sent.spec, report=report)
+
+
+def _bundle(raw: msgspec.Raw) -> TrustBundleMap:
+    sent = decode(raw, _ConfigMap)
+    return TrustBundleMap(
+        namespace=sent.metadata.namespace,
+        pem=(sent.data or {}).get(TRUST_BUNDLE_KEY, ""),
+        signing_root=(sent.metadata.annotations or {}).get(SIGNING_ROOT_ANNOTATION, ""),
+    )
+
+
+_LEASES: Resource[ReportedNode | Lease] = Resource(
+    plural="leases", group="coordination.k8s.io", read=reader("Lease", _lease)
+)
+
+# With the name alone, RBAC can allow just these ConfigMaps.
+_BUNDLES: Resource[TrustBundleMap] = Resource(
+    plural="configmaps",
+    read=reader("ConfigMap", _bundle),
+    field_selector=f"metadata.name={TRUST_BUNDLE}",
+)
+
+
+def _by_namespace(
+    bundles: Iterable[tuple[Item[TrustBundleMap], ...] | None],
+) -> dict[str, TrustBundleMap] | None:
+    known = [items for items in bundles if items is not None]
+    if not known:
+        return None
+    return {each.namespace: each for items in known for each in _values(items)}
+
+
+def _values(items: Iterable[Item[T]]) -> list[T]:
+    return [item.value for item in items if item.value is not None]
