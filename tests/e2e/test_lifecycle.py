@@ -315,6 +315,100 @@ def test_a_pod_without_a_command_is_named_and_does_not_hold_up_the_others(
             assert "the container main has no command; set command" in text
 
 
+DOUBTFUL = {
+    "not what it seems": [
+        policy("finance/none", "STRICT", selector={"app": "wbe"}),
+        policy("finance/port", None, selector={"app": "web"}, ports={80: "STRICT"}),
+        policy("fiance/space", "STRICT"),
+    ],
+    "kinds that nobody acts on": [
+        {
+            "apiVersion": api_version,
+            "kind": kind,
+            "metadata": {"namespace": "finance", "name": "web"},
+        }
+        for api_version, kind in (
+            ("security.istio.io/v1", "AuthorizationPolicy"),
+            ("networking.istio.io/v1", "DestinationRule"),
+        )
+    ],
+    "fields that nobody acts on": [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": "finance", "name": "web", "labels": {"app": "web"}},
+            "spec": {
+                "activeDeadlineSeconds": 3000,
+                "initContainers": [
+                    {"name": "side", "restartPolicy": "Always", "command": ["sleep", "infinity"]}
+                ],
+                "containers": [
+                    {
+                        "name": "main",
+                        "command": ["sleep", "infinity"],
+                        "ports": [{"containerPort": 8080}],
+                    }
+                ],
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": "finance", "name": "web"},
+            "spec": {
+                "selector": {"app": "web"},
+                "ports": [{"port": 80, "targetPort": 8080}],
+                "externalIPs": ["192.0.2.9"],
+            },
+        },
+    ],
+}
+DOUBTS = (
+    "doesn't match the only workload given in namespace finance; they have app=web",
+    "80 is Service finance/web's port; write the container's, 8080",
+    "is fiance, and nothing else that is given is about that namespace",
+    "AuthorizationPolicy.security.istio.io: nobody is refused for what it says",
+    "DestinationRule.networking.istio.io: connections are made as ever",
+    "Pod finance/web: activeDeadlineSeconds: has no effect on a local pod",
+    "Service finance/web: spec.externalIPs: has no effect in a local mesh",
+)
+
+
+def test_a_running_mesh_says_once_each_what_validate_knows(make_mesh: MakeMesh) -> None:
+    objects = [namespace("finance", mesh=True), *(each for of in DOUBTFUL.values() for each in of)]
+    mesh = make_mesh({"mesh.yaml": document(objects)})
+    troth = Foreground(mesh)
+    status = mesh.troth("status", check=False).stdout
+    for doubt in DOUBTS:
+        assert (doubt, status.count(doubt)) == (doubt, 1)
+    assert mesh.pod("finance/web")["ready"]
+    troth.type(CTRL_C)
+    assert troth.wait() == 0
+    for doubt in DOUBTS:
+        assert (doubt, troth.output.count(doubt)) == (doubt, 1)
+
+    with contextlib.ExitStack() as ended:
+        ended.callback(mesh.troth, "down")
+        started = mesh.troth("up", "--detach", str(mesh.directory)).stderr
+        for doubt in DOUBTS:
+            assert (doubt, started.count(doubt)) == (doubt, 1)
+
+
+def test_a_doubt_goes_when_its_cause_does(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(ONE_POD)
+    with mesh:
+        mesh.write(
+            "policy.yaml", document([policy("finance/p", "STRICT", selector={"app": "wbe"})])
+        )
+        (problem,) = eventually(lambda: mesh.status()["problems"], what="a problem")
+        assert (problem["path"], problem["severity"]) == ("spec.selector.matchLabels", "warning")
+        assert mesh.troth("status").returncode == 0
+        mesh.write(
+            "policy.yaml", document([policy("finance/p", "STRICT", selector={"app": "web"})])
+        )
+        eventually(lambda: not mesh.status()["problems"], what="no problem")
+
+
 def test_a_mesh_that_does_not_become_ready_says_why_and_goes_on(make_mesh: MakeMesh) -> None:
     container: dict[str, Any] = {"name": "main", "image": "none", "command": ["sleep", "infinity"]}
     container["envFrom"] = [{"configMapRef": {"name": "forgotten"}}]

@@ -70,8 +70,10 @@ def test_how_a_service_is_reached_from_outside_means_nothing_to_a_local_mesh() -
 
 def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -> None:
     assert found(yaml=IN_A_CLUSTER) == []
+    counted = validate(objects(yaml=IN_A_CLUSTER), root_namespace=ROOT, count_local=True)
+    assert (counted.problems, counted.without_effect) == ((), 7)
     report = validate(objects(yaml=IN_A_CLUSTER), root_namespace=ROOT, local=True)
-    assert report.errors == 0
+    assert (report.errors, report.without_effect) == (0, 7)
     assert [(each.subject, each.path, each.found) for each in report.problems] == [
         (
             "NetworkPolicy.networking.k8s.io",
@@ -90,6 +92,71 @@ def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -
         ),
         ("DaemonSet finance/agent", "kind", "is DaemonSet, of which no pods are run here"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("container", "spec", "path"),
+    [
+        ("ports: [{containerPort: 80, hostPort: 8080}]", "", "containers[0].ports[0].hostPort"),
+        (
+            "volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]",
+            "volumes: [{name: v}]",
+            "containers[0].volumeMounts[0].mountPropagation",
+        ),
+        (
+            "readinessProbe: {httpGet: {port: 80, host: example.org}}",
+            "",
+            "containers[0].readinessProbe.httpGet.host",
+        ),
+        ("readinessProbe: {grpc: {port: 80}}", "", "containers[0].readinessProbe.grpc"),
+        ("tty: true", "", "containers[0].tty"),
+        ("", "hostPID: true", "hostPID"),
+        ("", "hostIPC: true", "hostIPC"),
+        (
+            "",
+            "volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]",
+            "volumes[0].emptyDir.sizeLimit",
+        ),
+        (
+            "",
+            "volumes: [{name: v, secret: {secretName: s, defaultMode: 256}}]",
+            "volumes[0].secret.defaultMode",
+        ),
+    ],
+)
+def test_a_field_that_a_local_pod_passes_over_is_told(container: str, spec: str, path: str) -> None:
+    text = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n"
+        f"  {spec}\n  containers:\n  - name: web\n    command: [web]\n    {container}\n"
+    )
+    report = validate(objects(yaml=text), root_namespace=ROOT, local=True)
+    assert [(each.path, each.found) for each in report.problems] == [
+        (path, "has no effect on a local pod")
+    ]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "tolerations: [{operator: Exists}]",
+        "nodeSelector: {disk: fast}",
+        "affinity: {nodeAffinity: {}}",
+        "priorityClassName: high",
+        "topologySpreadConstraints: [{maxSkew: 1}]",
+        "imagePullSecrets: [{name: s}]",
+        "volumes: [{name: v, secret: {secretName: s, defaultMode: 420}}]",
+        "hostAliases: [{ip: 10.9.9.9, hostnames: [a]}]",
+        "dnsConfig: {nameservers: [10.9.9.9]}",
+        "securityContext: {runAsUser: 1000, fsGroup: 1000}",
+        "initContainers: [{name: side, restartPolicy: Always, command: [side]}]",
+    ],
+)
+def test_what_a_local_pod_acts_on_or_need_not_is_not_told(spec: str) -> None:
+    text = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n"
+        f"  {spec}\n  containers:\n  - {{name: web, command: [web]}}\n"
+    )
+    assert validate(objects(yaml=text), root_namespace=ROOT, local=True).problems == ()
 
 
 @pytest.mark.parametrize(
@@ -262,6 +329,7 @@ def test_the_json_form_is_stable() -> None:
         "warnings": 1,
         "objects": {"Namespace": 1, "PeerAuthentication": 1},
         "ignored": {},
+        "without_effect": None,
         "problems": [
             {
                 "subject": "PeerAuthentication finance/p",

@@ -18,8 +18,9 @@ from troth.cli.render_status import render_pods
 from troth.errors import Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local.control import call
-from troth.local.report import MeshStatus
+from troth.local.report import MeshStatus, ignored_notice
 from troth.local.state import StateDirectory
+from troth.sources.without_effect import consequence
 
 
 def register(app: typer.Typer) -> None:
@@ -81,5 +82,8 @@ def _print(mesh: MeshStatus) -> None:
         out.print(f"[red]refused by Envoy:[/red] {escape(refused)}", soft_wrap=True)
     for problem in mesh.problems:
         out.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
+    for kind in mesh.ignored:
+        if consequence(kind):
+            out.print(f"[yellow]warning:[/yellow] {escape(ignored_notice(kind))}", soft_wrap=True)
     for blocker in mesh.waiting_for:
         out.print(f"[yellow]waiting for[/yellow] {escape(blocker)}", soft_wrap=True)

@@ -71,11 +71,20 @@ def validate_command(
         (manifests,) = read_manifests(named, namespace=namespace)
     else:
         raise typer.BadParameter("say what to look at: --filename PATH, or a cluster by --context")
-    report = validate(manifests, root_namespace=root_namespace, local=strict and not cluster)
+    report = validate(
+        manifests,
+        root_namespace=root_namespace,
+        local=strict and not cluster,
+        count_local=not cluster,
+    )
     if output is Output.JSON:
         print_json(report)
     else:
         _print(report)
+        if report.without_effect and not strict:
+            count = report.without_effect
+            what = "1 field or kind has" if count == 1 else f"{count} fields and kinds have"
+            err.print(f"{what} no effect in troth up; --strict names each", style="dim")
     return 1 if report.errors or (strict and report.warnings) else 0
 
 

@@ -25,6 +25,11 @@ _MOST_NAMED = 5
 def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
     """What only shows when objects are seen together: mostly policies that are surely not meant."""
     yield from service_problems(manifests)
+    yield from lint_together(manifests, root_namespace=root_namespace)
+
+
+def lint_together(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
+    """The policies among them: whether each holds for what it seems to hold for."""
     policies = tuple(manifests.policies.values())
     yield from lint_policies(
         policies,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from troth.errors import TrothError
+from troth.explain.lint import lint_together
 from troth.local.addresses import ServiceAddresses
 from troth.local.hosts import HostDns
 from troth.local.launch import users
@@ -84,6 +85,7 @@ class LocalMesh:
         self._troubles: dict[str, str] = {}
         self._plan = PodPlan(pods={})
         self._resolution = Resolution()
+        self._doubts: tuple[Problem, ...] = ()
         self._known_problems: frozenset[str] = frozenset()
         self._ignored: set[str] = set()
         self._stopping: set[asyncio.Task[None]] = set()
@@ -103,7 +105,12 @@ class LocalMesh:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """All that is wrong with the manifests as they stand."""
-        return (*self.manifests.problems, *self._plan.problems, *self._resolution.problems)
+        return (
+            *self.manifests.problems,
+            *self._plan.problems,
+            *self._resolution.problems,
+            *self._doubts,
+        )
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -177,6 +184,9 @@ class LocalMesh:
     async def _follow_manifests(self) -> None:
         async for manifests in watch([Path(path) for path in self.settings.paths]):
             self.manifests = manifests
+            self._doubts = tuple(
+                lint_together(manifests, root_namespace=self.settings.root_namespace)
+            )
             self._loaded = True
             self.wake()
 

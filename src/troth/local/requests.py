@@ -128,7 +128,7 @@ class Requests:
         yield {
             "pod": sandbox.key,
             "uid": sandbox.uid,
-            "containers": [container.name for container in sandbox.template.containers],
+            "containers": [each.name for each in sandbox.template.lasting_containers],
             "waiting": sandbox.blocker,
         }
 
@@ -312,7 +312,10 @@ def _pod_status(mesh: LocalMesh, sandbox: Sandbox) -> PodReport:
         addresses=sandbox.addresses,
         phase=sandbox.status.phase,
         ready=sandbox.status.ready,
-        containers=sandbox.status.containers,
+        containers=(
+            *sandbox.status.containers,
+            *(each for each in sandbox.status.init_containers if each.sidecar),
+        ),
         in_mesh=belongs.in_mesh,
         captured=captured,
         why=why,

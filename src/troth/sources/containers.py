@@ -54,17 +54,16 @@ def read_container(fields: Fields, *, init: bool = False) -> Container:
     readiness = None
     if "readinessProbe" in fields:
         probe = fields.fields("readinessProbe")
-        if "grpc" in probe:
-            unsupported.append("readinessProbe.grpc")
-        else:
+        if "grpc" not in probe:
             readiness = _probe(probe, ports)
     lifecycle = fields.fields("lifecycle")
     lifecycle.only(api.LIFECYCLE)
-    if "stopSignal" in lifecycle:
-        unsupported.append("lifecycle.stopSignal")
     env = [each for field in fields.each("env") if (each := _env_var(field, unsupported))]
     mounts = fields.each("volumeMounts")
-    unsupported += [f"{mount.name}.subPathExpr" for mount in mounts if "subPathExpr" in mount]
+    parts = [(each, without_effect.CONTAINER_PORT) for each in fields.each("ports")]
+    parts += [(each, without_effect.MOUNT) for each in mounts]
+    for part, asking in parts:
+        unsupported += (f"{part.name}.{each}" for each in without_effect.given(part, asking))
     return Container(
         name=fields.needed("name", "give the container a name", rule=NAMESPACE),
         image=fields.string("image"),

@@ -133,7 +133,14 @@ def _template(
         fqdn_as_hostname=spec.boolean("setHostnameAsFQDN"),
         host_aliases=read_host_aliases(spec),
         dns=read_dns(spec),
-        unsupported=tuple(without_effect.given(spec, without_effect.POD)),
+        unsupported=(
+            *without_effect.given(spec, without_effect.POD),
+            *(
+                f"{volume.name}.{field}"
+                for volume in spec.each("volumes")
+                for field in without_effect.given(volume, without_effect.VOLUME)
+            ),
+        ),
         host_network=spec.boolean("hostNetwork"),
         enable_service_links=spec.boolean("enableServiceLinks", default=True),
         termination_grace_seconds=grace,

@@ -19,6 +19,8 @@ _OF_BOTH = ("appArmorProfile", "runAsNonRoot", "seLinuxOptions", "seccompProfile
 POD = (
     "activeDeadlineSeconds",
     "ephemeralContainers",
+    "hostIPC",
+    "hostPID",
     "hostnameOverride",
     "readinessGates",
     "resourceClaims",
@@ -31,7 +33,15 @@ POD = (
 """Fields of a pod's spec; of one with a mapping each field of that is told by itself."""
 
 CONTAINER = (
+    "lifecycle.stopSignal",
     "livenessProbe",
+    "readinessProbe.grpc",
+    *(
+        f"{hook}.{action}.host"
+        for hook in ("readinessProbe", "lifecycle.postStart", "lifecycle.preStop")
+        for action in ("httpGet", "tcpSocket")
+    ),
+    "resources.claims",
     "resources.limits",
     "restartPolicy",
     "restartPolicyRules",
@@ -48,11 +58,30 @@ CONTAINER = (
 SERVICE = ("externalIPs", "loadBalancerIP", "loadBalancerSourceRanges")
 """Fields of a Service's spec."""
 
-_WHOLE = frozenset({"livenessProbe", "startupProbe"})
+CONTAINER_PORT: tuple[str, ...] = ("hostPort",)
+"""Fields of one of a container's ports."""
+
+MOUNT: tuple[str, ...] = ("mountPropagation", "subPathExpr")
+"""Fields of one of a container's mounts."""
+
+VOLUME = (
+    "configMap.defaultMode",
+    "emptyDir.sizeLimit",
+    "secret.defaultMode",
+)
+"""Fields of one of a pod's volumes."""
+
+_WHOLE = frozenset({"grpc", "livenessProbe", "startupProbe"})
+_DEFAULTS: dict[str, object] = {"defaultMode": 0o644, "mountPropagation": "None"}
 
 _KINDS = {
     "AuthorizationPolicy.security.istio.io": "nobody is refused for what it says",
     "DestinationRule.networking.istio.io": "connections are made as ever",
+    "EnvoyFilter.networking.istio.io": "Envoy is told nothing of it",
+    "GRPCRoute.gateway.networking.k8s.io": "connections go where they would without it",
+    "Gateway.gateway.networking.k8s.io": "nothing listens for it",
+    "Gateway.networking.istio.io": "nothing listens for it",
+    "HTTPRoute.gateway.networking.k8s.io": "connections go where they would without it",
     "HorizontalPodAutoscaler.autoscaling": "replicas are as many as their Deployment says",
     "Ingress.networking.k8s.io": "nothing listens for it",
     "LimitRange": "containers have no limits",
@@ -61,7 +90,11 @@ _KINDS = {
     "RequestAuthentication.security.istio.io": "no token is looked at",
     "ResourceQuota": "nothing is counted",
     "ServiceEntry.networking.istio.io": "no name or address comes of it",
+    "Sidecar.networking.istio.io": "pods reach all that there is",
+    "TCPRoute.gateway.networking.k8s.io": "connections go where they would without it",
+    "TLSRoute.gateway.networking.k8s.io": "connections go where they would without it",
     "VirtualService.networking.istio.io": "connections go where they would without it",
+    "WorkloadEntry.networking.istio.io": "nothing leads there",
 }
 
 
@@ -71,9 +104,13 @@ def given(fields: Fields, names: Iterable[str]) -> Iterator[str]:
     One that is false, zero or empty asks for what a local pod does anyway.
     """
     for name in names:
-        parent, _, own = name.rpartition(".")
-        holder = fields.fields(parent) if parent else fields
+        *parents, own = name.split(".")
+        holder = fields
+        for parent in parents:
+            holder = holder.fields(parent)
         value = holder.value(own)
+        if value == _DEFAULTS.get(own):
+            continue
         if isinstance(value, dict) and own not in _WHOLE:
             yield from (f"{name}.{key}" for key, inner in value.items() if inner)
         elif value:

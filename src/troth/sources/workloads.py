@@ -259,9 +259,13 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ports(self) -> tuple[ContainerPort, ...]:
-        """What all its containers declare, in order; of init containers those that go on."""
-        sidecars = (each for each in self.init_containers if each.is_sidecar)
-        return tuple(port for each in (*self.containers, *sidecars) for port in each.ports)
+        """What all its containers declare, in order."""
+        return tuple(port for each in self.lasting_containers for port in each.ports)
+
+    @property
+    def lasting_containers(self) -> tuple[Container, ...]:
+        """Its containers and its sidecars: all that go on."""
+        return (*self.containers, *(each for each in self.init_containers if each.is_sidecar))
 
     @property
     def host_ports(self) -> tuple[int, ...]:
