@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +17,7 @@ from tests.rig.mesh import ClusterMesh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.rig.harness import Cluster
     from tests.rig.programs import Program
@@ -163,6 +166,26 @@ def test_an_agent_that_can_not_serve_all_pods_leaves_the_node_to_the_one_before(
             second.kill()
     finally:
         mesh.controller.resume()
+    assert mesh.readiness(mesh.agents[NODE])[0]
+
+
+def test_an_agent_whose_rules_the_kernel_refuses_ends_and_leaves_the_node_to_the_one_before(
+    mesh: ClusterMesh, shop: Shop, second: Program, tmp_path: Path
+) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text(
+        f"""#!/bin/sh
+(cat; echo "add table inet no
+add chain inet no no {{ type filter hook output priority 0; }}
+add rule inet no no redirect") | exec {shutil.which("nft")} "$@"
+"""
+    )
+    nft.chmod(0o755)
+    second.argv = ("env", f"PATH={tmp_path}:{os.environ['PATH']}", *second.argv)
+    with shop.load():
+        second.start()
+        assert second.await_end() == 1
+    assert "no pod can be captured, because the kernel refuses the rules" in second.last_words()
     assert mesh.readiness(mesh.agents[NODE])[0]
 
 

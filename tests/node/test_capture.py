@@ -6,6 +6,8 @@ import asyncio
 import errno
 import itertools
 import json
+import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -17,7 +19,15 @@ import pytest
 from troth.envoy.ports import APP_MARK, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
 from troth.node import netns as _netns
-from troth.node.capture import apply_ruleset, capture, capture_rules, release
+from troth.node.capture import (
+    _PARTS,
+    _takes,
+    apply_ruleset,
+    capture,
+    capture_rules,
+    release,
+    tried_kernel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -569,6 +579,67 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
     assert rules(pod) == before
 
 
+def a_missing_nft_is_named_with_its_package(directory: Path) -> None:
+    _netns.create(directory / "pod")
+    os.environ["PATH"] = str(directory)
+    for act in (capture(directory / "pod"), apply_ruleset(directory / "pod", "")):
+        with pytest.raises(EnvironmentLackError) as lacking:
+            asyncio.run(act)
+        assert "install nftables" in lacking.value.remedy
+
+
+def refuse_rules_with(words: str, directory: Path) -> Path:
+    """Have the kernel refuse what speaks of something, from now on; a file of a line for each try.
+
+    Such rulesets get a rule more, which no kernel takes: a redirect in a chain that isn't of NAT.
+    """
+    real, tries = shutil.which("nft"), directory / "tries"
+    script = directory / "nft"
+    script.write_text(
+        f"""#!/bin/sh
+rules=$(cat)
+echo >> {tries}
+case "$rules" in *"{words}"*) rules="$rules
+add table inet no
+add chain inet no no {{ type filter hook output priority 0; }}
+add rule inet no no redirect" ;; esac
+echo "$rules" | exec {real} "$@"
+"""
+    )
+    script.chmod(0o755)
+    os.environ["PATH"] = f"{directory}:{os.environ['PATH']}"
+    return tries
+
+
+def all_parts_of_the_rules_are_there(directory: Path) -> None:
+    del directory
+    assert tried_kernel().refusing
+    assert _netns.call_in_new(lambda: [part for part in _PARTS if not _takes(_PARTS[part])]) == []
+
+
+def a_kernel_that_lacks_a_part_is_told_which(directory: Path) -> None:
+    _netns.create(directory / "pod")
+    refuse_rules_with("socket mark", directory)
+    for _ in range(2):
+        with pytest.raises(EnvironmentLackError) as lacking:
+            asyncio.run(capture(directory / "pod"))
+        assert "no pod can be captured" in lacking.value.lack
+        assert "not supported" in lacking.value.lack
+        assert lacking.value.remedy == "load or build what it lacks: nft_socket"
+    assert rules(directory / "pod") == []
+
+
+def an_older_kernel_is_tried_once_and_pods_are_captured_by_what_it_takes(directory: Path) -> None:
+    pod, other = two_linked_namespaces(directory)
+    tries = refuse_rules_with("socket transparent", directory)
+    for _ in range(3):
+        asyncio.run(capture(pod))
+    assert len(tries.read_text()) == 2 + 3
+    with listening(pod, POD, PORT_SETS[0].inbound):
+        assert reaches(other, POD, 80)  # though nobody listens there
+    assert not tried_kernel().refusing
+
+
 @pytest.mark.parametrize(
     "scene",
     [
@@ -615,6 +686,13 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
         pytest.param(again_changes_nothing, id="once more changes nothing"),
         pytest.param(other_tables_are_left_alone, id="other tables are left alone"),
         pytest.param(a_refused_ruleset_changes_nothing, id="a refused ruleset changes nothing"),
+        pytest.param(a_missing_nft_is_named_with_its_package, id="a missing nft is named"),
+        pytest.param(all_parts_of_the_rules_are_there, id="all parts of the rules are there"),
+        pytest.param(a_kernel_that_lacks_a_part_is_told_which, id="what a kernel lacks is told"),
+        pytest.param(
+            an_older_kernel_is_tried_once_and_pods_are_captured_by_what_it_takes,
+            id="an older kernel is tried once",
+        ),
     ],
 )
 def test_capture_in_the_kernel(
@@ -628,15 +706,6 @@ def test_capture_in_the_kernel(
 async def test_a_namespace_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="gone"):
         await capture(tmp_path / "gone")
-
-
-async def test_a_missing_nft_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EnvironmentLackError) as lacking:
-        await apply_ruleset(tmp_path, "")
-    assert "install nftables" in lacking.value.remedy
 
 
 def test_the_rules_speak_of_first_packets_only() -> None:

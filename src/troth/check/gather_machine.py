@@ -9,9 +9,8 @@ import shutil
 import subprocess
 
 from troth.check.facts import MachineFacts
-from troth.node.capture import capture_rules
-from troth.node.strangers import StrangerLimits, stranger_rules
-from troth.node.unserved import unserved_rules
+from troth.node.capture import complete_rules
+from troth.node.strangers import StrangerLimits
 
 _TOOLS = ("nft", "nsenter", "setpriv", "unshare")
 _SECONDS = 10.0
@@ -61,7 +60,7 @@ def _try_capture() -> str | None:
     """
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     limits = StrangerLimits(burst=4, total_burst=8, total_rate=1)  # any
-    rules = capture_rules() + stranger_rules(limits) + unserved_rules()
+    rules = complete_rules(strangers=limits)
     done = _run(("unshare", *user, "--net", "nft", "--file", "-"), rules)
     if done is None or (done.returncode and _NOT_PERMITTED.search(done.stderr)):
         return None

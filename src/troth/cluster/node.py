@@ -38,7 +38,7 @@ from troth.kube.client import ApiServer
 from troth.kube.typed import api_client, api_errors
 from troth.mesh.ports import NO_PORTS
 from troth.node.agent import NodeAgent
-from troth.node.capture import is_captured
+from troth.node.capture import is_captured, tried_kernel
 from troth.node.csr_signer import ClusterSigner
 from troth.node.issuers import Issuers
 from troth.node.metrics import NodeMetrics
@@ -166,8 +166,12 @@ class ClusterNode:
         """
         client = api_client(self._config, field_manager="troth-node")
         try:
-            async with self._answering_health(), take_place(self.settings.run_dir) as place:
-                await self._run(client, place)
+            async with self._answering_health():
+                # Before there is anything to hand over: an agent that can't capture takes no pods
+                # from one that can.
+                await asyncio.to_thread(tried_kernel)
+                async with take_place(self.settings.run_dir) as place:
+                    await self._run(client, place)
         finally:
             await client.close()
 

@@ -23,21 +23,28 @@ app that begins to listen within a second gets the connection.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import subprocess
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from troth.envoy.ports import APP_MARK, ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
-from troth.node.netns import enter_command
+from troth.node.netns import call_in, call_in_new
 from troth.node.routes import keep_inside
-from troth.node.strangers import idle_stranger_rules, no_stranger_rules, stranger_rules
+from troth.node.strangers import (
+    StrangerLimits,
+    idle_stranger_rules,
+    no_stranger_rules,
+    stranger_rules,
+)
 from troth.node.sysctls import apply_sysctls
 from troth.node.unserved import IF_HEARD, no_unserved_rules, unserved_rules
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from troth.envoy.ports import PortSet
-    from troth.node.strangers import StrangerLimits
 
 TABLE = "troth"
 
@@ -188,6 +195,109 @@ table inet {TABLE} {{
 """
 
 
+class Kernel(NamedTuple):
+    """What this machine's kernel takes of the rules.
+
+    Attributes:
+        refusing: What needs Linux 5.11: to refuse what nobody listens for, and to have Envoy's
+            connections to the app wait a moment.
+    """
+
+    refusing: bool
+
+
+def complete_rules(
+    ports: PortSet = PORT_SETS[0],
+    *,
+    probes: bool = False,
+    strangers: StrangerLimits | None = None,
+    kernel: Kernel = Kernel(refusing=True),  # noqa: B008 - immutable
+) -> str:
+    """All tables of a captured pod as one nftables transaction; arguments as of `capture`."""
+    return "".join(
+        (
+            capture_rules(ports, probes=probes, patient=kernel.refusing),
+            no_stranger_rules() if strangers is None else stranger_rules(strangers),
+            unserved_rules(
+                unheard=kernel.refusing,
+                uncounted=(PROBE_SOURCE_V4, PROBE_SOURCE_V6) if probes else (),
+            ),
+        )
+    )
+
+
+@cache
+def tried_kernel() -> Kernel:
+    """Try a capture, whole, in a network namespace of its own; once for each process.
+
+    It takes a moment, so call it in a thread.
+
+    Raises:
+        EnvironmentLackError: No pod can be captured: the kernel refuses something that capture
+            can't do without, or nft isn't there.
+    """
+    return call_in_new(_try)
+
+
+def _try() -> Kernel:
+    complaint = ""
+    # The second Envoy's ports need a rule more than the first one's.
+    ports = PORT_SETS[1]
+    for kernel in (Kernel(refusing=True), Kernel(refusing=False)):
+        try:
+            _capture_here(complete_rules(ports, probes=True, strangers=_ANY_LIMITS, kernel=kernel))
+        except PeerError as error:
+            complaint = " ".join(error.reason.replace("^", " ").split())[:_MOST_SAID]
+        else:
+            return kernel
+    lacking = ", ".join(part for part, rules in _PARTS.items() if not _takes(rules))
+    raise EnvironmentLackError(
+        f"no pod can be captured, because the kernel refuses the rules: {complaint}",
+        f"load or build what it lacks: {lacking}"
+        if lacking
+        else "run a kernel that has nf_tables with all its parts",
+    )
+
+
+def _takes(rules: str) -> bool:
+    try:
+        _nft(f"add table inet {_TRIAL}\n{rules}\ndelete table inet {_TRIAL}\n")
+    except PeerError:
+        return False
+    return True
+
+
+_MOST_SAID = 300
+"""Characters of what nft says."""
+
+_ANY_LIMITS = StrangerLimits(burst=4, total_burst=8, total_rate=1)
+
+_TRIAL = "troth_trial"
+
+
+def _part(kind: str, hook: str, rule: str = "") -> str:
+    chain = f"add chain inet {_TRIAL} c {{ type {kind} hook {hook} priority 0; }}"
+    return f"{chain}\nadd rule inet {_TRIAL} c {rule}" if rule else chain
+
+
+_PARTS: Mapping[str, str] = {
+    "nf_tables of family inet": "",
+    "nft_chain_nat": _part("nat", "output"),
+    "nft_redir": _part("nat", "output", "tcp dport 1 redirect to :2"),
+    "nft_nat": _part("nat", "prerouting", "tcp dport 1 dnat to :2"),
+    "nft_fib_inet": _part("filter", "output", "fib daddr type local return"),
+    "nft_socket": _part("filter", "input", "socket mark 1 drop"),
+    "nft_ct": _part("filter", "output", "ct state new return"),
+    "nft_reject_inet": _part("filter", "output", "reject with tcp reset"),
+    "nft_limit": _part("filter", "prerouting", "limit rate over 1/second drop"),
+    "dynamic sets of nf_tables": (
+        f"add set inet {_TRIAL} s {{ type ipv4_addr; flags dynamic,timeout; size 4; timeout 1s; }}"
+        "\n" + _part("filter", "prerouting", "update @s { ip saddr counter }")
+    ),
+}
+"""What the rules are made of, by the kernel's name for it, each in rules that need little else."""
+
+
 async def capture(
     netns: Path,
     ports: PortSet = PORT_SETS[0],
@@ -204,25 +314,24 @@ async def capture(
         strangers: How often they may come to the tunnel; None for no limit.
 
     Raises:
-        EnvironmentLackError: nft isn't there, or the kernel doesn't let us set sysctls.
-        PeerError: The kernel refused the rules.
+        EnvironmentLackError: As of `tried_kernel`, or the kernel doesn't let us set sysctls.
+        PeerError: The kernel refused the rules, or there is no such namespace.
     """
-    door = no_stranger_rules() if strangers is None else stranger_rules(strangers)
-    lacking = await asyncio.to_thread(apply_sysctls, netns)
-    await asyncio.to_thread(keep_inside, netns)
 
-    uncounted = (PROBE_SOURCE_V4, PROBE_SOURCE_V6) if probes else ()
+    def visit() -> None:
+        kernel = tried_kernel()
+        _capture_here(complete_rules(ports, probes=probes, strangers=strangers, kernel=kernel))
 
-    def rules(*, refusing: bool) -> str:
-        unserved = unserved_rules(unheard=refusing, uncounted=uncounted)
-        return capture_rules(ports, probes=probes, patient=refusing) + door + unserved
+    await asyncio.to_thread(call_in, netns, visit)
 
-    try:
-        await apply_ruleset(netns, rules(refusing=True))
-    except PeerError:  # an older kernel, or there is no such namespace
-        await apply_ruleset(netns, rules(refusing=False))
+
+def _capture_here(rules: str) -> None:
+    """Capture the calling thread's network namespace."""
+    lacking = apply_sysctls()
+    keep_inside()
+    _nft(rules)
     if lacking:  # the rules may have brought them
-        await asyncio.to_thread(apply_sysctls, netns)
+        apply_sysctls()
 
 
 async def release(netns: Path, ports: PortSet = PORT_SETS[0]) -> None:
@@ -238,36 +347,29 @@ async def release(netns: Path, ports: PortSet = PORT_SETS[0]) -> None:
 
 async def is_captured(netns: Path) -> bool:
     """Whether the network namespace at ``netns`` is captured now; raises as `capture` does."""
-    rules = await _nft(netns, "list ruleset inet")
+    rules = await asyncio.to_thread(call_in, netns, lambda: _nft("list ruleset inet"))
     own = rules.partition(f"table inet {TABLE} {{")[2].partition("\n}")[0]
     return "redirect" in own
 
 
 async def apply_ruleset(netns: Path, ruleset: str) -> None:
     """Run one nftables transaction inside a network namespace; raises as `capture` does."""
-    await _nft(netns, ruleset)
+    await asyncio.to_thread(call_in, netns, lambda: _nft(ruleset))
 
 
-async def _nft(netns: Path, commands: str) -> str:
-    """What nft says to commands that it reads from standard input."""
+def _nft(commands: str) -> str:
+    """What nft says to commands, in the calling thread's network namespace."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            *enter_command(netns),
-            "nft",
-            "-f",
-            "-",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        done = subprocess.run(
+            ["nft", "-f", "-"],
+            input=commands,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
     except FileNotFoundError as error:
-        raise EnvironmentLackError(
-            f"{error.filename} is not installed", "install nftables and util-linux"
-        ) from error
-    answer, complaint = await process.communicate(commands.encode())
-    if process.returncode:
-        words = complaint.decode(errors="replace").strip()
-        if "failed to execute nft" in words:
-            raise EnvironmentLackError("nft is not installed", "install nftables")
-        raise PeerError("nft", words or f"exit code {process.returncode}")
-    return answer.decode(errors="replace")
+        raise EnvironmentLackError("nft is not installed", "install nftables") from error
+    if done.returncode:
+        raise PeerError("nft", done.stderr.strip() or f"exit code {done.returncode}")
+    return done.stdout

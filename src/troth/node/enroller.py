@@ -32,7 +32,7 @@ _RETRY_SECONDS = 2.0
 """How soon a pod that could not be captured is tried again."""
 
 _AT_ONCE = 4
-"""Pods that are captured at a time: for each, two programs are started and waited for."""
+"""Pods that are captured at a time: for each, a program is started and waited for."""
 
 _DRAIN_LOOK_SECONDS = 1.0
 """How often released pods are looked at for connections that are left."""

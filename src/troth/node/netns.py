@@ -13,13 +13,13 @@ import os
 import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from troth.errors import EnvironmentLackError, PeerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from troth.errors import TrothError
 
@@ -124,6 +124,24 @@ def call_in(path: Path, action: Callable[[], T]) -> T:
             return action()
 
         return _in_own_thread(enter_and_act)
+
+
+def call_in_new(action: Callable[[], T]) -> T:
+    """Calls ``action`` as `call_in` does, inside a new namespace that ends with it.
+
+    Raises:
+        EnvironmentLackError: The kernel makes none.
+    """
+
+    def make_and_act() -> T:
+        try:
+            _check(_libc.unshare(_CLONE_NEWNET))
+            _raise_loopback()
+        except OSError as error:
+            raise _explain(error, Path("(a new one)"), "make") from error
+        return action()
+
+    return _in_own_thread(make_and_act)
 
 
 def socket_in(

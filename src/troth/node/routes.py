@@ -12,15 +12,10 @@ import contextlib
 import errno
 import socket
 import struct
-from typing import TYPE_CHECKING
 
 from troth.envoy.ports import APP_MARK
 from troth.errors import PeerError
 from troth.node.netlink import attribute, change
-from troth.node.netns import call_in
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TABLE = 15007
 """Of these routes. Low numbers are what others take, the CNI's source-based routing among them."""
@@ -45,26 +40,21 @@ _WITHOUT_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES})
 """How a kernel or a namespace says that it has no IPv6; such a pod has no IPv6 address either."""
 
 
-def keep_inside(netns: Path) -> None:
-    """Keep Envoy's connections to the app inside the namespace at ``netns``; fine when repeated.
+def keep_inside() -> None:
+    """Keep Envoy's connections to the app inside the calling thread's network namespace.
+
+    Harmless when repeated.
 
     Raises:
-        PeerError: There is no network namespace, or the kernel refused the routes.
-        EnvironmentLackError: It may not be entered.
+        PeerError: The kernel refused the routes.
     """
-    try:
-        call_in(netns, _keep_inside)
-    except OSError as error:
-        raise PeerError(f"network namespace {netns}", f"takes no routes: {error}") from error
-
-
-def _keep_inside() -> None:
-    _put(socket.AF_INET)
-    try:
-        _put(socket.AF_INET6)
-    except OSError as error:
-        if error.errno not in _WITHOUT_IPV6:
-            raise
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            _put(family)
+        except OSError as error:
+            if family is socket.AF_INET6 and error.errno in _WITHOUT_IPV6:
+                return
+            raise PeerError("the pod's network namespace", f"takes no routes: {error}") from error
 
 
 def _put(family: socket.AddressFamily) -> None:

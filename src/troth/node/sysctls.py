@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from troth.errors import EnvironmentLackError
-from troth.node.netns import call_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 
 _log = structlog.get_logger(__name__)
@@ -80,15 +78,14 @@ POD_SYSCTLS = (
 """Of every captured pod."""
 
 
-def apply_sysctls(netns: Path, sysctls: Iterable[Sysctl] = POD_SYSCTLS) -> frozenset[str]:
-    """Set sysctls in the network namespace at ``netns``; harmless when repeated.
+def apply_sysctls(sysctls: Iterable[Sysctl] = POD_SYSCTLS) -> frozenset[str]:
+    """Set sysctls in the calling thread's network namespace; harmless when repeated.
 
     Returns:
         Names of those that the kernel doesn't have, or doesn't let us set. Those of connection
         tracking appear with the first rule that asks for it.
 
     Raises:
-        PeerError: There is no network namespace at ``netns``.
         EnvironmentLackError: The kernel doesn't let us set one that is vital.
     """
 
@@ -101,14 +98,11 @@ def apply_sysctls(netns: Path, sysctls: Iterable[Sysctl] = POD_SYSCTLS) -> froze
             _log.warning("a sysctl can't be set", name=sysctl.name, reason=str(error))
             return False
 
-    def apply() -> frozenset[str]:
-        return frozenset(each.name for each in sysctls if not is_set(each))
-
     try:
-        return call_in(netns, apply)
+        return frozenset(each.name for each in sysctls if not is_set(each))
     except OSError as error:
         raise EnvironmentLackError(
-            f"cannot set sysctls in network namespace {netns}: {error}",
+            f"cannot set sysctls in the pod's network namespace: {error}",
             "run as root with CAP_NET_ADMIN, and with CAP_SYS_ADMIN where /proc/sys is read-only",
         ) from error
 
