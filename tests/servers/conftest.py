@@ -10,6 +10,9 @@ from tests.e2e.harness import Host, Mesh, eventually
 from tests.servers.manifests import in_both, pod
 from tests.servers.places import PLACES, Place, Pods, find_place
 
+from troth.local.control import call
+from troth.local.state import StateDirectory
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -77,6 +80,19 @@ def home(home_name: str, pods: Pods) -> Place:
     return find_place(pods, home_name)
 
 
+@pytest.fixture(
+    scope="session", params=[name for name, (_, one, other) in PLACES.items() if one != other]
+)
+def border_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def border(border_name: str, pods: Pods) -> Place:
+    """Each place where servers and clients are on different sides of the mesh's border, in turn."""
+    return find_place(pods, border_name)
+
+
 @pytest.fixture
 def inside(pods: Pods) -> Place:
     """The place inside the mesh, PERMISSIVE to begin with."""
@@ -84,10 +100,17 @@ def inside(pods: Pods) -> Place:
 
 
 class _PatientMesh(Mesh):
-    """A mesh of pods that take longer than `troth up --detach` waits for."""
+    """A mesh of pods that take longer than `troth up --detach` waits for.
+
+    Its status is asked for hundreds of times, so it is had without a command.
+    """
 
     def up(self) -> None:
         self.troth("up", "--detach", *self.options, str(self.directory), check=False)
+
+    def status(self) -> dict[str, Any]:
+        (report,) = call(StateDirectory(self.state).control, "status")
+        return report
 
 
 def _unready(mesh: Mesh) -> list[str]:

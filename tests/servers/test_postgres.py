@@ -127,6 +127,37 @@ def test_open_connections_and_replication_outlive_changes_of_mode(inside: Place)
         assert inside.on("postgres", *LOCAL, "-c", started) == standby
 
 
+def test_a_standby_across_the_border_outlives_changes_of_mode(border: Place) -> None:
+    host = border.name("postgres")
+    with border.session("bash", "-euc", _BORDER_STANDBY, "_", host) as standby:
+        standby.hear("started streaming")
+        assert senders(border) & set(border.client().values())
+        started = "select backend_start from pg_stat_replication order by backend_start"
+        before = border.on("postgres", *LOCAL, "-c", started)
+        for mode in border.changes():
+            change = f"truncate pile; insert into pile values ('{mode}')"
+            border.run(*psql("app", host), "-c", change)
+            eventually(
+                lambda mode=mode: (  # type: ignore[misc]  # mypy can't type defaults
+                    border.run(*psql("postgres", "/data/standby"), "-c", "select line from pile")
+                    == f"{mode}\n"
+                ),
+                what=f"{mode!r} at the standby",
+            )
+        assert border.on("postgres", *LOCAL, "-c", started) == before
+    border.run("rm", "-r", "/data/standby")
+
+
+_BORDER_STANDBY = f"""
+mkdir /data/standby
+chown nobody /data/standby
+bin=$(echo /usr/lib/postgresql/*/bin)
+{AS_NOBODY} $bin/pg_basebackup --host="$1" --username=app --pgdata=/data/standby/db \
+  --write-recovery-conf --no-sync --checkpoint=fast
+exec {AS_NOBODY} $bin/postgres -D /data/standby/db \
+  -c listen_addresses= -c unix_socket_directories=/data/standby
+"""
+
 LOCAL = psql("postgres", "/data")
 
 

@@ -169,6 +169,37 @@ def test_replication_subscriptions_and_the_cluster_outlive_changes_of_mode(insid
     assert current_master(inside) == master
 
 
+def test_replication_across_the_border_outlives_changes_of_mode(border: Place) -> None:
+    # Of their own, or Sentinel would look after them.
+    script = ("bash", "-euc", f"mkdir -p /data/redis; cd /data/redis; {_BORDER} $@", "_")
+    master = border.pods.addresses(f"{border.servers}/client")["IPv4"]
+    with (
+        border.server_session(*script) as one,
+        border.session(*script, "--replicaof", master, str(_BORDER_PORT)) as other,
+    ):
+        one.hear("Ready to accept connections")
+        other.hear("Finished with success")
+        asked = cli(master, "info", "replication", port=_BORDER_PORT)
+        assert pair(fields(border.run(*asked))["slave0"])["ip"] == border.client()["IPv4"]
+        for mode in border.changes():
+            border.run(*cli(master, "set", "mode", mode, port=_BORDER_PORT))
+            eventually(
+                lambda mode=mode: (  # type: ignore[misc]  # as above
+                    border.run(*cli("127.0.0.1", "get", "mode", port=_BORDER_PORT)) == f"{mode}\n"
+                ),
+                what=f"{mode!r} at the replica",
+            )
+        stats = fields(border.run(*cli(master, "info", "stats", port=_BORDER_PORT)))
+        assert (stats["sync_full"], stats["sync_partial_ok"]) == ("1", "0"), "it connected again"
+
+
+_BORDER_PORT = 6390
+_BORDER = (
+    f"exec redis-server --port {_BORDER_PORT} --protected-mode no --save ''"
+    " --repl-diskless-sync-delay 0"
+)
+
+
 def watched(place: Place, sentinel: str) -> str:
     """What a sentinel says of the master it watches."""
     host = f"{sentinel}.sentinel.{place.servers}"
