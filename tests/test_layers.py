@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,8 +87,10 @@ MAY_IMPORT = {
     ),
     "check": frozenset({"policy", "identity", "mesh", "kube", "sources", "envoy", "node"}),
     "dial": frozenset({"policy", "identity", "mesh", "explain", "trace", "envoy", "node"}),
+    "control": frozenset({"policy", "identity", "mesh", "dial"}),
     "local": frozenset(
         {
+            "control",
             "policy",
             "identity",
             "mesh",
@@ -99,12 +104,21 @@ MAY_IMPORT = {
         }
     ),
     "diagnosis": frozenset(
-        {"policy", "identity", "mesh", "envoy", "explain", "trace", "dial", "local"}
+        {"policy", "identity", "mesh", "envoy", "explain", "trace", "dial", "control", "local"}
     ),
     "demo": frozenset(
-        {"policy", "identity", "mesh", "envoy", "kube", "sources", "trace", "dial", "local"}
+        {
+            *("policy", "identity", "mesh", "envoy", "kube", "sources", "trace", "dial", "control"),
+            "local",
+        }
     ),
 }
+
+
+SLOW = frozenset(
+    {"asyncio", "cryptography", "grpc", "httpx2", "lightkube", "structlog", "watchfiles", "yaml"}
+)
+"""Packages that take as long to import as the answer takes to come."""
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -141,3 +155,24 @@ def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
         if name.startswith("troth.") and not name.startswith(("troth._", "troth.errors"))
     }
     assert imported <= MAY_IMPORT[package] | {package}
+
+
+@pytest.mark.parametrize(
+    ("command", "most"), [("why", 32), ("status", 40), ("events", 32)], ids=str
+)
+def test_a_command_that_asks_one_question_loads_little(
+    command: str, most: int, tmp_path: Path
+) -> None:
+    script = (
+        "import sys; from troth.cli.app import run; run(sys.argv[1:]); print(*sorted(sys.modules))"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", script, command],
+        env=os.environ | {"TROTH_STATE_DIR": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = asked.stdout.split()
+    assert not {name.partition(".")[0] for name in loaded} & SLOW
+    assert len([name for name in loaded if name.startswith("troth")]) <= most

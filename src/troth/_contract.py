@@ -13,8 +13,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,8 +136,3 @@ def policy_digest(policies: Iterable[tuple[str, int]]) -> str:
     """
     lines = sorted(f"{uid} {generation}\n" for uid, generation in policies)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:_DIGEST_CHARACTERS]
-
-
-def root_fingerprint(pem: bytes) -> str:
-    """Name a root certificate by the SHA-256 of its DER, as ``openssl x509 -fingerprint`` does."""
-    return x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()

@@ -20,7 +20,8 @@ from troth.errors import EnvironmentLackError, InputError
 from troth.explain.audit import audit
 from troth.explain.noted import note
 from troth.explain.validate import validate
-from troth.explain.why import Conflict, why
+from troth.explain.why import why
+from troth.explain.why_report import Conflict
 from troth.policy.model import Mode
 from troth.sources.files import load
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.columns import assert_whole
 
 from troth.cli.render_status import render_pods
-from troth.local.report import PodReport, PortStatus
+from troth.control.messages import PodReport, PortStatus
 from troth.mesh.model import PodPhase
 from troth.policy.model import Mode
 from troth.policy.scope import Scope

@@ -47,7 +47,7 @@ from tests.rig.control import (
 from tests.rig.harness import Cluster
 from tests.rig.objects import PeerAuthentication, find
 
-from troth._contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest, root_fingerprint
+from troth._contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest
 from troth.controller.authority import Authority
 from troth.controller.events import Events
 from troth.controller.keyring import ROTATE_ANNOTATION
@@ -58,6 +58,7 @@ from troth.identity.keys import new_key
 from troth.identity.rotation import SigningRequest
 from troth.identity.spiffe import SpiffeId
 from troth.identity.validation import validate_svid_chain
+from troth.identity.x509 import root_fingerprint
 from troth.node.certificates import Signed
 from troth.node.csr_signer import ClusterSigner
 from troth.node.report import NodeReporter

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.controller.conftest import NOW, TRUST_DOMAIN, WEB
 
-from troth._contract import NodeReport, root_fingerprint
+from troth._contract import NodeReport
 from troth.controller.keyring import (
     MADE_ANNOTATION,
     PHASE_ANNOTATION,
@@ -30,6 +30,7 @@ from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
 from troth.identity.spiffe import TrustDomain
 from troth.identity.validation import validate_svid_chain
+from troth.identity.x509 import root_fingerprint
 
 if TYPE_CHECKING:
     from troth.identity.bundle import TrustBundle

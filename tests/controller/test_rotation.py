@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from troth._contract import NodeReport, root_fingerprint
+from troth._contract import NodeReport
 from troth.controller.keyring import PHASE_ANNOTATION, ROTATE_ANNOTATION, SINCE_ANNOTATION, Phase
 from troth.controller.rotation import RotationState, rotation_state
 from troth.errors import InputError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
+from troth.identity.x509 import root_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,13 +8,14 @@ from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
 from troth.explain.noted import note
 from troth.explain.remedies import TEXTS
-from troth.explain.why import Conflict, why, with_conflicts
+from troth.explain.why import why, with_conflicts
+from troth.explain.why_report import Conflict
 from troth.mesh.connections import Connection, Reason, Side
 from troth.mesh.model import Endpoint, Service, ServicePort
 from troth.policy.model import Mode
 
 if TYPE_CHECKING:
-    from troth.explain.why import Refusal, Why
+    from troth.explain.why_report import Refusal, Why
     from troth.mesh.world import World
 
 MTLS = policy("finance/payments-mtls", Mode.STRICT, app="payments")

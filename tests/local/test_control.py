@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from troth._peers import Peer, is_our_user
+from troth.control.protocol import call
 from troth.errors import EnvironmentLackError, InputError, PeerError, Problem
-from troth.local.control import Answer, ControlServer, call, from_outside
+from troth.local.control import Answer, ControlServer, from_outside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

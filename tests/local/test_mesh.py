@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+from troth.control.state_dir import Settings, StateDirectory
 from troth.identity.spiffe import TrustDomain
 from troth.local.mesh import LocalMesh
 from troth.local.nameserver import NameServer
-from troth.local.state import Settings, StateDirectory
 from troth.mesh.world import World
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from troth.control.state_dir import Settings, StateDirectory
 from troth.errors import EnvironmentLackError
 from troth.local import outside
 from troth.local import uplink as _uplink
 from troth.local.outside import Outside
-from troth.local.state import Settings, StateDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from troth.control.messages import State
 from troth.errors import InputError, PeerError, Problem
 from troth.local.launch import Bind
 from troth.local.pod import PodRunner, Prepared
 from troth.local.processes import members
-from troth.local.status import PodStatus, State
 from troth.mesh.model import Pod, PodPhase
 from troth.node import netns
 from troth.sources.workloads import Container, Hook, HttpGet, PodTemplate, Probe, RestartPolicy
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from tests.conftest import InNode
+
+    from troth.local.status import PodStatus
 
 SERVER = (sys.executable, "-m", "http.server", "8080")
 CONNECT = "import socket; socket.create_connection(('127.0.0.1', 8080))"

@@ -2,13 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from troth.local.status import (
-    Backoff,
-    ContainerStatus,
-    State,
-    restarts,
-    summarize,
-)
+from troth.control.messages import ContainerStatus, State
+from troth.local.status import Backoff, restarts, summarize
 from troth.mesh.model import PodPhase
 from troth.sources.workloads import RestartPolicy
 

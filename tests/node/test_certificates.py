@@ -7,10 +7,10 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from troth._contract import root_fingerprint
 from troth.errors import PeerError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.identity.x509 import root_fingerprint
 from troth.node import certificates
 from troth.node.certificates import CertificateKeeper, Signed
 from troth.node.issuers import issuers

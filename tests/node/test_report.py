@@ -15,13 +15,14 @@ from lightkube.config.models import Cluster
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import ConfigMap
 
-from troth._contract import SIGNER_NAME, NodeReport, root_fingerprint
+from troth._contract import SIGNER_NAME, NodeReport
 from troth.errors import PeerError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
+from troth.identity.x509 import root_fingerprint
 from troth.node.answers import certificate
 from troth.node.csr_signer import ClusterSigner
 from troth.node.issuers import Issuers, issuers

@@ -10,8 +10,8 @@ from tests.e2e.harness import Host, Mesh, eventually
 from tests.servers.manifests import in_both, pod
 from tests.servers.places import PLACES, Place, Pods, find_place
 
-from troth.local.control import call
-from troth.local.state import StateDirectory
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,10 +26,10 @@ from troth.cli.reviews import (
     tell_unanswered,
 )
 from troth.cli.write_policies import write_policies
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 from troth.explain.audit import audit
 from troth.explain.audit_report import Audit, LeftOut
-from troth.local.control import call
-from troth.local.state import StateDirectory
 from troth.mesh.tally import KEPT
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

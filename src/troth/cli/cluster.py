@@ -2,11 +2,13 @@
 
 Any of them means a cluster, and so does being called as `kubectl troth`; ``-f`` means files, for
 which ``-n`` only completes names; and without either it is the mesh on this machine.
+
+What asks a cluster is imported only for that: it takes several times as long as to ask a local
+mesh.
 """
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -16,9 +18,7 @@ import typer
 from troth._syntax import NAMESPACE
 from troth.cli import PLUGIN
 from troth.errors import InputError, Problem
-from troth.explain.cluster_status import cluster_status
 from troth.policy.scope import Scope
-from troth.sources.collect import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,8 +78,8 @@ def chosen_cluster(
         return None
     if (context, kubeconfig, namespace) == (None, None, None) and not is_plugin(ctx):
         return None
-    # The client of the Kubernetes API takes long to load.
-    from troth.kube.config import cluster_config  # noqa: PLC0415
+    from troth.kube.config import cluster_config  # noqa: PLC0415 - see above
+    from troth.sources.collect import DEFAULT_NAMESPACE  # noqa: PLC0415 - see above
 
     config = cluster_config(kubeconfig, context)
     return Cluster(config, namespace or config.context.namespace or DEFAULT_NAMESPACE)
@@ -115,6 +115,8 @@ def ask_cluster(
     Raises:
         TrothError: It can't be asked.
     """
+    import asyncio  # noqa: PLC0415 - see above
+
     from troth.sources.cluster_manifests import read_cluster  # noqa: PLC0415 - see above
 
     return asyncio.run(
@@ -137,6 +139,9 @@ def ask_status(
     Raises:
         TrothError: It can't be asked, or there is no such namespace.
     """
+    import asyncio  # noqa: PLC0415 - see above
+
+    from troth.explain.cluster_status import cluster_status  # noqa: PLC0415 - see above
     from troth.sources.installation import read_installation  # noqa: PLC0415 - see above
 
     found = asyncio.run(

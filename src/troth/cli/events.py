@@ -22,12 +22,12 @@ from troth.cli.reviews import (
     ask_events,
     tell_unanswered,
 )
-from troth.local.control import call
-from troth.local.state import StateDirectory
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 from troth.mesh.connections import Connection, Outcome
 
 if TYPE_CHECKING:
-    from troth.explain.noted import Unanswered
+    from troth.explain.why_report import Unanswered
     from troth.mesh.connections import Party
 
 _PAUSE_SECONDS = 2.0

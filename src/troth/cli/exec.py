@@ -10,11 +10,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 from troth.errors import PeerError
-from troth.local.control import call
 from troth.local.launch import join_command
 from troth.local.outside import Outside
-from troth.local.state import StateDirectory
 
 _POLL_SECONDS = 0.1
 

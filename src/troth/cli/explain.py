@@ -22,11 +22,11 @@ from troth.cli.cluster import (
 from troth.cli.console import Output, OutputOption, print_json, print_tables
 from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests, warn_of_errors
 from troth.cli.render_explain import render_derivation
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 from troth.errors import InputError, Problem
 from troth.explain.explain import Derivation, explain
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.local.control import call
-from troth.local.state import StateDirectory
 
 
 def register(app: typer.Typer) -> None:

@@ -30,11 +30,11 @@ from troth.cli.manifests import (
 )
 from troth.cli.render_plan import render_plan
 from troth.cli.reviews import Asking, ask_totals, tell_unanswered
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 from troth.errors import InputError, PeerError, Severity, TrothError
 from troth.explain.observed import noted_in_plaintext, seen_in_plaintext
 from troth.explain.plan import plan
-from troth.local.control import call
-from troth.local.state import StateDirectory
 from troth.mesh.connections import Connection
 from troth.sources.amend import amend, as_applied
 

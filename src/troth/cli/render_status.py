@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from troth.local.report import PodReport, PortStatus
+    from troth.control.messages import PodReport, PortStatus
 
 _MINUTES = 60
 

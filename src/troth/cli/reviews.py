@@ -1,8 +1,10 @@
-"""Asking the node agents of a cluster what they have seen, and the options for it."""
+"""Asking the node agents of a cluster what they have seen, and the options for it.
+
+What asks them is imported only for that: it takes several times as long as to ask a local mesh.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from troth.cli.cluster import Cluster
-    from troth.explain.noted import Unanswered
+    from troth.explain.why_report import Unanswered
     from troth.reviews.asker import Replies
     from troth.reviews.gather import Gathered
     from troth.reviews.mesh import ReviewedMesh
@@ -76,8 +78,8 @@ def ask_totals(
     Raises:
         TrothError: None of them answered, or there is no right to ask.
     """
-    from troth.reviews.gather import gather  # noqa: PLC0415 - slow to import
-    from troth.reviews.objects import Question, TotalsAnswer  # noqa: PLC0415 - slow to import
+    from troth.reviews.gather import gather  # noqa: PLC0415 - see above
+    from troth.reviews.objects import Question, TotalsAnswer  # noqa: PLC0415 - see above
 
     answers, unanswered = _answers(asking, Question.TOTALS, TotalsAnswer, since_seconds)
     gathered = gather(answers)
@@ -94,7 +96,7 @@ def ask_events(
     asking: Asking, *, since_seconds: int | None = None
 ) -> tuple[tuple[EventsAnswer, ...], tuple[Unanswered, ...]]:
     """The newest connections that the agents have seen, and who didn't say; raises as above."""
-    from troth.reviews.objects import EventsAnswer, Question  # noqa: PLC0415 - slow to import
+    from troth.reviews.objects import EventsAnswer, Question  # noqa: PLC0415 - see above
 
     answers, unanswered = _answers(asking, Question.EVENTS, EventsAnswer, since_seconds)
     return tuple(answers.values()), unanswered
@@ -107,6 +109,8 @@ def reviewed_mesh(asking: Asking) -> Iterator[ReviewedMesh]:
     Raises:
         TrothError: It can't be asked.
     """
+    import asyncio  # noqa: PLC0415 - see above
+
     from troth.reviews.asker import Asker  # noqa: PLC0415 - see above
     from troth.reviews.mesh import ReviewedMesh  # noqa: PLC0415 - see above
     from troth.reviews.places import read_places  # noqa: PLC0415 - see above
@@ -135,6 +139,8 @@ def _answers(
     asking: Asking, question: Question, kind: type[T], since_seconds: int | None = None
 ) -> tuple[Mapping[str, T], tuple[Unanswered, ...]]:
     """The answers by node, one at least, and who gave none."""
+    import asyncio  # noqa: PLC0415 - see above
+
     replies = asyncio.run(_ask(asking, question, since_seconds))
     answers, unanswered = replies.read(kind)
     if not answers:
@@ -145,10 +151,10 @@ def _answers(
 
 async def _ask(asking: Asking, question: Question, since_seconds: int | None) -> Replies:
     """Ask every node that is concerned."""
-    from troth.reviews.asker import Asker  # noqa: PLC0415
-    from troth.reviews.gather import concerned_nodes  # noqa: PLC0415 - slow to import
-    from troth.reviews.objects import ReviewSpec  # noqa: PLC0415 - slow to import
-    from troth.reviews.places import read_places  # noqa: PLC0415
+    from troth.reviews.asker import Asker  # noqa: PLC0415 - see above
+    from troth.reviews.gather import concerned_nodes  # noqa: PLC0415 - see above
+    from troth.reviews.objects import ReviewSpec  # noqa: PLC0415 - see above
+    from troth.reviews.places import read_places  # noqa: PLC0415 - see above
 
     config, namespace = asking.cluster.config, asking.cluster.namespace
     places = await read_places(config, namespace, home=asking.home)

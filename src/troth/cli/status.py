@@ -12,15 +12,15 @@ from rich.markup import escape
 from troth._contract import DEFAULT_NAMESPACE
 from troth.cli.cluster import ContextOption, KubeconfigOption, ask_status, chosen_cluster
 from troth.cli.console import Output, OutputOption, out, print_json, print_tables
-from troth.cli.manifests import ROOT_NAMESPACE
 from troth.cli.render_cluster_status import render_cluster_status
 from troth.cli.render_status import render_pods
+from troth.control.messages import MeshStatus
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 from troth.errors import Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.local.control import call
-from troth.local.report import MeshStatus, ignored_notice
-from troth.local.state import StateDirectory
-from troth.sources.without_effect import consequence
+from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.sources.without_effect import consequence, ignored_notice
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def status(
     ] = DEFAULT_NAMESPACE,
     root_namespace: Annotated[
         str, typer.Option(help="In a cluster: where policies without a selector are mesh-wide.")
-    ] = ROOT_NAMESPACE,
+    ] = DEFAULT_ROOT_NAMESPACE,
     trust_domain: Annotated[
         str, typer.Option(help="In a cluster: the trust domain of every identity.")
     ] = DEFAULT_TRUST_DOMAIN,

@@ -17,8 +17,8 @@ from troth.cli.reviews import (
     TrothNamespaceOption,
     reviewed_mesh,
 )
+from troth.control.state_dir import StateDirectory
 from troth.errors import InputError, Problem
-from troth.local.state import StateDirectory
 from troth.mesh.target import target_key
 
 if TYPE_CHECKING:

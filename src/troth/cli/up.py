@@ -23,14 +23,15 @@ from troth.cli.mesh_options import (
     RootNamespaceOption,
     TrustDomainOption,
 )
+from troth.control.messages import MeshStatus
+from troth.control.protocol import call
+from troth.control.state_dir import AuthorityFiles, Settings, StateDirectory
 from troth.errors import InputError, Problem, Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.local.control import call
 from troth.local.outside import Ending, Outside, is_privileged
-from troth.local.report import MeshStatus, ignored_notice
-from troth.local.state import AuthorityFiles, Settings, StateDirectory
 from troth.mesh.model import PodPhase
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.sources.without_effect import ignored_notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -25,16 +24,16 @@ from troth.cli.reviews import (
     ask_totals,
     tell_unanswered,
 )
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 from troth.errors import PeerError, TrothError
-from troth.explain.why import Conflict, Why, named, why, with_conflicts
-from troth.local.control import call
-from troth.local.state import StateDirectory
+from troth.explain.why_report import Conflict, Why
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from troth.cli.cluster import Cluster
-    from troth.explain.why import Refusal
+    from troth.explain.why_report import Refusal
     from troth.mesh.world import World
 
 
@@ -83,6 +82,8 @@ def why_command(
 
 
 def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
+    from troth.explain.why import named, why, with_conflicts  # noqa: PLC0415 - slow to import
+
     if about is not None:
         about = full_name(about, asking.cluster.namespace)
         asking = asking.about(about)
@@ -109,6 +110,8 @@ def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
 
 def _conflicts(cluster: Cluster, world: World) -> tuple[Conflict, ...]:
     """What `troth check` finds in the way of the namespace's pods, as far as it may be read."""
+    import asyncio  # noqa: PLC0415 - slow to import
+
     from troth.check.gather import gather_namespace  # noqa: PLC0415 - slow to import
     from troth.check.judge import judge_namespaces  # noqa: PLC0415 - slow to import
 

@@ -23,11 +23,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth._contract import root_fingerprint
 from troth._syntax import described
 from troth.errors import InputError, Problem
 from troth.identity.authority import CertificateAuthority
 from troth.identity.bundle import TrustBundle
+from troth.identity.x509 import root_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth._signals import ENDING
+from troth.control.messages import MeshStatus
+from troth.control.protocol import call
+from troth.control.state_dir import Settings, StateDirectory
 from troth.demo.examples import examples
 from troth.dial.report import Attempt
 from troth.errors import PeerError
-from troth.local.control import call
 from troth.local.outside import Outside
-from troth.local.report import MeshStatus
-from troth.local.state import Settings, StateDirectory
 from troth.sources.files import load
 from troth.trace.trace import Trace
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from troth.control.messages import MeshStatus
     from troth.demo.report import Policy, StepReport, TryReport
-    from troth.local.report import MeshStatus
     from troth.trace.trace import Trace
 
 _GOOD, _BAD = "green", "bold red"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from troth.control.messages import MeshStatus
+from troth.control.protocol import call
 from troth.dial.report import Attempt, Cause, EnvoyStatus, Listening, Route
 from troth.errors import PeerError
-from troth.local.control import call
-from troth.local.report import MeshStatus
 from troth.trace.trace import Trace
 
 if TYPE_CHECKING:

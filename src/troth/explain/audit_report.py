@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from troth.explain.noted import Unanswered
+from troth.explain.why_report import Unanswered
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from troth._contract import TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest, root_fingerprint
+from troth._contract import TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest
 from troth.errors import InputError, Severity
 from troth.explain.cluster_report import (
     ClusterPod,
@@ -24,6 +24,7 @@ from troth.explain.cluster_report import (
 )
 from troth.explain.explain import PortMode
 from troth.identity.bundle import TrustBundle
+from troth.identity.x509 import root_fingerprint
 from troth.mesh.model import Protocol
 from troth.mesh.world import World
 from troth.policy.resolve import PolicyIndex

@@ -49,13 +49,6 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset({self.total.source, self.total.destination, self.destination})
 
 
-class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of a cluster that was asked what it has seen and did not say."""
-
-    node: str
-    why: str
-
-
 def note(totals: Iterable[Total], world: World) -> Iterator[Noted]:
     """Note what was seen by ``world``, which names it and decides what there is to do.
 

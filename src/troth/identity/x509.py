@@ -91,3 +91,8 @@ def set_key_usages(usage: x509.KeyUsage) -> Iterator[str]:
         "cRLSign": usage.crl_sign,
     }
     yield from (name for name, is_set in bits.items() if is_set)
+
+
+def root_fingerprint(pem: bytes) -> str:
+    """Name a root certificate by the SHA-256 of its DER, as ``openssl x509 -fingerprint`` does."""
+    return x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex()

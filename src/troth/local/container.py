@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth.control.messages import ContainerStatus, State
 from troth.errors import InputError, TrothError
 from troth.local.hooks import run_hook
 from troth.local.launch import join_command, launch_command
 from troth.local.logs import ContainerLog
 from troth.local.probe import Readiness, ask
 from troth.local.processes import Process
-from troth.local.status import Backoff, ContainerStatus, State, restarts
+from troth.local.status import Backoff, restarts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,11 +1,7 @@
-"""How the `troth` command talks to a running mesh: JSON lines over a Unix socket, 0600.
+"""Answers the `troth` command's questions to a running mesh (`troth.control.protocol`).
 
 The command is outside of the mesh's PID namespace, and every container is in it: that tells who may
 ask.
-
-A connection carries one request and then its answer: one line, or as many as come until either
-side closes. A line ``{"error": ..., "peer": ..., "remedy": ...}`` ends the answer; only the
-first of the three is always there.
 """
 
 from __future__ import annotations
@@ -14,8 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LONGEST_REQUEST = 64 * 1024
-_SHORTEST_WAIT = 0.001  # seconds; 0 would make the socket non-blocking
 
 Answer = AsyncIterator[Any]
 Handler = Callable[[Mapping[str, Any]], Answer]
@@ -154,47 +148,3 @@ def _refusal(error: TrothError) -> dict[str, str]:
             return {"error": error.lack, "remedy": error.remedy}
         case _:
             return {"error": str(error)}
-
-
-def call(
-    path: Path, op: str, until: float | None = None, /, **arguments: object
-) -> Iterator[dict[str, Any]]:
-    """Ask the mesh behind the socket ``path``; yields the answer's lines as they come.
-
-    Args:
-        path: The mesh's control socket.
-        op: What to ask.
-        until: When to give up, on the monotonic clock; None for never.
-        arguments: Of the request.
-
-    Raises:
-        PeerError: No mesh runs there, or it refused.
-        TimeoutError: The answer has not ended in time.
-    """
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise PeerError("troth", "no mesh is running", "start one with: troth up") from error
-        with _ending(), connection.makefile("rb") as lines:
-            connection.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
-            while True:
-                if until is not None:
-                    connection.settimeout(max(until - time.monotonic(), _SHORTEST_WAIT))
-                line = lines.readline()
-                if not line:
-                    return
-                answer = msgspec.json.decode(line)
-                if "error" in answer:
-                    peer, remedy = answer.get("peer", "troth"), answer.get("remedy", "")
-                    raise PeerError(peer, answer["error"], remedy)
-                yield answer
-
-
-@contextlib.contextmanager
-def _ending() -> Iterator[None]:
-    """A mesh that ends resets the requests it has not taken yet."""
-    try:
-        yield
-    except ConnectionError as error:
-        raise PeerError("troth", "the mesh ended before it answered") from error

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from troth.errors import PeerError
 from troth.explain.audit import audit
 from troth.explain.noted import note
-from troth.explain.why import Why, named, why
+from troth.explain.why import named, why
 
 if TYPE_CHECKING:
     from troth.explain.audit_report import Audit
+    from troth.explain.why_report import Why
     from troth.local.arguments import AuditRequest, WhyRequest
     from troth.local.mesh import LocalMesh
     from troth.mesh.world import World

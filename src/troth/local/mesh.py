@@ -21,21 +21,21 @@ from troth.local.hosts import HostDns
 from troth.local.launch import users
 from troth.local.names import names_of
 from troth.local.plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
-from troth.local.report import ignored_notice
 from troth.local.sandbox import NODE_NAME, Sandbox
 from troth.mesh.model import Namespace, Pod
 from troth.mesh.world import Membership, World, membership
 from troth.node.history import History
 from troth.sources.collect import Manifests
 from troth.sources.watch import watch
+from troth.sources.without_effect import ignored_notice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
+    from troth.control.state_dir import Settings, StateDirectory
     from troth.errors import Problem
     from troth.local.nameserver import NameServer
     from troth.local.network import Network
-    from troth.local.state import Settings, StateDirectory
     from troth.node.agent import NodeAgent
     from troth.sources.workloads import PodTemplate
 

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth._signals import ENDING
+from troth.control.protocol import call
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.local import uplink as _uplink
-from troth.local.control import call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from troth.local.state import Settings, StateDirectory
+    from troth.control.state_dir import Settings, StateDirectory
 
 _TOOLS = {
     "unshare": "util-linux",

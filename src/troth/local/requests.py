@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from troth.control.messages import MeshStatus, PodReport, PortStatus
 from troth.dial.connect import Place, connect
 from troth.dial.listening import listening
 from troth.dial.report import Listening
@@ -27,7 +28,6 @@ from troth.local.arguments import (
 )
 from troth.local.control import Answer, ControlServer
 from troth.local.hindsight import mesh_audit, mesh_why
-from troth.local.report import MeshStatus, PodReport, PortStatus
 from troth.local.unready import unready
 from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.resolve import PolicyIndex

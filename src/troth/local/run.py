@@ -16,6 +16,7 @@ from troth._exposition import serving
 from troth._log import configure as configure_logs
 from troth._memory import keep_private
 from troth._signals import ENDING
+from troth.control.state_dir import Settings, StateDirectory
 from troth.errors import TrothError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
@@ -27,7 +28,6 @@ from troth.local.nameserver import NameServer
 from troth.local.network import Network
 from troth.local.requests import Requests
 from troth.local.sandbox import NODE_NAME
-from troth.local.state import Settings, StateDirectory
 from troth.node.agent import NodeAgent
 from troth.node.certificates import Signed
 from troth.node.paths import NodePaths

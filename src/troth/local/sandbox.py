@@ -26,8 +26,8 @@ from troth.sources.security import Security
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from troth.control.state_dir import StateDirectory
     from troth.local.network import Network
-    from troth.local.state import StateDirectory
     from troth.mesh.model import Service
     from troth.sources.collect import Manifests
     from troth.sources.workloads import Container, PodTemplate

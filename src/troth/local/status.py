@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth.control.messages import ContainerStatus, State
 from troth.mesh.model import PodPhase
 from troth.sources.workloads import RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class State(StrEnum):
-    """Which member of ``ContainerStatus.state`` is set."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    TERMINATED = "terminated"
-
-
-class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """``ContainerStatus``, flattened.
-
-    Attributes:
-        name: The container's.
-        state: What it is doing now.
-        reason: Why, in one CamelCase word, such as ``CrashLoopBackOff``; empty while it runs.
-        message: Why, for people.
-        sidecar: It is an init container that goes on running.
-        exit_code: Of its last run that ended; 128 + N when signal N ended it.
-        restarts: How often it was started again.
-        pid: Of its process in the mesh's PID namespace; 0 when there is none.
-        ready: It runs and its readiness probe, if any, succeeds.
-    """
-
-    name: str
-    state: State = State.WAITING
-    reason: str = "PodInitializing"
-    message: str = ""
-    sidecar: bool = False
-    exit_code: int | None = None
-    restarts: int = 0
-    pid: int = 0
-    ready: bool = False
 
 
 class PodStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._contract import root_fingerprint
 from troth.errors import InputError
 from troth.identity.validation import validate_svid_chain
+from troth.identity.x509 import root_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,9 +18,9 @@ from troth._contract import (
     REPORT_SECONDS,
     NodeReport,
     report_lease,
-    root_fingerprint,
 )
 from troth.errors import TrothError
+from troth.identity.x509 import root_fingerprint
 from troth.kube.typed import api_errors
 
 if TYPE_CHECKING:

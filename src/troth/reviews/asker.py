@@ -11,7 +11,7 @@ import msgspec
 
 from troth._contract import REVIEW_API, REVIEW_KIND, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
-from troth.explain.noted import Unanswered
+from troth.explain.why_report import Unanswered
 from troth.kube.client import ApiRequests, ApiServer
 from troth.kube.decoding import decode
 from troth.kube.follow import Followed

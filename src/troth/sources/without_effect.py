@@ -120,3 +120,10 @@ def given(fields: Fields, names: Iterable[str]) -> Iterator[str]:
 def consequence(kind: str) -> str:
     """What ``troth up`` leaves undone for a kind (``KIND.GROUP``); empty if that is nothing."""
     return _KINDS.get(kind, "")
+
+
+def ignored_notice(kind: str) -> str:
+    """What to say of a kind (``KIND.GROUP``) for which a local mesh does nothing."""
+    if meaning := consequence(kind):
+        return f"has no effect here: {kind}: {meaning}"
+    return f"ignored, as troth has no use for it: {kind}"

@@ -9,8 +9,8 @@ import sys
 import time
 from typing import Any
 
-from troth.local.control import call
-from troth.local.state import StateDirectory
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
 
 
 def pods_in_force(wanted: list[str]) -> bool:

@@ -4,17 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 from troth.dial.report import EnvoyStatus
 from troth.errors import Problem
-from troth.local.status import ContainerStatus
 from troth.mesh.model import PodPhase
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
-from troth.sources.without_effect import consequence
+
+
+class State(StrEnum):
+    """Which member of ``ContainerStatus.state`` is set."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    TERMINATED = "terminated"
+
+
+class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """``ContainerStatus``, flattened.
+
+    Attributes:
+        name: The container's.
+        state: What it is doing now.
+        reason: Why, in one CamelCase word, such as ``CrashLoopBackOff``; empty while it runs.
+        message: Why, for people.
+        sidecar: It is an init container that goes on running.
+        exit_code: Of its last run that ended; 128 + N when signal N ended it.
+        restarts: How often it was started again.
+        pid: Of its process in the mesh's PID namespace; 0 when there is none.
+        ready: It runs and its readiness probe, if any, succeeds.
+    """
+
+    name: str
+    state: State = State.WAITING
+    reason: str = "PodInitializing"
+    message: str = ""
+    sidecar: bool = False
+    exit_code: int | None = None
+    restarts: int = 0
+    pid: int = 0
+    ready: bool = False
 
 
 class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +105,3 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     ignored: Mapping[str, int]
     pods: tuple[PodReport, ...]
     problems: tuple[Problem, ...]
-
-
-def ignored_notice(kind: str) -> str:
-    """What to say of a kind (``KIND.GROUP``) for which a local mesh does nothing."""
-    if meaning := consequence(kind):
-        return f"has no effect here: {kind}: {meaning}"
-    return f"ignored, as troth has no use for it: {kind}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from troth.control.state_dir import AuthorityFiles, Settings, StateDirectory
 from troth.errors import InputError
-from troth.local.state import AuthorityFiles, Settings, StateDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
