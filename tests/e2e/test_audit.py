@@ -131,6 +131,42 @@ def test_a_namespace_without_plaintext_gets_one_policy_and_is_ready(
     assert after["policies"] == []
 
 
+def test_a_front_door_stays_open_and_the_rest_becomes_strict(
+    mesh: Mesh, pods: list[Client]
+) -> None:
+    web, payments, cron = pods
+    server = {"namespace": "finance", "name": "payments", "port": 8080}
+    webhook = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "payments"},
+        "webhooks": [{"name": "payments.example.com", "clientConfig": {"service": server}}],
+    }
+    mesh.write("webhook.yaml", document([webhook]))
+    assert web.get("payments", 8080).body
+    assert web.get("payments", 9090).body
+    assert payments.get("web", 8080).body
+    wait_seen(mesh, connections=3)
+    eventually(lambda: "front door" in states(audited(mesh)[1]).values(), what="the front door")
+    directory = mesh.home / "safe"
+    code, report = audited(mesh, "--write-policy", str(directory))
+    assert (code, report["verdict"], report["outside"]) == (1, "possible", ["legacy/cron"])
+
+    applied(mesh, directory)
+    wait_for(
+        mesh,
+        {
+            "finance/payments": "STRICT by finance/payments-mtls",
+            "finance/payments:8080": "PERMISSIVE by finance/payments-mtls",
+            "finance/web": "STRICT by finance/web-mtls",
+        },
+    )
+    assert cron.get("payments.finance", 9090).cut
+    code, after = audited(mesh)
+    assert (code, after["verdict"]) == (0, "none")
+    assert states(after)["payments:8080"] == "left open"
+
+
 def test_files_that_exist_are_not_overwritten(mesh: Mesh, pods: list[Client]) -> None:
     web, *_ = pods
     assert web.get("payments", 8080).body

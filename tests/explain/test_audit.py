@@ -4,14 +4,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.explain.notation import objects
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
-from troth.explain.audit import audit
+from troth.errors import Problem
+from troth.explain.audit import Known, audit
 from troth.explain.audit_report import PortState
+from troth.explain.front_doors import Breakage, FrontDoors
 from troth.explain.noted import note
+from troth.explain.observed import seen_in_plaintext
+from troth.explain.plan import plan
 from troth.mesh.connections import Connection
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
-from troth.policy.model import Mode
+from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
 from troth.policy.resolve import PolicyIndex
 
@@ -316,3 +321,131 @@ def test_what_is_proposed_refuses_nobody_who_came_in_plaintext(lines: list[str])
         for number, port in each.ports.items():
             if not port.state.is_ready:
                 assert decision.mode_of(number) is not Mode.STRICT
+
+
+SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: payments, namespace: finance}
+spec: {type: NodePort, selector: {app: payments}, ports: [{port: 80, targetPort: 8080}]}
+"""
+WEBHOOK = """\
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: check}
+webhooks:
+- {name: a, clientConfig: {service: {namespace: finance, name: payments, port: 80}}}
+"""
+INGRESS = """\
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop, namespace: finance}
+spec: {defaultBackend: {service: {name: payments, port: {number: 80}}}}
+"""
+CLUSTER_IP = SERVICE.replace("NodePort", "ClusterIP")
+INSIDE = [pod("finance/web", 8080), pod("finance/payments", 8080)]
+
+
+def doors(*texts: str) -> Known:
+    files = {f"f{number}": text for number, text in enumerate(texts)}
+    return Known(FrontDoors(objects(**files)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "texts", "expected"),
+    [
+        pytest.param([TUNNEL], [SERVICE], "front door", id="by a node"),
+        pytest.param([TUNNEL], [CLUSTER_IP, WEBHOOK], "front door", id="by the API server"),
+        pytest.param([], [CLUSTER_IP, INGRESS], "front door", id="by a gateway not seen yet"),
+        pytest.param([TUNNEL], [CLUSTER_IP, INGRESS], "ready", id="by a gateway in the mesh"),
+        pytest.param([TUNNEL, CRON], [SERVICE], "plaintext", id="somebody was seen"),
+        pytest.param([TUNNEL], [CLUSTER_IP], "ready", id="none"),
+    ],
+)
+def test_a_port_with_a_front_door_is_not_ready_by_what_was_seen(
+    lines: list[str], texts: list[str], expected: str
+) -> None:
+    assert states(judged(*lines, known=doors(*texts)))[8080] == expected
+
+
+def test_a_policy_leaves_a_front_door_as_it_is() -> None:
+    report = judged(TUNNEL, METRICS, known=doors(SERVICE))
+
+    (proposal,) = report.policies
+    assert proposal.manifest["spec"]["portLevelMtls"] == {8080: {"mode": "PERMISSIVE"}}
+    assert proposal.exceptions == {
+        8080: "port 8080 is for clients outside the cluster by Service finance/payments (NodePort)"
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "ready"),
+    [
+        pytest.param([WEB], True, id="nobody was seen"),
+        pytest.param([WEB, "192.0.2.7 > finance/payments:8080 plaintext"], True, id="a stranger"),
+        pytest.param([WEB, CRON], False, id="a pod, which needs no front door"),
+    ],
+)
+def test_a_front_door_that_a_policy_leaves_open_is_ready(
+    lines: list[str],
+    ready: bool,  # noqa: FBT001 - a column
+) -> None:
+    left_open = PeerAuthentication(
+        namespace="finance",
+        name="payments",
+        selector={"app": "payments"},
+        mode=Mode.STRICT,
+        port_modes={8080: Mode.PERMISSIVE},
+    )
+    now = world(left_open, pods=[*INSIDE, pod("legacy/cron")])
+
+    report = judged(*lines, now=now, known=doors(SERVICE))
+
+    assert (states(report)[8080] == "left open") is ready
+    assert report.ready is ready
+
+
+@pytest.mark.parametrize(
+    ("pods", "lines", "texts", "verdict"),
+    [
+        pytest.param([], [CRON], [], "seen", id="plaintext"),
+        pytest.param([pod("legacy/cron")], [TUNNEL, WEB], [], "possible", id="a pod outside"),
+        pytest.param([], [TUNNEL, WEB], [SERVICE], "possible", id="a front door"),
+        pytest.param([], [TUNNEL, WEB], [], "none", id="nobody outside"),
+        pytest.param([], [], [], "none", id="nobody outside, and no traffic"),
+    ],
+)
+def test_an_audit_and_a_plan_have_one_verdict(
+    pods: list[Any], lines: list[str], texts: list[str], verdict: str
+) -> None:
+    now = world(pods=[*INSIDE, *pods])
+    report = judged(*lines, now=now, known=doors(*texts))
+    given = ["+finance", "Pod finance/web 8080", "Pod finance/payments 8080"]
+    given += [f"Pod {each.workload}" for each in pods]
+    files = {f"f{number}": text for number, text in enumerate(texts)}
+    planned = plan(
+        objects(*given, **files),
+        objects(*given, "finance/default STRICT", **files),
+        root_namespace="istio-system",
+        observed=seen_in_plaintext(connection(line, now) for line in lines),
+    )
+
+    assert (report.verdict, planned.verdict) == (verdict, verdict)
+
+
+def test_what_could_not_be_read_keeps_all_from_being_ready() -> None:
+    problem = Problem(subject="ingresses", path="", found="may not be read", wanted="a right")
+    now = world(pods=INSIDE)
+
+    report = judged(TUNNEL, WEB, now=now, known=Known(problems=(problem,)))
+
+    assert (report.ready, report.verdict, report.problems) == (False, Breakage.UNKNOWN, (problem,))
+
+
+def test_a_proposal_says_whom_it_could_refuse() -> None:
+    possible = judged(TUNNEL, METRICS)
+    none = judged(TUNNEL, METRICS, WEB, now=world(pods=INSIDE))
+
+    assert [each.verdict for each in possible.policies] == [Breakage.POSSIBLE]
+    assert possible.outside == ("finance/outsider", "legacy/cron")
+    assert [each.verdict for each in none.policies] == [Breakage.NONE]

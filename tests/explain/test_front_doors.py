@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.explain.notation import ROOT, objects
 
-from troth.explain.front_doors import FrontDoors
+from troth.explain.front_doors import Breakage, FrontDoors
 from troth.explain.plan import plan
-from troth.explain.plan_report import Breakage, Plan
 
 if TYPE_CHECKING:
+    from troth.explain.plan_report import Plan
     from troth.sources.collect import Manifests
 
 WORLD = ["+web", "Deployment web/shop 8080 9090"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.explain.notation import ROOT, objects
 
+from troth.explain.front_doors import Breakage
 from troth.explain.observed import Plaintext
 from troth.explain.plan import plan
-from troth.explain.plan_report import Affected, Breakage, Plan
+
+if TYPE_CHECKING:
+    from troth.explain.plan_report import Affected, Plan
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 WORLD = ["+finance", "-legacy", "Deployment finance/web 8080", "Pod legacy/cron"]

@@ -48,7 +48,7 @@ def audit_command(
     write_policy: Annotated[
         Path | None,
         typer.Option(
-            help="Write the PeerAuthentications that are safe to apply now into this directory.",
+            help="Write PeerAuthentications that refuse nobody who was seen into this directory.",
             metavar="DIR",
         ),
     ] = None,

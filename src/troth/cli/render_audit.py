@@ -10,7 +10,10 @@ from rich.text import Text
 
 from troth._rows import Rows
 from troth.cli.console import coloured, moment
+from troth.cli.render_plan import VERDICTS
 from troth.explain.audit_report import PortState
+from troth.explain.front_doors import Breakage
+from troth.explain.workloads import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +26,8 @@ _COLOURS = {
     PortState.STRICT: "green",
     PortState.READY: "green",
     PortState.PLAINTEXT: "yellow",
+    PortState.FRONT_DOOR: "yellow",
+    PortState.LEFT_OPEN: "green",
     PortState.NO_TRAFFIC: "dim",
     PortState.DISABLED: "yellow",
 }
@@ -42,11 +47,24 @@ def render_audit(audit: Audit) -> RenderableType:
     ready = sum(workload.ready for workload in audit.workloads)
     if not audit.workloads:
         parts.append("No workload is in the mesh.")
-    elif audit.ready:
-        parts.append("[green]Every workload is ready for STRICT, or has it.[/green]")
     else:
-        parts.append(f"{ready} of {len(audit.workloads)} workloads are ready for STRICT.")
+        parts.append(_conclusion(audit, ready))
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
+
+
+def _conclusion(audit: Audit, ready: int) -> str:
+    """What was seen, and the verdict that `troth plan` has on STRICT for all."""
+    seen = "" if audit.verdict is Breakage.NONE else " by what was seen"
+    said = f"{ready} of {len(audit.workloads)} workloads are ready for STRICT{seen}."
+    if ready == len(audit.workloads):
+        said = f"Every workload is ready for STRICT{seen}, or has it."
+    colour, meaning = VERDICTS[audit.verdict]
+    parts = [f"[{colour}]Breaks: {audit.verdict}.[/]"]
+    if meaning:
+        parts.append(f"With STRICT, {meaning}.")
+        if audit.outside:
+            parts.append(f"Outside the mesh: {escape(listed(audit.outside))}.")
+    return f"{said}\n{' '.join(parts)}"
 
 
 def _pairs(pairs: Sequence[Pair]) -> Rows:
@@ -89,14 +107,17 @@ def _workloads(workloads: Sequence[WorkloadAudit]) -> Rows:
 
 def _because(port: PortAudit) -> str:
     match port.state:
-        case PortState.STRICT:
-            return f"is STRICT by {port.decided_by}"
+        case PortState.STRICT | PortState.DISABLED:
+            return f"is {port.mode} by {port.decided_by}"
         case PortState.READY:
             return "all by the tunnel"
-        case PortState.DISABLED:
-            return f"is DISABLE by {port.decided_by}"
         case PortState.NO_TRAFFIC:
             return "no traffic"
+        case PortState.FRONT_DOOR:
+            return "\n".join(f"{each}: {each.clients}" for each in port.front_doors)
+        case PortState.LEFT_OPEN:
+            doors = ", ".join(map(str, port.front_doors))
+            return f"{port.decided_by} leaves it open for {doors}"
         case PortState.PLAINTEXT:
             return "\n".join(
                 f"{client.source}, {client.count} in plaintext, last {moment(client.last)}"

@@ -12,7 +12,7 @@ from rich.text import Text
 from troth._rows import Rows
 from troth.cli.console import coloured, moment
 from troth.cli.write_policies import commented, manifest_yaml
-from troth.explain.plan_report import Breakage
+from troth.explain.front_doors import Breakage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from troth.policy.model import Mode
 
 _MOST_CLIENTS = 20
-_VERDICTS = {
+VERDICTS = {
     Breakage.SEEN: ("red", "clients that were seen would be refused"),
     Breakage.POSSIBLE: ("red", "clients that may call today would be refused"),
     Breakage.UNKNOWN: ("yellow", "what can't be read may be a client, or may have some"),
     Breakage.NONE: ("green", ""),
 }
+"""The colour of a verdict, and what it means."""
 
 
 def render_plan(plan: Plan) -> RenderableType:
@@ -66,7 +67,7 @@ def _exception(proposal: Proposal) -> Text:
 
 def _conclusion(plan: Plan) -> str:
     """All that matters in one line, the worst first."""
-    colour, meaning = _VERDICTS[plan.verdict]
+    colour, meaning = VERDICTS[plan.verdict]
     said = [meaning] if meaning else []
     if plan.unencrypted:
         said.append("connections would lose their encryption")

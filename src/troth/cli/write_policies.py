@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from troth.errors import EnvironmentLackError, InputError, Problem
+from troth.explain.front_doors import Breakage
+from troth.explain.workloads import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,11 +63,14 @@ def _file_name(proposal: Proposal) -> str:
 
 def _text(proposal: Proposal, audit: Audit) -> str:
     seen_since = max(audit.since, audit.complete_since).isoformat(timespec="seconds")
+    came = "All that was seen came by the tunnel"
+    but = ", but at the ports below" if proposal.exceptions else ""
+    outside = ""
+    if audit.outside and proposal.verdict is Breakage.POSSIBLE:
+        outside = f" Outside the mesh: {listed(audit.outside)}."
     comments = [
-        f"Safe by what was seen since {seen_since}: all of it came by the tunnel, "
-        "but at the ports below."
-        if proposal.exceptions
-        else f"Safe by what was seen since {seen_since}: all of it came by the tunnel.",
+        f"{came} since {seen_since}{but}.",
+        f"Breaks: {proposal.verdict}.{outside}",
         f"Makes STRICT: {', '.join(proposal.workloads)}.",
         *(f"Left as it is: {why}." for why in proposal.exceptions.values()),
     ]

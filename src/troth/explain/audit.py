@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from troth.explain.audit_report import (
     Audit,
@@ -13,6 +13,7 @@ from troth.explain.audit_report import (
     PortState,
     WorkloadAudit,
 )
+from troth.explain.front_doors import Breakage, Caller, worst
 from troth.explain.proposals import propose
 from troth.explain.told_once import told_once
 from troth.mesh.connections import Outcome
@@ -24,11 +25,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from troth.errors import Problem
+    from troth.explain.front_doors import FrontDoor, FrontDoors
     from troth.explain.noted import Noted
     from troth.mesh.model import Pod
     from troth.mesh.world import World
 
 _PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
+
+
+class Known(NamedTuple):
+    """What is known of clients beside what was seen.
+
+    Attributes:
+        front_doors: By what they come from outside every mesh; None where nobody has looked.
+        outside: Workloads outside the mesh, ``NAMESPACE/NAME``; those of the world are added.
+        problems: What could not be read.
+    """
+
+    front_doors: FrontDoors | None = None
+    outside: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def verdict(self) -> Breakage:
+        """Whether any port may have clients that STRICT refuses."""
+        if self.outside:
+            return Breakage.POSSIBLE
+        return Breakage.UNKNOWN if self.problems else Breakage.NONE
 
 
 def audit(
@@ -39,6 +63,7 @@ def audit(
     complete_since: datetime,
     not_captured: Mapping[str, str] | None = None,
     selectors: Mapping[str, Mapping[str, str]] | None = None,
+    known: Known | None = None,
 ) -> Audit:
     """Judge a mesh by its connections.
 
@@ -50,19 +75,33 @@ def audit(
         not_captured: Why pods that should be in the mesh aren't, by UID.
         selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by; where
             there are none, its pods' own count.
+        known: What is known of clients beside what was seen.
     """
     noted = tuple(noted)
-    auditor = _Auditor(noted, world, not_captured or {})
+    known = known or Known()
+    names = {pod.workload for pod in world.pods.values() if not world.membership(pod).in_mesh}
+    known = known._replace(outside=tuple(sorted({*names, *known.outside})))
+    auditor = _Auditor(noted, world, not_captured or {}, known)
     workloads = tuple(auditor.workloads())
     policies, left_out = propose(workloads, world, selectors or {})
     return Audit(
-        ready=all(workload.ready for workload in workloads),
+        ready=not known.problems and all(workload.ready for workload in workloads),
+        verdict=worst(
+            verdict
+            for each in workloads
+            for verdict in (
+                [port.verdict for port in each.ports.values()]
+                or [Breakage.NONE if each.mode is Mode.STRICT else known.verdict]
+            )
+        ),
+        outside=known.outside,
         since=since,
         complete_since=complete_since,
         pairs=_pairs(noted),
         workloads=workloads,
         policies=policies,
         left_out=left_out,
+        problems=known.problems,
     )
 
 
@@ -91,9 +130,15 @@ def _pairs(noted: Iterable[Noted]) -> tuple[Pair, ...]:
 
 class _Auditor:
     def __init__(
-        self, noted: Iterable[Noted], world: World, not_captured: Mapping[str, str]
+        self,
+        noted: Iterable[Noted],
+        world: World,
+        not_captured: Mapping[str, str],
+        known: Known,
     ) -> None:
         self._world = world
+        self._known = known
+        self._policies = {policy.key: policy for policy in world.policies}
         self._not_captured = not_captured
         self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
         self._pods: dict[str, list[Pod]] = defaultdict(list)
@@ -107,7 +152,9 @@ class _Auditor:
 
     def workloads(self) -> Iterable[WorkloadAudit]:
         for name, pods in sorted(self._pods.items()):
-            ports = {port: self._port(name, pods, port) for port in sorted(self._ports(name, pods))}
+            doors = self._front_doors(pods[0])
+            numbers = sorted(self._ports(name, pods) | doors.keys())
+            ports = {port: self._port(name, pods, port, doors.get(port, ())) for port in numbers}
             missing = [pod for pod in pods if not pod.captured]
             yield WorkloadAudit(
                 namespace=pods[0].namespace,
@@ -138,19 +185,52 @@ class _Auditor:
         used = {port for workload, port in self._passed if workload == name}
         return declared | served | used
 
-    def _port(self, name: str, pods: Sequence[Pod], port: int) -> PortAudit:
+    def _front_doors(self, pod: Pod) -> Mapping[int, tuple[FrontDoor, ...]]:
+        doors = self._known.front_doors
+        return doors.of(pod.namespace, pod.labels, pod.ports) if doors else {}
+
+    def _port(
+        self, name: str, pods: Sequence[Pod], port: int, doors: tuple[FrontDoor, ...]
+    ) -> PortAudit:
         decision = self._index.decide(pods[0].namespace, pods[0].labels, [port])
         mode, decided_by = decision.mode_of(port), decision.decider_of(port)
         passed = self._passed.get((name, port), ())
         clients = _plaintext(passed)
         tunnel = any(each.total.newest.outcome is Outcome.ACCEPTED for each in passed)
         state = _state(mode, plaintext=bool(clients), tunnel=tunnel)
+        if doors and mode is Mode.PERMISSIVE:
+            policy = self._policies.get(decided_by.policy or "")
+            if policy and policy.port_modes.get(port) is mode and not _of_pods(clients):
+                state = PortState.LEFT_OPEN
+            elif not clients and not (tunnel and _through_gateways(doors)):
+                state = PortState.FRONT_DOOR
         return PortAudit(
             state=state,
             mode=mode,
             decided_by=decided_by,
             because_of=clients if state is PortState.PLAINTEXT else (),
+            front_doors=doors,
+            verdict=self._verdict(state, doors, plaintext=bool(clients)),
         )
+
+    def _verdict(
+        self, state: PortState, doors: tuple[FrontDoor, ...], *, plaintext: bool
+    ) -> Breakage:
+        if state in {PortState.STRICT, PortState.LEFT_OPEN}:
+            return Breakage.NONE  # it stays as it is
+        if plaintext:
+            return Breakage.SEEN
+        return Breakage.POSSIBLE if doors else self._known.verdict
+
+
+def _of_pods(clients: Iterable[Client]) -> bool:
+    """Whether any client is a pod, rather than an address that is no pod's."""
+    return any("/" in client.source for client in clients)
+
+
+def _through_gateways(doors: Iterable[FrontDoor]) -> bool:
+    """Whether all who come in do by proxies, of which the traffic seen is."""
+    return all(door.clients is Caller.GATEWAY for door in doors)
 
 
 def _plaintext(noted: Iterable[Noted]) -> tuple[Client, ...]:

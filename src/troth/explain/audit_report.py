@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from troth.errors import Problem
+from troth.explain.front_doors import Breakage, FrontDoor
 from troth.explain.why_report import Unanswered
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
@@ -45,6 +47,10 @@ class PortState(StrEnum):
     """It has traffic, all of it by the tunnel."""
     PLAINTEXT = "plaintext"
     """Somebody still speaks plaintext to it."""
+    FRONT_DOOR = "front door"
+    """Clients without an identity may come from outside every mesh, though none was seen."""
+    LEFT_OPEN = "left open"
+    """They may, and a policy leaves them this port on purpose."""
     NO_TRAFFIC = "no traffic"
     """Nobody has connected, so nobody knows."""
     DISABLED = "disabled"
@@ -53,7 +59,7 @@ class PortState(StrEnum):
     @property
     def is_ready(self) -> bool:
         """Whether nothing that was seen would break."""
-        return self in {PortState.STRICT, PortState.READY}
+        return self in {PortState.STRICT, PortState.READY, PortState.LEFT_OPEN}
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +83,16 @@ class PortAudit(msgspec.Struct, frozen=True, kw_only=True):
         mode: The effective mode now.
         decided_by: What sets it.
         because_of: The clients that keep it from being ready.
+        front_doors: By what clients from outside every mesh may come to it.
+        verdict: Whether STRICT would refuse clients that get through today.
     """
 
     state: PortState
     mode: Mode
     decided_by: DecidedBy
     because_of: tuple[Client, ...] = ()
+    front_doors: tuple[FrontDoor, ...] = ()
+    verdict: Breakage = Breakage.NONE
 
 
 class WorkloadAudit(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,17 +121,19 @@ class WorkloadAudit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A PeerAuthentication that is safe to apply, as far as what was seen can tell.
+    """A PeerAuthentication that refuses nobody who was seen.
 
     Attributes:
         workloads: Whom it makes STRICT.
         exceptions: Why it leaves ports as they are.
         manifest: The object.
+        verdict: Whether it would refuse clients that get through today, which were not seen.
     """
 
     workloads: tuple[str, ...]
     exceptions: Mapping[int, str]
     manifest: Mapping[str, Any]
+    verdict: Breakage = Breakage.NONE
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +148,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ready: Every workload of the mesh is.
+        verdict: Whether STRICT for all of them would refuse clients that get through today.
+        outside: Workloads outside the mesh, any of which may call any port.
         since: The start of the time looked at.
         complete_since: From this moment on nothing is missing; where it is later than ``since``,
             the report speaks of this shorter time.
@@ -144,10 +158,13 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
         policies: What could be applied now.
         left_out: What keeps the others from a policy.
         unanswered: Nodes of a cluster that have not said what they have seen.
+        problems: What could not be read, so that clients may be unknown.
     """
 
     schema: Literal["troth/audit/v1"] = "troth/audit/v1"
     ready: bool
+    verdict: Breakage = Breakage.NONE
+    outside: tuple[str, ...] = ()
     since: datetime
     complete_since: datetime
     pairs: tuple[Pair, ...]
@@ -155,3 +172,4 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[Proposal, ...]
     left_out: tuple[LeftOut, ...]
     unanswered: tuple[Unanswered, ...] = ()
+    problems: tuple[Problem, ...] = ()

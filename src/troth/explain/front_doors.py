@@ -1,5 +1,6 @@
-"""Ports that are reached from outside every mesh: by nodes, by gateways, by the API server.
+"""Who would be refused by STRICT; above all at ports that are reached from outside every mesh.
 
+They are reached by nodes, by gateways, by the API server.
 Who comes in there has no identity, and is refused by STRICT. By the manifests all that can be said
 is that he may come.
 """
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from troth.sources.collect import Manifests
     from troth.sources.entrances import Backend
     from troth.sources.workloads import ServicePortSpec, ServiceSpec
+
+
+class Breakage(StrEnum):
+    """Whether clients would be refused that get through today; the first that is true."""
+
+    SEEN = "seen"
+    """Some were seen that would be."""
+    POSSIBLE = "possible"
+    """Nobody was seen, or nobody has looked; but there are clients that may call."""
+    UNKNOWN = "unknown"
+    """None is known, and something that couldn't be read may be one, or be called by one."""
+    NONE = "none"
+    """There is nobody who would be."""
 
 
 class Caller(StrEnum):
@@ -56,6 +70,11 @@ class _Way(NamedTuple):
     door: FrontDoor
     selector: Mapping[str, str]
     target: int | str
+
+
+def worst(verdicts: Iterable[Breakage]) -> Breakage:
+    """What several verdicts say together."""
+    return min(verdicts, key=list(Breakage).index, default=Breakage.NONE)
 
 
 class FrontDoors:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from troth._syntax import LABEL_VALUE, label_key_flaw
 from troth.errors import Problem, Severity
-from troth.explain.workloads import WorkloadIndex, is_described, tcp_ports
+from troth.explain.workloads import WorkloadIndex, is_described, listed, tcp_ports
 from troth.mesh.model import MESH_LABEL
 from troth.policy.lint import lint_policies
 from troth.policy.model import KIND, Mode
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from troth.policy.model import PeerAuthentication
     from troth.sources.collect import Manifests
     from troth.sources.workloads import PodTemplate, ServiceSpec
-
-_MOST_NAMED = 5
 
 
 def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
@@ -89,7 +87,7 @@ def _nowhere(
             policy,
             "metadata.namespace",
             f"is {namespace}, and nothing else that is given is about that namespace",
-            f"those given are {_listed(given)}",
+            f"those given are {listed(given)}",
         )
 
 
@@ -101,7 +99,7 @@ def _matches_none(policy: PeerAuthentication, index: WorkloadIndex) -> Problem:
     for key, value in policy.selector.items():
         values = index.values_of(namespace, key)
         if value not in values:
-            labels = _listed([f"{key}={each}" for each in values])
+            labels = listed([f"{key}={each}" for each in values])
             wanted = f"they have {labels}" if labels else f"none of them has a label {key}"
             break
     return _warning(
@@ -119,8 +117,8 @@ def _ports_of_none(
     if not declared:
         return  # containers need not declare the ports they listen on
     for port in sorted(policy.port_modes.keys() - set(declared)):
-        whose = _listed([str(template) for template in selected])
-        wanted = f"the ports declared are {_listed([str(each) for each in declared])}"
+        whose = listed([str(template) for template in selected])
+        wanted = f"the ports declared are {listed([str(each) for each in declared])}"
         for service in services:
             targets = _targets(service, port, selected)
             if targets:
@@ -159,12 +157,6 @@ def _by_namespace(services: Iterable[ServiceSpec]) -> dict[str, list[ServiceSpec
     for service in services:
         result.setdefault(service.namespace, []).append(service)
     return result
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    shown = ", ".join(names[:_MOST_NAMED])
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _warning(policy: PeerAuthentication, path: str, found: str, wanted: str) -> Problem:

@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from troth.errors import Severity
-from troth.explain.front_doors import FrontDoors
+from troth.explain.front_doors import Breakage, FrontDoors
 from troth.explain.plan_report import (
     Affected,
-    Breakage,
     Change,
     Plan,
     PortChange,

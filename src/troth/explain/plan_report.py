@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 from troth.errors import Problem
 from troth.explain.audit_report import Proposal
-from troth.explain.front_doors import FrontDoor
+from troth.explain.front_doors import Breakage, FrontDoor
 from troth.explain.observed import Plaintext
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
@@ -67,19 +66,6 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
 
     clients: tuple[WorkloadName, ...]
     ports: tuple[PortChange, ...]
-
-
-class Breakage(StrEnum):
-    """Whether clients would be refused that get through today; the first that is true."""
-
-    SEEN = "seen"
-    """Some were seen that would be."""
-    POSSIBLE = "possible"
-    """Nobody was seen, or nobody has looked; but there are clients that may call."""
-    UNKNOWN = "unknown"
-    """None is known, and something that couldn't be read may be one, or be called by one."""
-    NONE = "none"
-    """There is nobody who would be."""
 
 
 class UnknownWorkload(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.explain.audit_report import LeftOut, PortAudit, PortState, Proposal
+from troth.explain.front_doors import worst
 from troth.policy.model import API_VERSIONS, KIND, Mode, PeerAuthentication
 from troth.policy.resolve import PolicyIndex
 from troth.policy.scope import Scope
@@ -162,7 +163,8 @@ class _Proposer:
         wanted = self._modes()
         for each in workloads:
             for port in (None, *each.ports):
-                wanted[each.key, port] = Mode.STRICT
+                if port is None or each.ports[port].state is not PortState.LEFT_OPEN:
+                    wanted[each.key, port] = Mode.STRICT
         return self._accept(policy, wanted, wanting, exceptions={})
 
     def _single(self, workload: WorkloadAudit) -> str:
@@ -216,7 +218,7 @@ class _Proposer:
         self,
         policy: PeerAuthentication,
         wanted: Modes,
-        workloads: Iterable[WorkloadAudit],
+        workloads: Sequence[WorkloadAudit],
         *,
         exceptions: Mapping[int, str],
     ) -> bool:
@@ -230,6 +232,12 @@ class _Proposer:
                 workloads=tuple(each.key for each in workloads),
                 exceptions=exceptions,
                 manifest=_manifest(policy),
+                verdict=worst(
+                    port.verdict
+                    for each in workloads
+                    for number, port in each.ports.items()
+                    if number not in exceptions and port.state is not PortState.LEFT_OPEN
+                ),
             )
         )
         return True
@@ -248,7 +256,7 @@ class _Proposer:
 
 def _is_strict(workload: WorkloadAudit) -> bool:
     return workload.mode is Mode.STRICT and all(
-        port.state is PortState.STRICT for port in workload.ports.values()
+        port.state in {PortState.STRICT, PortState.LEFT_OPEN} for port in workload.ports.values()
     )
 
 
@@ -259,6 +267,8 @@ def _why_kept(number: int, port: PortAudit) -> str:
             return f"port {number} takes plaintext from {sources}"
         case PortState.DISABLED:
             return f"port {number} is DISABLE by {port.decided_by}"
+        case PortState.FRONT_DOOR:
+            return _why_front_door(number, port.front_doors)
         case _:
             return f"port {number} has had no traffic"
 

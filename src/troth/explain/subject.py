@@ -10,13 +10,11 @@ import msgspec
 
 from troth._syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
 from troth.errors import InputError, Problem
-from troth.explain.workloads import WorkloadIndex, tcp_ports
+from troth.explain.workloads import WorkloadIndex, listed, tcp_ports
 
 if TYPE_CHECKING:
     from troth.sources.collect import Manifests
     from troth.sources.workloads import PodTemplate
-
-_MOST_NAMED = 5
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +66,7 @@ def find_subject(manifests: Manifests, name: str) -> Subject:
             return Subject(namespace=namespace, name=rest, labels=labels)
         found = [each for each in found if each.labels == labels] or found
     if len(found) > 1:
-        names = _listed([str(each) for each in found])
+        names = listed([str(each) for each in found])
         _refuse(name, f"may be any of {names}", "name one of them by labels that only it has")
     return _subject(found[0])
 
@@ -107,13 +105,7 @@ def _nearest(index: WorkloadIndex, namespace: str, name: str) -> str:
     near = difflib.get_close_matches(name[:64], there, n=1)
     if near:
         return f"did you mean {namespace}/{near[0]}?"
-    return f"in namespace {namespace} there are {_listed(there)}"
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    shown = ", ".join(names[:_MOST_NAMED])
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"in namespace {namespace} there are {listed(there)}"
 
 
 def _refuse(name: str, found: str, wanted: str) -> NoReturn:

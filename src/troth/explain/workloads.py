@@ -9,10 +9,12 @@ from troth.mesh.model import MESH_LABEL, Namespace, Protocol
 from troth.mesh.world import Membership, membership
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from troth.sources.collect import Manifests
     from troth.sources.workloads import PodTemplate
+
+_MOST_NAMED = 5
 
 
 class WorkloadIndex:
@@ -64,3 +66,10 @@ def belongs(
 def tcp_ports(template: PodTemplate) -> tuple[int, ...]:
     """The ports that a mode can hold for: the mesh leaves UDP and SCTP alone."""
     return tuple(port.number for port in template.ports if port.protocol is Protocol.TCP)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are beside them."""
+    more = len(names) - _MOST_NAMED
+    shown = ", ".join(names[:_MOST_NAMED])
+    return f"{shown} and {more} more" if more > 0 else shown

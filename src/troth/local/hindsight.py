@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
-from troth.explain.audit import audit
+from troth.explain.audit import Known, audit
+from troth.explain.front_doors import FrontDoors
 from troth.explain.noted import note
 from troth.explain.why import named, why
 
@@ -61,6 +62,7 @@ def mesh_audit(mesh: LocalMesh, request: AuditRequest) -> Audit:
         complete_since=tally.complete_since,
         not_captured=mesh.agent.refused,
         selectors={key: each.selector for key, each in mesh.manifests.deployments.items()},
+        known=Known(FrontDoors(mesh.manifests)),
     )
 
 
