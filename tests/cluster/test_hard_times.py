@@ -83,7 +83,6 @@ def big_service(namespace: str, address: str) -> Iterator[dict[str, object]]:
     }
 
 
-@pytest.mark.timeout(240)
 def test_a_minute_without_api_server_fails_no_request_and_all_is_caught_up_with(
     mesh: ClusterMesh,
 ) -> None:

@@ -18,7 +18,7 @@ from tests.rig.person import Person, commands
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 DEFINITION = "peerauthentications.security.istio.io"
 CLUSTER_WIDE = (

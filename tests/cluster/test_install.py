@@ -19,7 +19,7 @@ from tests.rig.person import Person
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 REPOSITORY = Path(__file__).parents[2]
 DEFINITION = "peerauthentications.security.istio.io"

@@ -28,7 +28,7 @@ CHANGES = int(os.environ.get("TROTH_MODE_CHANGES", "24"))
 SECONDS_PER_CHANGE = 8
 CALLERS = str(PROGRAMS / "callers.py")
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240 + SECONDS_PER_CHANGE * CHANGES)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300 + SECONDS_PER_CHANGE * CHANGES)]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 TROTH = str(Path(sys.executable).with_name("troth"))
 PYTHON = "python3"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 """What a machine that is busy with something else may take for what else takes a moment."""
 
 GRACE_SECONDS = 2
@@ -73,7 +73,7 @@ class Host:
         self, *argv: str, check: bool = True, plain: bool = False, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the machine and wait for it."""
-        options = {"capture_output": True, "text": True, "timeout": 60.0} | options
+        options = {"capture_output": True, "text": True, "timeout": PATIENCE_SECONDS} | options
         result = subprocess.run(self.command(*argv, plain=plain), check=False, **options)
         assert not check or result.returncode == 0, (argv, result.returncode, result.stderr)
         return result

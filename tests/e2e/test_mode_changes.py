@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHANGES = int(os.environ.get("TROTH_MODE_CHANGES", "60"))
 SECONDS_PER_CHANGE = 5
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120 + SECONDS_PER_CHANGE * CHANGES)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300 + SECONDS_PER_CHANGE * CHANGES)]
 
 NONE = "none"
 ROUND = (

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from lightkube.resources.core_v1 import Namespace, Pod
-from tests.e2e.harness import eventually
+from tests.e2e.harness import PATIENCE_SECONDS, eventually
 from tests.rig import controlplane, objects
 from tests.rig.cgroups import CgroupDriver, CgroupNames
 from tests.rig.controlplane import ControlPlane
@@ -180,7 +180,11 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a pod's first container, once it runs, and wait for the command."""
         container = self._running(namespace, name)
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60.0}
+        settings: dict[str, Any] = {
+            "capture_output": True,
+            "text": True,
+            "timeout": PATIENCE_SECONDS,
+        }
         settings |= {"env": container.environment, **options}
         return subprocess.run(container.exec_command(*argv), check=False, **settings)
 

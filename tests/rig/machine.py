@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.e2e.harness import eventually
+from tests.e2e.harness import PATIENCE_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,7 +129,7 @@ class Machine:
         self, *argv: str, check: bool = True, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the machine and wait for it."""
-        options = {"capture_output": True, "text": True, "timeout": 60.0} | options
+        options = {"capture_output": True, "text": True, "timeout": PATIENCE_SECONDS} | options
         result = subprocess.run(self.command(*argv), check=False, **options)
         assert not check or result.returncode == 0, (argv, result.returncode, result.stderr)
         return result
