@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,6 +79,25 @@ async def test_who_is_prepared_has_the_node_and_what_can_not_be_known_otherwise(
     predecessor = await taken(scene)
     assert not scene.holder.has_it
     assert predecessor.handover.joining == {"uid-1"}
+    predecessor.close()
+
+
+async def test_another_user_is_not_handed_the_node_nor_told_of_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: ours + 1)  # so that we are the other one
+    reader, writer = await asyncio.open_unix_connection(scene.slot.handover)
+    with contextlib.closing(writer):
+        writer.write(b"take\n")
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+    assert scene.holder.has_it
+    assert not scene.successors.are_there
+    monkeypatch.undo()
+    predecessor = await taken(scene)
+    assert not scene.holder.has_it
     predecessor.close()
 
 
