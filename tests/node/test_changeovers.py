@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from troth._table import Table
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.changeover import PATIENCE_SECONDS
 from troth.mesh.model import ContainerPort, Pod
@@ -33,6 +34,10 @@ SERVER = Pod(
 )
 
 
+def all_in(mode: Mode) -> PeerAuthentication:
+    return PeerAuthentication(namespace="shop", name="all", selector={"app": "web"}, mode=mode)
+
+
 class Node(RuleBasedStateMachine):
     """A server on its node, with clients beside it, and clients on one other node.
 
@@ -43,16 +48,17 @@ class Node(RuleBasedStateMachine):
     @initialize(alone=st.booleans(), offered=st.sampled_from([NO_PORTS, Ports(usual=True)]))
     def begin(self, *, alone: bool, offered: Ports) -> None:
         self.alone = alone
-        # Left by an earlier agent, whose Envoy did take it.
+        # Left by an earlier agent, whose Envoy did take it, as the policy said.
         self.pod = msgspec.structs.replace(SERVER, plaintext=NO_PORTS if alone else offered)
-        self.policies: tuple[PeerAuthentication, ...] = ()
+        disabled = (all_in(Mode.DISABLE),)
+        self.policies: tuple[PeerAuthentication, ...] = disabled if self.pod.plaintext else ()
         self.lenient = False
         self.now = 0.0
         self.changeovers = Changeovers(alone=alone)
         self.views = ViewKeeper()
         self.takes: list[Ports] = []
         self.sends: list[Ports] = []
-        self.seen_policies: tuple[PeerAuthentication, ...] = ()
+        self.seen_policies = tuple[PeerAuthentication, ...](self.policies)
         self.seen_pod = self.pod
         self.push(paced=False)
 
@@ -106,7 +112,7 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def other_node_hears_of_policies(self) -> None:
-        self.seen_policies = self.policies
+        self.seen_policies = tuple[PeerAuthentication, ...](self.policies)
 
     @rule()
     def other_node_hears_of_the_pod(self) -> None:
@@ -166,3 +172,43 @@ class Node(RuleBasedStateMachine):
 
 Node.TestCase.settings = settings(stateful_step_count=30)
 TestNode = Node.TestCase
+
+
+def taken(changeovers: Changeovers, mode: Mode, plaintext: Ports) -> Ports:
+    """What the server takes in plaintext after a step; its annotation says ``plaintext``."""
+    world = World(
+        trust_domain=TrustDomain.parse("cluster.local"),
+        pods={"1": msgspec.structs.replace(SERVER, plaintext=plaintext)},
+        policies=(all_in(mode),),
+    )
+    view = node_view(world, netns={"1": "/n"})
+    changeovers.step(view, world.policies, now=0.0)
+    # All is in force at once.
+    changeovers.told(Table(changeovers.reached(Table(view.destinations))))
+    changeovers.confirm()
+    return changeovers.held("1", view.local_pods["1"]).plaintext
+
+
+EVERYWHERE = Ports(usual=True)
+
+
+def test_an_annotation_opens_nothing_that_the_policy_closes_when_an_agent_starts() -> None:
+    changeovers = Changeovers(alone=False)
+    assert taken(changeovers, Mode.STRICT, EVERYWHERE) == NO_PORTS
+    assert changeovers.until is None
+
+
+def test_an_annotation_that_no_agent_has_written_keeps_nothing_open() -> None:
+    changeovers = Changeovers(alone=False)
+    assert taken(changeovers, Mode.PERMISSIVE, EVERYWHERE) == EVERYWHERE
+    assert taken(changeovers, Mode.STRICT, EVERYWHERE) == NO_PORTS
+    assert taken(changeovers, Mode.STRICT, NO_PORTS) == NO_PORTS
+    assert taken(changeovers, Mode.STRICT, EVERYWHERE) == NO_PORTS
+
+
+def test_what_was_offered_under_disable_stays_open_until_others_have_moved() -> None:
+    changeovers = Changeovers(alone=False)
+    assert taken(changeovers, Mode.DISABLE, EVERYWHERE) == EVERYWHERE
+    assert taken(changeovers, Mode.STRICT, EVERYWHERE) == EVERYWHERE
+    assert changeovers.until == PATIENCE_SECONDS
+    assert changeovers.waiting == {"1"}

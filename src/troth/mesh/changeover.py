@@ -71,13 +71,12 @@ class Changeover(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def begin(cls, wanted: Wanted, *, now: float) -> Changeover:
         """A pod that this agent hasn't known before: arguments as of `step`."""
-        # Where an earlier agent has told other nodes that it takes plaintext, it goes on for now.
-        takes = wanted.takes | wanted.offered
-        sent = wanted.sent & takes
+        # Whatever an earlier agent has offered, no more is taken than the policies say.
+        sent = wanted.sent & wanted.takes
         start = cls(
-            takes=takes,
+            takes=wanted.takes,
             sent=sent,
-            surely_takes=takes,
+            surely_takes=wanted.takes,
             maybe_sent=sent,
             elsewhere=wanted.offered,
         )

@@ -37,6 +37,8 @@ class Changeovers:
         self._wanted: dict[str, Wanted] = {}
         self._from: dict[str, tuple[LocalPod, Destination | None, Ports]] = {}
         self._sent: dict[str, Ports] = {}
+        # Where clients elsewhere have had a reason to send plaintext, as far as they may still.
+        self._sent_elsewhere: dict[str, Ports] = {}
         self._busy: set[str] = set()
         self._policies: tuple[PeerAuthentication, ...] = ()
         self._heard = False
@@ -127,7 +129,7 @@ class Changeovers:
         return {uid: ports for uid in self._of if (ports := self._offer(uid))}
 
     def _forget(self, uid: str) -> None:
-        for each in (self._of, self._wanted, self._from, self._sent):
+        for each in (self._of, self._wanted, self._from, self._sent, self._sent_elsewhere):
             each.pop(uid, None)
         self._busy.discard(uid)
 
@@ -150,10 +152,16 @@ class Changeovers:
             return False
         self._from[uid] = (local, there, offer)
         strangers = ALL_PORTS if local.lenient else NO_PORTS
+        sent = there.plaintext if there is not None else NO_PORTS
+        # Who may write to the pod may write its annotation, too. So it counts only where a policy
+        # that this agent has known had clients send plaintext. What others make of one that was
+        # there before is a matter of seconds, and no reason to open what the policy closes.
+        offered = offer | (local.pod.plaintext & (self._sent_elsewhere.get(uid, NO_PORTS) | sent))
+        self._sent_elsewhere[uid] = offered | sent
         self._wanted[uid] = Wanted(
             takes=local.plaintext,
-            sent=there.plaintext if there is not None else strangers,
-            offered=NO_PORTS if self._alone else local.pod.plaintext | offer,
+            sent=sent if there is not None else strangers,
+            offered=NO_PORTS if self._alone else offered,
             labels=local.pod.labels,
         )
         return True
