@@ -62,6 +62,12 @@ def test_the_list_of_commands_loses_nothing_on_a_narrow_terminal(
         assert not lost(f"{name} {first}", shown)
 
 
+def test_the_list_of_commands_says_what_their_own_help_begins_with() -> None:
+    (listed, whole) = (typer.main.get_command(command_tree(first)) for first in ("--help", ""))
+    for name, command in whole.commands.items():  # type: ignore[attr-defined]  # it is a group
+        assert listed.commands[name].help == command.help.partition("\n")[0]  # type: ignore[attr-defined]
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"troth {__version__}\n"

@@ -39,6 +39,36 @@ COMMANDS = {
 }
 """The module of every command, as help lists them."""
 
+SUMMARIES = {
+    "up": "Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.",
+    "down": "Stop the mesh and remove everything it made; also what a killed one left behind.",
+    "status": "Show each pod: identity, mode of every port, certificate, captured or why not.",
+    "exec": "Run a command inside a pod, as one of its containers would.",
+    "logs": "Print what a container wrote.",
+    "events": "Show connections: accepted by the tunnel, passed in plaintext, refused, and why.",
+    "validate": (
+        "Find what is wrong with manifests or a cluster, and policies that don't do what "
+        "they seem to."
+    ),
+    "explain": (
+        "Say which mutual TLS mode holds for a workload's ports, and which policy decides, and why."
+    ),
+    "plan": "Say what a change would do: modes, who is refused, what loses encryption.",
+    "why": "Say why the last connections were refused or failed, and what to do about each.",
+    "audit": "Show who connected to whom, and which workloads are ready for STRICT or why not.",
+    "trace": (
+        "Make one connection and trace one handshake: what both ends decide, and where it stops."
+    ),
+    "demo": "Start a small mesh and walk through policies, refusals and one TLS handshake.",
+    "controller": (
+        "Run a cluster's controller: certificates for node agents, root, policies' status."
+    ),
+    "check": "Say what a cluster lacks for troth, before or after it is installed.",
+    "node": "Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.",
+    "ca": "See and replace the root certificate of a cluster's mesh.",
+}
+"""What each does, as the list of them says it: to take it from their modules takes long."""
+
 PLUGIN_COMMANDS = (
     *("status", "validate", "explain", "plan", "why", "audit", "trace", "events", "check", "ca"),
 )
@@ -46,13 +76,15 @@ PLUGIN_COMMANDS = (
 
 
 _COLUMNS_FOR_FRAMES = 100
+_LISTING = frozenset({"-h", "--help", "--version"})
 
 
 def command_tree(first: str = "", *, as_plugin: bool = False) -> typer.Typer:
     """The commands, or only what is needed of them: modules take long to import.
 
     Args:
-        first: The first argument. If it is a command, its module alone is imported.
+        first: The first argument. If it is a command, its module alone is imported; if it asks
+            for the list of them, none is.
         as_plugin: Those of kubectl's plugin.
     """
     cluster = "this cluster's" if as_plugin else "Kubernetes"
@@ -65,9 +97,17 @@ def command_tree(first: str = "", *, as_plugin: bool = False) -> typer.Typer:
     )
     tree.callback()(_root)
     names = PLUGIN_COMMANDS if as_plugin else tuple(COMMANDS)
+    if first in _LISTING:
+        for name in names:
+            tree.command(name, help=SUMMARIES[name])(_listed_only)
+        return tree
     for module in dict.fromkeys(COMMANDS[name] for name in ((first,) if first in names else names)):
         importlib.import_module(f"troth.cli.{module}").register(tree)
     return tree
+
+
+def _listed_only() -> None:
+    """Never called: nothing else is on a command line that begins with one of `_LISTING`."""
 
 
 def _help_style(*, of_command: bool) -> Literal["markdown"] | None:
@@ -110,9 +150,10 @@ def run(arguments: list[str], *, as_plugin: bool = False) -> int:
         Its exit code.
     """
     try:
-        tree = command_tree(arguments[0] if arguments else "", as_plugin=as_plugin)
+        arguments = arguments or ["--help"]
+        tree = command_tree(arguments[0], as_plugin=as_plugin)
         name = PLUGIN if as_plugin else "troth"
-        result = tree(arguments or ["--help"], prog_name=name, standalone_mode=False)
+        result = tree(arguments, prog_name=name, standalone_mode=False)
     except typer.Abort:
         return 1
     except typer.TyperException as error:
