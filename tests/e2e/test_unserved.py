@@ -118,10 +118,10 @@ def test_why_names_the_client_outside_of_the_mesh_that_nobody_listens_to(
         assert is_refused(cron, own, 8099)
     told = why(mesh, "legacy/cron", reason="app_unreachable", port=8099, count=2)
     assert (told["source"], told["destination"]) == ("legacy/cron", "finance/payments")
-    assert told["cause"] == (
-        "It reached the pod, but nothing took the connection at port 8099 of finance/payments: "
-        "nothing listens on port 8099."
+    assert told["cause"].startswith(
+        "It reached the pod, but nothing took the connection at port 8099 of finance/payments at"
     )
+    assert told["cause"].endswith(": nothing listens on port 8099.")
 
 
 @pytest.mark.usefixtures("endpoints")

@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from tests.e2e.harness import PYTHON, Host, Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import FILE, apply, clients, wait_serving
@@ -58,9 +59,8 @@ def test_plaintext_to_strict_is_told_with_the_policy_and_the_remedies_work(
         "Put namespace legacy in the mesh, "
         "or set PERMISSIVE for port 8080 in finance/payments-mtls."
     )
-    remedied = policy(
-        "finance/payments-mtls", "STRICT", selector={"app": "payments"}, ports={8080: "PERMISSIVE"}
-    )
+    labelled, remedied = yaml.safe_load_all(told["manifests"])
+    assert labelled["metadata"]["labels"] == {"troth.dev/mesh": "enabled"}
     apply(mesh, remedied, modes={"finance/payments:8080": "PERMISSIVE by finance/payments-mtls"})
     assert cron.get("payments.finance", 8080).body == "payments 8080 /"
     told = refusal(mesh, source="legacy/cron", reason="plaintext_to_strict")
@@ -81,17 +81,19 @@ def test_the_text_is_one_headline_and_two_sentences(mesh: Mesh, cron: Client) ->
         return text if text.startswith(heads) else ""
 
     text = eventually(told, what="the newest refusal")
-    first, second = text.splitlines()
+    first, second, *manifests = text.splitlines()
     assert ": refused" in first
     assert second.startswith("  Plaintext, and finance/payments-mtls sets STRICT")
+    assert "      kind: Namespace" in manifests
 
 
 def test_an_app_that_does_not_listen_is_told_apart_from_a_refusal(mesh: Mesh, web: Client) -> None:
     assert web.get("payments", 99).cut
     told = refusal(mesh, source="finance/web", reason="app_unreachable")
     assert (told["outcome"], told["port"]) == ("failed", 99)
-    cause = "nothing took the connection at port 99 of finance/payments: nothing listens on port 99"
-    assert cause in told["cause"]
+    assert "nothing took the connection at port 99 of finance/payments at its IPv" in told["cause"]
+    assert told["cause"].endswith(f"{told['destination_address']}: nothing listens on port 99.")
+    assert "`troth logs finance/payments`" in told["remedy"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
 from troth.explain.noted import note
@@ -17,6 +18,7 @@ from troth.policy.model import Mode
 if TYPE_CHECKING:
     from troth.explain.why_report import Refusal, Why
     from troth.mesh.world import World
+    from troth.policy.model import PeerAuthentication
 
 MTLS = policy("finance/payments-mtls", Mode.STRICT, app="payments")
 REFUSED = "legacy/cron > finance/payments:8080 refused plaintext_to_strict"
@@ -195,25 +197,26 @@ def test_the_table_has_a_row_for_every_reason() -> None:
         pytest.param(
             "finance/web > finance/payments:8080 failed app_unreachable",
             {},
-            "It reached the pod, but nothing took the connection at port 8080 of finance/payments. "
-            "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
-            "families), not at 127.0.0.1 alone.",
+            "It reached the pod, but nothing took the connection at port 8080 of finance/payments "
+            "at its IPv4 address 10.0.1.2. "
+            "Connect again: if it fails again, look whether the app listens there at all.",
             id="the app doesn't listen",
         ),
         pytest.param(
             "finance/web > finance/payments:8080 failed app_unreachable",
             {"detail": "it listens on 0.0.0.0:8080 alone, so not on IPv6"},
-            "It reached the pod, but nothing took the connection at port 8080 of finance/payments: "
-            "it listens on 0.0.0.0:8080 alone, so not on IPv6. "
-            "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
-            "families), not at 127.0.0.1 alone.",
+            "It reached the pod, but nothing took the connection at port 8080 of finance/payments "
+            "at its IPv4 address 10.0.1.2: it listens on 0.0.0.0:8080 alone, so not on IPv6. "
+            "Let the app listen on :: (both families), or give the Service ipFamilies: [IPv4], "
+            "so that its name has no IPv6 address.",
             id="the app listens elsewhere",
         ),
         pytest.param(
             "finance/web > 10.96.0.1:80 failed no_endpoints",
             {"side": Side.CLIENT},
             "finance/payments has no ready pod behind port 80. "
-            "Make a pod ready that its selector matches: `troth status` shows them.",
+            "See that a pod is ready that its selector matches, and that has the port that its "
+            "targetPort names.",
             id="nobody behind the service",
         ),
     ],
@@ -364,3 +367,49 @@ def test_what_is_in_the_way_of_the_tunnel_is_named_as_a_cause(
     assert report.conflicts == (conflict,)
     assert (f"{where} admits 8080, but not 15007." in refusal.cause) is named
     assert (refusal.remedy == "Add it.") is named
+
+
+@pytest.mark.parametrize(
+    ("behind", "remedy"),
+    [
+        ((), "Its selector matches no pod: correct it, or the labels of the pods."),
+        (("finance/payments-0: not ready",), "It selects finance/payments-0: not ready."),
+    ],
+)
+def test_a_service_that_leads_nowhere_is_told_with_what_is_behind_it(
+    behind: tuple[str, ...], remedy: str
+) -> None:
+    now = world(services=[PAYMENTS])
+    seen = connection("finance/web > 10.96.0.1:80 failed no_endpoints", now, side=Side.CLIENT)
+    (noted,) = note(totals([seen]), now, behind=lambda _: behind)
+    assert noted.remedy == remedy
+
+
+def test_who_is_cut_short_in_the_mesh_is_not_taken_for_a_port_scanner() -> None:
+    line = "finance/web > finance/payments:8080 refused no_handshake"
+    assert "port scanners" not in sentences(line, world(MTLS))
+    assert "whether somebody floods the tunnel" in sentences(line, world(MTLS))
+
+
+@pytest.mark.parametrize(
+    ("held", "name", "labels"),
+    [
+        pytest.param(MTLS, "payments-mtls", {"app": "payments"}, id="the workload's own policy"),
+        pytest.param(
+            policy("finance/strict", Mode.STRICT),
+            "payments-mtls",
+            {"app": "payments"},
+            id="a namespace's",
+        ),
+    ],
+)
+def test_a_refusal_of_plaintext_comes_with_the_manifests_that_admit_it(
+    held: PeerAuthentication, name: str, labels: dict[str, str]
+) -> None:
+    now = world(held)
+    (refusal,) = told(connection(REFUSED, now), now=now).refusals
+    namespace, admitting = yaml.safe_load_all(refusal.manifests)
+    assert namespace["metadata"] == {"name": "legacy", "labels": {"troth.dev/mesh": "enabled"}}
+    assert admitting["metadata"] == {"name": name, "namespace": "finance"}
+    assert admitting["spec"]["selector"] == {"matchLabels": labels}
+    assert admitting["spec"]["portLevelMtls"][8080] == {"mode": "PERMISSIVE"}

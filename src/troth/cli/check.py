@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from troth._contract import DEFAULT_NAMESPACE
-from troth.cli.console import Output, OutputOption, out, print_json
+from troth.cli.console import Output, OutputOption, print_json, print_tables
 from troth.errors import Severity
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def check(
     if output is Output.JSON:
         print_json(report)
     else:
-        out.print(render_check(report), soft_wrap=not out.is_terminal)
+        print_tables(render_check(report))
     return 1 if report.errors else 0
 
 

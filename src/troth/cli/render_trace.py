@@ -142,6 +142,8 @@ def _conclusion(diagnosis: Diagnosis) -> RenderableType:
     rows.add_row("cause", Text(diagnosis.cause))
     if diagnosis.remedy:
         rows.add_row("remedy", Text(diagnosis.remedy))
+    if diagnosis.manifests:
+        rows.add_row("apply", Text(diagnosis.manifests.rstrip(), style="cyan"))
     return rows
 
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name
-from troth.cli.console import Output, OutputOption, err, moment, out, print_json
+from troth.cli.console import Output, OutputOption, err, moment, print_json, print_tables
 from troth.cli.reviews import (
     TIMEOUT_SECONDS,
     TROTH_NAMESPACE,
@@ -76,7 +76,7 @@ def why_command(
     if output is Output.JSON:
         print_json(report)
     else:
-        out.print(render_why(report), soft_wrap=not out.is_terminal)
+        print_tables(render_why(report))
     tell_unanswered(report.unanswered)
     return 1 if report.unanswered else 0
 
@@ -149,9 +149,14 @@ def render_why(report: Why) -> RenderableType:
             Text.from_markup(f"[yellow]{escape(conflict.where)} {escape(conflict.what)}.[/yellow]")
         )
         parts.append(Padding(Text(f"{conflict.why} {conflict.remedy}"), (0, 0, 0, 2), expand=False))
+    shown: set[str] = set()  # many clients of one port need the same
     for refusal in report.refusals:
         parts.append(Text.from_markup(_headline(refusal)))
         parts.append(Padding(Text(f"{refusal.cause} {refusal.remedy}"), (0, 0, 0, 2), expand=False))
+        if refusal.manifests and refusal.manifests not in shown:
+            shown.add(refusal.manifests)
+            text = Text(refusal.manifests.rstrip(), style="cyan")
+            parts.append(Padding(text, (0, 0, 0, 6), expand=False))
     if not report.refusals:
         since = moment(report.complete_since)
         parts.append(f"Nothing was refused and nothing failed since {since}.")

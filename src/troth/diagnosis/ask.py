@@ -95,6 +95,7 @@ def report(findings: Findings) -> Diagnosis:
     """Judge what was found and put it into its stable form."""
     question, route, way, trace = findings.question, findings.route, findings.way, findings.trace
     judgement = judge(findings)
+    manifests = findings.explained.manifests if findings.explained else ""
     return Diagnosis(
         source=From(
             name=question.source,
@@ -125,6 +126,7 @@ def report(findings: Findings) -> Diagnosis:
         stopped_at=judgement.stopped_at,
         cause=judgement.cause,
         remedy=judgement.remedy,
+        manifests="" if question.as_impostor else manifests,
     )
 
 

@@ -91,6 +91,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
         stopped_at: Where it stopped; None where it didn't.
         cause: Why, for people.
         remedy: What to do, for people; None where there is nothing to be done.
+        manifests: What to apply for it (YAML), where that is known; of several any one.
     """
 
     schema: Literal["troth/trace/v1"] = "troth/trace/v1"
@@ -109,6 +110,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     stopped_at: Hop | None
     cause: str
     remedy: str | None
+    manifests: str = ""
 
     @property
     def passed(self) -> bool:

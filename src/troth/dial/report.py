@@ -100,10 +100,15 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a connection was refused or failed and what to do about it, in a sentence each."""
+    """Why a connection was refused or failed and what to do about it, in a sentence each.
+
+    Attributes:
+        manifests: What to apply for it (YAML), where that is known; of several any one.
+    """
 
     cause: str
     remedy: str
+    manifests: str = ""
 
 
 class EnvoyStatus(msgspec.Struct, frozen=True, kw_only=True):

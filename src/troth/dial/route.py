@@ -78,7 +78,7 @@ def cause(explainer: Explainer, connection: Connection) -> Cause:
         newest=connection,
     )
     texts = explainer.explain(alone)
-    return Cause(cause=texts.cause, remedy=texts.remedy)
+    return Cause(cause=texts.cause, remedy=texts.remedy, manifests=texts.manifests)
 
 
 def envoy_status(agent: NodeAgent, *, of: Collection[str] | None = None) -> EnvoyStatus:

@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from troth.mesh.tally import Total
     from troth.mesh.world import World
 
+OF_ONE_ROLLOUT = frozenset(
+    {"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name"}
+)
+"""Labels that the next rollout of a workload has otherwise."""
+
 
 class Names:
     """The names of one world, looked up without going through all of it each time."""

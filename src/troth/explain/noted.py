@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.explain.remedies import Explainer
+from troth.explain.remedies import Explainer, Texts
 from troth.mesh.connections import Outcome
 from troth.mesh.model import Endpoint
 from troth.mesh.tally import Total
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from troth.explain.names import Names
     from troth.mesh.world import World
 
+_NOTHING = Texts("", "")
 TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
 
@@ -34,6 +35,7 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
         client_captured: Whether all pods of the client's workload are captured.
         cause: Why they were refused or failed, in one sentence; empty where they were not.
         remedy: What to do, in one sentence.
+        manifests: What to apply for it (YAML), where that is known.
     """
 
     total: Total
@@ -42,6 +44,7 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     client_captured: bool
     cause: str = ""
     remedy: str = ""
+    manifests: str = ""
 
     @property
     def ends(self) -> frozenset[str]:
@@ -49,24 +52,31 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset({self.total.source, self.total.destination, self.destination})
 
 
-def note(totals: Iterable[Total], world: World) -> Iterator[Noted]:
+def note(
+    totals: Iterable[Total],
+    world: World,
+    *,
+    behind: Callable[[str], Iterable[str]] | None = None,
+) -> Iterator[Noted]:
     """Note what was seen by ``world``, which names it and decides what there is to do.
 
-    One after the other: explaining takes its time, and the first may be enough.
+    One after the other: explaining takes its time, and the first may be enough. ``behind`` is as of
+    `Explainer`.
     """
-    explainer = Explainer(world)
+    explainer = Explainer(world, behind=behind)
     uncaptured = {pod.workload for pod in world.pods.values() if not pod.captured}
     captured = {pod.workload for pod in world.pods.values()} - uncaptured
     for total in totals:
         in_trouble = total.newest.outcome in TROUBLE
-        cause, remedy = explainer.explain(total) if in_trouble else ("", "")
+        texts = explainer.explain(total) if in_trouble else _NOTHING
         yield Noted(
             total=total,
             destination=explainer.names.destination(total),
             servers=tuple(_servers(total, explainer.names)),
             client_captured=total.source in captured,
-            cause=cause,
-            remedy=remedy,
+            cause=texts.cause,
+            remedy=texts.remedy,
+            manifests=texts.manifests,
         )
 
 

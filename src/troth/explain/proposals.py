@@ -16,7 +16,8 @@ import msgspec
 
 from troth.explain.audit_report import LeftOut, PortAudit, PortState, Proposal
 from troth.explain.front_doors import worst
-from troth.policy.model import API_VERSIONS, KIND, Mode, PeerAuthentication
+from troth.explain.names import OF_ONE_ROLLOUT
+from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.resolve import PolicyIndex
 from troth.policy.scope import Scope
 from troth.policy.verdict import Outcome
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 253
 _SUFFIX = "-mtls"
 _DOOR_SUFFIX = "-front-door"
-# Labels that controllers add to pods and that change with every rollout.
-_OF_ONE_ROLLOUT = frozenset(
-    {"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name"}
-)
 
 Modes = dict[tuple[str, int | None], Mode]
 
@@ -90,7 +87,7 @@ def except_front_doors(
                 template.namespace,
                 template.name[: _LONGEST_NAME - len(_DOOR_SUFFIX)].rstrip("-.") + _DOOR_SUFFIX,
             ),
-            selector={k: v for k, v in template.labels.items() if k not in _OF_ONE_ROLLOUT},
+            selector={k: v for k, v in template.labels.items() if k not in OF_ONE_ROLLOUT},
         )
         excepted = dict.fromkeys(doors, Mode.PERMISSIVE)
         policies[policy.key] = msgspec.structs.replace(
@@ -100,9 +97,7 @@ def except_front_doors(
         workloads.append(f"{template.namespace}/{template.name}")
         why |= {port: _why_front_door(port, each) for port, each in doors.items()}
     for key, (workloads, why) in proposed.items():
-        yield Proposal(
-            workloads=tuple(workloads), exceptions=why, manifest=_manifest(policies[key])
-        )
+        yield Proposal(workloads=tuple(workloads), exceptions=why, manifest=policies[key].manifest)
 
 
 def _why_front_door(port: int, doors: Iterable[FrontDoor]) -> str:
@@ -210,7 +205,7 @@ class _Proposer:
     def _candidates(self, workload: str, pod: Pod) -> Iterator[Mapping[str, str]]:
         """Labels to select a workload by, the best first."""
         for labels in (self._selectors.get(workload), pod.labels):
-            stable = {k: v for k, v in (labels or {}).items() if k not in _OF_ONE_ROLLOUT}
+            stable = {k: v for k, v in (labels or {}).items() if k not in OF_ONE_ROLLOUT}
             if stable:
                 yield stable
 
@@ -231,7 +226,7 @@ class _Proposer:
             Proposal(
                 workloads=tuple(each.key for each in workloads),
                 exceptions=exceptions,
-                manifest=_manifest(policy),
+                manifest=policy.manifest,
                 verdict=worst(
                     port.verdict
                     for each in workloads
@@ -271,21 +266,3 @@ def _why_kept(number: int, port: PortAudit) -> str:
             return _why_front_door(number, port.front_doors)
         case _:
             return f"port {number} has had no traffic"
-
-
-def _manifest(policy: PeerAuthentication) -> dict[str, object]:
-    spec: dict[str, object] = {}
-    if policy.selector:
-        spec["selector"] = {"matchLabels": dict(policy.selector)}
-    if policy.mode is not Mode.UNSET:
-        spec["mtls"] = {"mode": str(policy.mode)}
-    if policy.port_modes:
-        spec["portLevelMtls"] = {
-            number: {"mode": str(mode)} for number, mode in sorted(policy.port_modes.items())
-        }
-    return {
-        "apiVersion": API_VERSIONS[0],
-        "kind": KIND,
-        "metadata": {"name": policy.name, "namespace": policy.namespace},
-        "spec": spec,
-    }

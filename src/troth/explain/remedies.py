@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+import yaml
+
 from troth._syntax import label_text
-from troth.explain.names import Names
+from troth.explain.names import OF_ONE_ROLLOUT, Names
 from troth.mesh.connections import Reason, Side
 from troth.mesh.model import MESH_LABEL
-from troth.policy.model import Mode
+from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.resolve import PolicyIndex
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from troth.mesh.model import Pod
     from troth.mesh.tally import Total
@@ -26,14 +29,22 @@ if TYPE_CHECKING:
 
 
 class Texts(NamedTuple):
-    """One sentence each."""
+    """Cause and remedy, a sentence each, and what to apply for it (YAML), if that is known."""
 
     cause: str
     remedy: str
+    manifests: str = ""
 
 
 _TRACE = "`troth trace {source_name} {destination}:{port}` shows where it stops"
+_NO_WRAPPING = 10_000
+_BY_MANIFEST = frozenset({Reason.PLAINTEXT_TO_STRICT})
+_CUT_SHORT = (
+    "Connect again: its proxy makes a handshake with every connection, so this one was cut short. "
+    "If it happens often, see in `troth why {destination}` whether somebody floods the tunnel"
+)
 _OWN_PORTS = "15001, 15006, 15007, 15101, 15106 and 15107 are troth's own ports in every pod"
+_A_CHECK = f"Let the check connect to the app's port; {_OWN_PORTS}"
 
 TEXTS: Mapping[Reason, Texts] = {
     Reason.NONE: Texts("Nothing was refused.", "Nothing to do."),
@@ -84,9 +95,8 @@ TEXTS: Mapping[Reason, Texts] = {
         "Connect to the app's port; " + _OWN_PORTS + ".",
     ),
     Reason.NO_HANDSHAKE: Texts(
-        "It came to the tunnel of {destination} and left without a handshake, "
-        "as port scanners and health checks do.",
-        "Let the check connect to the app's port; " + _OWN_PORTS + ".",
+        "It came to the tunnel of {destination} and left without a handshake{unlike}.",
+        "{no_handshake}.",
     ),
     Reason.HANDSHAKE_FAILED: Texts("The TLS handshake failed: {detail}.", _TRACE + "."),
     Reason.BAD_SERVER_NAME: Texts(
@@ -109,9 +119,8 @@ TEXTS: Mapping[Reason, Texts] = {
     ),
     Reason.APP_UNREACHABLE: Texts(
         "It reached the pod, but nothing took the connection at port {port} of "
-        "{destination}{said}.",
-        "Start the app, and let it listen at the pod's address (0.0.0.0 for IPv4, :: for both "
-        "families), not at 127.0.0.1 alone.",
+        "{destination} at {where}{said}.",
+        "{listen}.",
     ),
     Reason.UNREACHABLE: Texts(
         "{destination} takes no connections at port {port}, or there is no way to it.",
@@ -119,7 +128,7 @@ TEXTS: Mapping[Reason, Texts] = {
     ),
     Reason.NO_ENDPOINTS: Texts(
         "{destination} has no ready pod behind port {port}.",
-        "Make a pod ready that its selector matches: `troth status` shows them.",
+        "{endpoints}.",
     ),
     Reason.NOT_CONFIGURED: Texts(
         "The proxy of {reporter} knew no way to port {port} of {destination}.",
@@ -155,9 +164,17 @@ class Explainer:
     """Explains what was seen by a world.
 
     The cause is that of its time. The remedy is for now: what has changed since is taken in.
+
+    Args:
+        world: What holds now.
+        behind: Tells of a Service which pods it selects, each with what keeps it from being led to;
+            None where that isn't known.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(
+        self, world: World, *, behind: Callable[[str], Iterable[str]] | None = None
+    ) -> None:
+        self._behind = behind
         self.names = Names(world)
         self._world = world
         self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
@@ -167,14 +184,19 @@ class Explainer:
         """Cause and remedy of what a total counts."""
         words = self._words(total)
         texts = TEXTS[total.newest.reason]
-        return Texts(texts.cause.format_map(words), _capital(texts.remedy.format_map(words)))
+        return Texts(
+            texts.cause.format_map(words),
+            _capital(texts.remedy.format_map(words)),
+            words["manifests"] if total.newest.reason in _BY_MANIFEST else "",
+        )
 
     def _words(self, total: Total) -> Mapping[str, str]:
         event = total.newest
         source, name = self.names.pod(total.source), self.names.destination(total)
         by_client = event.side is Side.CLIENT
         shower = name if by_client else total.source
-        policy, admit = self._policy(total, source)
+        policy, admit, manifests = self._policy(total, source)
+        captured = source is not None and source.captured
         return {
             "source": total.source,
             "source_address": event.source.address or total.source,
@@ -192,28 +214,64 @@ class Explainer:
             "join_shower": _join(self._world, self.names.pod(shower), shower),
             "policy": policy,
             "admit": admit,
+            "manifests": manifests,
+            "where": _place(event.destination.address),
+            "listen": _listen(event.detail, name),
+            "endpoints": self._endpoints(name),
+            "unlike": "" if captured else ", as port scanners and health checks do",
+            "no_handshake": _CUT_SHORT.format(destination=name) if captured else _A_CHECK,
         }
 
-    def _policy(self, total: Total, source: Pod | None) -> tuple[str, str]:
-        """What a policy said, and how to come to terms with it."""
+    def _endpoints(self, service: str) -> str:
+        """How a Service that leads nowhere comes to lead somewhere."""
+        if self._behind is None:
+            return (
+                "see that a pod is ready that its selector matches, and that has the port that its "
+                "targetPort names"
+            )
+        if found := tuple(self._behind(service)):
+            return f"it selects {'; '.join(found)}"
+        return "its selector matches no pod: correct it, or the labels of the pods"
+
+    def _policy(self, total: Total, source: Pod | None) -> tuple[str, str, str]:
+        """What a policy said, how to come to terms with it, and the manifests that do."""
         port = total.port or total.newest.destination.port
         then = total.newest.decided_by or DecidedBy(scope=Scope.DEFAULT)
         past = f"{then.policy or 'the policy in force'} set STRICT at that time"
         destination = self.names.pod(total.destination)
         if destination is None:
-            return past, f"nothing to do: {total.destination} is gone"
+            return past, f"nothing to do: {total.destination} is gone", ""
         decision = self._index.decide(destination.namespace, destination.labels, [port])
         mode, now = decision.mode_of(port), decision.decider_of(port)
         if mode is not Mode.STRICT:
-            return past, f"nothing to do: port {port} of {total.destination} is {mode} now"
+            return past, f"nothing to do: port {port} of {total.destination} is {mode} now", ""
         policy = self._present(now, destination, port) if then == now else past
         join = _join(self._world, source, total.source)
+        manifests = _either(_labelled(self._world, source), self._exception(now, destination, port))
         if now.scope is Scope.WORKLOAD:
-            return policy, f"{join}, or set PERMISSIVE for port {port} in {now.policy}"
-        return policy, (
-            f"{join}, or select {total.destination} by a PeerAuthentication of its own "
-            f"that sets PERMISSIVE for port {port}"
+            return policy, f"{join}, or set PERMISSIVE for port {port} in {now.policy}", manifests
+        return (
+            policy,
+            (
+                f"{join}, or select {total.destination} by a PeerAuthentication of its own "
+                f"that sets PERMISSIVE for port {port}"
+            ),
+            manifests,
         )
+
+    def _exception(self, now: DecidedBy, destination: Pod, port: int) -> Mapping[str, object]:
+        """The policy by which a port takes plaintext: the one there is, or one of its own."""
+        policy = self._policies.get(now.policy or "")
+        if policy is None or now.scope is not Scope.WORKLOAD:
+            _, _, name = destination.workload.partition("/")
+            labels = destination.labels.items()
+            policy = PeerAuthentication(
+                namespace=destination.namespace,
+                name=f"{name}-mtls",
+                selector={key: value for key, value in labels if key not in OF_ONE_ROLLOUT},
+            )
+        modes = {**policy.port_modes, port: Mode.PERMISSIVE}
+        return msgspec.structs.replace(policy, port_modes=modes).manifest
 
     def _present(self, decided_by: DecidedBy, destination: Pod, port: int) -> str:
         match decided_by.scope:
@@ -228,6 +286,49 @@ class Explainer:
                 if port in policy.port_modes:
                     reach = f"port {port} of {reach}"
         return f"{decided_by.policy} sets STRICT for {reach}"
+
+
+def _place(address: str) -> str:
+    return f"its {'IPv6' if ':' in address else 'IPv4'} address {address}"
+
+
+def _listen(detail: str, destination: str) -> str:
+    """How an app comes to take a connection, by what `troth.node` says that it listens on."""
+    if detail.endswith("not on IPv6"):
+        return (
+            "Let the app listen on :: (both families), or give the Service ipFamilies: [IPv4], "
+            "so that its name has no IPv6 address"
+        )
+    if detail.endswith("not on IPv4"):
+        return "Let the app listen on 0.0.0.0, or on :: without IPV6_V6ONLY"
+    if detail.endswith("not on the pod's address"):
+        return "Let the app listen on 0.0.0.0 or ::, which are all addresses, instead of loopback"
+    if detail:
+        return (
+            f"Start what should listen there (`troth logs {destination}` shows what it says), or "
+            "connect to a port that is there"
+        )
+    return "Connect again: if it fails again, look whether the app listens there at all"
+
+
+def _labelled(world: World, pod: Pod | None) -> Mapping[str, object]:
+    """The namespace that puts a pod in the mesh; empty where a label doesn't do it."""
+    if pod is None or world.membership(pod).in_mesh or pod.labels.get(MESH_LABEL) == "disabled":
+        return {}
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": pod.namespace, "labels": {MESH_LABEL: "enabled"}},
+    }
+
+
+def _either(*manifests: Mapping[str, object]) -> str:
+    texts = (
+        yaml.safe_dump(each, sort_keys=False, default_flow_style=None, width=_NO_WRAPPING)
+        for each in manifests
+        if each
+    )
+    return "---  # or\n".join(texts)
 
 
 def _join(world: World, pod: Pod | None, name: str) -> str:

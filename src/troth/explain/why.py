@@ -121,6 +121,7 @@ def _refusal(noted: Noted) -> Refusal:
         claimed_peer=event.claimed_peer,
         cause=noted.cause,
         remedy=noted.remedy,
+        manifests=noted.manifests,
     )
 
 

@@ -38,6 +38,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
         claimed_peer: The SPIFFE ID in a certificate that was refused: a claim, not an identity.
         cause: Why, in one sentence.
         remedy: What to do, in one sentence.
+        manifests: What to apply for it (YAML), where that is known; of several any one.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     claimed_peer: str | None
     cause: str
     remedy: str
+    manifests: str = ""
 
 
 class NotCaptured(msgspec.Struct, frozen=True, kw_only=True):

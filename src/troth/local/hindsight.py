@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
 from troth.explain.audit import Known, audit
 from troth.explain.front_doors import FrontDoors
 from troth.explain.noted import note
+from troth.explain.remedies import Explainer
 from troth.explain.why import named, why
+from troth.local.unready import unready
 
 if TYPE_CHECKING:
     from troth.explain.audit_report import Audit
@@ -27,7 +30,7 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
     """
     world = _world(mesh)
     tally = mesh.agent.journal.tally
-    noted = tuple(note(tally.totals(), world))
+    noted = tuple(note(tally.totals(), world, behind=partial(unready, mesh)))
     if request.about is not None and request.about not in named(noted, world):
         names = sorted(pod.workload for pod in world.pods.values())
         raise PeerError(
@@ -44,6 +47,11 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
         not_captured=mesh.agent.refused,
         refused_by_envoy=(f"{nack.name}: {nack.message}" for nack in mesh.agent.ads_status().nacks),
     )
+
+
+def explainer_of(mesh: LocalMesh, world: World) -> Explainer:
+    """What explains connections of this mesh, which knows its Services' selectors."""
+    return Explainer(world, behind=partial(unready, mesh))
 
 
 def mesh_audit(mesh: LocalMesh, request: AuditRequest) -> Audit:

@@ -15,7 +15,6 @@ from troth.dial.route import cause, envoy_status, route
 from troth.envoy.ports import OWN_PORTS
 from troth.errors import PeerError
 from troth.explain.explain import explain
-from troth.explain.remedies import Explainer
 from troth.local.arguments import (
     AuditRequest,
     CauseRequest,
@@ -27,7 +26,7 @@ from troth.local.arguments import (
     checked,
 )
 from troth.local.control import Answer, ControlServer
-from troth.local.hindsight import mesh_audit, mesh_why
+from troth.local.hindsight import explainer_of, mesh_audit, mesh_why
 from troth.local.unready import unready
 from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.resolve import PolicyIndex
@@ -166,7 +165,8 @@ class Requests:
     async def _cause(self, request: Mapping[str, Any]) -> Answer:
         if self._mesh.world is None:
             raise PeerError("troth", "the mesh is only being made", "try again in a moment")
-        yield cause(Explainer(self._mesh.world), checked(request, CauseRequest).connection)
+        explainer = explainer_of(self._mesh, self._mesh.world)
+        yield cause(explainer, checked(request, CauseRequest).connection)
 
     async def _connect(self, request: Mapping[str, Any]) -> Answer:
         wanted = checked(request, ConnectRequest)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from troth.local.mesh import LocalMesh
     from troth.local.sandbox import Sandbox
+    from troth.sources.workloads import ServiceSpec
 
 
 def unready(mesh: LocalMesh, name: str) -> Iterator[str]:
@@ -19,10 +20,18 @@ def unready(mesh: LocalMesh, name: str) -> Iterator[str]:
     for sandbox in mesh.sandboxes:
         labels = sandbox.template.labels
         if sandbox.template.namespace == spec.namespace and spec.selector.items() <= labels.items():
-            yield f"{sandbox.key}: {_why_left_out(sandbox)}"
+            yield f"{sandbox.key}: {_why_left_out(spec, sandbox)}"
 
 
-def _why_left_out(sandbox: Sandbox) -> str:
+def _why_left_out(spec: ServiceSpec, sandbox: Sandbox) -> str:
     if sandbox.status.ready:
-        return "has no container port of the service's targetPort, or no address of its IP family"
+        named = {port.name: port.number for port in sandbox.template.ports if port.name}
+        for port in spec.ports:
+            if isinstance(port.target, str) and port.target not in named:
+                there = ", ".join(f"{name} ({number})" for name, number in named.items())
+                return (
+                    f"has no container port called {port.target!r}, which is the targetPort of "
+                    f"port {port.number}; it has {there or 'none with a name'}"
+                )
+        return "has no address of the service's IP family"
     return sandbox.blocker or "runs, but its readiness probe does not succeed"

@@ -56,3 +56,22 @@ class PeerAuthentication(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """``NAMESPACE/NAME``, which no two policies of a mesh share."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def manifest(self) -> dict[str, object]:
+        """As it is written in a file."""
+        spec: dict[str, object] = {}
+        if self.selector:
+            spec["selector"] = {"matchLabels": dict(self.selector)}
+        if self.mode is not Mode.UNSET:
+            spec["mtls"] = {"mode": str(self.mode)}
+        if self.port_modes:
+            spec["portLevelMtls"] = {
+                number: {"mode": str(mode)} for number, mode in sorted(self.port_modes.items())
+            }
+        return {
+            "apiVersion": API_VERSIONS[0],
+            "kind": KIND,
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": spec,
+        }
