@@ -12,6 +12,7 @@ NAMES = (
     "policy-index",
     "pipeline",
     "signing",
+    "commands",
     "data-plane",
     "latency",
     "enforcement",
