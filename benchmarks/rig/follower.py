@@ -19,8 +19,8 @@ import msgspec
 from lightkube import KubeConfig
 
 from benchmarks.rig.population import changing_uids
-from troth.kube.client import ApiServer
-from troth.kube.reflector import Listed, Upserted
+from troth.kube.client import ApiClient
+from troth.kube.reflector import Upserted
 from troth.sources.kubernetes import PODS, follow
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ async def _follow(config: SingleConfig, number: int, seen: Seen, ready: asyncio.
                 await ready.wait()
 
 
-async def _watch(server: ApiServer, version: str, seen: Seen, ready: asyncio.Barrier) -> None:
+async def _watch(server: ApiClient, version: str, seen: Seen, ready: asyncio.Barrier) -> None:
     await ready.wait()
     async with aclosing(server.watch(PODS, version, seconds=_WATCH_SECONDS)) as events:
         async for event in events:
@@ -77,13 +77,10 @@ async def _main(kubeconfig: Path, followers: int, watchers: int) -> None:
         raise ValueError(f"{kubeconfig} has no context")
     seen = Seen()
     ready = asyncio.Barrier(followers + watchers + 1)
-    servers = [ApiServer(config) for _ in range(watchers)]  # a connection each, as nodes have
+    servers = [ApiClient(config) for _ in range(watchers)]  # a connection each, as nodes have
     version = ""
     if servers:
-        listed = await servers[0].list(PODS)
-        if not isinstance(listed, Listed):
-            raise TypeError(listed)
-        version = listed.version
+        version = (await servers[0].list(PODS)).version
     tasks = [asyncio.create_task(_follow(config, n, seen, ready)) for n in range(followers)]
     tasks += [asyncio.create_task(_watch(server, version, seen, ready)) for server in servers]
     await ready.wait()

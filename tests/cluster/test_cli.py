@@ -16,7 +16,7 @@ from tests.rig.objects import PeerAuthentication
 
 from troth._contract import NodeReport, policy_digest
 from troth.cli.app import run
-from troth.kube.typed import api_client
+from troth.kube.client import ApiClient
 from troth.mesh.model import CAPTURED_ANNOTATION, MESH_LABEL
 from troth.node.report import NodeReporter
 
@@ -284,12 +284,12 @@ def report(cluster: Cluster, *, trouble: str = "", stale: bool = False) -> NodeR
 
 async def tell(config: SingleConfig, node: str, uid: str, told: NodeReport) -> None:
     """Write a node's report as its agent does."""
-    client = api_client(config, field_manager="troth-node")
+    client = ApiClient(config, field_manager="troth-node")
     reporter = NodeReporter(client, node=node, node_uid=uid, namespace="troth-system")
     try:
         await reporter._write(told)
     finally:
-        await client.close()
+        await client.aclose()
 
 
 async def test_status_says_what_is_missing_until_nothing_is(

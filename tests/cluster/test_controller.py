@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from lightkube import AsyncClient, Client
+from lightkube import Client
 from lightkube.models.certificates_v1 import (
     CertificateSigningRequestCondition,
     CertificateSigningRequestSpec,
@@ -59,6 +59,7 @@ from troth.identity.rotation import SigningRequest
 from troth.identity.spiffe import SpiffeId
 from troth.identity.validation import validate_svid_chain
 from troth.identity.x509 import root_fingerprint
+from troth.kube.client import ApiClient
 from troth.node.certificates import Signed
 from troth.node.csr_signer import ClusterSigner
 from troth.node.report import NodeReporter
@@ -399,8 +400,8 @@ async def test_two_replicas_that_start_first_at_once_make_one_root(cluster: Clus
     async with contextlib.AsyncExitStack() as ends:
         authorities = []
         for _ in range(2):
-            client = AsyncClient(config, trust_env=False, field_manager="test")
-            ends.push_async_callback(client.close)
+            client = ApiClient(config, field_manager="test")
+            ends.push_async_callback(client.aclose)
             authorities.append(
                 Authority(
                     client,
@@ -521,8 +522,8 @@ async def reporting(control: Control, *nodes: str) -> AsyncIterator[list[NodeRep
         reporters = []
         for node in nodes:
             config = await in_thread(control.agent, node)
-            client = AsyncClient(config, trust_env=False)
-            ends.push_async_callback(client.close)
+            client = ApiClient(config, field_manager="troth-node")
+            ends.push_async_callback(client.aclose)
             uid = await in_thread(control.node, node)
             reporter = NodeReporter(client, node=node, node_uid=uid, namespace=control.namespace)
             await ends.enter_async_context(background(reporter.run()))

@@ -488,6 +488,7 @@ def test_who_may_view_a_namespace_may_view_its_policies(cluster: Cluster, shop: 
 
 
 def test_a_node_agent_answers_only_what_its_own_node_is_asked(cluster: Cluster, shop: str) -> None:
+    kind = create_namespaced_resource(*REVIEW_API, REVIEW_KIND, REVIEWS)
     review = {
         "apiVersion": "troth.dev/v1alpha1",
         "kind": "ConnectionReview",
@@ -495,7 +496,6 @@ def test_a_node_agent_answers_only_what_its_own_node_is_asked(cluster: Cluster, 
         "spec": {"nodeName": "node-2", "question": "Events"},
     }
     cluster.apply(review)
-    kind = create_namespaced_resource(*REVIEW_API, REVIEW_KIND, REVIEWS)
     status = {"status": {"remedy": "believe me"}}
     with agent_of(cluster, "node-1") as agent:
         words = refusal(

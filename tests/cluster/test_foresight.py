@@ -11,7 +11,7 @@ from tests.kube.fake_api import NAMESPACES, PODS, Exchange, FakeApi, Object, fak
 from troth.cluster.foresight import foresee
 from troth.cluster.settings import NodeSettings
 from troth.identity.spiffe import TrustDomain
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,14 +20,14 @@ SETTINGS = NodeSettings(node_name="n1", trust_domain=TrustDomain.parse("cluster.
 
 
 @asynccontextmanager
-async def cluster() -> AsyncIterator[tuple[FakeApi, ApiServer]]:
+async def cluster() -> AsyncIterator[tuple[FakeApi, ApiClient]]:
     """One whose two nodes have a pod each."""
     async with fake_api() as api:
         await api.put(NAMESPACES, thing("shop", metadata={"labels": {"troth.dev/mesh": "enabled"}}))
         for node in ("n1", "n2"):
             spec: Object = {"nodeName": node, "serviceAccountName": "web", "containers": []}
             await api.put(PODS, thing(f"on-{node}", "shop", spec=spec))
-        server = ApiServer(api.config)
+        server = ApiClient(api.config)
         try:
             yield api, server
         finally:

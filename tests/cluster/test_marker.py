@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-from lightkube.core.exceptions import ApiError
 
 from troth.cluster import marker as _marker
 from troth.cluster.marker import Mark, Marker
+from troth.kube.errors import refusal, translated
 from troth.mesh.model import Pod
 from troth.mesh.ports import ALL_PORTS, Ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from troth.errors import TrothError
+
+API = "the API server"
+OUT_OF_REACH = translated(API, httpx2.ConnectError("refused"), "patch Pod shop/web")
 UNMARKED = Pod(uid="uid-1", namespace="shop", name="web")
 MARKED = Pod(uid="uid-1", namespace="shop", name="web", captured=True)
 CAPTURED, NOT = Mark(captured=True), Mark(captured=False)
@@ -31,8 +35,8 @@ class Client:
         self.patches: list[tuple[str, Any]] = []
         self.asked = asyncio.Event()
 
-    async def patch(self, _kind: Any, name: str, change: Any, **options: Any) -> None:
-        self.patches.append((f"{options['namespace']}/{name}", change["metadata"]))
+    async def patch(self, _kind: Any, name: str, change: Any, namespace: str) -> None:
+        self.patches.append((f"{namespace}/{name}", change["metadata"]))
         self.asked.set()
         answer = self.answers.pop(0) if self.answers else None
         if answer is not None:
@@ -44,13 +48,10 @@ class Client:
             await self.asked.wait()
 
 
-def refusal(code: int) -> ApiError:
+def refused(code: int) -> TrothError:
     status = {"kind": "Status", "code": code, "message": "pods are forbidden"}
-    return ApiError(
-        response=httpx2.Response(
-            code, json=status, request=httpx2.Request("PATCH", "https://api.invalid")
-        )
-    )
+    response = httpx2.Response(code, json=status)
+    return refusal(API, "patch Pod shop/web", response, grant="")
 
 
 @pytest.fixture
@@ -119,9 +120,9 @@ async def test_a_mark_that_somebody_takes_away_is_written_again(
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(refusal(403), id="forbidden"),
-        pytest.param(refusal(500), id="an error of the server"),
-        pytest.param(httpx2.ConnectError("refused"), id="out of reach"),
+        pytest.param(refused(403), id="forbidden"),
+        pytest.param(refused(500), id="an error of the server"),
+        pytest.param(OUT_OF_REACH, id="out of reach"),
     ],
 )
 async def test_what_fails_is_told_and_tried_again(
@@ -141,7 +142,7 @@ async def test_what_fails_is_told_and_tried_again(
 async def test_another_pod_of_the_same_name_is_left_alone(
     client: Client, marker: Marker, code: int
 ) -> None:
-    client.answers = [refusal(code)]
+    client.answers = [refused(code)]
     marker.want([(UNMARKED, CAPTURED)])
     await client.asked_times(1)
     await quiet()

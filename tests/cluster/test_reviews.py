@@ -23,9 +23,8 @@ from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
 from troth.cli.app import run
 from troth.controller.reviews import _RESOURCE as SWEPT
 from troth.controller.reviews import sweep_reviews
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.config import program_config
-from troth.kube.typed import api_client
 from troth.reviews import asker
 from troth.reviews.objects import Question, ReviewSpec
 
@@ -396,7 +395,7 @@ async def test_the_controller_clears_away_what_was_left_behind_when_its_time_is_
 ) -> None:
     name = await in_thread(make, mesh, {"nodeName": "nowhere", "question": "Events"})
     config = await in_thread(mesh.control.config)
-    client, server = api_client(config, field_manager="test"), ApiServer(config)
+    client = ApiClient(config)
 
     async def there() -> bool:
         listed = await in_thread(
@@ -406,20 +405,19 @@ async def test_the_controller_clears_away_what_was_left_behind_when_its_time_is_
 
     try:
         now = datetime.now(UTC)
-        await sweep_reviews(client, server, now=now)
+        await sweep_reviews(client, now=now)
         assert await there()
-        await sweep_reviews(client, server, now=now + REVIEW_LIFETIME + timedelta(seconds=2))
+        await sweep_reviews(client, now=now + REVIEW_LIFETIME + timedelta(seconds=2))
         assert not await there()
     finally:
-        await client.close()
-        await server.aclose()
+        await client.aclose()
 
 
 async def test_the_controller_reads_nothing_of_reviews_but_their_metadata(
     mesh: ClusterMesh,
 ) -> None:
     name = await in_thread(make, mesh, {"nodeName": "nowhere", "question": "Events"})
-    server = ApiServer(await in_thread(mesh.control.config))
+    server = ApiClient(await in_thread(mesh.control.config))
     seen: list[dict[str, Any]] = []
 
     def read(raw: msgspec.Raw) -> Any:

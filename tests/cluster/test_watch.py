@@ -29,8 +29,9 @@ from tests.sources.following import eventually, following
 
 from troth.cluster.ranges import ServiceRanges
 from troth.errors import EnvironmentLackError
-from troth.kube.client import ApiServer
-from troth.kube.reflector import Gone, Opened
+from troth.kube.client import ApiClient
+from troth.kube.follow import events
+from troth.kube.reflector import Gone, Opened, Watch
 from troth.mesh.model import Endpoint
 from troth.policy.model import Mode
 from troth.sources.kubernetes import NAMESPACES
@@ -334,9 +335,9 @@ async def test_a_version_that_the_server_forgot_is_gone(
 ) -> None:
     with plane.without_apiserver():
         pass  # it remembers nothing from before its start
-    server = ApiServer(admin)
-    async with aclosing(server.watch(NAMESPACES, "1", seconds=60)) as events:
-        found = [event async for event in events if event != Opened()]
+    server = ApiClient(admin)
+    async with aclosing(events(server, NAMESPACES, Watch("1"), jitter=lambda: 0.0)) as happening:
+        found = [event async for event in happening if event != Opened()]
     await server.aclose()
     assert found == [Gone()]
 
@@ -419,7 +420,7 @@ async def test_without_the_right_to_see_them_services_have_no_ranges(plane: Cont
 
 @contextlib.asynccontextmanager
 async def ranges_of(config: SingleConfig) -> AsyncIterator[ServiceRanges]:
-    server = ApiServer(config)
+    server = ApiClient(config)
     ranges = ServiceRanges(server, on_change=lambda: None)
     running = asyncio.create_task(ranges.run())
     yield ranges

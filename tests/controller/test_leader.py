@@ -6,28 +6,26 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
-import httpx2
 import msgspec
 import pytest
-from lightkube.core.exceptions import ApiError
 from lightkube.models.coordination_v1 import LeaseSpec
-from lightkube.models.meta_v1 import ObjectMeta, Status
+from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 
 from troth.controller.election import Timing
 from troth.controller.leader import LeaderElection
+from troth.errors import PeerError
+from troth.kube.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from lightkube import AsyncClient
+    from troth.kube.client import ApiClient
 
 TIMING = Timing(lease=3, renew=1.5, retry=0.02)
 
 
-def refused(code: int) -> ApiError:
-    request = httpx2.Request("GET", "https://api.test")
-    return ApiError(request=request, status=Status(code=code, message="no", reason="No"))
+API = "the API server"
 
 
 class OneLease:
@@ -45,24 +43,24 @@ class OneLease:
     async def get(self, *_: Any, **__: Any) -> Lease:
         self._reach()
         if self.lease is None:
-            raise refused(404)
+            raise NotFoundError(API, "no")
         return self.lease
 
-    async def create(self, lease: Lease) -> Lease:
+    async def create(self, _: Any, lease: Lease, __: str) -> Lease:
         self._reach()
         if self.lease is not None:
-            raise refused(409)
+            raise ConflictError(API, "no")
         return self._store(lease.spec)
 
-    async def patch(self, _: Any, __: str, patch: dict[str, Any], **___: Any) -> Lease:
+    async def patch(self, _: Any, __: str, patch: dict[str, Any], ___: str) -> Lease:
         self._reach()
         if patch["metadata"]["resourceVersion"] != str(self.version):
-            raise refused(409)
+            raise ConflictError(API, "no")
         return self._store(msgspec.convert(patch["spec"], LeaseSpec))
 
     def _reach(self) -> None:
         if self.cut_off:
-            raise httpx2.ConnectError("connection refused")
+            raise PeerError(API, "connection refused")
 
     def _store(self, spec: LeaseSpec | None) -> Lease:
         self.version += 1
@@ -74,7 +72,7 @@ class OneLease:
 class Replica:
     def __init__(self, server: OneLease, identity: str, timing: Timing = TIMING) -> None:
         self.election = LeaderElection(
-            cast("AsyncClient", server),
+            cast("ApiClient", server),
             namespace="troth-system",
             name="troth-controller",
             identity=identity,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -35,7 +36,11 @@ def thing(name: str, namespace: str = "", **fields: object) -> Object:
 class Exchange:
     """One request and the way to answer it."""
 
-    def __init__(self, target: str, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, head: str, body: bytes, writer: asyncio.StreamWriter) -> None:
+        self.method, target, _ = head.split(maxsplit=2)
+        lines = (line.partition(": ") for line in head.splitlines()[1:] if line)
+        self.headers = {name.lower(): value for name, _, value in lines}
+        self.body = body
         url = urlsplit(target)
         self.path = url.path
         self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
@@ -163,7 +168,9 @@ class FakeApi:
         self._tasks.add(task)
         try:
             while head := (await reader.readuntil(b"\r\n\r\n")).decode():
-                exchange = Exchange(head.split()[1], writer)
+                length = re.search(r"(?i)^content-length: (\d+)", head, re.MULTILINE)
+                body = await reader.readexactly(int(length[1])) if length else b""
+                exchange = Exchange(head, body, writer)
                 self.requests.append(exchange)
                 await self._answer(exchange)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

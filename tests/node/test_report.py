@@ -29,9 +29,8 @@ from troth.node.issuers import Issuers, issuers
 from troth.node.report import NodeReporter, node_report
 
 if TYPE_CHECKING:
-    from lightkube import AsyncClient
-
     from troth.identity.bundle import TrustBundle
+    from troth.kube.client import ApiClient
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
@@ -191,7 +190,7 @@ async def test_after_a_pause_the_same_report_is_written_again(
     monkeypatch.setattr("troth.node.report._PAUSE_SECONDS", 0)
     server = Applied()
     reporter = NodeReporter(
-        cast("AsyncClient", server), node="node-1", node_uid="1", namespace="troth-system"
+        cast("ApiClient", server), node="node-1", node_uid="1", namespace="troth-system"
     )
     report = NodeReport(policies="", roots=frozenset(), issuers=frozenset())
     writing = asyncio.create_task(reporter.run())

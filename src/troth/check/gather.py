@@ -18,10 +18,10 @@ from troth.check.facts import (
     NodeObject,
     PodObject,
 )
-from troth.errors import EnvironmentLackError
-from troth.kube.client import ApiRequests, ApiServer
+from troth.kube.client import ApiClient
+from troth.kube.errors import ForbiddenError, NotFoundError
 from troth.kube.readings import Readings
-from troth.kube.resource import Resource, model_reader
+from troth.kube.resource import ObjectKind, Resource, model_reader
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
     from lightkube import SingleConfig
 
 T = TypeVar("T")
-
-_DEFINITION = (
-    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/peerauthentications.security.istio.io"
-)
-_REVIEW_DEFINITION = (
-    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/connectionreviews.troth.dev"
-)
-_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 _NODES = Resource(plural="nodes", read=model_reader(NodeObject))
 _NAMESPACES = Resource(plural="namespaces", read=model_reader(NamespaceObject))
@@ -58,16 +50,26 @@ _INSTALLING = (
 )
 
 
-class _Version(msgspec.Struct, frozen=True, rename="camel"):
-    git_version: str = ""
-
-
 class _ReviewStatus(msgspec.Struct, frozen=True):
     allowed: bool = False
 
 
 class _Review(msgspec.Struct, frozen=True):
     status: _ReviewStatus = _ReviewStatus()
+
+
+_DEFINITION = ObjectKind(
+    kind="CustomResourceDefinition",
+    plural="customresourcedefinitions",
+    group="apiextensions.k8s.io",
+    shape=Crd,
+)
+_ACCESS_REVIEW = ObjectKind(
+    kind="SelfSubjectAccessReview",
+    plural="selfsubjectaccessreviews",
+    group="authorization.k8s.io",
+    shape=_Review,
+)
 
 
 async def gather_cluster(
@@ -83,17 +85,17 @@ async def gather_cluster(
     Raises:
         TrothError: It can't be asked.
     """
-    async with aclosing(ApiRequests(config)) as requests, aclosing(ApiServer(config)) as server:
-        version = await requests.get("/version", _Version)
-        readings = Readings(server)
-        definition, unreadable = await _definition(requests)
-        reviews, _ = await _definition(requests, _REVIEW_DEFINITION)
+    async with aclosing(ApiClient(config)) as client:
+        version = await client.version()
+        readings = Readings(client)
+        definition, unreadable = await _definition(client, "peerauthentications.security.istio.io")
+        reviews, _ = await _definition(client, "connectionreviews.troth.dev")
         return ClusterFacts(
-            server=requests.name,
-            version=version.git_version if version else "",
+            server=client.name,
+            version=version,
             crd=definition,
             review_crd=reviews,
-            lacking=await _lacking(requests, home),
+            lacking=await _lacking(client, home),
             nodes=await _values(readings, _NODES),
             namespaces=await _values(readings, _NAMESPACES),
             pods=await _values(readings, _PODS),
@@ -110,8 +112,8 @@ async def gather_namespace(config: SingleConfig, namespace: str) -> ClusterFacts
     Raises:
         TrothError: It can't be asked.
     """
-    async with aclosing(ApiServer(config)) as server:
-        readings = Readings(server)
+    async with aclosing(ApiClient(config)) as client:
+        readings = Readings(client)
         named = msgspec.structs.replace(_NAMESPACES, name=namespace)
         return ClusterFacts(
             server="",
@@ -124,12 +126,12 @@ async def gather_namespace(config: SingleConfig, namespace: str) -> ClusterFacts
         )
 
 
-async def _definition(
-    requests: ApiRequests, path: str = _DEFINITION
-) -> tuple[Crd | None, tuple[str, ...]]:
+async def _definition(client: ApiClient, name: str) -> tuple[Crd | None, tuple[str, ...]]:
     try:
-        return await requests.get(path, Crd), ()
-    except EnvironmentLackError:
+        return await client.get(_DEFINITION, name), ()
+    except NotFoundError:
+        return None, ()
+    except ForbiddenError:
         return None, (DEFINITIONS,)
 
 
@@ -138,10 +140,10 @@ async def _values(readings: Readings, resource: Resource[T]) -> tuple[T, ...]:
     return tuple(item.value for item in items or () if item.value is not None)
 
 
-async def _lacking(requests: ApiRequests, home: str) -> tuple[str, ...]:
+async def _lacking(client: ApiClient, home: str) -> tuple[str, ...]:
     allowed = await asyncio.gather(
         *(
-            _may(requests, verb, group, resource, home if inside else "")
+            _may(client, verb, group, resource, home if inside else "")
             for verb, group, resource, inside in _INSTALLING
         )
     )
@@ -152,12 +154,7 @@ async def _lacking(requests: ApiRequests, home: str) -> tuple[str, ...]:
     )
 
 
-async def _may(requests: ApiRequests, verb: str, group: str, resource: str, namespace: str) -> bool:
+async def _may(client: ApiClient, verb: str, group: str, resource: str, namespace: str) -> bool:
     asked = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": asked},
-    }
-    answer = await requests.post(_REVIEWS, review, _Review)
-    return answer is not None and answer.status.allowed
+    answer = await client.create(_ACCESS_REVIEW, {"spec": {"resourceAttributes": asked}})
+    return answer.status.allowed

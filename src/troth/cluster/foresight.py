@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.kube.reflector import ANY_VERSION, Listed
+from troth.errors import TrothError
+from troth.kube.reflector import ANY_VERSION
 from troth.mesh.world import World
 from troth.sources.kubernetes import NAMESPACES, PODS
 
 if TYPE_CHECKING:
     from troth.cluster.settings import NodeSettings
-    from troth.kube.client import ApiServer
+    from troth.kube.client import ApiClient
 
 
-async def foresee(server: ApiServer, settings: NodeSettings) -> World | None:
+async def foresee(client: ApiClient, settings: NodeSettings) -> World | None:
     """The node's own pods, as the API server's cache has them, and all namespaces.
 
     Returns:
@@ -28,11 +29,12 @@ async def foresee(server: ApiServer, settings: NodeSettings) -> World | None:
         in the way; who follows the cluster meets it, too, and tells of it.
     """
     own = f"spec.nodeName={settings.node_name}"
-    pods, namespaces = await asyncio.gather(
-        server.list(msgspec.structs.replace(PODS, field_selector=own), since=ANY_VERSION),
-        server.list(NAMESPACES),
-    )
-    if not (isinstance(pods, Listed) and isinstance(namespaces, Listed)):
+    try:
+        pods, namespaces = await asyncio.gather(
+            client.list(msgspec.structs.replace(PODS, field_selector=own), since=ANY_VERSION),
+            client.list(NAMESPACES),
+        )
+    except TrothError:
         return None
     return World(
         trust_domain=settings.trust_domain,

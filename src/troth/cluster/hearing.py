@@ -8,23 +8,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
-from lightkube.resources.coordination_v1 import Lease
 
 from troth._contract import REPORT_ANNOTATION, REPORT_LABEL, NodeReport, report_node
 from troth.errors import TrothError
-from troth.kube.typed import api_errors
+from troth.kube import wire
+from troth.kube.decoding import decode
+from troth.kube.resource import Resource, reader
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
 
-    from lightkube import AsyncClient
+    import msgspec
+
+    from troth.kube.client import ApiClient
+
 
 _log = structlog.get_logger(__name__)
 
 _MANY_NODES = 100
 """From so many on, time alone decides: each node that waits would read a report of every other."""
+
+
+def _read(raw: msgspec.Raw) -> tuple[str, str] | None:
+    metadata = decode(raw, wire.Object).metadata
+    node = report_node(metadata.name)
+    if node is None:
+        return None
+    text = (metadata.annotations or {}).get(REPORT_ANNOTATION, "")
+    return node, decode(text.encode(), NodeReport).clients
+
+
+_REPORTS = Resource(
+    plural="leases",
+    group="coordination.k8s.io",
+    read=reader("Lease", _read),
+    label_selector=f"{REPORT_LABEL}=node",
+)
 
 
 class Hearing:
@@ -35,7 +55,7 @@ class Hearing:
         namespace: The controller's.
     """
 
-    def __init__(self, client: AsyncClient, *, namespace: str) -> None:
+    def __init__(self, client: ApiClient, *, namespace: str) -> None:
         self._client = client
         self._namespace = namespace
 
@@ -52,24 +72,5 @@ class Hearing:
 
     async def _told(self) -> Mapping[str, str]:
         """By node, the digest of the policies that its pods go by."""
-        with api_errors(f"list Leases in {self._namespace}"):
-            leases = [
-                lease
-                async for lease in self._client.list(
-                    Lease, namespace=self._namespace, labels={REPORT_LABEL: "node"}
-                )
-            ]
-        return dict(_read(leases))
-
-
-def _read(leases: Collection[Lease]) -> Iterator[tuple[str, str]]:
-    for lease in leases:
-        metadata = lease.metadata
-        node = report_node((metadata.name if metadata else None) or "")
-        text = ((metadata.annotations if metadata else None) or {}).get(REPORT_ANNOTATION, "")
-        if node is None:
-            continue
-        try:
-            yield node, msgspec.json.decode(text, type=NodeReport).clients
-        except msgspec.DecodeError:
-            continue  # as one that tells nothing
+        listed = await self._client.list(_REPORTS.within(self._namespace))
+        return dict(item.value for item in listed.items if item.value is not None)

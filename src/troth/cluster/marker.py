@@ -8,24 +8,21 @@ controllers adopt objects that way.)
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import structlog
-from lightkube.core.exceptions import ApiError
-from lightkube.resources.core_v1 import Pod as PodResource
-from lightkube.types import PatchType
 
 from troth.errors import TrothError
-from troth.kube.typed import api_errors
+from troth.kube.errors import ConflictError, InvalidError, NotFoundError
+from troth.kube.resource import ObjectKind
 from troth.mesh.model import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
 from troth.mesh.ports import NO_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lightkube import AsyncClient
-
+    from troth.kube.client import ApiClient
     from troth.mesh.model import Pod
     from troth.mesh.ports import Ports
 
@@ -37,7 +34,7 @@ _LONGEST_RETRY_SECONDS = 10.0
 _ECHO_SECONDS = 5.0
 """How long to wait until the API server repeats what it was told, before it is told again."""
 
-_OTHER_POD = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+_POD = ObjectKind(kind="Pod", plural="pods", shape=msgspec.Raw)
 
 
 class Mark(NamedTuple):
@@ -67,7 +64,7 @@ class Marker:
         trouble: Why a mark could not be written; empty when all is well.
     """
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: ApiClient) -> None:
         self.trouble = ""
         self._client = client
         self._wrong: dict[str, tuple[Pod, Mark]] = {}
@@ -115,18 +112,10 @@ class Marker:
             annotations[PLAINTEXT_ANNOTATION] = str(mark.plaintext) or None
         change = {"metadata": {"uid": pod.uid, "annotations": annotations}}
         try:
-            with api_errors(f"patch Pod {pod}"):
-                await self._client.patch(
-                    PodResource,
-                    pod.name,
-                    change,
-                    namespace=pod.namespace,
-                    patch_type=PatchType.MERGE,
-                )
+            await self._client.patch(_POD, pod.name, change, pod.namespace)
+        except (NotFoundError, ConflictError, InvalidError):
+            return ""  # the pod is gone, and what there is now is another one
         except TrothError as error:
-            cause = error.__cause__
-            if isinstance(cause, ApiError) and cause.status.code in _OTHER_POD:
-                return ""  # the pod is gone, and what there is now is another one
             _log.warning("a pod could not be marked", pod=str(pod), reason=str(error))
             return str(error)
         self._written[pod.uid] = (mark, asyncio.get_running_loop().time())

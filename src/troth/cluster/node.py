@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from lightkube.resources.core_v1 import Node
 
 from troth._contract import policy_digest
 from troth._exposition import serve_when_free
@@ -34,8 +33,9 @@ from troth.cluster.pins import Pins, find_by_cgroup
 from troth.cluster.ranges import ServiceRanges
 from troth.cluster.slots import take_place
 from troth.errors import EnvironmentLackError, TrothError
-from troth.kube.client import ApiServer
-from troth.kube.typed import api_client, api_errors
+from troth.kube import wire
+from troth.kube.client import ApiClient
+from troth.kube.resource import ObjectKind
 from troth.mesh.ports import NO_PORTS
 from troth.node.agent import NodeAgent
 from troth.node.capture import is_captured, tried_kernel
@@ -51,7 +51,7 @@ from troth.sources.kubernetes import follow
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
-    from lightkube import AsyncClient, SingleConfig
+    from lightkube import SingleConfig
 
     from troth.cluster.settings import NodeSettings
     from troth.cluster.slots import Place, Slot
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from troth.sources.cluster_world import ClusterState
 
 _log = structlog.get_logger(__name__)
+
+_NODE = ObjectKind(kind="Node", plural="nodes", shape=wire.Headed)
 
 _RETRY_SECONDS = 5.0
 
@@ -164,7 +166,7 @@ class ClusterNode:
         Raises:
             EnvironmentLackError: The machine or the configuration can't be used.
         """
-        client = api_client(self._config, field_manager="troth-node")
+        client = ApiClient(self._config, field_manager="troth-node")
         try:
             async with self._answering_health():
                 # Before there is anything to hand over: an agent that can't capture takes no pods
@@ -173,16 +175,15 @@ class ClusterNode:
                 async with take_place(self.settings.run_dir) as place:
                     await self._run(client, place)
         finally:
-            await client.close()
+            await client.aclose()
 
-    async def _run(self, client: AsyncClient, place: Place) -> None:
+    async def _run(self, client: ApiClient, place: Place) -> None:
         self._pins = pins = Pins(
             place.own.directory / "netns",
             finder=self._runtime or find_by_cgroup,
             on_change=self._wake,
         )
-        server = ApiServer(self._config)
-        ranges = ServiceRanges(server, on_change=self._wake)
+        ranges = ServiceRanges(client, on_change=self._wake)
         pins.start()
         self._marker = marker = Marker(client)
         try:
@@ -195,7 +196,7 @@ class ClusterNode:
                 tasks.create_task(ranges.run())
                 await self._signer.ready()
                 self.agent = agent = self._make_agent(place.own)
-                tasks.create_task(self._foresee(server, agent))
+                tasks.create_task(self._foresee(client, agent))
                 reporter = await self._make_reporter(client)
                 self._charge = charge = Charge(agent, place)
                 tasks.create_task(agent.run())
@@ -208,7 +209,6 @@ class ClusterNode:
         finally:
             self._memory.close()
             pins.close()
-            await server.aclose()
 
     async def drained(self) -> None:
         """Wait for as long as its end would cut connections though another agent is there."""
@@ -289,7 +289,7 @@ class ClusterNode:
                 self._enforced = self._state
             self._report(agent, reporter)
 
-    async def _foresee(self, server: ApiServer, agent: NodeAgent) -> None:
+    async def _foresee(self, server: ApiClient, agent: NodeAgent) -> None:
         """Ask for the certificates of the node's pods before all of the cluster is known."""
         world = await foresee(server, self.settings)
         if world is not None and self.world is None:
@@ -421,18 +421,18 @@ class ClusterNode:
             return None
         return Knowledge(self.settings.node_name, self.world, self.agent, self._pins.find)
 
-    async def _make_reporter(self, client: AsyncClient) -> NodeReporter:
+    async def _make_reporter(self, client: ApiClient) -> NodeReporter:
         name = self.settings.node_name
         while True:
             try:
-                with api_errors(f"get Node {name}"):
-                    node = await client.get(Node, name)
+                header = (await client.get(_NODE, name)).metadata
             except TrothError as error:
                 _log.warning("this node is not known", reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            uid = (node.metadata.uid if node.metadata else None) or ""
-            return NodeReporter(client, node=name, node_uid=uid, namespace=self.settings.namespace)
+            return NodeReporter(
+                client, node=name, node_uid=header.uid, namespace=self.settings.namespace
+            )
 
     def _adopt_roots(self) -> None:
         if self.agent is not None:

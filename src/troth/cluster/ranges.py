@@ -14,7 +14,7 @@ from troth.kube.resource import Resource, reader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from troth.kube.client import ApiServer
+    from troth.kube.client import ApiClient
 
 
 class ServiceCidr(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class ServiceRanges:
         on_change: Called when there are others.
     """
 
-    def __init__(self, server: ApiServer, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, server: ApiClient, *, on_change: Callable[[], None]) -> None:
         self._followed = Followed(server, SERVICE_CIDRS, on_change=on_change)
 
     @property

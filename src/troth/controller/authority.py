@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from lightkube.core.exceptions import ApiError
 from lightkube.models.core_v1 import ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import ConfigMap, Secret
@@ -39,19 +39,22 @@ from troth.controller.keyring import (
 )
 from troth.controller.progress import awaited, signing_root
 from troth.errors import EnvironmentLackError, InputError, Problem, TrothError
-from troth.kube.typed import api_errors, is_conflict, is_ending_namespace, is_missing
+from troth.kube.errors import ConflictError, NotFoundError
+from troth.kube.resource import ObjectKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-    from lightkube import AsyncClient
 
     from troth._contract import NodeReport
     from troth.controller.events import Events
     from troth.identity.authority import CertificateAuthority
     from troth.identity.spiffe import TrustDomain
+    from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
+
+_CONFIG_MAP = ObjectKind(kind="ConfigMap", plural="configmaps", shape=ConfigMap)
+_SECRET = ObjectKind(kind="Secret", plural="secrets", shape=Secret)
 
 # What is told when a phase is over.
 _TOLD = {
@@ -77,7 +80,7 @@ class Authority:
     """
 
     def __init__(
-        self, client: AsyncClient, *, trust_domain: TrustDomain, namespace: str, events: Events
+        self, client: ApiClient, *, trust_domain: TrustDomain, namespace: str, events: Events
     ) -> None:
         self._client = client
         self._trust_domain = trust_domain
@@ -216,32 +219,21 @@ class Authority:
             ),
             data=data,
         )
-        with api_errors(f"apply ConfigMap {namespace}/{TRUST_BUNDLE}"):
-            try:
-                await self._client.apply(config_map, field_manager=CONTROLLER, force=True)
-            except ApiError as error:
-                if not (is_missing(error) or is_ending_namespace(error)):
-                    raise
+        with contextlib.suppress(NotFoundError):  # the namespace is gone or going
+            await self._client.apply(_CONFIG_MAP, TRUST_BUNDLE, config_map, namespace)
 
     async def _take_away(self, present: ConfigMap) -> None:
         metadata = present.metadata
         if metadata is None or (metadata.labels or {}).get(MANAGED_BY_LABEL) != CONTROLLER:
             return
-        with api_errors(f"delete ConfigMap {metadata.namespace}/{TRUST_BUNDLE}"):
-            try:
-                await self._client.delete(ConfigMap, TRUST_BUNDLE, namespace=metadata.namespace)
-            except ApiError as error:
-                if not is_missing(error):
-                    raise
+        with contextlib.suppress(NotFoundError):
+            await self._client.delete(_CONFIG_MAP, TRUST_BUNDLE, metadata.namespace or "")
 
     async def _read(self) -> Secret | None:
-        with api_errors(f"get {self._subject}"):
-            try:
-                return await self._client.get(Secret, AUTHORITY_SECRET, namespace=self._namespace)
-            except ApiError as error:
-                if is_missing(error):
-                    return None
-                raise
+        try:
+            return await self._client.get(_SECRET, AUTHORITY_SECRET, self._namespace)
+        except NotFoundError:
+            return None
 
     async def _make(self) -> Secret | None:
         """Make the Secret, unless another replica is faster or it was there before."""
@@ -265,22 +257,16 @@ class Authority:
             data=_encoded(content),
             type="Opaque",
         )
-        with api_errors(f"create {self._subject}"):
-            try:
-                return await self._client.create(secret)
-            except ApiError as error:
-                if is_conflict(error):
-                    return await self._read()
-                raise
+        try:
+            return await self._client.create(_SECRET, secret, self._namespace)
+        except ConflictError:
+            return await self._read()
 
     async def _was_there_before(self) -> bool:
-        with api_errors(f"get ConfigMap {self._namespace}/{TRUST_BUNDLE}"):
-            try:
-                await self._client.get(ConfigMap, TRUST_BUNDLE, namespace=self._namespace)
-            except ApiError as error:
-                if is_missing(error):
-                    return False
-                raise
+        try:
+            await self._client.get(_CONFIG_MAP, TRUST_BUNDLE, self._namespace)
+        except NotFoundError:
+            return False
         return True
 
     def _mourn(self) -> None:
@@ -299,13 +285,10 @@ class Authority:
             return False
         metadata = msgspec.structs.replace(secret.metadata, annotations=content.annotations)
         after = msgspec.structs.replace(secret, metadata=metadata, data=_encoded(content))
-        with api_errors(f"update {self._subject}"):
-            try:
-                await self._client.replace(after)
-            except ApiError as error:
-                if is_conflict(error):
-                    return True
-                raise
+        try:
+            await self._client.replace(_SECRET, after, AUTHORITY_SECRET, self._namespace)
+        except ConflictError:
+            return True
         reason, message = _TOLD[was]
         _log.info("rotation", message=message)
         await self._tell(EventType.NORMAL, reason, message)

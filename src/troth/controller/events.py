@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import structlog
-from lightkube.core.exceptions import ApiError
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event
-from lightkube.types import PatchType
 
 from troth._contract import CONTROLLER
 from troth.errors import TrothError
-from troth.kube.typed import api_errors, is_conflict, is_missing
+from troth.kube.errors import ConflictError, NotFoundError
+from troth.kube.resource import ObjectKind
 
 if TYPE_CHECKING:
-    from lightkube import AsyncClient
+    from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
 
+_EVENT = ObjectKind(kind="Event", plural="events", shape=Event)
 _QUIET = timedelta(minutes=5)
 _REMEMBERED = 4096
 _LONGEST_MESSAGE = 1024
@@ -42,7 +43,7 @@ class Events:
     The same words on the same object become one Event, whoever leads: its name is made from them.
     """
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: ApiClient) -> None:
         self._client = client
         self._told: dict[str, tuple[int, datetime]] = {}
 
@@ -88,27 +89,17 @@ class Events:
             count=count + 1,
         )
         try:
-            with api_errors(f"write Event {namespace}/{name}"):
-                await self._write(event, name, namespace)
+            await self._write(event, name, namespace)
         except TrothError as error:
             _log.warning("an event was not recorded", about=about.name, reason=str(error))
 
     async def _write(self, event: Event, name: str, namespace: str) -> None:
         try:
-            await self._client.create(event)
-        except ApiError as error:
-            if not is_conflict(error):
-                raise
-        else:
-            return
-        again = {"lastTimestamp": event.lastTimestamp, "count": max(event.count or 0, 2)}
-        try:
-            await self._client.patch(
-                Event, name, again, namespace=namespace, patch_type=PatchType.MERGE
-            )
-        except ApiError as error:
-            if not is_missing(error):  # it expired between the two
-                raise
+            await self._client.create(_EVENT, event, namespace)
+        except ConflictError:
+            again = {"lastTimestamp": event.lastTimestamp, "count": max(event.count or 0, 2)}
+            with contextlib.suppress(NotFoundError):  # it expired between the two
+                await self._client.patch(_EVENT, name, again, namespace)
 
 
 def _name(about: ObjectReference, kind: EventType, reason: str, message: str) -> str:

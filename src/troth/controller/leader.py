@@ -13,23 +13,24 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from lightkube.core.exceptions import ApiError
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.types import PatchType
 
 from troth.controller.election import Election, LeaseRecord, Timing
 from troth.errors import TrothError
-from troth.kube.typed import api_errors, is_conflict, is_missing
+from troth.kube.errors import ConflictError, NotFoundError
+from troth.kube.resource import ObjectKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from lightkube import AsyncClient
+    from troth.kube.client import ApiClient
+
 
 _log = structlog.get_logger(__name__)
 
+_LEASE = ObjectKind(kind="Lease", plural="leases", group="coordination.k8s.io", shape=Lease)
 _JITTER = 0.2
 _FAREWELL_SECONDS = 2.0
 
@@ -47,7 +48,7 @@ class LeaderElection:
 
     def __init__(
         self,
-        client: AsyncClient,
+        client: ApiClient,
         *,
         namespace: str,
         name: str,
@@ -142,38 +143,25 @@ class LeaderElection:
                 self._term = None
 
     async def _read(self) -> tuple[LeaseRecord | None, str]:
-        with api_errors(f"get {self._what}"):
-            try:
-                lease = await self._client.get(Lease, self._name, namespace=self._namespace)
-            except ApiError as error:
-                if is_missing(error):
-                    return None, ""
-                raise
+        try:
+            lease = await self._client.get(_LEASE, self._name, self._namespace)
+        except NotFoundError:
+            return None, ""
         return _record(lease), _version(lease)
 
     async def _write(self, record: LeaseRecord, version: str) -> str | None:
         """Write the lease over ``version``; the new version, or None if that isn't the last one."""
         spec = _spec(record)
-        with api_errors(f"write {self._what}"):
-            try:
-                if version:
-                    patch: dict[str, Any] = {"metadata": {"resourceVersion": version}, "spec": spec}
-                    lease = await self._client.patch(
-                        Lease,
-                        self._name,
-                        patch,
-                        namespace=self._namespace,
-                        patch_type=PatchType.MERGE,
-                    )
-                else:
-                    metadata = ObjectMeta(name=self._name, namespace=self._namespace)
-                    lease = await self._client.create(
-                        Lease(metadata=metadata, spec=LeaseSpec(**spec))
-                    )
-            except ApiError as error:
-                if is_conflict(error) or is_missing(error):
-                    return None
-                raise
+        try:
+            if version:
+                patch: dict[str, Any] = {"metadata": {"resourceVersion": version}, "spec": spec}
+                lease = await self._client.patch(_LEASE, self._name, patch, self._namespace)
+            else:
+                metadata = ObjectMeta(name=self._name, namespace=self._namespace)
+                made = Lease(metadata=metadata, spec=LeaseSpec(**spec))
+                lease = await self._client.create(_LEASE, made, self._namespace)
+        except (ConflictError, NotFoundError):
+            return None
         return _version(lease)
 
     async def _give_back(self) -> None:
@@ -184,10 +172,6 @@ class LeaderElection:
         with contextlib.suppress(TrothError, TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self._write(record, self._election.version)
-
-    @property
-    def _what(self) -> str:
-        return f"Lease {self._namespace}/{self._name}"
 
 
 def _clock() -> float:

@@ -5,6 +5,7 @@ All is read without the key: of the authority's Secret only the metadata leaves 
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,8 +24,10 @@ from troth.controller.keyring import ROTATE_ANNOTATION, Phase, rotation_phase
 from troth.controller.objects import reports
 from troth.controller.progress import awaited
 from troth.errors import EnvironmentLackError, PeerError
-from troth.kube.client import METADATA_ONLY, ApiRequests, ApiServer
-from troth.kube.reflector import Broken, Listed
+from troth.kube.client import ApiClient
+from troth.kube.decoding import decode
+from troth.kube.errors import NotFoundError
+from troth.kube.resource import ObjectKind, Resource, reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -138,13 +141,11 @@ class RootRotation:
 
     def __init__(self, config: SingleConfig, namespace: str) -> None:
         self._namespace = namespace
-        self._requests = ApiRequests(config)
-        self._server = ApiServer(config)
+        self._client = ApiClient(config)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._requests.aclose()
-        await self._server.aclose()
+        await self._client.aclose()
 
     async def state(self) -> RotationState:
         """How it stands.
@@ -154,10 +155,11 @@ class RootRotation:
             PeerError: The API server can't be asked, or what is there can't be read.
             InputError: Somebody wrote something else into the Secret's annotations.
         """
-        secret = await self._requests.get(self._secret, _Metadata, accept=METADATA_ONLY)
-        bundle = await self._requests.get(self._path("configmaps", TRUST_BUNDLE), _ConfigMap)
-        if secret is None or bundle is None:
-            raise self._no_authority()
+        try:
+            secret = await self._client.get(_SECRET, AUTHORITY_SECRET, self._namespace)
+            bundle = await self._client.get(_CONFIG_MAP, TRUST_BUNDLE, self._namespace)
+        except NotFoundError as error:
+            raise self._no_authority() from error
         try:
             pem = bundle.data.get(TRUST_BUNDLE_KEY, "").encode()
             roots = x509.load_pem_x509_certificates(pem)
@@ -177,19 +179,17 @@ class RootRotation:
         """Ask the controller to replace the root; raises as `state` does."""
         now = f"{datetime.now(UTC):%FT%TZ}"
         change = {"metadata": {"annotations": {ROTATE_ANNOTATION: now}}}
-        if (
-            await self._requests.patch(self._secret, change, _Metadata, accept=METADATA_ONLY)
-            is None
-        ):
-            raise self._no_authority()
+        try:
+            await self._client.patch(_SECRET, AUTHORITY_SECRET, change, self._namespace)
+        except NotFoundError as error:
+            raise self._no_authority() from error
 
     async def refusal(self) -> str:
         """Why the controller does not begin; empty if it hasn't said that it won't."""
         about = f"involvedObject.name={AUTHORITY_SECRET},reason={_REFUSED}"
-        events = await self._requests.get(
-            self._path("events"), _Events, params={"fieldSelector": about}
-        )
-        told = [each for each in (events.items if events else ()) if each.last_timestamp]
+        events = msgspec.structs.replace(_EVENTS, namespace=self._namespace, field_selector=about)
+        found = [item.value for item in (await self._client.list(events)).items if item.value]
+        told = [each for each in found if each.last_timestamp]
         if not told:
             return ""
         newest = max(told, key=lambda each: each.last_timestamp or _NEVER)
@@ -197,21 +197,9 @@ class RootRotation:
         return newest.message if fresh else ""
 
     async def _reported(self) -> Mapping[str, NodeReport | None]:
-        match await self._server.list(reports(self._namespace)):
-            case Listed(items):
-                found = [item.value for item in items if item.value is not None]
-                return {each.node: each.report for each in found}
-            case Broken(error):
-                raise error
-        return {}
-
-    def _path(self, plural: str, name: str = "") -> str:
-        path = f"/api/v1/namespaces/{self._namespace}/{plural}"
-        return f"{path}/{name}" if name else path
-
-    @property
-    def _secret(self) -> str:
-        return self._path("secrets", AUTHORITY_SECRET)
+        listed = await self._client.list(reports(self._namespace))
+        found = [item.value for item in listed.items if item.value is not None]
+        return {each.node: each.report for each in found}
 
     def _no_authority(self) -> EnvironmentLackError:
         return EnvironmentLackError(
@@ -241,5 +229,6 @@ class _Event(msgspec.Struct, frozen=True, rename="camel"):
     last_timestamp: datetime | None = None
 
 
-class _Events(msgspec.Struct, frozen=True):
-    items: tuple[_Event, ...] = ()
+_SECRET = ObjectKind(kind="Secret", plural="secrets", shape=_Metadata, metadata_only=True)
+_CONFIG_MAP = ObjectKind(kind="ConfigMap", plural="configmaps", shape=_ConfigMap)
+_EVENTS = Resource(plural="events", read=reader("Event", functools.partial(decode, kind=_Event)))

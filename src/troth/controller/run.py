@@ -19,9 +19,8 @@ from troth.controller.leader import LeaderElection
 from troth.controller.metrics import ControllerMetrics
 from troth.controller.work import Work
 from troth.errors import EnvironmentLackError
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.config import program_config
-from troth.kube.typed import api_client
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig
@@ -86,8 +85,7 @@ class Controller:
             EnvironmentLackError: The configuration can't be used, or the port is taken.
         """
         settings = self._settings
-        server = ApiServer(self._config)
-        client = api_client(self._config, field_manager=CONTROLLER)
+        client = ApiClient(self._config, field_manager=CONTROLLER)
         self._election = LeaderElection(
             client,
             namespace=settings.namespace,
@@ -98,7 +96,7 @@ class Controller:
         _log.info("starting", identity=self.identity, trust_domain=str(settings.rules.trust_domain))
 
         async def lead() -> None:
-            self._work = Work(client, server, settings, on_answer=self._metrics.answered)
+            self._work = Work(client, settings, on_answer=self._metrics.answered)
             try:
                 await self._work.run()
             finally:
@@ -119,5 +117,4 @@ class Controller:
                 "choose another with --health-port",
             ) from error
         finally:
-            await client.close()
-            await server.aclose()
+            await client.aclose()

@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
-from lightkube.core.exceptions import ApiError
 from lightkube.models.certificates_v1 import (
     CertificateSigningRequestCondition,
     CertificateSigningRequestStatus,
 )
 from lightkube.models.core_v1 import ObjectReference
-from lightkube.resources.certificates_v1 import (
-    CertificateSigningRequest,
-    CertificateSigningRequestApproval,
-)
-from lightkube.resources.certificates_v1 import (
-    CertificateSigningRequestStatus as StatusSubresource,
-)
+from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import Pod
 
 from troth._contract import POD_NAME_ATTRIBUTE
 from troth.controller.events import EventType
 from troth.controller.signing import Claim, Refusal, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
-from troth.kube.reflector import ANY_VERSION, Listed
-from troth.kube.resource import Resource, model_reader
-from troth.kube.typed import api_errors, is_missing
+from troth.kube.errors import NotFoundError
+from troth.kube.reflector import ANY_VERSION
+from troth.kube.resource import ObjectKind, Resource, model_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from lightkube import AsyncClient
-
     from troth.controller.events import Events
     from troth.controller.signing import SigningRules
     from troth.identity.authority import CertificateAuthority
-    from troth.kube.client import ApiServer
+    from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
 
+_REQUEST = ObjectKind(
+    kind="CertificateSigningRequest",
+    plural="certificatesigningrequests",
+    group="certificates.k8s.io",
+    shape=CertificateSigningRequest,
+)
 _PERMITTED = "PodOnNode"
 _AT_ONCE = 16
 _FIRST_RETRY = 1.0
@@ -54,7 +52,6 @@ class Signer:
 
     Args:
         client: Of the API server.
-        server: The same, for lists.
         rules: Who may ask, and for what.
         authority: The one that signs now; None while there is none.
         events: Where denials are told.
@@ -63,8 +60,7 @@ class Signer:
 
     def __init__(
         self,
-        client: AsyncClient,
-        server: ApiServer,
+        client: ApiClient,
         rules: SigningRules,
         *,
         authority: Callable[[], CertificateAuthority | None],
@@ -72,7 +68,6 @@ class Signer:
         on_answer: Callable[[str, str], None],
     ) -> None:
         self._client = client
-        self._server = server
         self._rules = rules
         self._authority = authority
         self._events = events
@@ -121,27 +116,21 @@ class Signer:
     async def _fetch(self, csr: CertificateSigningRequest) -> CertificateSigningRequest | None:
         """The request as it stands now; None if it is gone, and as it was if nobody answers."""
         try:
-            with api_errors(f"get CertificateSigningRequest {_name(csr)}"):
-                return await self._client.get(CertificateSigningRequest, _name(csr))
-        except TrothError as error:
-            if isinstance(error.__cause__, ApiError) and is_missing(error.__cause__):
-                return None
+            return await self._client.get(_REQUEST, _name(csr))
+        except NotFoundError:
+            return None
+        except TrothError:
             return csr
 
     async def _answer(self, csr: CertificateSigningRequest) -> None:
         verdict = examine(csr, self._rules)
         if isinstance(verdict, Claim):
             verdict = await self._judged(verdict) or verdict
-        with api_errors(f"answer CertificateSigningRequest {_name(csr)}"):
-            try:
-                if isinstance(verdict, Refusal):
-                    await self._refuse(csr, verdict)
-                else:
-                    await self._sign(csr, verdict)
-            except ApiError as error:
-                if is_missing(error):
-                    return  # its maker gave up
-                raise
+        with contextlib.suppress(NotFoundError):  # its maker gave up
+            if isinstance(verdict, Refusal):
+                await self._refuse(csr, verdict)
+            else:
+                await self._sign(csr, verdict)
 
     async def _judged(self, claim: Claim) -> Refusal | None:
         """Judge a claim by the pods that the API server has stored at this moment.
@@ -154,29 +143,21 @@ class Signer:
         cached = await self._cached_pods(claim)
         seen = next((pod for pod in cached if judge(claim, [pod]) is None), None)
         if seen is not None and seen.metadata is not None:
-            stored = await self._stored_pods(claim, {"metadata.name": seen.metadata.name or ""})
+            stored = await self._stored_pods(claim, seen.metadata.name or "")
             if judge(claim, stored) is None:
                 return None
-        return judge(claim, await self._stored_pods(claim, {}))
+        return judge(claim, await self._stored_pods(claim))
 
     async def _cached_pods(self, claim: Claim) -> Iterable[Pod]:
-        resource = Resource(
-            plural="pods",
-            namespace=claim.namespace,
-            read=model_reader(Pod),
-            field_selector=f"spec.nodeName={claim.node}",
-            is_bulk=True,
-        )
-        listed = await self._server.list(resource, since=ANY_VERSION)
-        items = listed.items if isinstance(listed, Listed) else ()
-        return [item.value for item in items if item.value is not None]
+        try:
+            listed = await self._client.list(_pods(claim), since=ANY_VERSION)
+        except TrothError:
+            return ()
+        return [item.value for item in listed.items if item.value is not None]
 
-    async def _stored_pods(self, claim: Claim, fields: dict[str, str]) -> list[Pod]:
-        with api_errors(f"list pods in {claim.namespace}"):
-            found = self._client.list(
-                Pod, namespace=claim.namespace, fields={"spec.nodeName": claim.node, **fields}
-            )
-            return [pod async for pod in found]
+    async def _stored_pods(self, claim: Claim, name: str = "") -> list[Pod]:
+        listed = await self._client.list(_pods(claim, name))
+        return [item.value for item in listed.items if item.value is not None]
 
     async def _sign(self, csr: CertificateSigningRequest, claim: Claim) -> None:
         authority = self._authority()
@@ -184,27 +165,21 @@ class Signer:
             return
         # Before it is approved, so that an authority that can't sign leaves no trace of a promise.
         issued = authority.sign(claim.request, now=datetime.now(UTC), lifetime=claim.lifetime)
-        approved: CertificateSigningRequest | CertificateSigningRequestApproval = csr
+        approved = csr
         if not has_condition(csr, "Approved"):
-            approved = await self._client.replace(
-                _approval(
-                    csr,
-                    "Approved",
-                    reason=_PERMITTED,
-                    message=f"node {claim.node} has a pod of the service account "
-                    f"{claim.namespace}/{claim.service_account}",
-                ),
-                _name(csr),
+            why = f"{claim.namespace}/{claim.service_account}"
+            condition = _condition(
+                "Approved",
+                _PERMITTED,
+                f"node {claim.node} has a pod of the service account {why}",
             )
+            approved = await self._write(csr, _with_condition(csr, condition), "approval")
         certificate = base64.b64encode(issued.chain).decode()
         status = CertificateSigningRequestStatus(
             certificate=certificate,
             conditions=approved.status.conditions if approved.status else None,
         )
-        await self._client.replace(
-            StatusSubresource(metadata=approved.metadata, spec=csr.spec, status=status),
-            _name(csr),
-        )
+        await self._write(approved, status, "status")
         self._on_answer("signed", _PERMITTED)
         _log.info(
             "signed",
@@ -219,16 +194,10 @@ class Signer:
         if has_condition(csr, "Approved"):
             # Whoever approved it did so for another signer's rules; it can't be denied any more.
             condition = _condition("Failed", refusal.reason, refusal.message)
-            status = _with_condition(csr, condition)
-            await self._client.replace(
-                StatusSubresource(metadata=csr.metadata, spec=csr.spec, status=status),
-                _name(csr),
-            )
+            await self._write(csr, _with_condition(csr, condition), "status")
         else:
-            await self._client.replace(
-                _approval(csr, "Denied", reason=refusal.reason, message=refusal.message),
-                _name(csr),
-            )
+            condition = _condition("Denied", refusal.reason, refusal.message)
+            await self._write(csr, _with_condition(csr, condition), "approval")
         self._on_answer("denied", refusal.reason)
         _log.warning(
             "denied",
@@ -249,6 +218,16 @@ class Signer:
             refusal.message,
             related=self._requester(csr),
         )
+
+    async def _write(
+        self,
+        csr: CertificateSigningRequest,
+        status: CertificateSigningRequestStatus,
+        part: Literal["approval", "status"],
+    ) -> CertificateSigningRequest:
+        """Write conditions or a certificate over the version that was read."""
+        after = CertificateSigningRequest(metadata=csr.metadata, spec=csr.spec, status=status)
+        return await self._client.replace(_REQUEST, after, _name(csr), part=part)
 
     def _requester(self, csr: CertificateSigningRequest) -> ObjectReference | None:
         """The node agent's pod, if it was one that asked."""
@@ -287,11 +266,13 @@ def _with_condition(
     return CertificateSigningRequestStatus(conditions=[*present, condition])
 
 
-def _approval(
-    csr: CertificateSigningRequest, kind: str, *, reason: str, message: str
-) -> CertificateSigningRequestApproval:
-    return CertificateSigningRequestApproval(
-        metadata=csr.metadata,
-        spec=csr.spec,
-        status=_with_condition(csr, _condition(kind, reason, message)),
+def _pods(claim: Claim, name: str = "") -> Resource[Pod]:
+    """Those of the claim's namespace on its node; or the one of that name."""
+    named = f",metadata.name={name}" if name else ""
+    return Resource(
+        plural="pods",
+        namespace=claim.namespace,
+        read=model_reader(Pod),
+        field_selector=f"spec.nodeName={claim.node}{named}",
+        is_bulk=True,
     )

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from lightkube.core.exceptions import ApiError
-from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.core_v1 import ObjectReference
-from lightkube.types import PatchType
 
 from troth.controller.conditions import (
     ACCEPTED,
@@ -24,7 +21,8 @@ from troth.controller.conditions import (
 )
 from troth.controller.events import EventType
 from troth.errors import TrothError
-from troth.kube.typed import api_errors, is_conflict, is_missing
+from troth.kube.errors import ConflictError, NotFoundError
+from troth.kube.resource import ObjectKind
 from troth.policy.lint import lint_policies
 from troth.policy.model import KIND, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
@@ -32,16 +30,15 @@ from troth.policy.parse import parse_peer_authentication
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lightkube import AsyncClient
-
     from troth._contract import NodeReport
     from troth.controller.events import Events
     from troth.errors import Problem
+    from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
 
-PeerAuthenticationResource = create_namespaced_resource(
-    "security.istio.io", "v1", KIND, "peerauthentications"
+_PEER_AUTHENTICATION = ObjectKind(
+    kind=KIND, plural="peerauthentications", group="security.istio.io", shape=msgspec.Raw
 )
 
 # What an Event tells, by the condition and its new status; other changes are no news.
@@ -113,7 +110,7 @@ class StatusWriter:
         events: Where refusals are told.
     """
 
-    def __init__(self, client: AsyncClient, *, root_namespace: str, events: Events) -> None:
+    def __init__(self, client: ApiClient, *, root_namespace: str, events: Events) -> None:
         self._client = client
         self._root_namespace = root_namespace
         self._events = events
@@ -173,19 +170,12 @@ class StatusWriter:
             "metadata": {"resourceVersion": policy.version},
             "status": {"conditions": after, "observedGeneration": policy.stored.generation},
         }
-        with api_errors(f"update the status of {KIND} {policy.namespace}/{policy.name}"):
-            try:
-                await self._client.patch(
-                    PeerAuthenticationResource.Status,
-                    policy.name,
-                    patch,
-                    namespace=policy.namespace,
-                    patch_type=PatchType.MERGE,
-                )
-            except ApiError as error:
-                if is_conflict(error) or is_missing(error):
-                    return False
-                raise
+        try:
+            await self._client.patch(
+                _PEER_AUTHENTICATION, policy.name, patch, policy.namespace, part="status"
+            )
+        except (ConflictError, NotFoundError):
+            return False
         return True
 
     async def _tell(self, policy: PolicyObject, after: Iterable[Mapping[str, Any]]) -> None:

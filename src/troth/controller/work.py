@@ -22,11 +22,9 @@ from troth.sources.kubernetes import NAMESPACES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from lightkube import AsyncClient
-
     from troth._contract import NodeReport
     from troth.controller.settings import Settings
-    from troth.kube.client import ApiServer
+    from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
 
@@ -44,22 +42,19 @@ class Work:
     """The work of one term as leader.
 
     Args:
-        client: For what is written.
-        server: For what is followed.
+        client: Of the API server.
         settings: The controller's.
         on_answer: As of `Signer`.
     """
 
     def __init__(
         self,
-        client: AsyncClient,
-        server: ApiServer,
+        client: ApiClient,
         settings: Settings,
         *,
         on_answer: Callable[[str, str], None],
     ) -> None:
         self._client = client
-        self._server = server
         events = Events(client)
         self._authority = Authority(
             client,
@@ -69,7 +64,6 @@ class Work:
         )
         self._signer = Signer(
             client,
-            server,
             settings.rules,
             authority=lambda: self._authority.signing,
             events=events,
@@ -84,7 +78,7 @@ class Work:
                 for reaction in reactions:
                     reaction()
 
-            return Followed(server, resource, on_change=react)
+            return Followed(client, resource, on_change=react)
 
         wake_authority, wake_status = self._authority_woken.set, self._status_woken.set
         self._requests = followed(objects.REQUESTS, self._show_requests)
@@ -171,7 +165,7 @@ class Work:
         await asyncio.sleep(_STATUS_PAUSE_SECONDS)
 
     async def _sweep(self) -> None:
-        await sweep_reviews(self._client, self._server, now=datetime.now(UTC))
+        await sweep_reviews(self._client, now=datetime.now(UTC))
 
     def _reported(self) -> Mapping[str, NodeReport | None]:
         return {each.node: each.report for each in self._reports.objects.values()}

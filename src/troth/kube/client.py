@@ -1,15 +1,15 @@
-"""Lists and watches at the Kubernetes API server, as events for a `Reflector`.
+"""The client of the Kubernetes API: single objects, lists and watches.
 
 lightkube contributes how to reach the server and who to be there (kubeconfig or the pod's service
-account, TLS, tokens that change). The two requests are made here, because its own watch asks for no
-bookmarks, fails as a whole on one object that isn't as expected, and takes characters that may
-stand inside a JSON string (U+0085) for the end of a line.
-
-Every error ends here: it is translated and comes back as an event.
+account, TLS, tokens that change). The requests are made here, because its own watch asks for no
+bookmarks and takes characters that may stand inside a JSON string (U+0085) for the end of a line,
+its lists fail as a whole on one object that isn't as expected, and it asks for no metadata alone,
+without which a Secret's content would leave the API server.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,40 +17,35 @@ import httpx2
 import msgspec
 from lightkube import ConfigError
 
-from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.errors import PeerError
 from troth.kube.config import REQUEST_SECONDS, http_client
 from troth.kube.decoding import decode, take_items
-from troth.kube.errors import Status, absence, legible, message, refusal, translated
-from troth.kube.reflector import (
-    Absent,
-    Bookmark,
-    Broken,
-    Deleted,
-    Ended,
-    Gone,
-    Listed,
-    Opened,
-    Upserted,
+from troth.kube.errors import (
+    ExpiredError,
+    NotFoundError,
+    Status,
+    absence,
+    legible,
+    refusal,
+    translated,
 )
+from troth.kube.reflector import Bookmark, Deleted, Listed, Opened, Upserted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 
     from lightkube import SingleConfig
 
-    from troth.kube.reflector import Event
-    from troth.kube.resource import Item, Resource
+    from troth.kube.resource import Item, ObjectKind, Resource
 
 T = TypeVar("T")
 
-METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-"""``Accept`` for an object without ``spec``, ``status`` and ``data``."""
-
-MERGE_PATCH = "application/merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
-
 _JSON = "application/json"
-_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA = f"{_JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_MERGE_PATCH = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
+_APPLY_PATCH = "application/apply-patch+yaml"
 
 _LONGEST_LINE = 64 * 2**20
 """Of a watch; etcd holds no object that comes near it."""
@@ -91,77 +86,140 @@ class _BookmarkObject(msgspec.Struct, frozen=True):
     metadata: _Version
 
 
-class ApiServer:
+class _ServerVersion(msgspec.Struct, frozen=True, rename="camel"):
+    git_version: str = ""
+
+
+class ApiClient:
     """The API server of one context of a kubeconfig, or of the cluster that this runs in.
+
+    Every request raises what `troth.kube.errors` has: `ForbiddenError` without permission,
+    `NotFoundError`, `ConflictError` and other `RefusedError`s as the server answered, `PeerError`
+    if it can't be reached or breaks the protocol, `EnvironmentLackError` without credentials.
 
     Args:
         config: How to reach it, and as whom.
+        field_manager: Under which name to write.
         silence_seconds: A watch through which nothing came for so long is given up.
+
+    Attributes:
+        name: The server, for messages.
 
     Raises:
         EnvironmentLackError: The configuration can't be used.
     """
 
-    def __init__(self, config: SingleConfig, *, silence_seconds: float = _SILENCE_SECONDS) -> None:
-        self._name = f"API server {legible(config.cluster.server)}"
+    def __init__(
+        self,
+        config: SingleConfig,
+        *,
+        field_manager: str = "",
+        silence_seconds: float = _SILENCE_SECONDS,
+    ) -> None:
+        self.name = f"API server {legible(config.cluster.server)}"
+        self._manager = {"fieldManager": field_manager} if field_manager else {}
         self._silence_seconds = silence_seconds
         self._served: dict[str, str] = {}
-        self._client = http_client(
-            config, remedy="correct the kubeconfig, or mount the service account's token and CA"
-        )
+        self._client = http_client(config)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
-    async def list(self, resource: Resource[T], *, since: str = "") -> Event[T]:
-        """All objects; one event says how it went.
+    async def version(self) -> str:
+        """The server's version, such as ``v1.34.1``; empty if it doesn't tell."""
+        with self._translated():
+            response = await self._client.get("/version")
+            if response.status_code == httpx2.codes.NOT_FOUND:
+                return ""
+            if not response.is_success:
+                grant = "have ClusterRole system:public-info-viewer bound"
+                raise refusal(self.name, "get its version", response, grant=grant)
+            return decode(response.content, _ServerVersion).git_version
+
+    async def get(self, kind: ObjectKind[T], name: str, namespace: str = "") -> T:
+        """An object."""
+        return await self._send("GET", kind, name, namespace)
+
+    async def create(self, kind: ObjectKind[T], made: object, namespace: str = "") -> T:
+        """Make an object; what the server made of it."""
+        return await self._send("POST", kind, "", namespace, body=kind.document(made))
+
+    async def replace(
+        self, kind: ObjectKind[T], made: object, name: str, namespace: str = "", part: str = ""
+    ) -> T:
+        """Write an object, or a subresource of it, over the version that it names."""
+        return await self._send("PUT", kind, name, namespace, part, body=kind.document(made))
+
+    async def patch(
+        self,
+        kind: ObjectKind[T],
+        name: str,
+        change: Mapping[str, object] | Sequence[object],
+        namespace: str = "",
+        part: str = "",
+    ) -> T:
+        """Change an object or a subresource: by a merge patch (RFC 7396), or operations (RFC 6902).
+
+        Nulls in a merge patch take fields away; operations can set parts that hold some.
+        """
+        content = _MERGE_PATCH if isinstance(change, dict) else _JSON_PATCH
+        return await self._send("PATCH", kind, name, namespace, part, body=change, content=content)
+
+    async def apply(self, kind: ObjectKind[T], name: str, made: object, namespace: str = "") -> T:
+        """Have an object be so in what we say of it (server-side apply, forced)."""
+        return await self._send(
+            "PATCH",
+            kind,
+            name,
+            namespace,
+            body=kind.document(made),
+            content=_APPLY_PATCH,
+            params={"force": "true"},
+        )
+
+    async def delete(self, kind: ObjectKind[Any], name: str, namespace: str = "") -> None:
+        """Delete an object."""
+        whatever = msgspec.structs.replace(kind, shape=msgspec.Raw)  # a Status, or the object
+        await self._send("DELETE", whatever, name, namespace)
+
+    async def list(self, resource: Resource[T], *, since: str = "") -> Listed[T]:
+        """All objects of a resource; of a named one that isn't there, none.
 
         Args:
             resource: What to list.
             since: Of a bulk resource, a version that the list may not be older than: the server
                 answers from its cache. By default it is what is stored, in pages.
+
+        Raises:
+            NotServedError: The server doesn't serve it.
         """
-        event: Event[T] = Absent()
-        try:
+        with self._translated():
             for version in resource.versions:
                 self._served[str(resource)] = version
-                if since and resource.is_bulk:
-                    event = await self._cached(resource, since)
-                else:
-                    event = await self._pages(resource)
-                if not isinstance(event, Absent):
-                    break
-        except TrothError as error:
-            return Broken(error)
-        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
-            return Broken(translated(self._name, error))
-        return absence(self._name, resource) if isinstance(event, Absent) else event
-
-    async def get(self, resource: Resource[T]) -> Event[T]:
-        """The one object at the resource's path, as a list of it, or of nothing."""
-        try:
-            response = await self._client.get(resource.path(resource.versions[0]))
-            if response.status_code == httpx2.codes.NOT_FOUND:
-                return Listed((), "")
-            if response.status_code != httpx2.codes.OK:
-                return refusal(self._name, resource, response, "get")
-            item = resource.read(msgspec.Raw(response.content))
-        except TrothError as error:
-            return Broken(error)
-        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
-            return Broken(translated(self._name, error))
-        return Listed((item,), item.version)
+                with contextlib.suppress(NotFoundError):
+                    if resource.name:
+                        return await self._named(resource)
+                    if since and resource.is_bulk:
+                        return await self._cached(resource, since)
+                    return await self._pages(resource)
+        if resource.name:
+            return Listed((), "")
+        raise absence(self.name, resource)
 
     async def watch(
         self, resource: Resource[T], version: str, *, seconds: float
-    ) -> AsyncGenerator[Event[T], None]:
-        """What happens after ``version``; the last event says how it ended.
+    ) -> AsyncGenerator[Opened | Upserted[T] | Deleted[T] | Bookmark, None]:
+        """What happens after ``version``, until the server ends it in good order.
 
         Args:
             resource: What to watch.
             version: Of a list, or of what a watch reported last.
             seconds: When the server should end it.
+
+        Raises:
+            ExpiredError: The server no longer knows what happened since the version.
+            NotServedError: The server doesn't serve it.
         """
         parameters = {
             "watch": "true",
@@ -170,39 +228,64 @@ class ApiServer:
             "timeoutSeconds": str(int(seconds)),
         }
         timeout = httpx2.Timeout(REQUEST_SECONDS, read=self._silence_seconds)
-        try:
+        with self._translated():
             async with self._client.stream(
                 "GET", self._path(resource), params=_selected(resource, parameters), timeout=timeout
             ) as response:
-                if response.status_code != httpx2.codes.OK:
-                    await response.aread()
-                    refused = refusal(self._name, resource, response, "watch")
-                    yield absence(self._name, resource) if isinstance(refused, Absent) else refused
-                    return
+                try:
+                    await self._expect(resource, response, "watch")
+                except NotFoundError as error:
+                    raise absence(self.name, resource) from error
                 _keep_alive(response)
                 yield Opened()
                 async for line in _lines(response):
-                    event = self._event(resource, line)
-                    yield event
-                    if isinstance(event, Gone | Broken):
-                        return
-        except TrothError as error:
-            yield Broken(error)
-        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
-            yield Broken(translated(self._name, error))
-        else:
-            yield Ended()
+                    yield self._event(resource, line)
 
-    async def _cached(self, resource: Resource[T], since: str) -> Event[T]:
+    async def _send(
+        self,
+        method: str,
+        kind: ObjectKind[T],
+        name: str,
+        namespace: str,
+        part: str = "",
+        *,
+        body: object = None,
+        content: str = _JSON,
+        params: Mapping[str, str] | None = None,
+    ) -> T:
+        headers = {"Accept": _METADATA if kind.metadata_only else _JSON}
+        written = {}
+        if body is not None:
+            headers["Content-Type"] = content
+            written = {**self._manager, **(params or {})}
+        verb = _VERBS[method]
+        doing = f"{verb} {kind.describe(name or _name(body), namespace, part)}"
+        with self._translated(doing):
+            response = await self._client.request(
+                method,
+                kind.path(name, namespace, part),
+                headers=headers,
+                params=written,
+                content=None if body is None else msgspec.json.encode(body),
+            )
+            if response.is_success:
+                return decode(response.content, kind.shape)
+        raise refusal(self.name, doing, response, grant=kind.grant(verb, part))
+
+    async def _named(self, resource: Resource[T]) -> Listed[T]:
+        response = await self._client.get(self._path(resource))
+        await self._expect(resource, response, "get")
+        item = resource.read(msgspec.Raw(response.content))
+        return Listed((item,), item.version)
+
+    async def _cached(self, resource: Resource[T], since: str) -> Listed[T]:
         # A server's cache knows no pages (before Kubernetes 1.34), so items are read as they come.
         parameters = {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
         items: list[Item[T]] = []
         async with self._client.stream(
             "GET", self._path(resource), params=_selected(resource, parameters)
         ) as response:
-            if response.status_code != httpx2.codes.OK:
-                await response.aread()
-                return refusal(self._name, resource, response, "list")
+            await self._expect(resource, response, "list")
             begun = bytearray()
             async for chunk in response.aiter_bytes():
                 begun += chunk
@@ -211,7 +294,7 @@ class ApiServer:
             items += map(resource.read, rest.items or ())
             return Listed(tuple(items), rest.metadata.resource_version)
 
-    async def _pages(self, resource: Resource[T]) -> Event[T]:
+    async def _pages(self, resource: Resource[T]) -> Listed[T]:
         items: list[Item[T]] = []
         parameters = {"limit": str(resource.page)}
         headers = {"Accept": _METADATA_LIST} if resource.metadata_only else {}
@@ -219,18 +302,33 @@ class ApiServer:
             response = await self._client.get(
                 self._path(resource), params=_selected(resource, parameters), headers=headers
             )
-            if response.status_code != httpx2.codes.OK:
-                return refusal(self._name, resource, response, "list")
+            await self._expect(resource, response, "list")
             page = decode(response.content, _List)
             items += map(resource.read, page.items or ())
             if not page.metadata.continue_:
                 return Listed(tuple(items), page.metadata.resource_version)
             parameters["continue"] = page.metadata.continue_
 
+    async def _expect(self, resource: Resource[Any], response: httpx2.Response, verb: str) -> None:
+        """Raise what an answer means that isn't the one hoped for."""
+        if response.status_code != httpx2.codes.OK:
+            await response.aread()
+            grant = resource.grant(*(("get",) if resource.name else ("list", "watch")))
+            raise refusal(
+                self.name, f"{verb} {resource}", response, scope=resource.scope, grant=grant
+            )
+
+    @contextlib.contextmanager
+    def _translated(self, doing: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
+            raise translated(self.name, error, doing) from error
+
     def _path(self, resource: Resource[T]) -> str:
         return resource.path(self._served.get(str(resource), resource.versions[0]))
 
-    def _event(self, resource: Resource[T], line: bytes) -> Event[T]:
+    def _event(self, resource: Resource[T], line: bytes) -> Upserted[T] | Deleted[T] | Bookmark:
         sent = decode(line, _WatchEvent)
         match sent.type:
             case "ADDED" | "MODIFIED":
@@ -240,101 +338,20 @@ class ApiServer:
             case "BOOKMARK":
                 return Bookmark(decode(sent.object, _BookmarkObject).metadata.resource_version)
         status = decode(sent.object, Status)
-        if status.code == httpx2.codes.GONE:
-            return Gone()
         reason = f"ended the watch of {resource}: {status.code} {legible(status.message)}"
-        return Broken(PeerError(self._name, reason))
+        if status.code == httpx2.codes.GONE:
+            raise ExpiredError(self.name, reason)
+        raise PeerError(self.name, reason)
 
 
-class ApiRequests:
-    """The API server of a context.
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+"""What RBAC calls them."""
 
-    Args:
-        config: How to reach it, and as whom.
 
-    Raises:
-        EnvironmentLackError: The configuration can't be used.
-    """
-
-    def __init__(self, config: SingleConfig) -> None:
-        self.name = f"API server {legible(config.cluster.server)}"
-        self._client = http_client(config, remedy="correct the kubeconfig")
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
-
-    async def get(
-        self,
-        path: str,
-        kind: type[T],
-        *,
-        accept: str = _JSON,
-        params: Mapping[str, str] | None = None,
-    ) -> T | None:
-        """What is at a path; None when there is nothing.
-
-        Raises:
-            EnvironmentLackError: We may not read it.
-            PeerError: The server can't be reached or refuses.
-        """
-        return await self._send("GET", path, kind, accept=accept, params=params)
-
-    async def post(self, path: str, body: object, kind: type[T]) -> T | None:
-        """Have something made, and read what became of it; raises as `get` does."""
-        return await self._send("POST", path, kind, body=body)
-
-    async def patch(
-        self, path: str, change: object, kind: type[T], *, accept: str = _JSON
-    ) -> T | None:
-        """Change an object (RFC 7396); None when there is none. Raises as `get` does."""
-        return await self._send(
-            "PATCH", path, kind, body=change, content=MERGE_PATCH, accept=accept
-        )
-
-    async def put_at(self, path: str, pointer: str, value: object, kind: type[T]) -> T | None:
-        """Set one part of an object (RFC 6902), nulls in it included; else as `patch` does."""
-        change = [{"op": "add", "path": pointer, "value": value}]
-        return await self._send("PATCH", path, kind, body=change, content=JSON_PATCH)
-
-    async def delete(self, path: str) -> None:
-        """Delete an object, if there is one; raises as `get` does."""
-        await self._send("DELETE", path, msgspec.Raw)
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
-        *,
-        accept: str = _JSON,
-        content: str = _JSON,
-        body: object = None,
-        params: Mapping[str, str] | None = None,
-    ) -> T | None:
-        options: dict[str, Any] = {"headers": {"Accept": accept}}
-        if body is not None:
-            options["content"] = msgspec.json.encode(body)
-            options["headers"]["Content-Type"] = content
-        if params:
-            options["params"] = params
-        try:
-            response = await self._client.request(method, path, **options)
-            if response.status_code == httpx2.codes.NOT_FOUND:
-                return None
-            if response.is_success:
-                return decode(response.content, kind)
-        except (httpx2.HTTPError, msgspec.DecodeError, ConfigError, OSError) as error:
-            raise translated(self.name, error) from error
-        words = f"{response.status_code} {legible(message(response))}"
-        if response.status_code == httpx2.codes.FORBIDDEN:
-            raise EnvironmentLackError(
-                f"no permission: {self.name} said {words}", "have it granted by RBAC"
-            )
-        remedy = ""
-        if response.status_code == httpx2.codes.UNAUTHORIZED:
-            remedy = "see that the token or client certificate is valid for this cluster"
-        raise PeerError(self.name, f"refused {method} {path}: {words}", remedy)
+def _name(document: Any) -> str:
+    """The name of an object that is made, as far as it has one yet."""
+    metadata = document.get("metadata", {})
+    return str(metadata.get("name") or metadata.get("generateName", ""))
 
 
 def _selected(resource: Resource[T], parameters: Mapping[str, str]) -> dict[str, str]:

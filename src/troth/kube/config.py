@@ -99,12 +99,11 @@ def program_config(kubeconfig: Path | None = None, *, otherwise: str) -> SingleC
     return config
 
 
-def http_client(config: SingleConfig, *, remedy: str) -> httpx2.AsyncClient:
+def http_client(config: SingleConfig) -> httpx2.AsyncClient:
     """A client for HTTP requests to the API server; its owner closes it.
 
     Args:
         config: How to reach the server, and as whom.
-        remedy: What to do if that can't be used.
 
     Raises:
         EnvironmentLackError: The configuration can't be used.
@@ -116,7 +115,8 @@ def http_client(config: SingleConfig, *, remedy: str) -> httpx2.AsyncClient:
         )
     except (ConfigError, OSError, ValueError, httpx2.InvalidURL) as error:
         raise EnvironmentLackError(
-            f"the Kubernetes configuration can't be used: {legible(error)}", remedy
+            f"the Kubernetes configuration can't be used: {legible(error)}",
+            "correct the kubeconfig, or mount the service account's token and CA",
         ) from error
     client.event_hooks = {"request": [_close_if_cancelled]}
     return client

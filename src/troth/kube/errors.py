@@ -1,22 +1,73 @@
-"""What the API server's refusals of a list or watch mean, and how such a request can fail."""
+"""How a request to the Kubernetes API can fail, in troth's words."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import msgspec
 from lightkube import ConfigError
 
-from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.errors import EnvironmentLackError, PeerError
 from troth.kube.decoding import decode
-from troth.kube.reflector import Absent, Broken, Gone
 
 if TYPE_CHECKING:
+    from troth.errors import TrothError
     from troth.kube.resource import Resource
 
 _LONGEST_MESSAGE = 400
 _LONGEST_RETRY_AFTER = 60.0
+
+
+class RefusedError(PeerError):
+    """The API server answered a request with an error.
+
+    Attributes:
+        retry_after: Seconds that it asks to be left alone (``Retry-After``).
+    """
+
+    retry_after = 0.0
+
+
+class NotFoundError(RefusedError):
+    """There is no such object (``404``), or its namespace is gone or being deleted."""
+
+
+class ConflictError(RefusedError):
+    """Somebody else wrote the object first, or made it already (``409``)."""
+
+
+class InvalidError(RefusedError):
+    """The object can't be so, or not changed so (``422``)."""
+
+
+class ExpiredError(RefusedError):
+    """The server no longer knows what happened since the version (``410``)."""
+
+
+class ForbiddenError(EnvironmentLackError):
+    """There is no permission (``403``)."""
+
+
+class NotServedError(EnvironmentLackError):
+    """The server doesn't serve the kind."""
+
+
+_BY_CODE: dict[int, type[RefusedError]] = {
+    HTTPStatus.NOT_FOUND: NotFoundError,
+    HTTPStatus.CONFLICT: ConflictError,
+    HTTPStatus.GONE: ExpiredError,
+    HTTPStatus.UNPROCESSABLE_ENTITY: InvalidError,
+}
+
+
+class _Cause(msgspec.Struct, frozen=True):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct, frozen=True):
+    causes: list[_Cause] | None = None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -24,70 +75,74 @@ class Status(msgspec.Struct, frozen=True):
 
     message: str = ""
     code: int = 0
+    details: _Details | None = None
 
 
 def refusal(
-    server: str, resource: Resource[Any], response: httpx2.Response, verb: str
-) -> Gone | Absent | Broken:
-    """What an answer other than 200 means.
+    server: str, doing: str, response: httpx2.Response, *, scope: str = "", grant: str
+) -> TrothError:
+    """What an answer means that isn't a success.
 
     Args:
         server: Who gave it.
-        resource: What was asked for.
+        doing: What was asked, as in ``patch Pod shop/web``.
         response: The answer, read to its end.
-        verb: What was asked, as RBAC calls it.
+        scope: Where, if ``doing`` doesn't say it.
+        grant: How to get the permission.
     """
     code = response.status_code
-    if code == httpx2.codes.GONE:
-        return Gone()
-    if code == httpx2.codes.NOT_FOUND:
-        return Absent()
-    said = f"{code} {legible(message(response))}".strip()
-    if code == httpx2.codes.FORBIDDEN:
-        return Broken(
-            EnvironmentLackError(
-                f"no permission to {verb} {resource} {resource.scope} ({server}: {said})",
-                f"give it by a ClusterRole: apiGroups [{resource.group!r}], resources "
-                f"[{resource.plural!r}], verbs ['list', 'watch']",
-            ),
-            is_forbidden=True,
-        )
+    try:
+        status = decode(response.content, Status)
+    except msgspec.DecodeError:
+        status = Status(message=response.reason_phrase)
+    said = f"{code} {legible(status.message)}".strip()
+    causes = (status.details.causes if status.details else None) or ()
+    kind = _BY_CODE.get(code, RefusedError)
+    if any(cause.reason == "NamespaceTerminating" for cause in causes):
+        kind = NotFoundError
+    elif code == httpx2.codes.FORBIDDEN:
+        where = f" {scope}" if scope else ""
+        return ForbiddenError(f"no permission to {doing}{where} ({server}: {said})", grant)
     remedy = ""
     if code == httpx2.codes.UNAUTHORIZED:
         remedy = "see that the token or client certificate is valid for this cluster"
-    error = PeerError(server, f"refused to {verb} {resource}: {said}", remedy)
-    return Broken(error, _retry_after(response))
+    error = kind(server, f"refused to {doing}: {said}", remedy)
+    error.retry_after = _retry_after(response)
+    return error
 
 
-def absence(server: str, resource: Resource[Any]) -> Absent | Broken:
-    """What it means that a resource isn't served."""
-    if resource.is_optional:
-        return Absent()
-    return Broken(
-        EnvironmentLackError(
-            f"{server} doesn't serve {resource} {' or '.join(resource.versions)}",
-            "run Kubernetes 1.21 or later, and see that the address is its API server's",
-        )
+def absence(server: str, resource: Resource[Any]) -> NotServedError:
+    """That a resource isn't served in any version."""
+    return NotServedError(
+        f"{server} doesn't serve {resource} {' or '.join(resource.versions)}",
+        "run Kubernetes 1.21 or later, and see that the address is its API server's",
     )
 
 
-def translated(server: str, error: Exception) -> TrothError:
-    """The error that a request to ``server`` ended with, in troth's words."""
+def translated(server: str, error: Exception, doing: str = "") -> TrothError:
+    """The error that a request to ``server`` ended with, in troth's words.
+
+    Args:
+        server: Who was asked.
+        error: What httpx2, lightkube, msgspec or the system raised.
+        doing: What was asked, if that isn't plain.
+    """
+    could_not = f"could not {doing}: " if doing else ""
     match error:
         case ConfigError() | PermissionError() | FileNotFoundError():
             return EnvironmentLackError(
-                f"there are no usable credentials: {legible(error)}",
+                f"{could_not}there are no usable credentials: {legible(error)}",
                 "correct the kubeconfig, or mount the service account's token",
             )
         case msgspec.DecodeError():
-            reason = f"sent something that isn't Kubernetes' JSON: {legible(error)}"
+            reason = f"{could_not}sent something that isn't Kubernetes' JSON: {legible(error)}"
             return PeerError(server, reason, "see that nothing else answers there")
         case httpx2.ConnectError() | httpx2.ConnectTimeout():
-            reason = f"can't be connected to: {legible(error)}"
+            reason = f"{could_not}can't be connected to: {legible(error)}"
             return PeerError(server, reason, "see that it runs and can be reached from here")
         case httpx2.TimeoutException():
-            return PeerError(server, "has been silent for too long")
-    return PeerError(server, f"broke the connection: {legible(error)}")
+            return PeerError(server, f"{could_not}has been silent for too long")
+    return PeerError(server, f"{could_not}broke the connection: {legible(error)}")
 
 
 def legible(words: object) -> str:
@@ -95,14 +150,6 @@ def legible(words: object) -> str:
     text = str(words) or type(words).__name__
     shown = "".join(each if each.isprintable() else "?" for each in text[:_LONGEST_MESSAGE])
     return shown + ("..." if len(text) > _LONGEST_MESSAGE else "")
-
-
-def message(response: httpx2.Response) -> str:
-    """What an answer that is an error says, in its own words."""
-    try:
-        return decode(response.content, Status).message
-    except msgspec.DecodeError:
-        return response.reason_phrase
 
 
 def _retry_after(response: httpx2.Response) -> float:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
 
-from troth.kube.reflector import List, Reflector
+from troth.errors import TrothError
+from troth.kube.errors import ExpiredError, NotServedError, RefusedError
+from troth.kube.reflector import Absent, Broken, Ended, Gone, List, Reflector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from troth.errors import TrothError
-    from troth.kube.client import ApiServer
+    from troth.kube.client import ApiClient
     from troth.kube.reflector import Action, Changes, Event
     from troth.kube.resource import Resource
 
@@ -31,7 +32,7 @@ class Followed(Generic[T]):
     """What there is of one kind.
 
     Args:
-        server: Where.
+        client: Of the API server.
         resource: What.
         on_change: Called when something has changed, and when all there is is known.
         jitter: Random numbers from 0 up to 1.
@@ -39,13 +40,13 @@ class Followed(Generic[T]):
 
     def __init__(
         self,
-        server: ApiServer,
+        client: ApiClient,
         resource: Resource[T],
         *,
         on_change: Callable[[], None],
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._server = server
+        self._client = client
         self._on_change = on_change
         self._jitter = jitter
         self._reflector: Reflector[T] = Reflector(jitter=jitter)
@@ -70,7 +71,7 @@ class Followed(Generic[T]):
         """Follow until cancelled; no error of the API server ends it, but it is logged."""
         await keep(
             self._reflector,
-            self._server,
+            self._client,
             self.resource,
             on_change=lambda _: self._on_change(),
             on_trouble=lambda _: None,
@@ -80,7 +81,7 @@ class Followed(Generic[T]):
 
 async def keep(
     reflector: Reflector[T],
-    server: ApiServer,
+    client: ApiClient,
     resource: Resource[T],
     *,
     on_change: Callable[[Changes[T]], None],
@@ -91,7 +92,7 @@ async def keep(
 
     Args:
         reflector: The view.
-        server: Where.
+        client: Of the API server.
         resource: What.
         on_change: Called when something has changed, and when all there is is known.
         on_trouble: Called with what keeps the view from being up to date, and with None when
@@ -103,8 +104,8 @@ async def keep(
     told = ""
     while True:
         await asyncio.sleep(action.after)
-        async with aclosing(_events(server, resource, action, jitter)) as events:
-            async for event in events:
+        async with aclosing(events(client, resource, action, jitter=jitter)) as happening:
+            async for event in happening:
                 was_synced = reflector.synced
                 step = reflector.step(event, clock())
                 if step.changes or reflector.synced is not was_synced:
@@ -118,16 +119,26 @@ async def keep(
                     break
 
 
-async def _events(
-    server: ApiServer, resource: Resource[T], action: Action, jitter: Callable[[], float]
+async def events(
+    client: ApiClient, resource: Resource[T], action: Action, *, jitter: Callable[[], float]
 ) -> AsyncGenerator[Event[T], None]:
-    if isinstance(action, List):
-        yield await server.list(resource, since=action.since)
-        return
-    seconds = _WATCH_SECONDS * (1 + jitter())
-    async with aclosing(server.watch(resource, action.version, seconds=seconds)) as events:
-        async for event in events:
-            yield event
+    """What a list or watch leads to; the last event says how it went, errors included."""
+    try:
+        if isinstance(action, List):
+            yield await client.list(resource, since=action.since)
+            return
+        seconds = _WATCH_SECONDS * (1 + jitter())
+        async with aclosing(client.watch(resource, action.version, seconds=seconds)) as watched:
+            async for event in watched:
+                yield event
+    except ExpiredError:
+        yield Gone()
+    except NotServedError as error:
+        yield Absent() if resource.is_optional else Broken(error)
+    except TrothError as error:
+        yield Broken(error, error.retry_after if isinstance(error, RefusedError) else 0.0)
+    else:
+        yield Ended()
 
 
 def _log_trouble(resource: Resource[T], trouble: str) -> None:

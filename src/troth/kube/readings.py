@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from troth.errors import EnvironmentLackError, Problem
-from troth.kube.reflector import Absent, Broken, Listed
+from troth.kube.errors import ForbiddenError, NotServedError
 
 if TYPE_CHECKING:
-    from troth.errors import TrothError
-    from troth.kube.client import ApiServer
-    from troth.kube.reflector import Event
+    from troth.kube.client import ApiClient
     from troth.kube.resource import Item, Resource
 
 T = TypeVar("T")
@@ -46,8 +44,8 @@ class Readings:
         unreadable: What it might not read, in the order of asking.
     """
 
-    def __init__(self, server: ApiServer) -> None:
-        self._server = server
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
         self.unreadable: list[Unreadable] = []
 
     async def read(self, resource: Resource[T]) -> tuple[Item[T], ...] | None:
@@ -56,34 +54,19 @@ class Readings:
         Raises:
             TrothError: They can't be read for another reason.
         """
-        if resource.name:
-            return self._items(resource, await self._server.get(resource), "get")
-        return self._items(resource, await self._server.list(resource), "list")
-
-    def _items(
-        self, resource: Resource[T], event: Event[T], verb: str
-    ) -> tuple[Item[T], ...] | None:
-        match event:
-            case Listed():
-                return event.items
-            case Absent():
+        try:
+            return (await self._client.list(resource)).items
+        except NotServedError:
+            if resource.is_optional:
                 return ()
-            case Broken(is_forbidden=True):
-                self.unreadable.append(_unreadable(resource, event.error, verb))
-                return None
-            case Broken():
-                raise event.error
-        raise AssertionError(f"a list is answered by {event}")
-
-
-def _unreadable(resource: Resource[T], error: TrothError, verb: str) -> Unreadable:
-    namespace = resource.place
-    role = f"Role in namespace {namespace}" if namespace else "ClusterRole"
-    lack = error.lack if isinstance(error, EnvironmentLackError) else str(error)
-    remedy = (
-        f"have it given by a {role}: apiGroups [{resource.group!r}], "
-        f"resources [{resource.plural!r}], verbs [{verb!r}]"
-    )
-    return Unreadable(
-        resource=str(resource), namespace=namespace, error=EnvironmentLackError(lack, remedy)
-    )
+            raise
+        except ForbiddenError as error:
+            remedy = resource.grant("get" if resource.name else "list")
+            self.unreadable.append(
+                Unreadable(
+                    resource=str(resource),
+                    namespace=resource.place,
+                    error=EnvironmentLackError(error.lack, remedy),
+                )
+            )
+            return None

@@ -93,12 +93,10 @@ class Broken(msgspec.Struct, frozen=True):
     Attributes:
         error: Why.
         not_before: Seconds that the server asks to be left alone (``Retry-After``).
-        is_forbidden: It is the right to it that lacks (``403``).
     """
 
     error: TrothError
     not_before: float = 0.0
-    is_forbidden: bool = False
 
 
 ANY_VERSION = "0"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -102,9 +102,64 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         inside = f"/namespaces/{self.namespace}" if self.namespace else ""
         return f"{prefix}/{version}{inside}/{self.plural}" + (f"/{self.name}" if self.name else "")
 
+    def grant(self, *verbs: str) -> str:
+        """What gives the permission for it."""
+        role = f"Role in namespace {self.place}" if self.place else "ClusterRole"
+        return f"have it given by a {role}: {_rule(self.group, self.plural, verbs)}"
+
     def within(self, namespace: str) -> Resource[T]:
         """Those of one namespace; the same for an empty one."""
         return msgspec.structs.replace(self, namespace=namespace) if namespace else self
+
+
+class ObjectKind(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """A kind of which single objects are read and written.
+
+    Attributes:
+        kind: Its name, such as ``Pod``.
+        plural: As in its URL, such as ``pods``.
+        shape: What an object is read as.
+        group: Its API group, empty for the core.
+        version: Of the group.
+        metadata_only: Read objects without ``spec``, ``status`` and ``data``, which then don't
+            leave the API server.
+    """
+
+    kind: str
+    plural: str
+    shape: type[T]
+    group: str = ""
+    version: str = "v1"
+    metadata_only: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """Group and version, as in ``apiVersion``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, name: str = "", namespace: str = "", part: str = "") -> str:
+        """The URL's path of an object, of a subresource of it, or of all objects."""
+        place = f"namespaces/{namespace}" if namespace else ""
+        steps = ("apis" if self.group else "api", self.api_version, place, self.plural, name, part)
+        return "/" + "/".join(filter(None, steps))
+
+    def describe(self, name: str, namespace: str = "", part: str = "") -> str:
+        """Names an object in messages."""
+        whole = f"{self.kind} {namespace}/{name}" if namespace else f"{self.kind} {name}"
+        return f"the {part} of {whole}" if part else whole
+
+    def document(self, made: object) -> dict[str, Any]:
+        """An object as it is sent: with its kind."""
+        return {"apiVersion": self.api_version, "kind": self.kind, **msgspec.to_builtins(made)}
+
+    def grant(self, verb: str, part: str = "") -> str:
+        """What gives the permission for it."""
+        plural = f"{self.plural}/{part}" if part else self.plural
+        return f"have it given by RBAC: {_rule(self.group, plural, (verb,))}"
+
+
+def _rule(group: str, plural: str, verbs: tuple[str, ...]) -> str:
+    return f"apiGroups [{group!r}], resources [{plural!r}], verbs {list(verbs)!r}"
 
 
 def reader(

@@ -18,7 +18,7 @@ from troth.kube.resource import Resource, model_reader
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.kube.client import ApiServer
+    from troth.kube.client import ApiClient
 
 THE_CONTROLLER = "the troth controller"
 _AGENT_LABEL = "troth.dev/agent"
@@ -40,7 +40,7 @@ class Answers:
         labels: To be put on every request.
     """
 
-    def __init__(self, server: ApiServer, *, namespace: str, seconds: float) -> None:
+    def __init__(self, server: ApiClient, *, namespace: str, seconds: float) -> None:
         self.labels: Mapping[str, str] = {_AGENT_LABEL: secrets.token_hex(8)}
         self._server = server
         self._namespace = namespace

@@ -27,10 +27,9 @@ from troth._contract import (
 )
 from troth.errors import InputError, PeerError, TrothError
 from troth.identity.bundle import TrustBundle
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.follow import Followed
-from troth.kube.resource import Resource, model_reader
-from troth.kube.typed import api_client, api_errors
+from troth.kube.resource import ObjectKind, Resource, model_reader
 from troth.node.answers import THE_CONTROLLER, Answers
 from troth.node.certificates import Signed
 
@@ -46,6 +45,12 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _FIELD_MANAGER = "troth-node"
+_REQUEST = ObjectKind(
+    kind="CertificateSigningRequest",
+    plural="certificatesigningrequests",
+    group="certificates.k8s.io",
+    shape=CertificateSigningRequest,
+)
 _GENERATE_NAME = "troth-workload-"
 _ANSWER_SECONDS = 25.0
 _FAREWELL_SECONDS = 5.0
@@ -86,13 +91,12 @@ class ClusterSigner:
         on_bundle: Callable[[], None] = lambda: None,
         answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
-        self._server = ApiServer(config)
-        self._client = api_client(config, field_manager=_FIELD_MANAGER)
+        self._client = ApiClient(config, field_manager=_FIELD_MANAGER)
         self._trust_domain = trust_domain
         self._namespace = namespace
         self._lifetime = lifetime
         self._on_bundle = on_bundle
-        self._answers = Answers(self._server, namespace=namespace, seconds=answer_seconds)
+        self._answers = Answers(self._client, namespace=namespace, seconds=answer_seconds)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._done: asyncio.Queue[str] = asyncio.Queue()
         self._asking = 0
@@ -101,7 +105,7 @@ class ClusterSigner:
         self._bundle: TrustBundle | None = None
         self._known = asyncio.Event()
         self._published = Followed(
-            self._server,
+            self._client,
             Resource(
                 plural="configmaps",
                 namespace=namespace,
@@ -147,8 +151,7 @@ class ClusterSigner:
                 tasks.create_task(self._published.run())
                 tasks.create_task(self._clear_away())
         finally:
-            await self._client.close()
-            await self._server.aclose()
+            await self._client.aclose()
 
     async def sign(self, request: SigningRequest) -> Signed:
         """Have a key certified for an identity.
@@ -191,8 +194,7 @@ class ClusterSigner:
             ),
         )
         async with self._slots:
-            with api_errors("create a CertificateSigningRequest"):
-                created = await self._client.create(csr)
+            created = await self._client.create(_REQUEST, csr)
         return (created.metadata.name if created.metadata else None) or ""
 
     async def _clear_away(self) -> None:
@@ -214,8 +216,7 @@ class ClusterSigner:
         """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
         with contextlib.suppress(TrothError, TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS), self._slots:
-                with api_errors(f"delete CertificateSigningRequest {name}"):
-                    await self._client.delete(CertificateSigningRequest, name)
+                await self._client.delete(_REQUEST, name)
 
     def _adopt(self) -> None:
         """Take the published roots, unless there is something wrong with them."""

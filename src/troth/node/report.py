@@ -21,14 +21,13 @@ from troth._contract import (
 )
 from troth.errors import TrothError
 from troth.identity.x509 import root_fingerprint
-from troth.kube.typed import api_errors
+from troth.kube.resource import ObjectKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lightkube import AsyncClient
-
     from troth.identity.bundle import TrustBundle
+    from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +35,7 @@ _PAUSE_SECONDS = 0.5
 """Changes that come close together are told as one."""
 
 _RETRY_SECONDS = 5.0
-_FIELD_MANAGER = "troth-node"
+_LEASE = ObjectKind(kind="Lease", plural="leases", group="coordination.k8s.io", shape=Lease)
 
 
 def node_report(
@@ -81,7 +80,7 @@ class NodeReporter:
         namespace: The controller's.
     """
 
-    def __init__(self, client: AsyncClient, *, node: str, node_uid: str, namespace: str) -> None:
+    def __init__(self, client: ApiClient, *, node: str, node_uid: str, namespace: str) -> None:
         self._client = client
         self._node = node
         self._node_uid = node_uid
@@ -144,5 +143,4 @@ class NodeReporter:
                 renewTime=now.replace(microsecond=now.microsecond or 1),
             ),
         )
-        with api_errors(f"apply Lease {self._namespace}/{name}"):
-            await self._client.apply(lease, field_manager=_FIELD_MANAGER, force=True)
+        await self._client.apply(_LEASE, name, lease, self._namespace)

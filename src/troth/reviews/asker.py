@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from troth._contract import REVIEW_API, REVIEW_KIND, REVIEWS
+from troth._contract import REVIEW_API, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.explain.why_report import Unanswered
-from troth.kube.client import ApiRequests, ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.decoding import decode
+from troth.kube.errors import NotFoundError
 from troth.kube.follow import Followed
 from troth.kube.resource import Resource, model_reader
 from troth.reviews.objects import (
     ASKER_LABEL,
+    CONNECTION_REVIEW,
     Review,
-    reviews_path,
 )
 
 if TYPE_CHECKING:
@@ -84,12 +85,11 @@ class Asker:
     async def __aenter__(self) -> Self:
         group, version = REVIEW_API
         async with contextlib.AsyncExitStack() as ends:
-            self._requests = await ends.enter_async_context(
-                contextlib.aclosing(ApiRequests(self._config))
+            self._client = await ends.enter_async_context(
+                contextlib.aclosing(ApiClient(self._config))
             )
-            server = await ends.enter_async_context(contextlib.aclosing(ApiServer(self._config)))
             self._reviews: Followed[Review] = Followed(
-                server,
+                self._client,
                 Resource(
                     plural=REVIEWS,
                     group=group,
@@ -136,7 +136,8 @@ class Asker:
 
         async def remove(name: str) -> None:
             async with limit:
-                await self._requests.delete(f"{reviews_path(self._namespace)}/{name}")
+                with contextlib.suppress(NotFoundError):
+                    await self._client.delete(CONNECTION_REVIEW, name, self._namespace)
 
         answers: dict[str, msgspec.Raw] = {}
         refused: dict[str, PeerError] = {}
@@ -163,24 +164,22 @@ class Asker:
 
     async def _make(self, spec: ReviewSpec) -> str:
         review = {
-            "apiVersion": "/".join(REVIEW_API),
-            "kind": REVIEW_KIND,
             "metadata": {"generateName": "ask-", "labels": {ASKER_LABEL: self._id}},
             "spec": spec,
         }
         try:
-            made = await self._requests.post(reviews_path(self._namespace), review, Review)
+            made = await self._client.create(CONNECTION_REVIEW, review, self._namespace)
+        except NotFoundError as error:
+            raise EnvironmentLackError(
+                f"the cluster has no namespace {self._namespace}, or no ConnectionReviews",
+                "name a namespace that is there, and see that troth is installed: troth check",
+            ) from error
         except EnvironmentLackError as error:
             raise EnvironmentLackError(
                 f"node agents can't be asked about namespace {self._namespace}: {error.lack}",
                 "have ClusterRole troth-ask bound to you there (`trace` also needs the right to "
                 "create pods/exec)",
             ) from error
-        if made is None:
-            raise EnvironmentLackError(
-                f"the cluster has no namespace {self._namespace}, or no ConnectionReviews",
-                "name a namespace that is there, and see that troth is installed: troth check",
-            )
         return made.metadata.name
 
     async def _answers(

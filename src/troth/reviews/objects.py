@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from troth._contract import REVIEW_API, REVIEWS
+from troth._contract import REVIEW_API, REVIEW_KIND, REVIEWS
 from troth.dial.report import Attempt, Cause, EnvoyStatus, Route
 from troth.explain.noted import Noted
+from troth.kube.resource import ObjectKind
 from troth.mesh.connections import Connection
 from troth.mesh.world import World
 
@@ -106,9 +107,9 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     creation_timestamp: datetime | None = None
 
     @property
-    def path(self) -> str:
-        """The review's URL's path."""
-        return f"{reviews_path(self.namespace)}/{self.name}"
+    def key(self) -> str:
+        """``NAMESPACE/NAME``."""
+        return f"{self.namespace}/{self.name}"
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,9 +120,9 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     status: ReviewStatus = ReviewStatus()
 
 
-def reviews_path(namespace: str) -> str:
-    """The path of a namespace's reviews."""
-    return f"/apis/{'/'.join(REVIEW_API)}/namespaces/{namespace}/{REVIEWS}"
+CONNECTION_REVIEW = ObjectKind(
+    kind=REVIEW_KIND, plural=REVIEWS, group=REVIEW_API[0], version=REVIEW_API[1], shape=Review
+)
 
 
 class TotalsAnswer(msgspec.Struct, frozen=True, kw_only=True):

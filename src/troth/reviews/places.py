@@ -9,7 +9,7 @@ import msgspec
 
 from troth._contract import REPORT_LABEL, report_node
 from troth.errors import Problem
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.decoding import decode
 from troth.kube.readings import Readings
 from troth.kube.resource import Resource, reader
@@ -62,7 +62,7 @@ async def read_places(config: SingleConfig, namespace: str, *, home: str) -> Pla
         EnvironmentLackError: There is no right to list the namespace's pods.
         TrothError: The API server can't be asked.
     """
-    async with contextlib.aclosing(ApiServer(config)) as server:
+    async with contextlib.aclosing(ApiClient(config)) as server:
         readings = Readings(server)
         pods = await readings.read(PODS.within(namespace))
         if pods is None:

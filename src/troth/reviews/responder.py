@@ -12,12 +12,20 @@ import structlog
 
 from troth._contract import REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
-from troth.kube.client import ApiRequests, ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.decoding import decode
+from troth.kube.errors import NotFoundError
 from troth.kube.follow import Followed
 from troth.kube.resource import Resource, reader
 from troth.reviews.answers import answer
-from troth.reviews.objects import ANSWERED, Condition, Question, Review, ReviewSpec
+from troth.reviews.objects import (
+    ANSWERED,
+    CONNECTION_REVIEW,
+    Condition,
+    Question,
+    Review,
+    ReviewSpec,
+)
 from troth.reviews.queue import MOST_OF_NAMESPACE, Asked, next_turns
 
 if TYPE_CHECKING:
@@ -84,11 +92,10 @@ class Responder:
             page=_PAGE,
         )
         async with (
-            contextlib.aclosing(ApiServer(self._config)) as server,
-            contextlib.aclosing(ApiRequests(self._config)) as requests,
+            contextlib.aclosing(ApiClient(self._config)) as client,
             asyncio.TaskGroup() as tasks,
         ):
-            reviews = Followed(server, resource, on_change=self._woken.set)
+            reviews = Followed(client, resource, on_change=self._woken.set)
             tasks.create_task(reviews.run())
             while True:
                 await self._look_up()
@@ -107,10 +114,10 @@ class Responder:
                 )
                 for each in turns.answer:
                     self._answering[each.metadata.uid] = each.metadata.namespace
-                    tasks.create_task(self._settle(requests, each, known))
+                    tasks.create_task(self._settle(client, each, known))
                 for each in turns.refuse:
                     self._refusing.add(each.metadata.uid)
-                    tasks.create_task(self._settle(requests, each, None))
+                    tasks.create_task(self._settle(client, each, None))
 
     async def _look_up(self) -> None:
         """Wait until something has changed, but not for long."""
@@ -136,15 +143,23 @@ class Responder:
             and datetime.now(UTC) - made < REVIEW_LIFETIME
         )
 
-    async def _settle(self, requests: ApiRequests, review: Asked, known: Knowledge | None) -> None:
+    async def _settle(self, client: ApiClient, review: Asked, known: Knowledge | None) -> None:
         """Answer a review; without ``known`` refuse it, as one too many."""
-        uid, path = review.metadata.uid, review.metadata.path
+        uid = review.metadata.uid
         try:
             status = _too_many() if known is None else await self._status(review, known)
-            await requests.put_at(f"{path}/status", "/status", status, msgspec.Raw)
+            change = [{"op": "add", "path": "/status", "value": status}]
+            with contextlib.suppress(NotFoundError):
+                await client.patch(
+                    CONNECTION_REVIEW,
+                    review.metadata.name,
+                    change,
+                    review.metadata.namespace,
+                    part="status",
+                )
             self._answered.add(uid)
         except TrothError as error:
-            _log.warning("a review was not answered", review=path, reason=str(error))
+            _log.warning("a review was not answered", review=review.metadata.key, reason=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
         finally:
             self._answering.pop(uid, None)
@@ -168,7 +183,7 @@ class Responder:
         except TrothError as error:
             return _refused(str(error), "")
         except Exception:  # noqa: BLE001 - one bad question must not end the agent
-            _log.exception("a review failed", review=review.metadata.path)
+            _log.exception("a review failed", review=review.metadata.key)
             return _refused("an internal error; the agent's log has the traceback", "")
         return {"conditions": (_condition("True", "Answered", ""),), "answer": found}
 

@@ -17,7 +17,7 @@ import msgspec
 
 from troth.errors import Location
 from troth.kube import wire
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.decoding import decode
 from troth.kube.readings import Readings, Unreadable
 from troth.kube.resource import Resource, reader
@@ -132,7 +132,7 @@ async def read_cluster(
     Raises:
         TrothError: The API server can't be asked.
     """
-    server = ApiServer(config)
+    server = ApiClient(config)
     readings = Readings(server)
     try:
         # The first request alone, so that a credential plugin is asked once.

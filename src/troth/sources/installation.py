@@ -21,7 +21,7 @@ from troth._contract import (
 )
 from troth.errors import Problem
 from troth.kube import wire
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.decoding import decode
 from troth.kube.readings import Readings
 from troth.kube.resource import Resource, reader
@@ -139,7 +139,7 @@ async def read_installation(
             nothing can be said.
         TrothError: The API server can't be asked.
     """
-    server = ApiServer(config)
+    server = ApiClient(config)
     try:
         return await _read(Readings(server), home, root_namespace, namespace)
     finally:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from troth._table import Table
-from troth.kube.client import ApiServer
+from troth.kube.client import ApiClient
 from troth.kube.follow import keep
 from troth.kube.reflector import Reflector
 from troth.kube.resource import Resource
@@ -93,7 +93,7 @@ async def follow(
     Raises:
         EnvironmentLackError: ``config`` can't be used.
     """
-    server = ApiServer(config)
+    server = ApiClient(config)
     view = _View(node_name, on_trouble=on_trouble, jitter=jitter)
     loops = [
         asyncio.create_task(view.keep(server, resource, reflector))
@@ -191,7 +191,7 @@ class _View:
         )
 
     async def keep(
-        self, server: ApiServer, resource: Resource[Any], reflector: Reflector[Any]
+        self, server: ApiClient, resource: Resource[Any], reflector: Reflector[Any]
     ) -> None:
         """Keep one kind up to date until cancelled."""
         await keep(
