@@ -64,6 +64,11 @@ NAME = Rule(
     wanted="use a-z, 0-9, '-' and '.', each part beginning and ending with a letter or digit "
     "(RFC 1123 subdomain)",
 )
+SERVICE_NAME = Rule(
+    pattern=re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?"),
+    longest=63,
+    wanted="use a-z, 0-9 and '-', beginning with a letter (RFC 1035 label)",
+)
 LABEL_NAME = Rule(
     pattern=re.compile(_QUALIFIED),
     longest=63,

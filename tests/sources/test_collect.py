@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.errors import Location
+from troth.errors import Location, Severity
 from troth.mesh.model import Namespace
 from troth.policy.model import Mode
 from troth.sources.collect import Manifests, collect
@@ -97,6 +97,14 @@ def test_labels_and_annotations_are_what_the_api_server_takes(
     head: str, metadata: str, read: Callable[..., Manifests]
 ) -> None:
     assert read(f"{{{head}, metadata: {{name: a, {metadata}}}}}").problems == ()
+
+
+def test_an_unknown_field_of_metadata_is_told(read: Callable[..., Manifests]) -> None:
+    manifests = read("{apiVersion: v1, kind: Namespace, metadata: {name: a, label: {b: c}}}")
+    (problem,) = manifests.problems
+    assert (problem.path, problem.severity) == ("metadata.label", Severity.WARNING)
+    assert problem.wanted == "did you mean labels?"
+    assert list(manifests.namespaces) == ["a"]
 
 
 def test_labels_are_told_of_once_however_many_read_them(read: Callable[..., Manifests]) -> None:

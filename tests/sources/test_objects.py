@@ -321,6 +321,15 @@ def test_what_nobody_need_reach_has_both_families_on_any_machine(
     assert services["default/web"].families(["IPv4"]) == ("IPv4", "IPv6")
 
 
+@pytest.mark.parametrize("name", ["9web", "a.b", "-a"])
+def test_a_service_is_named_as_rfc_1035_has_it(
+    name: str, problems: Callable[[str], list[str]]
+) -> None:
+    (problem,) = problems(service("ports: [{port: 80}]").replace("name: web", f"name: '{name}'", 1))
+    assert problem.startswith("metadata.name: is ")
+    assert problem.endswith("beginning with a letter (RFC 1035 label)")
+
+
 @pytest.mark.parametrize("name", ["80", "a--b", "metrics-of-the-sidecar-proxy", "a" * 63])
 def test_a_services_port_may_have_any_dns_label_as_its_name(
     name: str, problems: Callable[[str], list[str]]

@@ -81,6 +81,43 @@ def test_an_init_container_that_is_always_restarted_is_a_sidecar(
     assert [port.number for port in template.ports] == ([9090] if is_sidecar else [])
 
 
+@pytest.mark.parametrize(
+    "container",
+    [
+        "readinessProbe: {httpGet: {port: http}}",
+        "securityContext: {runAsUser: 0, runAsNonRoot: true}",
+    ],
+)
+def test_what_an_api_server_takes_and_no_kubelet_runs_is_a_warning(
+    container: str, read: Callable[..., Manifests]
+) -> None:
+    manifests = read(pod(container))
+    assert [each.severity for each in manifests.problems] == [Severity.WARNING]
+    assert list(manifests.pods) == ["default/web"]
+
+
+def test_a_negative_grace_period_is_one_second(read: Callable[..., Manifests]) -> None:
+    template = read(pod(spec="terminationGracePeriodSeconds: -1")).pods["default/web"]
+    assert template.termination_grace_seconds == 1
+
+
+def test_two_mounts_at_one_place_are_refused(problems: Callable[[str], list[str]]) -> None:
+    mounts = "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v}]"
+    assert problems(pod(mounts, spec="volumes: [{name: v}]")) == [
+        'spec.containers[0].volumeMounts: mounts "/v" twice; keep one of them'
+    ]
+
+
+def test_a_job_that_is_always_restarted_is_refused(problems: Callable[[str], list[str]]) -> None:
+    job = (
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {name: web}\nspec:\n"
+        "  template: {spec: {restartPolicy: Always, containers: [{name: app}]}}\n"
+    )
+    assert problems(job) == [
+        "spec.template.spec.restartPolicy: is Always; write OnFailure or Never"
+    ]
+
+
 def test_an_apps_own_restart_policy_makes_no_sidecar_of_it(read: Callable[..., Manifests]) -> None:
     (container,) = read(pod("restartPolicy: Always")).pods["default/web"].containers
     assert not container.is_sidecar
@@ -413,7 +450,7 @@ def test_volumes_are_told_apart(
             "readinessProbe: {tcpSocket: {port: http}}",
             (
                 'readinessProbe.tcpSocket.port: is "http", which no port of the container is '
-                "called; name one that it declares, or write a number"
+                "called, so it always fails; name one that it declares, or write a number"
             ),
         ),
         (
@@ -507,10 +544,10 @@ def test_a_bad_container_is_refused_with_the_reason(
             ),
         ),
         (
-            "terminationGracePeriodSeconds: -1",
+            "terminationGracePeriodSeconds: soon",
             (
-                "spec.terminationGracePeriodSeconds: is the number -1; "
-                "write a whole number, 0 to 2147483647"
+                'spec.terminationGracePeriodSeconds: is "soon"; '
+                "write a whole number, -2147483648 to 2147483647"
             ),
         ),
         (

@@ -18,6 +18,13 @@ CONTAINER = _names("""
 """)
 """core/v1 Container."""
 
+OBJECT_META = _names("""
+    annotations clusterName creationTimestamp deletionGracePeriodSeconds deletionTimestamp
+    finalizers generateName generation labels managedFields name namespace ownerReferences
+    resourceVersion selfLink uid
+""")
+"""meta/v1 ObjectMeta."""
+
 LIFECYCLE = _names("postStart preStop stopSignal")
 """core/v1 Lifecycle."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address
 from socket import AF_INET6, inet_ntop, inet_pton
 from sys import intern
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # The one form of an IPv4 address, and nearly every address that there is to check.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PADDED_IPV4 = re.compile(r"(?=.*\b0[0-9])[0-9]{1,20}(?:\.[0-9]{1,20}){3}")
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
 # UIDs end up in names of Envoy's resources, and tell the pod's cgroup.
@@ -81,6 +82,10 @@ class Checks:
         if _IPV4.fullmatch(text):
             return intern(text)
         flaw: Flaw = (f"is {described(text)}", "write an IP address")
+        if _PADDED_IPV4.fullmatch(text):
+            # Taken by older API servers; as kube-proxy has it, the zeros mean nothing.
+            text = ".".join(part.lstrip("0") or "0" for part in text.split("."))
+            return self.address(text, path)
         if "%" in text:
             self.refuse(path, *flaw)
             return ""
@@ -103,4 +108,7 @@ def _canonical(text: str) -> str:
         written = inet_ntop(AF_INET6, inet_pton(AF_INET6, text))
     except OSError as error:
         raise ValueError(text) from error
-    return str(ip_address(text)) if "." in written else written
+    if "." not in written:
+        return written
+    address = IPv6Address(text)
+    return str(address.ipv4_mapped or address)  # as kube-proxy has it, the same address

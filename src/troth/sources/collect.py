@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth._syntax import NAME, NAMESPACE, described, legible_name
+from troth._syntax import NAME, NAMESPACE, SERVICE_NAME, described, legible_name
 from troth.errors import Location, Problem
 from troth.mesh.model import Namespace
 from troth.policy.model import KIND as POLICY_KIND
 from troth.policy.model import PeerAuthentication
 from troth.policy.parse import UNNAMED
-from troth.sources.api import FORMER_GROUPS, FORMER_KINDS, OTHER_KINDS
+from troth.sources.api import FORMER_GROUPS, FORMER_KINDS, OBJECT_META, OTHER_KINDS
 from troth.sources.custom import CustomWorkload, custom_kind
 from troth.sources.entrances import ENTRANCES, Entrance
 from troth.sources.kinds import COLLECTIONS, KINDS, Kind, row_of
@@ -258,6 +258,8 @@ class _Collector:
             _check_header(source, row)
         if not self._stored:  # else the API server has seen to them
             _check_labels(source.top)
+            if not row.checks_metadata:
+                source.top.fields("metadata").only(OBJECT_META)
         parsed = row.parse(source)
         self._problems += report.by_line()
         if identity is None:
@@ -354,7 +356,9 @@ def _check_header(source: Source, row: Kind) -> None:
             "apiVersion", f"is {described(api_version)}", f"write {' or '.join(row.api_versions)}"
         )
     metadata = source.top.fields("metadata")
-    rule = NAMESPACE if source.kind in ("Namespace", "Service") else NAME
+    rule = {"Namespace": NAMESPACE, "Service": SERVICE_NAME}.get(source.kind, NAME)
+    if source.stored and rule is SERVICE_NAME:
+        rule = NAMESPACE  # an API server may be told to take any DNS label
     wanted = UNNAMED if "generateName" in metadata else "give the object a name"
     metadata.needed("name", wanted, rule=rule)
     if row.namespaced:

@@ -60,6 +60,10 @@ def read_container(fields: Fields, *, init: bool = False) -> Container:
     lifecycle.only(api.LIFECYCLE)
     env = [each for field in fields.each("env") if (each := _env_var(field, unsupported))]
     mounts = fields.each("volumeMounts")
+    places = [mount.value("mountPath") for mount in mounts]
+    for place in dict.fromkeys(each for each in places if isinstance(each, str)):
+        if places.count(place) > 1:
+            fields.error("volumeMounts", f"mounts {described(place)} twice", "keep one of them")
     parts = [(each, without_effect.CONTAINER_PORT) for each in fields.each("ports")]
     parts += [(each, without_effect.MOUNT) for each in mounts]
     for part, asking in parts:
@@ -258,9 +262,11 @@ def _probe_port(fields: Fields, ports: tuple[ContainerPort, ...]) -> int:
     for port in ports:
         if port.name == name:
             return port.number
-    fields.error(
-        "port",
-        f"is {described(name)}, which no port of the container is called",
-        "name one that it declares, or write a number",
-    )
-    return 1
+    if flaw := PORT_NAME.flaw(name):
+        fields.error("port", *flaw)
+    else:
+        found = (
+            f"is {described(name)}, which no port of the container is called, so it always fails"
+        )
+        fields.warn("port", found, "name one that it declares, or write a number")
+    return 0

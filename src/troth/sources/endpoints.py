@@ -42,7 +42,7 @@ def parse_endpoint_slice(source: Source) -> EndpointSliceSpec:
     family = top.needed("addressType", "write IPv4 or IPv6")
     if family == "FQDN":
         wanted = "write IPv4 or IPv6, or make the Service an ExternalName"
-        top.error("addressType", "is FQDN, to which no Service is balanced", wanted)
+        top.warn("addressType", "is FQDN, to which no Service is balanced", wanted)
     elif family and family not in _FAMILIES:
         top.error("addressType", f"is {described(family)}", "write IPv4 or IPv6")
     endpoints = top.each("endpoints")

@@ -65,6 +65,9 @@ def parse_workload(source: Source) -> Workload:
         path = f"{holder.at('template')}.spec.restartPolicy"
         found = f"is {template.restart_policy}"
         source.report.error(path, found, f"write Always, the only one a {source.kind} allows")
+    if source.kind in {"Job", "CronJob"} and template.restart_policy is RestartPolicy.ALWAYS:
+        path = f"{holder.at('template')}.spec.restartPolicy"
+        source.report.error(path, "is Always", "write OnFailure or Never")
     return Workload(
         kind=source.kind,
         namespace=source.namespace,
@@ -113,7 +116,9 @@ def _template(
     _refuse_duplicates(
         spec, "containers", "the container", [c.name for c in (*init_containers, *containers)]
     )
-    grace = spec.integer("terminationGracePeriodSeconds", 30)
+    grace = spec.integer("terminationGracePeriodSeconds", 30, low=-(2**31))
+    if grace < 0:  # as the API server has it
+        grace = 1
     _check_hooks(spec, "containers", containers, grace)
     # serviceAccount is serviceAccountName's deprecated alias.
     account = spec.string("serviceAccount", "default", rule=NAME) or "default"

@@ -52,7 +52,8 @@ def read_security(holder: Fields) -> Security:
     groups = _group_list(fields)
     user = _id(fields, "runAsUser")
     if user == 0 and fields.boolean("runAsNonRoot"):
-        fields.error("runAsUser", "is 0 beside runAsNonRoot", "name another user, or drop one")
+        found = "is 0 beside runAsNonRoot, so no kubelet starts it"
+        fields.warn("runAsUser", found, "name another user, or drop one")
     return Security(
         user=user,
         group=_id(fields, "runAsGroup"),

@@ -60,6 +60,8 @@ def _of_slice(subject: str, each: EndpointSliceSpec, manifests: Manifests) -> It
         yield _warning(each, subject, label, found, "remove it, or the selector")
         return
     families = service.families()
+    if each.family == "FQDN":
+        return  # which is said of it already
     if each.family not in families:
         found = f"is {each.family}, but Service {key} has {' and '.join(families)} alone"
         wanted = "let the Service's ipFamilies have it, with ipFamilyPolicy PreferDualStack"
