@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,7 @@ async def test_a_worker_has_caught_up_when_it_has_answered_three_times(run_dir: 
         await asked.put(writer)
 
     server = await asyncio.start_unix_server(accept, run_dir / "worker")
-    waiting = asyncio.create_task(Worker(run_dir / "worker").caught_up())
+    waiting = asyncio.create_task(Worker(run_dir / "worker", lambda: 1).caught_up())
     for _ in range(3):
         writer = await asked.get()
         assert not waiting.done()
@@ -45,23 +47,59 @@ async def test_a_worker_has_caught_up_when_it_has_answered_three_times(run_dir: 
     server.close()
 
 
-async def test_nobody_waits_for_a_worker_that_is_gone(run_dir: Path) -> None:
-    await Worker(run_dir / "worker").caught_up()
+async def test_nobody_waits_for_the_worker_of_an_envoy_that_does_not_run(run_dir: Path) -> None:
+    await Worker(run_dir / "worker", lambda: None).caught_up()
 
 
-async def test_nobody_waits_for_ever_for_a_worker_that_does_not_answer(
+async def test_a_worker_that_does_not_listen_yet_is_asked_until_it_does(run_dir: Path) -> None:
+    asked = asyncio.Event()
+
+    def running() -> int:
+        asked.set()
+        return 1
+
+    waiting = asyncio.create_task(Worker(run_dir / "worker", running).caught_up())
+    for _ in range(3):
+        asked.clear()
+        await asked.wait()
+    assert not waiting.done()
+    answers = 0
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal answers
+        answers += 1
+        writer.close()
+
+    server = await asyncio.start_unix_server(answer, run_dir / "worker")
+    await waiting
+    assert answers == 3
+    server.close()
+
+
+async def test_a_worker_that_does_not_answer_is_waited_for_until_its_envoy_has_ended(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(worker_module, "_LOOK_SECONDS", 0.001)
+    pid, looks, often = 1, 0, asyncio.Event()
+
+    def running() -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 50:
+            often.set()
+        return pid
+
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(run_dir / "worker"))
         silent.listen()
-        await Worker(run_dir / "worker").caught_up()
+        waiting = asyncio.create_task(Worker(run_dir / "worker", running).caught_up())
+        await often.wait()
+        assert not waiting.done()
+        pid = 2
+        await waiting
 
 
-async def test_envoys_worker_answers(
-    run_dir: Path, until: Until, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_envoys_worker_answers(run_dir: Path, until: Until) -> None:
     made = bootstrap(
         node_id="test",
         ads_socket=run_dir / "ads",
@@ -78,10 +116,15 @@ async def test_envoys_worker_answers(
     try:
         await until(lambda: listens(run_dir / "worker"))
         assert (run_dir / "worker").stat().st_mode & 0o777 == 0o600
-        monkeypatch.setattr(worker_module, "_PATIENCE_SECONDS", 60)
-        await Worker(run_dir / "worker").caught_up()
+        await Worker(run_dir / "worker", lambda: envoy.pid).caught_up()
         reader, writer = await asyncio.open_unix_connection(run_dir / "worker")
         assert await reader.read() == b"."
         writer.close()
+        # Its worker hangs, and then it is killed.
+        assert envoy.pid is not None
+        os.kill(envoy.pid, signal.SIGSTOP)
+        waiting = asyncio.create_task(Worker(run_dir / "worker", lambda: envoy.pid).caught_up())
+        os.kill(envoy.pid, signal.SIGKILL)
+        await waiting
     finally:
         await envoy.stop()

@@ -53,7 +53,6 @@ class Proxy:
     ) -> None:
         self.ads = AdsServer(paths.ads, observer=metrics, admits=self._is_envoy)
         self.overflows = OverflowWatch(paths.admin)
-        self.caught_up = Worker(paths.worker).caught_up
         self._limits = limits
         self._node_name = node_name
         self._paths = paths
@@ -66,6 +65,7 @@ class Proxy:
                 capabilities=("net_admin", "sys_admin"),
             )
         )
+        self.caught_up = Worker(paths.worker, lambda: self._process.pid).caught_up
 
     @property
     def restarts(self) -> int:
