@@ -221,6 +221,50 @@ def test_plan_names_the_clients_that_would_be_refused(
     assert {each["to"] for each in gone["changes"]} == {"PERMISSIVE"}
 
 
+WEBHOOK = {
+    "apiVersion": "admissionregistration.k8s.io/v1",
+    "kind": "ValidatingWebhookConfiguration",
+    "metadata": {"name": "payments"},
+    "webhooks": [
+        {
+            "name": "payments.example.com",
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+            "clientConfig": {"service": {"namespace": "finance", "name": "payments", "port": 80}},
+        }
+    ],
+}
+
+
+def test_plan_counts_the_front_doors_of_a_cluster(
+    cluster: Cluster, ask: Asker, file: Callable[..., str]
+) -> None:
+    ingress = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "shop", "namespace": "finance"},
+        "spec": {"defaultBackend": {"service": {"name": "payments", "port": {"number": 80}}}},
+    }
+    for each in (WEBHOOK, ingress):
+        cluster.apply(each)
+    try:
+        found = ask("plan", "--with", file(policy("strict", "STRICT")), code=1)
+    finally:
+        cluster.kubectl("delete", "validatingwebhookconfiguration", "payments")
+        cluster.kubectl("delete", "ingress", "shop", "-n=finance")
+    assert found["problems"] == []
+    doors = [
+        each["by"]
+        for group in found["breaks"]
+        for port in group["ports"]
+        for each in port["front_doors"]
+    ]
+    assert sorted(doors) == ["Ingress finance/shop", "ValidatingWebhookConfiguration payments"]
+    (proposal,) = found["exceptions"]
+    assert proposal["manifest"]["spec"]["portLevelMtls"] == {"8080": {"mode": "PERMISSIVE"}}
+
+
 def test_validate_finds_a_policy_that_selects_nothing(cluster: Cluster, ask: Asker) -> None:
     assert ask("validate")["problems"] == []
     cluster.apply(policy("lost", "STRICT", selector={"matchLabels": {"app": "paiments"}}))

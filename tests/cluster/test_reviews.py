@@ -235,6 +235,21 @@ def test_audit_names_who_speaks_plaintext_and_who_is_ready(ask: Asker) -> None:
     pairs = {(each["source"], each["destination"]): each for each in report["pairs"]}
     assert pairs[FRIEND, API]["tunnel"] >= 1
     assert pairs[STRANGER, WEB]["refused"] >= 1
+    assert report["verdict"] == "seen"
+    assert STRANGER in report["outside"]
+    assert report["problems"] == []
+
+
+def test_audit_says_to_whom_it_is_not_told_who_may_call(jane: Asker) -> None:
+    report = jane("audit", "-n", SHOP, code=1)
+    assert STRANGER not in report["outside"]
+    assert {each["subject"] for each in report["problems"]} == {
+        "apiservices.apiregistration.k8s.io",
+        "customresourcedefinitions.apiextensions.k8s.io",
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        "pods",
+        "validatingwebhookconfigurations.admissionregistration.k8s.io",
+    }
 
 
 def test_plan_names_the_clients_that_the_agents_have_seen(ask: Asker, tmp_path: Path) -> None:

@@ -433,13 +433,22 @@ def test_an_audit_and_a_plan_have_one_verdict(
     assert (report.verdict, planned.verdict) == (verdict, verdict)
 
 
-def test_what_could_not_be_read_keeps_all_from_being_ready() -> None:
+def test_what_could_not_be_read_may_have_clients() -> None:
     problem = Problem(subject="ingresses", path="", found="may not be read", wanted="a right")
     now = world(pods=INSIDE)
 
     report = judged(TUNNEL, WEB, now=now, known=Known(problems=(problem,)))
 
-    assert (report.ready, report.verdict, report.problems) == (False, Breakage.UNKNOWN, (problem,))
+    assert (report.verdict, report.problems) == (Breakage.UNKNOWN, (problem,))
+    assert {each.verdict for each in report.policies} == {Breakage.UNKNOWN}
+
+
+def test_workloads_outside_the_mesh_that_manifests_have_may_call() -> None:
+    manifests = objects("+finance", "Deployment finance/web 80", "Deployment legacy/report")
+
+    report = judged(TUNNEL, WEB, now=world(pods=INSIDE), known=Known.of(manifests))
+
+    assert (report.outside, report.verdict) == (("legacy/report",), Breakage.POSSIBLE)
 
 
 def test_a_proposal_says_whom_it_could_refuse() -> None:

@@ -218,6 +218,14 @@ def test_what_leads_elsewhere_or_from_inside_is_none(text: str) -> None:
     assert doors(SERVICE, text) == {}
 
 
+def test_an_api_service_may_have_a_name_that_others_may_not() -> None:
+    spec = "spec: {service: {namespace: web, name: shop, port: 80}}"
+
+    text = entrance("apiregistration.k8s.io/v1", "APIService", spec, name="v1.")
+
+    assert doors(SERVICE, text) == {8080: ["APIService v1."]}
+
+
 def test_a_port_of_the_node_is_a_front_door() -> None:
     pod = """\
 apiVersion: v1

@@ -219,3 +219,24 @@ async def test_one_object_that_is_not_as_expected_is_left_out_and_named() -> Non
     assert [(each.subject, each.path) for each in found.manifests.problems] == [
         ("Pod shop/odd", "status.phase")
     ]
+
+
+INGRESSES = "/apis/networking.k8s.io/v1/ingresses"
+WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+
+
+async def test_what_leads_to_services_is_read_where_it_is_asked_for() -> None:
+    async with api_server() as api:
+        backend = {"service": {"name": "web", "port": {"number": 80}}}
+        ingress = thing("web", "shop", spec={"defaultBackend": backend})
+        api.kinds[INGRESSES] = {"shop/web": ingress}
+        client = {"service": {"namespace": "shop", "name": "web"}}
+        api.kinds[WEBHOOKS] = {"check": thing("check", webhooks=[{"clientConfig": client}])}
+        without = await read(api)
+        found = await read(api, entrances=True)
+    assert without.manifests.entrances == {}
+    assert sorted(found.manifests.entrances) == [
+        "Ingress.networking.k8s.io shop/web",
+        "ValidatingWebhookConfiguration.admissionregistration.k8s.io check",
+    ]
+    assert found.unreadable == ()

@@ -11,7 +11,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster
+from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, known_clients
 from troth.cli.console import Output, OutputOption, err, print_json, print_tables
 from troth.cli.render_audit import render_audit
 from troth.cli.reviews import (
@@ -93,6 +93,7 @@ def _of_cluster(asking: Asking, seconds: int) -> Audit:
         since=now - timedelta(seconds=seconds),
         complete_since=now if unanswered else seen.complete_since,
         not_captured=seen.not_captured,
+        known=known_clients(asking.cluster, seen.world.root_namespace),
     )
     if not unanswered:
         return report

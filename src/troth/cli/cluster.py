@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from lightkube import SingleConfig
 
+    from troth.explain.audit import Known
     from troth.explain.cluster_report import ClusterStatus
     from troth.explain.explain import Explanation
     from troth.identity.spiffe import TrustDomain
@@ -42,6 +43,7 @@ NamespaceOption = Annotated[
 ]
 
 _NAMESPACES = "namespaces"
+_PODS = "pods"
 _POLICIES = "peerauthentications.security.istio.io"
 
 
@@ -108,7 +110,12 @@ def full_object_name(name: str, namespace: str | None) -> str:
 
 
 def ask_cluster(
-    cluster: Cluster, *, root_namespace: str, namespace: str = "", keep: str = ""
+    cluster: Cluster,
+    *,
+    root_namespace: str,
+    namespace: str = "",
+    keep: str = "",
+    entrances: bool = False,
 ) -> ClusterManifests:
     """What a cluster was asked to run; see `troth.sources.read_cluster`.
 
@@ -120,8 +127,37 @@ def ask_cluster(
     from troth.sources.cluster_manifests import read_cluster  # noqa: PLC0415 - see above
 
     return asyncio.run(
-        read_cluster(cluster.config, root_namespace=root_namespace, namespace=namespace, keep=keep)
+        read_cluster(
+            cluster.config,
+            root_namespace=root_namespace,
+            namespace=namespace,
+            keep=keep,
+            entrances=entrances,
+        )
     )
+
+
+def known_clients(cluster: Cluster, root_namespace: str) -> Known:
+    """Who may call a namespace's pods, by what there is a right to read.
+
+    Raises:
+        TrothError: The cluster can't be asked.
+    """
+    from troth.explain.audit import Known  # noqa: PLC0415 - slow to import
+
+    found = ask_cluster(cluster, root_namespace=root_namespace, entrances=True)
+    lacking = {each.resource: each.problem for each in found.unreadable}
+    if lacking:
+        # Who may read this namespace alone sees what leads to it from there.
+        own = ask_cluster(
+            cluster, root_namespace=root_namespace, namespace=cluster.namespace, entrances=True
+        )
+        if not lacking.keys().isdisjoint({_NAMESPACES, _PODS}):
+            found = own
+        still = {each.resource for each in own.unreadable} | {_PODS}
+        lacking = {name: each for name, each in lacking.items() if name in still}
+    lacking.pop(_POLICIES, None)  # they say nothing of clients
+    return Known.of(found.manifests, lacking.values())
 
 
 def ask_status(

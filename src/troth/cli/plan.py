@@ -114,7 +114,7 @@ def plan_command(
     if errors := [each for each in new.problems if each.severity is Severity.ERROR]:
         raise InputError(errors)
     if cluster:
-        found = ask_cluster(cluster, root_namespace=root_namespace)
+        found = ask_cluster(cluster, root_namespace=root_namespace, entrances=True)
         require_essentials(found)
         current = found.manifests
         new = as_applied(new, found.created, now=datetime.now(UTC))

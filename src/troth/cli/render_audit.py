@@ -64,7 +64,8 @@ def _conclusion(audit: Audit, ready: int) -> str:
         parts.append(f"With STRICT, {meaning}.")
         if audit.outside:
             parts.append(f"Outside the mesh: {escape(listed(audit.outside))}.")
-    return f"{said}\n{' '.join(parts)}"
+    lacking = [f"[yellow]Can't be read:[/yellow] {escape(str(each))}" for each in audit.problems]
+    return "\n".join((*lacking, said, " ".join(parts)))
 
 
 def _pairs(pairs: Sequence[Pair]) -> Rows:

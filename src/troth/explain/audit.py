@@ -13,9 +13,10 @@ from troth.explain.audit_report import (
     PortState,
     WorkloadAudit,
 )
-from troth.explain.front_doors import Breakage, Caller, worst
+from troth.explain.front_doors import Breakage, Caller, FrontDoors, worst
 from troth.explain.proposals import propose
 from troth.explain.told_once import told_once
+from troth.explain.workloads import belongs
 from troth.mesh.connections import Outcome
 from troth.mesh.model import Protocol
 from troth.policy.model import Mode
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from troth.errors import Problem
-    from troth.explain.front_doors import FrontDoor, FrontDoors
+    from troth.explain.front_doors import FrontDoor
     from troth.explain.noted import Noted
     from troth.mesh.model import Pod
     from troth.mesh.world import World
+    from troth.sources.collect import Manifests
 
 _PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
 
@@ -46,6 +48,18 @@ class Known(NamedTuple):
     front_doors: FrontDoors | None = None
     outside: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    @classmethod
+    def of(cls, manifests: Manifests, problems: Iterable[Problem] = ()) -> Known:
+        """What manifests tell."""
+        outside = {
+            f"{each.namespace}/{each.owner or each.name}"
+            for each in manifests.templates
+            if not belongs(
+                manifests, each.namespace, each.labels, host_network=each.host_network
+            ).in_mesh
+        }
+        return cls(FrontDoors(manifests), tuple(sorted(outside)), tuple(problems))
 
     @property
     def verdict(self) -> Breakage:
@@ -85,7 +99,7 @@ def audit(
     workloads = tuple(auditor.workloads())
     policies, left_out = propose(workloads, world, selectors or {})
     return Audit(
-        ready=not known.problems and all(workload.ready for workload in workloads),
+        ready=all(workload.ready for workload in workloads),
         verdict=worst(
             verdict
             for each in workloads

@@ -90,6 +90,14 @@ class _ServerVersion(msgspec.Struct, frozen=True, rename="camel"):
     git_version: str = ""
 
 
+class _Group(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Groups(msgspec.Struct, frozen=True):
+    groups: list[_Group]
+
+
 class ApiClient:
     """The API server of one context of a kubeconfig, or of the cluster that this runs in.
 
@@ -136,6 +144,17 @@ class ApiClient:
                 grant = "have ClusterRole system:public-info-viewer bound"
                 raise refusal(self.name, "get its version", response, grant=grant)
             return decode(response.content, _ServerVersion).git_version
+
+    async def groups(self) -> frozenset[str] | None:
+        """The API groups that it has; None if it doesn't tell."""
+        with self._translated():
+            response = await self._client.get("/apis")
+            if response.status_code in {httpx2.codes.NOT_FOUND, httpx2.codes.FORBIDDEN}:
+                return None
+            if not response.is_success:
+                grant = "have ClusterRole system:discovery bound"
+                raise refusal(self.name, "get its API groups", response, grant=grant)
+            return frozenset(each.name for each in decode(response.content, _Groups).groups)
 
     async def get(self, kind: ObjectKind[T], name: str, namespace: str = "") -> T:
         """An object."""

@@ -24,6 +24,7 @@ from troth.kube.resource import Resource, reader
 from troth.mesh.model import PodPhase
 from troth.policy.model import KIND as POLICY
 from troth.sources.collect import Manifests, collect
+from troth.sources.entrances import ENTRANCES
 from troth.sources.kinds import KINDS
 from troth.sources.yaml import Document
 
@@ -48,6 +49,7 @@ _PLURALS = {
     "Service": "services",
 }
 _NO_WORKLOADS = frozenset({"Namespace", POLICY, "Service"})
+_MAKE_PODS = _PLURALS.keys() - _NO_WORKLOADS
 _PLACE = "the cluster"  # stands for a file, until it is left out
 
 
@@ -68,8 +70,8 @@ class ClusterManifests(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_all_workloads(self) -> bool:
         """Whether every kind of workload could be read."""
-        others = {f"{_resource(kind)}" for kind in _NO_WORKLOADS}
-        return all(each.resource in others for each in self.unreadable)
+        workloads = {f"{_resource(kind)}" for kind in _MAKE_PODS}
+        return all(each.resource not in workloads for each in self.unreadable)
 
 
 class _Owner(msgspec.Struct, frozen=True):
@@ -119,7 +121,12 @@ class _Object(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_cluster(
-    config: SingleConfig, *, root_namespace: str, namespace: str = "", keep: str = ""
+    config: SingleConfig,
+    *,
+    root_namespace: str,
+    namespace: str = "",
+    keep: str = "",
+    entrances: bool = False,
 ) -> ClusterManifests:
     """Read what a cluster was asked to run.
 
@@ -128,6 +135,8 @@ async def read_cluster(
         root_namespace: Where mesh-wide policies live.
         namespace: Only this one's objects are read, and the root namespace's policies.
         keep: ``NAMESPACE/NAME`` of what is wanted even if something else made it or it has ended.
+        entrances: Also read what leads clients from outside the mesh to Services; of a namespace,
+            its own and the cluster's.
 
     Raises:
         TrothError: The API server can't be asked.
@@ -137,9 +146,10 @@ async def read_cluster(
     try:
         # The first request alone, so that a credential plugin is asked once.
         items = [*(await readings.read(_resource("Namespace", namespace)) or ())]
+        doors = await _served_entrances(server) if entrances else ()
         others = [
             _resource(kind, place)
-            for kind in _PLURALS
+            for kind in (*_PLURALS, *doors)
             if kind != "Namespace"
             for place in _places(kind, namespace, root_namespace)
         ]
@@ -163,6 +173,12 @@ async def read_cluster(
     )
 
 
+async def _served_entrances(server: ApiClient) -> Iterable[str]:
+    """Those whose API is installed: one may be forbidden to read what isn't there."""
+    groups = await server.groups()
+    return [kind for kind, row in ENTRANCES.items() if groups is None or row.group in groups]
+
+
 def _places(kind: str, namespace: str, root_namespace: str) -> Iterable[str]:
     return (
         dict.fromkeys((namespace, root_namespace)) if namespace and kind == POLICY else [namespace]
@@ -170,13 +186,16 @@ def _places(kind: str, namespace: str, root_namespace: str) -> Iterable[str]:
 
 
 def _resource(kind: str, namespace: str = "") -> Resource[_Object]:
-    row = KINDS[kind]
+    entrance = ENTRANCES.get(kind)
+    row = entrance or KINDS[kind]
+    if not row.namespaced and kind != "Namespace":
+        namespace = ""
     return Resource(
-        plural=_PLURALS[kind],
+        plural=entrance.plural if entrance else _PLURALS[kind],
         group=row.group,
         versions=row.versions,
         read=reader(kind, functools.partial(_object, kind)),
-        is_optional=kind == POLICY,
+        is_optional=kind == POLICY or entrance is not None,
         namespace="" if kind == "Namespace" else namespace,
         name=namespace if kind == "Namespace" else "",
     )
@@ -190,19 +209,26 @@ def _object(kind: str, raw: msgspec.Raw) -> _Object:
         key=metadata.key,
         uid=metadata.uid,
         # API servers leave apiVersion and kind out of the items of typed lists.
-        document={"apiVersion": KINDS[kind].api_versions[0], "kind": kind}
-        | decode(raw, dict[str, Any]),
+        document=_type(kind) | decode(raw, dict[str, Any]),
         owner=next(iter(owners), ""),
         created=metadata.creation_timestamp,
         is_over=kind in {"Pod", "Job"} and decode(raw, _Running).is_over,
     )
 
 
+def _type(kind: str) -> dict[str, str]:
+    if entrance := ENTRANCES.get(kind):
+        version = f"{entrance.group}/{entrance.versions[0]}"
+        return {"apiVersion": version, "kind": kind.partition(".")[0]}
+    return {"apiVersion": KINDS[kind].api_versions[0], "kind": kind}
+
+
 def _documents(objects: Iterable[_Object], keep: str) -> Iterator[Document]:
     objects = list(objects)
     known = {each.uid for each in objects} - {""}
     for number, each in enumerate(objects):
-        if each.key == keep or not (each.is_over or each.owner in known):
+        is_made = each.owner in known and each.kind in _MAKE_PODS
+        if each.key == keep or not (each.is_over or is_made):
             place = Location(_PLACE, number)
             yield Document(value=each.document, location=place, text="", first_line=1)
 

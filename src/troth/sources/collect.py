@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth._syntax import NAME, NAMESPACE, SERVICE_NAME, described, legible_name
+from troth._syntax import NAMESPACE, SERVICE_NAME, described, legible_name
 from troth.errors import Location, Problem
 from troth.mesh.model import Namespace
 from troth.policy.model import KIND as POLICY_KIND
@@ -344,7 +344,7 @@ def _identity(value: object, kind: str, row: Kind) -> Identity | None:
         return None
     name = metadata.get("name")
     namespace = (metadata.get("namespace") or DEFAULT_NAMESPACE) if row.namespaced else ""
-    if NAME.flaw(name) or (row.namespaced and NAMESPACE.flaw(namespace)):
+    if row.name.flaw(name) or (row.namespaced and NAMESPACE.flaw(namespace)):
         return None
     return Identity(kind, str(namespace), str(name))
 
@@ -356,7 +356,7 @@ def _check_header(source: Source, row: Kind) -> None:
             "apiVersion", f"is {described(api_version)}", f"write {' or '.join(row.api_versions)}"
         )
     metadata = source.top.fields("metadata")
-    rule = {"Namespace": NAMESPACE, "Service": SERVICE_NAME}.get(source.kind, NAME)
+    rule = {"Namespace": NAMESPACE, "Service": SERVICE_NAME}.get(source.kind, row.name)
     if source.stored and rule is SERVICE_NAME:
         rule = NAMESPACE  # an API server may be told to take any DNS label
     wanted = UNNAMED if "generateName" in metadata else "give the object a name"

@@ -5,8 +5,10 @@ To read another kind is to add a row here, and its collection to ``Manifests``.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth._syntax import NAME, Rule
 from troth.sources import custom, endpoints, entrances, objects, pods, services
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ class Kind(NamedTuple):
         collection: The field of ``Manifests`` its objects go to.
         parse: Makes the typed object; problems go to the source's report.
         namespaced: Whether its objects live in a namespace.
+        name: What its objects may be called.
         checks_metadata: Whether ``parse`` says itself what is wrong with name and namespace.
     """
 
@@ -30,6 +33,7 @@ class Kind(NamedTuple):
     collection: str
     parse: Callable[[objects.Source], object]
     namespaced: bool = True
+    name: Rule = NAME
     checks_metadata: bool = False
 
     @property
@@ -67,6 +71,12 @@ KINDS = {
 
 _CUSTOM = Kind("", (), "custom_workloads", custom.parse_custom)
 
+_OTHER_NAME = Rule(
+    pattern=re.compile(r"[-.:a-zA-Z0-9]+"),
+    longest=253,
+    wanted="use letters, digits, '-', '.' and ':'",
+)
+"""An APIService is called ``v1.``, for one."""
 _ENTRANCES = {
     kind: Kind(
         row.group,
@@ -74,6 +84,7 @@ _ENTRANCES = {
         "entrances",
         entrances.parse_entrance,
         namespaced=row.namespaced,
+        name=_OTHER_NAME,
     )
     for kind, row in entrances.ENTRANCES.items()
 }
