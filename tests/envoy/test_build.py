@@ -26,6 +26,7 @@ from troth.envoy.clusters import external_cluster, pod_clusters, service_cluster
 from troth.envoy.inbound import plain_in, tunnel_in
 from troth.envoy.internal_outbound import InternalOutbound
 from troth.envoy.limits import BUFFER_BYTES
+from troth.envoy.names import INTERNAL_OUTBOUND
 from troth.envoy.outbound import match_services, outbound
 from troth.envoy.ports import OWN_PORTS, PORT_SETS, PortSet
 from troth.envoy.snapshot import CLUSTER, LISTENER, RUNTIME
@@ -304,6 +305,36 @@ def test_the_chain_of_an_identity_that_is_gone_stays_for_the_connections_that_it
     assert chains(shared.build(now=800)) == with_it  # it counts from the last time on
     assert chains(shared.build(now=1399)) == with_it
     assert [each.name for each in shared.build(now=1400).filter_chains] == ["plain"]
+
+
+def test_chains_of_identities_that_are_gone_go_when_they_are_due_though_nothing_changes(
+    authority: CertificateAuthority,
+) -> None:
+    keeper = SnapshotKeeper(access_log=LOG, drain_seconds=600)
+    world = NodeView(local_pods={"uid-1": pod_in(Mode.STRICT)})
+
+    def chains(now: float, *identities: SpiffeId) -> list[str]:
+        there = {
+            str(number): Destination(
+                addresses=(f"10.244.0.{number}",), identity=identity, tunnel=True
+            )
+            for number, identity in enumerate(identities)
+        }
+        view = msgspec.structs.replace(world, destinations=there)
+        made = keeper.update(view, [], authority.trust_bundle, now=now)
+        listener = listener_pb2.Listener()
+        assert made.of_type(LISTENER)[INTERNAL_OUTBOUND].body.Unpack(listener)
+        return [each.name for each in listener.filter_chains]
+
+    both = ["plain", f"tunnel-{PAYMENTS}", f"tunnel-{WEB}"]
+    assert chains(0, PAYMENTS, WEB) == both
+    assert keeper.prune_at is None
+    assert chains(100, WEB) == both
+    assert chains(130) == both
+    assert keeper.prune_at == 100 + 660
+    assert chains(759) == both
+    assert chains(760) == ["plain"]  # together, though one might have gone earlier
+    assert keeper.prune_at is None
 
 
 def test_the_chain_of_an_identity_pins_the_server_to_exactly_that_identity() -> None:

@@ -68,8 +68,8 @@ class SnapshotKeeper:
         access_log: The FIFO that connection events are read from.
         ports: Where to listen.
         pod_connections: As of `Limits`.
-        drain_seconds: How long open connections of the tunnel live on at least when nobody has the
-            identity any more that they were made to.
+        drain_seconds: How long open connections of the tunnel live on when nobody has the identity
+            any more that they were made to; as of `InternalOutbound`.
         keepalive: Of every socket in a pod.
     """
 
@@ -88,6 +88,11 @@ class SnapshotKeeper:
         self._drain_seconds = drain_seconds
         self._keepalive = keepalive or Keepalive.of(KEEPALIVE_SECONDS)
         self._past: _Past | None = None
+
+    @property
+    def prune_at(self) -> float | None:
+        """When to update though nothing has changed; None if nothing is kept for a time only."""
+        return self._past.prune_at if self._past is not None else None
 
     def update(
         self,
@@ -189,10 +194,16 @@ class _Past:
                 made = (outbound(local, services, log, ports),)
                 edits.put(f"outbound {uid}", *keeping_alive(made, self._keepalive))
 
+    @property
+    def prune_at(self) -> float | None:
+        """As of `InternalOutbound`."""
+        return self._internal_outbound.prune_at
+
     def _follow_destinations(self, before: NodeView, view: NodeView, now: float) -> None:
         changes = difference(before.destinations, view.destinations)
         if changes:
             self._internal_outbound.follow(changes, before.destinations)
+        if changes or (self.prune_at is not None and now >= self.prune_at):
             listener = self._internal_outbound.build(now)
             self._edits.put("internal outbound", outbound_cluster(), listener)
 

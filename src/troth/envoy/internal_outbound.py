@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from troth.mesh.view import Destination
 
 
+_TOGETHER = 0.1
+"""Part of the time that a chain stays, for which it may stay longer."""
+
+
 class _Way(NamedTuple):
     """What destinations have in common that are reached alike."""
 
@@ -68,7 +72,8 @@ class InternalOutbound:
 
     Args:
         log: The access log.
-        drain_seconds: How long chains stay at least that nothing leads to any more.
+        drain_seconds: How long chains stay that nothing leads to any more; a tenth more at most, if
+            it is built when it is to be (`prune_at`).
     """
 
     def __init__(self, log: Path, drain_seconds: float = 0.0) -> None:
@@ -88,6 +93,17 @@ class InternalOutbound:
             if uid in before:
                 self._leave(before[uid])
             self._join(destination)
+
+    @property
+    def prune_at(self) -> float | None:
+        """When to build it without chains that have stayed for long enough; None if none stays.
+
+        Each build leaves those out. Envoy takes the whole listener over each time, so this is a
+        while after the first of them might go: to let several go at once.
+        """
+        if not self._left:
+            return None
+        return min(self._left.values()) + self._drain_seconds * (1 + _TOGETHER)
 
     def build(self, now: float = 0.0) -> Message:
         """The listener for the destinations as they are.

@@ -411,7 +411,7 @@ class NodeAgent:
             ),
             now=loop.time(),
         )
-        for moment in {told.rest_at, told.until} - {None}:
+        for moment in {told.rest_at, told.until, told.prune_at} - {None}:
             self._wake_once(moment)
         self._unserved.update(told.view.services)
         if told.snapshot != self._pushed:

@@ -57,6 +57,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         goes_on: Whether more is to be told once Envoy has this in force.
         waiting: UIDs of the pods that still take plaintext for clients on other nodes.
         until: When they, and others that wait for clients, are closed in any case; None if none is.
+        prune_at: As of `SnapshotKeeper`.
     """
 
     view: NodeView
@@ -67,6 +68,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     goes_on: bool = False
     waiting: frozenset[str] = frozenset()
     until: float | None = None
+    prune_at: float | None = None
 
     @property
     def is_final(self) -> bool:
@@ -124,24 +126,26 @@ class ConfigurationKeeper:
         modes.step(view, world.policies, now=now)
         rest_at = self._pace(view, modes.reached(view.destinations), now)
         modes.told(self._destinations)
+        snapshot = self._snapshots.update(
+            msgspec.structs.replace(
+                view,
+                local_pods={uid: modes.held(uid, each) for uid, each in ready.items()},
+                destinations=self._destinations,
+            ),
+            credentials.svids,
+            credentials.bundle,
+            now=now,
+        )
         return Configuration(
             view=view,
             ready=frozenset(ready),
             credentials=credentials,
-            snapshot=self._snapshots.update(
-                msgspec.structs.replace(
-                    view,
-                    local_pods={uid: modes.held(uid, each) for uid, each in ready.items()},
-                    destinations=self._destinations,
-                ),
-                credentials.svids,
-                credentials.bundle,
-                now=now,
-            ),
+            snapshot=snapshot,
             rest_at=rest_at,
             goes_on=modes.goes_on or not self._is_confirmed,
             waiting=modes.waiting,
             until=modes.until,
+            prune_at=self._snapshots.prune_at,
         )
 
     def confirm(self) -> None:
