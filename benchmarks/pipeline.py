@@ -20,7 +20,7 @@ from troth.envoy.build import SnapshotKeeper
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import ContainerPort, Endpoint, Pod, Service, ServicePort
-from troth.mesh.view_keeper import ViewKeeper
+from troth.mesh.view import ViewKeeper
 from troth.mesh.world import World
 from troth.policy.model import Mode
 

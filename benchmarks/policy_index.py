@@ -9,9 +9,8 @@ import msgspec
 from benchmarks.framework import Benchmark, Figure, Run, absolute, interleaved, middle, ratio
 from benchmarks.framework.yardstick import UNIT, timed, yardstick
 from benchmarks.policies import ROOT, policies, workloads
-from troth.policy.changes import PolicyChanges
+from troth.policy.index import PolicyChanges, PolicyIndex
 from troth.policy.model import Mode
-from troth.policy.resolve import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -55,10 +55,9 @@ from troth.errors import PeerError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
+from troth.identity.profile import root_fingerprint, validate_svid_chain
 from troth.identity.rotation import SigningRequest
 from troth.identity.spiffe import SpiffeId
-from troth.identity.validation import validate_svid_chain
-from troth.identity.x509 import root_fingerprint
 from troth.kube.client import ApiClient
 from troth.node.certificates import Signed
 from troth.node.csr_signer import ClusterSigner

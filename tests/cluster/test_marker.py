@@ -12,8 +12,7 @@ import pytest
 from troth.cluster import marker as _marker
 from troth.cluster.marker import Mark, Marker
 from troth.kube.errors import refusal, translated
-from troth.mesh.model import Pod
-from troth.mesh.ports import ALL_PORTS, Ports
+from troth.mesh.model import ALL_PORTS, Pod, Ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -28,9 +28,8 @@ from troth.errors import InputError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
+from troth.identity.profile import root_fingerprint, validate_svid_chain
 from troth.identity.spiffe import TrustDomain
-from troth.identity.validation import validate_svid_chain
-from troth.identity.x509 import root_fingerprint
 
 if TYPE_CHECKING:
     from troth.identity.bundle import TrustBundle

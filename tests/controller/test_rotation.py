@@ -13,8 +13,8 @@ from troth.controller.keyring import PHASE_ANNOTATION, ROTATE_ANNOTATION, SINCE_
 from troth.controller.rotation import RotationState, rotation_state
 from troth.errors import InputError
 from troth.identity.authority import CertificateAuthority
+from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import TrustDomain
-from troth.identity.x509 import root_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

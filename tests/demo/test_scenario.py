@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from troth.demo.examples import examples
-from troth.demo.scenario import STAGES, Happened, Stage
+from troth.demo.scenario import STAGES, Happened, Stage, examples
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
-from troth.policy.resolve import PolicyIndex
 from troth.sources.files import load
 
 _BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=[stage.title for stage in STAGES])

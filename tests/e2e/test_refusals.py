@@ -15,9 +15,8 @@ from tests.e2e.harness import PYTHON, Host, Mesh
 from tests.e2e.manifests import document, namespace, policy, server, service
 from tests.e2e.policies import FILE, Events, apply, wait_serving
 
-from troth.identity.authority import CertificateAuthority
+from troth.identity.authority import CertificateAuthority, build_leaf
 from troth.identity.csr import build_csr
-from troth.identity.issue import build_leaf
 from troth.identity.keys import PrivateKeyPem, new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
 

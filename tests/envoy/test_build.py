@@ -36,7 +36,7 @@ from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
-from troth.mesh.externals import ExternalPort
+from troth.mesh.addresses import ExternalPort
 from troth.mesh.model import Endpoint, Pod, Protocol, Service, ServicePort
 from troth.mesh.view import Destination, LocalPod, NodeView
 from troth.policy.model import Mode

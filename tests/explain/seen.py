@@ -17,8 +17,8 @@ from troth.mesh.connections import Connection, Outcome, Party, Reason, Side
 from troth.mesh.model import ContainerPort, Namespace, Pod, Service
 from troth.mesh.tally import Tally
 from troth.mesh.world import World
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.resolve import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

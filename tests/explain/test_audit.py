@@ -16,9 +16,9 @@ from troth.explain.observed import seen_in_plaintext
 from troth.explain.plan import plan
 from troth.mesh.connections import Connection
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
-from troth.policy.resolve import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,8 @@ from troth._contract import NodeReport, policy_digest
 from troth.errors import Problem
 from troth.explain.cluster_status import cluster_status
 from troth.identity.authority import CertificateAuthority
+from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import TrustDomain
-from troth.identity.x509 import root_fingerprint
 from troth.mesh.model import MESH_LABEL, ContainerPort, Namespace, Pod, PodPhase
 from troth.policy.model import Mode, PeerAuthentication
 from troth.sources.installation import Installation, Lease, ReportedNode, TrustBundleMap

@@ -13,9 +13,9 @@ from troth.identity.authority import CertificateAuthority
 from troth.identity.bundle import TrustBundle
 from troth.identity.csr import build_csr, parse_csr
 from troth.identity.keys import new_key
+from troth.identity.profile import validate_svid_chain
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
-from troth.identity.validation import validate_svid_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

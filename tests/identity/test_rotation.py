@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from troth.errors import InputError
 from troth.identity.authority import CertificateAuthority
-from troth.identity.rotation import CertificateRotation, SigningRequest
-from troth.identity.schedule import next_retry, renew_at
+from troth.identity.rotation import CertificateRotation, SigningRequest, next_retry, renew_at
 from troth.identity.spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:

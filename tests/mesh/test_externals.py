@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from troth.mesh.externals import ExternalPort, external_ports
+from troth.mesh.addresses import ExternalPort, external_ports
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
 
 ADDRESS = "192.0.2.1"

@@ -8,12 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.identity.spiffe import SpiffeId, TrustDomain
-from troth.mesh.model import ContainerPort, Pod, Service, ServicePort
-from troth.mesh.ports import ALL_PORTS, NO_PORTS
+from troth.mesh.model import ALL_PORTS, NO_PORTS, ContainerPort, Pod, Service, ServicePort
 from troth.mesh.view import Destination, node_view
 from troth.mesh.world import World
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.resolve import PolicyIndex
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 WEB = Pod(

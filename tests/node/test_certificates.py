@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
 from troth.identity.authority import CertificateAuthority
+from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import SpiffeId, TrustDomain
-from troth.identity.x509 import root_fingerprint
 from troth.node import certificates
 from troth.node.certificates import CertificateKeeper, Signed
 from troth.node.issuers import issuers

@@ -10,10 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from troth._table import Table
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.changeover import PATIENCE_SECONDS
-from troth.mesh.model import ContainerPort, Pod
-from troth.mesh.ports import NO_PORTS, Ports
-from troth.mesh.view import NodeView, node_view
-from troth.mesh.view_keeper import ViewKeeper
+from troth.mesh.model import NO_PORTS, ContainerPort, Pod, Ports
+from troth.mesh.view import NodeView, ViewKeeper, node_view
 from troth.mesh.world import World
 from troth.node.changeovers import Changeovers
 from troth.policy.model import Mode, PeerAuthentication

@@ -15,8 +15,7 @@ from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
-from troth.mesh.model import Pod
-from troth.mesh.ports import ALL_PORTS
+from troth.mesh.model import ALL_PORTS, Pod
 from troth.mesh.world import World
 from troth.node.configuration import Configuration, ConfigurationKeeper, Credentials
 from troth.policy.model import Mode, PeerAuthentication
@@ -24,7 +23,7 @@ from troth.policy.model import Mode, PeerAuthentication
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.mesh.ports import Ports
+    from troth.mesh.model import Ports
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

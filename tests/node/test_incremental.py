@@ -20,8 +20,7 @@ from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
 from troth.mesh.model import ContainerPort, Endpoint, Pod, Service, ServicePort
-from troth.mesh.view import node_view
-from troth.mesh.view_keeper import ViewKeeper
+from troth.mesh.view import ViewKeeper, node_view
 from troth.mesh.world import World
 from troth.policy.model import Mode, PeerAuthentication
 

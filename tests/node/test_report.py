@@ -20,9 +20,9 @@ from troth.errors import PeerError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
+from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
-from troth.identity.x509 import root_fingerprint
 from troth.node.answers import certificate
 from troth.node.csr_signer import ClusterSigner
 from troth.node.issuers import Issuers, issuers

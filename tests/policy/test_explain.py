@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import pytest
 
+from troth.policy.index import PolicyIndex
 from troth.policy.model import PeerAuthentication
-from troth.policy.resolve import PolicyIndex
 from troth.policy.scope import Scope
 from troth.policy.verdict import Outcome, Verdict
 

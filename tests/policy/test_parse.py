@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from troth.errors import Location, Severity
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
-from troth.policy.resolve import PolicyIndex
 
 
 def manifest(spec: object = None, **metadata: object) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from troth.errors import Severity
-from troth.policy.changes import PolicyChanges
+from troth.policy.index import PolicyChanges, PolicyIndex
 from troth.policy.lint import lint_policies
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
-from troth.policy.resolve import PolicyIndex
 from troth.policy.scope import Scope
 from troth.policy.verdict import Outcome
 

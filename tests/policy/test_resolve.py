@@ -8,8 +8,8 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.resolve import PolicyIndex
 from troth.policy.verdict import Verdict
 
 Decide: TypeAlias = Callable[..., Verdict]

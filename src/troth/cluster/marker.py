@@ -16,15 +16,13 @@ import structlog
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, InvalidError, NotFoundError
 from troth.kube.resource import ObjectKind
-from troth.mesh.model import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
-from troth.mesh.ports import NO_PORTS
+from troth.mesh.model import CAPTURED_ANNOTATION, NO_PORTS, PLAINTEXT_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from troth.kube.client import ApiClient
-    from troth.mesh.model import Pod
-    from troth.mesh.ports import Ports
+    from troth.mesh.model import Pod, Ports
 
 _log = structlog.get_logger(__name__)
 

@@ -36,7 +36,7 @@ from troth.errors import EnvironmentLackError, TrothError
 from troth.kube import wire
 from troth.kube.client import ApiClient
 from troth.kube.resource import ObjectKind
-from troth.mesh.ports import NO_PORTS
+from troth.mesh.model import NO_PORTS
 from troth.node.agent import NodeAgent
 from troth.node.capture import is_captured, tried_kernel
 from troth.node.csr_signer import ClusterSigner

@@ -27,7 +27,7 @@ from troth._syntax import described
 from troth.errors import InputError, Problem
 from troth.identity.authority import CertificateAuthority
 from troth.identity.bundle import TrustBundle
-from troth.identity.x509 import root_fingerprint
+from troth.identity.profile import root_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

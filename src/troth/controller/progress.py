@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from troth._contract import LONGEST_LIFETIME
 from troth.controller.keyring import Phase
-from troth.identity.x509 import root_fingerprint
+from troth.identity.profile import root_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ from troth._signals import ENDING
 from troth.control.messages import MeshStatus
 from troth.control.protocol import call
 from troth.control.state_dir import Settings, StateDirectory
-from troth.demo.examples import examples
+from troth.demo.scenario import examples
 from troth.dial.report import Attempt
 from troth.errors import PeerError
 from troth.local.outside import Outside

@@ -6,11 +6,27 @@ Nothing here is shown as a result: what happened and which policy decided comes 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 
+from troth.errors import EnvironmentLackError
 from troth.mesh.connections import Reason
 from troth.trace.trace import Credentials
+
+_HERE = Path(__file__).resolve().parent
+
+
+def examples() -> Path:
+    """The directory ``examples``.
+
+    Raises:
+        EnvironmentLackError: It is not where it was installed.
+    """
+    for candidate in (_HERE / "examples", _HERE.parents[2] / "examples"):
+        if (candidate / "finance").is_dir():
+            return candidate
+    raise EnvironmentLackError("troth's example manifests are missing", "install troth again")
 
 
 class Happened(StrEnum):

@@ -1,21 +1,133 @@
-"""Going through the steps on a running mesh."""
+"""Going through the steps on a running mesh, and judging what became of each try."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from troth.demo.judge import judge_attempt, judge_trace
-from troth.demo.report import Policy, StepReport
-from troth.demo.scenario import HANDSHAKE, STAGES
+from troth.demo.report import Policy, StepReport, TryReport
+from troth.demo.scenario import HANDSHAKE, STAGES, Happened
+from troth.dial.report import Reached
+from troth.mesh.connections import Outcome
+from troth.trace.names import Kind, Side
+from troth.trace.record import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.demo.mesh import DemoMesh
-    from troth.demo.report import TryReport
     from troth.demo.scenario import Try
+    from troth.dial.report import Attempt
+    from troth.mesh.connections import Connection
+    from troth.trace.steps import TraceReport
     from troth.trace.trace import Trace
+
+
+class _Seen(NamedTuple):
+    happened: Happened
+    detail: str
+    event: Connection | None
+    alert: str = ""
+
+
+def judge_attempt(tried: Try, attempt: Attempt) -> TryReport:
+    """Judge an ordinary request: by what the client saw and the proxy reports, both."""
+    event = attempt.event
+    answer = _http_answer(attempt.reply)
+    happened, detail = Happened.FAILED, attempt.detail or f"connection {attempt.reached}"
+    if attempt.reached is Reached.ANSWERED:
+        detail = answer
+    match event.outcome if event else None, attempt.reached:
+        case Outcome.ACCEPTED, Reached.ANSWERED:
+            happened, detail = Happened.TUNNEL, f"{answer}, by the tunnel as {_peer(event)}"
+        case Outcome.PLAINTEXT, Reached.ANSWERED:
+            happened, detail = Happened.PLAINTEXT, f"{answer}, in plaintext"
+        case Outcome.REFUSED, Reached.RESET | Reached.CLOSED:
+            happened = Happened.REFUSED
+            detail = f"refused: {_reason(event)} ({detail[:1].lower()}{detail[1:]})"
+    return _report(tried, _Seen(happened, detail, event))
+
+
+def judge_trace(tried: Try, trace: Trace) -> TryReport:
+    """Judge a traced handshake."""
+    report = trace.report
+    happened = {
+        Verdict.ACCEPTED: Happened.TUNNEL,
+        Verdict.REFUSED: Happened.REFUSED,
+        Verdict.UNDECIDED: Happened.FAILED,
+    }[report.verdict]
+    return _report(tried, _Seen(happened, report.reason, trace.event, _alert(report)))
+
+
+def _report(tried: Try, seen: _Seen) -> TryReport:
+    differs = tuple(_differences(tried, seen))
+    return TryReport(
+        source=tried.source,
+        destination=tried.destination,
+        port=tried.port,
+        credentials=tried.credentials,
+        claim=tried.claim,
+        expected=tried.expected,
+        happened=seen.happened,
+        detail=seen.detail,
+        differs=differs,
+        event=seen.event,
+        ok=not differs,
+    )
+
+
+def _differences(tried: Try, seen: _Seen) -> Iterator[str]:
+    if seen.happened is not tried.expected:
+        yield f"should be {tried.expected}, is {seen.happened}"
+    event = seen.event
+    if event is None:
+        yield "the proxy reports no such connection"
+        return
+    if event.reason is not tried.reason:
+        yield f"the reason should be {tried.reason}, is {event.reason}"
+    decider = event.decided_by.policy if event.decided_by else None
+    if decider != tried.policy:
+        yield f"{_policy(tried.policy)} should decide, {_policy(decider)} does"
+    namespace, _, account = tried.peer.partition("/")
+    path = f"/ns/{namespace}/sa/{account}"
+    if not (event.peer or "").endswith(path) if tried.peer else event.peer:
+        yield f"the client should be {tried.peer or 'unknown'}, is {event.peer or 'unknown'}"
+    if seen.alert != tried.alert:
+        yield f"the server should send {_named(tried.alert)}, it sends {_named(seen.alert)}"
+
+
+def _policy(key: str | None) -> str:
+    return f"policy {key}" if key else "no policy"
+
+
+def _named(alert: str) -> str:
+    return f"the alert {alert}" if alert else "no alert"
+
+
+def _alert(report: TraceReport) -> str:
+    """The name of the alert that the server sent; the wire's detail has its number behind it."""
+    sent = (
+        event.detail.partition(" ")[0]
+        for event in report.handshake.events
+        if (event.actor, event.kind) == (Side.SERVER, Kind.ALERT)
+    )
+    return next(sent, "")
+
+
+def _http_answer(reply: str) -> str:
+    """The status and the body of an HTTP response, short."""
+    head, _, body = reply.partition("\r\n\r\n")
+    _, _, status = head.partition("\r\n")[0].partition(" ")
+    return f'{status} "{" ".join(body.split())}"'
+
+
+def _peer(event: Connection | None) -> str:
+    return (event and event.peer) or "nobody"
+
+
+def _reason(event: Connection | None) -> str:
+    return str(event.reason).replace("_", " ") if event else ""
+
 
 # Envoy acknowledges a policy a few milliseconds before its workers go by it. So a try that comes
 # out otherwise is made again; what counts is what still holds after that.

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from troth.envoy.snapshot import Snapshot
     from troth.identity.bundle import TrustBundle
     from troth.identity.svid import X509Svid
-    from troth.mesh.externals import ExternalPort
+    from troth.mesh.addresses import ExternalPort
     from troth.mesh.view import LocalPod
 
 

@@ -32,7 +32,7 @@ from troth.envoy.tls import client_socket
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from troth.mesh.externals import ExternalPort
+    from troth.mesh.addresses import ExternalPort
     from troth.mesh.model import Endpoint, Service
     from troth.mesh.view import LocalPod
 

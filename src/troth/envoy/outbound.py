@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.envoy.ports import PortSet
-    from troth.mesh.externals import ExternalPort
+    from troth.mesh.addresses import ExternalPort
     from troth.mesh.view import LocalPod
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"

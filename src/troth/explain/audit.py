@@ -19,8 +19,8 @@ from troth.explain.told_once import told_once
 from troth.explain.workloads import belongs
 from troth.mesh.connections import Outcome
 from troth.mesh.model import Protocol
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
-from troth.policy.resolve import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -24,10 +24,10 @@ from troth.explain.cluster_report import (
 )
 from troth.explain.explain import PortMode
 from troth.identity.bundle import TrustBundle
-from troth.identity.x509 import root_fingerprint
+from troth.identity.profile import root_fingerprint
 from troth.mesh.model import Protocol
 from troth.mesh.world import World
-from troth.policy.resolve import PolicyIndex
+from troth.policy.index import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

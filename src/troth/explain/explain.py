@@ -13,9 +13,9 @@ from troth.explain.subject import find_subject
 from troth.explain.workloads import belongs
 from troth.identity.spiffe import SpiffeId
 from troth.mesh.world import Membership
+from troth.policy.index import PolicyIndex
 from troth.policy.model import KIND as POLICY
 from troth.policy.model import Mode
-from troth.policy.resolve import PolicyIndex
 from troth.policy.verdict import Considered, DecidedBy
 from troth.sources.kinds import KINDS
 

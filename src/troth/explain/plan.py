@@ -38,8 +38,8 @@ from troth.explain.plan_report import (
 from troth.explain.proposals import except_front_doors
 from troth.explain.validate import validate
 from troth.explain.workloads import belongs, tcp_ports
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
-from troth.policy.resolve import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -17,8 +17,8 @@ import msgspec
 from troth.explain.audit_report import LeftOut, PortAudit, PortState, Proposal
 from troth.explain.front_doors import worst
 from troth.explain.names import OF_ONE_ROLLOUT
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.resolve import PolicyIndex
 from troth.policy.scope import Scope
 from troth.policy.verdict import Outcome
 

@@ -15,8 +15,8 @@ from troth._syntax import label_text
 from troth.explain.names import OF_ONE_ROLLOUT, Names
 from troth.mesh.connections import Reason, Side
 from troth.mesh.model import MESH_LABEL
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.resolve import PolicyIndex
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
 

@@ -1,23 +1,256 @@
-"""The certificate authority of one trust domain: made here, or an intermediate of one's own PKI."""
+"""The certificate authority of one trust domain: made here, or an intermediate of one's own PKI.
+
+Its own certificate and key are read from PEM and proven before they are used. It makes two kinds of
+certificates, a root and a workload's SVID. Every field of their profile is here and nowhere else;
+the tests check it extension by extension.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from troth.identity.bundle import TrustBundle
+from troth.identity.bundle import TrustBundle, ca_flaws
 from troth.identity.csr import CsrRequest, parse_csr
-from troth.identity.flaws import Flaw, refusal, refuse
-from troth.identity.issue import build_leaf, build_root
-from troth.identity.issuer import Issuer, load_issuer
-from troth.identity.keys import PrivateKeyPem, new_key
+from troth.identity.flaws import Flaw, refusal, refuse, shown
+from troth.identity.keys import PrivateKeyPem, SigningKey, key_flaws, load_signing_key, new_key
+from troth.identity.profile import USAGES, load_certificates, verify_path
 from troth.identity.spiffe import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+
+CLOCK_SKEW = timedelta(seconds=60)
+"""How far certificates are backdated, for peers whose clock is behind."""
+
+
+def build_root(
+    key: SigningKey, trust_domain: TrustDomain, *, now: datetime, lifetime: timedelta
+) -> x509.Certificate:
+    """Make a self-signed root that signs workloads directly, and no further CA."""
+    serial = x509.random_serial_number()
+    # A subject of its own, so that two roots in one bundle can be told apart by name. The trust
+    # domain is in the SAN: it may be longer than the 64 characters of a common name.
+    name = x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "troth"),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, f"troth root {serial >> 96:016x}"),
+        ]
+    )
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(serial)
+        .not_valid_before((now - CLOCK_SKEW).replace(microsecond=0))
+        .not_valid_after((now + lifetime).replace(microsecond=0))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True), critical=True)
+        .add_extension(_uri_san(trust_domain.id), critical=False)
+        .add_extension(key_id, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def build_leaf(
+    issuer: x509.Certificate,
+    issuer_key: SigningKey,
+    *,
+    public_key: CertificatePublicKeyTypes,
+    spiffe_id: SpiffeId,
+    now: datetime,
+    not_after: datetime,
+) -> x509.Certificate:
+    """Make the certificate of one workload: an X509-SVID with no subject and one URI as name."""
+    return (
+        _leaf_template(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before((now - CLOCK_SKEW).replace(microsecond=0))
+        .not_valid_after(not_after.replace(microsecond=0))
+        # Critical because the subject is empty (RFC 5280, section 4.1.2.6).
+        .add_extension(_uri_san(spiffe_id), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+@lru_cache(maxsize=2)
+def _leaf_template(issuer: x509.Certificate) -> x509.CertificateBuilder:
+    """What all of an issuer's leaves have in common; a builder never changes."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(issuer.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(USAGES), critical=False)
+        .add_extension(_authority_key_id(issuer), critical=False)
+    )
+
+
+def _uri_san(spiffe_id: SpiffeId) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id))])
+
+
+def _authority_key_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The issuer's own key identifier, which a foreign CA may have computed in another way."""
+    try:
+        key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key_id = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id)
+
+
+def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+class Issuer(NamedTuple):
+    """A signing key with its certificates.
+
+    Attributes:
+        key: The private key.
+        certificate: The CA certificate of that key.
+        intermediates: What a peer needs to get from a leaf to a root: ``certificate`` and those
+            above it, or nothing if ``certificate`` is a root itself.
+        bundle: The roots that vouch for it.
+        not_after: When the first certificate up to and with the root expires.
+    """
+
+    key: SigningKey
+    certificate: x509.Certificate
+    intermediates: Sequence[x509.Certificate]
+    bundle: TrustBundle
+    not_after: datetime
+
+
+def load_issuer(
+    *,
+    trust_domain: TrustDomain,
+    certificate: bytes,
+    key: bytes,
+    chain: bytes,
+    root: bytes,
+    now: datetime,
+    subject: str,
+) -> Issuer:
+    """Read an issuer and prove that what it signs for ``trust_domain`` is believed.
+
+    Raises:
+        InputError: It isn't. The problems' paths are the arguments' names.
+    """
+    own, *above = load_certificates(certificate, subject=subject, path="certificate")
+    if chain.strip():
+        above += load_certificates(chain, subject=subject, path="chain")
+    signing_key = load_signing_key(key, subject=subject, path="key")
+    if root.strip():
+        bundle = TrustBundle.parse(trust_domain, root, subject=subject, path="root")
+    else:
+        bundle = TrustBundle.parse(
+            trust_domain, _pem(own), subject=subject, path="certificate (as no root is given)"
+        )
+    intermediates = [
+        each for each in dict.fromkeys((own, *above)) if _pem(each) not in bundle.certificates
+    ]
+    flaws = [flaw for each in intermediates for flaw in _ca_flaws(each, own)]
+    flaws += _trust_domain_flaws(own, trust_domain)
+    if own.public_key() != signing_key.public_key():
+        flaws.append(Flaw("is not the certificate's", "give the pair", "key"))
+    refuse(subject, flaws)
+    issuer = Issuer(signing_key, own, intermediates, bundle, own.not_valid_after_utc)
+    return issuer._replace(not_after=_proven_until(issuer, now, subject))
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def _ca_flaws(certificate: x509.Certificate, own: x509.Certificate) -> Iterator[Flaw]:
+    path = "certificate" if certificate == own else "chain"
+    name = certificate.subject.rfc4514_string()
+    yield from key_flaws(certificate.public_key(), path)
+    yield from ca_flaws(certificate, path)
+    for extension in certificate.extensions:
+        match extension.value:
+            case x509.ExtendedKeyUsage() as purposes:
+                # TLS libraries apply an issuer's purposes to all below it.
+                allowed = {*purposes}
+                if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in allowed:
+                    continue
+                if not allowed.issuperset(USAGES):
+                    yield Flaw(
+                        f"{name} is restricted to other purposes than serverAuth and clientAuth",
+                        "have both in its extendedKeyUsage, or none",
+                        path,
+                    )
+            case x509.NameConstraints() as constraints:
+                subtrees = (
+                    *(constraints.permitted_subtrees or ()),
+                    *(constraints.excluded_subtrees or ()),
+                )
+                if any(isinstance(each, x509.UniformResourceIdentifier) for each in subtrees):
+                    yield Flaw(
+                        f"{name} has URI name constraints, which not every TLS library can check",
+                        "use a CA certificate without them",
+                        path,
+                    )
+
+
+def _trust_domain_flaws(own: x509.Certificate, trust_domain: TrustDomain) -> Iterator[Flaw]:
+    """A signing certificate's own SPIFFE ID, if it has one (X509-SVID, section 3.2)."""
+    try:
+        san = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return
+    for uri in san.get_values_for_type(x509.UniformResourceIdentifier):
+        if uri.startswith("spiffe:") and uri != str(trust_domain.id):
+            yield Flaw(
+                f"is the CA of {shown(uri)}", f"give the CA of {trust_domain.id}", "certificate"
+            )
+
+
+def _proven_until(issuer: Issuer, now: datetime, subject: str) -> datetime:
+    """Sign for a workload that doesn't exist and have it verified.
+
+    That shows path lengths, validity, name constraints and signatures to be right as a peer will
+    see them. Returns when the first certificate on the path expires.
+    """
+    probe = build_leaf(
+        issuer.certificate,
+        issuer.key,
+        public_key=new_key().public_key(),
+        spiffe_id=SpiffeId(issuer.bundle.trust_domain, "/probe"),
+        now=now,
+        not_after=now + timedelta(minutes=1),
+    )
+    path = verify_path(
+        probe, issuer.intermediates, issuer.bundle, now=now, subject=subject, field="chain"
+    )
+    return min(each.not_valid_after_utc for each in path[1:])
+
 
 ROOT_LIFETIME = timedelta(days=3650)
 SVID_LIFETIME = timedelta(hours=12)

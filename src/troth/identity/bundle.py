@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from troth.identity.flaws import Flaw, refuse
 from troth.identity.keys import key_flaws
+from troth.identity.profile import load_certificates
 from troth.identity.spiffe import TrustDomain
-from troth.identity.x509 import load_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from troth.identity.flaws import Flaw, refusal, shown
 from troth.identity.keys import PublicKey, key_flaws
+from troth.identity.profile import SIGNATURE_HASHES, UNREADABLE, USAGES, set_key_usages, workload_id
 from troth.identity.spiffe import SpiffeId
-from troth.identity.x509 import SIGNATURE_HASHES, UNREADABLE, USAGES, set_key_usages, workload_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ import msgspec
 from troth.identity.bundle import TrustBundle
 from troth.identity.flaws import Flaw, refuse
 from troth.identity.keys import PrivateKeyPem
+from troth.identity.profile import verify_svid
 from troth.identity.spiffe import SpiffeId
-from troth.identity.validation import verify_svid
 
 if TYPE_CHECKING:
     from troth.identity.keys import SigningKey

@@ -29,7 +29,7 @@ from troth.local.control import Answer, ControlServer
 from troth.local.hindsight import explainer_of, mesh_audit, mesh_why
 from troth.local.unready import unready
 from troth.mesh.target import find_target, is_address, target_key
-from troth.policy.resolve import PolicyIndex
+from troth.policy.index import PolicyIndex
 from troth.sources.aliases import service_of
 
 if TYPE_CHECKING:

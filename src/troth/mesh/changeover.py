@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from troth.mesh.ports import NO_PORTS, Ports
+from troth.mesh.model import NO_PORTS, Ports
 
 PATIENCE_SECONDS = 2.0
 """How long a port stays open for clients that have not moved, from when the policy closed it."""

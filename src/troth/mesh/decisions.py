@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.mesh.target import pod_at
+from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
-from troth.policy.resolve import PolicyIndex
 from troth.policy.verdict import DecidedBy
 
 if TYPE_CHECKING:

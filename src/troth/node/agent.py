@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from troth.envoy.status import AdsStatus
     from troth.identity.spiffe import SpiffeId, TrustDomain
     from troth.mesh.connections import Connection
-    from troth.mesh.ports import Ports
+    from troth.mesh.model import Ports
     from troth.mesh.view import NodeView
     from troth.mesh.world import World
     from troth.node.metrics import NodeMetrics

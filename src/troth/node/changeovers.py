@@ -8,12 +8,12 @@ import msgspec
 
 from troth._table import Table
 from troth.mesh.changeover import Changeover, Wanted
-from troth.mesh.ports import ALL_PORTS, NO_PORTS
+from troth.mesh.model import ALL_PORTS, NO_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.mesh.ports import Ports
+    from troth.mesh.model import Ports
     from troth.mesh.view import Destination, LocalPod, NodeView
     from troth.policy.model import PeerAuthentication
 

@@ -20,8 +20,7 @@ from troth._table import difference
 from troth.envoy.snapshot import Snapshot
 from troth.identity.bundle import TrustBundle
 from troth.identity.svid import X509Svid
-from troth.mesh.view import NodeView
-from troth.mesh.view_keeper import ViewKeeper
+from troth.mesh.view import NodeView, ViewKeeper
 from troth.node.changeovers import Changeovers
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.envoy.build import SnapshotKeeper
-    from troth.mesh.ports import Ports
+    from troth.mesh.model import Ports
     from troth.mesh.view import Destination, LocalPod
     from troth.mesh.world import World
     from troth.policy.model import PeerAuthentication

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.errors import InputError
-from troth.identity.validation import validate_svid_chain
-from troth.identity.x509 import root_fingerprint
+from troth.identity.profile import root_fingerprint, validate_svid_chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

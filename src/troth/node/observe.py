@@ -9,8 +9,7 @@ from troth.envoy.events import ConnectionEvent
 from troth.envoy.ports import TUNNEL_PORT
 from troth.mesh.connections import Connection, Outcome, Party, Reason, Side
 from troth.mesh.world import World
-from troth.policy.changes import PolicyChanges
-from troth.policy.resolve import PolicyIndex
+from troth.policy.index import PolicyChanges, PolicyIndex
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -20,7 +20,7 @@ from troth._contract import (
     report_lease,
 )
 from troth.errors import TrothError
-from troth.identity.x509 import root_fingerprint
+from troth.identity.profile import root_fingerprint
 from troth.kube.resource import ObjectKind
 
 if TYPE_CHECKING:

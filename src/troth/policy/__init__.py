@@ -4,7 +4,7 @@ Everything here is pure: decoded documents in, values and problems out. A policy
 `PolicyIndex`, which answers for a workload's namespace, labels and ports:
 
     >>> from troth.policy.model import Mode, PeerAuthentication
-    >>> from troth.policy.resolve import PolicyIndex
+    >>> from troth.policy.index import PolicyIndex
     >>> strict = PeerAuthentication(namespace="finance", name="default", mode=Mode.STRICT)
     >>> index = PolicyIndex([strict], root_namespace="istio-system")
     >>> verdict = index.effective("finance", {"app": "payments"}, ports=[8080])

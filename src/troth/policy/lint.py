@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth._syntax import label_text
 from troth.errors import Problem, Severity
+from troth.policy.index import NamespacePolicies
 from troth.policy.model import KIND
-from troth.policy.namespace import NamespacePolicies
 from troth.policy.scope import scope_of, why_before
 
 if TYPE_CHECKING:

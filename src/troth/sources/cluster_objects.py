@@ -19,15 +19,16 @@ from troth.kube.decoding import decode
 from troth.kube.resource import Item, make_item, misfit, read_header
 from troth.mesh.model import (
     CAPTURED_ANNOTATION,
+    NO_PORTS,
     PLAINTEXT_ANNOTATION,
     ContainerPort,
     Namespace,
     Pod,
     PodPhase,
+    Ports,
     Protocol,
     ServicePort,
 )
-from troth.mesh.ports import NO_PORTS, Ports
 from troth.policy.model import API_VERSIONS, KIND, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
 from troth.sources.cluster_checks import Checks

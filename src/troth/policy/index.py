@@ -1,8 +1,9 @@
-"""Find the policies that hold for a workload and decide the effective mode of its ports.
+"""Policies arranged for asking which of them hold for a workload and what they decide.
 
 The rules are in `troth.policy.scope`; this is the index that makes asking cheap. Only the
 policies of the root namespace and of the workload's own are looked at, and of those with a
-selector only the ones that share a label with the workload.
+selector only the ones that share a label with the workload. `PolicyChanges` is what differs between
+two sets of policies, by which an index is brought up to date.
 """
 
 from __future__ import annotations
@@ -11,16 +12,107 @@ from collections import defaultdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
-from troth.policy.explain import explain
+import msgspec
+
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.namespace import NamespacePolicies
-from troth.policy.scope import NARROWEST_FIRST, Scope
-from troth.policy.verdict import DecidedBy, Decision, PortVerdict, Verdict
+from troth.policy.scope import NARROWEST_FIRST, Scope, by_age
+from troth.policy.verdict import DecidedBy, Decision, PortVerdict, Verdict, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from troth.policy.changes import PolicyChanges
+    Label = tuple[str, str]
+    from collections.abc import Sequence
+
+
+class NamespacePolicies:
+    """The policies of one namespace, found by the labels they select.
+
+    It does not change; `changed` makes another one.
+
+    Args:
+        policies: In any order.
+        by_label: Those with a selector, each under one of its labels; made if it isn't given.
+
+    Attributes:
+        policies: All of them, oldest first.
+        oldest_without_selector: The one that counts for the whole namespace or mesh.
+    """
+
+    def __init__(
+        self,
+        policies: Iterable[PeerAuthentication] = (),
+        by_label: Mapping[Label, tuple[PeerAuthentication, ...]] | None = None,
+    ) -> None:
+        self.policies = sorted(policies, key=by_age)
+        self.oldest_without_selector = next((p for p in self.policies if not p.selector), None)
+        if by_label is None:
+            files: dict[Label, tuple[PeerAuthentication, ...]] = {}
+            for policy in self.policies:
+                _file(files, policy)
+            by_label = files
+        self._by_label = by_label
+
+    def changed(
+        self, removed: Iterable[PeerAuthentication], added: Iterable[PeerAuthentication]
+    ) -> Self:
+        """The same without ``removed`` and with ``added``.
+
+        Costs what is different and a copy of two tables of references.
+        """
+        policies, by_label = self.policies.copy(), dict(self._by_label)
+        for policy in removed:
+            policies.remove(policy)
+            _unfile(by_label, policy)
+        for policy in added:
+            policies.append(policy)
+            _file(by_label, policy)
+        return type(self)(policies, by_label)
+
+    def oldest_matching(self, labels: Mapping[str, str]) -> PeerAuthentication | None:
+        """The oldest policy whose selector matches ``labels``."""
+        return min(self._first_matches(labels), key=by_age, default=None)
+
+    def matching(self, labels: Mapping[str, str]) -> list[PeerAuthentication]:
+        """All policies whose selector matches ``labels``, oldest first."""
+        found = (
+            policy
+            for label in labels.items()
+            for policy in self._by_label.get(label, ())
+            if policy.selector.items() <= labels.items()
+        )
+        return sorted(found, key=by_age)
+
+    def _first_matches(self, labels: Mapping[str, str]) -> Iterator[PeerAuthentication]:
+        for label in labels.items():
+            for policy in self._by_label.get(label, ()):
+                if policy.selector.items() <= labels.items():
+                    yield policy
+                    break  # the others under this label are younger
+
+
+def _file(
+    by_label: dict[Label, tuple[PeerAuthentication, ...]], policy: PeerAuthentication
+) -> None:
+    """Put a policy under one of its labels: a workload without that can't match."""
+    if not policy.selector:
+        return
+    # The one that leads to the fewest so far, so that a label that all share leads to few.
+    label = min(policy.selector.items(), key=lambda label: (len(by_label.get(label, ())), label))
+    by_label[label] = tuple(sorted((*by_label.get(label, ()), policy), key=by_age))
+
+
+def _unfile(
+    by_label: dict[Label, tuple[PeerAuthentication, ...]], policy: PeerAuthentication
+) -> None:
+    for label in policy.selector.items():
+        there = by_label.get(label, ())
+        if policy in there:
+            by_label[label] = tuple(other for other in there if other != policy)
+            if not by_label[label]:
+                del by_label[label]
+            return
+
 
 _DEFAULT_MODE = Mode.PERMISSIVE
 _DEFAULT = DecidedBy(scope=Scope.DEFAULT)
@@ -163,3 +255,49 @@ def _entry(policy: PeerAuthentication, entry: Mode, rest: PortVerdict) -> PortVe
         decided_by=DecidedBy(scope=Scope.WORKLOAD, policy=policy.key),
         why=f"portLevelMtls of {policy.key} sets {entry}",
     )
+
+
+class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """The policies that only one of two sets has; one that was edited is in both fields.
+
+    Attributes:
+        removed: Those that only the former set has.
+        added: Those that only the later one has.
+    """
+
+    removed: tuple[PeerAuthentication, ...] = ()
+    added: tuple[PeerAuthentication, ...] = ()
+
+    @classmethod
+    def between(
+        cls, before: Sequence[PeerAuthentication], after: Sequence[PeerAuthentication]
+    ) -> Self:
+        """Compare two sets in which most policies are the very same objects: a glance at each."""
+        start = _shared(before, after)
+        before, after = before[start:], after[start:]
+        end = _shared(before[::-1], after[::-1])
+        before, after = before[: len(before) - end], after[: len(after) - end]
+        kept, known = {id(policy) for policy in after}, {id(policy) for policy in before}
+        removed = [policy for policy in before if id(policy) not in kept]
+        added = [policy for policy in after if id(policy) not in known]
+        # Read anew, most say what they said.
+        former = {policy.key: policy for policy in removed}
+        same = {policy.key for policy in added if former.get(policy.key) == policy}
+        return cls(
+            removed=tuple(policy for policy in removed if policy.key not in same),
+            added=tuple(policy for policy in added if policy.key not in same),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.added)
+
+    @property
+    def all(self) -> tuple[PeerAuthentication, ...]:
+        """Every policy that a workload's modes may depend on in only one of the sets."""
+        return self.removed + self.added
+
+
+def _shared(one: Sequence[PeerAuthentication], other: Sequence[PeerAuthentication]) -> int:
+    """How many the two have in common before they first differ."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a is not b), min(len(one), len(other)))

@@ -1,19 +1,32 @@
-"""Services' addresses outside of the service ranges, kept up to date service by service."""
+"""Services' addresses beside their cluster IPs: whose such an address is, port by port.
+
+Unlike a cluster IP, such an address can be anything: a node's own, one that several Services share,
+or one that a Service has no business with, because whoever may make Services may write what he
+likes to ``externalIPs`` (CVE-2020-8554). So it stands for the Service on the Service's ports alone,
+and only if nobody has a better claim:
+
+1. a captured pod, or a Service whose cluster IP it is
+2. a Service whose load balancer has it, which its controller says
+3. a Service that calls it an external IP
+
+`ServiceAddresses` keeps up to date, Service by Service, what is outside of the service ranges.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from troth.mesh.externals import ExternalPort, external_ports
-from troth.mesh.view import other_virtual_ips
+import msgspec
+
+from troth.mesh.model import Endpoint, Protocol, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
+    from ipaddress import IPv4Network, IPv6Network
 
     from troth._table import Difference
-    from troth.mesh.model import Service
     from troth.mesh.view import Destination
 
 
@@ -98,3 +111,58 @@ class ServiceAddresses:
             counter[address] += by
             if not counter[address]:
                 del counter[address]
+
+
+class ExternalPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A TCP port at an address that is a Service's there.
+
+    Attributes:
+        endpoints: Where its connections go; some may be of the other IP family.
+        client_ip_affinity: As of `Service`.
+    """
+
+    address: str
+    number: int
+    endpoints: tuple[Endpoint, ...] = ()
+    client_ip_affinity: bool = False
+
+
+def external_ports(
+    services: Iterable[Service], taken: Iterable[Collection[str]]
+) -> tuple[ExternalPort, ...]:
+    """All of them, in a fixed order; of Services with equal claims the first by name wins.
+
+    Args:
+        services: All Services.
+        taken: Addresses of captured pods, pod by pod.
+    """
+    services = sorted(services, key=str)
+    if not any(each.load_balancer_ips or each.external_ips for each in services):
+        return ()
+    better = {address for addresses in taken for address in addresses}
+    better |= {address for service in services for address in service.cluster_ips}
+    claims = [(service, address) for service in services for address in service.load_balancer_ips]
+    claims += [(service, address) for service in services for address in service.external_ips]
+    found: dict[tuple[str, int], ExternalPort] = {}
+    for service, address in claims:
+        if address in better:
+            continue
+        for port in service.ports:
+            if port.protocol is Protocol.TCP:
+                claimed = ExternalPort(
+                    address=address,
+                    number=port.number,
+                    endpoints=port.external_endpoints,
+                    client_ip_affinity=service.client_ip_affinity,
+                )
+                found.setdefault((address, port.number), claimed)
+    return tuple(each for _, each in sorted(found.items()))
+
+
+def other_virtual_ips(service: Service, networks: Iterable[IPv4Network | IPv6Network]) -> list[str]:
+    """The virtual IPs of a service that are in none of the networks."""
+    return [
+        address
+        for address in service.cluster_ips
+        if not any(ip_address(address) in network for network in networks)
+    ]
