@@ -19,9 +19,9 @@ from troth.envoy.accesslog import (
     connected_log_options,
     failed_access_log,
 )
-from troth.envoy.command import EnvoyOptions, command, find_envoy
-from troth.envoy.logpipe import AccessLogPipe
-from troth.envoy.reasons import Role
+from troth.envoy.events import Role
+from troth.envoy.pipe import AccessLogPipe
+from troth.envoy.process import EnvoyOptions, command, find_envoy
 from troth.mesh.connections import Outcome, Reason, Side
 
 if TYPE_CHECKING:

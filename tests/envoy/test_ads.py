@@ -17,9 +17,8 @@ from google.protobuf import any_pb2
 
 from troth.envoy.ads import AdsServer
 from troth.envoy.bootstrap import bootstrap
-from troth.envoy.command import EnvoyOptions, find_envoy
 from troth.envoy.limits import Limits
-from troth.envoy.process import EnvoyProcess
+from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.snapshot import CLUSTER, LISTENER, Resource, Snapshot
 from troth.errors import EnvironmentLackError
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from troth.envoy.status import Nack
+    from troth.envoy.delta import Nack
 
     Until = Callable[[Callable[[], object]], Awaitable[None]]
 

@@ -26,9 +26,9 @@ from troth.envoy.clusters import external_cluster, pod_clusters, service_cluster
 from troth.envoy.inbound import plain_in, tunnel_in
 from troth.envoy.internal_outbound import InternalOutbound
 from troth.envoy.limits import BUFFER_BYTES
-from troth.envoy.names import INTERNAL_OUTBOUND
 from troth.envoy.outbound import match_services, outbound
 from troth.envoy.ports import OWN_PORTS, PORT_SETS, PortSet
+from troth.envoy.resources import INTERNAL_OUTBOUND
 from troth.envoy.snapshot import CLUSTER, LISTENER, RUNTIME
 from troth.envoy.tls import bundle_secret, svid_secret
 from troth.identity.authority import CertificateAuthority

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from troth.envoy.nack import refusals
+from troth.envoy.delta import refusals
 
 NAMES = frozenset({"good", "bad-a", "bad-b: x", "svc|10.96.0.10:80", "bad1", "bad2"})
 

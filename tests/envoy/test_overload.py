@@ -14,13 +14,12 @@ from google.protobuf import any_pb2
 
 from troth.envoy.ads import AdsServer
 from troth.envoy.bootstrap import bootstrap
-from troth.envoy.command import EnvoyOptions, find_envoy
+from troth.envoy.events import Role
 from troth.envoy.filters import tls_inspector
 from troth.envoy.limits import RUNTIME_LAYER, Limits, runtime_layer
-from troth.envoy.names import listener_name
 from troth.envoy.overflow_watch import OverflowWatch
-from troth.envoy.process import EnvoyProcess
-from troth.envoy.reasons import Role
+from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
+from troth.envoy.resources import listener_name
 from troth.envoy.snapshot import Resource, Snapshot
 from troth.mesh.connections import Reason
 

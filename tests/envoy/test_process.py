@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from troth.envoy.backoff import Backoff
-from troth.envoy.command import EnvoyOptions, LogLine, command, find_envoy, parse_log_line
-from troth.envoy.process import EnvoyProcess
+from troth.envoy.process import (
+    Backoff,
+    EnvoyOptions,
+    EnvoyProcess,
+    LogLine,
+    command,
+    find_envoy,
+    parse_log_line,
+)
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:

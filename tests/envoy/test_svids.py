@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from google.protobuf import json_format
 
-from troth.envoy.command import EnvoyOptions, command, find_envoy
+from troth.envoy.process import EnvoyOptions, command, find_envoy
 from troth.envoy.tls import bundle_secret, client_socket, server_socket
 from troth.identity.bundle import TrustBundle
 from troth.identity.spiffe import SpiffeId, TrustDomain

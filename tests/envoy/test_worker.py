@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from troth.envoy import worker as worker_module
 from troth.envoy.bootstrap import bootstrap
-from troth.envoy.command import EnvoyOptions, find_envoy
 from troth.envoy.limits import Limits
-from troth.envoy.process import EnvoyProcess
+from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.worker import Worker
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from tests.samples import connection
 
+from troth.envoy.delta import Nack
 from troth.envoy.snapshot import LISTENER
-from troth.envoy.status import Nack
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.connections import Party

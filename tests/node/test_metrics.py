@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.samples import NOON, connection
 
-from troth.envoy.status import Nack
+from troth.envoy.delta import Nack
 from troth.mesh.connections import Outcome, Party, Reason, Side
 from troth.node.figures import Figures
 from troth.node.metrics import _MOST_SERIES, NodeMetrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from troth.envoy.status import AdsStatus, Nack
+from troth.envoy.delta import AdsStatus, Nack
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import Namespace, Pod
 from troth.mesh.world import World

@@ -26,9 +26,8 @@ from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import struct_pb2
 
-from troth.envoy.events import LOG_FORMAT, POD_STATE
-from troth.envoy.proto import Message, pack
-from troth.envoy.reasons import GIVEN_UP, Role
+from troth.envoy.events import GIVEN_UP, LOG_FORMAT, POD_STATE, Role
+from troth.envoy.resources import Message, pack
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,9 +18,8 @@ import structlog
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from troth._peers import is_our_user, shut_out
-from troth.envoy.delta import DeltaStream, Reaction, Response
+from troth.envoy.delta import AdsStatus, DeltaStream, Nack, Reaction, Response
 from troth.envoy.snapshot import Snapshot
-from troth.envoy.status import AdsStatus, Nack
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from troth.envoy.limits import BUFFER_BYTES, RUNTIME_LAYER
-from troth.envoy.names import RESET
 from troth.envoy.overflow import COUNTERS
+from troth.envoy.resources import RESET
 
 if TYPE_CHECKING:
     from pathlib import Path

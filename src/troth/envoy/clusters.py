@@ -24,9 +24,16 @@ from envoy.type.metadata.v3 import metadata_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
 from troth.envoy.limits import CONNECT_SECONDS, buffer_limit
-from troth.envoy.names import INTERNAL_OUTBOUND, cluster_name, service_cluster_name
 from troth.envoy.ports import ENVOY_MARK, TUNNEL_PORT
-from troth.envoy.proto import Message, mark_option, pack, socket_address
+from troth.envoy.resources import (
+    INTERNAL_OUTBOUND,
+    Message,
+    cluster_name,
+    mark_option,
+    pack,
+    service_cluster_name,
+    socket_address,
+)
 from troth.envoy.tls import client_socket
 
 if TYPE_CHECKING:

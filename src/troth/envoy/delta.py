@@ -1,4 +1,4 @@
-"""The server's side of the incremental xDS protocol for one stream, without I/O.
+r"""The server's side of the incremental xDS protocol for one stream, without I/O.
 
 `DeltaStream` takes requests and snapshots and gives responses. The rules are those of Envoy's
 "xDS REST and gRPC protocol", section "Incremental xDS"; where troth chooses:
@@ -11,25 +11,140 @@
 - Within a push what is referred to comes before what refers to it, and goes after it.
 - Secrets are sent one by one: a NACK of several says neither which nor whether the rest counts.
 - A resource that was NACKed is sent again when its content changes, or by `DeltaStream.retry`.
+
+A NACK says nowhere by itself which resources it is about: it is for a whole response. For listeners
+and clusters Envoy applies the good ones all the same and lists the bad ones in the message, as in::
+
+    Error adding/updating listener(s) NAME: REASON\nNAME: REASON\n
+    Error adding/updating cluster(s) NAME: REASON, NAME: REASON
+
+Any other message (a body that can't be decoded, a certificate without its key) means that nothing
+of the response counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
 
 from troth._table import difference
-from troth.envoy.nack import refusals
 from troth.envoy.snapshot import CLUSTER, ENDPOINTS, LISTENER, RUNTIME, SECRET, Snapshot
-from troth.envoy.status import Nack, TypeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
 
     from troth._table import Difference
     from troth.envoy.snapshot import Resource
+
+
+class Nack(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource that Envoy refused; what it had before under that name stays in force.
+
+    Attributes:
+        type_url: Its xDS type.
+        name: Its name.
+        version: The version refused.
+        message: Envoy's own words.
+    """
+
+    type_url: str
+    name: str
+    version: str
+    message: str
+
+
+class TypeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The resources of one type, counted.
+
+    Attributes:
+        wanted: In the current snapshot.
+        subscribed: Of those, what Envoy has asked for.
+        acked: Of those, what it has in the current version.
+        nacked: Of those, what it refused.
+    """
+
+    wanted: int = 0
+    subscribed: int = 0
+    acked: int = 0
+    nacked: int = 0
+
+
+class AdsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The ADS server as seen from the stream that was opened last.
+
+    Attributes:
+        connected: An Envoy has a stream open.
+        settled: It has answered everything it asked for of the current snapshot.
+        types: Counts by type URL.
+        nacks: What it refuses now.
+        last_push: When something was last sent to it, UTC.
+        last_ack: When it last took something over, UTC.
+    """
+
+    connected: bool = False
+    settled: bool = False
+    types: Mapping[str, TypeStatus] = {}
+    nacks: tuple[Nack, ...] = ()
+    last_push: datetime | None = None
+    last_ack: datetime | None = None
+
+
+_LISTS = {
+    "Error adding/updating listener(s) ": "\n",
+    "Error adding/updating cluster(s) ": ", ",
+}
+"""How Envoy introduces a list of refusals, and what stands between two of them."""
+
+_TRUNCATED = "...(truncated)"
+
+
+def refusals(message: str, names: Collection[str]) -> dict[str, str]:
+    """Say which of ``names``, the resources of the response, were refused, and why.
+
+    When in doubt a resource was refused: to take a refusal for an acceptance would show a policy
+    as in force that isn't.
+    """
+    for introduction, separator in _LISTS.items():
+        if message.startswith(introduction):
+            found = _split(message.removeprefix(introduction), separator, names)
+            break
+    else:
+        found = {}
+    if not found:
+        return dict.fromkeys(names, message)
+    if message.endswith(_TRUNCATED):
+        untold = "Envoy's message is too long; it may have refused this, too"
+        return dict.fromkeys(names, untold) | found
+    return found
+
+
+def _split(text: str, separator: str, names: Collection[str]) -> dict[str, str]:
+    """Read ``NAME: REASON`` items; a part that begins with no known name continues a reason."""
+    found: dict[str, str] = {}
+    current = ""
+    for part in text.split(separator):
+        name = _leading_name(part, names)
+        if name is not None:
+            current = name
+            found[name] = part.removeprefix(f"{name}: ")
+        elif not current:
+            return {}  # not one of ours: the list can't be told apart
+        else:
+            found[current] += separator + part
+    return {name: reason.strip() for name, reason in found.items()}
+
+
+def _leading_name(part: str, names: Collection[str]) -> str | None:
+    end = -1
+    while (end := part.find(": ", end + 1)) >= 0:
+        if part[:end] in names:
+            return part[:end]
+    return None
+
 
 Request = Any
 """An ``envoy.service.discovery.v3.DeltaDiscoveryRequest``."""

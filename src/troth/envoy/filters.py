@@ -19,7 +19,7 @@ from google.protobuf.json_format import MessageToDict
 from xds.type.v3 import typed_struct_pb2
 
 from troth.envoy.accesslog import connected_log_options
-from troth.envoy.proto import Message, pack
+from troth.envoy.resources import Message, pack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

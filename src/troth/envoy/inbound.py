@@ -10,6 +10,7 @@ from envoy.config.listener.v3 import listener_pb2
 from google.protobuf import duration_pb2
 
 from troth.envoy.accesslog import connected_access_log, failed_access_log
+from troth.envoy.events import Role
 from troth.envoy.filters import (
     original_dst,
     original_src,
@@ -32,10 +33,8 @@ from troth.envoy.matchers import (
     match_ranges,
     match_whole,
 )
-from troth.envoy.names import RESET, cluster_name, listener_name
 from troth.envoy.ports import APP_MARK, OWN_PORTS, PORT_SETS
-from troth.envoy.proto import Message, socket_address
-from troth.envoy.reasons import Role
+from troth.envoy.resources import RESET, Message, cluster_name, listener_name, socket_address
 from troth.envoy.tls import server_socket
 
 if TYPE_CHECKING:

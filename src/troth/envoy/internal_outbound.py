@@ -17,7 +17,7 @@ from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.config.listener.v3 import listener_pb2
 
 from troth.envoy.accesslog import failed_access_log
-from troth.envoy.events import POD_STATE
+from troth.envoy.events import POD_STATE, Role
 from troth.envoy.filters import (
     FROM_STATE,
     SHARED_ONCE,
@@ -37,15 +37,14 @@ from troth.envoy.matchers import (
     match_range,
     match_ranges,
 )
-from troth.envoy.names import INTERNAL_OUTBOUND, cluster_name
-from troth.envoy.reasons import Role
+from troth.envoy.resources import INTERNAL_OUTBOUND, cluster_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from troth._table import Difference
-    from troth.envoy.proto import Message
+    from troth.envoy.resources import Message
     from troth.mesh.view import Destination
 
 

@@ -13,13 +13,13 @@ import msgspec
 from envoy.service.runtime.v3 import rtds_pb2
 from google.protobuf import wrappers_pb2
 
-from troth.envoy.names import listener_name
-from troth.envoy.reasons import Role
+from troth.envoy.events import Role
+from troth.envoy.resources import listener_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from troth.envoy.proto import Message
+    from troth.envoy.resources import Message
 
 RUNTIME_LAYER = "limits"
 

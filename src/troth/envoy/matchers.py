@@ -9,7 +9,7 @@ from google.protobuf import wrappers_pb2
 from xds.core.v3 import cidr_pb2, extension_pb2
 from xds.type.matcher.v3 import ip_pb2, matcher_pb2, regex_pb2, string_pb2
 
-from troth.envoy.proto import Message, pack
+from troth.envoy.resources import Message, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

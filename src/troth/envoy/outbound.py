@@ -9,7 +9,7 @@ from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.config.listener.v3 import listener_pb2
 
 from troth.envoy.accesslog import unrouted_access_log
-from troth.envoy.events import POD_STATE
+from troth.envoy.events import POD_STATE, Role
 from troth.envoy.filters import (
     FROM_STATE,
     SHARED_ONCE,
@@ -28,10 +28,8 @@ from troth.envoy.matchers import (
     match_range,
     match_ranges,
 )
-from troth.envoy.names import INTERNAL_OUTBOUND, listener_name
 from troth.envoy.ports import PORT_SETS
-from troth.envoy.proto import Message, socket_address
-from troth.envoy.reasons import Role
+from troth.envoy.resources import INTERNAL_OUTBOUND, Message, listener_name, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth.envoy.reasons import Role
+from troth.envoy.events import Role
 from troth.mesh.connections import Reason, Side
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf import wrappers_pb2
 
 from troth.envoy.ports import TUNNEL_ALPN
-from troth.envoy.proto import Message, ads, pack
+from troth.envoy.resources import Message, ads, pack
 
 if TYPE_CHECKING:
     from troth.identity.bundle import TrustBundle

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
+    from troth.envoy.delta import AdsStatus
     from troth.envoy.ports import PortSet
     from troth.envoy.snapshot import Snapshot
-    from troth.envoy.status import AdsStatus
     from troth.identity.spiffe import SpiffeId, TrustDomain
     from troth.mesh.connections import Connection
     from troth.mesh.model import Ports

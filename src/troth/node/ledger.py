@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from troth.envoy.logpipe import AccessLogPipe
     from troth.envoy.overflow_watch import OverflowWatch
+    from troth.envoy.pipe import AccessLogPipe
     from troth.mesh.connections import Side
     from troth.mesh.model import Pod
     from troth.mesh.target import Target

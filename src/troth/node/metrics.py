@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from troth.envoy.status import Nack
+    from troth.envoy.delta import Nack
     from troth.mesh.connections import Connection, Party
     from troth.node.figures import Figures
 

@@ -10,10 +10,9 @@ import msgspec
 from troth._peers import is_our_user
 from troth.envoy.ads import AdsServer
 from troth.envoy.bootstrap import bootstrap
-from troth.envoy.command import EnvoyOptions, find_envoy
-from troth.envoy.logpipe import AccessLogPipe
 from troth.envoy.overflow_watch import OverflowWatch
-from troth.envoy.process import EnvoyProcess
+from troth.envoy.pipe import AccessLogPipe
+from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.worker import Worker
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from troth.envoy.lines import LineBuffer
-from troth.envoy.logpipe import AccessLogPipe
+from troth.envoy.pipe import AccessLogPipe, LineBuffer
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
