@@ -274,6 +274,69 @@ def test_validate_finds_a_policy_that_selects_nothing(cluster: Cluster, ask: Ask
     assert ask("validate", "-n", "legacy", "--strict")["problems"] == []
 
 
+def istios_kind(group: str, kind: str) -> dict[str, Any]:
+    """A definition of one of Istio's kinds that takes anything."""
+    plural = "authorizationpolicies" if kind == "AuthorizationPolicy" else f"{kind.lower()}s"
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": anything},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural},
+            "versions": [version],
+        },
+    }
+
+
+def test_status_says_once_each_what_validate_knows(cluster: Cluster, ask: Asker) -> None:
+    selector = {"matchLabels": {"app": "payments"}}
+    cluster.apply(policy("lost", "STRICT", selector={"matchLabels": {"app": "paiments"}}))
+    cluster.apply(policy("literal", "STRICT", selector={"matchLabels": {"app": "a b"}}))
+    port = policy("port", "STRICT", selector=selector)
+    port["spec"]["portLevelMtls"] = {"80": {"mode": "DISABLE"}}
+    cluster.apply(port)
+    for group, kind in (
+        ("security.istio.io", "AuthorizationPolicy"),
+        ("networking.istio.io", "DestinationRule"),
+    ):
+        definition = istios_kind(group, kind)
+        cluster.apply(definition)
+        name = f"crd/{definition['metadata']['name']}"
+        cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", name)
+        metadata = {"namespace": "finance", "name": "web"}
+        rule = {"apiVersion": f"{group}/v1", "kind": kind, "metadata": metadata}
+        cluster.kubectl("create", "-f", "-", input=json.dumps(rule))
+
+    def told() -> list[tuple[str, str]]:
+        report = ask("status", code=1)  # as there is no controller
+        return sorted((each["subject"], each["found"]) for each in report["problems"])
+
+    (authorization, destination, literal, lost, wrong) = told()
+    assert authorization[0] == "AuthorizationPolicy.security.istio.io"
+    assert authorization[1].endswith("(finance/web): nobody is refused for what it says")
+    assert destination[0] == "DestinationRule.networking.istio.io"
+    assert literal == (
+        "PeerAuthentication finance/literal",
+        'is "a b", which no pod can have: it selects none',
+    )
+    assert lost[0] == "PeerAuthentication finance/lost"
+    assert "doesn't match any of the 2 workloads given in namespace finance" in lost[1]
+    assert wrong == (
+        "PeerAuthentication finance/port",
+        "is a port that no container of Deployment finance/payments declares",
+    )
+    cluster.kubectl("delete", "authorizationpolicies,destinationrules", "--all", "-n", "finance")
+
+
 def test_explain_goes_on_without_mesh_wide_policies_where_none_could_matter(
     cluster: Cluster, jane: Asker
 ) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from troth._contract import NodeReport, policy_digest
-from troth.errors import Problem
+from troth.errors import Problem, Severity
 from troth.explain.cluster_status import cluster_status
 from troth.identity.authority import CertificateAuthority
 from troth.identity.profile import root_fingerprint
@@ -100,6 +100,26 @@ def test_nothing_is_missing_where_all_is_well() -> None:
     assert found.trust_bundle is not None
     (root,) = found.trust_bundle.roots
     assert (root.signing, root.expires > NOW) == (True, True)
+
+
+def test_what_troth_does_not_enforce_in_the_mesh_is_told_once() -> None:
+    rules = tuple(f"shop/rule-{number}" for number in range(5))
+    found = status(
+        unenforced={
+            "AuthorizationPolicy.security.istio.io": (*rules, "elsewhere/rule"),
+            "DestinationRule.networking.istio.io": ("elsewhere/rule",),
+        }
+    )
+    (problem,) = found.problems
+    assert (problem.subject, problem.severity) == (
+        "AuthorizationPolicy.security.istio.io",
+        Severity.WARNING,
+    )
+    assert problem.found == (
+        "isn't enforced in namespaces of the mesh (shop/rule-0, shop/rule-1, shop/rule-2 and 2 "
+        "more): nobody is refused for what it says"
+    )
+    assert found.ready
 
 
 def test_pods_of_other_namespaces_are_not_missed_where_one_is_asked_for() -> None:

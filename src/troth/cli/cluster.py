@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import msgspec
 import typer
 
 from troth._syntax import NAMESPACE
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from troth.explain.explain import Explanation
     from troth.identity.spiffe import TrustDomain
     from troth.sources.cluster_manifests import ClusterManifests
+    from troth.sources.collect import Manifests
 
 ContextOption = Annotated[
     str | None, typer.Option("--context", help="Ask the cluster of this kubeconfig context.")
@@ -178,6 +180,7 @@ def ask_status(
     import asyncio  # noqa: PLC0415 - see above
 
     from troth.explain.cluster_status import cluster_status  # noqa: PLC0415 - see above
+    from troth.explain.lint import lint_together  # noqa: PLC0415 - see above
     from troth.sources.installation import read_installation  # noqa: PLC0415 - see above
 
     found = asyncio.run(
@@ -190,13 +193,25 @@ def ask_status(
         raise InputError(
             [Problem(subject=f"namespace {namespace}", path="", found="isn't there", wanted=wanted)]
         )
+    asked = ask_cluster(cluster, root_namespace=root_namespace, namespace=namespace)
     return cluster_status(
         found,
         home=home,
         root_namespace=root_namespace,
         trust_domain=trust_domain,
         now=datetime.now(UTC),
+        doubts=lint_together(with_known_workloads(asked), root_namespace=root_namespace),
     )
+
+
+def with_known_workloads(found: ClusterManifests) -> Manifests:
+    """A cluster's objects, without any workloads if some are unknown.
+
+    Nothing can be said then about which policy selects none.
+    """
+    if found.has_all_workloads:
+        return found.manifests
+    return msgspec.structs.replace(found.manifests, pods={}, deployments={}, workloads={})
 
 
 def require_essentials(found: ClusterManifests, *, but_in: str = "") -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 
 from troth.cli.cluster import (
-    Cluster,
     ContextOption,
     KubeconfigOption,
     ask_cluster,
     chosen_cluster,
+    with_known_workloads,
 )
 from troth.cli.console import Output, OutputOption, err, out, print_json
 from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, RootNamespaceOption, read_manifests
@@ -23,7 +22,6 @@ from troth.explain.validate import validate
 
 if TYPE_CHECKING:
     from troth.explain.validate import Validation
-    from troth.sources.collect import Manifests
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
@@ -66,7 +64,9 @@ def validate_command(
         ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=named
     )
     if cluster:
-        manifests = _in_cluster(cluster, root_namespace, namespace or "")
+        manifests = with_known_workloads(
+            ask_cluster(cluster, root_namespace=root_namespace, namespace=namespace or "")
+        )
     elif named:
         (manifests,) = read_manifests(named, namespace=namespace)
     else:
@@ -86,14 +86,6 @@ def validate_command(
             what = "1 field or kind has" if count == 1 else f"{count} fields and kinds have"
             err.print(f"{what} no effect in troth up; --strict names each", style="dim")
     return 1 if report.errors or (strict and report.warnings) else 0
-
-
-def _in_cluster(cluster: Cluster, root_namespace: str, namespace: str) -> Manifests:
-    found = ask_cluster(cluster, root_namespace=root_namespace, namespace=namespace)
-    if found.has_all_workloads:
-        return found.manifests
-    # With some of them unknown, nothing can be said about which policy selects none.
-    return msgspec.structs.replace(found.manifests, pods={}, deployments={}, workloads={})
 
 
 def _print(report: Validation) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 
 from troth._contract import TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest
-from troth.errors import InputError, Severity
+from troth.errors import InputError, Problem, Severity
 from troth.explain.cluster_report import (
     ClusterPod,
     ClusterStatus,
@@ -28,15 +28,17 @@ from troth.identity.profile import root_fingerprint
 from troth.mesh.model import Protocol
 from troth.mesh.world import World
 from troth.policy.index import PolicyIndex
+from troth.sources.without_effect import consequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from troth._contract import NodeReport
-    from troth.errors import Problem
     from troth.identity.spiffe import TrustDomain
     from troth.mesh.model import Pod
     from troth.sources.installation import Installation, Lease, ReportedNode
+
+_MOST_NAMED = 3
 
 _SLACK = timedelta(seconds=60)
 """How far the clock of whoever renewed a lease may be behind the one that it is held against."""
@@ -49,6 +51,7 @@ def cluster_status(
     root_namespace: str,
     trust_domain: TrustDomain,
     now: datetime,
+    doubts: Iterable[Problem] = (),
 ) -> ClusterStatus:
     """Judge an installation.
 
@@ -58,6 +61,7 @@ def cluster_status(
         root_namespace: Where mesh-wide policies live.
         trust_domain: Of all identities.
         now: The time.
+        doubts: Policies that don't do what they seem to (`troth.explain.lint`).
     """
     world = World(
         trust_domain=trust_domain,
@@ -72,7 +76,7 @@ def cluster_status(
     pods = tuple(reasons.pods(shown))
     controller = None if found.nodes is None else _controller(found.leader, now)
     bundle, bad_roots = _trust_bundle(found, home, trust_domain)
-    problems = (*found.problems, *bad_roots)
+    problems = (*found.problems, *bad_roots, *doubts, *_unenforced(found))
     waiting_for = (
         *_missing_control(home, controller, bundle, now),
         *(f"node {node.name}: {node.why}" for node in nodes or () if node.why),
@@ -91,6 +95,27 @@ def cluster_status(
         pods=pods,
         problems=problems,
     )
+
+
+def _unenforced(found: Installation) -> Iterator[Problem]:
+    """What is meant for Istio, in namespaces of which this mesh has taken care instead."""
+    for kind, keys in sorted(found.unenforced.items()):
+        here = [
+            key
+            for key in keys
+            if (namespace := found.namespaces.get(key.partition("/")[0])) and namespace.in_mesh
+        ]
+        if here:
+            named = ", ".join(here[:_MOST_NAMED])
+            more = f" and {len(here) - _MOST_NAMED} more" if here[_MOST_NAMED:] else ""
+            yield Problem(
+                subject=kind,
+                path="",
+                found=f"isn't enforced in namespaces of the mesh ({named}{more}): "
+                f"{consequence(kind)}",
+                wanted="remove it, or leave those namespaces to Istio",
+                severity=Severity.WARNING,
+            )
 
 
 def _is_shown(world: World, pod: Pod) -> bool:

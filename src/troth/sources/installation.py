@@ -94,6 +94,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
         nodes: What agents reported.
         leader: The controller's lease; None also when there is none.
         bundles: By namespace.
+        unenforced: Objects of kinds that Istio enforces and troth doesn't, as ``NAMESPACE/NAME`` by
+            ``KIND.GROUP``; without those that may not be read.
         problems: What is wrong with objects, and what there is no right to read.
     """
 
@@ -105,12 +107,17 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[ReportedNode, ...] | None = ()
     leader: Lease | None = None
     bundles: Mapping[str, TrustBundleMap] | None = {}
+    unenforced: Mapping[str, tuple[str, ...]] = {}
     problems: tuple[Problem, ...] = ()
 
 
 class _Metadata(wire.Header, frozen=True, kw_only=True):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+
+
+class _Headed(msgspec.Struct, frozen=True):
+    metadata: wire.Header
 
 
 class _LeaseObject(msgspec.Struct, frozen=True):
@@ -141,7 +148,9 @@ async def read_installation(
     """
     server = ApiClient(config)
     try:
-        return await _read(Readings(server), home, root_namespace, namespace)
+        found = await _read(Readings(server), home, root_namespace, namespace)
+        unenforced = await _read_unenforced(Readings(server), namespace)
+        return msgspec.structs.replace(found, unenforced=unenforced)
     finally:
         await server.aclose()
 
@@ -181,6 +190,18 @@ async def _read(readings: Readings, home: str, root_namespace: str, namespace: s
             *(each for item in policies for each in item.problems),
         ),
     )
+
+
+async def _read_unenforced(readings: Readings, namespace: str) -> dict[str, tuple[str, ...]]:
+    """As far as they may be read: many who ask have no right to, and need none."""
+    found = await asyncio.gather(
+        *(readings.read(each.within(namespace)) for each in _UNENFORCED.values())
+    )
+    return {
+        kind: tuple(sorted(_values(items)))
+        for kind, items in zip(_UNENFORCED, found, strict=True)
+        if items
+    }
 
 
 async def _policies_that_count(
@@ -228,6 +249,36 @@ _BUNDLES: Resource[TrustBundleMap] = Resource(
     read=reader("ConfigMap", _bundle),
     field_selector=f"metadata.name={TRUST_BUNDLE}",
 )
+
+
+def _key(raw: msgspec.Raw) -> str:
+    header = decode(raw, _Headed).metadata
+    return f"{header.namespace}/{header.name}"
+
+
+def _istios(kind: str, plural: str, group: str, *versions: str) -> Resource[str]:
+    return Resource(
+        plural=plural,
+        group=group,
+        versions=versions,
+        read=reader(kind, _key),
+        is_optional=True,
+        metadata_only=True,
+    )
+
+
+_UNENFORCED = {
+    "AuthorizationPolicy.security.istio.io": _istios(
+        "AuthorizationPolicy", "authorizationpolicies", "security.istio.io", "v1", "v1beta1"
+    ),
+    "DestinationRule.networking.istio.io": _istios(
+        *("DestinationRule", "destinationrules", "networking.istio.io"),
+        *("v1", "v1beta1", "v1alpha3"),
+    ),
+    "RequestAuthentication.security.istio.io": _istios(
+        "RequestAuthentication", "requestauthentications", "security.istio.io", "v1", "v1beta1"
+    ),
+}
 
 
 def _by_namespace(
