@@ -348,3 +348,31 @@ def test_with_the_exception_that_it_proposes_a_plan_breaks_nobody() -> None:
     report = changed(before, objects(*WORLD, STRICT, exception, service=LOAD_BALANCER))
 
     assert (report.verdict, report.exceptions) == (Breakage.NONE, ())
+
+
+RELEASE = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop, namespace: web}
+spec:
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop, release: r7}}
+    spec: {containers: [{name: main, ports: [{containerPort: 8080}]}]}
+"""
+ROLLOUT = (
+    RELEASE.replace("apps/v1", "argoproj.io/v1alpha1")
+    .replace("Deployment", "Rollout")
+    .replace("release: r7", "helm.sh/chart: shop-1.2.3")
+)
+
+
+@pytest.mark.parametrize("text", [RELEASE, ROLLOUT], ids=["its selector", "labels that stay"])
+def test_an_exception_selects_by_what_outlives_a_release(text: str) -> None:
+    report = changed(
+        objects("+web", service=LOAD_BALANCER, shop=text),
+        objects("+web", STRICT, service=LOAD_BALANCER, shop=text),
+    )
+
+    (proposal,) = report.exceptions
+    assert proposal.manifest["spec"]["selector"] == {"matchLabels": {"app": "shop"}}

@@ -217,11 +217,12 @@ def test_a_template_whose_labels_are_wrong_refuses_its_object(wrong: str, path: 
     assert manifests.refused == {"Rollout.argoproj.io web/shop"}
 
 
-def test_a_change_adds_replaces_and_takes_out_custom_workloads() -> None:
+@pytest.mark.parametrize("kind", ["rollout.argoproj.io", "Rollout"])
+def test_a_change_adds_replaces_and_takes_out_custom_workloads(kind: str) -> None:
     before, after = read(ROLLOUT), read(ROLLOUT.replace("shopper", "clerk"))
 
     replaced = amend(before, new=after)
-    gone = amend(before, without=["rollout.argoproj.io/web/shop"])
+    gone = amend(before, without=[f"{kind}/web/shop"])
 
     assert [each.service_account for each in replaced.templates] == ["clerk"]
     assert gone.templates == ()

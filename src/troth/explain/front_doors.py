@@ -43,7 +43,7 @@ class Caller(StrEnum):
     """Who comes in by a front door."""
 
     ANYBODY = "clients outside the cluster"
-    GATEWAY = "its gateway or ingress controller"
+    GATEWAY = "a gateway or ingress controller"
     API_SERVER = "the API server"
 
 

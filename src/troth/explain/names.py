@@ -5,14 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from troth.mesh.model import Pod, Service
     from troth.mesh.tally import Total
     from troth.mesh.world import World
 
-OF_ONE_ROLLOUT = frozenset(
-    {"pod-template-hash", "controller-revision-hash", "statefulset.kubernetes.io/pod-name"}
+_OF_ONE_RELEASE = frozenset(
+    {
+        "app.kubernetes.io/version",
+        "controller-revision-hash",
+        "helm.sh/chart",
+        "pod-template-hash",
+        "rollouts-pod-template-hash",
+        "statefulset.kubernetes.io/pod-name",
+    }
 )
-"""Labels that the next rollout of a workload has otherwise."""
+"""Labels that the next rollout or release of a workload has otherwise, or each pod."""
+
+
+def stable_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels by which a policy can select a workload's pods for good."""
+    return {key: value for key, value in labels.items() if key not in _OF_ONE_RELEASE}
 
 
 class Names:

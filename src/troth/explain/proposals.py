@@ -16,7 +16,7 @@ import msgspec
 
 from troth.explain.audit_report import LeftOut, PortAudit, PortState, Proposal
 from troth.explain.front_doors import worst
-from troth.explain.names import OF_ONE_ROLLOUT
+from troth.explain.names import stable_labels
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope
@@ -63,9 +63,11 @@ def except_front_doors(
         root_namespace: Where mesh-wide policies live; no workload can have an exception there.
     """
     policies = dict(planned.policies)
+    controllers = (*planned.deployments.values(), *planned.workloads.values())
+    selectors = {str(each.template): each.selector for each in controllers}
     proposed: dict[str, tuple[list[str], dict[int, str]]] = {}
     for template, doors in shut:
-        if template.namespace == root_namespace or not template.labels:
+        if template.namespace == root_namespace or not stable_labels(template.labels):
             continue
         decided = PolicyIndex(policies.values(), root_namespace).effective(
             template.namespace, template.labels
@@ -87,7 +89,7 @@ def except_front_doors(
                 template.namespace,
                 template.name[: _LONGEST_NAME - len(_DOOR_SUFFIX)].rstrip("-.") + _DOOR_SUFFIX,
             ),
-            selector={k: v for k, v in template.labels.items() if k not in OF_ONE_ROLLOUT},
+            selector=selectors.get(str(template)) or stable_labels(template.labels),
         )
         excepted = dict.fromkeys(doors, Mode.PERMISSIVE)
         policies[policy.key] = msgspec.structs.replace(
@@ -205,8 +207,7 @@ class _Proposer:
     def _candidates(self, workload: str, pod: Pod) -> Iterator[Mapping[str, str]]:
         """Labels to select a workload by, the best first."""
         for labels in (self._selectors.get(workload), pod.labels):
-            stable = {k: v for k, v in (labels or {}).items() if k not in OF_ONE_ROLLOUT}
-            if stable:
+            if stable := stable_labels(labels or {}):
                 yield stable
 
     def _accept(

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from troth._syntax import label_text
-from troth.explain.names import OF_ONE_ROLLOUT, Names
+from troth.explain.names import Names, stable_labels
 from troth.mesh.connections import Reason, Side
 from troth.mesh.model import MESH_LABEL
 from troth.policy.index import PolicyIndex
@@ -264,11 +264,10 @@ class Explainer:
         policy = self._policies.get(now.policy or "")
         if policy is None or now.scope is not Scope.WORKLOAD:
             _, _, name = destination.workload.partition("/")
-            labels = destination.labels.items()
             policy = PeerAuthentication(
                 namespace=destination.namespace,
                 name=f"{name}-mtls",
-                selector={key: value for key, value in labels if key not in OF_ONE_ROLLOUT},
+                selector=stable_labels(destination.labels),
             )
         modes = {**policy.port_modes, port: Mode.PERMISSIVE}
         return msgspec.structs.replace(policy, port_modes=modes).manifest

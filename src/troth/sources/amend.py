@@ -99,7 +99,12 @@ def as_applied(
 
 def _named(without: Iterable[str], subjects: set[str]) -> set[str]:
     """The subjects that are meant, each ``KIND NAMESPACE/NAME``."""
-    known = {_folded(subject.replace(" ", "/", 1)): subject for subject in subjects}
+    known: dict[str, str] = {}
+    for each in sorted(subjects, key=lambda subject: ("." in subject.partition(" ")[0], subject)):
+        kind, _, rest = each.partition(" ")
+        # The kind alone is enough where no other has it: Rollout for Rollout.argoproj.io.
+        known.setdefault(_folded(f"{kind.partition('.')[0]}/{rest}"), each)
+        known[_folded(f"{kind}/{rest}")] = each
     found, problems = set(), []
     for name in without:
         if subject := known.get(_folded(name)):
