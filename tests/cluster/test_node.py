@@ -372,7 +372,7 @@ def test_an_agent_without_rights_says_which_ones_it_lacks(mesh: ClusterMesh) -> 
 
         for right in ("list pods", "list peerauthentications.security.istio.io", "configmaps"):
             eventually(lambda right=right: right in said(), what=right)  # type: ignore[misc]  # bound at once
-        assert "give it by a ClusterRole" in said()
+        assert "have it given by a ClusterRole" in said()
         assert mesh.readiness(mesh.agents["node-3"])[0]
         assert agent.alive
     finally:

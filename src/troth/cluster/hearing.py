@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth._contract import REPORT_ANNOTATION, REPORT_LABEL, NodeReport, report_node
+from troth._contract import REPORT_LABEL
 from troth.errors import TrothError
 from troth.kube import wire
 from troth.kube.decoding import decode
 from troth.kube.resource import Resource, reader
+from troth.sources.installation import read_report
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -31,12 +32,8 @@ _MANY_NODES = 100
 
 
 def _read(raw: msgspec.Raw) -> tuple[str, str] | None:
-    metadata = decode(raw, wire.Object).metadata
-    node = report_node(metadata.name)
-    if node is None:
-        return None
-    text = (metadata.annotations or {}).get(REPORT_ANNOTATION, "")
-    return node, decode(text.encode(), NodeReport).clients
+    told = read_report(decode(raw, wire.Object).metadata)
+    return (told[0], told[1].clients) if told and told[1] else None
 
 
 _REPORTS = Resource(

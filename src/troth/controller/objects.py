@@ -6,22 +6,20 @@ from typing import Any
 
 import msgspec
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
-from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import ConfigMap, Secret
+from lightkube.resources.core_v1 import ConfigMap
 
 from troth._contract import (
     AUTHORITY_SECRET,
-    REPORT_ANNOTATION,
-    REPORT_LABEL,
     SIGNER_NAME,
     TRUST_BUNDLE,
     NodeReport,
-    report_node,
 )
 from troth.controller.status import PolicyObject, read_policy
+from troth.kube import wire
 from troth.kube.decoding import decode
 from troth.kube.resource import Resource, model_reader, reader
 from troth.policy.model import API_VERSIONS, KIND
+from troth.sources.installation import read_report
 
 REQUESTS: Resource[CertificateSigningRequest] = Resource(
     plural="certificatesigningrequests",
@@ -65,9 +63,8 @@ def policies() -> Resource[PolicyObject]:
 def secret_versions(namespace: str) -> Resource[str]:
     """The authority's Secret, only to learn that it has changed: its key is kept in one place."""
 
-    def convert(raw: msgspec.Raw) -> str | None:
-        metadata = decode(raw, Secret).metadata
-        return metadata.resourceVersion if metadata else None
+    def convert(raw: msgspec.Raw) -> str:
+        return decode(raw, wire.Headed).metadata.resource_version
 
     return Resource(
         plural="secrets",
@@ -88,13 +85,5 @@ def reports(namespace: str) -> Resource[Reported]:
 
 
 def _report(raw: msgspec.Raw) -> Reported | None:
-    metadata = decode(raw, Lease).metadata
-    node = report_node((metadata.name if metadata else None) or "")
-    if metadata is None or node is None or (metadata.labels or {}).get(REPORT_LABEL) != "node":
-        return None
-    text = (metadata.annotations or {}).get(REPORT_ANNOTATION, "")
-    try:
-        report = decode(text.encode(), NodeReport)
-    except msgspec.DecodeError:
-        report = None
-    return Reported(node=node, report=report)
+    told = read_report(decode(raw, wire.Object).metadata)
+    return Reported(node=told[0], report=told[1]) if told else None

@@ -22,6 +22,7 @@ class Owner(_Wire, frozen=True):
 
     kind: str = ""
     name: str = ""
+    uid: str = ""
     controller: bool | None = None
 
 
@@ -45,6 +46,7 @@ class Metadata(Header, frozen=True):
 
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    creation_timestamp: datetime | None = None
     deletion_timestamp: str | None = None
     owner_references: list[Owner] | None = None
 

@@ -9,6 +9,7 @@ import msgspec
 
 from troth._contract import REPORT_LABEL, report_node
 from troth.errors import Problem
+from troth.kube import wire
 from troth.kube.client import ApiClient
 from troth.kube.decoding import decode
 from troth.kube.readings import Readings
@@ -39,15 +40,6 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
             pod for pod in self.pods if pod.workload == name and not pod.phase.is_final
         ]
         return max(found, key=lambda pod: pod.ready, default=None)
-
-
-class _Metadata(msgspec.Struct, frozen=True):
-    name: str
-    labels: dict[str, str] | None = None
-
-
-class _Lease(msgspec.Struct, frozen=True):
-    metadata: _Metadata
 
 
 async def read_places(config: SingleConfig, namespace: str, *, home: str) -> Places:
@@ -88,4 +80,4 @@ def _reports(home: str) -> Resource[str]:
 
 
 def _node(raw: msgspec.Raw) -> str | None:
-    return report_node(decode(raw, _Lease).metadata.name)
+    return report_node(decode(raw, wire.Headed).metadata.name)

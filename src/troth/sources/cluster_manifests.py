@@ -74,20 +74,6 @@ class ClusterManifests(msgspec.Struct, frozen=True, kw_only=True):
         return all(each.resource not in workloads for each in self.unreadable)
 
 
-class _Owner(msgspec.Struct, frozen=True):
-    uid: str
-    controller: bool | None = None
-
-
-class _Metadata(wire.Header, frozen=True, kw_only=True):
-    creation_timestamp: datetime | None = None
-    owner_references: list[_Owner] | None = None
-
-
-class _Headed(msgspec.Struct, frozen=True):
-    metadata: _Metadata
-
-
 class _Ended(msgspec.Struct, frozen=True):
     """The states of a Pod and of a Job."""
 
@@ -202,7 +188,7 @@ def _resource(kind: str, namespace: str = "") -> Resource[_Object]:
 
 
 def _object(kind: str, raw: msgspec.Raw) -> _Object:
-    metadata = decode(raw, _Headed).metadata
+    metadata = decode(raw, wire.Object).metadata
     owners = [each.uid for each in metadata.owner_references or () if each.controller]
     return _Object(
         kind=kind,

@@ -111,22 +111,11 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
 
 
-class _Metadata(wire.Header, frozen=True, kw_only=True):
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-
-
-class _Headed(msgspec.Struct, frozen=True):
-    metadata: wire.Header
-
-
-class _LeaseObject(msgspec.Struct, frozen=True):
-    metadata: _Metadata
+class _LeaseObject(wire.Object, frozen=True):
     spec: Lease = Lease()
 
 
-class _ConfigMap(msgspec.Struct, frozen=True):
-    metadata: _Metadata
+class _ConfigMap(wire.Object, frozen=True):
     data: dict[str, str] | None = None
 
 
@@ -219,15 +208,24 @@ def _lease(raw: msgspec.Raw) -> ReportedNode | Lease | None:
     sent = decode(raw, _LeaseObject)
     if sent.metadata.name == CONTROLLER:
         return sent.spec
-    node = report_node(sent.metadata.name)
-    if node is None or (sent.metadata.labels or {}).get(REPORT_LABEL) != "node":
+    told = read_report(sent.metadata)
+    return ReportedNode(node=told[0], lease=sent.spec, report=told[1]) if told else None
+
+
+def read_report(metadata: wire.Metadata) -> tuple[str, NodeReport | None] | None:
+    """The node that a Lease with this metadata is the report of, and what its agent said.
+
+    Returns:
+        None if the Lease is no report; without what was said if that can't be read.
+    """
+    node = report_node(metadata.name)
+    if node is None or (metadata.labels or {}).get(REPORT_LABEL) != "node":
         return None
-    text = (sent.metadata.annotations or {}).get(REPORT_ANNOTATION, "")
+    text = (metadata.annotations or {}).get(REPORT_ANNOTATION, "")
     try:
-        report = decode(text.encode(), NodeReport)
+        return node, decode(text.encode(), NodeReport)
     except msgspec.DecodeError:
-        report = None
-    return ReportedNode(node=node, lease=sent.spec, report=report)
+        return node, None
 
 
 def _bundle(raw: msgspec.Raw) -> TrustBundleMap:
@@ -252,7 +250,7 @@ _BUNDLES: Resource[TrustBundleMap] = Resource(
 
 
 def _key(raw: msgspec.Raw) -> str:
-    header = decode(raw, _Headed).metadata
+    header = decode(raw, wire.Headed).metadata
     return f"{header.namespace}/{header.name}"
 
 
