@@ -255,6 +255,27 @@ def test_a_kustomization_that_only_lists_its_files_changes_nothing(tmp_path: Pat
     assert names(tmp_path) == ["a"]
 
 
+def test_a_field_without_a_value_makes_no_kustomization_of_a_list(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "a")
+    (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml]\ncomponents:\n# - ../b\n")
+    assert names(tmp_path) == ["a"]
+
+
+def test_of_kustomizations_within_each_other_the_outer_one_is_named(tmp_path: Path) -> None:
+    for name in ("", "components/a", "components/b"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "kustomization.yaml").write_text("namePrefix: a-\n")
+    (problem,) = load([tmp_path]).problems
+    assert problem.subject == f"kustomization {tmp_path}"
+    assert len(load([tmp_path / "components"]).problems) == 2
+
+
+def test_a_component_of_kustomizations_is_no_business_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "a")
+    (tmp_path / "kustomization.yaml").write_text("kind: Component\nnamePrefix: a-\n")
+    assert names(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

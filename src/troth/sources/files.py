@@ -95,6 +95,7 @@ class ManifestFiles:
     def _left_unrendered(self, contents: dict[str, bytes]) -> list[Problem]:
         """Take out of ``contents`` what is to be rendered first, and say so."""
         problems: dict[Problem, None] = {}
+        kustomizations: dict[Path, Problem] = {}
         for name in [each for each in contents if each != _STDIN_NAME]:
             if name not in contents:
                 continue  # another one's patch
@@ -107,10 +108,16 @@ class ManifestFiles:
                 value = documents[0].value if documents else None
                 found, patches = kustomized(file, value, alone=file in self._paths)
                 if found:
-                    problems[found] = None
+                    kustomizations[file.parent] = found
                 for patch in patches:
                     contents.pop(str(patch), None)
-        return list(problems)
+        # Of one within another, such as a component, the outer one has the say.
+        outer = (
+            found
+            for folder, found in kustomizations.items()
+            if not any(parent in kustomizations for parent in folder.parents)
+        )
+        return [*problems, *outer]
 
     def _parse(self, name: str, data: bytes) -> tuple[bytes, list[Document], list[Problem]]:
         known = self._parsed.get(name)

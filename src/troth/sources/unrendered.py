@@ -111,7 +111,9 @@ def kustomized(file: Path, value: object, *, alone: bool) -> tuple[Problem | Non
     One that only lists files below its directory says nothing that these don't, if they are read,
     too: unless it is ``alone``.
     """
-    fields = value if isinstance(value, dict) else {}
+    fields = (
+        {key: field for key, field in value.items() if field} if isinstance(value, dict) else {}
+    )
     folder = file.parent
     patches = frozenset(
         folder / path for field in _PATCHES for path in _paths(fields.get(field, ()))
@@ -120,6 +122,8 @@ def kustomized(file: Path, value: object, *, alone: bool) -> tuple[Problem | Non
         not (folder / path).exists() or ".." in Path(path).parts
         for path in _paths(fields.get("resources", ()))
     )
+    if fields.get("kind") == "Component" and not alone:
+        return None, patches  # it changes what it is listed by, which is another kustomization
     if fields and not (alone or elsewhere) and fields.keys() <= _ONLY_LISTS:
         return None, patches
     problem = Problem(
