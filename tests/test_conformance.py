@@ -45,7 +45,9 @@ def test_files_are_judged_as_the_page_says(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [each for each in CASES if each.cluster != "not stored"], ids=lambda case: case.title
+    "case",
+    [each for each in CASES if not each.cluster.startswith("not ")],
+    ids=lambda case: case.title,
 )
 def test_what_is_stored_is_judged_as_the_page_says(case: Case) -> None:
     assert verdict(case.manifest, stored=True) == case.cluster

@@ -20,6 +20,9 @@ _HARMLESS_NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _HARMLESS_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _HARMLESS_KEY = re.compile(r"[A-Za-z0-9._/-]{1,80}")
 
+_PADDED_IPV4 = re.compile(r"(?=.*\b0[0-9])[0-9]{1,20}(?:\.[0-9]{1,20}){3}")
+_MAPPED_IPV4 = re.compile(r"::(?:ffff|FFFF):[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+
 _ALNUM = "[A-Za-z0-9]"
 _QUALIFIED = rf"{_ALNUM}([-A-Za-z0-9_.]*{_ALNUM})?"
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -98,6 +101,19 @@ def label_key_flaw(key: object) -> Flaw | None:
 def annotation_key_flaw(key: object) -> Flaw | None:
     """The same of an annotation's key, whose prefix may have capitals."""
     return label_key_flaw(key.lower() if isinstance(key, str) else key)
+
+
+def plain_address(text: str) -> str:
+    """An IP as kube-proxy reads it where API servers took another form of it.
+
+    Zeros ahead of a number mean nothing (``010.0.0.1``), and an IPv4 address written as an IPv6 one
+    (``::ffff:10.0.0.1``) is that address. What is no IP stays as it is.
+    """
+    if _PADDED_IPV4.fullmatch(text):
+        return ".".join(part.lstrip("0") or "0" for part in text.split("."))
+    if _MAPPED_IPV4.fullmatch(text):
+        return text.rpartition(":")[2]
+    return text
 
 
 def string_wanted(value: object) -> str:

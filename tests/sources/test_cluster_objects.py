@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.errors import PeerError
+from troth.errors import PeerError, Severity
 from troth.kube.decoding import decode, without_depths
 from troth.kube.resource import Item
 from troth.mesh.model import ContainerPort, Namespace, Pod, PodPhase, Protocol, ServicePort
@@ -431,6 +431,18 @@ def test_slices_without_use_are_of_no_interest(changes: dict[str, Any]) -> None:
 def test_a_slice_may_have_null_for_its_lists() -> None:
     item = read_endpoint_slice(raw(merged(SLICE, {"ports": None, "endpoints": None})))
     assert item.value == EndpointSlice(service="shop/web")
+
+
+@pytest.mark.parametrize("number", [0, 70000])
+def test_a_number_that_is_no_port_is_left_out_of_its_slice(number: int) -> None:
+    # The API server takes it.
+    ports = [{"name": "bad", "port": number}, {"name": "http", "port": 8080}]
+    item = read_endpoint_slice(raw(merged(SLICE, {"ports": ports})))
+    assert item.value is not None
+    assert item.value.ports == {("http", Protocol.TCP): 8080}
+    assert [(each.path, each.severity) for each in item.problems] == [
+        ("ports[0].port", Severity.WARNING)
+    ]
 
 
 def test_an_address_that_is_none_refuses_its_slice() -> None:

@@ -8,7 +8,7 @@ from socket import AF_INET6, inet_ntop, inet_pton
 from sys import intern
 from typing import TYPE_CHECKING
 
-from troth._syntax import NAME, NAMESPACE, Rule, described, legible_name
+from troth._syntax import NAME, NAMESPACE, Rule, described, legible_name, plain_address
 from troth.errors import Problem, Severity
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # The one form of an IPv4 address, and nearly every address that there is to check.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_PADDED_IPV4 = re.compile(r"(?=.*\b0[0-9])[0-9]{1,20}(?:\.[0-9]{1,20}){3}")
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
 # UIDs end up in names of Envoy's resources, and tell the pod's cgroup.
@@ -82,10 +81,9 @@ class Checks:
         if _IPV4.fullmatch(text):
             return intern(text)
         flaw: Flaw = (f"is {described(text)}", "write an IP address")
-        if _PADDED_IPV4.fullmatch(text):
-            # Taken by older API servers; as kube-proxy has it, the zeros mean nothing.
-            text = ".".join(part.lstrip("0") or "0" for part in text.split("."))
-            return self.address(text, path)
+        plain = plain_address(text)
+        if plain != text:
+            return self.address(plain, path)
         if "%" in text:
             self.refuse(path, *flaw)
             return ""
@@ -97,9 +95,14 @@ class Checks:
 
     def port(self, number: int, path: str) -> int:
         """A port number."""
-        if not 1 <= number <= 65535:  # noqa: PLR2004 - the range of a port
+        if not is_port(number):
             self.refuse(path, f"is {described(number)}", "write a port, 1 to 65535")
         return number
+
+
+def is_port(number: int) -> bool:
+    """Whether a port may have that number."""
+    return 1 <= number <= 65535  # noqa: PLR2004 - the range of a port
 
 
 def _canonical(text: str) -> str:

@@ -31,7 +31,7 @@ from troth.mesh.model import (
 )
 from troth.policy.model import API_VERSIONS, KIND, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
-from troth.sources.cluster_checks import Checks
+from troth.sources.cluster_checks import Checks, is_port
 from troth.sources.cluster_world import (
     ClusterNode,
     ClusterService,
@@ -299,11 +299,17 @@ def _places(hints: Iterable[wire.Named] | None) -> frozenset[str]:
 def _slice_ports(
     checks: Checks, ports: Iterable[wire.SlicePort]
 ) -> Mapping[tuple[str, Protocol], int]:
-    """Port numbers by name and protocol; a port without a number would mean any, and is none."""
-    return {
-        (port.name or "", port.protocol or Protocol.TCP): checks.port(
-            port.port, f"ports[{index}].port"
-        )
-        for index, port in enumerate(ports)
-        if port.port is not None
-    }
+    """Port numbers by name and protocol; a port without a number would mean any, and is none.
+
+    The API server takes any number there. Refused, one would leave the slice as it was before.
+    """
+    found: dict[tuple[str, Protocol], int] = {}
+    for index, port in enumerate(ports):
+        if port.port is None:
+            continue
+        if is_port(port.port):
+            found[port.name or "", port.protocol or Protocol.TCP] = port.port
+        else:
+            wanted = "write a port, 1 to 65535"
+            checks.warn(f"ports[{index}].port", f"is {port.port}, so it leads nowhere", wanted)
+    return found

@@ -77,7 +77,10 @@ def _slice_port(fields: Fields) -> EndpointPort:
 
 def _endpoint(fields: Fields, family: str) -> EndpointSpec:
     fields.only(api.ENDPOINT)
-    addresses = fields.strings("addresses")
+    addresses = tuple(
+        fields.plain_address(f"{fields.at('addresses')}[{index}]", each)
+        for index, each in enumerate(fields.strings("addresses"))
+    )
     if not addresses:
         fields.missing("addresses", "write the endpoint's address there")
     if len(addresses) > 1:
@@ -160,7 +163,8 @@ def _endpoints_port(fields: Fields, *, named: bool) -> EndpointPort:
 def _addresses(given: Iterable[Fields], *, ready: bool) -> Iterator[EndpointSpec]:
     for fields in given:
         fields.only(("hostname", "ip", "nodeName", "targetRef"))
-        address = fields.needed("ip", "write the endpoint's IP")
+        given_ip = fields.needed("ip", "write the endpoint's IP")
+        address = fields.plain_address(fields.at("ip"), given_ip)
         if address:
             _checked(fields, fields.at("ip"), address)
         yield EndpointSpec(

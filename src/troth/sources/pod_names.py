@@ -38,7 +38,8 @@ def read_host_aliases(spec: Fields) -> tuple[HostAlias, ...]:
         for index, name in enumerate(names):
             if flaw := NAME.flaw(name):
                 alias.report.error(f"{alias.at('hostnames')}[{index}]", *flaw)
-        ip = alias.needed("ip", "write the IP that the names stand for")
+        given = alias.needed("ip", "write the IP that the names stand for")
+        ip = alias.plain_address(alias.at("ip"), given)
         if ip and not _is_address(ip):
             alias.error("ip", f"is {described(ip)}", "write an IP")
         found.append(HostAlias(ip=ip, hostnames=names))

@@ -20,6 +20,7 @@ from troth._syntax import (
     field_path,
     key_path,
     label_key_flaw,
+    plain_address,
     string_wanted,
 )
 from troth.errors import Location, Problem, Severity
@@ -207,6 +208,13 @@ class Fields:
             else:
                 self.report.error(path, f"is {described(item)}", "write a mapping")
         return found
+
+    def plain_address(self, path: str, text: str) -> str:
+        """An IP as kube-proxy reads it, with a warning where it is written in another form."""
+        plain = plain_address(text)
+        if plain != text:
+            self.report.warn(path, f"is {described(text)}, read as {plain}", f"write {plain}")
+        return plain
 
     def strings(self, name: str) -> tuple[str, ...]:
         """A list of texts."""

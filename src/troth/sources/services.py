@@ -30,8 +30,12 @@ def parse_service(source: Source) -> ServiceSpec:
     spec = source.top.fields("spec")
     spec.only(api.SERVICE_SPEC)
     kind = _word(spec, "type", "ClusterIP")
-    cluster_ips = spec.strings("clusterIPs")
-    cluster_ip = spec.string("clusterIP") or next(iter(cluster_ips), "")
+    cluster_ips = tuple(
+        spec.plain_address(f"{spec.at('clusterIPs')}[{index}]", each)
+        for index, each in enumerate(spec.strings("clusterIPs"))
+    )
+    cluster_ip = spec.plain_address(spec.at("clusterIP"), spec.string("clusterIP"))
+    cluster_ip = cluster_ip or next(iter(cluster_ips), "")
     if "sessionAffinityConfig" in spec:
         wanted = "a client stays with an endpoint as long as that is usable"
         spec.warn("sessionAffinityConfig", "has no effect", wanted)
