@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: setup
 	@$(BIN)/troth demo
 
+# A worker per core, as most tests wait for something else; each module's tests stay together.
 test: setup
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadscope
 
 # Needs root. The first run builds Kubernetes and Helm with the Go toolchain: some minutes, once.
 test-cluster: setup

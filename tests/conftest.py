@@ -47,6 +47,21 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
                 item.config.stash[count] = item.config.stash.get(count, 0) + 1
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Sends the counts from a worker of pytest-xdist; each has collected all tests."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        for marker, (count, _) in _LEFT_OUT.items():
+            output[marker] = session.config.stash.get(count, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes them from a worker."""
+    for marker, (count, _) in _LEFT_OUT.items():
+        node.config.stash[count] = getattr(node, "workeroutput", {}).get(marker, 0)
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -86,7 +101,7 @@ def in_node_namespace() -> InNode:
             function.__name__,
             json.dumps([str(argument) for argument in arguments]),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             pytest.fail(f"{command}\n{done.stdout}{done.stderr}", pytrace=False)
 
