@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster test-servers bench bench-check lint setup clean
+.PHONY: demo test test-cluster test-servers test-wheel test-pythons test-oldest coverage bench bench-check
+.PHONY: lint setup clean
 
 demo: setup
 	@$(BIN)/troth demo
@@ -24,6 +25,23 @@ test-servers: setup
 	@scripts/servers >/dev/null
 	@$(BIN)/pytest -m servers tests/servers
 
+# The wheel, in an environment of its own, gives the demo.
+test-wheel: setup
+	@scripts/try-wheel
+
+# The tests that need neither Envoy nor namespaces, on other Pythons and with the oldest dependencies.
+test-pythons: setup
+	@scripts/other-environments pythons
+
+test-oldest: setup
+	@scripts/other-environments oldest
+
+# Branch coverage, of what the tests run in their own process: not of meshes, which are others.
+coverage: setup
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest -q -p no:cacheprovider --ignore=tests/e2e
+	@$(BIN)/coverage report --skip-covered
+
 # Need root, and a machine that does nothing else. BENCH names some of them: make bench BENCH=signing
 bench: setup
 	@scripts/bench-needs
@@ -42,4 +60,4 @@ setup:
 	@scripts/setup
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venvs
