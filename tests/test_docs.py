@@ -13,6 +13,7 @@ from troth.mesh.connections import Reason
 
 ROOT = Path(__file__).parents[1]
 REPORTS = (ROOT / "docs" / "json.md").read_text("utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 SCHEMAS = sorted(
     {
         name
@@ -43,3 +44,9 @@ def test_every_json_report_is_documented(schema: str) -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_of_an_event_is_documented(reason: Reason) -> None:
     assert f"`{reason}`" in REPORTS
+
+
+@pytest.mark.parametrize("target", re.findall(r"`make ([a-z -]+)`", CONTRIBUTING))
+def test_contributing_names_make_targets_that_there_are(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert [name for name in target.split() if f"\n{name}: setup\n" not in makefile] == []
