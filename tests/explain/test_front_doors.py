@@ -293,6 +293,18 @@ def test_a_front_door_that_is_new_or_goes_has_no_clients_to_lose() -> None:
         assert report.verdict is Breakage.NONE
 
 
+def test_a_front_door_beside_one_that_is_new_is_told_alone() -> None:
+    ingress = entrance("networking.k8s.io/v1", "Ingress", f"spec: {{defaultBackend: {BACKEND}}}")
+
+    report = changed(
+        objects(*WORLD, service=LOAD_BALANCER),
+        objects(*WORLD, STRICT, service=LOAD_BALANCER, ingress=ingress),
+    )
+
+    (group,) = report.breaks
+    assert [str(each) for each in group.ports[0].front_doors] == ["Service web/shop (LoadBalancer)"]
+
+
 @pytest.mark.parametrize(
     ("policies", "name", "spec"),
     [
