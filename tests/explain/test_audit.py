@@ -343,6 +343,7 @@ metadata: {name: shop, namespace: finance}
 spec: {defaultBackend: {service: {name: payments, port: {number: 80}}}}
 """
 CLUSTER_IP = SERVICE.replace("NodePort", "ClusterIP")
+STRANGER = "192.0.2.7 > finance/payments:8080 plaintext"
 INSIDE = [pod("finance/web", 8080), pod("finance/payments", 8080)]
 
 
@@ -358,7 +359,8 @@ def doors(*texts: str) -> Known:
         pytest.param([TUNNEL], [CLUSTER_IP, WEBHOOK], "front door", id="by the API server"),
         pytest.param([], [CLUSTER_IP, INGRESS], "front door", id="by a gateway not seen yet"),
         pytest.param([TUNNEL], [CLUSTER_IP, INGRESS], "ready", id="by a gateway in the mesh"),
-        pytest.param([TUNNEL, CRON], [SERVICE], "plaintext", id="somebody was seen"),
+        pytest.param([TUNNEL, CRON], [SERVICE], "plaintext", id="and a pod was seen"),
+        pytest.param([TUNNEL, STRANGER], [SERVICE], "front door", id="and a stranger was seen"),
         pytest.param([TUNNEL], [CLUSTER_IP], "ready", id="none"),
     ],
 )
@@ -378,11 +380,23 @@ def test_a_policy_leaves_a_front_door_as_it_is() -> None:
     }
 
 
+@pytest.mark.parametrize("lines", [[], [TUNNEL], [STRANGER]], ids=["unused", "inside", "outside"])
+def test_a_workload_that_is_all_front_door_becomes_strict_elsewhere(lines: list[str]) -> None:
+    report = judged(*lines, now=world(pods=INSIDE), known=doors(SERVICE))
+
+    (proposal,) = report.policies
+    assert proposal.manifest["spec"] == {
+        **PAYMENTS_STRICT,
+        "portLevelMtls": {8080: {"mode": "PERMISSIVE"}},
+    }
+    assert [each.workload for each in report.left_out] == ["finance/web"]
+
+
 @pytest.mark.parametrize(
     ("lines", "ready"),
     [
         pytest.param([WEB], True, id="nobody was seen"),
-        pytest.param([WEB, "192.0.2.7 > finance/payments:8080 plaintext"], True, id="a stranger"),
+        pytest.param([WEB, STRANGER], True, id="a stranger"),
         pytest.param([WEB, CRON], False, id="a pod, which needs no front door"),
     ],
 )

@@ -16,11 +16,11 @@ from troth.explain.front_doors import Breakage
 from troth.explain.workloads import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from troth.explain.audit_report import Audit, Pair, PortAudit, WorkloadAudit
+    from troth.explain.audit_report import Audit, Client, Pair, PortAudit, WorkloadAudit
 
 _COLOURS = {
     PortState.STRICT: "green",
@@ -115,12 +115,15 @@ def _because(port: PortAudit) -> str:
         case PortState.NO_TRAFFIC:
             return "no traffic"
         case PortState.FRONT_DOOR:
-            return "\n".join(f"{each}: {each.clients}" for each in port.front_doors)
+            led = (f"{each}: {each.clients}" for each in port.front_doors)
+            return "\n".join((*led, *_seen(port.because_of)))
         case PortState.LEFT_OPEN:
             doors = ", ".join(map(str, port.front_doors))
             return f"{port.decided_by} leaves it open for {doors}"
         case PortState.PLAINTEXT:
-            return "\n".join(
-                f"{client.source}, {client.count} in plaintext, last {moment(client.last)}"
-                for client in port.because_of
-            )
+            return "\n".join(_seen(port.because_of))
+
+
+def _seen(clients: Iterable[Client]) -> Iterator[str]:
+    for each in clients:
+        yield f"{each.source}, {each.count} in plaintext, last {moment(each.last)}"

@@ -212,17 +212,17 @@ class _Auditor:
         clients = _plaintext(passed)
         tunnel = any(each.total.newest.outcome is Outcome.ACCEPTED for each in passed)
         state = _state(mode, plaintext=bool(clients), tunnel=tunnel)
-        if doors and mode is Mode.PERMISSIVE:
+        if doors and mode is Mode.PERMISSIVE and not _of_pods(clients):
             policy = self._policies.get(decided_by.policy or "")
-            if policy and policy.port_modes.get(port) is mode and not _of_pods(clients):
+            if policy and policy.port_modes.get(port) is mode:
                 state = PortState.LEFT_OPEN
-            elif not clients and not (tunnel and _through_gateways(doors)):
+            elif clients or not (tunnel and _through_gateways(doors)):
                 state = PortState.FRONT_DOOR
         return PortAudit(
             state=state,
             mode=mode,
             decided_by=decided_by,
-            because_of=clients if state is PortState.PLAINTEXT else (),
+            because_of=clients if state in {PortState.PLAINTEXT, PortState.FRONT_DOOR} else (),
             front_doors=doors,
             verdict=self._verdict(state, doors, plaintext=bool(clients)),
         )

@@ -48,7 +48,7 @@ class PortState(StrEnum):
     PLAINTEXT = "plaintext"
     """Somebody still speaks plaintext to it."""
     FRONT_DOOR = "front door"
-    """Clients without an identity may come from outside every mesh, though none was seen."""
+    """Clients without an identity come from outside every mesh, or may; no pod was seen."""
     LEFT_OPEN = "left open"
     """They may, and a policy leaves them this port on purpose."""
     NO_TRAFFIC = "no traffic"

@@ -171,7 +171,8 @@ class _Proposer:
             return f"is not captured: {workload.why}"
         kept = {n: port for n, port in workload.ports.items() if not port.state.is_ready}
         why = {number: _why_kept(number, port) for number, port in kept.items()}
-        if kept and all(port.state is not PortState.READY for port in workload.ports.values()):
+        states = {port.state for port in workload.ports.values()}
+        if kept and states.isdisjoint({PortState.READY, PortState.FRONT_DOOR}):
             return "; ".join(why.values())
         if namespace == self._root_namespace:
             return f"is in {namespace}, whose policies hold for the whole mesh"
