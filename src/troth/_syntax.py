@@ -6,6 +6,7 @@ and bounded, because messages end up in terminals and logs.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -114,6 +115,14 @@ def plain_address(text: str) -> str:
     if _MAPPED_IPV4.fullmatch(text):
         return text.rpartition(":")[2]
     return text
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an IP, without a zone."""
+    try:
+        return "%" not in text and bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def string_wanted(value: object) -> str:

@@ -109,6 +109,19 @@ def test_a_field_without_effect_is_told_and_keeps_nothing_from_running() -> None
     assert problem.path.endswith("livenessProbe")
 
 
+def test_what_has_no_effect_is_told_once_of_all_replicas() -> None:
+    plain = msgspec.structs.replace(APP, unsupported=("livenessProbe",))
+    made = deployment("web", 3)
+    made = msgspec.structs.replace(
+        made, template=msgspec.structs.replace(made.template, containers=(plain,))
+    )
+    plan = plan_pods(manifests(deployments=(made,)))
+    assert list(plan.pods) == ["shop/web-0", "shop/web-1", "shop/web-2"]
+    assert [(each.subject, each.path) for each in plan.problems] == [
+        ("Deployment shop/web", "containers[0].livenessProbe")
+    ]
+
+
 def test_a_pod_of_the_hosts_network_runs_in_a_namespace_of_its_own_with_a_warning() -> None:
     plan = plan_pods(manifests(template("agent", host_network=True)))
     assert list(plan.pods) == ["shop/agent"]

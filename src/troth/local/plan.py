@@ -51,11 +51,12 @@ def plan_pods(manifests: Manifests, *, one_user: bool = False) -> PodPlan:
     A replica is named ``DEPLOYMENT-INDEX``, so that it keeps its name over restarts.
     """
     pods: dict[str, PodTemplate] = {}
-    problems: list[Problem] = []
-    for template in _instances(manifests):
-        found = [*runnable_problems(template), *_unnamable(template)]
+    problems: dict[Problem, None] = {}
+    for written, template in _instances(manifests):
+        # Of replicas, what is wrong with all of them is said once, of what they are made from.
+        found = [*runnable_problems(written), *_unnamable(template)]
         if one_user:
-            found += _nobody_else(template)
+            found += _nobody_else(written)
         key = f"{template.namespace}/{template.name}"
         if (other := pods.get(key)) is not None:
             found.append(
@@ -67,7 +68,7 @@ def plan_pods(manifests: Manifests, *, one_user: bool = False) -> PodPlan:
                     location=template.location,
                 )
             )
-        problems += found
+        problems |= dict.fromkeys(found)
         if not any(problem.severity is Severity.ERROR for problem in found):
             pods[key] = template
     return PodPlan(pods=pods, problems=(*problems, *not_run(manifests), *not_served(manifests)))
@@ -240,11 +241,13 @@ def _check_families(spec: ServiceSpec, own: Sequence[str], available: Sequence[s
         )
 
 
-def _instances(manifests: Manifests) -> Iterator[PodTemplate]:
+def _instances(manifests: Manifests) -> Iterator[tuple[PodTemplate, PodTemplate]]:
+    """Each pod, as its template is written and with its own name."""
     for workload in manifests.deployments.values():
+        written = workload.template
         for index in range(workload.replicas):
-            yield msgspec.structs.replace(workload.template, name=f"{workload.name}-{index}")
-    yield from manifests.pods.values()
+            yield written, msgspec.structs.replace(written, name=f"{workload.name}-{index}")
+    yield from ((pod, pod) for pod in manifests.pods.values())
 
 
 def _process(template: PodTemplate) -> PodTemplate:

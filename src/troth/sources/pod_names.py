@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING
 
-from troth._syntax import NAME, Rule, described
+from troth._syntax import NAME, Rule, described, is_address
 from troth.sources import api
 from troth.sources.workloads import DnsConfig, DnsPolicy, HostAlias
 
@@ -40,7 +39,7 @@ def read_host_aliases(spec: Fields) -> tuple[HostAlias, ...]:
                 alias.report.error(f"{alias.at('hostnames')}[{index}]", *flaw)
         given = alias.needed("ip", "write the IP that the names stand for")
         ip = alias.plain_address(alias.at("ip"), given)
-        if ip and not _is_address(ip):
+        if ip and not is_address(ip):
             alias.error("ip", f"is {described(ip)}", "write an IP")
         found.append(HostAlias(ip=ip, hostnames=names))
     return tuple(found)
@@ -53,7 +52,7 @@ def read_dns(spec: Fields) -> DnsConfig:
     config.only(api.POD_DNS_CONFIG)
     servers = config.strings("nameservers")
     for index, server in enumerate(servers):
-        if not _is_address(server):
+        if not is_address(server):
             path = f"{config.at('nameservers')}[{index}]"
             config.report.error(path, f"is {described(server)}", "write an IP")
     if policy is DnsPolicy.NONE and not config.items("nameservers"):
@@ -84,10 +83,3 @@ def read_dns(spec: Fields) -> DnsConfig:
 def _at_most(fields: Fields, name: str, given: tuple[str, ...], most: int) -> None:
     if len(given) > most:
         fields.error(name, f"has {len(given)} of them", f"give no more than {most}")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return "%" not in text and bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from troth._syntax import NAME, NAMESPACE, described
+from troth._syntax import NAME, NAMESPACE, described, is_address
 from troth.mesh.model import Protocol
 from troth.sources import api, without_effect
 from troth.sources.containers import LAST_PORT, PORT_NAME
@@ -81,7 +81,7 @@ def _check_external_name(spec: Fields, service: ServiceSpec) -> None:
         spec.missing("externalName", "write the DNS name it stands for")
     elif flaw := NAME.flaw(name):
         spec.error("externalName", *flaw)
-    elif _is_address(name):
+    elif is_address(name):
         # The API takes it, as a name whose last label is a number, and no resolver finds that.
         found = f"is {described(name)}, which DNS takes for a name and nobody can resolve"
         spec.warn("externalName", found, "write a DNS name, or a Service with an EndpointSlice")
@@ -96,7 +96,7 @@ def _check_cluster_ips(spec: Fields, service: ServiceSpec) -> None:
     given = [(f"{at}[{index}]", each) for index, each in enumerate(service.cluster_ips)]
     bad = False
     for path, address in given or [(spec.at("clusterIP"), service.cluster_ip)]:
-        if address not in ("", "None") and not _is_address(address):
+        if address not in ("", "None") and not is_address(address):
             spec.report.error(path, f"is {described(address)}", "write an IP, None or nothing")
             bad = True
     if service.headless and service.type != "ClusterIP":
@@ -138,13 +138,6 @@ def _check_families(spec: Fields, service: ServiceSpec) -> None:
 
 def _family(address: str) -> str:
     return f"IPv{ipaddress.ip_address(address).version}"
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return "%" not in text and bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False
 
 
 def _port(fields: Fields) -> ServicePortSpec:
