@@ -21,8 +21,8 @@ from tests.rig.mesh import NAMESPACE, ClusterMesh
 
 from troth._contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
 from troth.cli.app import run
-from troth.controller.reviews import _RESOURCE as SWEPT
-from troth.controller.reviews import sweep_reviews
+from troth.controller.work import _RESOURCE as SWEPT
+from troth.controller.work import sweep_reviews
 from troth.kube.client import ApiClient
 from troth.kube.config import program_config
 from troth.reviews import asker

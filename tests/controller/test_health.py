@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from troth._health import health_server
-from troth.controller.health import Readiness
+from troth.controller.run import Readiness
 
 READY = Readiness(leading=False, leader="other")
 NOT_READY = Readiness(leading=True, leader="me", waiting_for=("the certificate authority",))

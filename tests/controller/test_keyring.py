@@ -17,13 +17,14 @@ from troth.controller.keyring import (
     Content,
     Keyring,
     Phase,
+    awaited,
     begin,
     first_content,
     read_keyring,
     retire,
+    signing_root,
     switch,
 )
-from troth.controller.progress import awaited, signing_root
 from troth.errors import InputError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.explain.seen import connection, world
 
-from troth.reviews.following import Follower
+from troth.reviews.gather import Follower
 from troth.reviews.objects import EventsAnswer, Seen
 
 NOW = world()

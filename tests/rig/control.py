@@ -20,8 +20,8 @@ from tests.e2e.harness import PATIENCE_SECONDS
 
 from troth.controller.election import Timing
 from troth.controller.run import Controller
-from troth.controller.settings import Settings
 from troth.controller.signing import SigningRules
+from troth.controller.work import Settings
 from troth.identity.spiffe import TrustDomain
 
 if TYPE_CHECKING:

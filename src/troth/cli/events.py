@@ -78,7 +78,7 @@ def events(
 
 def _ask_cluster(asking: Asking, output: Output, *, follow: bool) -> int:
     """Print what the agents have seen; ask again and again, if that is wanted."""
-    from troth.reviews.following import Follower  # noqa: PLC0415 - slow to import
+    from troth.reviews.gather import Follower  # noqa: PLC0415 - slow to import
 
     follower = Follower()
     told: tuple[Unanswered, ...] = ()

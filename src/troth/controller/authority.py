@@ -31,13 +31,14 @@ from troth.controller.keyring import (
     Content,
     Keyring,
     Phase,
+    awaited,
     begin,
     first_content,
     read_keyring,
     retire,
+    signing_root,
     switch,
 )
-from troth.controller.progress import awaited, signing_root
 from troth.errors import EnvironmentLackError, InputError, Problem, TrothError
 from troth.kube.errors import ConflictError, NotFoundError
 from troth.kube.resource import ObjectKind

@@ -20,9 +20,8 @@ from troth._contract import (
     TRUST_BUNDLE_KEY,
     NodeReport,
 )
-from troth.controller.keyring import ROTATE_ANNOTATION, Phase, rotation_phase
+from troth.controller.keyring import ROTATE_ANNOTATION, Phase, awaited, rotation_phase
 from troth.controller.objects import reports
-from troth.controller.progress import awaited
 from troth.errors import EnvironmentLackError, PeerError
 from troth.kube.client import ApiClient
 from troth.kube.decoding import decode

@@ -7,6 +7,7 @@ import socket
 import uuid
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from troth import _log as logs
@@ -14,7 +15,6 @@ from troth._contract import CONTROLLER
 from troth._exposition import serve_when_free
 from troth._health import health_server
 from troth._program import run_until_stopped
-from troth.controller.health import Readiness
 from troth.controller.leader import LeaderElection
 from troth.controller.metrics import ControllerMetrics
 from troth.controller.work import Work
@@ -25,7 +25,24 @@ from troth.kube.config import program_config
 if TYPE_CHECKING:
     from lightkube import SingleConfig
 
-    from troth.controller.settings import Settings
+    from troth.controller.work import Settings
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``/readyz``.
+
+    Attributes:
+        leading: Whether this replica does the work.
+        leader: Who does, as far as is known.
+        waiting_for: What is in the way, in words; ready when there is nothing.
+        rotation: What the rotation of the root is waiting for.
+    """
+
+    leading: bool
+    leader: str
+    waiting_for: tuple[str, ...] = ()
+    rotation: tuple[str, ...] = ()
+
 
 _log = structlog.get_logger(__name__)
 

@@ -3,28 +3,95 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
+from troth._contract import DEFAULT_NAMESPACE, REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
+from troth._listen import ListenAddress
 from troth.controller import objects
 from troth.controller.authority import Authority
+from troth.controller.election import Timing
 from troth.controller.events import Events
 from troth.controller.metrics import Figures
-from troth.controller.reviews import sweep_reviews
 from troth.controller.signer import Signer
+from troth.controller.signing import SigningRules
 from troth.controller.status import StatusWriter
 from troth.errors import TrothError
+from troth.kube import wire
+from troth.kube.decoding import decode
+from troth.kube.errors import NotFoundError, NotServedError
 from troth.kube.follow import Followed
+from troth.kube.resource import ObjectKind, Resource, reader
+from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 from troth.sources.kubernetes import NAMESPACES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from troth._contract import NodeReport
-    from troth.controller.settings import Settings
     from troth.kube.client import ApiClient
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The controller's settings.
+
+    Attributes:
+        rules: Who gets certificates.
+        namespace: Where its own objects are.
+        root_namespace: Where mesh-wide policies live.
+        health_port: Where the kubelet asks; 0 for any.
+        metrics: Where Prometheus may scrape it; nowhere when None.
+        timing: Of the leader election.
+    """
+
+    rules: SigningRules
+    namespace: str = DEFAULT_NAMESPACE
+    root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    health_port: int = 8086
+    metrics: ListenAddress | None = None
+    timing: Timing = Timing()
+
+
+_GROUP, _VERSION = REVIEW_API
+_KIND = ObjectKind(
+    kind=REVIEW_KIND, plural=REVIEWS, group=_GROUP, version=_VERSION, shape=wire.Object
+)
+_RESOURCE: Resource[wire.Object] = Resource(
+    plural=REVIEWS,
+    group=_GROUP,
+    versions=(_VERSION,),
+    read=reader(REVIEW_KIND, functools.partial(decode, kind=wire.Object)),
+    # Whoever may ask decides how many there are, and how large.
+    page=50,
+    metadata_only=True,
+)
+
+
+async def sweep_reviews(client: ApiClient, *, now: datetime) -> None:
+    """Delete the reviews whose time is over by ``now``.
+
+    Raises:
+        TrothError: The API server can't be asked, or refuses.
+    """
+    try:
+        found = await client.list(_RESOURCE)
+    except NotServedError:
+        return
+    for item in found.items:
+        if item.value is None:
+            continue
+        metadata = item.value.metadata
+        made = metadata.creation_timestamp
+        if made is None or now - made < REVIEW_LIFETIME:
+            continue
+        with contextlib.suppress(NotFoundError):
+            await client.delete(_KIND, metadata.name, metadata.namespace)
+
 
 _log = structlog.get_logger(__name__)
 
