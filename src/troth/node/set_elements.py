@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 from collections.abc import Collection
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -267,6 +268,12 @@ async def read_counts(
         return found
 
     return await asyncio.to_thread(read) if pods else {}
+
+
+def packed(address: str) -> tuple[str, bytes]:
+    """What an address's family is called in rules (``ip``, ``ip6``), and the address as a key."""
+    parsed = ip_address(address)
+    return ("ip" if parsed.version == 4 else "ip6"), parsed.packed  # noqa: PLR2004 - IPv4
 
 
 def transaction(table: str, changes: Iterable[Change]) -> bytes:

@@ -30,7 +30,7 @@ import structlog
 from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS
 from troth.envoy.ports import TUNNEL_PORT
 from troth.mesh.connections import Reason, Side
-from troth.node.set_elements import Change, increases, read_counts, transaction
+from troth.node.set_elements import Change, increases, packed, read_counts, transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -288,7 +288,7 @@ class Strangers:
     def _introduce(self, doors: Mapping[str, SetElements]) -> None:
         """Tell these pods' kernel who has lately been a peer of another."""
         since = _now() - _PEER_SECONDS
-        recent = [_packed(address) for address, told in self._known.items() if told > since]
+        recent = [packed(address) for address, told in self._known.items() if told > since]
         peers = transaction(
             TABLE,
             [
@@ -320,8 +320,8 @@ class Strangers:
         _make_room(self._known, _MOST_INTRODUCED)
         self._known[address] = now
         try:
-            version, packed = _packed(address)
-            self._doors[uid].add(TABLE, _peers(version), [packed])
+            version, element = packed(address)
+            self._doors[uid].add(TABLE, _peers(version), [element])
         except OSError as error:  # the set is full
             _log.warning("a peer stays a stranger", pod=uid, address=address, reason=str(error))
         self._records[key] = _Record(told=now, since=now, proved=1)
@@ -344,8 +344,8 @@ class Strangers:
             _make_room(self._strange_until, _MOST_TOLD)
             self._strange_until[key] = now + _PARDON_SECONDS
         try:
-            version, packed = _packed(address)
-            self._doors[uid].remove(TABLE, _peers(version), packed)
+            version, element = packed(address)
+            self._doors[uid].remove(TABLE, _peers(version), element)
         except OSError as error:
             _log.warning("a stranger stays a peer", pod=uid, address=address, reason=str(error))
 
@@ -373,11 +373,6 @@ def _dropped(version: str, why: str) -> str:
 
 _DROPPED_ALONE = tuple(_dropped(version, _ALONE) for version in _VERSIONS)
 _DROPPED = (*_DROPPED_ALONE, *(_dropped(version, _TOGETHER) for version in _VERSIONS))
-
-
-def _packed(address: str) -> tuple[str, bytes]:
-    parsed = ipaddress.ip_address(address)
-    return ("ip" if parsed.version == 4 else "ip6"), parsed.packed  # noqa: PLR2004 - IPv4
 
 
 def _now() -> float:

@@ -34,7 +34,7 @@ from troth._table import difference
 from troth.envoy.ports import TUNNEL_PORT
 from troth.mesh.connections import Reason, Side
 from troth.mesh.model import Protocol
-from troth.node.set_elements import Change, Counted, increases, read_counts, transaction
+from troth.node.set_elements import Change, Counted, increases, packed, read_counts, transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
@@ -249,8 +249,8 @@ class Unserved:
 
     def _unserved(self, uid: str, counted: Counted, count: int) -> UnservedConnections:
         """What a number that the kernel has counted stands for."""
-        packed, port = counted.key[: -_PORT.size], counted.key[-_PORT.size :]
-        address, (number,) = str(ip_address(packed)), _PORT.unpack(port)
+        key, port = counted.key[: -_PORT.size], counted.key[-_PORT.size :]
+        address, (number,) = str(ip_address(key)), _PORT.unpack(port)
         heard = counted.name in _REFUSED
         reason = Reason.APP_UNREACHABLE
         if heard:
@@ -358,22 +358,17 @@ def _count(services: Iterable[Service]) -> Counter[_Entry]:
 
 def _entries(service: Service) -> Iterator[_Entry]:
     for address in service.cluster_ips:
-        version, packed = _packed(address)
-        yield f"virtual_{version}", packed
+        version, key = packed(address)
+        yield f"virtual_{version}", key
         for port in service.ports:
             # As Envoy balances: over the endpoints of the address's family.
             if port.protocol is Protocol.TCP and any(
                 (":" in endpoint.address) == (":" in address) for endpoint in port.endpoints
             ):
-                yield f"served_{version}", packed + _PORT.pack(port.number)
+                yield f"served_{version}", key + _PORT.pack(port.number)
 
 
 def _size(service: Service) -> int:
     """The entries there would be if all was served: what goes and comes changes no size."""
     ports = sum(port.protocol is Protocol.TCP for port in service.ports)
     return len(service.cluster_ips) * (1 + ports)
-
-
-def _packed(address: str) -> tuple[str, bytes]:
-    parsed = ip_address(address)
-    return ("ip" if parsed.version == 4 else "ip6"), parsed.packed  # noqa: PLR2004 - IPv4
