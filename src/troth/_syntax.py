@@ -6,10 +6,11 @@ and bounded, because messages end up in terminals and logs.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import TypeAlias
 
@@ -31,6 +32,20 @@ _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 Flaw: TypeAlias = tuple[str, str]
 """What is wrong, and what would be right."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question that names what was probably meant; empty where nothing is like it."""
+    near = difflib.get_close_matches(name[:256], list(known), n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def choices(name: str, known: Iterable[str]) -> str:
+    """What could have been named instead of ``name``, what is most like it first."""
+    there = sorted(set(known))
+    near = nearest(name, there)
+    listed = ", ".join(there) or "none"
+    return f"{near} There are: {listed}" if near else f"there are: {listed}"
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):

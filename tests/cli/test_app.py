@@ -169,7 +169,8 @@ def test_a_good_answer_in_a_pipe_has_no_colours_and_no_chatter(
 
     assert run(["validate", "-f", policy]) == 0
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "")
+    assert captured.out == ""
+    assert captured.err == "looked at 1 PeerAuthentication: 0 errors, 0 warnings\n"
 
 
 def test_validate_takes_paths_with_and_without_an_option(
@@ -191,3 +192,33 @@ def test_the_process_exits_with_the_commands_code(policy: str) -> None:
     assert code("validate", "-f", policy) == 0
     assert code("validate", "-f", "/nonexistent") == 2
     assert code("plan", "-f", policy, "--without", "PeerAuthentication/finance/default") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["validate"], "error: say what to look at: --filename PATH, or a cluster by --context\n"),
+        (["plan"], "error: say what would change: --with or --without\n"),
+        (["stauts"], "No such command 'stauts'. Did you mean 'status'?"),
+        (["status", "--contxt=x"], "--contxt"),
+    ],
+)
+def test_wrong_use_is_told_in_our_own_words(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    assert run(arguments) == 2
+    told = capsys.readouterr().err
+    assert complaint.lower() in told.lower()
+    assert "Invalid value" not in told
+
+
+def test_the_version_is_told_to_people_and_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["version"]) == 0
+    assert capsys.readouterr().out == f"troth {__version__}\n"
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"troth {__version__}\n"
+    assert run(["version", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "schema": "troth/version/v1",
+        "version": __version__,
+    }

@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.columns import assert_whole
 
 from troth.cli.render_status import render_pods
-from troth.control.messages import PodReport, PortStatus
+from troth.control.messages import ContainerStatus, PodReport, PortStatus
 from troth.mesh.model import PodPhase
 from troth.policy.model import Mode
 from troth.policy.scope import Scope
@@ -91,6 +91,15 @@ finance/cron
   identity: not captured: namespace finance is not labelled
 """
     )
+
+
+def test_a_pod_that_crashes_is_not_told_to_be_running() -> None:
+    crashing = ContainerStatus(name="app", reason="CrashLoopBackOff", exit_code=3)
+    out = io.StringIO()
+    rows = render_pods((pod("payments-0", containers=(crashing,)),), now=NOW)
+    Console(file=out, width=160).print(rows)
+    assert "CrashLoopBackOff" in out.getvalue()
+    assert "Running" not in out.getvalue()
 
 
 def test_a_narrow_terminal_loses_nothing() -> None:

@@ -128,7 +128,7 @@ def test_wrong_use_is_told_at_once_and_ends_with_2(
 @pytest.mark.usefixtures("no_mesh")
 def test_without_a_mesh_it_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trace", "finance/web", "finance/payments:8080"]) == 1
-    assert "start one with: troth up" in capsys.readouterr().err
+    assert "start one with: troth up -d PATH" in capsys.readouterr().err
 
 
 @given(source=st.text(), destination=st.text(), claim=st.none() | st.text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -438,6 +439,25 @@ def test_a_mesh_that_does_not_become_ready_says_why_and_goes_on(make_mesh: MakeM
         assert "finance/batch: container main: " in said
         assert "forgotten" in said
         eventually(lambda: mesh.pod("finance/web")["phase"] == "Running", what="the other pod")
+
+
+def test_a_pod_whose_command_ends_at_once_is_not_called_ready(make_mesh: MakeMesh) -> None:
+    (account, crashing) = server("finance/crashing")
+    crashing["spec"]["containers"][0]["command"] = ["sh", "-c", "echo no such file; exit 3"]
+    mesh = make_mesh({"crashing.yaml": document([account, crashing])})
+    with leaving_nothing(mesh):
+        started = mesh.troth("up", "--detach", str(mesh.directory), check=False)
+        assert started.returncode == 1
+        assert "not ready" in started.stderr
+        assert "`troth logs finance/crashing` shows what it wrote" in started.stderr
+
+        def left() -> list[str]:
+            return re.findall(r"started again in (\d+) s", mesh.troth("status", check=False).stdout)
+
+        eventually(lambda: set(left()) - {"1"}, what="more than a second to wait")
+        eventually(lambda: left() == ["1"], what="the last second of it")
+        assert "CrashLoopBackOff" in mesh.troth("status", check=False).stdout
+        mesh.troth("down", "--now")
 
 
 def test_kinds_that_are_not_used_are_named_once(make_mesh: MakeMesh) -> None:

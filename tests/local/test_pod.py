@@ -112,7 +112,8 @@ async def a_crashing_container_is_started_again(directory: Path) -> None:
     async with pod(directory, shell("echo run; exit 3")) as watched:
         waiting = await watched.until(lambda s: s.containers[0].reason == "CrashLoopBackOff")
         assert waiting.containers[0].exit_code == 3
-        assert waiting.containers[0].message == "started again in 1 s; the last exit code was 3"
+        assert waiting.containers[0].message == "the last exit code was 3"
+        assert waiting.containers[0].starts_again is not None
         assert not waiting.ready
         await watched.until(lambda s: s.containers[0].restarts == 1)
         await watched.until(
@@ -335,6 +336,20 @@ async def the_time_of_the_pre_stop_hook_is_part_of_the_grace_period(directory: P
     assert set(members(watched.namespace)) == set()
 
 
+async def a_pre_stop_hook_that_is_cut_short_is_not_told_to_have_taken_too_long(
+    directory: Path,
+) -> None:
+    log = directory / "pod/app.log"
+    hook = Hook(command=("sh", "-c", f"echo hooked >> {log}; sleep 1000"))
+    async with pod(directory, shell(TELLS, pre_stop=hook), termination_grace_seconds=60) as watched:
+        await watched.until_logged("up")
+        stopping = asyncio.create_task(watched.runner.stop())
+        await watched.until_logged("hooked")
+        watched.runner.hurry(0)
+        complaint, *_ = await stopping
+    assert complaint.endswith("its preStop hook failed: it was cut short")
+
+
 async def a_container_that_ended_meanwhile_has_its_pre_stop_hook_broken_off(
     directory: Path,
 ) -> None:
@@ -375,7 +390,7 @@ async def a_container_whose_post_start_hook_fails_is_started_again(directory: Pa
     async with pod(directory, shell("exec sleep 1000", post_start=hook)) as watched:
         waiting = await watched.until(lambda s: s.containers[0].reason == "CrashLoopBackOff")
         assert waiting.containers[0].message == (
-            "started again in 1 s; its postStart hook failed: false ended with exit code 1"
+            "its postStart hook failed: false ended with exit code 1"
         )
         assert not any(status.ready for status in watched.history)
 
@@ -505,6 +520,7 @@ SCENARIOS = [
     an_end_can_be_hurried,
     the_pre_stop_hook_comes_before_sigterm,
     the_time_of_the_pre_stop_hook_is_part_of_the_grace_period,
+    a_pre_stop_hook_that_is_cut_short_is_not_told_to_have_taken_too_long,
     a_container_that_ended_meanwhile_has_its_pre_stop_hook_broken_off,
     a_hook_may_be_a_request_or_a_pause,
     a_container_is_ready_once_its_post_start_hook_has_worked,

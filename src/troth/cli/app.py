@@ -6,6 +6,7 @@ Exit codes: 0 yes, 1 no or refused, 2 wrong use (bad flags, bad input).
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from troth import __version__
+from troth._syntax import nearest
 from troth.cli import PLUGIN
 from troth.errors import InputError, TrothError
 
@@ -35,6 +37,7 @@ COMMANDS = {
     "controller": "controller",
     "check": "check",
     "node": "node",
+    "version": "app",
     "ca": "ca",
 }
 """The module of every command, as help lists them."""
@@ -65,12 +68,14 @@ SUMMARIES = {
     ),
     "check": "Say what a cluster lacks for troth, before or after it is installed.",
     "node": "Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.",
+    "version": "Print the version.",
     "ca": "See and replace the root certificate of a cluster's mesh.",
 }
 """What each does, as the list of them says it: to take it from their modules takes long."""
 
 PLUGIN_COMMANDS = (
-    *("status", "validate", "explain", "plan", "why", "audit", "trace", "events", "check", "ca"),
+    *("status", "validate", "explain", "plan", "why", "audit", "trace", "events", "check"),
+    *("version", "ca"),
 )
 """Those of kubectl's plugin: they can ask a cluster, and there do so by themselves."""
 
@@ -131,6 +136,25 @@ def _root(
     """Mutual TLS between Kubernetes services, as Istio's PeerAuthentication says."""
 
 
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("version")(version)
+
+
+def version(
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--output", "-o", help="As text or as JSON.")
+    ] = "text",
+) -> int:
+    """Print the version."""
+    if output == "json":
+        told = {"schema": "troth/version/v1", "version": __version__}
+        sys.stdout.write(f"{json.dumps(told, indent=2)}\n")
+    else:
+        sys.stdout.write(f"troth {__version__}\n")
+    return 0
+
+
 def run_process() -> None:
     """Run the command line of this process."""
     # nft lives where a plain user's PATH doesn't lead on Debian.
@@ -157,7 +181,7 @@ def run(arguments: list[str], *, as_plugin: bool = False) -> int:
     except typer.Abort:
         return 1
     except typer.TyperException as error:
-        _complain(error.format_message())
+        _complain(_message(error, arguments, as_plugin=as_plugin))
         return 2
     except TrothError as error:
         _complain(*(error.problems if isinstance(error, InputError) else [error]))
@@ -169,6 +193,18 @@ def run(arguments: list[str], *, as_plugin: bool = False) -> int:
         sys.stderr.close()
         return 0
     return result if isinstance(result, int) else 0
+
+
+def _message(error: typer.TyperException, arguments: list[str], *, as_plugin: bool) -> str:
+    """What is wrong with a command line."""
+    if isinstance(error, typer.BadParameter) and error.param is None:
+        return error.message  # ours: it names what it is about
+    message = error.format_message()
+    if message.startswith("No such command") and "Did you mean" not in message:
+        names = PLUGIN_COMMANDS if as_plugin else tuple(COMMANDS)
+        near = nearest(arguments[0], names) if arguments else ""
+        return f"{message} {near or 'There are: ' + ', '.join(names)}".rstrip()
+    return message
 
 
 def _complain(*errors: object) -> None:

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from troth._contract import DEFAULT_NAMESPACE
-from troth.cli.console import Output, OutputOption, print_json, print_tables
+from troth.cli.console import Output, OutputOption, counted, print_json, print_tables
 from troth.errors import Severity
 
 if TYPE_CHECKING:
@@ -98,11 +98,7 @@ def _headline(finding: Finding) -> str:
 
 def _sum(report: Check) -> str:
     warnings = len(report.findings) - report.errors
-    noted = f" ({_count(warnings, 'warning')})" if warnings else ""
+    noted = f" ({counted(warnings, 'warning')})" if warnings else ""
     if report.errors:
-        return f"[red]{_count(report.errors, 'error')}[/red]{noted}"
+        return f"[red]{counted(report.errors, 'error')}[/red]{noted}"
     return f"[green]Nothing is in the way.[/green]{noted}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

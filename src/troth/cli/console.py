@@ -106,6 +106,14 @@ def print_tables(part: RenderableType) -> None:
     print_report(part, columns=out.width)
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something, in its singular or plural."""
+    if number == 1:
+        return f"1 {what}"
+    ending = "ies" if what.endswith("y") else "es" if what.endswith(("s", "x")) else "s"
+    return f"{number} {what[:-1] if ending == 'ies' else what}{ending}"
+
+
 def moment(when: datetime) -> str:
     """A time of day where it was today, and the date with it otherwise; local."""
     local = when.astimezone()

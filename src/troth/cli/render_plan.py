@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from troth._rows import Rows
-from troth.cli.console import coloured, moment
+from troth.cli.console import coloured, counted, moment
 from troth.cli.write_policies import commented, manifest_yaml
 from troth.explain.front_doors import Breakage
 
@@ -139,7 +139,7 @@ def _affected(what: str, affected: Affected) -> list[RenderableType]:
 
 
 def _seen(seen: Plaintext) -> str:
-    return f"{seen.source}, {seen.count} times, last {moment(seen.last)}"
+    return f"{seen.source}, {counted(seen.count, 'time')}, last {moment(seen.last)}"
 
 
 def _mode(mode: Mode | None) -> str:

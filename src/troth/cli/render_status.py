@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from troth._rows import Rows
 from troth.cli.console import coloured
+from troth.control.messages import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from troth.control.messages import PodReport, PortStatus
 
 _MINUTES = 60
+_OF_PHASE = frozenset({"PodInitializing", "Completed", "Stopped"})
+"""Reasons that say no more than the pod's phase."""
 
 
 def render_pods(pods: Sequence[PodReport], *, now: datetime) -> Rows:
@@ -24,7 +27,7 @@ def render_pods(pods: Sequence[PodReport], *, now: datetime) -> Rows:
     for pod in pods:
         rows.add_row(
             f"{pod.namespace}/{pod.name}",
-            pod.phase,
+            _doing(pod),
             "yes" if pod.ready else "no",
             "yes" if pod.captured else "no",
             coloured(pod.mode) if pod.mode else "",
@@ -37,6 +40,13 @@ def render_pods(pods: Sequence[PodReport], *, now: datetime) -> Rows:
         for number, port in _deviating(pod):
             rows.add_row(f"  port {number}", "", "", "", coloured(port.mode), str(port.decided_by))
     return rows
+
+
+def _doing(pod: PodReport) -> str:
+    """The phase or, where a container doesn't run, why; as kubectl has it."""
+    stopped = (each for each in pod.containers if each.state is not State.RUNNING and each.reason)
+    last = next(stopped, None)
+    return pod.phase if last is None or last.reason in _OF_PHASE else last.reason
 
 
 def _deviating(pod: PodReport) -> Iterator[tuple[int, PortStatus]]:

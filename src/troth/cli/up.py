@@ -16,7 +16,7 @@ from rich.markup import escape
 from troth._keepalive import KEEPALIVE_SECONDS
 from troth._listen import LISTEN, ListenAddress
 from troth._signals import ENDING
-from troth.cli.console import err
+from troth.cli.console import counted, err
 from troth.cli.mesh_options import (
     KeepaliveOption,
     PodConnectionsOption,
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.05
 _SILENT_SECONDS = 1.0
 """How long a mesh that ends may take before it is said what it waits for."""
+
+_STEADY_SECONDS = 0.4
+"""How long every process has to run before the mesh is called ready: bad commands end sooner."""
+
+_STEADY_AGAIN_SECONDS = 3.0
+"""The same if one of them has ended before."""
 
 _UNREADY_SECONDS = 5.0
 """How long a mesh that is ready waits for its apps to say so as well."""
@@ -202,11 +208,21 @@ def _wait(outside: Outside, timeout: float) -> tuple[str, ...]:
         except TimeoutError:
             return waiting or ("its start",)  # it had no time to say what
         until = time.monotonic() + _UNREADY_SECONDS
+        runs, since = None, time.monotonic()
         while True:
             mesh = _status(outside)
+            now = time.monotonic()
+            ended = _ended(mesh)
             missing = mesh.waiting_for or _unready(mesh)
-            if not missing or time.monotonic() > until:
-                return mesh.waiting_for
+            steady = _STEADY_SECONDS if not ended else _STEADY_AGAIN_SECONDS
+            before, runs = runs, {each.pid for pod in mesh.pods for each in pod.containers}
+            if runs != before:
+                since = now
+            if not missing and now - since >= steady:
+                return ()
+            if now > until:
+                return mesh.waiting_for or ended
+            missing = missing or ("what runs to go on running",)
             status.update(f"waiting for {escape(missing[0])}" + _and_more(missing))
             time.sleep(_POLL_SECONDS)
 
@@ -226,6 +242,18 @@ def _unready(mesh: MeshStatus) -> tuple[str, ...]:
         f"{pod.namespace}/{pod.name}'s readiness"
         for pod in mesh.pods
         if pod.phase is PodPhase.RUNNING and not pod.ready
+    )
+
+
+def _ended(mesh: MeshStatus) -> tuple[str, ...]:
+    """Containers that have ended already, and been started again."""
+    return tuple(
+        f"{pod.namespace}/{pod.name}: container {each.name}: ended and was started again "
+        f"{counted(each.restarts, 'time')}; `troth logs {pod.namespace}/{pod.name}` shows what it "
+        "wrote"
+        for pod in mesh.pods
+        for each in pod.containers
+        if each.restarts
     )
 
 

@@ -15,12 +15,14 @@ from troth.cli.cluster import (
     chosen_cluster,
     with_known_workloads,
 )
-from troth.cli.console import Output, OutputOption, err, out, print_json
+from troth.cli.console import Output, OutputOption, counted, err, out, print_json
 from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, RootNamespaceOption, read_manifests
 from troth.errors import Severity
 from troth.explain.validate import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from troth.explain.validate import Validation
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
@@ -88,16 +90,21 @@ def validate_command(
     return 1 if report.errors or (strict and report.warnings) else 0
 
 
+def _kinds(found: Mapping[str, int]) -> str:
+    return ", ".join(
+        counted(number, kind.partition(".")[0]) for kind, number in sorted(found.items()) if number
+    )
+
+
 def _print(report: Validation) -> None:
     for problem in report.problems:
         note = " (warning)" if problem.severity is Severity.WARNING else ""
         colour = _COLOURS[problem.severity]
         out.print(f"[{colour}]{escape(str(problem))}[/]{note}", soft_wrap=True)
-    if err.is_terminal:
-        objects = sum(report.objects.values())
-        ignored = sum(report.ignored.values())
-        err.print(
-            f"{objects} objects accepted, {ignored} of other kinds ignored: "
-            f"{report.errors} errors, {report.warnings} warnings",
-            style="dim",
-        )
+    looked_at, ignored = _kinds(report.objects), _kinds(report.ignored)
+    err.print(
+        f"looked at {looked_at or 'no object'}: {counted(report.errors, 'error')}, "
+        f"{counted(report.warnings, 'warning')}" + (f"; passed over {ignored}" if ignored else ""),
+        style="dim",
+        soft_wrap=True,
+    )

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
+from troth._syntax import choices
 from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name
 from troth.cli.console import Output, OutputOption, err, moment, print_json, print_tables
 from troth.cli.reviews import (
@@ -89,11 +90,10 @@ def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
         asking = asking.about(about)
     seen, unanswered = ask_totals(asking)
     if about is not None and about not in named(seen.noted, seen.world):
-        names = sorted({pod.workload for pod in seen.world.pods.values()})
         raise PeerError(
             "troth",
             f"no workload, pod or service is called {about!r}, and nobody by that name connected",
-            f"there are: {', '.join(names) or 'none'}",
+            choices(about, (pod.workload for pod in seen.world.pods.values())),
         )
     report = why(
         seen.noted,

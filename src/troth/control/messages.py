@@ -37,6 +37,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
         restarts: How often it was started again.
         pid: Of its process in the mesh's PID namespace; 0 when there is none.
         ready: It runs and its readiness probe, if any, succeeds.
+        starts_again: When it does, after it has ended; None where it runs, or doesn't.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     pid: int = 0
     ready: bool = False
+    starts_again: datetime | None = None
 
 
 class PortStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+NO_MESH = "start one with: troth up -d PATH; or ask a cluster with --context NAME or -n NAMESPACE"
 _SHORTEST_WAIT = 0.001  # seconds; 0 would make the socket non-blocking
 
 
@@ -42,7 +43,7 @@ def call(
         try:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise PeerError("troth", "no mesh is running", "start one with: troth up") from error
+            raise PeerError("troth", "no mesh is running", NO_MESH) from error
         with _ending(), connection.makefile("rb") as lines:
             connection.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
             while True:

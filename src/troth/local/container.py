@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -89,8 +90,8 @@ class ContainerRunner:
                 self._change(
                     state=State.WAITING,
                     reason="CrashLoopBackOff",
-                    message=f"started again in {delay:g} s; "
-                    + (self._failed_hook or f"the last exit code was {code}"),
+                    message=self._failed_hook or f"the last exit code was {code}",
+                    starts_again=datetime.now(UTC) + timedelta(seconds=delay),
                 )
             await asyncio.sleep(delay)
 
@@ -136,7 +137,7 @@ class ContainerRunner:
         if self.process is not None:
             self._ended(await self.process.wait())
         elif self.status.state is State.WAITING and self.status.exit_code is not None:
-            self._change(state=State.TERMINATED, reason="Stopped", message="")
+            self._change(state=State.TERMINATED, reason="Stopped", message="", starts_again=None)
         self._log.close()
 
     async def _run_once(self) -> int | None:
@@ -154,6 +155,7 @@ class ContainerRunner:
         self._failed_hook = ""
         self._change(
             state=State.RUNNING,
+            starts_again=None,
             reason="",
             message="",
             pid=process.pid,
@@ -208,7 +210,9 @@ class ContainerRunner:
                 await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
             wrong = doing.result() if doing.done() else ""
         except TimeoutError:
-            wrong = "it takes longer than the grace period"
+            wrong = (
+                "it was cut short" if patience.is_cut else "it takes longer than the grace period"
+            )
         finally:
             doing.cancel()
             ended.cancel()

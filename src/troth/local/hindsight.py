@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from troth._syntax import choices
 from troth.errors import PeerError
 from troth.explain.audit import Known, audit
 from troth.explain.front_doors import FrontDoors
@@ -32,11 +33,10 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
     tally = mesh.agent.journal.tally
     noted = tuple(note(tally.totals(), world, behind=partial(unready, mesh)))
     if request.about is not None and request.about not in named(noted, world):
-        names = sorted(pod.workload for pod in world.pods.values())
         raise PeerError(
             "troth",
             f"no workload, pod or service is called {request.about!r}",
-            f"there are: {', '.join(dict.fromkeys(names)) or 'none'}",
+            choices(request.about, (pod.workload for pod in world.pods.values())),
         )
     return why(
         noted,

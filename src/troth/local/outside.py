@@ -211,7 +211,7 @@ class Outside:
         """
         process = self.process()
         if process is None:
-            raise PeerError("troth", "no mesh is running", "start one with: troth up")
+            raise PeerError("troth", "no mesh is running", "start one with: troth up -d PATH")
         user = [] if is_privileged() else ["--user", "--preserve-credentials"]
         return ["nsenter", f"--target={process.pid}", *user, "--mount", "--net", "--pid", "--"]
 

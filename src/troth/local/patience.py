@@ -18,12 +18,16 @@ class Patience:
 
     Args:
         seconds: How long it is; 0 or more.
+
+    Attributes:
+        is_cut: It has become shorter than it was.
     """
 
     def __init__(self, seconds: float) -> None:
         self._until = _now() + seconds
         self._least = min(seconds, _LEAST_SECONDS)
         self._limits: set[asyncio.Timeout] = set()
+        self.is_cut = False
 
     @property
     def left(self) -> float:
@@ -33,6 +37,7 @@ class Patience:
     def cut(self, seconds: float) -> None:
         """Have it end ``seconds`` from now, if that is sooner."""
         until = _now() + seconds
+        self.is_cut = self.is_cut or until < self._until
         self._until = min(self._until, until)
         self._least = min(self._least, seconds)
         for limit in self._limits:

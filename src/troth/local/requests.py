@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from troth._syntax import choices
 from troth.control.messages import MeshStatus, PodReport, PortStatus
 from troth.dial.connect import Place, connect
 from troth.dial.listening import listening
@@ -277,8 +278,8 @@ def find(mesh: LocalMesh, name: str) -> Sandbox:
     ]
     if owned:
         return max(owned, key=lambda sandbox: sandbox.status.ready)
-    known = ", ".join(sandbox.key for sandbox in mesh.sandboxes) or "none"
-    raise PeerError("troth", f"no pod or Deployment is called {name!r}", f"there are: {known}")
+    known = (sandbox.key for sandbox in mesh.sandboxes)
+    raise PeerError("troth", f"no pod or Deployment is called {name!r}", choices(name, known))
 
 
 def mesh_status(mesh: LocalMesh) -> MeshStatus:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,14 +142,25 @@ class Sandbox:
                 ),
                 None,
             )
-            return f"container {troubled.name}: {troubled.message}" if troubled else ""
+            if troubled is None:
+                return ""
+            left = troubled.starts_again - datetime.now(UTC) if troubled.starts_again else None
+            again = f"started again in {max(ceil(left.total_seconds()), 0)} s; " if left else ""
+            return f"container {troubled.name}: {again}{troubled.message}; {self._its_logs}"
         waiting = next(
             (c for c in (*status.init_containers, *status.containers) if c.message or c.reason),
             None,
         )
         if waiting is None:
             return "not started yet"
+        if waiting.exit_code:
+            ended = f"ended with exit code {waiting.exit_code}"
+            return f"container {waiting.name}: {waiting.message or ended}; {self._its_logs}"
         return f"container {waiting.name}: {waiting.message or waiting.reason}"
+
+    @property
+    def _its_logs(self) -> str:
+        return f"`troth logs {self.key}` shows what it wrote"
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from troth._syntax import choices
 from troth.dial.report import Reached
 from troth.dial.reports import belongs, is_echo
 from troth.errors import PeerError
@@ -219,11 +220,10 @@ class ReviewedMesh:
     def _pod(self, name: str) -> Pod:
         pod = self._places.find(name)
         if pod is None:
-            known = ", ".join(dict.fromkeys(sorted(pod.workload for pod in self._places.pods)))
             raise PeerError(
                 "troth",
                 f"no pod or workload is called {name!r}",
-                f"there are: {known or 'none'}",
+                choices(name, (pod.workload for pod in self._places.pods)),
             )
         if not pod.node:
             raise PeerError("troth", f"{pod} is not bound to a node yet", "wait until it runs")
