@@ -103,7 +103,6 @@ def _in_cluster(
     place = name.partition("/")[0]
     found = ask_cluster(cluster, root_namespace=root_namespace, namespace=place, keep=name)
     require_essentials(found, but_in=root_namespace)
-    warn_of_errors(found.manifests.problems)
     # What a missing right hides has been looked at above.
     lacking = {each.problem for each in found.unreadable}
     problems = tuple(each for each in found.manifests.problems if each not in lacking)
