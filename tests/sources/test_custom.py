@@ -176,6 +176,10 @@ def test_a_rollout_may_take_its_pods_from_a_deployment() -> None:
         ("kafka.strimzi.io/v1beta2", "Kafka", "its operator makes the pods"),
         ("elasticsearch.k8s.elastic.co/v1", "Elasticsearch", "its operator makes the pods"),
         ("postgresql.cnpg.io/v1", "Cluster", "its operator makes the pods"),
+        ("opensearch.opster.io/v1", "OpenSearchCluster", "its operator makes the pods"),
+        ("operator.victoriametrics.com/v1beta1", "VMAgent", "its operator makes the pods"),
+        ("ps.percona.com/v1alpha1", "PerconaServerMySQL", "its operator makes the pods"),
+        ("serving.kserve.io/v1beta1", "InferenceService", "its operator makes the pods"),
         ("helm.toolkit.fluxcd.io/v2", "HelmRelease", "it deploys what stands elsewhere"),
     ],
 )

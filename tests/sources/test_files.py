@@ -249,6 +249,22 @@ def test_what_sops_has_encrypted_names_the_command_that_decrypts_it(tmp_path: Pa
     assert load([tmp_path]).unread == {str(tmp_path / "a.yaml")}
 
 
+@pytest.mark.parametrize("api_version", ["v1", "template.openshift.io/v1"])
+def test_an_openshift_template_names_the_command_that_processes_it(
+    tmp_path: Path, api_version: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(
+        f"apiVersion: {api_version}\nkind: Template\nmetadata: {{name: a}}\nobjects:\n"
+        "- {apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: a}}\n"
+    )
+    (problem,) = said(tmp_path / "a.yaml")
+    assert problem == (
+        "a.yaml:1: YAML document 1: is an OpenShift template, so none of its objects is read; "
+        "give the output of: oc process --local -f a.yaml"
+    )
+    assert load([tmp_path]).unread == {str(tmp_path / "a.yaml")}
+
+
 def test_a_kustomization_that_only_lists_its_files_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "a")
     (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml]\n")

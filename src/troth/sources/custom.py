@@ -70,19 +70,25 @@ _WITHOUT_TEMPLATE = {
         apm.k8s.elastic.co ApmServer
         argoproj.io ArgoCD EventBus EventSource Sensor
         beat.k8s.elastic.co Beat
+        camel.apache.org Integration
         cassandra.datastax.com CassandraDatacenter
         ceph.rook.io CephCluster CephFilesystem CephNFS CephObjectStore
         clickhouse.altinity.com ClickHouseInstallation
         clickhouse-keeper.altinity.com ClickHouseKeeperInstallation
         databases.spotahome.com RedisFailover
+        datadoghq.com DatadogAgent
+        dragonflydb.io Dragonfly
         elasticsearch.k8s.elastic.co Elasticsearch
         enterprisesearch.k8s.elastic.co EnterpriseSearch
         flink.apache.org FlinkDeployment FlinkSessionJob
         grafana.integreatly.org Grafana
+        infinispan.org Infinispan
+        install.istio.io IstioOperator
         jaegertracing.io Jaeger
         k8s.keycloak.org Keycloak
         k8s.mariadb.com MariaDB MaxScale
         k8ssandra.io K8ssandraCluster
+        kafka.banzaicloud.io KafkaCluster
         kafka.strimzi.io Kafka KafkaBridge KafkaConnect KafkaMirrorMaker KafkaMirrorMaker2
         kafka.strimzi.io KafkaNodePool
         kibana.k8s.elastic.co Kibana
@@ -95,19 +101,25 @@ _WITHOUT_TEMPLATE = {
         mongodbcommunity.mongodb.com MongoDBCommunity
         monitoring.coreos.com Alertmanager Prometheus PrometheusAgent ThanosRuler
         mysql.oracle.com InnoDBCluster
+        opensearch.opster.io OpenSearchCluster
+        operator.victoriametrics.com VMAgent VMAlert VMAlertmanager VMAuth VMCluster VMSingle
         opentelemetry.io OpenTelemetryCollector
         pgv2.percona.com PerconaPGCluster
         postgres-operator.crunchydata.com PGAdmin PostgresCluster
         postgresql.cnpg.io Cluster Pooler
+        pingcap.com TidbCluster
+        ps.percona.com PerconaServerMySQL
         psmdb.percona.com PerconaServerMongoDB
         pxc.percona.com PerconaXtraDBCluster
         rabbitmq.com RabbitmqCluster
         redis.redis.opstreelabs.in Redis RedisCluster RedisReplication RedisSentinel
         scylla.scylladb.com ScyllaCluster
+        serving.kserve.io InferenceService
         solr.apache.org SolrCloud
         sparkoperator.k8s.io ScheduledSparkApplication SparkApplication
         tekton.dev PipelineRun TaskRun
         tempo.grafana.com TempoMonolithic TempoStack
+        vault.banzaicloud.com Vault
         zookeeper.pravega.io ZookeeperCluster
         """,
     ),

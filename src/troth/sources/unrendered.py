@@ -1,4 +1,4 @@
-"""What is no manifest yet: sources of Helm, kustomize and SOPS, and the command that renders them.
+"""What is no manifest yet: sources of Helm, kustomize, SOPS and OpenShift, and what renders them.
 
 Read as they stand they would be wrong in a dozen places, none of which is the point.
 """
@@ -26,6 +26,7 @@ _KUSTOMIZATIONS = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomi
 _ONLY_LISTS = frozenset({"apiVersion", "kind", "metadata", "resources"})
 """Fields of a kustomization that changes nothing of what it lists."""
 
+_OPENSHIFT_TEMPLATES = {("Template", version) for version in ("v1", "template.openshift.io/v1")}
 _PATCHES = ("patches", "patchesStrategicMerge", "patchesJson6902", "replacements", "configurations")
 
 
@@ -58,6 +59,10 @@ def unrendered(value: object, text: str, file: str) -> Remark | None:
     if isinstance(seal, dict) and "mac" in seal:
         wanted = f"give the output of: sops -d {shlex.quote(file)}"
         return Remark(0, "is encrypted by SOPS", wanted)
+    if (value.get("kind"), value.get("apiVersion")) in _OPENSHIFT_TEMPLATES:
+        # A cluster stores it as it is: its objects come of it only when it is processed.
+        wanted = f"give the output of: oc process --local -f {shlex.quote(file)}"
+        return Remark(0, "is an OpenShift template, so none of its objects is read", wanted)
     name = Path(file).name
     if name.startswith("values") and not {"apiVersion", "kind"} & value.keys():
         wanted = f"give the output of: helm template -f {shlex.quote(file)} CHART"
