@@ -167,6 +167,20 @@ def test_a_front_door_stays_open_and_the_rest_becomes_strict(
     assert states(after)["payments:8080"] == "left open"
 
 
+def test_before_writing_into_a_followed_folder_it_asks(mesh: Mesh, pods: list[Client]) -> None:
+    web, *_ = pods
+    assert web.get("payments", 8080).body
+    wait_seen(mesh, connections=1)
+    before = set(mesh.directory.iterdir())
+    command = ("audit", "--write-policy", str(mesh.directory))
+    refused = mesh.troth(*command, check=False, input="n\n")
+    assert refused.returncode == 1
+    assert "is followed by the running mesh" in refused.stderr
+    assert set(mesh.directory.iterdir()) == before
+    mesh.troth(*command, "--yes", check=False)
+    assert set(mesh.directory.iterdir()) > before
+
+
 def test_files_that_exist_are_not_overwritten(mesh: Mesh, pods: list[Client]) -> None:
     web, *_ = pods
     assert web.get("payments", 8080).body
@@ -179,6 +193,23 @@ def test_files_that_exist_are_not_overwritten(mesh: Mesh, pods: list[Client]) ->
     assert result.returncode == 2
     assert f"{file}: exists already" in result.stderr
     assert file.read_text() == "mine"
+
+
+def test_a_namespace_of_the_local_mesh_is_asked_about_by_n(mesh: Mesh, pods: list[Client]) -> None:
+    web, _, cron = pods
+    assert web.get("payments", 8080).body
+    assert cron.get("payments.finance", 8080).body
+    wait_seen(mesh, connections=2)
+    status = json.loads(mesh.troth("status", "-n", "legacy", "-o", "json", check=False).stdout)
+    assert {pod["namespace"] for pod in status["pods"]} == {"legacy"}
+    said = mesh.troth("events", "-n", "legacy", "-o", "json").stdout
+    assert {json.loads(line)["source"]["workload"] for line in said.splitlines()} == {"legacy/cron"}
+    audit = json.loads(mesh.troth("audit", "-n", "legacy", "-o", "json", check=False).stdout)
+    assert {pair["source"] for pair in audit["pairs"]} == {"legacy/cron"}
+    explained = mesh.troth("explain", "payments", "-n", "finance", "-o", "json").stdout
+    assert json.loads(explained)["workload"]["name"] == "payments"
+    traced = mesh.troth("trace", "web", "payments:8080", "-n", "finance", "-o", "json").stdout
+    assert json.loads(traced)["from"]["name"] == "finance/web"
 
 
 @pytest.mark.parametrize("since", ["", "0h", "1", "1w", "-1h", "8d", "99999999s", "1h30m"])

@@ -11,7 +11,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, known_clients
+from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, is_of, known_clients
 from troth.cli.console import Output, OutputOption, err, print_json, print_tables
 from troth.cli.render_audit import render_audit
 from troth.cli.reviews import (
@@ -52,6 +52,14 @@ def audit_command(
             metavar="DIR",
         ),
     ] = None,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes",
+            "-y",
+            help="Don't ask before writing where the running mesh takes policies from.",
+        ),
+    ] = False,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
     namespace: AskedNamespaceOption = None,
@@ -66,19 +74,23 @@ def audit_command(
     ready, and 1 when one is not, or when a node of a cluster didn't answer.
     """
     seconds = _duration(since).total_seconds()
-    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    )
     if cluster:
         asking = Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout)
         report = _of_cluster(asking, int(seconds))
     else:
         (answer,) = call(StateDirectory().control, "audit", seconds=seconds)
-        report = msgspec.convert(answer, Audit, strict=False)
+        report = _within(msgspec.convert(answer, Audit, strict=False), namespace)
     if output is Output.JSON:
         print_json(report)
     else:
         print_tables(render_audit(report))
     tell_unanswered(report.unanswered)
     if write_policy is not None:
+        if cluster is None and report.policies and not yes:
+            _ask_first(write_policy)
         _write(report, write_policy)
     return 0 if report.ready else 1
 
@@ -104,6 +116,40 @@ def _of_cluster(asking: Asking, seconds: int) -> Audit:
     return msgspec.structs.replace(
         report, ready=False, policies=(), left_out=tuple(left_out), unanswered=unanswered
     )
+
+
+def _within(report: Audit, namespace: str | None) -> Audit:
+    """What of it is about a namespace's workloads."""
+    if namespace is None:
+        return report
+    workloads = tuple(each for each in report.workloads if each.namespace == namespace)
+    return msgspec.structs.replace(
+        report,
+        ready=all(each.ready for each in workloads),
+        workloads=workloads,
+        pairs=tuple(
+            each for each in report.pairs if is_of(namespace, each.source, each.destination)
+        ),
+        policies=tuple(each for each in report.policies if is_of(namespace, *each.workloads)),
+        left_out=tuple(each for each in report.left_out if is_of(namespace, each.workload)),
+    )
+
+
+def _ask_first(directory: Path) -> None:
+    """Ask whether to write where the mesh would put it in force at once.
+
+    Raises:
+        typer.Abort: The answer is no, or nobody is there to give one.
+    """
+    target = directory.resolve()
+    followed = (Path(path) for path in StateDirectory().read_settings().paths)
+    if any(target.is_relative_to(each) for each in followed):
+        err.print(
+            f"[yellow]{escape(str(directory))} is followed by the running mesh:[/yellow] what is "
+            "written there is in force at once (--yes doesn't ask)",
+            soft_wrap=True,
+        )
+        typer.confirm("Write the policies there?", abort=True, err=True)
 
 
 def _write(report: Audit, directory: Path) -> None:

@@ -68,8 +68,18 @@ def chosen_cluster(
     kubeconfig: Path | None,
     namespace: str | None,
     files: Sequence[Path] | None = None,
+    or_local: bool = False,
 ) -> Cluster | None:
     """The cluster that is meant; None when files are, or the mesh on this machine.
+
+    Args:
+        ctx: The command's.
+        context: As given.
+        kubeconfig: As given.
+        namespace: As given; with ``or_local`` it is one of the mesh on this machine, if one runs
+            and nothing else means a cluster.
+        files: As given.
+        or_local: The command can ask the mesh on this machine.
 
     Raises:
         TrothError: There is none, or no such one.
@@ -82,6 +92,11 @@ def chosen_cluster(
         return None
     if (context, kubeconfig, namespace) == (None, None, None) and not is_plugin(ctx):
         return None
+    if or_local and context is None and kubeconfig is None and not is_plugin(ctx):
+        from troth.control.state_dir import StateDirectory  # noqa: PLC0415 - only for this
+
+        if StateDirectory().control.exists():
+            return None
     from troth.kube.config import cluster_config  # noqa: PLC0415 - see above
     from troth.sources.collect import DEFAULT_NAMESPACE  # noqa: PLC0415 - see above
 
@@ -101,6 +116,11 @@ def full_name(name: str, namespace: str | None) -> str:
     if namespace is None or not (slash and rest and NAMESPACE.flaw(head) is None):
         return f"{namespace}/{name}" if namespace else name
     return name
+
+
+def is_of(namespace: str | None, *names: str | None) -> bool:
+    """Whether one of the names is ``NAMESPACE/NAME`` of that namespace; None is any."""
+    return namespace is None or any(name.startswith(f"{namespace}/") for name in names if name)
 
 
 def full_object_name(name: str, namespace: str | None) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster
+from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, is_of
 from troth.cli.console import Output, OutputOption, err, out, print_json
 from troth.cli.reviews import (
     TIMEOUT_SECONDS,
@@ -67,10 +67,14 @@ def events(
     every two seconds, or less often where many nodes are concerned. With -o json, one object per
     line. The exit code is 0, or 1 when a node of a cluster didn't answer.
     """
-    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    )
     if cluster is None:
         for answer in call(StateDirectory().control, "events", follow=follow):
-            _print(msgspec.convert(answer, Connection), output)
+            connection = msgspec.convert(answer, Connection)
+            if is_of(namespace, connection.source.workload, connection.destination.workload):
+                _print(connection, output)
         return 0
     asking = Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout)
     return _ask_cluster(asking, output, follow=follow)

@@ -70,7 +70,12 @@ def explain_command(
     file or document that can't be read.
     """
     cluster = chosen_cluster(
-        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
+        ctx,
+        context=context,
+        kubeconfig=kubeconfig,
+        namespace=namespace,
+        files=files,
+        or_local=True,
     )
     root = root_namespace or ROOT_NAMESPACE
     domain = TrustDomain.parse(trust_domain or DEFAULT_TRUST_DOMAIN)
@@ -84,7 +89,7 @@ def explain_command(
         derivation = explain(manifests, name, root_namespace=root, trust_domain=domain)
     else:
         _only_with_files(root_namespace, trust_domain)
-        (answer,) = call(StateDirectory().control, "explain", name=workload)
+        (answer,) = call(StateDirectory().control, "explain", name=full_name(workload, namespace))
         derivation = msgspec.convert(answer, Derivation, strict=False)
     hiding = derivation.explanation.problems
     if output is Output.JSON:

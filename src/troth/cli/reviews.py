@@ -30,7 +30,11 @@ T = TypeVar("T")
 
 AskedNamespaceOption = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="Ask a cluster about this namespace."),
+    typer.Option(
+        "--namespace",
+        "-n",
+        help="Ask about this namespace: of the mesh on this machine, or of a cluster.",
+    ),
 ]
 AllNodesOption = Annotated[
     bool,

@@ -34,7 +34,7 @@ def status(
     kubeconfig: KubeconfigOption = None,
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="Only the pods of this namespace of a cluster."),
+        typer.Option("--namespace", "-n", help="Only the pods of this namespace."),
     ] = None,
     troth_namespace: Annotated[
         str, typer.Option(help="In a cluster: where the controller and the node agents run.")
@@ -52,7 +52,9 @@ def status(
     In a cluster it shows the nodes, the controller and the roots, too. The exit code is 0 when all
     is as it should be, and 1 when something is missing or refused.
     """
-    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    )
     if cluster:
         report = ask_status(
             cluster,
@@ -68,6 +70,9 @@ def status(
         return 0 if report.ready else 1
     (answer,) = call(StateDirectory().control, "status")
     mesh = msgspec.convert(answer, MeshStatus, strict=False)
+    if namespace is not None:
+        pods = tuple(pod for pod in mesh.pods if pod.namespace == namespace)
+        mesh = msgspec.structs.replace(mesh, pods=pods)
     if output is Output.JSON:
         print_json(mesh)
     else:

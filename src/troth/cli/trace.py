@@ -94,7 +94,9 @@ def trace(
         "--foreign-ca": foreign_ca,
     }
     given = [flag for flag, is_given in flags.items() if is_given]
-    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    )
     if cluster:
         if expired:
             raise typer.BadParameter(
@@ -111,7 +113,12 @@ def trace(
         with reviewed_mesh(asking) as mesh:
             diagnosis = diagnose(mesh, question)
     else:
-        question = read_question(source, destination, given, claim=claim)
+        question = read_question(
+            full_name(source, namespace),
+            destination,
+            given,
+            claim=claim and full_name(claim, namespace),
+        )
         diagnosis = diagnose(ControlSocket(StateDirectory().control), question)
     if output is Output.JSON:
         print_json(diagnosis)

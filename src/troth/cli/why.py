@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from troth._syntax import choices
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name
+from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name, is_of
 from troth.cli.console import Output, OutputOption, err, moment, print_json, print_tables
 from troth.cli.reviews import (
     TIMEOUT_SECONDS,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from troth.explain.why_report import Refusal
     from troth.mesh.world import World
 
+_MOST = 1000
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -52,7 +54,7 @@ def why_command(
             metavar="[NAMESPACE/WORKLOAD]",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 10,
+    count: Annotated[int, typer.Option(help="How many to show.", min=1, max=_MOST)] = 10,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
     namespace: AskedNamespaceOption = None,
@@ -66,20 +68,33 @@ def why_command(
     The newest come first; those that failed alike are one, with a count. In a cluster it is about
     the pods of one namespace. The exit code is 0, or 1 when a node of a cluster didn't answer.
     """
-    cluster = chosen_cluster(ctx, context=context, kubeconfig=kubeconfig, namespace=namespace)
+    cluster = chosen_cluster(
+        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    )
     if cluster:
         report = _of_cluster(
             Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout), about, count
         )
     else:
-        (answer,) = call(StateDirectory().control, "why", about=about, count=count)
-        report = msgspec.convert(answer, Why)
+        about = about and full_name(about, namespace)
+        most = count if namespace is None else _MOST
+        (answer,) = call(StateDirectory().control, "why", about=about, count=most)
+        report = _within(msgspec.convert(answer, Why), namespace, count)
     if output is Output.JSON:
         print_json(report)
     else:
         print_tables(render_why(report))
     tell_unanswered(report.unanswered)
     return 1 if report.unanswered else 0
+
+
+def _within(report: Why, namespace: str | None, count: int) -> Why:
+    """What of it is about a namespace's pods."""
+    refusals = [each for each in report.refusals if is_of(namespace, each.source, each.destination)]
+    missing = [each for each in report.not_captured if is_of(namespace, each.pod)]
+    return msgspec.structs.replace(
+        report, refusals=tuple(refusals[:count]), not_captured=tuple(missing)
+    )
 
 
 def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
