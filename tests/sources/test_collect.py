@@ -389,3 +389,12 @@ def test_any_object_is_accepted_or_refused(
 def test_ten_thousand_objects_are_collected() -> None:
     stream = "\n---\n".join(account(f"a{number}") for number in range(10_000))
     assert len(collect(read_documents(stream, "f.yaml")[0]).service_accounts) == 10_000
+
+
+def test_an_object_with_twenty_thousand_mistakes_is_read_like_any_other(
+    read: Callable[..., Manifests],
+) -> None:
+    labels = ",".join(f'"k{number}": true' for number in range(20_000))
+    text = '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {%s}}}'
+    manifests = read(text % labels)
+    assert len(manifests.problems) == 20_000

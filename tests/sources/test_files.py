@@ -299,6 +299,8 @@ def test_a_component_of_kustomizations_is_no_business_of_its_own(tmp_path: Path)
         "resources: [../base]\n",
         "resources: [https://example.org/a.yaml]\n",
         "patches: [{path: b.yaml}]\n",
+        f"resources: [{'a' * 5000}]\n",
+        'resources: ["a\\0b"]\n',
         "{{ broken\n",
     ],
 )

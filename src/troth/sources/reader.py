@@ -47,7 +47,7 @@ class Report:
 
     def __init__(self, subject: str, document: Document) -> None:
         self.subject = subject
-        self._problems: list[tuple[int, Problem]] = []
+        self._problems: dict[Problem, int] = {}
         self.errors = 0
         self._document = document
 
@@ -66,15 +66,15 @@ class Report:
         """Note ``problem``, at the line of its field; once, however often it is found."""
         line = self._document.line_of(problem.path)
         where = Location(self._document.location.file, line)
-        noted = (line, msgspec.structs.replace(problem, location=where))
+        noted = msgspec.structs.replace(problem, location=where)
         if noted in self._problems:
             return
-        self._problems.append(noted)
+        self._problems[noted] = line
         self.errors += problem.severity is Severity.ERROR
 
     def by_line(self) -> list[Problem]:
         """All that was noted, in the document's order."""
-        return [problem for _, problem in sorted(self._problems, key=itemgetter(0))]
+        return [problem for problem, _ in sorted(self._problems.items(), key=itemgetter(1))]
 
 
 class Fields:

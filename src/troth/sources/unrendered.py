@@ -5,6 +5,7 @@ Read as they stand they would be wrong in a dozen places, none of which is the p
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -57,7 +58,7 @@ def unrendered(value: object, text: str, file: str) -> Remark | None:
         return template_in(text)
     seal = value.get("sops")
     if isinstance(seal, dict) and "mac" in seal:
-        wanted = f"give the output of: sops -d {shlex.quote(file)}"
+        wanted = f"give the output of: sops -d {_named(file)}"
         return Remark(0, "is encrypted by SOPS", wanted)
     if (value.get("kind"), value.get("apiVersion")) in _OPENSHIFT_TEMPLATES:
         # A cluster stores it as it is: its objects come of it only when it is processed.
@@ -68,6 +69,11 @@ def unrendered(value: object, text: str, file: str) -> Remark | None:
         wanted = f"give the output of: helm template -f {shlex.quote(file)} CHART"
         return Remark(0, "is no manifest, but looks like the values of a Helm chart", wanted)
     return None
+
+
+def _named(file: str) -> str:
+    """A file's name in a command; standard input has none."""
+    return "FILE" if file.startswith("<") else shlex.quote(file)
 
 
 def _texts(metadata: Mapping[str, object]) -> Iterator[str]:
@@ -124,7 +130,8 @@ def kustomized(file: Path, value: object, *, alone: bool) -> tuple[Problem | Non
         folder / path for field in _PATCHES for path in _paths(fields.get(field, ()))
     )
     elsewhere = any(
-        not (folder / path).exists() or ".." in Path(path).parts
+        # Not Path.exists, which raises for a name that is too long.
+        not os.path.exists(folder / path) or ".." in Path(path).parts  # noqa: PTH110
         for path in _paths(fields.get("resources", ()))
     )
     if fields.get("kind") == "Component" and not alone:

@@ -66,9 +66,10 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         """The line of the field ``path``, or of the nearest field above it that is there."""
         steps = [bracketed or bare for bracketed, bare in _PATH_STEP.findall(self._full(path))]
         line = self.location.line - self.first_line
-        node = _composed(self.text)
+        tree = _composed(self.text)
+        node = tree.root
         for step in steps:
-            found = _child(node, step)
+            found = tree.child(node, step)
             if found is None:
                 break
             line, node = found
@@ -230,19 +231,31 @@ def _hint(problem: str) -> str:
     return next((hint for part, hint in _HINTS.items() if part in problem), _DEFAULT_HINT)
 
 
+class _Tree:
+    """The nodes of a text, each mapping's found by their keys without looking at all of them."""
+
+    def __init__(self, root: yaml.Node | None) -> None:
+        self.root = root
+        self._entries: dict[yaml.Node, dict[str, tuple[int, yaml.Node]]] = {}
+
+    def child(self, node: yaml.Node | None, step: str) -> tuple[int, yaml.Node] | None:
+        """The line (from 0) and the node of one step down a path."""
+        if isinstance(node, yaml.MappingNode):
+            if node not in self._entries:
+                # The first of two equal keys counts, as the later one is refused.
+                self._entries[node] = {
+                    key.value: (key.start_mark.line, value)
+                    for key, value in reversed(node.value)
+                    if isinstance(key, yaml.ScalarNode)
+                }
+            return self._entries[node].get(step.strip('"'))
+        if isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
+            child = node.value[int(step)]
+            return child.start_mark.line, child
+        return None
+
+
 @lru_cache(maxsize=1)
-def _composed(text: str) -> yaml.Node | None:
+def _composed(text: str) -> _Tree:
     """The text's nodes; only for texts that were read, which bounds their nesting."""
-    return yaml.compose(text, Loader=yaml.CSafeLoader)
-
-
-def _child(node: yaml.Node | None, step: str) -> tuple[int, yaml.Node] | None:
-    """The line (from 0) and the node of one step down a path."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == step.strip('"'):
-                return key.start_mark.line, value
-    if isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
-        child = node.value[int(step)]
-        return child.start_mark.line, child
-    return None
+    return _Tree(yaml.compose(text, Loader=yaml.CSafeLoader))
