@@ -239,6 +239,19 @@ spec:
     assert doors(pod, world=["+web"]) == {9100: ["Pod web/shop (hostPort)"]}
 
 
+def test_a_port_of_the_node_for_a_pod_without_labels_is_no_front_door_of_other_pods() -> None:
+    pod = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: bare, namespace: web}
+spec: {containers: [{name: main, ports: [{containerPort: 9100, hostPort: 9100}]}]}
+"""
+    found = FrontDoors(objects(*WORLD, bare=pod))
+
+    assert found.of("web", {"app": "shop"}, ()) == {}
+    assert list(found.of("web", {}, ())) == [9100]
+
+
 def test_a_knative_service_is_its_own_front_door() -> None:
     text = entrance(
         "serving.knative.dev/v1", "Service", "spec: {template: {spec: {containers: [{image: a}]}}}"

@@ -71,6 +71,10 @@ class _Way(NamedTuple):
     selector: Mapping[str, str]
     target: int | str
 
+    def leads_to(self, labels: Mapping[str, str]) -> bool:
+        """Whether it leads to pods of these labels; one to a pod without any, to no others."""
+        return self.selector.items() <= labels.items() and bool(self.selector or not labels)
+
 
 def worst(verdicts: Iterable[Breakage]) -> Breakage:
     """What several verdicts say together."""
@@ -100,7 +104,7 @@ class FrontDoors:
         found: dict[int, dict[FrontDoor, None]] = defaultdict(dict)
         for way in self._ways.get(namespace, ()):
             target = names.get(way.target) if isinstance(way.target, str) else way.target
-            if target and way.selector.items() <= labels.items():
+            if target and way.leads_to(labels):
                 found[target][way.door] = None
         return {port: tuple(doors) for port, doors in sorted(found.items())}
 
