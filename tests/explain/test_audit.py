@@ -472,3 +472,11 @@ def test_a_proposal_says_whom_it_could_refuse() -> None:
     assert [each.verdict for each in possible.policies] == [Breakage.POSSIBLE]
     assert possible.outside == ("finance/outsider", "legacy/cron")
     assert [each.verdict for each in none.policies] == [Breakage.NONE]
+
+
+def test_a_proposal_for_ports_that_are_not_known_says_whom_it_could_refuse() -> None:
+    names = "finance/web", "finance/payments", "legacy/cron"
+    report = judged(now=world(pods=[pod(name) for name in names]))
+
+    assert [dict(each.ports) for each in report.workloads] == [{}, {}]
+    assert [each.verdict for each in report.policies] == [Breakage.POSSIBLE]

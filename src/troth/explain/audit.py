@@ -97,7 +97,7 @@ def audit(
     known = known._replace(outside=tuple(sorted({*names, *known.outside})))
     auditor = _Auditor(noted, world, not_captured or {}, known)
     workloads = tuple(auditor.workloads())
-    policies, left_out = propose(workloads, world, selectors or {})
+    policies, left_out = propose(workloads, world, selectors or {}, unseen=known.verdict)
     return Audit(
         ready=all(workload.ready for workload in workloads),
         verdict=worst(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from troth.explain.audit_report import WorkloadAudit
-    from troth.explain.front_doors import FrontDoor
+    from troth.explain.front_doors import Breakage, FrontDoor
     from troth.mesh.model import Pod
     from troth.mesh.world import World
     from troth.sources.collect import Manifests
@@ -40,10 +40,21 @@ Modes = dict[tuple[str, int | None], Mode]
 
 
 def propose(
-    workloads: Sequence[WorkloadAudit], world: World, selectors: Mapping[str, Mapping[str, str]]
+    workloads: Sequence[WorkloadAudit],
+    world: World,
+    selectors: Mapping[str, Mapping[str, str]],
+    *,
+    unseen: Breakage,
 ) -> tuple[tuple[Proposal, ...], tuple[LeftOut, ...]]:
-    """The policies that are safe now, and why there is none for the others."""
-    proposer = _Proposer(workloads, world, selectors)
+    """The policies that are safe now, and why there is none for the others.
+
+    Args:
+        workloads: What was seen of each.
+        world: What runs and holds now.
+        selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by.
+        unseen: Whether STRICT may refuse clients that were not seen, at ports that aren't known.
+    """
+    proposer = _Proposer(workloads, world, selectors, unseen)
     for namespace in sorted({each.namespace for each in workloads}):
         proposer.consider([each for each in workloads if each.namespace == namespace])
     return tuple(proposer.proposals), tuple(proposer.left_out)
@@ -124,7 +135,9 @@ class _Proposer:
         workloads: Sequence[WorkloadAudit],
         world: World,
         selectors: Mapping[str, Mapping[str, str]],
+        unseen: Breakage,
     ) -> None:
+        self._unseen = unseen
         self.proposals: list[Proposal] = []
         self.left_out: list[LeftOut] = []
         self._workloads = workloads
@@ -230,10 +243,17 @@ class _Proposer:
                 exceptions=exceptions,
                 manifest=policy.manifest,
                 verdict=worst(
-                    port.verdict
+                    verdict
                     for each in workloads
-                    for number, port in each.ports.items()
-                    if number not in exceptions and port.state is not PortState.LEFT_OPEN
+                    for verdict in (
+                        [
+                            port.verdict
+                            for number, port in each.ports.items()
+                            if number not in exceptions and port.state is not PortState.LEFT_OPEN
+                        ]
+                        if each.ports or each.mode is Mode.STRICT
+                        else [self._unseen]
+                    )
                 ),
             )
         )
