@@ -272,7 +272,7 @@ def test_the_verdict_says_what_became_of_it_and_where_it_stopped(
                 route={"unready": ("finance/payments-0: container payments: exit code 1",)},
             ),
             "It selects finance/payments-0: container payments: exit code 1.",
-            "Make one of these ready",
+            "Correct that for one of them",
             id="pods that are not ready",
         ),
         pytest.param(

@@ -373,7 +373,13 @@ def test_what_is_in_the_way_of_the_tunnel_is_named_as_a_cause(
     ("behind", "remedy"),
     [
         ((), "Its selector matches no pod: correct it, or the labels of the pods."),
-        (("finance/payments-0: not ready",), "It selects finance/payments-0: not ready."),
+        (
+            ("finance/payments-0: not ready",),
+            (
+                "It selects finance/payments-0: not ready. Correct that for one of them: "
+                "`troth logs` shows what a container says."
+            ),
+        ),
     ],
 )
 def test_a_service_that_leads_nowhere_is_told_with_what_is_behind_it(

@@ -136,7 +136,7 @@ def no_endpoints(findings: Findings) -> tuple[str, str]:
         cause += ": its selector matches none."
         return cause, "Compare its selector with the labels of the pods that it is meant for."
     cause += f". It selects {'; '.join(route.unready)}."
-    return cause, "Make one of these ready: `troth logs` shows what it says."
+    return cause, "Correct that for one of them: `troth logs` shows what a container says."
 
 
 def envoy_gone(findings: Findings) -> tuple[str, str]:

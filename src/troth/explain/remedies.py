@@ -230,7 +230,10 @@ class Explainer:
                 "targetPort names"
             )
         if found := tuple(self._behind(service)):
-            return f"it selects {'; '.join(found)}"
+            return (
+                f"it selects {'; '.join(found)}. Correct that for one of them: `troth logs` shows "
+                "what a container says"
+            )
         return "its selector matches no pod: correct it, or the labels of the pods"
 
     def _policy(self, total: Total, source: Pod | None) -> tuple[str, str, str]:
