@@ -14,7 +14,7 @@ from troth.control.state_dir import Settings, StateDirectory
 from troth.errors import EnvironmentLackError
 from troth.local import outside
 from troth.local import uplink as _uplink
-from troth.local.outside import Outside
+from troth.local.outside import Outside, last_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +102,20 @@ def assert_start_leaves_nothing(tmp_path: Path, *, detach: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
         Outside(state).start(Settings(paths=()), detach=detach)
     assert not state.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (
+            'timestamp=2026 level=error event="it ends" reason="no \\"a\\" there; go"\nlevel=info',
+            'no "a" there; go',
+        ),
+        ("timestamp=2026 level=error event=x reason=gone", "gone"),
+        ("Traceback (most recent call last):\n  File\nKeyError: 1", "KeyError: 1"),
+        ("", "it left no log"),
+    ],
+    ids=["quoted", "plain", "a traceback", "nothing"],
+)
+def test_what_a_mesh_said_last_is_told_without_the_rest_of_its_log(log: str, words: str) -> None:
+    assert last_words(log.splitlines()) == words

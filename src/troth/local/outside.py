@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -27,7 +28,7 @@ from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.local import uplink as _uplink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from troth.control.state_dir import Settings, StateDirectory
 
@@ -38,6 +39,7 @@ _TOOLS = {
     "nft": "nftables",
 }
 _ADMIN_CAPABILITIES = (1 << 12) | (1 << 21)  # CAP_NET_ADMIN, CAP_SYS_ADMIN
+_REASON = re.compile(r' level=error .*?reason=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>\S+))')
 _START_SECONDS = 30
 _STOP_SECONDS = 20
 _POLL_SECONDS = 0.01
@@ -306,7 +308,16 @@ class Outside:
             lines = self.state.log.read_text(errors="replace").splitlines()
         except OSError:
             return "it left no log"
-        return " / ".join(lines[-3:]) or "it left no log"
+        return last_words(lines)
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """Why a mesh has ended, in its own words: those of the last error in its log."""
+    for line in reversed(lines):
+        if match := _REASON.search(line):
+            return re.sub(r"\\(.)", r"\1", match["quoted"] or match["plain"])
+    # What isn't a line of the log is another program's, or a traceback: its end says most.
+    return lines[-1].strip() if lines else "it left no log"
 
 
 @contextlib.contextmanager
