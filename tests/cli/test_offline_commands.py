@@ -320,6 +320,16 @@ def test_explain_does_not_pass_while_something_hides_what_could_count(
     assert "This may be wrong: " in capsys.readouterr().out
 
 
+def test_explain_does_not_pass_by_a_directory_without_manifests(
+    world: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "strict.yaml.txt").write_text(POLICY)
+
+    assert run(["explain", "-f", world, "-f", str(tmp_path / "empty"), "finance/web"]) == 1
+    assert "has no manifests in it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -361,6 +361,7 @@ def test_a_plan_proposes_the_exception_that_keeps_a_front_door_open(
     (proposal,) = report.exceptions
     assert (proposal.manifest["metadata"]["name"], proposal.manifest["spec"]) == (name, spec)
     assert proposal.workloads == ("web/shop",)
+    assert proposal.replaces == any(f"web/{name} " in each for each in policies)
     assert proposal.exceptions == {
         8080: "port 8080 is for clients outside the cluster by Service web/shop (LoadBalancer)"
     }

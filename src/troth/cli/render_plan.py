@@ -54,14 +54,22 @@ def render_plan(plan: Plan) -> RenderableType:
         parts += [unknown, ""]
     if plan.exceptions:
         what = "To keep the front doors open" if len(plan.exceptions) > 1 else "To keep it open"
-        parts += [f"{what}, apply this, too:", *map(_exception, plan.exceptions), ""]
+        too = "" if any(each.replaces for each in plan.exceptions) else ", too"
+        parts += [f"{what}, apply this{too}:", *map(_exception, plan.exceptions), ""]
     parts.append(_conclusion(plan))
     return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
 
 
 def _exception(proposal: Proposal) -> Text:
     """The policy that keeps a front door open, to be pasted."""
-    comments = commented(f"{each}." for each in proposal.exceptions.values())
+    metadata = proposal.manifest["metadata"]
+    name = f"{metadata['namespace']}/{metadata['name']}"
+    comments = commented(
+        (
+            *([f"In place of PeerAuthentication {name}."] if proposal.replaces else []),
+            *(f"{each}." for each in proposal.exceptions.values()),
+        )
+    )
     return Text(f"---\n{comments}{manifest_yaml(proposal)}".rstrip())
 
 

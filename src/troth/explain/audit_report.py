@@ -128,12 +128,14 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
         exceptions: Why it leaves ports as they are.
         manifest: The object.
         verdict: Whether it would refuse clients that get through today, which were not seen.
+        replaces: Whether it stands for a policy of the same name that is there already.
     """
 
     workloads: tuple[str, ...]
     exceptions: Mapping[int, str]
     manifest: Mapping[str, Any]
     verdict: Breakage = Breakage.NONE
+    replaces: bool = False
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):

@@ -142,12 +142,13 @@ def explain(
 
 
 def _hiding(manifests: Manifests, namespace: str, root_namespace: str) -> Iterator[Problem]:
-    """The errors behind which something could stand that counts for ``namespace``."""
+    """The problems behind which something could stand that counts for ``namespace``."""
     read = manifests.refused | manifests.origins.keys()
     places = {namespace, root_namespace}
     for problem in manifests.problems:
         kind, _, name = problem.subject.partition(" ")
-        if problem.severity is not Severity.ERROR:
+        # A directory without manifests is only a warning, but most likely the wrong one.
+        if problem.severity is not Severity.ERROR and kind != "directory":
             continue
         if kind == POLICY:
             place = name.partition("/")[0]

@@ -110,7 +110,12 @@ def except_front_doors(
         workloads.append(f"{template.namespace}/{template.name}")
         why |= {port: _why_front_door(port, each) for port, each in doors.items()}
     for key, (workloads, why) in proposed.items():
-        yield Proposal(workloads=tuple(workloads), exceptions=why, manifest=policies[key].manifest)
+        yield Proposal(
+            workloads=tuple(workloads),
+            exceptions=why,
+            manifest=policies[key].manifest,
+            replaces=key in planned.policies,
+        )
 
 
 def _why_front_door(port: int, doors: Iterable[FrontDoor]) -> str:
