@@ -436,7 +436,7 @@ def test_a_server_with_another_identity_is_refused_and_both_names_are_told(mesh:
         pytest.param(
             "finance/web",
             "finance/nobody:8080",
-            "is called 'finance/nobody'; name one of: finance/empty, finance/payments,",
+            "is called 'finance/nobody'; there are: finance/empty, finance/payments,",
             id="server",
         ),
     ],

@@ -126,7 +126,7 @@ def test_of_two_families_a_client_tries_what_getaddrinfo_puts_first(
 
 def test_what_there_is_is_told_where_a_name_means_nothing() -> None:
     with pytest.raises(
-        PeerError, match=r"finance/payments\? Name one of: finance/payments, finance/web"
+        PeerError, match=r"finance/payments\? There are: finance/payments, finance/web"
     ):
         find_target(_world(), "finance/payment", 80)
 

@@ -83,6 +83,12 @@ def print_json(value: object, *, indent: int = 2) -> None:
     sys.stdout.flush()
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines for a program, as they are."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
 def print_report(part: RenderableType, *, columns: int = _REPORT_COLUMNS) -> None:
     """A report for people, without trailing spaces when piped.
 

@@ -10,6 +10,13 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from troth.cli.annotations import (
+    CheckOutput,
+    CheckOutputOption,
+    as_github,
+    as_sarif,
+    of_plan,
+)
 from troth.cli.cluster import (
     ContextOption,
     KubeconfigOption,
@@ -19,7 +26,7 @@ from troth.cli.cluster import (
     full_object_name,
     require_essentials,
 )
-from troth.cli.console import Output, OutputOption, err, print_json, print_tables
+from troth.cli.console import err, print_json, print_lines, print_tables
 from troth.cli.manifests import (
     FILES_HELP,
     ROOT_NAMESPACE,
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from troth.cli.cluster import Cluster
     from troth.explain.observed import Plaintext
     from troth.explain.plan_report import Plan
+    from troth.sources.collect import Manifests
 
 _FAILURES = frozenset({"breaks", "unencrypted", "weaker"})
 
@@ -90,7 +98,7 @@ def plan_command(
             "today), or none.",
         ),
     ] = "breaks,unencrypted",
-    output: OutputOption = Output.TEXT,
+    output: CheckOutputOption = CheckOutput.TEXT,
 ) -> int:
     """Say what a change would do: modes, who is refused, what loses encryption.
 
@@ -128,14 +136,25 @@ def plan_command(
     if observed:
         seen = _observed_in(cluster, report) if cluster else _observed()
         report = plan(current, planned, root_namespace=root_namespace, observed=seen)
+    _print(report, planned, output)
+    failed = any(getattr(report, name) for name in (*failures, "problems", "unknown"))
+    return 1 if failed else 0
+
+
+def _print(report: Plan, planned: Manifests, output: CheckOutput) -> None:
+    match output:
+        case CheckOutput.SARIF:
+            print_json(as_sarif(of_plan(report, planned.policies)))
+            return
+        case CheckOutput.GITHUB:
+            print_lines(as_github(of_plan(report, planned.policies)))
+            return
     warn_of_errors(report.problems)
     pass_on_warnings(report.warnings)
-    if output is Output.JSON:
+    if output is CheckOutput.JSON:
         print_json(report)
     else:
         print_tables(render_plan(report))
-    failed = any(getattr(report, name) for name in (*failures, "problems", "unknown"))
-    return 1 if failed else 0
 
 
 def _failures(text: str) -> frozenset[str]:

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from troth.cli.annotations import (
+    CheckOutput,
+    CheckOutputOption,
+    as_github,
+    as_sarif,
+    of_problems,
+)
 from troth.cli.cluster import (
     ContextOption,
     KubeconfigOption,
@@ -15,7 +22,7 @@ from troth.cli.cluster import (
     chosen_cluster,
     with_known_workloads,
 )
-from troth.cli.console import Output, OutputOption, counted, err, out, print_json
+from troth.cli.console import counted, err, out, print_json, print_lines
 from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, RootNamespaceOption, read_manifests
 from troth.errors import Severity
 from troth.explain.validate import validate
@@ -55,7 +62,7 @@ def validate_command(
             help="Count warnings as errors, and of files also tell what troth up doesn't do.",
         ),
     ] = False,
-    output: OutputOption = Output.TEXT,
+    output: CheckOutputOption = CheckOutput.TEXT,
 ) -> int:
     """Find what is wrong with manifests or a cluster, and policies that don't do what they seem to.
 
@@ -79,8 +86,12 @@ def validate_command(
         local=strict and not cluster,
         count_local=not cluster,
     )
-    if output is Output.JSON:
+    if output is CheckOutput.JSON:
         print_json(report)
+    elif output is CheckOutput.SARIF:
+        print_json(as_sarif(of_problems(report.problems)))
+    elif output is CheckOutput.GITHUB:
+        print_lines(as_github(of_problems(report.problems)))
     else:
         _print(report)
         if report.without_effect and not strict:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._syntax import nearest
+from troth._syntax import choices
 from troth.errors import PeerError
 from troth.mesh.model import Endpoint, Pod, Protocol, Service
 
@@ -144,7 +144,7 @@ def _unknown(world: World, name: str, port: int) -> PeerError:
     return PeerError(
         "troth",
         f"nothing that listens on TCP port {port} is called {name!r}",
-        f"{nearest(name, known)} Name one of: {', '.join(known) or 'none'}".lstrip(),
+        choices(name, known),
     )
 
 
