@@ -395,6 +395,28 @@ def test_a_running_mesh_says_once_each_what_validate_knows(make_mesh: MakeMesh) 
             assert (doubt, started.count(doubt)) == (doubt, 1)
 
 
+def test_a_sidecar_that_fails_is_named_with_the_command_that_shows_why(
+    make_mesh: MakeMesh,
+) -> None:
+    side = {"name": "side", "restartPolicy": "Always", "command": ["sh", "-c", "echo no; exit 3"]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "finance", "name": "web"},
+        "spec": {
+            "initContainers": [side],
+            "containers": [{"name": "main", "command": ["sleep", "infinity"]}],
+        },
+    }
+    mesh = make_mesh({"mesh.yaml": document([namespace("finance", mesh=True), pod])})
+    with contextlib.ExitStack() as ended:
+        ended.callback(mesh.troth, "down")
+        mesh.troth("up", "--detach", "--timeout=5", str(mesh.directory), check=False)
+        words = "the last exit code was 3; `troth logs finance/web -c side` shows what it wrote"
+        eventually(lambda: words in str(mesh.status()["waiting_for"]), what="the command")
+        assert "no" in mesh.troth("logs", "finance/web", "-c", "side").stdout
+
+
 def test_a_doubt_goes_when_its_cause_does(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(ONE_POD)
     with mesh:

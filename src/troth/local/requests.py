@@ -128,7 +128,10 @@ class Requests:
         yield {
             "pod": sandbox.key,
             "uid": sandbox.uid,
-            "containers": [each.name for each in sandbox.template.lasting_containers],
+            "containers": [
+                each.name
+                for each in (*sandbox.template.containers, *sandbox.template.init_containers)
+            ],
             "waiting": sandbox.blocker,
         }
 

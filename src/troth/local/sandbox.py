@@ -146,7 +146,8 @@ class Sandbox:
                 return ""
             left = troubled.starts_again - datetime.now(UTC) if troubled.starts_again else None
             again = f"started again in {max(ceil(left.total_seconds()), 0)} s; " if left else ""
-            return f"container {troubled.name}: {again}{troubled.message}; {self._its_logs}"
+            logs = self._logs_of(troubled.name)
+            return f"container {troubled.name}: {again}{troubled.message}; {logs}"
         waiting = next(
             (c for c in (*status.init_containers, *status.containers) if c.message or c.reason),
             None,
@@ -155,12 +156,13 @@ class Sandbox:
             return "not started yet"
         if waiting.exit_code:
             ended = f"ended with exit code {waiting.exit_code}"
-            return f"container {waiting.name}: {waiting.message or ended}; {self._its_logs}"
+            logs = self._logs_of(waiting.name)
+            return f"container {waiting.name}: {waiting.message or ended}; {logs}"
         return f"container {waiting.name}: {waiting.message or waiting.reason}"
 
-    @property
-    def _its_logs(self) -> str:
-        return f"`troth logs {self.key}` shows what it wrote"
+    def _logs_of(self, container: str) -> str:
+        option = "" if container == self.template.containers[0].name else f" -c {container}"
+        return f"`troth logs {self.key}{option}` shows what it wrote"
 
     @property
     def left_out(self) -> tuple[str, ...]:
