@@ -193,6 +193,58 @@ def test_what_makes_pods_from_no_template_is_known_to_be_unknown(
 
 
 @pytest.mark.parametrize(
+    ("spec", "sign"),
+    [
+        pytest.param("replicas: 3", "spec.replicas", id="replicas"),
+        pytest.param("server: {replicaCount: 0}", "spec.server.replicaCount", id="deeper"),
+        pytest.param("pools: [{replicas: 2}]", "spec.pools[0].replicas", id="in a list"),
+        pytest.param("size: 3", "spec.size", id="size"),
+        pytest.param("instances: 3", "spec.instances", id="instances"),
+        pytest.param("image: till:1", "spec.image", id="an image"),
+        pytest.param("image: {repository: till}", "spec.image", id="an image in parts"),
+        pytest.param("containers: [{name: a}]", "spec.containers", id="containers"),
+    ],
+)
+def test_an_unheard_of_kind_that_counts_pods_or_names_an_image_is_unknown(
+    spec: str, sign: str
+) -> None:
+    (unknown,) = read(of("shop.example/v1", "Till", spec)).unknown_workloads
+
+    assert str(unknown) == "Till.shop.example web/shop"
+    assert unknown.unknown == f"its {sign} may mean pods, and it has no template of them"
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind", "spec"),
+    [
+        pytest.param("cluster.x-k8s.io/v1beta1", "MachineDeployment", "replicas: 3", id="machines"),
+        pytest.param(
+            "controlplane.cluster.x-k8s.io/v1beta1",
+            "KubeadmControlPlane",
+            "replicas: 3",
+            id="a control plane of machines",
+        ),
+        pytest.param("machine.openshift.io/v1beta1", "MachineSet", "replicas: 3", id="OpenShift's"),
+        pytest.param("karpenter.sh/v1", "NodePool", "replicas: 3", id="Karpenter's"),
+        pytest.param(
+            "keda.sh/v1alpha1", "ScaledObject", "fallback: {replicas: 6}", id="a scale of others"
+        ),
+        pytest.param("kafka.strimzi.io/v1beta2", "KafkaTopic", "replicas: 3", id="copies of data"),
+        pytest.param(
+            "cert-manager.io/v1", "Certificate", "privateKey: {size: 256}", id="a size in bits"
+        ),
+        pytest.param("shop.example/v1", "Disk", "volume: {size: 3}", id="a size of a part"),
+        pytest.param("shop.example/v1", "Disk", "size: 3Gi", id="a size in bytes"),
+    ],
+)
+def test_a_count_of_what_is_no_pods_makes_none(api_version: str, kind: str, spec: str) -> None:
+    manifests = read(of(api_version, kind, spec))
+
+    assert manifests.unknown_workloads == ()
+    assert manifests.ignored == ((f"{kind}.{api_version.partition('/')[0]}", 1),)
+
+
+@pytest.mark.parametrize(
     ("api_version", "kind"),
     [
         ("v1", "PodTemplate"),

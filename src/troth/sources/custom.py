@@ -137,6 +137,30 @@ _CORE = frozenset({"ReplicationController"})
 _MAKES_NO_PODS = re.compile(r"(.+\.)?(gatekeeper\.sh|kyverno\.io)")
 """API groups whose objects hold patterns of pods."""
 
+_NO_PODS_BY_COUNT = re.compile(
+    r"""
+    (.+\.)?(cluster|autoscaling|metrics)\.x-k8s\.io
+    | (machine|machineconfiguration|hive|hypershift|image)\.openshift\.io
+    | karpenter(\..+)? | metal3\.io | image\.toolkit\.fluxcd\.io | keda\.sh
+    | autoscaling(\..+)? | policy(\..+)? | cert-manager\.io
+    """,
+    re.VERBOSE,
+)
+"""API groups whose counts and images are of machines, of what scales others, or of no process."""
+_NO_PODS_BY_COUNT_KINDS = frozenset(
+    f"{kind}.{group}"
+    for group, *kinds in (
+        ("apps.kruise.io", "SidecarSet", "ContainerRecreateRequest", "ImageListPullJob"),
+        ("apps.kruise.io", "ImagePullJob", "NodeImage"),
+        ("kafka.strimzi.io", "KafkaTopic"),
+    )
+    for kind in kinds
+)
+_COUNTS = frozenset({"replicas", "replicaCount"})
+"""Fields that count pods, at any depth of a spec."""
+_OWN_COUNTS = frozenset({"count", "instances", "members", "nodes", "numberOfInstances", "size"})
+"""Fields that count pods at the top of a spec, and may be anything below it."""
+
 _WORKFLOWS = frozenset(f"{kind}.argoproj.io" for kind in ("CronWorkflow", "Workflow"))
 _WORKFLOW_TEMPLATE = "WorkflowTemplate.argoproj.io"
 KNATIVE_SERVICE = "Service.serving.knative.dev"
@@ -161,7 +185,9 @@ def custom_kind(value: Mapping[str, object], kind: str, group: str) -> str:
         return ""
     spec = value.get("spec")
     refers = isinstance(spec, dict) and name == "Rollout.argoproj.io" and "workloadRef" in spec
-    return name if refers or next(_templates(spec, "spec"), None) is not None else ""
+    if refers or next(_templates(spec, "spec"), None) is not None:
+        return name
+    return name if _sign_of_pods(spec, name) else ""
 
 
 def parse_custom(source: Source) -> CustomWorkload:
@@ -188,7 +214,9 @@ def parse_custom(source: Source) -> CustomWorkload:
             for path, each in itertools.islice(_templates(source.top.value("spec"), "spec"), _MOST)
         ]
     if not templates:
-        return replace(found, unknown="it has no pod template")
+        sign = _sign_of_pods(source.top.value("spec"), source.kind)
+        why = f"its {sign} may mean pods, and it has no template of them"
+        return replace(found, unknown=why if sign else "it has no pod template")
     if source.kind in _KNATIVE:
         templates = [_knative(source, each) for each in templates]
     if source.kind == "DeploymentConfig.apps.openshift.io":
@@ -219,9 +247,52 @@ def _templates(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, 
             yield from _templates(each, where, depth + 1)
 
 
+def _sign_of_pods(spec: object, name: str) -> str:
+    """The path of a field by which an object without a template looks like one that makes pods."""
+    if name in _NO_PODS_BY_COUNT_KINDS or _NO_PODS_BY_COUNT.fullmatch(name.partition(".")[2]):
+        return ""
+    own = spec.items() if isinstance(spec, dict) else ()
+    found = (field_path("spec", key) for key, each in own if key in _OWN_COUNTS and _counts(each))
+    return next(found, "") or next(_signs(spec, "spec"), "")
+
+
+def _signs(value: object, path: str, depth: int = 0) -> Iterator[str]:
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _signs(each, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            where = field_path(path, key)
+            if (
+                (key in _COUNTS and _counts(each))
+                or (key == "image" and _is_image(each))
+                or (key == "containers" and _has_mappings(each))
+            ):
+                yield where
+            else:
+                yield from _signs(each, where, depth + 1)
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_image(value: object) -> bool:
+    """Whether it is an image's name, or its parts as charts write them."""
+    return bool(value) and (
+        isinstance(value, str)
+        or (isinstance(value, dict) and not value.keys().isdisjoint({"repository", "tag"}))
+    )
+
+
+def _has_mappings(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(each, dict) for each in value)
+
+
 def _is_pod_spec(value: object) -> bool:
-    containers = value.get("containers") if isinstance(value, dict) else None
-    return isinstance(containers, list) and any(isinstance(each, dict) for each in containers)
+    return isinstance(value, dict) and _has_mappings(value.get("containers"))
 
 
 def _template(source: Source, path: str, fields: Fields) -> PodTemplate:
