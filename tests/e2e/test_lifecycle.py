@@ -367,7 +367,7 @@ DOUBTFUL = {
 DOUBTS = (
     "doesn't match the only workload given in namespace finance; they have app=web",
     "80 is Service finance/web's port; write the container's, 8080",
-    "is fiance, and nothing else that is given is about that namespace",
+    "is fiance, and no other object given is in that namespace",
     "AuthorizationPolicy.security.istio.io: nobody is refused for what it says",
     "DestinationRule.networking.istio.io: connections are made as ever",
     "Pod finance/web: activeDeadlineSeconds: has no effect on a local pod",

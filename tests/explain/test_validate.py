@@ -181,8 +181,22 @@ def test_what_a_local_pod_acts_on_or_need_not_is_not_told(spec: str) -> None:
             id="labels that only different workloads have",
         ),
         pytest.param(
+            ["Pod shop/web", "Pod finance/api", "finance/p {app=web} STRICT"],
+            "spec.selector.matchLabels: doesn't match the only workload given in namespace "
+            "finance; a policy holds in its own namespace only: move it to that of Pod shop/web, "
+            "which it matches",
+            id="a selector for a workload of another namespace",
+        ),
+        pytest.param(
+            ["+finance", "Pod finance/web", "fnance/p {app=web} STRICT"],
+            "metadata.namespace: is fnance, and no other object given is in that namespace; a "
+            "policy holds in its own namespace only: move it to that of Pod finance/web, which it "
+            "matches",
+            id="a namespace of which nothing is given, with a selector for another's workload",
+        ),
+        pytest.param(
             ["+finance", "Pod finance/web", "fnance/p STRICT"],
-            "metadata.namespace: is fnance, and nothing else that is given is about that "
+            "metadata.namespace: is fnance, and no other object given is in that "
             "namespace; those given are finance",
             id="a namespace of which nothing is given, though others are",
         ),

@@ -13,7 +13,7 @@ from troth.policy.model import KIND, Mode
 from troth.sources.service_problems import service_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from troth.policy.model import PeerAuthentication
     from troth.sources.collect import Manifests
@@ -40,11 +40,14 @@ def lint_together(manifests: Manifests, *, root_namespace: str) -> Iterator[Prob
     for policy in policies:
         if policy.namespace == root_namespace:
             continue  # mesh-wide, or of no effect, which is said already
-        yield from _outside_mesh(policy, manifests)
-        yield from _nowhere(policy, manifests, index)
+        selected = list(index.matching(policy.namespace, policy.selector))
+        meant = [] if selected else index.elsewhere(policy.namespace, policy.selector)
+        if not meant:
+            yield from _outside_mesh(policy, manifests)
+        if _is_nowhere(policy, manifests, index):
+            yield _nowhere(policy, manifests, meant)
         if not policy.selector:
             continue
-        selected = list(index.matching(policy.namespace, policy.selector))
         if selected:
             yield from _ports_of_none(policy, selected, services.get(policy.namespace, ()))
         elif (
@@ -53,7 +56,7 @@ def lint_together(manifests: Manifests, *, root_namespace: str) -> Iterator[Prob
             and _possible(policy)
         ):
             # Without any workload there the policies are kept apart from what they are for.
-            yield _matches_none(policy, index)
+            yield _matches_none(policy, index, meant)
 
 
 def _possible(policy: PeerAuthentication) -> bool:
@@ -76,22 +79,39 @@ def _outside_mesh(policy: PeerAuthentication, manifests: Manifests) -> Iterator[
         )
 
 
-def _nowhere(
-    policy: PeerAuthentication, manifests: Manifests, index: WorkloadIndex
-) -> Iterator[Problem]:
-    """Where Namespaces are given, one that isn't among them may be misspelled."""
+def _is_nowhere(policy: PeerAuthentication, manifests: Manifests, index: WorkloadIndex) -> bool:
+    """Whether Namespaces are given, and neither it nor any workload is in one of them."""
     namespace = policy.namespace
+    return (
+        any(is_described(manifests, name) for name in manifests.namespaces)
+        and not is_described(manifests, namespace)
+        and not index.of_namespace(namespace)
+    )
+
+
+def _nowhere(
+    policy: PeerAuthentication, manifests: Manifests, meant: Sequence[PodTemplate]
+) -> Problem:
+    """Its namespace may be misspelled."""
     given = sorted(name for name in manifests.namespaces if is_described(manifests, name))
-    if given and namespace not in given and not index.of_namespace(namespace):
-        yield _warning(
-            policy,
-            "metadata.namespace",
-            f"is {namespace}, and nothing else that is given is about that namespace",
-            f"those given are {listed(given)}",
-        )
+    return _warning(
+        policy,
+        "metadata.namespace",
+        f"is {policy.namespace}, and no other object given is in that namespace",
+        _moved(meant) if meant else f"those given are {listed(given)}",
+    )
 
 
-def _matches_none(policy: PeerAuthentication, index: WorkloadIndex) -> Problem:
+def _moved(meant: Sequence[PodTemplate]) -> str:
+    matched = listed([str(each) for each in meant])
+    return (
+        f"a policy holds in its own namespace only: move it to that of {matched}, which it matches"
+    )
+
+
+def _matches_none(
+    policy: PeerAuthentication, index: WorkloadIndex, meant: Sequence[PodTemplate]
+) -> Problem:
     namespace = policy.namespace
     count = len(index.of_namespace(namespace))
     known = f"any of the {count} workloads" if count > 1 else "the only workload"
@@ -106,7 +126,7 @@ def _matches_none(policy: PeerAuthentication, index: WorkloadIndex) -> Problem:
         policy,
         "spec.selector.matchLabels",
         f"doesn't match {known} given in namespace {namespace}",
-        wanted,
+        _moved(meant) if meant else wanted,
     )
 
 

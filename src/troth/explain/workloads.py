@@ -39,6 +39,11 @@ class WorkloadIndex:
             if selector.items() <= template.labels.items():
                 yield template
 
+    def elsewhere(self, namespace: str, selector: Mapping[str, str]) -> list[PodTemplate]:
+        """What ``selector`` matches in other namespaces than this."""
+        others = [each for each in self._by_namespace if each != namespace] if selector else []
+        return [found for other in others for found in self.matching(other, selector)]
+
     def values_of(self, namespace: str, key: str) -> list[str]:
         """The values that the label ``key`` has on a namespace's workloads."""
         return sorted(
