@@ -252,6 +252,21 @@ spec: {containers: [{name: main, ports: [{containerPort: 9100, hostPort: 9100}]}
     assert list(found.of("web", {}, ())) == [9100]
 
 
+def test_a_port_of_the_node_is_no_front_door_of_pods_that_have_more_labels() -> None:
+    pod = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: relay, namespace: web, labels: {app: shop}}
+spec: {containers: [{name: main, ports: [{containerPort: 9100, hostPort: 9100}]}]}
+"""
+    found = FrontDoors(objects("+web", "Deployment web/shop {app=shop,tier=front} 8080", pod=pod))
+    labels = {"app": "shop", "tier": "front"}
+
+    assert found.of("web", labels, (), owner="shop") == {}
+    assert list(found.of("web", {"app": "shop"}, (), owner="relay")) == [9100]
+    assert list(found.of("web", labels, (), owner="relay-7d4b9")) == [9100]
+
+
 def test_a_knative_service_is_its_own_front_door() -> None:
     text = entrance(
         "serving.knative.dev/v1", "Service", "spec: {template: {spec: {containers: [{image: a}]}}}"

@@ -201,7 +201,9 @@ class _Auditor:
 
     def _front_doors(self, pod: Pod) -> Mapping[int, tuple[FrontDoor, ...]]:
         doors = self._known.front_doors
-        return doors.of(pod.namespace, pod.labels, pod.ports) if doors else {}
+        if doors is None:
+            return {}
+        return doors.of(pod.namespace, pod.labels, pod.ports, owner=pod.owner or pod.name)
 
     def _port(
         self, name: str, pods: Sequence[Pod], port: int, doors: tuple[FrontDoor, ...]

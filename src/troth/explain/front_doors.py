@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from troth.mesh.model import ContainerPort
     from troth.sources.collect import Manifests
     from troth.sources.entrances import Backend
-    from troth.sources.workloads import ServicePortSpec, ServiceSpec
+    from troth.sources.workloads import PodTemplate, ServicePortSpec, ServiceSpec
 
 
 class Breakage(StrEnum):
@@ -65,15 +65,21 @@ class FrontDoor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Way(NamedTuple):
-    """From a front door to the pods behind it; the target is a port's number or name."""
+    """From a front door to the pods behind it; the target is a port's number or name.
+
+    A way to the pods of an ``owner`` leads to no others that are known to have another one.
+    """
 
     door: FrontDoor
     selector: Mapping[str, str]
     target: int | str
+    owner: str = ""
 
-    def leads_to(self, labels: Mapping[str, str]) -> bool:
+    def leads_to(self, labels: Mapping[str, str], owner: str) -> bool:
         """Whether it leads to pods of these labels; one to a pod without any, to no others."""
-        return self.selector.items() <= labels.items() and bool(self.selector or not labels)
+        if not self.selector.items() <= labels.items():
+            return False
+        return self.owner == owner if self.owner and owner else bool(self.selector or not labels)
 
 
 def worst(verdicts: Iterable[Breakage]) -> Breakage:
@@ -86,12 +92,18 @@ class FrontDoors:
 
     def __init__(self, manifests: Manifests) -> None:
         self._ways: dict[str, list[_Way]] = defaultdict(list)
+        self._owners = {(each.namespace, _owner(each)) for each in manifests.templates}
         self._add_services(manifests)
         self._add_entrances(manifests)
         self._add_pods(manifests)
 
     def of(
-        self, namespace: str, labels: Mapping[str, str], ports: Iterable[ContainerPort]
+        self,
+        namespace: str,
+        labels: Mapping[str, str],
+        ports: Iterable[ContainerPort],
+        *,
+        owner: str = "",
     ) -> dict[int, tuple[FrontDoor, ...]]:
         """The front doors of pods, by the port that they lead to.
 
@@ -99,12 +111,15 @@ class FrontDoors:
             namespace: The pods'.
             labels: The pods'.
             ports: What their containers declare.
+            owner: The name of what makes them, or of a bare pod; empty where it isn't known.
         """
+        if (namespace, owner) not in self._owners:
+            owner = ""  # what the manifests call otherwise, or don't have
         names = {port.name: port.number for port in ports if port.protocol is Protocol.TCP}
         found: dict[int, dict[FrontDoor, None]] = defaultdict(dict)
         for way in self._ways.get(namespace, ()):
             target = names.get(way.target) if isinstance(way.target, str) else way.target
-            if target and way.leads_to(labels):
+            if target and way.leads_to(labels, owner):
                 found[target][way.door] = None
         return {port: tuple(doors) for port, doors in sorted(found.items())}
 
@@ -132,12 +147,12 @@ class FrontDoors:
             ways = self._ways[template.namespace]
             for port in template.host_ports:
                 door = FrontDoor(kind="hostPort", by=str(template), clients=Caller.ANYBODY)
-                ways.append(_Way(door, template.labels, port))
+                ways.append(_Way(door, template.labels, port, _owner(template)))
             if template.owner_kind == KNATIVE_SERVICE:
                 by = f"{KNATIVE_SERVICE} {template.namespace}/{template.owner}"
                 door = FrontDoor(kind=KNATIVE_SERVICE, by=by, clients=Caller.GATEWAY)
                 ways += [
-                    _Way(door, template.labels, port.number)
+                    _Way(door, template.labels, port.number, _owner(template))
                     for port in template.ports
                     if port.number in KNATIVE_REQUESTS
                 ]
@@ -151,6 +166,10 @@ class FrontDoors:
                 for port in ports
                 if port.protocol is Protocol.TCP
             )
+
+
+def _owner(template: PodTemplate) -> str:
+    return template.owner or template.name
 
 
 def _exposed_as(service: ServiceSpec) -> Iterator[str]:

@@ -170,7 +170,9 @@ def _states(manifests: Manifests, root_namespace: str) -> dict[WorkloadName, _St
             in_mesh=member.in_mesh,
             decision=decision,
             template=each,
-            front_doors=doors.of(each.namespace, each.labels, each.ports),
+            front_doors=doors.of(
+                each.namespace, each.labels, each.ports, owner=each.owner or each.name
+            ),
         )
     return states
 
