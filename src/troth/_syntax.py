@@ -35,9 +35,22 @@ Flaw: TypeAlias = tuple[str, str]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A question that names what was probably meant; empty where nothing is like it."""
-    near = difflib.get_close_matches(name[:256], list(known), n=1, cutoff=0.75)
-    return f"did you mean {near[0]}?" if near else ""
+    """A question that names what was probably meant; empty where nothing is like it.
+
+    Of ``NAMESPACE/NAME`` either part may be misspelled; the part that is right counts for nothing.
+    """
+    there = tuple(known)
+    head, _, own = name[:256].rpartition("/")
+    for same, typed, part in ((0, own, 2), (2, head, 0)):
+        beside = {
+            each.rpartition("/")[part]: each
+            for each in there
+            if each.rpartition("/")[same] == (head, "", own)[same]
+        }
+        near = difflib.get_close_matches(typed, list(beside), n=1, cutoff=0.7) if typed else ()
+        if near:
+            return f"did you mean {beside[near[0]]}?"
+    return ""
 
 
 def choices(name: str, known: Iterable[str]) -> str:
