@@ -131,6 +131,34 @@ WEBHOOK = "webhooks: [{name: a, clientConfig: {service: {namespace: web, name: s
             id="VirtualService",
         ),
         pytest.param(
+            entrance(
+                "apisix.apache.org/v2",
+                "ApisixRoute",
+                "spec: {http: [{backends: [{serviceName: shop, servicePort: 80}]}]}",
+            ),
+            "ApisixRoute web/in",
+            id="ApisixRoute",
+        ),
+        pytest.param(
+            entrance(
+                "apisix.apache.org/v2",
+                "ApisixRoute",
+                "spec: {stream: [{backend: {serviceName: shop, servicePort: 80}}]}",
+            ),
+            "ApisixRoute web/in",
+            id="an ApisixRoute of streams",
+        ),
+        pytest.param(
+            entrance("v1", "ConfigMap", "data: {'9000': 'web/shop:80'}"),
+            "ConfigMap web/in",
+            id="an ingress controller's TCP services",
+        ),
+        pytest.param(
+            entrance("v1", "ConfigMap", "data: {'9000': 'web/shop:http:PROXY:PROXY'}"),
+            "ConfigMap web/in",
+            id="those by the port's name, with the PROXY protocol",
+        ),
+        pytest.param(
             entrance("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", WEBHOOK),
             "MutatingWebhookConfiguration in",
             id="an admission webhook",
@@ -205,6 +233,10 @@ def test_a_webhook_is_called_at_port_443_where_it_names_none() -> None:
             id="another Service",
         ),
         pytest.param(
+            entrance("v1", "ConfigMap", "data: {url: 'web/shop:80', '9000': shop}"),
+            id="any other ConfigMap",
+        ),
+        pytest.param(
             entrance(
                 GATEWAY,
                 "HTTPRoute",
@@ -216,6 +248,85 @@ def test_a_webhook_is_called_at_port_443_where_it_names_none() -> None:
 )
 def test_what_leads_elsewhere_or_from_inside_is_none(text: str) -> None:
     assert doors(SERVICE, text) == {}
+
+
+SELECTORLESS = """\
+apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: web}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
+"""
+
+
+def endpoints(endpoint: str) -> str:
+    return f"""\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: shop-1, namespace: web, labels: {{kubernetes.io/service-name: shop}}}}
+addressType: IPv4
+ports: [{{port: 8080}}]
+endpoints: [{endpoint}]
+"""
+
+
+def behind(*files: str) -> set[tuple[str, int]]:
+    """The workloads behind any front door, and their ports."""
+    world = [*WORLD, "Pod web/till 8080", "Deployment web/shop-front 7070", "Pod web/relay"]
+    manifests = objects(*world, **{f"f{n}": text for n, text in enumerate(files)})
+    assert manifests.problems == ()
+    found = FrontDoors(manifests)
+    return {
+        (each.name, port)
+        for each in manifests.templates
+        for port in found.of(each.namespace, each.labels, each.ports, owner=each.name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [
+        pytest.param("till", "till", id="a bare pod"),
+        pytest.param("shop-5c9f7d-x2x4z", "shop", id="one of a workload"),
+        pytest.param("shop-front-5c9f7d-x2x4z", "shop-front", id="the longer name"),
+    ],
+)
+def test_a_service_without_a_selector_leads_to_the_pods_of_its_slices(
+    pod: str, expected: str
+) -> None:
+    text = endpoints(f"{{addresses: [10.0.0.9], targetRef: {{kind: Pod, name: {pod}}}}}")
+
+    assert behind(SELECTORLESS, text) == {(expected, 8080)}
+
+
+def test_endpoints_of_old_name_their_pods_too() -> None:
+    text = """\
+apiVersion: v1
+kind: Endpoints
+metadata: {name: shop, namespace: web}
+subsets:
+- addresses: [{ip: 10.0.0.9, targetRef: {kind: Pod, name: till}}]
+  ports: [{port: 8080}]
+"""
+    assert behind(SELECTORLESS, text) == {("till", 8080)}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param([endpoints("{addresses: [10.0.0.9]}")], id="an address"),
+        pytest.param(
+            [endpoints("{addresses: [10.0.0.9], targetRef: {kind: Pod, name: other}}")],
+            id="a pod that isn't given",
+        ),
+        pytest.param([], id="no slice is given"),
+    ],
+)
+def test_a_service_that_does_not_tell_its_pods_may_lead_to_any_of_its_namespace(
+    files: list[str],
+) -> None:
+    given = SELECTORLESS.replace("port: 80", "port: 80, targetPort: 8080")
+
+    assert behind(given, *files) == {("shop", 8080), ("till", 8080), ("relay", 8080)}
 
 
 def test_an_api_service_may_have_a_name_that_others_may_not() -> None:

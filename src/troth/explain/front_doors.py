@@ -15,15 +15,15 @@ import msgspec
 
 from troth.mesh.model import Protocol
 from troth.sources.custom import KNATIVE_REQUESTS, KNATIVE_SERVICE
-from troth.sources.entrances import ENTRANCES
+from troth.sources.entrances import ENTRANCES, stream_backends
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from troth.mesh.model import ContainerPort
     from troth.sources.collect import Manifests
     from troth.sources.entrances import Backend
-    from troth.sources.workloads import PodTemplate, ServicePortSpec, ServiceSpec
+    from troth.sources.workloads import EndpointSliceSpec, PodTemplate, ServicePortSpec, ServiceSpec
 
 
 class Breakage(StrEnum):
@@ -67,13 +67,15 @@ class FrontDoor(msgspec.Struct, frozen=True, kw_only=True):
 class _Way(NamedTuple):
     """From a front door to the pods behind it; the target is a port's number or name.
 
-    A way to the pods of an ``owner`` leads to no others that are known to have another one.
+    A way to the pods of an ``owner`` leads to no others that are known to have another one. One
+    that is ``vague`` may lead to whatever has the port, or declares none.
     """
 
     door: FrontDoor
     selector: Mapping[str, str]
     target: int | str
     owner: str = ""
+    vague: bool = False
 
     def leads_to(self, labels: Mapping[str, str], owner: str) -> bool:
         """Whether it leads to pods of these labels; one to a pod without any, to no others."""
@@ -93,8 +95,14 @@ class FrontDoors:
     def __init__(self, manifests: Manifests) -> None:
         self._ways: dict[str, list[_Way]] = defaultdict(list)
         self._owners = {(each.namespace, _owner(each)) for each in manifests.templates}
+        self._pods = _Pods(manifests.templates)
+        self._slices: dict[str, list[EndpointSliceSpec]] = defaultdict(list)
+        for each in manifests.slices:
+            if each.service and not each.by_controller:
+                self._slices[f"{each.namespace}/{each.service}"].append(each)
         self._add_services(manifests)
         self._add_entrances(manifests)
+        self._add_streams(manifests)
         self._add_pods(manifests)
 
     def of(
@@ -115,11 +123,14 @@ class FrontDoors:
         """
         if (namespace, owner) not in self._owners:
             owner = ""  # what the manifests call otherwise, or don't have
-        names = {port.name: port.number for port in ports if port.protocol is Protocol.TCP}
+        tcp = [port for port in ports if port.protocol is Protocol.TCP]
+        names = {port.name: port.number for port in tcp}
+        numbers = {port.number for port in tcp}
         found: dict[int, dict[FrontDoor, None]] = defaultdict(dict)
         for way in self._ways.get(namespace, ()):
             target = names.get(way.target) if isinstance(way.target, str) else way.target
-            if target and way.leads_to(labels, owner):
+            declared = not numbers or target in numbers
+            if target and (declared if way.vague else way.leads_to(labels, owner)):
                 found[target][way.door] = None
         return {port: tuple(doors) for port, doors in sorted(found.items())}
 
@@ -138,9 +149,14 @@ class FrontDoors:
             by = str(entrance).replace(entrance.kind, kind, 1)
             door = FrontDoor(kind=kind, by=by, clients=clients)
             for backend in entrance.backends:
-                service = manifests.services.get(f"{backend.namespace}/{backend.service}")
-                if service:
-                    self._lead(door, service, _chosen(service, backend))
+                self._lead_to(manifests, door, backend)
+
+    def _add_streams(self, manifests: Manifests) -> None:
+        for each in manifests.config_maps.values():
+            by = f"ConfigMap {each.namespace}/{each.name}"
+            door = FrontDoor(kind="ConfigMap", by=by, clients=Caller.GATEWAY)
+            for backend in stream_backends(each.data):
+                self._lead_to(manifests, door, backend)
 
     def _add_pods(self, manifests: Manifests) -> None:
         for template in manifests.templates:
@@ -157,15 +173,62 @@ class FrontDoors:
                     if port.number in KNATIVE_REQUESTS
                 ]
 
+    def _lead_to(self, manifests: Manifests, door: FrontDoor, backend: Backend) -> None:
+        service = manifests.services.get(f"{backend.namespace}/{backend.service}")
+        if service:
+            self._lead(door, service, _chosen(service, backend))
+
     def _lead(
         self, door: FrontDoor, service: ServiceSpec, ports: Iterable[ServicePortSpec]
     ) -> None:
-        if service.selector and service.type != "ExternalName":
-            self._ways[service.namespace].extend(
-                _Way(door, service.selector, port.target)
-                for port in ports
-                if port.protocol is Protocol.TCP
-            )
+        if service.type == "ExternalName":
+            return
+        slices = self._slices.get(f"{service.namespace}/{service.name}", ())
+        ways = self._ways[service.namespace]
+        for port in ports:
+            if port.protocol is not Protocol.TCP:
+                continue
+            if service.selector:
+                ways.append(_Way(door, service.selector, port.target))
+            elif not slices:
+                ways.append(_Way(door, {}, port.target, vague=True))
+            for each in slices:
+                self._lead_by(door, each, port)
+
+    def _lead_by(self, door: FrontDoor, given: EndpointSliceSpec, port: ServicePortSpec) -> None:
+        """Lead to a slice's pods; to any of its namespace where an address doesn't tell whose."""
+        targets = [
+            each.number
+            for each in given.ports
+            if each.name == port.name and each.protocol is Protocol.TCP
+        ]
+        for target in targets:
+            for endpoint in given.endpoints:
+                namespace, _, name = endpoint.pod.rpartition("/")
+                pods = self._pods.called(namespace, name) if name else ()
+                for pod in pods:
+                    way = _Way(door, pod.labels, target, _owner(pod))
+                    self._ways[namespace].append(way)
+                if not pods:
+                    way = _Way(door, {}, target, vague=True)
+                    self._ways[namespace or given.namespace].append(way)
+
+
+class _Pods:
+    """What pods are made from, found by the pods' names."""
+
+    def __init__(self, templates: Iterable[PodTemplate]) -> None:
+        self._templates: dict[tuple[str, str], list[PodTemplate]] = defaultdict(list)
+        for each in templates:
+            self._templates[each.namespace, _owner(each)].append(each)
+
+    def called(self, namespace: str, name: str) -> Sequence[PodTemplate]:
+        """What has made the pod of a name: itself, or what has the longest name that begins it."""
+        while name:
+            if found := self._templates.get((namespace, name)):
+                return found
+            name = name.rpartition("-")[0]
+        return ()
 
 
 def _owner(template: PodTemplate) -> str:

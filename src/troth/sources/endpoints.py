@@ -57,7 +57,7 @@ def parse_endpoint_slice(source: Source) -> EndpointSliceSpec:
         service=service,
         family=family,
         ports=tuple(port for port in ports if port.number),
-        endpoints=tuple(_endpoint(each, family) for each in endpoints),
+        endpoints=tuple(_endpoint(each, family, source.namespace) for each in endpoints),
         by_controller=labels.get(_MANAGED_BY_LABEL) == _CONTROLLER,
         location=source.location,
     )
@@ -75,7 +75,7 @@ def _slice_port(fields: Fields) -> EndpointPort:
     )
 
 
-def _endpoint(fields: Fields, family: str) -> EndpointSpec:
+def _endpoint(fields: Fields, family: str, namespace: str) -> EndpointSpec:
     fields.only(api.ENDPOINT)
     addresses = tuple(
         fields.plain_address(f"{fields.at('addresses')}[{index}]", each)
@@ -99,6 +99,7 @@ def _endpoint(fields: Fields, family: str) -> EndpointSpec:
     return EndpointSpec(
         address=_canonical(addresses[0]) if addresses else "",
         hostname=fields.string("hostname", rule=NAMESPACE),
+        pod=_pod(fields, namespace),
         ready=ready,
         serving=conditions.boolean("serving", default=ready),
         terminating=conditions.boolean("terminating"),
@@ -126,8 +127,8 @@ def _subset(source: Source, subset: Fields) -> Iterator[EndpointSliceSpec]:
     ports = [_endpoints_port(port, named=several) for port in subset.each("ports")]
     _refuse_twice(subset, "ports", ports)
     found = [
-        *_addresses(subset.each("addresses"), ready=True),
-        *_addresses(subset.each("notReadyAddresses"), ready=False),
+        *_addresses(subset.each("addresses"), source.namespace, ready=True),
+        *_addresses(subset.each("notReadyAddresses"), source.namespace, ready=False),
     ]
     if not found:
         wanted = "write them to addresses or notReadyAddresses"
@@ -160,7 +161,15 @@ def _endpoints_port(fields: Fields, *, named: bool) -> EndpointPort:
     )
 
 
-def _addresses(given: Iterable[Fields], *, ready: bool) -> Iterator[EndpointSpec]:
+def _pod(endpoint: Fields, namespace: str) -> str:
+    """The Pod that an endpoint's ``targetRef`` names."""
+    reference = endpoint.fields("targetRef")
+    name = reference.string("name")
+    is_pod = name and reference.string("kind") == "Pod"
+    return f"{reference.string('namespace') or namespace}/{name}" if is_pod else ""
+
+
+def _addresses(given: Iterable[Fields], namespace: str, *, ready: bool) -> Iterator[EndpointSpec]:
     for fields in given:
         fields.only(("hostname", "ip", "nodeName", "targetRef"))
         given_ip = fields.needed("ip", "write the endpoint's IP")
@@ -170,6 +179,7 @@ def _addresses(given: Iterable[Fields], *, ready: bool) -> Iterator[EndpointSpec
         yield EndpointSpec(
             address=_canonical(address),
             hostname=fields.string("hostname", rule=NAMESPACE),
+            pod=_pod(fields, namespace),
             ready=ready,
             serving=ready,
         )

@@ -6,6 +6,7 @@ object is for its own API to say.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from troth.errors import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from troth.sources.objects import Source
 
@@ -58,6 +59,7 @@ _ISTIO = "networking.istio.io"
 _DESTINATIONS = ("destination", "mirror")
 _REFERENCES = ("backendRefs", "backendRef")
 _SERVICES = ("services",)
+_APISIX = ("backends", "backend")
 _ROWS = (
     ("Ingress", EntranceKind("ingresses", "networking.k8s.io", ("v1",), _INGRESS)),
     ("HTTPRoute", EntranceKind("httproutes", _GATEWAY, ("v1", "v1beta1"), _REFERENCES)),
@@ -68,6 +70,7 @@ _ROWS = (
     ("IngressRoute", EntranceKind("ingressroutes", "traefik.io", ("v1alpha1",), _SERVICES)),
     ("IngressRouteTCP", EntranceKind("ingressroutetcps", "traefik.io", ("v1alpha1",), _SERVICES)),
     ("HTTPProxy", EntranceKind("httpproxies", "projectcontour.io", ("v1",), _SERVICES)),
+    ("ApisixRoute", EntranceKind("apisixroutes", "apisix.apache.org", ("v2",), _APISIX)),
     ("VirtualService", EntranceKind("virtualservices", _ISTIO, ("v1", "v1beta1"), _DESTINATIONS)),
     (
         "ValidatingWebhookConfiguration",
@@ -118,6 +121,29 @@ class Entrance(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         place = f"{self.namespace}/{self.name}" if self.namespace else self.name
         return f"{self.kind} {place}"
+
+
+_STREAM = re.compile(
+    r"(?P<namespace>[-a-z0-9]+)/(?P<service>[-a-z0-9]+):(?P<port>[-a-z0-9]+)(:.*)?"
+)
+
+
+def stream_backends(data: Mapping[str, str]) -> tuple[Backend, ...]:
+    """Where a ConfigMap leads that tells an ingress controller (nginx, HAProxy) of TCP services.
+
+    Its keys are ports of the controller, its values ``NAMESPACE/SERVICE:PORT`` with options behind.
+    What such a ConfigMap is called is up to the controller's arguments.
+    """
+    found = (_STREAM.fullmatch(each.strip()) for port, each in data.items() if port.isdecimal())
+    return tuple(
+        Backend(
+            namespace=each["namespace"],
+            service=each["service"],
+            port=int(each["port"]) if each["port"].isdecimal() else each["port"],
+        )
+        for each in found
+        if each
+    )
 
 
 def parse_entrance(source: Source) -> Entrance:

@@ -441,10 +441,12 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
         ready: It takes connections.
         serving: The same, but for its termination.
         terminating: It ends.
+        pod: ``NAMESPACE/NAME`` of the Pod that it says it is (``targetRef``), or empty.
     """
 
     address: str
     hostname: str = ""
+    pod: str = ""
     ready: bool = True
     serving: bool = True
     terminating: bool = False
