@@ -32,7 +32,7 @@ with grpc.insecure_channel("unix:" + sys.argv[1]) as channel:
 ASK_STATUS = """
 import sys
 from pathlib import Path
-from troth.local import call
+from troth.control.protocol import call
 print(*call(Path(sys.argv[1]), "status"))
 """
 
