@@ -245,3 +245,71 @@ def test_a_workload_whose_pods_cannot_be_told_is_explained_by_labels() -> None:
 
     with pytest.raises(InputError, match=r"no template in it; name its pods' labels: a/KEY=VALUE"):
         explained("a/k", kafka=kafka)
+
+
+def wrapped(manifest: str) -> str:
+    return f"""\
+apiVersion: kubernetes.crossplane.io/v1alpha2
+kind: Object
+metadata: {{name: wrapper, namespace: far}}
+spec: {{forProvider: {{manifest: {manifest}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("manifest", "held"),
+    [
+        pytest.param(
+            "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, "
+            "metadata: {name: open, namespace: finance}}",
+            "PeerAuthentication finance/open",
+            id="a policy of its namespace",
+        ),
+        pytest.param(
+            "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, "
+            f"metadata: {{name: open, namespace: {ROOT}}}}}",
+            f"PeerAuthentication {ROOT}/open",
+            id="a policy of the mesh",
+        ),
+        pytest.param(
+            "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, "
+            "metadata: {name: open, namespace: '{{ .team }}'}}",
+            "PeerAuthentication open",
+            id="a policy of a namespace that can't be told",
+        ),
+        pytest.param(
+            "{apiVersion: v1, kind: Namespace, metadata: {name: finance}}",
+            "Namespace finance",
+            id="its namespace",
+        ),
+        pytest.param(
+            "{apiVersion: v1, kind: '{{ .kind }}', metadata: {name: a}}",
+            "what can't be told",
+            id="anything",
+        ),
+    ],
+)
+def test_an_object_inside_another_may_hide_what_counts(manifest: str, held: str) -> None:
+    derivation = explained("finance/web", "+finance", "Pod finance/web 80", more=wrapped(manifest))
+
+    (problem,) = derivation.explanation.problems
+    assert problem.subject == "Object.kubernetes.crossplane.io far/wrapper"
+    assert problem.found == f"holds {held}, which may count here and isn't read"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        (
+            "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, "
+            "metadata: {name: open, namespace: other}}"
+        ),
+        "{apiVersion: v1, kind: Namespace, metadata: {name: other}}",
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: finance}}",
+    ],
+    ids=["a policy of another namespace", "another namespace", "a workload"],
+)
+def test_an_object_inside_another_that_does_not_count_is_no_problem(manifest: str) -> None:
+    derivation = explained("finance/web", "+finance", "Pod finance/web 80", more=wrapped(manifest))
+
+    assert derivation.explanation.problems == ()

@@ -261,6 +261,83 @@ def test_a_workload_without_a_template_is_passed_by_where_nothing_concerns_it(ch
     assert (report.verdict, report.unknown) == (Breakage.NONE, ())
 
 
+WRAPPER = """\
+apiVersion: kubernetes.crossplane.io/v1alpha2
+kind: Object
+metadata: {name: wrapper, namespace: far}
+spec:
+  forProvider:
+    manifest:
+      apiVersion: security.istio.io/v1
+      kind: PeerAuthentication
+      metadata: {name: default, namespace: finance}
+      spec: {mtls: {mode: STRICT}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({}, {"more": WRAPPER}, id="comes"),
+        pytest.param({"more": WRAPPER}, {}, id="goes"),
+        pytest.param(
+            {"more": WRAPPER}, {"more": WRAPPER.replace("STRICT", "DISABLE")}, id="changes"
+        ),
+    ],
+)
+def test_whether_a_policy_inside_another_object_breaks_is_unknown(
+    before: dict[str, str], after: dict[str, str]
+) -> None:
+    world = ["+finance", "Pod finance/web 80"]
+
+    report = plan(objects(*world, **before), objects(*world, **after), root_namespace=ROOT)
+
+    assert report.verdict is Breakage.UNKNOWN
+    assert [(str(each.workload), each.why) for each in report.unknown] == [
+        (
+            "Object.kubernetes.crossplane.io far/wrapper",
+            "it holds other objects, such as PeerAuthentication finance/default",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            """\
+apiVersion: kubernetes.crossplane.io/v1alpha2
+kind: Object
+metadata: {name: wrapper, namespace: far}
+spec:
+  forProvider:
+    manifest: {apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: finance}}
+""",
+            id="in another object",
+        ),
+        pytest.param(
+            """\
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: web, namespace: argocd}
+spec: {destination: {namespace: finance}}
+""",
+            id="of a deployer",
+        ),
+    ],
+)
+def test_a_change_may_concern_pods_that_others_make_in_any_namespace(text: str) -> None:
+    report = planned_beside(text, ["+finance"], ["+finance", "finance/default STRICT"])
+
+    assert report.verdict is Breakage.UNKNOWN
+
+
+def test_a_policy_inside_another_object_that_stays_is_no_change() -> None:
+    report = planned_beside(WRAPPER, ["+finance"], ["+finance", "other/default DISABLE"])
+
+    assert report.unknown == ()
+
+
 def test_errors_of_the_planned_manifests_are_part_of_the_plan() -> None:
     bad = objects(*WORLD, bad="kind: Pod")
 

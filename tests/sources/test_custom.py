@@ -6,6 +6,7 @@ import pytest
 
 from troth.sources.amend import amend
 from troth.sources.collect import Manifests, collect
+from troth.sources.custom import custom_kind
 from troth.sources.yaml import read_documents
 
 CONTAINERS = "containers: [{name: app, image: shop, ports: [{containerPort: 8080}]}]"
@@ -288,3 +289,145 @@ def test_a_misspelt_kind_of_a_known_api_is_an_error_with_a_template_too() -> Non
     (problem,) = read(of("apps/v1", "Deploymnt")).problems
 
     assert problem.wanted == "did you mean Deployment?"
+
+
+POLICY = (
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, "
+    "metadata: {name: strict, namespace: web}, spec: {mtls: {mode: STRICT}}}"
+)
+TEXT = POLICY.replace("{", "{ ")
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind", "spec", "held"),
+    [
+        pytest.param(
+            "kubernetes.crossplane.io/v1alpha2",
+            "Object",
+            f"forProvider: {{manifest: {POLICY}}}",
+            "PeerAuthentication web/strict",
+            id="Crossplane",
+        ),
+        pytest.param(
+            "work.open-cluster-management.io/v1",
+            "ManifestWork",
+            f"workload: {{manifests: [{POLICY}]}}",
+            "PeerAuthentication web/strict",
+            id="Open Cluster Management",
+        ),
+        pytest.param(
+            "fluxcd.controlplane.io/v1",
+            "ResourceSet",
+            f"resources: [{POLICY}]",
+            "PeerAuthentication web/strict",
+            id="Flux",
+        ),
+        pytest.param(
+            "fluxcd.controlplane.io/v1",
+            "ResourceSet",
+            f'resourcesTemplate: "{TEXT}"',
+            "PeerAuthentication",
+            id="a text",
+        ),
+        pytest.param(
+            "fleet.cattle.io/v1alpha1",
+            "Bundle",
+            f'resources: [{{name: a.yaml, content: "{TEXT}"}}]',
+            "PeerAuthentication",
+            id="Fleet",
+        ),
+        pytest.param(
+            "fleet.cattle.io/v1alpha1",
+            "Bundle",
+            "resources: [{name: a.yaml, content: H4sI, encoding: base64+gz}]",
+            "what can't be told",
+            id="what is compressed",
+        ),
+        pytest.param(
+            "kro.run/v1alpha1",
+            "ResourceGraphDefinition",
+            "resources: [{id: a, template: {apiVersion: v1, kind: '${schema.spec.kind}', "
+            "metadata: {name: a}}}]",
+            "what can't be told",
+            id="a template of a kind",
+        ),
+        pytest.param(
+            "kyverno.io/v1",
+            "ClusterPolicy",
+            "rules: [{generate: {apiVersion: security.istio.io/v1, kind: PeerAuthentication, "
+            "name: strict, namespace: '{{request.object.metadata.name}}', data: {spec: {}}}}]",
+            "PeerAuthentication strict",
+            id="Kyverno",
+        ),
+        pytest.param(
+            "shop.example/v1",
+            "Till",
+            "space: {apiVersion: v1, kind: Namespace, metadata: {name: web}}",
+            "Namespace web",
+            id="a namespace",
+        ),
+        pytest.param(
+            "kubernetes.crossplane.io/v1alpha2",
+            "Object",
+            "forProvider: {manifest: {apiVersion: work.open-cluster-management.io/v1, "
+            f"kind: ManifestWork, spec: {{workload: {{manifests: [{POLICY}]}}}}}}}}",
+            "PeerAuthentication web/strict",
+            id="one in another",
+        ),
+    ],
+)
+def test_an_object_that_holds_a_policy_hides_it(
+    api_version: str, kind: str, spec: str, held: str
+) -> None:
+    (unknown,) = read(of(api_version, kind, spec)).unknown_workloads
+
+    assert [str(each) for each in unknown.hidden] == [held]
+
+
+def test_pods_of_an_object_inside_another_are_unknown_and_hide_no_policy() -> None:
+    deployment = (
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: shop, namespace: far}, "
+        f"spec: {{template: {{spec: {{{CONTAINERS}}}}}}}}}"
+    )
+    text = of(
+        "work.open-cluster-management.io/v1", "ManifestWork", f"workload: {{m: [{deployment}]}}"
+    )
+
+    manifests = read(text)
+    (unknown,) = manifests.unknown_workloads
+
+    assert manifests.templates == ()
+    assert unknown.unknown == "it holds other objects, such as Deployment far/shop"
+    assert unknown.hidden == ()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(
+            "targetRef: {apiVersion: apps/v1, kind: Deployment, name: shop}", id="a reference"
+        ),
+        pytest.param(
+            "claim: {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: a}, spec: {}}",
+            id="a claim",
+        ),
+        pytest.param(
+            "issuer: {apiVersion: cert-manager.io/v1, kind: Issuer, spec: {}}",
+            id="an object that makes no pods",
+        ),
+        pytest.param("text: 'kind: of blue'", id="a text that only has the word"),
+    ],
+)
+def test_what_refers_to_objects_or_holds_harmless_ones_hides_nothing(spec: str) -> None:
+    manifests = read(of("shop.example/v1", "Till", spec))
+
+    assert manifests.custom_workloads == {}
+    assert manifests.ignored == (("Till.shop.example", 1),)
+
+
+def test_objects_in_objects_are_read_once_however_deep() -> None:
+    inner: dict[str, object] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {}}
+    for _ in range(60):
+        inner = {"apiVersion": "shop.example/v1", "kind": "Till", "spec": {"of": [inner]}}
+
+    assert custom_kind(inner, "Till", "shop.example") == "Till.shop.example"

@@ -57,7 +57,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         ports: The TCP ports of its containers, and those that its portLevelMtls names.
         considered: From mesh over namespace to workload scope, the oldest first in each.
         problems: Errors that hide an object which could change the answer: a policy, the
-            workload's namespace, or a document of which nothing is known.
+            workload's namespace, or a document of which nothing is known; and objects of other
+            APIs that hold such an object.
     """
 
     schema: Literal["troth/explain/v1"] = "troth/explain/v1"
@@ -160,3 +161,14 @@ def _hiding(manifests: Manifests, namespace: str, root_namespace: str) -> Iterat
             counts = kind not in KINDS and problem.subject not in read
         if counts:
             yield problem
+    for workload in manifests.custom_workloads.values():
+        for held in workload.hidden:
+            place = held.name if held.kind == "Namespace" else held.namespace
+            if not place or place in places:
+                yield Problem(
+                    subject=str(workload),
+                    path="",
+                    found=f"holds {held}, which may count here and isn't read",
+                    wanted="give what it holds in a file of its own",
+                    location=workload.location,
+                )

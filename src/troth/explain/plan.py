@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from troth.explain.observed import Plaintext
     from troth.policy.verdict import Decision
     from troth.sources.collect import Manifests
+    from troth.sources.custom import CustomWorkload
     from troth.sources.workloads import PodTemplate
 
 _ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
@@ -111,15 +112,38 @@ def _unknown(
 
     They may be clients of any port, and what changes for their namespace may change for their pods.
     """
-    both = [each for each in planned.unknown_workloads if str(each) in current.custom_workloads]
+    yield from _hiding(current, planned)
+    both = [
+        each
+        for each in planned.unknown_workloads
+        if str(each) in current.custom_workloads
+        and each.content == current.custom_workloads[str(each)].content
+    ]
+    places = {place for each in both for place in each.places}
+    if "" in places:
+        places |= current.namespaces.keys() | planned.namespaces.keys()
     if tightened or any(
-        _rules(current, each.namespace, root_namespace)
-        != _rules(planned, each.namespace, root_namespace)
-        for each in both
+        _rules(current, place, root_namespace) != _rules(planned, place, root_namespace)
+        for place in places
     ):
         for each in both:
-            name = WorkloadName(kind=each.kind, namespace=each.namespace, name=each.name)
-            yield UnknownWorkload(workload=name, why=each.unknown)
+            yield _named(each, each.unknown)
+
+
+def _hiding(current: Manifests, planned: Manifests) -> Iterator[UnknownWorkload]:
+    """What may change modes by the objects that it holds, and is itself new, other, or gone."""
+    before, after = current.custom_workloads, planned.custom_workloads
+    for name in sorted(before.keys() | after.keys()):
+        sides = [side[name] for side in (after, before) if name in side]
+        hidden = [each for workload in sides for each in workload.hidden]
+        stays = len(sides) > 1 and sides[0].content == sides[1].content
+        if hidden and not stays:
+            yield _named(sides[0], f"it holds other objects, such as {hidden[0]}")
+
+
+def _named(workload: CustomWorkload, why: str) -> UnknownWorkload:
+    name = WorkloadName(kind=workload.kind, namespace=workload.namespace, name=workload.name)
+    return UnknownWorkload(workload=name, why=why)
 
 
 def _rules(manifests: Manifests, namespace: str, root_namespace: str) -> object:

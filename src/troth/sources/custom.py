@@ -1,4 +1,4 @@
-"""Objects of any other API that make pods: from a template somewhere in their spec, or from none.
+"""Objects of any other API that make pods, from a template or none, or that hold other objects.
 
 Of a pod, policies look at its labels, its service account and the ports its containers declare.
 A custom resource is read as far as that and no further: the rules for the rest are its own API's.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,7 @@ from troth.errors import Location
 from troth.mesh.model import ContainerPort
 from troth.sources.api import FORMER_GROUPS, OTHER_KINDS
 from troth.sources.containers import read_host_ports, read_ports
+from troth.sources.entrances import ENTRANCES
 from troth.sources.reader import Fields
 from troth.sources.workloads import Container, PodTemplate
 
@@ -26,8 +27,22 @@ if TYPE_CHECKING:
     from troth.sources.objects import Source
 
 
+class Held(NamedTuple):
+    """An object inside another one's spec; what isn't written in it, or is a template, is empty."""
+
+    kind: str
+    namespace: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        if not self.kind:
+            return "what can't be told"
+        place = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.kind} {place}".strip()
+
+
 class CustomWorkload(msgspec.Struct, frozen=True, kw_only=True):
-    """An object that makes pods and is of no API that this package reads whole.
+    """An object that makes pods or other objects and is of no API that this package reads whole.
 
     Attributes:
         kind: ``KIND.GROUP`` (``Rollout.argoproj.io``), or the kind alone in the core API.
@@ -36,6 +51,10 @@ class CustomWorkload(msgspec.Struct, frozen=True, kw_only=True):
         templates: What its pods are made from, those alike once.
         of: The object (``KIND NAMESPACE/NAME``) that has the template, where it names one.
         unknown: Why its pods can't be told from it; empty where they can.
+        places: The namespaces that its pods may be in; an empty one stands for any.
+        hidden: What it holds by which the modes of pods may be other than they seem: policies,
+            namespaces, and what can't be told.
+        content: What it says, where it hides anything: equal for what is equal.
         location: Where the manifest stands.
     """
 
@@ -45,6 +64,9 @@ class CustomWorkload(msgspec.Struct, frozen=True, kw_only=True):
     templates: tuple[PodTemplate, ...] = ()
     of: str = ""
     unknown: str = ""
+    places: tuple[str, ...] = ()
+    hidden: tuple[Held, ...] = ()
+    content: str = ""
     location: Location | None = None
 
     def __str__(self) -> str:
@@ -126,10 +148,18 @@ _WITHOUT_TEMPLATE = {
     **_kinds(
         _BY_DEPLOYER,
         """
+        addons.cluster.x-k8s.io ClusterResourceSet HelmChartProxy
+        apps.open-cluster-management.io Subscription
         argoproj.io Application ApplicationSet
+        config.projectsveltos.io ClusterProfile Profile
+        fleet.cattle.io Bundle GitRepo HelmOp
+        fluxcd.controlplane.io ResourceSet
         helm.cattle.io HelmChart
+        helm.crossplane.io Release
         helm.toolkit.fluxcd.io HelmRelease
+        kappctrl.k14s.io App
         kustomize.toolkit.fluxcd.io Kustomization
+        packaging.carvel.dev PackageInstall
         """,
     ),
 }
@@ -170,6 +200,29 @@ _KNATIVE = frozenset({KNATIVE_SERVICE, "Configuration.serving.knative.dev"})
 _KNATIVE_PORTS = (8022, 9090, 9091)
 """The other ports of that proxy."""
 
+_NATIVE = {
+    "": frozenset({"Endpoints", "Namespace", "Pod", "ReplicationController", "Service"}),
+    "apps": frozenset({"DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"}),
+    "batch": frozenset({"CronJob", "Job"}),
+    "discovery.k8s.io": frozenset({"EndpointSlice"}),
+    "security.istio.io": frozenset({"PeerAuthentication"}),
+}
+"""The kinds of Kubernetes and Istio of which it matters that another object holds one."""
+_DECIDE = frozenset({"Namespace", "PeerAuthentication"})
+"""Those of them that decide about modes."""
+_OBJECT_BODY = frozenset({"clone", "data", "metadata", "spec"})
+"""An object has one of these beside its kind, a reference none; Kyverno writes data and clone."""
+_HARMLESS = frozenset(
+    {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "User", "Group", "ServiceAccount"}
+    | {"ConfigMap", "Secret", "PersistentVolume", "PersistentVolumeClaim"}
+    | {"LimitRange", "NetworkPolicy", "PodDisruptionBudget", "ResourceQuota"}
+)
+"""Kinds in an embedded text that make no pods and let nobody in, subjects of roles included."""
+_API_VERSION_IN_TEXT = re.compile(r"""(?:^|[\s{,"'-])apiVersion["']?\s*:""")
+_KIND_IN_TEXT = re.compile(r"""(?:^|[\s{,"'-])kind["']?\s*:\s*["']?([^\s"',}]+)""")
+_KIND = re.compile(r"[A-Z][A-Za-z0-9]*")
+_DEEPEST_HELD = 64
+
 _DEEPEST = 16
 _MOST = 64
 
@@ -179,25 +232,43 @@ def custom_kind(value: Mapping[str, object], kind: str, group: str) -> str:
     name = f"{kind}.{group}" if group else kind
     if group in OTHER_KINDS or group in FORMER_GROUPS:
         return name if name in _CORE else ""
+    holds = next(_held(value), None) is not None
+    return name if holds or _makes_pods(value.get("spec"), name, group) else ""
+
+
+def _makes_pods(spec: object, name: str, group: str) -> bool:
+    """Whether an object of another API does, as far as can be told, beside what it holds."""
     if name in _WITHOUT_TEMPLATE or name in _WORKFLOWS or name == _WORKFLOW_TEMPLATE:
-        return name
+        return True
     if _MAKES_NO_PODS.fullmatch(group):
-        return ""
-    spec = value.get("spec")
+        return False
     refers = isinstance(spec, dict) and name == "Rollout.argoproj.io" and "workloadRef" in spec
     if refers or next(_templates(spec, "spec"), None) is not None:
-        return name
-    return name if _sign_of_pods(spec, name) else ""
+        return True
+    return bool(_sign_of_pods(spec, name))
 
 
 def parse_custom(source: Source) -> CustomWorkload:
     """Read an object for which `custom_kind` has a name."""
+    held = tuple(dict.fromkeys(_held(source.document.value)))
+    hidden = tuple(each for each in held if not each.kind or each.kind in _DECIDE)
     found = CustomWorkload(
-        kind=source.kind, namespace=source.namespace, name=source.name, location=source.location
+        kind=source.kind,
+        namespace=source.namespace,
+        name=source.name,
+        places=(source.namespace,),
+        hidden=hidden,
+        content=repr(_body(source.document.value)) if hidden else "",
+        location=source.location,
     )
     replace = msgspec.structs.replace
     if why := _WITHOUT_TEMPLATE.get(source.kind):
-        return replace(found, unknown=why)
+        anywhere = ("",) if why is _BY_DEPLOYER else found.places
+        return replace(found, unknown=why, places=anywhere)
+    if held:  # its pods are those objects' own, in namespaces of their own
+        first = (hidden or held)[0]
+        places = tuple(dict.fromkeys(each.namespace for each in held))
+        return replace(found, unknown=f"it holds other objects, such as {first}", places=places)
     spec = source.top.fields("spec")
     if source.kind == "CronWorkflow.argoproj.io":
         spec = spec.fields("workflowSpec")
@@ -229,6 +300,66 @@ def _reference(source: Source, reference: Fields) -> str:
     # Manifests call the kinds that they read whole by their kind alone.
     called = kind if group in {"", "apps"} else f"{kind}.{group}"
     return f"{called} {source.namespace}/{reference.string('name', rule=NAME)}"
+
+
+def _body(value: object) -> dict[object, object]:
+    """All but what every object has."""
+    top = value.items() if isinstance(value, dict) else ()
+    return {key: each for key, each in top if key not in {"apiVersion", "kind"}}
+
+
+def _held(value: object) -> Iterator[Held]:
+    """The objects that one holds, as far as they may make pods, lead to them, or decide about them.
+
+    They stand there as they are, or as a text: YAML, JSON, or a template of either.
+    """
+    yield from _inside(_body(value), 0)
+
+
+def _inside(value: object, depth: int) -> Iterator[Held]:
+    if depth > _DEEPEST_HELD:
+        yield Held("")
+    elif isinstance(value, str):
+        yield from _in_text(value)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _inside(each, depth + 1)
+    elif isinstance(value, dict):
+        kind, version = value.get("kind"), value.get("apiVersion")
+        if isinstance(kind, str) and isinstance(version, str) and value.keys() & _OBJECT_BODY:
+            yield from _itself(value, kind, version.rpartition("/")[0])
+        elif value.get("encoding") and isinstance(value.get("content"), str):
+            yield Held("")  # compressed, as Fleet does
+        for key, each in value.items():
+            # Metadata may repeat in an annotation what was applied.
+            if key not in {"metadata", "status"}:
+                yield from _inside(each, depth + 1)
+
+
+def _itself(value: dict[object, object], kind: str, group: str) -> Iterator[Held]:
+    metadata = value.get("metadata")
+    named = metadata if isinstance(metadata, dict) else value
+    name, namespace = (named.get(key) for key in ("name", "namespace"))
+    if not _KIND.fullmatch(kind):
+        yield Held("")
+    elif kind in _NATIVE.get(group, ()) or f"{kind}.{group}" in ENTRANCES:
+        yield Held(kind, _plain(namespace), _plain(name))
+    elif group not in _NATIVE and _makes_pods(value.get("spec"), f"{kind}.{group}", group):
+        yield Held(f"{kind}.{group}", _plain(namespace), _plain(name))
+
+
+def _plain(value: object) -> str:
+    """A name as it is written; empty for a template of one."""
+    return value if isinstance(value, str) and not NAME.flaw(value) else ""
+
+
+def _in_text(text: str) -> Iterator[Held]:
+    if _API_VERSION_IN_TEXT.search(text):
+        for kind in dict.fromkeys(_KIND_IN_TEXT.findall(text)):
+            if not _KIND.fullmatch(kind):
+                yield Held("")
+            elif kind not in _HARMLESS:
+                yield Held(kind)
 
 
 def _templates(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, object]]:

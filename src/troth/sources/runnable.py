@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth.errors import Problem, Severity
+from troth.sources.custom import CustomWorkload
 from troth.sources.without_effect import consequence
 from troth.sources.workloads import VolumeKind
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.sources.collect import Manifests
-    from troth.sources.custom import CustomWorkload
     from troth.sources.workloads import PodTemplate, Workload
 
 
@@ -31,6 +31,16 @@ def not_run(manifests: Manifests) -> Iterator[Problem]:
         *manifests.custom_workloads.values(),
     )
     for workload in makers:
+        if isinstance(workload, CustomWorkload) and workload.hidden:
+            yield Problem(
+                subject=f"{workload}",
+                path="",
+                found=f"holds {workload.hidden[0]}, which has no effect here",
+                wanted="give what it holds in a file of its own",
+                severity=Severity.WARNING,
+                location=workload.location,
+            )
+            continue
         yield Problem(
             subject=f"{workload.kind} {workload.namespace}/{workload.name}",
             path="kind",
