@@ -428,6 +428,11 @@ def test_what_refers_to_objects_or_holds_harmless_ones_hides_nothing(spec: str) 
 def test_objects_in_objects_are_read_once_however_deep() -> None:
     inner: dict[str, object] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {}}
     for _ in range(60):
-        inner = {"apiVersion": "shop.example/v1", "kind": "Till", "spec": {"of": [inner]}}
+        inner = {
+            "apiVersion": "shop.example/v1",
+            "kind": "Till",
+            "metadata": {},
+            "spec": {"of": [inner]},
+        }
 
     assert custom_kind(inner, "Till", "shop.example") == "Till.shop.example"
