@@ -70,18 +70,20 @@ def test_a_command_line_is_a_question(
         ),
         pytest.param(
             ["finance/web", "finance/payments:0"],
-            ["TO:PORT: '0' in 'finance/payments:0' is no port; give a number from 1 to 65535"],
+            ["TO:PORT: '0' in 'finance/payments:0' is not a port; give a number from 1 to 65535"],
             id="port 0",
         ),
         pytest.param(
             ["finance/web", "finance/payments:65536"],
-            ["'65536' in 'finance/payments:65536' is no port"],
+            ["'65536' in 'finance/payments:65536' is not a port"],
             id="beyond the last port",
         ),
-        pytest.param(["finance/web", "finance/payments:6553500"], ["is no port"], id="far beyond"),
-        pytest.param(["finance/web", "finance/payments:http"], ["is no port"], id="a name"),
-        pytest.param(["finance/web", "finance/payments:٨"], ["is no port"], id="another digit"),
-        pytest.param(["finance/web", "finance/payments:"], ["is no port"], id="an empty port"),
+        pytest.param(
+            ["finance/web", "finance/payments:6553500"], ["is not a port"], id="far beyond"
+        ),
+        pytest.param(["finance/web", "finance/payments:http"], ["is not a port"], id="a name"),
+        pytest.param(["finance/web", "finance/payments:٨"], ["is not a port"], id="another digit"),
+        pytest.param(["finance/web", "finance/payments:"], ["is not a port"], id="an empty port"),
         pytest.param(["finance/web", ":80"], ["':80' has no port"], id="an empty name"),
         pytest.param(
             ["web", "finance/payments:80"],

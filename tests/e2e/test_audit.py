@@ -216,7 +216,7 @@ def test_a_namespace_of_the_local_mesh_is_asked_about_by_n(mesh: Mesh, pods: lis
 def test_what_is_no_duration_is_wrong_use(host: Host, since: str) -> None:
     result = host.run(TROTH, "audit", "--since", since, check=False)
     assert result.returncode == 2
-    assert "at most 7d" in result.stderr or "is no duration" in result.stderr
+    assert "at most 7d" in result.stderr or "is not a duration" in result.stderr
 
 
 def applied(mesh: Mesh, directory: Path) -> None:

@@ -155,7 +155,7 @@ WHOLE = "write a mapping, such as {kind: PeerAuthentication, ...}"
 HUGE = 1 << 15_000  # Python refuses to turn this into decimal text
 LABELS = "spec.selector.matchLabels"
 PORTS = "spec.portLevelMtls"
-PORT_RULE = "is no port; write a number, 1 to 65535"
+PORT_RULE = "is not a port; write a number, 1 to 65535"
 
 
 def labels(value: object) -> dict[str, Any]:
@@ -539,8 +539,8 @@ def test_a_stored_selector_of_labels_that_no_pod_can_have_selects_none(
     [
         ("+80", {80: Mode.STRICT}, None),
         ("0080", {80: Mode.STRICT}, None),
-        ("http", {}, "is no port, so it is ignored"),
-        ("70000", {}, "is no port, so it is ignored"),
+        ("http", {}, "is not a port, so it is ignored"),
+        ("70000", {}, "is not a port, so it is ignored"),
     ],
 )
 def test_a_stored_port_is_read_as_istio_reads_it(

@@ -167,7 +167,7 @@ def _write(report: Audit, directory: Path) -> None:
 def _duration(text: str) -> timedelta:
     match = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration: write it as 90s, 30m, 1h or 7d")
+        raise typer.BadParameter(f"{text!r} is not a duration: write it as 90s, 30m, 1h or 7d")
     duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
     if duration > KEPT:
         raise typer.BadParameter(f"{text} is longer than connections are remembered: at most 7d")

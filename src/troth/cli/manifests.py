@@ -65,7 +65,7 @@ def warn_of_errors(problems: Iterable[Problem]) -> None:
 
 
 def pass_on_warnings(warnings: Iterable[Problem]) -> None:
-    """Say on standard error what isn't wrong, and hardly meant."""
+    """Say on standard error what is valid, but probably a mistake."""
     for warning in warnings:
         err.print(f"[yellow]warning:[/yellow] {escape(str(warning))}", soft_wrap=True)
 

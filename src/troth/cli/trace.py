@@ -188,7 +188,7 @@ def _problems_of_destination(text: str, name: str, port: str) -> Iterator[Proble
         yield _problem("TO:PORT", f"{text!r} has no port", f"append one, as in {text}:8080")
     elif not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= _LAST_PORT):
         wanted = f"give a number from 1 to {_LAST_PORT}"
-        yield _problem("TO:PORT", f"{port!r} in {text!r} is no port", wanted)
+        yield _problem("TO:PORT", f"{port!r} in {text!r} is not a port", wanted)
 
 
 def _problems_of_flags(flags: list[str], claim: str | None) -> Iterator[Problem]:

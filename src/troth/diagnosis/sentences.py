@@ -92,7 +92,7 @@ def own_port(port: int) -> tuple[str, str]:
     """A port that is no app's."""
     own = _list(map(str, sorted(OWN_PORTS)))
     cause = f"Port {port} leads to no app: {own} are troth's own in every pod of the mesh."
-    return cause, "Connect to the app's port; what has to be there to carry it, troth sees to."
+    return cause, "Connect to the app's port: troth opens the tunnel for it."
 
 
 def nobody_listens(findings: Findings) -> tuple[str, str]:

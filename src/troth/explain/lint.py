@@ -1,4 +1,4 @@
-"""Policies that are valid but surely not meant, seen together with the workloads they are for."""
+"""Policies that are valid but probably a mistake, seen together with the workloads they are for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
-    """What only shows when objects are seen together: mostly policies that are surely not meant."""
+    """What shows only when objects are seen together: mostly policies that are a mistake."""
     yield from service_problems(manifests)
     yield from lint_together(manifests, root_namespace=root_namespace)
 

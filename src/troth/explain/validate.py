@@ -1,4 +1,4 @@
-"""Everything that is wrong with a set of manifests, and what is surely not meant."""
+"""Everything that is wrong with a set of manifests, and what is probably a mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies that are valid but surely not meant: ones that never decide anything."""
+"""Policies that are valid but probably a mistake: ones that never decide anything."""
 
 from __future__ import annotations
 

@@ -327,7 +327,7 @@ def _port_modes(
         if port is None:
             ignored = ", so it is ignored" if stored else ""
             wanted = f"write a number, 1 to {_LAST_PORT}"
-            complain(key_path(path, key), f"is no port{ignored}", wanted)
+            complain(key_path(path, key), f"is not a port{ignored}", wanted)
         elif port in modes:
             modes[port] = min(mode, modes[port], key=_SAFEST.index)
             counts = f", of which {modes[port]} counts" if stored else ""

@@ -169,7 +169,9 @@ class HandshakeTrace:
         stage = "after the client's Finished" if self._finished else "during the handshake"
         self._note(Side.SERVER, Kind.RESET if reset else Kind.CLOSED)
         if self._sent:  # by then it had had its time to refuse; an app may not like what was sent
-            reason = f"the server {what} the connection when it had got data; it told no refusal"
+            reason = (
+                f"the server {what} the connection after data had reached it, without saying why"
+            )
             self._end(Verdict.UNDECIDED, reason)
             return
         self._end(Verdict.REFUSED, f"the server {what} the connection {stage}, without an alert")
