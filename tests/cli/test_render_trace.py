@@ -36,7 +36,7 @@ from troth.trace.trace import Credentials
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.diagnosis.findings import Findings
+    from troth.diagnosis.report import Findings
 
 GOLDEN = Path(__file__).with_name("golden") / "trace"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from troth.cli.app import run
 from troth.cli.trace import full_destination, read_question
-from troth.diagnosis.findings import Question
+from troth.diagnosis.report import Question
 from troth.errors import InputError
 from troth.trace.trace import Credentials
 

@@ -9,8 +9,7 @@ from typing import NoReturn
 import pytest
 
 from troth._listen import ListenAddress
-from troth.cluster.become import become_node, settings_told
-from troth.cluster.settings import NodeSettings
+from troth.cluster.settings import NodeSettings, become_node, settings_told
 from troth.identity.spiffe import TrustDomain
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.kube.fake_api import NAMESPACES, PODS, Exchange, FakeApi, Object, fake_api, thing
 
-from troth.cluster.foresight import foresee
+from troth.cluster.local_pods import foresee
 from troth.cluster.settings import NodeSettings
 from troth.identity.spiffe import TrustDomain
 from troth.kube.client import ApiClient

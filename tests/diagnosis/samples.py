@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, WEB, handshake_record
 
-from troth.diagnosis.findings import Findings, Question
+from troth.diagnosis.report import Findings, Question
 from troth.dial.report import Attempt, EnvoyStatus, Listening, Reached, Route, Way
 from troth.mesh.connections import Connection, Outcome, Reason
 from troth.mesh.model import Endpoint

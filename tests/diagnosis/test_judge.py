@@ -26,7 +26,7 @@ from troth.trace.record import Verdict
 from troth.trace.trace import Credentials
 
 if TYPE_CHECKING:
-    from troth.diagnosis.findings import Findings
+    from troth.diagnosis.report import Findings
 
 IMPOSTOR = {"credentials": Credentials.EXPIRED}
 EXPIRED = handshake(

@@ -10,8 +10,7 @@ import pytest
 from tests.samples import connection
 
 from troth.dial.connect import _is_reported, first_report
-from troth.dial.report import Reached
-from troth.dial.reports import belongs
+from troth.dial.report import Reached, belongs
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.connections import Connection, Outcome, Party, Reason
 from troth.mesh.model import Endpoint, Pod

@@ -18,7 +18,7 @@ from troth.mesh.model import Pod
 from troth.mesh.world import World
 from troth.node.agent import NodeAgent
 from troth.node.certificates import Signed
-from troth.node.paths import NodePaths
+from troth.node.proxy import NodePaths
 from troth.policy.model import Mode, PeerAuthentication
 
 if TYPE_CHECKING:

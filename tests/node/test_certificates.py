@@ -12,8 +12,7 @@ from troth.identity.authority import CertificateAuthority
 from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.node import certificates
-from troth.node.certificates import CertificateKeeper, Signed
-from troth.node.issuers import issuers
+from troth.node.certificates import CertificateKeeper, Signed, issuers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

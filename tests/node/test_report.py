@@ -24,8 +24,8 @@ from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
 from troth.node.answers import certificate
+from troth.node.certificates import Issuers, issuers
 from troth.node.csr_signer import ClusterSigner
-from troth.node.issuers import Issuers, issuers
 from troth.node.report import NodeReporter, node_report
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_a_certificate_is_verified_once_however_often_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     verified = Mock(wraps=issuers)
-    monkeypatch.setattr("troth.node.issuers.issuers", verified)
+    monkeypatch.setattr("troth.node.certificates.issuers", verified)
     known, certificate = Issuers(), svid(NEW)
     answers = {known.of([certificate], BOTH, NOW) for _ in range(3)}
     assert answers == {frozenset({fingerprint(NEW.trust_bundle)})}

@@ -18,7 +18,7 @@ from troth.mesh.world import World
 from troth.node import netns
 from troth.node.agent import NodeAgent
 from troth.node.certificates import Signed
-from troth.node.paths import NodePaths
+from troth.node.proxy import NodePaths
 
 if TYPE_CHECKING:
     from pathlib import Path

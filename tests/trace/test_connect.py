@@ -16,7 +16,7 @@ from troth.trace.certificates import ClientCredentials
 from troth.trace.connect import trace_connection
 from troth.trace.names import Kind, Side
 from troth.trace.record import Verdict
-from troth.trace.states import CertificateStatus, ConnectionStatus
+from troth.trace.steps import CertificateStatus, ConnectionStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

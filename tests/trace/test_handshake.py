@@ -17,8 +17,7 @@ from troth.trace.certificates import ClientCredentials
 from troth.trace.handshake import HandshakeTrace
 from troth.trace.names import ContentType, HandshakeType, Kind, Side
 from troth.trace.record import Verdict
-from troth.trace.states import CertificateStatus, ConnectionStatus
-from troth.trace.steps import build_report
+from troth.trace.steps import CertificateStatus, ConnectionStatus, build_report
 from troth.trace.wire import HEADER_SIZE, RecordSplitter
 
 if TYPE_CHECKING:

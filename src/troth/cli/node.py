@@ -17,8 +17,7 @@ from troth.cli.mesh_options import (
     RootNamespaceOption,
     TrustDomainOption,
 )
-from troth.cluster.become import become_node
-from troth.cluster.settings import NodeSettings
+from troth.cluster.settings import NodeSettings, become_node
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 

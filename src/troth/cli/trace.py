@@ -24,7 +24,7 @@ from troth.mesh.target import target_key
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from troth.diagnosis.findings import Question
+    from troth.diagnosis.report import Question
 
 _LAST_PORT = 65535
 
@@ -147,7 +147,7 @@ def read_question(
     Raises:
         InputError: It makes none; every problem is listed.
     """
-    from troth.diagnosis.findings import Question  # noqa: PLC0415 - OpenSSL is slow to import
+    from troth.diagnosis.report import Question  # noqa: PLC0415 - OpenSSL is slow to import
     from troth.trace.trace import Credentials  # noqa: PLC0415
 
     name, _, port = destination.rpartition(":")

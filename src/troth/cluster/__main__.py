@@ -8,7 +8,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from troth.cluster.become import settings_told
+from troth.cluster.settings import settings_told
 
 
 def main() -> int:

@@ -24,9 +24,8 @@ from troth._exposition import serve_when_free
 from troth._health import health_socket
 from troth.cluster.charge import Charge
 from troth.cluster.cri import RuntimeFinder
-from troth.cluster.foresight import foresee
 from troth.cluster.hearing import Hearing
-from troth.cluster.local_pods import LocalPods, LocalPodsKeeper
+from troth.cluster.local_pods import LocalPods, LocalPodsKeeper, foresee
 from troth.cluster.marker import Mark, Marker
 from troth.cluster.memory import MemoryKeeper
 from troth.cluster.pins import Pins, find_by_cgroup
@@ -39,10 +38,10 @@ from troth.kube.resource import ObjectKind
 from troth.mesh.model import NO_PORTS
 from troth.node.agent import NodeAgent
 from troth.node.capture import is_captured, tried_kernel
+from troth.node.certificates import Issuers
 from troth.node.csr_signer import ClusterSigner
-from troth.node.issuers import Issuers
 from troth.node.metrics import NodeMetrics
-from troth.node.paths import NodePaths
+from troth.node.proxy import NodePaths
 from troth.node.report import NodeReporter, node_report
 from troth.reviews.answers import Knowledge
 from troth.reviews.responder import Responder

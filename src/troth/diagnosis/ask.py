@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from troth.diagnosis.findings import Findings, inside_pod
 from troth.diagnosis.judge import judge
-from troth.diagnosis.report import Diagnosis, From, To
+from troth.diagnosis.report import Diagnosis, Findings, From, To, inside_pod
 from troth.dial.report import Reached
 from troth.errors import PeerError
 from troth.mesh.connections import Outcome, Reason
 
 if TYPE_CHECKING:
-    from troth.diagnosis.findings import Question
+    from troth.diagnosis.report import Question
     from troth.dial.report import Attempt, Cause, EnvoyStatus, Listening, Route, Way
     from troth.mesh.connections import Connection
     from troth.trace.trace import Credentials, Trace

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth.diagnosis import sentences as say
-from troth.diagnosis.findings import Judgement
-from troth.diagnosis.report import Hop
+from troth.diagnosis.report import Hop, Judgement
 from troth.dial.report import Reached
 from troth.envoy.ports import OWN_PORTS
 from troth.mesh.connections import Outcome, Reason, Side
 from troth.trace.record import Verdict
 
 if TYPE_CHECKING:
-    from troth.diagnosis.findings import Findings
+    from troth.diagnosis.report import Findings
     from troth.mesh.connections import Connection
 
 _HOPS: dict[tuple[Side, Reason], Hop] = {

@@ -14,7 +14,7 @@ from troth.policy.model import Mode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from troth.diagnosis.findings import Findings
+    from troth.diagnosis.report import Findings
     from troth.mesh.connections import Connection
 
 AGAIN = (

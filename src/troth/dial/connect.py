@@ -10,8 +10,7 @@ import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.dial.report import Attempt, Reached
-from troth.dial.reports import belongs, is_echo
+from troth.dial.report import Attempt, Reached, belongs, is_echo
 from troth.envoy.ports import ENVOY_MARK
 from troth.mesh.connections import Side
 from troth.mesh.target import pod_at

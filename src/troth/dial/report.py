@@ -1,14 +1,21 @@
-"""What is known of one connection: where it would go, how far it came, what explains it."""
+"""What is known of one connection: where it would go, how far it came, whose reports explain it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.mesh.connections import Connection
+from troth.mesh.connections import Connection, Reason
 from troth.mesh.decisions import ClientDecision, ServerDecision
 from troth.mesh.model import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from troth.mesh.model import Pod
 
 
 class Reached(StrEnum):
@@ -117,3 +124,39 @@ class EnvoyStatus(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
     restarts: int
     refused: tuple[str, ...] = ()
+
+
+def belongs(
+    connection: Connection,
+    source: Pod,
+    endpoints: Iterable[Endpoint],
+    *,
+    began: datetime | None,
+    own_port: int | None,
+) -> bool:
+    """Whether the proxy's report is about the connection that ``source`` made at ``began``.
+
+    Behind a captured pod its proxy makes a connection of its own, with another port, so
+    ``own_port`` is None then. That one is told by both ends and the time, so it could be mistaken
+    for another of the same pod to the same port at the same moment, which would have been treated
+    the same. Where clocks differ, ``began`` is None, and earlier reports are to be left out.
+    """
+    return (
+        connection.source.address in source.addresses
+        and (own_port is None or connection.source.port == own_port)
+        and any(
+            (connection.destination.address, connection.destination.port)
+            == (endpoint.address, endpoint.port)
+            for endpoint in endpoints
+        )
+        # Envoy writes milliseconds.
+        and (
+            began is None
+            or connection.time >= began.replace(microsecond=began.microsecond // 1000 * 1000)
+        )
+    )
+
+
+def is_echo(connection: Connection) -> bool:
+    """Whether it only says that the other end broke off, which that one's own report explains."""
+    return connection.reason is Reason.REFUSED_BY_PEER

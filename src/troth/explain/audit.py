@@ -14,8 +14,8 @@ from troth.explain.audit_report import (
     WorkloadAudit,
 )
 from troth.explain.front_doors import Breakage, Caller, FrontDoors, worst
+from troth.explain.noted import told_once
 from troth.explain.proposals import propose
-from troth.explain.told_once import told_once
 from troth.explain.workloads import belongs
 from troth.mesh.connections import Outcome
 from troth.mesh.model import Protocol

@@ -9,8 +9,7 @@ import msgspec
 
 from troth._syntax import NAMESPACE
 from troth.errors import Problem, Severity
-from troth.explain.subject import find_subject
-from troth.explain.workloads import belongs
+from troth.explain.workloads import belongs, find_subject
 from troth.identity.spiffe import SpiffeId
 from troth.mesh.world import Membership
 from troth.policy.index import PolicyIndex

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.explain.noted import TROUBLE
-from troth.explain.told_once import told_once
+from troth.explain.noted import TROUBLE, told_once
 from troth.explain.why_report import Conflict, NotCaptured, Refusal, Why
 from troth.mesh.connections import Reason
 

@@ -1,15 +1,21 @@
-"""The workloads of a set of manifests: found by labels, and whether they are in the mesh."""
+"""The workloads of some manifests: found by name or labels, and whether they are in the mesh."""
 
 from __future__ import annotations
 
+import difflib
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
 
+import msgspec
+
+from troth._syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
+from troth.errors import InputError, Problem
 from troth.mesh.model import MESH_LABEL, Namespace, Protocol
 from troth.mesh.world import Membership, membership
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from troth.sources.collect import Manifests
     from troth.sources.workloads import PodTemplate
@@ -78,3 +84,98 @@ def listed(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMED
     shown = ", ".join(names[:_MOST_NAMED])
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload to be explained; one given by labels alone need not exist.
+
+    Attributes:
+        kind: Empty when no object stands behind the labels.
+        service_account: None when no object stands behind the labels.
+        ports: The TCP ports of its containers.
+        host_network: Its pods share the node's network namespace.
+    """
+
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    kind: str = ""
+    service_account: str | None = None
+    ports: tuple[int, ...] = ()
+    host_network: bool = False
+
+
+def find_subject(manifests: Manifests, name: str) -> Subject:
+    """The workload called ``name``.
+
+    Labels mean the one workload that has them all, or whose labels they are. When no workload has
+    them, they are taken for the labels of one that is still to come.
+
+    Raises:
+        InputError: It is no such name, there is none, or there are several.
+    """
+    namespace, slash, rest = name.partition("/")
+    if not slash or NAMESPACE.flaw(namespace) or not rest:
+        _refuse(name, "names no workload", "write NAMESPACE/NAME or NAMESPACE/KEY=VALUE,KEY=VALUE")
+    index = WorkloadIndex(manifests.templates)
+    if "=" not in rest:
+        if NAME.flaw(rest):
+            _refuse(name, "names no workload", NAME.wanted)
+        found = [each for each in index.of_namespace(namespace) if each.name == rest]
+        if not found:
+            for each in manifests.unknown_workloads:
+                if (each.namespace, each.name) == (namespace, rest):
+                    why = f"is a {each.kind}, and {each.unknown}"
+                    _refuse(name, why, f"name its pods' labels: {namespace}/KEY=VALUE,KEY=VALUE")
+            _refuse(name, "is not among the workloads given", _nearest(index, namespace, rest))
+    else:
+        labels = _labels(name, rest)
+        found = list(index.matching(namespace, labels))
+        if not found:
+            return Subject(namespace=namespace, name=rest, labels=labels)
+        found = [each for each in found if each.labels == labels] or found
+    if len(found) > 1:
+        names = listed([str(each) for each in found])
+        _refuse(name, f"may be any of {names}", "name one of them by labels that only it has")
+    return _subject(found[0])
+
+
+def _subject(template: PodTemplate) -> Subject:
+    return Subject(
+        namespace=template.namespace,
+        name=template.name,
+        labels=template.labels,
+        kind=template.owner_kind or "Pod",
+        service_account=template.service_account,
+        ports=tcp_ports(template),
+        host_network=template.host_network,
+    )
+
+
+def _labels(name: str, text: str) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for pair in text.split(","):
+        key, equals, value = pair.partition("=")
+        flaw = label_key_flaw(key) or LABEL_VALUE.flaw(value)
+        if not equals:
+            flaw = (f"has {pair!r}, which is no label", "write KEY=VALUE,KEY=VALUE")
+        elif key in labels:
+            flaw = (f"gives the label {key} twice", "keep one of them")
+        if flaw:
+            _refuse(name, *flaw)
+        labels[key] = value
+    return labels
+
+
+def _nearest(index: WorkloadIndex, namespace: str, name: str) -> str:
+    there = sorted({each.name for each in index.of_namespace(namespace)})
+    if not there:
+        return f"give manifests that have workloads in namespace {namespace}, or name labels"
+    near = difflib.get_close_matches(name[:64], there, n=1)
+    if near:
+        return f"did you mean {namespace}/{near[0]}?"
+    return f"in namespace {namespace} there are {listed(there)}"
+
+
+def _refuse(name: str, found: str, wanted: str) -> NoReturn:
+    raise InputError([Problem(subject=f"workload {name}", path="", found=found, wanted=wanted)])

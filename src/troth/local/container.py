@@ -1,4 +1,4 @@
-"""One container of a local pod: started, probed, and started again by its pod's rules."""
+"""One container of a local pod: started, hooked, probed, and started again by its pod's rules."""
 
 from __future__ import annotations
 
@@ -14,21 +14,48 @@ import msgspec
 
 from troth.control.messages import ContainerStatus, State
 from troth.errors import InputError, TrothError
-from troth.local.hooks import run_hook
 from troth.local.launch import join_command, launch_command
 from troth.local.logs import ContainerLog
-from troth.local.probe import Readiness, ask
+from troth.local.probe import Readiness, ask, http_status
 from troth.local.processes import Process
 from troth.local.status import Backoff, restarts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from troth.local.launch import LaunchSpec
     from troth.local.namespaces import PodNamespaces
     from troth.local.patience import Patience
     from troth.sources.workloads import Container, Hook, RestartPolicy
+
+
+async def run_hook(
+    hook: Hook,
+    *,
+    netns: Path,
+    address: str,
+    execute: Callable[[tuple[str, ...]], Awaitable[int]],
+) -> str:
+    """Run a hook to its end, however long that takes; empty if it worked, else what was wrong.
+
+    Args:
+        hook: What to do. Any answer to an ``httpGet`` will do, whatever its status.
+        netns: The pod's network namespace.
+        address: The pod's, which is where ports are asked.
+        execute: Runs a command in the container and gives its exit code.
+    """
+    try:
+        if hook.command is not None:
+            code = await execute(hook.command)
+            return f"{hook.command[0]} ended with exit code {code}" if code else ""
+        if hook.http_get is not None:
+            await http_status(hook.http_get, netns, address)
+            return ""
+        await asyncio.sleep(hook.sleep or 0)
+    except (OSError, TrothError, asyncio.IncompleteReadError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 class ContainerRunner:

@@ -1,4 +1,4 @@
-"""What a running mesh says about the connections it has seen."""
+"""What a running mesh says about the connections it has seen, and why a Service leads nowhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,42 @@ from troth.explain.front_doors import FrontDoors
 from troth.explain.noted import note
 from troth.explain.remedies import Explainer
 from troth.explain.why import named, why
-from troth.local.unready import unready
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from troth.explain.audit_report import Audit
     from troth.explain.why_report import Why
-    from troth.local.arguments import AuditRequest, WhyRequest
     from troth.local.mesh import LocalMesh
+    from troth.local.requests import AuditRequest, WhyRequest
+    from troth.local.sandbox import Sandbox
     from troth.mesh.world import World
+    from troth.sources.workloads import ServiceSpec
+
+
+def unready(mesh: LocalMesh, name: str) -> Iterator[str]:
+    """The pods that a Service selects, and why it doesn't lead to them."""
+    spec = mesh.manifests.services.get(name)
+    if spec is None or not spec.selector:
+        return
+    for sandbox in mesh.sandboxes:
+        labels = sandbox.template.labels
+        if sandbox.template.namespace == spec.namespace and spec.selector.items() <= labels.items():
+            yield f"{sandbox.key}: {_why_left_out(spec, sandbox)}"
+
+
+def _why_left_out(spec: ServiceSpec, sandbox: Sandbox) -> str:
+    if sandbox.status.ready:
+        named = {port.name: port.number for port in sandbox.template.ports if port.name}
+        for port in spec.ports:
+            if isinstance(port.target, str) and port.target not in named:
+                there = ", ".join(f"{name} ({number})" for name, number in named.items())
+                return (
+                    f"has no container port called {port.target!r}, which is the targetPort of "
+                    f"port {port.number}; it has {there or 'none with a name'}"
+                )
+        return "has no address of the service's IP family"
+    return sandbox.blocker or "runs, but its readiness probe does not succeed"
 
 
 def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:

@@ -30,7 +30,7 @@ from troth.local.requests import Requests
 from troth.local.sandbox import NODE_NAME
 from troth.node.agent import NodeAgent
 from troth.node.certificates import Signed
-from troth.node.paths import NodePaths
+from troth.node.proxy import NodePaths
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

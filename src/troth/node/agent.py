@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from troth.mesh.view import NodeView
     from troth.mesh.world import World
     from troth.node.metrics import NodeMetrics
-    from troth.node.paths import NodePaths
+    from troth.node.proxy import NodePaths
 
 _log = structlog.get_logger(__name__)
 

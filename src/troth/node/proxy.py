@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +22,23 @@ if TYPE_CHECKING:
     from troth._peers import Peer
     from troth.envoy.limits import Limits
     from troth.node.metrics import NodeMetrics
-    from troth.node.paths import NodePaths
+
+
+class NodePaths(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's sockets and files, all in directories that are its own."""
+
+    ads: Path
+    admin: Path
+    worker: Path
+    bootstrap: Path
+    access_log: Path
+    journal: Path
+
+    @property
+    def reset(self) -> Path:
+        """The socket on which Envoy resets connections that have nowhere to go."""
+        return self.admin.with_name("reset.sock")
+
 
 _DRAIN_SECONDS = 1
 """How long Envoy lets connections live on that the policy no longer allows."""

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from troth._syntax import choices
-from troth.dial.report import Reached
-from troth.dial.reports import belongs, is_echo
+from troth.dial.report import Reached, belongs, is_echo
 from troth.errors import PeerError
 from troth.mesh.model import Endpoint
 from troth.reviews.objects import (

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from troth.trace.names import Side
 from troth.trace.record import Verdict
-from troth.trace.states import CertificateStatus, ConnectionStatus
+from troth.trace.steps import CertificateStatus, ConnectionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

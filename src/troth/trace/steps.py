@@ -7,16 +7,67 @@ side to which state. The client's states are its own (A.1). The server's are tho
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from troth.trace.names import Kind, Side
 from troth.trace.record import HandshakeRecord, Verdict
-from troth.trace.states import CertificateStatus, ClientState, ConnectionStatus, ServerState
 
 if TYPE_CHECKING:
     from troth.trace.record import Event
+
+
+class ClientState(StrEnum):
+    """States of RFC 8446 appendix A.1."""
+
+    START = "START"
+    WAIT_SH = "WAIT_SH"
+    WAIT_EE = "WAIT_EE"
+    WAIT_CERT_CR = "WAIT_CERT_CR"
+    WAIT_CERT = "WAIT_CERT"
+    WAIT_CV = "WAIT_CV"
+    WAIT_FINISHED = "WAIT_FINISHED"
+    # The RFC has no name between receiving the server's Finished and having sent one's own.
+    ANSWERING = "(answering)"
+    CONNECTED = "CONNECTED"
+    CLOSED = "(closed)"
+
+
+class ServerState(StrEnum):
+    """States of RFC 8446 appendix A.2, those without early data."""
+
+    START = "START"
+    NEGOTIATED = "NEGOTIATED"
+    WAIT_CERT = "WAIT_CERT"
+    WAIT_FINISHED = "WAIT_FINISHED"
+    CONNECTED = "CONNECTED"
+    CLOSED = "(closed)"
+
+
+class CertificateStatus(StrEnum):
+    """How far one side's certificate has come with the other side."""
+
+    NOT_SENT = "not sent"
+    REQUESTED = "requested"
+    WITHHELD = "withheld"
+    SENT = "sent"
+    TRUSTED = "trusted"
+    VERIFIED = "verified"
+    REFUSED = "refused"
+
+
+class ConnectionStatus(StrEnum):
+    """What the connection is good for."""
+
+    NONE = "none"
+    NEGOTIATING = "negotiating"
+    ENCRYPTED = "encrypted"
+    SERVER_AUTHENTICATED = "server authenticated"
+    ESTABLISHED = "established"
+    REFUSED = "refused"
+    CLOSED = "closed"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
