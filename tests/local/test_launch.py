@@ -27,7 +27,7 @@ from troth.local.launch import (
 )
 from troth.local.namespaces import PodNamespaces
 from troth.local.processes import Process
-from troth.node import netns as _netns
+from troth.node.netns import create, inode
 
 if TYPE_CHECKING:
     from tests.conftest import InNode
@@ -41,7 +41,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def make_spec(directory: Path, **fields: Any) -> LaunchSpec:
     netns = directory / "netns"
     if not netns.exists():
-        _netns.create(netns)
+        create(netns)
         (directory / "scratch").mkdir()
         _namespaces.append(PodNamespaces(netns, "web"))
     spec = LaunchSpec(
@@ -101,7 +101,7 @@ def it_has_exactly_its_environment(directory: Path) -> None:
 def it_is_in_its_namespaces(directory: Path) -> None:
     assert output(directory, "hostname") == "web\n"
     assert output(directory, "readlink", "/proc/self/ns/net") == (
-        f"net:[{_netns.inode(directory / 'netns')}]\n"
+        f"net:[{inode(directory / 'netns')}]\n"
     )
     for kind in ("mnt", "uts", "ipc", "pid"):
         own = Path(f"/proc/self/ns/{kind}").readlink()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.local import dns as _dns
+from troth.local.dns import Reply, encoded, parse, plain, respond
 from troth.local.names import names_of
 from troth.local.plan import Published, Resolution
 from troth.mesh.model import Endpoint, Pod, Service, ServicePort
@@ -55,10 +55,10 @@ NAMES = names_of(
 )
 
 
-def ask(name: str, kind: str = "A") -> _dns.Reply:
-    query = _dns.parse(dns.message.make_query(name, kind).to_wire())
+def ask(name: str, kind: str = "A") -> Reply:
+    query = parse(dns.message.make_query(name, kind).to_wire())
     assert isinstance(query, dns.message.QueryMessage)
-    return _dns.respond(query, NAMES)
+    return respond(query, NAMES)
 
 
 def answers(name: str, kind: str = "A") -> list[str]:
@@ -130,7 +130,7 @@ def test_an_alias_of_the_mesh_is_answered_with_what_it_stands_for() -> None:
 def test_others_are_asked_about_other_names(name: str) -> None:
     reply = ask(name)
     assert reply.outside is not None
-    assert _dns.plain(reply.outside) == name
+    assert plain(reply.outside) == name
 
 
 def test_others_are_asked_about_what_an_alias_leads_out_to() -> None:
@@ -154,11 +154,11 @@ def test_an_answer_too_long_for_a_datagram_is_marked_and_whole_over_tcp() -> Non
         (),
     )
     query = dns.message.make_query("many.finance.svc.cluster.local", "A")
-    message = _dns.respond(query, many).message
-    short = dns.message.from_wire(_dns.encoded(query, message, tcp=False))
+    message = respond(query, many).message
+    short = dns.message.from_wire(encoded(query, message, tcp=False))
     assert short.flags & dns.flags.TC
-    assert len(_dns.encoded(query, message, tcp=False)) <= 512
-    whole = dns.message.from_wire(_dns.encoded(query, message, tcp=True))
+    assert len(encoded(query, message, tcp=False)) <= 512
+    whole = dns.message.from_wire(encoded(query, message, tcp=True))
     assert len(whole.answer[0]) == 100
 
 
@@ -178,7 +178,7 @@ def test_a_bad_question_is_answered_with_what_is_bad_about_it(
 ) -> None:
     wire = dns.message.make_query(PAYMENTS, "A").to_wire()
     assert callable(change)
-    refusal = _dns.parse(change(wire))
+    refusal = parse(change(wire))
     assert isinstance(refusal, bytes)
     assert dns.message.from_wire(refusal).rcode() == code
     assert refusal[:2] == wire[:2]
@@ -186,12 +186,12 @@ def test_a_bad_question_is_answered_with_what_is_bad_about_it(
 
 def test_an_answer_is_not_answered() -> None:
     query = dns.message.make_query(PAYMENTS, "A")
-    assert _dns.parse(dns.message.make_response(query).to_wire()) is None
+    assert parse(dns.message.make_response(query).to_wire()) is None
 
 
 @given(st.binary(max_size=100), st.integers(0, 60))
 def test_no_message_does_harm(junk: bytes, at: int) -> None:
     wire = dns.message.make_query(PAYMENTS, "A").to_wire()
-    query = _dns.parse(wire[:at] + junk + wire[at + len(junk) :])
+    query = parse(wire[:at] + junk + wire[at + len(junk) :])
     if isinstance(query, dns.message.QueryMessage):
-        _dns.encoded(query, _dns.respond(query, NAMES).message, tcp=False)
+        encoded(query, respond(query, NAMES).message, tcp=False)

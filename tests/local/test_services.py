@@ -13,8 +13,8 @@ from troth.envoy.ports import PORT_SETS
 from troth.local.network import Network
 from troth.local.services import apply_services, service_rules
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
-from troth.node import netns as _netns
 from troth.node.capture import capture, release
+from troth.node.netns import create, enter_command, socket_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -105,7 +105,7 @@ async def pods(directory: Path) -> AsyncIterator[dict[str, tuple[Path, tuple[str
     made = {}
     for name in ("client", "one", "two"):
         path = directory / name
-        _netns.create(path)
+        create(path)
         made[name] = (path, await network.add_pod(name, path))
     yield made
     await network.stop()
@@ -115,7 +115,7 @@ async def pods(directory: Path) -> AsyncIterator[dict[str, tuple[Path, tuple[str
 def listening(netns: Path, address: str, name: str, port: int = 8080) -> Any:
     """A server in a pod that answers each connection with its name and the caller's address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with _netns.socket_in(netns, family) as listener:
+    with socket_in(netns, family) as listener:
         listener.setblocking(False)
         listener.bind((address, port))
         listener.listen()
@@ -134,7 +134,7 @@ def listening(netns: Path, address: str, name: str, port: int = 8080) -> Any:
 
 async def call(netns: Path, address: str) -> str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with _netns.socket_in(netns, family) as connection:
+    with socket_in(netns, family) as connection:
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(10):
@@ -177,7 +177,7 @@ async def nothing_behind_a_virtual_ip_is_refused_at_once(directory: Path) -> Non
                 with pytest.raises(ConnectionRefusedError):
                     await call(client, address)
         for family, address in ((socket.AF_INET, V4), (socket.AF_INET6, V6)):
-            with _netns.socket_in(client, family, socket.SOCK_DGRAM) as datagrams:
+            with socket_in(client, family, socket.SOCK_DGRAM) as datagrams:
                 datagrams.connect((address, 80))
                 datagrams.settimeout(10)
                 with pytest.raises((ConnectionRefusedError, PermissionError)):
@@ -195,8 +195,8 @@ async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None
                 ready = service(Endpoint(addresses[family], 8080))
                 await apply_services(client, [ready], client="")
                 with (
-                    _netns.socket_in(server, kind) as listener,
-                    _netns.socket_in(client, kind) as caller,
+                    socket_in(server, kind) as listener,
+                    socket_in(client, kind) as caller,
                 ):
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     listener.bind((addresses[family], 8080))
@@ -228,8 +228,8 @@ async def udp_is_balanced(directory: Path) -> None:
         behind = service(Endpoint(addresses[0], 8080), protocol=Protocol.UDP)
         await apply_services(client, [behind], client="")
         with (
-            _netns.socket_in(path, socket.AF_INET, socket.SOCK_DGRAM) as server,
-            _netns.socket_in(client, socket.AF_INET, socket.SOCK_DGRAM) as caller,
+            socket_in(path, socket.AF_INET, socket.SOCK_DGRAM) as server,
+            socket_in(client, socket.AF_INET, socket.SOCK_DGRAM) as caller,
         ):
             server.bind((addresses[0], 8080))
             server.settimeout(10)
@@ -279,8 +279,8 @@ async def capture_comes_before_the_services_and_leaves_no_gap(directory: Path) -
 
 async def applying_again_replaces_and_touches_no_other_table(directory: Path) -> None:
     path = directory / "pod"
-    _netns.create(path)
-    inside = _netns.enter_command(path)
+    create(path)
+    inside = enter_command(path)
 
     def nft(*arguments: str) -> str:
         command = [*inside, "nft", *arguments]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-from troth.node import netns as _netns
+from troth.node.netns import call_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 def tracked(netns: Path) -> list[Entry]:
     """All TCP connections that are tracked in a namespace."""
-    return _netns.call_in(netns, _dump)
+    return call_in(netns, _dump)
 
 
 def _dump() -> list[Entry]:

@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from troth.node import netns as _netns
+from troth.node.netns import call_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def mac(netns: Path) -> bytes:
             address: bytes = wire.getsockname()[4]
         return address
 
-    return _netns.call_in(netns, look)
+    return call_in(netns, look)
 
 
 def packed(address: str) -> bytes:

@@ -18,7 +18,6 @@ import pytest
 
 from troth.envoy.ports import APP_MARK, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
-from troth.node import netns as _netns
 from troth.node.capture import (
     _PARTS,
     _takes,
@@ -28,6 +27,7 @@ from troth.node.capture import (
     release,
     tried_kernel,
 )
+from troth.node.netns import call_in, call_in_new, create, enter_command, socket_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,18 +43,18 @@ def two_linked_namespaces(directory: Path) -> tuple[Path, Path]:
     """A pod's namespace and another one, with a link between them."""
     pod, other = directory / "pod", directory / "other"
     for path in (pod, other):
-        _netns.create(path)
-    in_pod = _netns.enter_command(pod)
+        create(path)
+    in_pod = enter_command(pod)
     run(*in_pod, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth9")
     # The peer goes to the other namespace by way of a process in it.
-    holder = subprocess.Popen([*_netns.enter_command(other), "sleep", "60"])
+    holder = subprocess.Popen([*enter_command(other), "sleep", "60"])
     wait_until(lambda: Path(f"/proc/{holder.pid}/comm").read_text() == "sleep\n")
     run(*in_pod, "ip", "link", "set", "eth9", "netns", str(holder.pid))
     for path, device, addresses in (
         (pod, "eth0", (f"{POD}/24", f"{POD_V6}/64")),
         (other, "eth9", (f"{OTHER}/24", f"{OTHER_V6}/64")),
     ):
-        enter = _netns.enter_command(path)
+        enter = enter_command(path)
         for address in addresses:
             run(*enter, "ip", "addr", "add", address, "dev", device, *no_dad(address))
         run(*enter, "ip", "link", "set", device, "up")
@@ -80,7 +80,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def listening(netns: Path, address: str, port: int) -> socket.socket:
-    server = _netns.socket_in(netns, family_of(address))
+    server = socket_in(netns, family_of(address))
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind((address, port))
     server.listen()
@@ -94,7 +94,7 @@ _SILENCE_SECONDS = 0.5
 
 def reaches(netns: Path, address: str, port: int, *, mark: int = 0, seconds: float = 5.0) -> bool:
     """Whether a connection from ``netns`` is accepted by somebody within so many seconds."""
-    client = _netns.socket_in(netns, family_of(address))
+    client = socket_in(netns, family_of(address))
     with client:
         client.settimeout(seconds)
         if mark:
@@ -117,7 +117,7 @@ def taken_by(server: socket.socket) -> bool:
 
 
 def rules(netns: Path) -> Any:
-    command = [*_netns.enter_command(netns), "nft", "-j", "list", "ruleset"]
+    command = [*enter_command(netns), "nft", "-j", "list", "ruleset"]
     listing = json.loads(run(*command))["nftables"]
     found = [without_handles(each) for each in listing if "metainfo" not in each]
     return sorted(found, key=table_of)  # a table that is made once more is the last
@@ -192,16 +192,14 @@ def a_port_that_the_app_closed_a_connection_at_can_be_called_again(directory: Pa
     pod, other = two_linked_namespaces(directory)
     for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
         with listening(pod, mine, 80) as app, listening(pod, mine, 15006) as inbound:
-            with _netns.socket_in(other, family_of(theirs)) as client:
+            with socket_in(other, family_of(theirs)) as client:
                 client.bind((theirs, 45_000))
                 client.connect((mine, 80))
                 assert taken_by(app)
                 client.settimeout(5)
                 assert client.recv(1) == b""
             wait_until(
-                lambda: (
-                    ":45000" in run(*_netns.enter_command(pod), "ss", "-Htan", "state", "time-wait")
-                )
+                lambda: ":45000" in run(*enter_command(pod), "ss", "-Htan", "state", "time-wait")
             )
             asyncio.run(capture(pod))
             assert reaches_from(other, (theirs, 45_000), (mine, 80))
@@ -211,7 +209,7 @@ def a_port_that_the_app_closed_a_connection_at_can_be_called_again(directory: Pa
 
 def outcome(netns: Path, address: str, port: int) -> int:
     """What became of a connection: an error's number, or 0."""
-    with _netns.socket_in(netns, family_of(address)) as client:
+    with socket_in(netns, family_of(address)) as client:
         client.settimeout(5)
         return client.connect_ex((address, port))
 
@@ -245,9 +243,7 @@ def segment_without_connection(
     segment[16:18] = checksum(
         hosts + struct.pack("!II", len(segment), socket.IPPROTO_TCP) + segment
     )
-    with _netns.call_in(
-        netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
-    ) as raw:
+    with call_in(netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)) as raw:
         raw.sendto(segment, (to, 0))
 
 
@@ -260,7 +256,7 @@ def checksum(data: bytes) -> bytes:
 
 
 def reaches_from(netns: Path, source: tuple[str, int], target: tuple[str, int]) -> bool:
-    with _netns.socket_in(netns, family_of(source[0])) as client:
+    with socket_in(netns, family_of(source[0])) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.settimeout(_SILENCE_SECONDS)
         client.bind(source)
@@ -303,7 +299,7 @@ def as_envoy(pod: Path, source: str, target: tuple[str, int]) -> socket.socket:
 
 
 def unconnected_envoy(pod: Path, source: str) -> socket.socket:
-    client = _netns.socket_in(pod, family_of(source))
+    client = socket_in(pod, family_of(source))
     client.settimeout(5)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, APP_MARK)
     if ":" in source:
@@ -321,7 +317,7 @@ def the_app_sees_envoys_client(directory: Path) -> None:
         # The client has the same two ends: what the kernel tracks of one mustn't touch the other.
         with listening(pod, mine, 15006) as inbound, listening(pod, mine, 80) as app:
             envoy = as_envoy(pod, theirs, (mine, 80))
-            same = _netns.socket_in(other, family_of(theirs))
+            same = socket_in(other, family_of(theirs))
             with envoy, same, app.accept()[0] as answering:
                 assert answering.getpeername()[0] == theirs
                 same.settimeout(5)
@@ -343,7 +339,7 @@ def no_app_inherits_envoys_mark(directory: Path) -> None:
             with (
                 listening(pod, mine, 80) as app,
                 listening(other, theirs, 80),
-                _netns.socket_in(pod, family_of(mine)) as envoy,
+                socket_in(pod, family_of(mine)) as envoy,
             ):
                 envoy.settimeout(5)
                 envoy.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
@@ -377,7 +373,7 @@ def an_app_that_listens_a_moment_later_gets_envoys_connection(directory: Path) -
     asyncio.run(capture(pod))
     for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
         with (
-            _netns.socket_in(pod, family_of(mine)) as app,
+            socket_in(pod, family_of(mine)) as app,
             unconnected_envoy(pod, theirs) as envoy,
         ):
             app.bind((mine, 80))
@@ -432,9 +428,7 @@ def reset(netns: Path, source: tuple[str, int], target: tuple[str, int], number:
     hosts = socket.inet_pton(family, address) + socket.inet_pton(family, to)
     pseudo = hosts + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
     segment[16:18] = checksum(pseudo + segment)
-    with _netns.call_in(
-        netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
-    ) as raw:
+    with call_in(netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)) as raw:
         raw.sendto(segment, (to, 0))
 
 
@@ -449,7 +443,7 @@ def own_ports_are_closed_to_others(directory: Path) -> None:
 def a_pod_relays_nothing(directory: Path) -> None:
     """What merely arrives at the pod, for an address that isn't its own, isn't led to Envoy."""
     pod, other = two_linked_namespaces(directory)
-    enter = _netns.enter_command(other)
+    enter = enter_command(other)
     run(*enter, "ip", "route", "add", "10.8.8.8", "via", POD)
     run(*enter, "ip", "-6", "route", "add", "fd88::8", "via", POD_V6)
     asyncio.run(capture(pod))
@@ -467,8 +461,8 @@ def udp_is_untouched(directory: Path) -> None:
     for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
         for here, there, address in ((pod, other, theirs), (other, pod, mine)):
             with (
-                _netns.socket_in(there, family_of(address), socket.SOCK_DGRAM) as server,
-                _netns.socket_in(here, family_of(address), socket.SOCK_DGRAM) as client,
+                socket_in(there, family_of(address), socket.SOCK_DGRAM) as server,
+                socket_in(here, family_of(address), socket.SOCK_DGRAM) as client,
             ):
                 server.bind((address, 53))
                 server.settimeout(5)
@@ -482,7 +476,7 @@ def udp_is_untouched(directory: Path) -> None:
 
 def connections_from_before_live_on(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    with listening(other, OTHER, 80) as far, _netns.socket_in(pod, socket.AF_INET) as client:
+    with listening(other, OTHER, 80) as far, socket_in(pod, socket.AF_INET) as client:
         client.settimeout(5)
         client.connect((OTHER, 80))
         with far.accept()[0] as server:
@@ -498,7 +492,7 @@ def connections_from_before_live_on(directory: Path) -> None:
 def captured_connections_outlive_release(directory: Path) -> None:
     pod, _ = two_linked_namespaces(directory)
     asyncio.run(capture(pod))
-    with listening(pod, "127.0.0.1", 15001) as envoy, _netns.socket_in(pod, socket.AF_INET) as app:
+    with listening(pod, "127.0.0.1", 15001) as envoy, socket_in(pod, socket.AF_INET) as app:
         app.settimeout(5)
         app.connect((OTHER, 80))
         with envoy.accept()[0] as proxied:
@@ -518,9 +512,9 @@ def connections_stay_where_they_were_led(directory: Path) -> None:
         listening(pod, POD, before.inbound) as inbound,
         listening(pod, POD, before.tunnel) as tunnel,
         listening(pod, POD, 80),
-        _netns.socket_in(pod, socket.AF_INET) as leaving,
-        _netns.socket_in(other, socket.AF_INET) as entering,
-        _netns.socket_in(other, socket.AF_INET) as tunnelled,
+        socket_in(pod, socket.AF_INET) as leaving,
+        socket_in(other, socket.AF_INET) as entering,
+        socket_in(other, socket.AF_INET) as tunnelled,
     ):
         ways = (
             (leaving, (OTHER, 80), outbound),
@@ -580,7 +574,7 @@ def a_refused_ruleset_changes_nothing(directory: Path) -> None:
 
 
 def a_missing_nft_is_named_with_its_package(directory: Path) -> None:
-    _netns.create(directory / "pod")
+    create(directory / "pod")
     os.environ["PATH"] = str(directory)
     for act in (capture(directory / "pod"), apply_ruleset(directory / "pod", "")):
         with pytest.raises(EnvironmentLackError) as lacking:
@@ -614,11 +608,11 @@ echo "$rules" | exec {real} "$@"
 def all_parts_of_the_rules_are_there(directory: Path) -> None:
     del directory
     assert tried_kernel().refusing
-    assert _netns.call_in_new(lambda: [part for part in _PARTS if not _takes(_PARTS[part])]) == []
+    assert call_in_new(lambda: [part for part in _PARTS if not _takes(_PARTS[part])]) == []
 
 
 def a_kernel_that_lacks_a_part_is_told_which(directory: Path) -> None:
-    _netns.create(directory / "pod")
+    create(directory / "pod")
     refuse_rules_with("socket mark", directory)
     for _ in range(2):
         with pytest.raises(EnvironmentLackError) as lacking:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.node.frames import frames, mac, packed, syn
 
-from troth.node import netns as _netns
 from troth.node.capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset, capture
 from troth.node.host_rules import BRIDGE_TABLE, TABLE, HostRules, host_rules
+from troth.node.netns import call_in, create, enter_command, socket_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -35,9 +35,9 @@ class Net:
         self.pod, self.other = directory / "pod", directory / "other"
         run("ip", "link", "set", "lo", "up")
         for number, path in enumerate((self.pod, self.other), start=1):
-            _netns.create(path)
+            create(path)
             connect(path, f"p{number}")
-            inside = _netns.enter_command(path)
+            inside = enter_command(path)
             for address, prefix in ((f"10.9.{number}.", 24), (f"fd99:{number}::", 64)):
                 no_dad = ("nodad",) if ":" in address else ()
                 run("ip", "addr", "add", f"{address}1/{prefix}", "dev", f"p{number}", *no_dad)
@@ -66,17 +66,17 @@ class Bridged:
             run("ip", "link", *command.split())
         run("ip", "addr", "add", "10.9.0.1/24", "dev", "br0")
         for number, path in enumerate((self.pod, self.other), start=2):
-            _netns.create(path)
+            create(path)
             connect(path, f"p{number}")
             run("ip", "link", "set", f"p{number}", "master", "br0", "up")
-            inside = _netns.enter_command(path)
+            inside = enter_command(path)
             run(*inside, "ip", "addr", "add", f"10.9.0.{number}/24", "dev", "eth0")
             run(*inside, "ip", "link", "set", "eth0", "up")
             run(*inside, *["ip", "route", "add", "default", "via"], "10.9.0.1")
         # Where the pod's answers go that are meant for the node: what a neighbour brings about by
         # saying that it were the gateway.
         mine = mac(self.other).hex(":")
-        inside = _netns.enter_command(self.pod)
+        inside = enter_command(self.pod)
         run(*inside, "ip", "route", "add", PROBE_SOURCE_V4, "dev", "eth0")
         run(*inside, "ip", "neigh", "add", PROBE_SOURCE_V4, "lladdr", mine, "dev", "eth0")
 
@@ -86,8 +86,8 @@ class Bridged:
         addresses = mac(self.pod) + mac(self.other)
         packet = syn(PROBE_SOURCE_V4, BRIDGED, 8080)
         with (
-            _netns.socket_in(self.pod, socket.AF_INET) as server,
-            _netns.call_in(self.other, frames) as wire,
+            socket_in(self.pod, socket.AF_INET) as server,
+            call_in(self.other, frames) as wire,
         ):
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind((BRIDGED, 8080))
@@ -104,7 +104,7 @@ class Bridged:
 
 def connect(netns: Path, name: str) -> None:
     """Give a namespace an ``eth0`` whose other end is here."""
-    holder = subprocess.Popen([*_netns.enter_command(netns), "sleep", "60"])
+    holder = subprocess.Popen([*enter_command(netns), "sleep", "60"])
     while Path(f"/proc/{holder.pid}/comm").read_text() != "sleep\n":
         run("sleep", "0.01")
     run(*f"ip link add {name} type veth peer name eth0 netns {holder.pid}".split())
@@ -119,7 +119,7 @@ def run(*command: str) -> None:
 def source_seen(net: Net | Bridged, client: Path, address: str, *, bind: str = "") -> str:
     """Where the pod sees a client's connection come from; empty when it sees none."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with _netns.socket_in(net.pod, family) as server, _netns.socket_in(client, family) as ours:
+    with socket_in(net.pod, family) as server, socket_in(client, family) as ours:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((address, 8080))
         server.listen()
@@ -168,7 +168,7 @@ def masqueraded_connections_are_not_exempt(directory: Path) -> None:
 
 def nobody_else_can_have_the_probes_source(directory: Path) -> None:
     net = Net(directory)
-    run(*_netns.enter_command(net.other), "ip", "addr", "add", PROBE_SOURCE_V4, "dev", "eth0")
+    run(*enter_command(net.other), "ip", "addr", "add", PROBE_SOURCE_V4, "dev", "eth0")
     # Even where the node itself would know the way back.
     run("ip", "route", "add", PROBE_SOURCE_V4, "dev", "p2")
     assert source_seen(net, net.other, POD, bind=PROBE_SOURCE_V4) == PROBE_SOURCE_V4
@@ -184,7 +184,7 @@ def nobody_on_the_same_bridge_can_have_the_probes_source_either(directory: Path)
     assert [net.is_taken_in(each) for each in tags] == [True] * len(tags)
     asyncio.run(HostRules(net.host).let_in([BRIDGED]))
     assert [net.is_taken_in(each) for each in tags] == [False] * len(tags)
-    run(*_netns.enter_command(net.pod), "ip", "route", "del", PROBE_SOURCE_V4)
+    run(*enter_command(net.pod), "ip", "route", "del", PROBE_SOURCE_V4)
     assert source_seen(net, net.host, BRIDGED) == PROBE_SOURCE_V4
 
 
@@ -204,7 +204,7 @@ def pods_that_are_not_captured_see_the_node_as_it_is(directory: Path) -> None:
 
 
 def tables(netns: Path) -> set[str]:
-    command = (*_netns.enter_command(netns), "nft", "list", "tables")
+    command = (*enter_command(netns), "nft", "list", "tables")
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return {line.removeprefix("table ") for line in listed.splitlines()}
 
@@ -212,7 +212,7 @@ def tables(netns: Path) -> set[str]:
 @contextlib.contextmanager
 def owned(netns: Path, table: str) -> Iterator[None]:
     """Somebody else owns a table for as long as the context lasts, and nobody may touch it."""
-    command = (*_netns.enter_command(netns), "nft", "-i")
+    command = (*enter_command(netns), "nft", "-i")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as owner:
         assert owner.stdin is not None
         owner.stdin.write(f"add table {table} {{ flags owner; }}\n".encode())
@@ -241,7 +241,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def rules_that_somebody_flushes_come_back(directory: Path) -> None:
     host = directory / "host"
-    _netns.create(host)
+    create(host)
 
     async def scene() -> None:
         rules = HostRules(host, review_seconds=0.05)
@@ -260,7 +260,7 @@ def rules_that_somebody_flushes_come_back(directory: Path) -> None:
 
 def rules_that_could_not_be_put_there_are_told_and_tried_again(directory: Path) -> None:
     host = directory / "host"
-    _netns.create(host)
+    create(host)
 
     async def scene() -> None:
         told: list[str] = []
@@ -282,7 +282,7 @@ def rules_that_could_not_be_put_there_are_told_and_tried_again(directory: Path) 
 
 def a_guard_of_bridges_that_failed_alone_is_told_and_tried_again(directory: Path) -> None:
     host = directory / "host"
-    _netns.create(host)
+    create(host)
 
     async def scene() -> None:
         rules = HostRules(host, review_seconds=0.05)

@@ -27,8 +27,8 @@ from troth.envoy.events import ConnectionEvent
 from troth.envoy.limits import Limits
 from troth.envoy.ports import TUNNEL_PORT
 from troth.mesh.connections import Outcome, Party, Reason, Side
-from troth.node import netns as _netns
 from troth.node.capture import capture, release
+from troth.node.netns import enter_command, socket_in
 from troth.node.observe import Observer
 from troth.node.set_elements import PodSets, SetElements
 from troth.node.strangers import TABLE, Dropped, StrangerLimits, Strangers
@@ -50,7 +50,7 @@ def come(netns: Path, address: str, count: int, *, source: str = "") -> int:
     """How many of so many connections at once reach the tunnel."""
     reached = 0
     for _ in range(count):
-        with _netns.socket_in(netns, family_of(address)) as client:
+        with socket_in(netns, family_of(address)) as client:
             client.settimeout(SOON)
             if source:
                 client.bind((source, 0))
@@ -107,7 +107,7 @@ def all_strangers_together_get_no_more_than_theirs(directory: Path) -> None:
     few = StrangerLimits(burst=4, total_burst=6, total_rate=1)
     asyncio.run(capture(pod, strangers=few))
     with listening(pod, POD, TUNNEL_PORT):
-        enter = [*_netns.enter_command(other), "ip", "addr", "add", "10.9.9.3/24", "dev", "eth9"]
+        enter = [*enter_command(other), "ip", "addr", "add", "10.9.9.3/24", "dev", "eth9"]
         asyncio.run(succeed(*enter))
         with allowing(6, few.total_rate) as most:
             got = come(other, POD, 4) + come(other, POD, 4, source="10.9.9.3")
@@ -121,7 +121,7 @@ def an_ipv6_network_gets_no_more_than_half_of_that(directory: Path) -> None:
     with listening(pod, POD_V6, TUNNEL_PORT):
         sources = [f"fd99::{number}" for number in range(3, 9)]
         for source in sources:
-            enter = [*_netns.enter_command(other), "ip", "addr", "add", f"{source}/64"]
+            enter = [*enter_command(other), "ip", "addr", "add", f"{source}/64"]
             asyncio.run(succeed(*enter, "dev", "eth9", "nodad"))
         with allowing(6, few.total_rate / 2) as most:
             got = sum(come(other, POD_V6, 4, source=source) for source in sources)

@@ -24,8 +24,8 @@ from tests.node.test_capture import (
     wait_until,
 )
 
-from troth.node import netns as _netns
 from troth.node.capture import capture
+from troth.node.netns import call_in, create, socket_in
 from troth.node.sysctls import POD_SYSCTLS, Sysctl, apply_sysctls
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ CLOSE_WAIT = "netfilter/nf_conntrack_tcp_timeout_close_wait"
 
 
 def value(netns: Path, name: str) -> str:
-    return _netns.call_in(netns, lambda: Path("/proc/sys/net", name).read_text().strip())
+    return call_in(netns, lambda: Path("/proc/sys/net", name).read_text().strip())
 
 
 def capture_sets_the_pods_and_no_others(directory: Path) -> None:
     pod, other = directory / "pod", directory / "other"
     for path in (pod, other):
-        _netns.create(path)
+        create(path)
     before = [value(other, each.name) for each in POD_SYSCTLS]
     asyncio.run(capture(pod))
     assert [value(pod, each.name) for each in POD_SYSCTLS] == [each.value for each in POD_SYSCTLS]
@@ -53,20 +53,20 @@ def capture_sets_the_pods_and_no_others(directory: Path) -> None:
 
 def a_longer_time_stays(directory: Path) -> None:
     pod = directory / "pod"
-    _netns.create(pod)
-    _netns.call_in(pod, lambda: apply_sysctls([Sysctl(CLOSE_WAIT, "3600")]))
+    create(pod)
+    call_in(pod, lambda: apply_sysctls([Sysctl(CLOSE_WAIT, "3600")]))
     asyncio.run(capture(pod))
     assert value(pod, CLOSE_WAIT) == "3600"
 
 
 def a_read_only_view_of_them_does_not_matter(directory: Path) -> None:
     pod = directory / "pod"
-    _netns.create(pod)
+    create(pod)
     for arguments in (("--bind", "/proc/sys", "/proc/sys"), ("-o", "remount,bind,ro", "/proc/sys")):
         subprocess.run(["mount", *arguments], check=True)
     with pytest.raises(OSError, match="Read-only"):
         Path("/proc/sys/net", CLOSE_WAIT).write_text("1")
-    _netns.call_in(pod, apply_sysctls)
+    call_in(pod, apply_sysctls)
     assert value(pod, CLOSE_WAIT) == "300"
     with pytest.raises(OSError, match="Read-only"):
         Path("/proc/sys/net", CLOSE_WAIT).write_text("1")
@@ -74,8 +74,8 @@ def a_read_only_view_of_them_does_not_matter(directory: Path) -> None:
 
 def one_that_the_kernel_lacks_is_told(directory: Path) -> None:
     pod = directory / "pod"
-    _netns.create(pod)
-    lacking = _netns.call_in(pod, lambda: apply_sysctls([Sysctl("ipv4/no_such_thing", "1")]))
+    create(pod)
+    lacking = call_in(pod, lambda: apply_sysctls([Sysctl("ipv4/no_such_thing", "1")]))
     assert lacking == {"ipv4/no_such_thing"}
 
 
@@ -106,7 +106,7 @@ def a_half_closed_connection_is_remembered(directory: Path) -> None:
             listening(pod, way.entrance, way.port) as envoy,
             listening(pod, POD, port),
             listening(pod, POD_V6, port),
-            _netns.socket_in(way.client, family_of(way.target)) as client,
+            socket_in(way.client, family_of(way.target)) as client,
         ):
             client.settimeout(5)
             client.connect((way.target, port))
@@ -139,7 +139,7 @@ def a_stray_segment_resets_nothing(directory: Path) -> None:
         with (
             listening(pod, mine, 15006) as envoy,
             listening(pod, mine, 80),
-            _netns.socket_in(other, family_of(mine)) as client,
+            socket_in(other, family_of(mine)) as client,
         ):
             client.settimeout(5)
             client.connect((mine, 80))
@@ -176,9 +176,7 @@ def send_beyond_the_window(netns: Path, client: socket.socket) -> None:
     hosts = socket.inet_pton(family, source) + socket.inet_pton(family, target)
     pseudo = hosts + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
     segment[16:18] = checksum(pseudo + segment)
-    with _netns.call_in(
-        netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
-    ) as raw:
+    with call_in(netns, lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)) as raw:
         raw.sendto(segment, (target, 0))
 
 

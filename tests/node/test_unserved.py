@@ -24,8 +24,8 @@ from tests.node.test_capture import (
 from troth.envoy.ports import PORT_SETS
 from troth.mesh.connections import Outcome, Reason, Side
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
-from troth.node import netns as _netns
 from troth.node.capture import PROBE_SOURCE_V4, capture, release
+from troth.node.netns import enter_command, socket_in
 from troth.node.observe import Observer
 from troth.node.set_elements import SetElements
 from troth.node.unserved import MOST_ENTRIES, TABLE, Unserved, UnservedConnections
@@ -58,7 +58,7 @@ def many(count: int) -> dict[str, Service]:
 
 def call(netns: Path, address: str, port: int = 80) -> str:
     """What came of a connection: nothing if Envoy has accepted it."""
-    with _netns.socket_in(netns, family_of(address)) as client:
+    with socket_in(netns, family_of(address)) as client:
         client.settimeout(5)
         result = client.connect_ex((address, port))
         return errno.errorcode[result] if result else ""
@@ -75,7 +75,7 @@ async def captured(directory: Path, unserved: Unserved) -> AsyncIterator[Capture
     """A captured pod, where something stands for Envoy, and its sets are kept."""
     pod, other = await asyncio.to_thread(two_linked_namespaces, directory)
     for gateway in (OTHER, OTHER_V6):
-        run(*_netns.enter_command(pod), "ip", "route", "add", "default", "via", gateway)
+        run(*enter_command(pod), "ip", "route", "add", "default", "via", gateway)
     await capture(pod)
     with (
         listening(pod, "127.0.0.1", PORTS.outbound),
@@ -136,7 +136,7 @@ async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None
     unserved = Unserved()
     pod, _ = await asyncio.to_thread(two_linked_namespaces, directory)
     for gateway in (OTHER, OTHER_V6):
-        run(*_netns.enter_command(pod), "ip", "route", "add", "default", "via", gateway)
+        run(*enter_command(pod), "ip", "route", "add", "default", "via", gateway)
     await capture(pod)
     sets = SetElements(pod)
     await unserved.follow({"pod": sets})
@@ -144,7 +144,7 @@ async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None
         unserved.update({"shop/web": service(*ENDPOINTS)})
         with (
             listening(pod, loopback, PORTS.outbound) as envoy,
-            _netns.socket_in(pod, family_of(virtual)) as client,
+            socket_in(pod, family_of(virtual)) as client,
         ):
             client.connect((virtual, 80))
             connection, _ = envoy.accept()
@@ -207,7 +207,7 @@ async def capture_again_keeps_what_is_refused_and_release_ends_it(directory: Pat
             assert call(pod, V4) == REFUSED
             await capture(pod)
         await release(pod)
-        tables = run(*_netns.enter_command(pod), "nft", "list", "tables")
+        tables = run(*enter_command(pod), "nft", "list", "tables")
         assert TABLE not in tables
         unserved.update({"shop/web": service(*ENDPOINTS)})  # no error
 
@@ -216,7 +216,7 @@ async def a_pod_that_lost_its_table_gets_it_back_whole(directory: Path) -> None:
     unserved = Unserved()
     async with captured(directory, unserved) as (pod, _, sets):
         unserved.update({"shop/web": service()})
-        run(*_netns.enter_command(pod), "nft", "delete", "table", "inet", TABLE)
+        run(*enter_command(pod), "nft", "delete", "table", "inet", TABLE)
         unserved.update({"shop/web": service(*ENDPOINTS)})
         await capture(pod)
         await unserved.follow({"pod": sets})
@@ -272,8 +272,8 @@ async def a_probe_that_finds_nobody_is_refused_and_not_told(directory: Path) -> 
             (other, "addr", "add", f"{PROBE_SOURCE_V4}/32", "dev", "eth9"),
             (pod, "route", "add", PROBE_SOURCE_V4, "dev", "eth0"),
         ):
-            run(*_netns.enter_command(netns), "ip", *what)
-        with _netns.socket_in(other, family_of(POD)) as client:
+            run(*enter_command(netns), "ip", *what)
+        with socket_in(other, family_of(POD)) as client:
             client.bind((PROBE_SOURCE_V4, 0))
             client.settimeout(5)
             assert client.connect_ex((POD, 8081)) == errno.ECONNREFUSED

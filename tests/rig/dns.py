@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import Service
 from lightkube.resources.discovery_v1 import EndpointSlice
 from tests.rig import objects
 
-from troth.node import netns as _netns
+from troth.node.netns import socket_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class ClusterDNS:
         self._thread = threading.Thread(target=self._serve, name="dns", daemon=True)
 
     def __enter__(self) -> Self:
-        self._socket = _netns.socket_in(self._netns, socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket = socket_in(self._netns, socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((self._address, _PORT))
         self._thread.start()
         objects.apply(self._client, _OBJECTS % {"service": ADDRESS, "server": self._address})

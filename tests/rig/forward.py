@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
-from troth.node import netns as _netns
+from troth.node.netns import socket_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class Forward:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            inside = await asyncio.to_thread(_netns.socket_in, self._netns, socket.AF_INET)
+            inside = await asyncio.to_thread(socket_in, self._netns, socket.AF_INET)
             inside.setblocking(False)
             # asyncio knows a TCP socket by its protocol's number, which this one doesn't tell.
             inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

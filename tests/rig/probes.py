@@ -8,7 +8,7 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from troth.node import netns as _netns
+from troth.node.netns import socket_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,7 @@ def probe(
 def connects(netns: Path, address: tuple[str, int], *, seconds: float = 1.0) -> bool:
     """Whether a TCP connection from a network namespace to the address comes about."""
     try:
-        with _netns.socket_in(netns, socket.AF_INET) as connection:
+        with socket_in(netns, socket.AF_INET) as connection:
             connection.settimeout(seconds)
             connection.connect(address)
     except OSError:
@@ -61,7 +61,7 @@ def http_status(
 ) -> int:
     """The status of a GET sent from a network namespace, 0 when there is no answer."""
     try:
-        with _netns.socket_in(netns, socket.AF_INET) as connection:
+        with socket_in(netns, socket.AF_INET) as connection:
             connection.settimeout(seconds)
             connection.connect(address)
             client = http.client.HTTPConnection(*address)

@@ -20,7 +20,7 @@ import dns.rcode
 import structlog
 
 from troth.errors import EnvironmentLackError
-from troth.local import dns as _dns
+from troth.local.dns import HEADER_BYTES, LONGEST_QUERY, Reply, encoded, parse, respond
 from troth.local.names import Names
 
 if TYPE_CHECKING:
@@ -91,18 +91,18 @@ class NameServer:
         self, wire: bytes, client: tuple[Any, ...], reply: asyncio.DatagramTransport
     ) -> None:
         """Answer one datagram: at once if the mesh can."""
-        query = _dns.parse(wire)
+        query = parse(wire)
         if isinstance(query, bytes):
             reply.sendto(query, client)
         elif query is not None:
-            answer = _dns.respond(query, self.names)
+            answer = respond(query, self.names)
             if answer.outside is None:
-                reply.sendto(_dns.encoded(query, answer.message, tcp=False), client)
+                reply.sendto(encoded(query, answer.message, tcp=False), client)
                 return
 
             async def finish() -> None:
                 await self._complete(answer, query, str(client[0]))
-                reply.sendto(_dns.encoded(query, answer.message, tcp=False), client)
+                reply.sendto(encoded(query, answer.message, tcp=False), client)
 
             task = asyncio.create_task(finish())
             self._tasks.add(task)
@@ -124,9 +124,9 @@ class NameServer:
     ) -> bool:
         async with asyncio.timeout(_IDLE_SECONDS):
             length = int.from_bytes(await reader.readexactly(2))
-            if not _dns.HEADER_BYTES <= length <= _dns.LONGEST_QUERY:
+            if not HEADER_BYTES <= length <= LONGEST_QUERY:
                 return False
-            query = _dns.parse(await reader.readexactly(length))
+            query = parse(await reader.readexactly(length))
             if query is None:
                 return False
             wire = query if isinstance(query, bytes) else await self._reply(query, client)
@@ -135,14 +135,12 @@ class NameServer:
             return True
 
     async def _reply(self, query: dns.message.QueryMessage, client: str) -> bytes:
-        answer = _dns.respond(query, self.names)
+        answer = respond(query, self.names)
         if answer.outside is not None:
             await self._complete(answer, query, client)
-        return _dns.encoded(query, answer.message, tcp=True)
+        return encoded(query, answer.message, tcp=True)
 
-    async def _complete(
-        self, answer: _dns.Reply, query: dns.message.QueryMessage, client: str
-    ) -> None:
+    async def _complete(self, answer: Reply, query: dns.message.QueryMessage, client: str) -> None:
         """Add what others say about the name that leads out of the mesh."""
         message, name = answer.message, answer.outside
         upstreams = self._upstreams()
@@ -166,7 +164,7 @@ class NameServer:
             name,
             query.question[0].rdtype,
             use_edns=0,
-            payload=_dns.LONGEST_QUERY,
+            payload=LONGEST_QUERY,
             want_dnssec=bool(query.ednsflags & dns.flags.DO),
         )
         for server in upstreams:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from troth.errors import EnvironmentLackError, PeerError
 from troth.local.launch import POD_NAMESPACES
 from troth.local.processes import ended
-from troth.node import netns as _netns
+from troth.node.netns import call_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class PodNamespaces:
             )
 
         try:
-            self._keeper = _netns.call_in(netns, start)
+            self._keeper = call_in(netns, start)
         except OSError as error:
             raise EnvironmentLackError(
                 f"cannot make the namespaces of a pod: {error.strerror}",

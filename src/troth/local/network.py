@@ -16,7 +16,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from troth.errors import EnvironmentLackError
 from troth.local.addresses import POD_RANGE_V4, POD_RANGE_V6, AddressPool
-from troth.node import netns as _netns
+from troth.node.netns import call_in, inode
 from troth.node.sysctls import set_sysctl
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ class Network:
         try:
             with _explained(f"link pod {uid}"):
                 await self._add_veth(uid, netns, _hardware_address(addresses[0]))
-                await asyncio.to_thread(
-                    _netns.call_in, netns, lambda: self._configure_pod(addresses)
-                )
+                await asyncio.to_thread(call_in, netns, lambda: self._configure_pod(addresses))
         except BaseException:
             await self.remove_pod(uid)
             raise
@@ -148,7 +146,7 @@ class Network:
         return tuple(addresses)
 
     async def _add_veth(self, uid: str, netns: Path, hardware_address: str) -> None:
-        _netns.inode(netns)  # says so when it is no network namespace
+        inode(netns)  # says so when it is no network namespace
         with netns.open("rb") as namespace:
             await self._netlink.link(
                 "add",

@@ -17,7 +17,7 @@ from troth.local.namespaces import PodNamespaces
 from troth.local.patience import Patience
 from troth.local.processes import end_all
 from troth.local.status import PodStatus, summarize
-from troth.node import netns as _netns
+from troth.node.netns import inode
 from troth.sources.security import Security
 from troth.sources.workloads import RestartPolicy
 
@@ -109,7 +109,7 @@ class PodRunner:
             PeerError: There is no network namespace at the path given.
             EnvironmentLackError: The kernel refuses the pod's other namespaces.
         """
-        self._namespace = _netns.inode(self._netns)
+        self._namespace = inode(self._netns)
         self._namespaces = PodNamespaces(self._netns, self._hostname)
         self._directory.mkdir(mode=0o700, parents=True)
         (self._directory / "scratch").mkdir(mode=0o700)

@@ -9,7 +9,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from troth.errors import TrothError
-from troth.node import netns as _netns
+from troth.node.netns import socket_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -144,7 +144,7 @@ def _request(get: HttpGet, address: str) -> bytes:
 
 async def _connect(netns: Path, address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    connection = _netns.socket_in(netns, family)
+    connection = socket_in(netns, family)
     connection.setblocking(False)
     try:
         await asyncio.get_running_loop().sock_connect(connection, (address, port))

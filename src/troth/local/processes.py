@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.errors import PeerError
-from troth.node import netns as _netns
+from troth.node.netns import call_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class Process:
 
         # Not asyncio's own: a process that were in the node's namespace even for a moment could
         # be missed when the pod is stopped.
-        self._child = _netns.call_in(netns, start)
+        self._child = call_in(netns, start)
         self.pid = self._child.pid
 
     @property

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from troth.local import env as _env
+from troth.local.env import World, environment, from_host
 from troth.local.hosts import (
     HostDns,
     host_nsswitch,
@@ -240,15 +240,13 @@ class Sandbox:
     def _prepare(self, container: Container) -> Prepared:
         manifests = self._manifests
         assert manifests is not None  # noqa: S101 - set by start
-        world = _env.World(
+        world = World(
             config_maps=manifests.config_maps,
             secrets=manifests.secrets,
             services=self._services,
             host_addresses=self._network.gateways,
         )
-        env = _env.environment(
-            container, self.template, self._pod(), world, _env.from_host(os.environ)
-        )
+        env = environment(container, self.template, self._pod(), world, from_host(os.environ))
         binds = mount_volumes(container, self.template, world, self._directory / "volumes")
         binds += [writable_path(path) for path in self._writable]
         security = container.security.over(self.template.security)
