@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -27,6 +28,19 @@ WITH_EXAMPLES = sorted(
     for path in (ROOT / "src").rglob("*.py")
     if ">>> " in path.read_text("utf-8")
 )
+REFERENCES = sorted(
+    {
+        reference
+        for path in (ROOT / "src").rglob("*.py")
+        for reference in re.findall(r"`(troth(?:\.\w+)+)`", path.read_text("utf-8"))
+        if not reference.startswith("troth.dev")
+    }
+)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_what_a_docstring_refers_to_is_there(reference: str) -> None:
+    pkgutil.resolve_name(reference)
 
 
 @pytest.mark.parametrize("module", WITH_EXAMPLES)

@@ -1,9 +1,10 @@
 """Simulated nodes: what a node agent does with the API, and nothing of what follows.
 
 A program of its own, so that it runs on a machine of the cluster and its traffic can be counted:
-``follower.py KUBECONFIG FOLLOWERS WATCHERS``. A follower is a whole `troth.sources.follow` and
-tells how late it hears of each change; a watcher reads each event of the pods as a follower does,
-and no more. It says ``ready``, goes on until its standard input ends, and then says what it saw.
+``follower.py KUBECONFIG FOLLOWERS WATCHERS``. A follower is a whole
+`troth.sources.kubernetes.follow` and tells how late it hears of each change; a watcher reads each
+event of the pods as a follower does, and no more. It says ``ready``, goes on until its standard
+input ends, and then says what it saw.
 """
 
 from __future__ import annotations

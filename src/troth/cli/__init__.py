@@ -1,4 +1,4 @@
-"""The `troth` command: a thin shell over the other packages' faces."""
+"""The `troth` command: a thin shell over the other packages."""
 
 from __future__ import annotations
 

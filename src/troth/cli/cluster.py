@@ -139,7 +139,7 @@ def ask_cluster(
     keep: str = "",
     entrances: bool = False,
 ) -> ClusterManifests:
-    """What a cluster was asked to run; see `troth.sources.read_cluster`.
+    """What a cluster was asked to run; see `troth.sources.cluster_manifests.read_cluster`.
 
     Raises:
         TrothError: It can't be asked.

@@ -1,4 +1,4 @@
-"""The process of `troth node`; see `troth.cluster.become_node`."""
+"""The process of `troth node`; see `troth.cluster.settings.become_node`."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Holder(Protocol):
-    """Who has a node to hand over; `troth.node.NodeAgent`."""
+    """Who has a node to hand over; `troth.node.agent.NodeAgent`."""
 
     async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
         """Leave the node to another agent, and tell it of connections."""

@@ -81,7 +81,7 @@ class TraceRequest(_TalkRequest, frozen=True, kw_only=True):
     """A handshake to trace from a pod to another's tunnel port.
 
     Attributes:
-        credentials: What the client shows, as `troth.trace.Credentials` has it.
+        credentials: What the client shows, as `troth.trace.trace.Credentials` has it.
         claim: The pod (or Deployment) whose identity a forged certificate claims; by default the
             source's.
     """

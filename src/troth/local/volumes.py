@@ -34,7 +34,7 @@ def mount_volumes(
     """Brings the volumes of a container up to date and says what is to appear where.
 
     A ConfigMap or Secret is always read-only, as in Kubernetes. A volume of a kind that a local
-    pod cannot have is left out; `troth.sources.runnable_problems` warns of it.
+    pod cannot have is left out; `troth.sources.runnable.runnable_problems` warns of it.
 
     Args:
         container: Whose ``volumeMounts`` these are.

@@ -107,8 +107,8 @@ class ConfigurationKeeper:
         Args:
             world: Everything that is known.
             netns: Network namespaces of the pods that need Envoy's listeners, by UID.
-            lenient: As of `troth.mesh.node_view`.
-            service_ranges: As of `troth.mesh.node_view`.
+            lenient: As of `troth.mesh.view.node_view`.
+            service_ranges: As of `troth.mesh.view.node_view`.
             credentials: What Envoy is to prove itself by and believe in.
             now: By any clock that never goes back, in seconds.
         """

@@ -7,8 +7,9 @@ and from all together. A SYN that was dropped is sent again after a second, so n
 came often by chance.
 
 Where a client has proved an identity, its address is a peer's from then on, for an hour after the
-last connection from there, and has no limit but that of the pod (`troth.envoy.Limits`). An address
-that comes and proves nothing, again and again, is a peer's no longer: it may be another pod's now.
+last connection from there, and has no limit but that of the pod (`troth.envoy.limits.Limits`). An
+address that comes and proves nothing, again and again, is a peer's no longer: it may be another
+pod's now.
 
 Who was a peer of another pod of the node just now is also one of a pod that joins: its clients
 don't have to begin with a dropped SYN.

@@ -1,5 +1,5 @@
 """ConnectionReviews: questions to the node agents of a cluster about connections of a namespace.
 
-Here are the objects and what follows from them, all of it pure. `troth.reviews.agent` answers
-them, `troth.reviews.asker` asks.
+The objects are in `troth.reviews.objects`. `troth.reviews.responder` answers them,
+`troth.reviews.asker` asks; what follows from the answers is pure.
 """

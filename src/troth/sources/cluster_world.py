@@ -70,11 +70,11 @@ class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
     """A Service as it is asked for; its endpoints stand in EndpointSlices.
 
     Attributes:
-        load_balancer_ips: As of `troth.mesh.Service`.
-        external_ips: As of `troth.mesh.Service`.
+        load_balancer_ips: As of `troth.mesh.model.Service`.
+        external_ips: As of `troth.mesh.model.Service`.
         ports: Without endpoints.
         only_own_node: ``internalTrafficPolicy: Local``.
-        client_ip_affinity: As of `troth.mesh.Service`.
+        client_ip_affinity: As of `troth.mesh.model.Service`.
     """
 
     namespace: str

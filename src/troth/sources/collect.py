@@ -137,7 +137,7 @@ def collect(
         problems: What could not be read; each with its place.
         namespace: Of objects that name none.
         stored: They are in a cluster already, so that Istio's reading of what its API would refuse
-            today holds (see `troth.policy.parse_peer_authentication`).
+            today holds (see `troth.policy.parse.parse_peer_authentication`).
     """
     collector = _Collector(problems, namespace=namespace, stored=stored)
     for document in documents:

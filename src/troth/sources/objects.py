@@ -34,7 +34,7 @@ class Source:
         namespace: Its namespace, ``default`` when it names none.
         name: Its name.
         report: Where its problems go.
-        stored: It is in a cluster already (see `troth.policy.parse_peer_authentication`).
+        stored: It is in a cluster already (see `troth.policy.parse.parse_peer_authentication`).
         top: Its fields.
     """
 
