@@ -37,6 +37,7 @@ def lint_together(manifests: Manifests, *, root_namespace: str) -> Iterator[Prob
     index = WorkloadIndex(manifests.templates)
     services = _by_namespace(manifests.services.values())
     unknown = {each.namespace for each in manifests.unknown_workloads}
+    given = sorted(name for name in manifests.namespaces if is_described(manifests, name))
     for policy in policies:
         if policy.namespace == root_namespace:
             continue  # mesh-wide, or of no effect, which is said already
@@ -44,8 +45,9 @@ def lint_together(manifests: Manifests, *, root_namespace: str) -> Iterator[Prob
         meant = [] if selected else index.elsewhere(policy.namespace, policy.selector)
         if not meant:
             yield from _outside_mesh(policy, manifests)
-        if _is_nowhere(policy, manifests, index):
-            yield _nowhere(policy, manifests, meant)
+        is_known = policy.namespace in given or index.of_namespace(policy.namespace)
+        if given and not is_known:
+            yield _nowhere(policy, given, meant)
         if not policy.selector:
             continue
         if selected:
@@ -79,21 +81,10 @@ def _outside_mesh(policy: PeerAuthentication, manifests: Manifests) -> Iterator[
         )
 
 
-def _is_nowhere(policy: PeerAuthentication, manifests: Manifests, index: WorkloadIndex) -> bool:
-    """Whether Namespaces are given, and neither it nor any workload is in one of them."""
-    namespace = policy.namespace
-    return (
-        any(is_described(manifests, name) for name in manifests.namespaces)
-        and not is_described(manifests, namespace)
-        and not index.of_namespace(namespace)
-    )
-
-
 def _nowhere(
-    policy: PeerAuthentication, manifests: Manifests, meant: Sequence[PodTemplate]
+    policy: PeerAuthentication, given: Sequence[str], meant: Sequence[PodTemplate]
 ) -> Problem:
-    """Its namespace may be misspelled."""
-    given = sorted(name for name in manifests.namespaces if is_described(manifests, name))
+    """Where Namespaces are given, one that isn't among them may be misspelled."""
     return _warning(
         policy,
         "metadata.namespace",
