@@ -15,7 +15,6 @@ import msgspec
 from benchmarks.framework import Benchmark, Figure, Run, absolute, interleaved, middle, ratio
 from benchmarks.framework.yardstick import timed
 from benchmarks.policies import NAMESPACE_SIZE, ROOT, policies, workloads
-from troth._table import Table
 from troth.envoy.build import SnapshotKeeper
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
@@ -23,6 +22,7 @@ from troth.mesh.model import ContainerPort, Endpoint, Pod, Service, ServicePort
 from troth.mesh.view import ViewKeeper
 from troth.mesh.world import World
 from troth.policy.model import Mode
+from troth.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

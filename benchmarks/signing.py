@@ -23,7 +23,7 @@ from lightkube.resources.certificates_v1 import CertificateSigningRequest
 
 from benchmarks.framework import Benchmark, Better, Figure, Run, interleaved, ratio
 from benchmarks.framework.yardstick import timed
-from troth._contract import (
+from troth.cluster.contract import (
     CSR_USAGES,
     DEFAULT_NAMESPACE,
     NODE_NAME_ATTRIBUTE,

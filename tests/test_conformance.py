@@ -9,9 +9,9 @@ from troth.errors import Severity
 from troth.explain.explain import explain
 from troth.explain.validate import validate
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
+from troth.manifests.collect import collect
+from troth.manifests.yaml import read_documents
 from troth.policy.model import Mode
-from troth.sources.collect import collect
-from troth.sources.yaml import read_documents
 
 CASES = cases()
 ROOT = "istio-system"

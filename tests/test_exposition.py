@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth import _exposition
-from troth._exposition import Page, serve_when_free, serving
-from troth._listen import ListenAddress
+from troth import exposition as _exposition
 from troth.errors import EnvironmentLackError
+from troth.exposition import Page, serve_when_free, serving
+from troth.listen import ListenAddress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

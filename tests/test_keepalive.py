@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth._keepalive import (
+from troth.keepalive import (
     LONGEST_KEEPALIVE_SECONDS,
     SHORTEST_KEEPALIVE_SECONDS,
     Keepalive,

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth._listen import ListenAddress
 from troth.errors import InputError
+from troth.listen import ListenAddress
 
 if TYPE_CHECKING:
     from pathlib import Path

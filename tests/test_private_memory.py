@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CRASH = "import os; {}; os.chdir({!r}); os.abort()"
-KEEP = "from troth._memory import keep_private; keep_private()"
+KEEP = "from troth.memory import keep_private; keep_private()"
 NO_LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 30))"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth._health import health_socket
+from troth.health import health_socket
 
 if TYPE_CHECKING:
     from pathlib import Path

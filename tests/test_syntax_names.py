@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from troth._syntax import choices, nearest
+from troth.syntax import choices, nearest
 
 THERE = ("finance/payments", "finance/unready", "finance/web", "legacy/cron", "status")
 

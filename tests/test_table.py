@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth._table import Table, difference
+from troth.table import Table, difference
 
 keys = st.sampled_from([f"key-{n}" for n in range(8)])
 entries = st.dictionaries(keys, st.integers(0, 3))

@@ -21,8 +21,8 @@ from benchmarks.data_plane import load, proc
 from benchmarks.data_plane.certificates import write_certificates
 from benchmarks.data_plane.contenders import APP_PORT, NAMES, contenders
 from benchmarks.rig.process import cpu_seconds, memory
+from troth.agent.capture import capture_rules
 from troth.envoy.ports import ENVOY_MARK
-from troth.node.capture import capture_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

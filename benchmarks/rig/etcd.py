@@ -9,7 +9,7 @@ import socket
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from troth.node import netns
+from troth.agent import netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

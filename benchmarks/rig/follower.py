@@ -2,7 +2,7 @@
 
 A program of its own, so that it runs on a machine of the cluster and its traffic can be counted:
 ``follower.py KUBECONFIG FOLLOWERS WATCHERS``. A follower is a whole
-`troth.sources.kubernetes.follow` and tells how late it hears of each change; a watcher reads each
+`troth.cluster.state.follow` and tells how late it hears of each change; a watcher reads each
 event of the pods as a follower does, and no more. It says ``ready``, goes on until its standard
 input ends, and then says what it saw.
 """
@@ -20,9 +20,9 @@ import msgspec
 from lightkube import KubeConfig
 
 from benchmarks.rig.population import changing_uids
+from troth.cluster.state import PODS, follow
 from troth.kube.client import ApiClient
 from troth.kube.reflector import Upserted
-from troth.sources.kubernetes import PODS, follow
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig

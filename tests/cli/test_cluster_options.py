@@ -16,11 +16,11 @@ from troth.cli import explain, main, status, validate
 from troth.cli import plan as _plan
 from troth.cli.app import command_tree, run
 from troth.cli.cluster import full_name, full_object_name
+from troth.cluster.manifests import ClusterManifests
 from troth.errors import EnvironmentLackError
 from troth.explain.cluster_report import ClusterStatus
 from troth.kube.readings import Unreadable
-from troth.sources.cluster_manifests import ClusterManifests
-from troth.sources.files import load
+from troth.manifests.files import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.markup import escape
 
-from troth._rows import Rows
 from troth.cli.console import SafeConsole
+from troth.rows import Rows
 
 
 def shown(text: str, *, in_table: bool = False, coloured: bool = False) -> str:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tests.explain.seen import NOON, at, connection, policy, totals, world
 
-from troth.cli.render_audit import render_audit
+from troth.cli.render.audit import render_audit
 from troth.cli.why import render_why
 from troth.cli.write_policies import write_policies
 from troth.errors import EnvironmentLackError, InputError
@@ -22,8 +22,8 @@ from troth.explain.noted import note
 from troth.explain.validate import validate
 from troth.explain.why import why
 from troth.explain.why_report import Conflict
+from troth.manifests.files import load
 from troth.policy.model import Mode
-from troth.sources.files import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

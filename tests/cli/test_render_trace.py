@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 from tests.columns import assert_whole
-from tests.diagnosis.samples import (
+from tests.connect.samples import (
     FOREIGN_CLIENT,
     FOREIGN_SERVER,
     GONE,
@@ -25,18 +25,18 @@ from tests.diagnosis.samples import (
 )
 from tests.samples import STRICT, WEB
 
-from troth.cli.render_trace import render_trace
-from troth.diagnosis.ask import report
-from troth.dial.report import Cause, Reached
+from troth.cli.render.trace import render_trace
+from troth.connect.diagnose import report
+from troth.connect.findings import Cause, Reached
+from troth.connect.traced import Credentials
+from troth.handshake.record import Verdict
 from troth.mesh.connections import Outcome, Reason
 from troth.policy.model import Mode
-from troth.trace.record import Verdict
-from troth.trace.trace import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.diagnosis.report import Findings
+    from troth.connect.report import Findings
 
 GOLDEN = Path(__file__).with_name("golden") / "trace"
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from troth.cli.app import run
 from troth.cli.trace import full_destination, read_question
-from troth.diagnosis.report import Question
+from troth.connect.report import Question
+from troth.connect.traced import Credentials
 from troth.errors import InputError
-from troth.trace.trace import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

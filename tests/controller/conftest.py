@@ -10,7 +10,7 @@ import msgspec
 from lightkube.models.core_v1 import Pod
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 
-from troth._contract import CSR_USAGES, NODE_NAME_ATTRIBUTE, SIGNER_NAME
+from troth.cluster.contract import CSR_USAGES, NODE_NAME_ATTRIBUTE, SIGNER_NAME
 from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain

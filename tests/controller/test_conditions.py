@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.controller.conftest import NOW
 
-from troth._contract import NodeReport, policy_digest
+from troth.cluster.contract import NodeReport, policy_digest
 from troth.controller.conditions import (
     Condition,
     PolicyHistory,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from troth._health import health_server
 from troth.controller.run import Readiness
+from troth.health import health_server
 
 READY = Readiness(leading=False, leader="other")
 NOT_READY = Readiness(leading=True, leader="me", waiting_for=("the certificate authority",))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.controller.conftest import NOW, TRUST_DOMAIN, WEB
 
-from troth._contract import NodeReport
+from troth.cluster.contract import NodeReport
 from troth.controller.keyring import (
     MADE_ANNOTATION,
     PHASE_ANNOTATION,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from troth._contract import NodeReport
+from troth.cluster.contract import NodeReport
 from troth.controller.keyring import PHASE_ANNOTATION, ROTATE_ANNOTATION, SINCE_ANNOTATION, Phase
 from troth.controller.rotation import RotationState, rotation_state
 from troth.errors import InputError

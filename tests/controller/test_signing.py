@@ -17,7 +17,7 @@ from lightkube.models.certificates_v1 import (
 )
 from tests.controller.conftest import AGENT, TRUST_DOMAIN, WEB, pod, signing_request
 
-from troth._contract import NODE_NAME_ATTRIBUTE
+from troth.cluster.contract import NODE_NAME_ATTRIBUTE
 from troth.controller.signing import (
     Claim,
     Refusal,

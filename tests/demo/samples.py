@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, STRICT, WEB, handshake_record
 
+from troth.connect.findings import Attempt, Reached
+from troth.connect.traced import Credentials, Trace
 from troth.demo.scenario import Happened, Try
-from troth.dial.report import Attempt, Reached
+from troth.handshake.record import Verdict
+from troth.handshake.steps import build_report
 from troth.mesh.connections import Outcome, Reason
 from troth.policy.model import Mode
-from troth.trace.record import Verdict
-from troth.trace.steps import build_report
-from troth.trace.trace import Credentials, Trace
 
 BY_TUNNEL = Try(
     source="finance/web",

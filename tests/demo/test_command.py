@@ -18,7 +18,7 @@ from troth.demo.walk import judge_attempt, judge_trace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from troth.dial.report import Attempt
+    from troth.connect.findings import Attempt
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:

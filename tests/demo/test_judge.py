@@ -9,9 +9,9 @@ import pytest
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, PASSED, REFUSED, RESET, refused_trace
 from tests.samples import ACCEPTED, STRICT
 
+from troth.connect.findings import Attempt, Reached
 from troth.demo.scenario import Happened
 from troth.demo.walk import judge_attempt, judge_trace
-from troth.dial.report import Attempt, Reached
 
 if TYPE_CHECKING:
     from troth.mesh.connections import Connection

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from troth.demo.scenario import STAGES, Happened, Stage, examples
+from troth.manifests.files import load
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
-from troth.sources.files import load
 
 _BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=[stage.title for stage in STAGES])
 _MODES = {

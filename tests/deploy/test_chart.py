@@ -9,8 +9,8 @@ import yaml
 from tests.deploy import chart
 
 import troth
-from troth import _contract as contract
 from troth.cli.app import command_tree
+from troth.cluster import contract
 from troth.mesh.model import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.envoy.matching import Arrived, chosen_chain
 
-from troth._table import difference
 from troth.envoy.build import SnapshotKeeper, build_snapshot
 from troth.envoy.clusters import external_cluster, pod_clusters, service_clusters
 from troth.envoy.inbound import plain_in, tunnel_in
@@ -42,6 +41,7 @@ from troth.mesh.view import Destination, LocalPod, NodeView
 from troth.policy.model import Mode
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy, Decision, PortVerdict
+from troth.table import difference
 
 LOG = Path("/run/troth/access-log")
 NETNS = "/run/netns/web"

@@ -11,8 +11,8 @@ import re
 
 import msgspec
 
-from troth.sources.collect import Manifests, collect
-from troth.sources.yaml import read_documents
+from troth.manifests.collect import Manifests, collect
+from troth.manifests.yaml import read_documents
 
 ROOT = "istio-system"
 

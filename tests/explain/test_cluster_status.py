@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from troth._contract import NodeReport, policy_digest
+from troth.cluster.contract import NodeReport, policy_digest
+from troth.cluster.installation import Installation, Lease, ReportedNode, TrustBundleMap
 from troth.errors import Problem, Severity
 from troth.explain.cluster_status import cluster_status
 from troth.identity.authority import CertificateAuthority
@@ -16,7 +17,6 @@ from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import MESH_LABEL, ContainerPort, Namespace, Pod, PodPhase
 from troth.policy.model import Mode, PeerAuthentication
-from troth.sources.installation import Installation, Lease, ReportedNode, TrustBundleMap
 
 if TYPE_CHECKING:
     from troth.explain.cluster_report import ClusterStatus

@@ -12,7 +12,7 @@ from troth.explain.plan import plan
 
 if TYPE_CHECKING:
     from troth.explain.plan_report import Plan
-    from troth.sources.collect import Manifests
+    from troth.manifests.collect import Manifests
 
 WORLD = ["+web", "Deployment web/shop 8080 9090"]
 STRICT = "web/strict STRICT"

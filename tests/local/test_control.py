@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth._peers import Peer, is_our_user
 from troth.control.protocol import call
 from troth.errors import EnvironmentLackError, InputError, PeerError, Problem
 from troth.local.control import Answer, ControlServer, from_outside
+from troth.peers import Peer, is_our_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,7 @@ import pytest
 
 from troth.errors import InputError
 from troth.local.env import World, command_line, environment, from_host
-from troth.mesh.model import Pod, Protocol, Service, ServicePort
-from troth.sources.workloads import (
+from troth.manifests.workloads import (
     ConfigMap,
     Container,
     EnvFrom,
@@ -16,6 +15,7 @@ from troth.sources.workloads import (
     PodTemplate,
     Secret,
 )
+from troth.mesh.model import Pod, Protocol, Service, ServicePort
 
 POD = Pod(
     uid="uid-1",

@@ -14,8 +14,8 @@ from troth.local.hosts import (
     resolv_conf,
     update_in_place,
 )
+from troth.manifests.workloads import DnsConfig, DnsPolicy, HostAlias, PodTemplate
 from troth.mesh.model import Pod
-from troth.sources.workloads import DnsConfig, DnsPolicy, HostAlias, PodTemplate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from troth.agent.netns import create, inode
 from troth.local.container import write_spec
 from troth.local.launch import (
     Bind,
@@ -27,7 +28,6 @@ from troth.local.launch import (
 )
 from troth.local.namespaces import PodNamespaces
 from troth.local.processes import Process
-from troth.node.netns import create, inode
 
 if TYPE_CHECKING:
     from tests.conftest import InNode

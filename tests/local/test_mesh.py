@@ -14,8 +14,8 @@ from troth.mesh.world import World
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from troth.agent.agent import NodeAgent
     from troth.local.network import Network
-    from troth.node.agent import NodeAgent
 
 
 def _mesh(tmp_path: Path) -> LocalMesh:

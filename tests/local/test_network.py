@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from troth.agent import netns
 from troth.errors import EnvironmentLackError, PeerError
 from troth.local.network import BRIDGE, Network, interface_name
-from troth.node import netns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

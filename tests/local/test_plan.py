@@ -15,10 +15,9 @@ from troth.local.plan import (
     resolve,
     same_process,
 )
-from troth.mesh.model import ContainerPort, Endpoint, Pod, Protocol, Service
-from troth.sources.collect import Manifests
-from troth.sources.security import Security
-from troth.sources.workloads import (
+from troth.manifests.collect import Manifests
+from troth.manifests.security import Security
+from troth.manifests.workloads import (
     Container,
     Deployment,
     EndpointPort,
@@ -29,6 +28,7 @@ from troth.sources.workloads import (
     ServiceSpec,
     Workload,
 )
+from troth.mesh.model import ContainerPort, Endpoint, Pod, Protocol, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

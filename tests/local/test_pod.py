@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from troth.agent import netns
 from troth.control.messages import State
 from troth.errors import InputError, PeerError, Problem
 from troth.local.launch import Bind
 from troth.local.pod import PodRunner, Prepared
 from troth.local.processes import members
+from troth.manifests.workloads import Container, Hook, HttpGet, PodTemplate, Probe, RestartPolicy
 from troth.mesh.model import Pod, PodPhase
-from troth.node import netns
-from troth.sources.workloads import Container, Hook, HttpGet, PodTemplate, Probe, RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from troth.agent import netns
 from troth.local.network import Network
 from troth.local.probe import Readiness, ask, status_of
-from troth.node import netns
-from troth.sources.workloads import HttpGet, Probe
+from troth.manifests.workloads import HttpGet, Probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from troth.agent.capture import capture, release
+from troth.agent.netns import create, enter_command, socket_in
 from troth.envoy.ports import PORT_SETS
 from troth.local.network import Network
 from troth.local.services import apply_services, service_rules
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
-from troth.node.capture import capture, release
-from troth.node.netns import create, enter_command, socket_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -4,8 +4,8 @@ import pytest
 
 from troth.control.messages import ContainerStatus, State
 from troth.local.status import Backoff, restarts, summarize
+from troth.manifests.workloads import RestartPolicy
 from troth.mesh.model import PodPhase
-from troth.sources.workloads import RestartPolicy
 
 ALWAYS, ON_FAILURE, NEVER = RestartPolicy
 

@@ -8,7 +8,7 @@ import pytest
 from troth.errors import InputError
 from troth.local.env import World
 from troth.local.volumes import mount_volumes
-from troth.sources.workloads import (
+from troth.manifests.workloads import (
     ConfigMap,
     Container,
     PodTemplate,

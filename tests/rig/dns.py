@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import Service
 from lightkube.resources.discovery_v1 import EndpointSlice
 from tests.rig import objects
 
-from troth.node.netns import socket_in
+from troth.agent.netns import socket_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
-from troth.node.netns import socket_in
+from troth.agent.netns import socket_in
 
 if TYPE_CHECKING:
     from pathlib import Path

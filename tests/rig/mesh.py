@@ -20,9 +20,9 @@ from tests.rig.control import Control
 from tests.rig.objects import find
 from tests.rig.programs import Program
 
-from troth._contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
-from troth._keepalive import KEEPALIVE_SECONDS
+from troth.cluster.contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
 from troth.controller.keyring import ROTATE_ANNOTATION
+from troth.keepalive import KEEPALIVE_SECONDS
 from troth.mesh.model import CAPTURED_ANNOTATION, MESH_LABEL
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from troth.node.netns import socket_in
+from troth.agent.netns import socket_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from troth._contract import DEFAULT_NAMESPACE
 from troth.check.facts import (
     DEFINITIONS,
     ClusterFacts,
@@ -18,6 +17,7 @@ from troth.check.facts import (
     NodeObject,
     PodObject,
 )
+from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.kube.client import ApiClient
 from troth.kube.errors import ForbiddenError, NotFoundError
 from troth.kube.readings import Readings

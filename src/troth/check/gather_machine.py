@@ -8,9 +8,9 @@ import re
 import shutil
 import subprocess
 
+from troth.agent.capture import complete_rules
+from troth.agent.strangers import StrangerLimits
 from troth.check.facts import MachineFacts
-from troth.node.capture import complete_rules
-from troth.node.strangers import StrangerLimits
 
 _TOOLS = ("nft", "nsenter", "setpriv", "unshare")
 _SECONDS = 10.0

@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 import typer
 
 from troth import __version__
-from troth._syntax import nearest
 from troth.cli import PLUGIN
 from troth.errors import InputError, TrothError
+from troth.syntax import nearest
 
 COMMANDS = {
     "up": "up",

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, is_of, known_clients
 from troth.cli.console import Output, OutputOption, err, print_json, print_tables
-from troth.cli.render_audit import render_audit
+from troth.cli.render.audit import render_audit
 from troth.cli.reviews import (
     TIMEOUT_SECONDS,
     TROTH_NAMESPACE,

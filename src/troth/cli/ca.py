@@ -11,9 +11,9 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 
-from troth._contract import DEFAULT_NAMESPACE
-from troth._rows import Rows
 from troth.cli.console import Output, OutputOption, err, out, print_json, print_tables
+from troth.cluster.contract import DEFAULT_NAMESPACE
+from troth.rows import Rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

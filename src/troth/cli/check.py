@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from troth._contract import DEFAULT_NAMESPACE
 from troth.cli.console import Output, OutputOption, counted, print_json, print_tables
+from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.errors import Severity
 
 if TYPE_CHECKING:

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 import typer
 
-from troth._syntax import NAMESPACE
 from troth.cli import PLUGIN
 from troth.errors import InputError, Problem
 from troth.policy.scope import Scope
+from troth.syntax import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightkube import SingleConfig
 
+    from troth.cluster.manifests import ClusterManifests
     from troth.explain.audit import Known
     from troth.explain.cluster_report import ClusterStatus
     from troth.explain.explain import Explanation
     from troth.identity.spiffe import TrustDomain
-    from troth.sources.cluster_manifests import ClusterManifests
-    from troth.sources.collect import Manifests
+    from troth.manifests.collect import Manifests
 
 ContextOption = Annotated[
     str | None, typer.Option("--context", help="Ask the cluster of this kubeconfig context.")
@@ -98,7 +98,7 @@ def chosen_cluster(
         if StateDirectory().control.exists():
             return None
     from troth.kube.config import cluster_config  # noqa: PLC0415 - see above
-    from troth.sources.collect import DEFAULT_NAMESPACE  # noqa: PLC0415 - see above
+    from troth.manifests.collect import DEFAULT_NAMESPACE  # noqa: PLC0415 - see above
 
     config = cluster_config(kubeconfig, context)
     return Cluster(config, namespace or config.context.namespace or DEFAULT_NAMESPACE)
@@ -139,14 +139,14 @@ def ask_cluster(
     keep: str = "",
     entrances: bool = False,
 ) -> ClusterManifests:
-    """What a cluster was asked to run; see `troth.sources.cluster_manifests.read_cluster`.
+    """What a cluster was asked to run; see `troth.cluster.manifests.read_cluster`.
 
     Raises:
         TrothError: It can't be asked.
     """
     import asyncio  # noqa: PLC0415 - see above
 
-    from troth.sources.cluster_manifests import read_cluster  # noqa: PLC0415 - see above
+    from troth.cluster.manifests import read_cluster  # noqa: PLC0415 - see above
 
     return asyncio.run(
         read_cluster(
@@ -199,9 +199,9 @@ def ask_status(
     """
     import asyncio  # noqa: PLC0415 - see above
 
+    from troth.cluster.installation import read_installation  # noqa: PLC0415 - see above
     from troth.explain.cluster_status import cluster_status  # noqa: PLC0415 - see above
     from troth.explain.lint import lint_together  # noqa: PLC0415 - see above
-    from troth.sources.installation import read_installation  # noqa: PLC0415 - see above
 
     found = asyncio.run(
         read_installation(

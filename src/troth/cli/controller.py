@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
-from troth._contract import (
-    DEFAULT_NAMESPACE,
-    LONGEST_LIFETIME,
-    NODE_SERVICE_ACCOUNT,
-    SHORTEST_LIFETIME,
-)
-from troth._listen import LISTEN, ListenAddress
 from troth.cli.mesh_options import (
     HomeOption,
     RootNamespaceOption,
     TrustDomainOption,
 )
+from troth.cluster.contract import (
+    DEFAULT_NAMESPACE,
+    LONGEST_LIFETIME,
+    NODE_SERVICE_ACCOUNT,
+    SHORTEST_LIFETIME,
+)
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
+from troth.listen import LISTEN, ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 
 

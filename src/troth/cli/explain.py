@@ -21,7 +21,7 @@ from troth.cli.cluster import (
 )
 from troth.cli.console import Output, OutputOption, print_json, print_tables
 from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests, warn_of_errors
-from troth.cli.render_explain import render_derivation
+from troth.cli.render.explain import render_derivation
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.errors import InputError, Problem

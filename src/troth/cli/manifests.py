@@ -12,10 +12,10 @@ from rich.markup import escape
 
 from troth.cli.console import err
 from troth.errors import InputError, Problem, Severity
+from troth.manifests.amend import as_stored
+from troth.manifests.collect import DEFAULT_NAMESPACE, Manifests
+from troth.manifests.files import STDIN, load
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
-from troth.sources.amend import as_stored
-from troth.sources.collect import DEFAULT_NAMESPACE, Manifests
-from troth.sources.files import STDIN, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

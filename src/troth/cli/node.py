@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from troth._contract import DEFAULT_NAMESPACE
-from troth._keepalive import KEEPALIVE_SECONDS
-from troth._listen import LISTEN, ListenAddress
+from troth.agent.cluster.settings import NodeSettings, become_node
 from troth.cli.mesh_options import (
     HomeOption,
     KeepaliveOption,
@@ -17,8 +15,10 @@ from troth.cli.mesh_options import (
     RootNamespaceOption,
     TrustDomainOption,
 )
-from troth.cluster.settings import NodeSettings, become_node
+from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
+from troth.keepalive import KEEPALIVE_SECONDS
+from troth.listen import LISTEN, ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 
 

@@ -35,21 +35,21 @@ from troth.cli.manifests import (
     read_manifests,
     warn_of_errors,
 )
-from troth.cli.render_plan import render_plan
+from troth.cli.render.plan import render_plan
 from troth.cli.reviews import Asking, ask_totals, tell_unanswered
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.errors import InputError, PeerError, Severity, TrothError
 from troth.explain.observed import noted_in_plaintext, seen_in_plaintext
 from troth.explain.plan import plan
+from troth.manifests.amend import amend, as_applied
 from troth.mesh.connections import Connection
-from troth.sources.amend import amend, as_applied
 
 if TYPE_CHECKING:
     from troth.cli.cluster import Cluster
     from troth.explain.observed import Plaintext
     from troth.explain.plan_report import Plan
-    from troth.sources.collect import Manifests
+    from troth.manifests.collect import Manifests
 
 _FAILURES = frozenset({"breaks", "unencrypted", "weaker"})
 

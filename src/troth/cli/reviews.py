@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 import typer
 from rich.markup import escape
 
-from troth._contract import DEFAULT_NAMESPACE
 from troth.cli.cluster import full_name
 from troth.cli.console import err
+from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.errors import EnvironmentLackError, PeerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from troth.ask.by_reviews import ReviewedMesh
     from troth.cli.cluster import Cluster
     from troth.explain.why_report import Unanswered
     from troth.reviews.asker import Replies
     from troth.reviews.gather import Gathered
-    from troth.reviews.mesh import ReviewedMesh
     from troth.reviews.objects import EventsAnswer, Question
 
 T = TypeVar("T")
@@ -115,8 +115,8 @@ def reviewed_mesh(asking: Asking) -> Iterator[ReviewedMesh]:
     """
     import asyncio  # noqa: PLC0415 - see above
 
+    from troth.ask.by_reviews import ReviewedMesh  # noqa: PLC0415 - see above
     from troth.reviews.asker import Asker  # noqa: PLC0415 - see above
-    from troth.reviews.mesh import ReviewedMesh  # noqa: PLC0415 - see above
     from troth.reviews.places import read_places  # noqa: PLC0415 - see above
 
     config, namespace = asking.cluster.config, asking.cluster.namespace

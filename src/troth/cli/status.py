@@ -9,18 +9,18 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth._contract import DEFAULT_NAMESPACE
 from troth.cli.cluster import ContextOption, KubeconfigOption, ask_status, chosen_cluster
 from troth.cli.console import Output, OutputOption, out, print_json, print_tables
-from troth.cli.render_cluster_status import render_cluster_status
-from troth.cli.render_status import render_pods
+from troth.cli.render.cluster_status import render_cluster_status
+from troth.cli.render.status import render_pods
+from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.control.messages import MeshStatus
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.errors import Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
+from troth.manifests.without_effect import consequence, ignored_notice
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
-from troth.sources.without_effect import consequence, ignored_notice
 
 
 def register(app: typer.Typer) -> None:

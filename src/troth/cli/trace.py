@@ -24,7 +24,7 @@ from troth.mesh.target import target_key
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from troth.diagnosis.report import Question
+    from troth.connect.report import Question
 
 _LAST_PORT = 65535
 
@@ -83,9 +83,9 @@ def trace(
     beside it, with the pod's own certificate, or with what an impostor would show. The exit code
     is 0 when it was let in, and 1 when it was refused or failed.
     """
-    from troth.cli.render_trace import render_trace  # noqa: PLC0415 - OpenSSL is slow to import
-    from troth.diagnosis.ask import diagnose  # noqa: PLC0415
-    from troth.diagnosis.control import ControlSocket  # noqa: PLC0415
+    from troth.ask.by_socket import ControlSocket  # noqa: PLC0415
+    from troth.cli.render.trace import render_trace  # noqa: PLC0415 - OpenSSL is slow to import
+    from troth.connect.diagnose import diagnose  # noqa: PLC0415
 
     flags = {
         "--plaintext": plaintext,
@@ -147,8 +147,8 @@ def read_question(
     Raises:
         InputError: It makes none; every problem is listed.
     """
-    from troth.diagnosis.report import Question  # noqa: PLC0415 - OpenSSL is slow to import
-    from troth.trace.trace import Credentials  # noqa: PLC0415
+    from troth.connect.report import Question  # noqa: PLC0415 - OpenSSL is slow to import
+    from troth.connect.traced import Credentials  # noqa: PLC0415
 
     name, _, port = destination.rpartition(":")
     name = name.removeprefix("[").removesuffix("]")

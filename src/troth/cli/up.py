@@ -13,9 +13,6 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from troth._keepalive import KEEPALIVE_SECONDS
-from troth._listen import LISTEN, ListenAddress
-from troth._signals import ENDING
 from troth.cli.console import counted, err
 from troth.cli.mesh_options import (
     KeepaliveOption,
@@ -28,10 +25,13 @@ from troth.control.protocol import call
 from troth.control.state_dir import AuthorityFiles, Settings, StateDirectory
 from troth.errors import InputError, Problem, Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
+from troth.keepalive import KEEPALIVE_SECONDS
+from troth.listen import LISTEN, ListenAddress
 from troth.local.outside import Ending, Outside, is_privileged
+from troth.manifests.without_effect import ignored_notice
 from troth.mesh.model import PodPhase
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
-from troth.sources.without_effect import ignored_notice
+from troth.signals import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from troth._syntax import choices
 from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name, is_of
 from troth.cli.console import Output, OutputOption, err, moment, print_json, print_tables
 from troth.cli.reviews import (
@@ -29,6 +28,7 @@ from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.errors import PeerError, TrothError
 from troth.explain.why_report import Conflict, Why
+from troth.syntax import choices
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from troth.dial.report import EnvoyStatus
+from troth.connect.findings import EnvoyStatus
 from troth.errors import Problem
 from troth.mesh.model import PodPhase
 from troth.policy.model import Mode

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._keepalive import KEEPALIVE_SECONDS
-from troth._listen import ListenAddress
 from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN
+from troth.keepalive import KEEPALIVE_SECONDS
+from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lightkube.models.core_v1 import ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import ConfigMap, Secret
 
-from troth._contract import (
+from troth.cluster.contract import (
     AUTHORITY_SECRET,
     CONTROLLER,
     MANAGED_BY_LABEL,
@@ -46,7 +46,7 @@ from troth.kube.resource import ObjectKind
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from troth._contract import NodeReport
+    from troth.cluster.contract import NodeReport
     from troth.controller.events import Events
     from troth.identity.authority import CertificateAuthority
     from troth.identity.spiffe import TrustDomain

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from troth._contract import policy_digest
+from troth.cluster.contract import policy_digest
 from troth.errors import Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from troth._contract import NodeReport
+    from troth.cluster.contract import NodeReport
 
 ACCEPTED = "Accepted"
 ENFORCED = "Enforced"

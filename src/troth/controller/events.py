@@ -13,7 +13,7 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event
 
-from troth._contract import CONTROLLER
+from troth.cluster.contract import CONTROLLER
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, NotFoundError
 from troth.kube.resource import ObjectKind

@@ -23,17 +23,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from troth._contract import LONGEST_LIFETIME
-from troth._syntax import described
+from troth.cluster.contract import LONGEST_LIFETIME
 from troth.errors import InputError, Problem
 from troth.identity.authority import CertificateAuthority
 from troth.identity.bundle import TrustBundle
 from troth.identity.profile import root_fingerprint
+from troth.syntax import described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth._contract import NodeReport
+    from troth.cluster.contract import NodeReport
     from troth.identity.spiffe import TrustDomain
 
 CERTIFICATE, KEY, CHAIN, ROOT = AUTHORITY_KEYS = (

@@ -8,18 +8,18 @@ import msgspec
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import ConfigMap
 
-from troth._contract import (
+from troth.cluster.contract import (
     AUTHORITY_SECRET,
     SIGNER_NAME,
     TRUST_BUNDLE,
     NodeReport,
 )
+from troth.cluster.installation import read_report
 from troth.controller.status import PolicyObject, read_policy
 from troth.kube import wire
 from troth.kube.decoding import decode
 from troth.kube.resource import Resource, model_reader, reader
 from troth.policy.model import API_VERSIONS, KIND
-from troth.sources.installation import read_report
 
 REQUESTS: Resource[CertificateSigningRequest] = Resource(
     plural="certificatesigningrequests",

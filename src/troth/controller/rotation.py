@@ -13,7 +13,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from troth._contract import (
+from troth.cluster.contract import (
     AUTHORITY_SECRET,
     SIGNING_ROOT_ANNOTATION,
     TRUST_BUNDLE,

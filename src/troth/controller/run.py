@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from troth import _log as logs
-from troth._contract import CONTROLLER
-from troth._exposition import serve_when_free
-from troth._health import health_server
-from troth._program import run_until_stopped
+from troth import log as logs
+from troth.cluster.contract import CONTROLLER
 from troth.controller.leader import LeaderElection
 from troth.controller.metrics import ControllerMetrics
 from troth.controller.work import Work
 from troth.errors import EnvironmentLackError
+from troth.exposition import serve_when_free
+from troth.health import health_server
 from troth.kube.client import ApiClient
 from troth.kube.config import program_config
+from troth.program import run_until_stopped
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig

@@ -17,7 +17,7 @@ from lightkube.models.core_v1 import ObjectReference
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import Pod
 
-from troth._contract import POD_NAME_ATTRIBUTE
+from troth.cluster.contract import POD_NAME_ATTRIBUTE
 from troth.controller.events import EventType
 from troth.controller.signing import Claim, Refusal, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError

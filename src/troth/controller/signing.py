@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._contract import (
+from troth.cluster.contract import (
     CSR_USAGES,
     DEFAULT_NAMESPACE,
     LONGEST_LIFETIME,
@@ -28,10 +28,10 @@ from troth._contract import (
     SHORTEST_LIFETIME,
     SIGNER_NAME,
 )
-from troth._syntax import NAME, NAMESPACE, described
 from troth.errors import InputError
 from troth.identity.csr import CsrRequest, parse_csr
 from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.syntax import NAME, NAMESPACE, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -30,7 +30,7 @@ from troth.policy.parse import parse_peer_authentication
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from troth._contract import NodeReport
+    from troth.cluster.contract import NodeReport
     from troth.controller.events import Events
     from troth.errors import Problem
     from troth.kube.client import ApiClient

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from troth._contract import DEFAULT_NAMESPACE, REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
-from troth._listen import ListenAddress
+from troth.cluster.contract import (
+    DEFAULT_NAMESPACE,
+    REVIEW_API,
+    REVIEW_KIND,
+    REVIEW_LIFETIME,
+    REVIEWS,
+)
+from troth.cluster.state import NAMESPACES
 from troth.controller import objects
 from troth.controller.authority import Authority
 from troth.controller.election import Timing
@@ -27,13 +33,13 @@ from troth.kube.decoding import decode
 from troth.kube.errors import NotFoundError, NotServedError
 from troth.kube.follow import Followed
 from troth.kube.resource import ObjectKind, Resource, reader
+from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
-from troth.sources.kubernetes import NAMESPACES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from troth._contract import NodeReport
+    from troth.cluster.contract import NodeReport
     from troth.kube.client import ApiClient
 
 

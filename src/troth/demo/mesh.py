@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._signals import ENDING
+from troth.connect.findings import Attempt
+from troth.connect.traced import Trace
 from troth.control.messages import MeshStatus
 from troth.control.protocol import call
 from troth.control.state_dir import Settings, StateDirectory
 from troth.demo.scenario import examples
-from troth.dial.report import Attempt
 from troth.errors import PeerError
 from troth.local.outside import Outside
-from troth.sources.files import load
-from troth.trace.trace import Trace
+from troth.manifests.files import load
+from troth.signals import ENDING
 
 if TYPE_CHECKING:
     import subprocess

@@ -10,19 +10,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from troth._rows import Rows
 from troth.demo.scenario import Happened
 from troth.envoy.ports import TUNNEL_PORT
-from troth.trace.render import decision_rows, render_report
+from troth.handshake.render import decision_rows, render_report
+from troth.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import RenderableType
 
+    from troth.connect.traced import Trace
     from troth.control.messages import MeshStatus
     from troth.demo.report import Policy, StepReport, TryReport
-    from troth.trace.trace import Trace
 
 _GOOD, _BAD = "green", "bold red"
 _COLOURS = {

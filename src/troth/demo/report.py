@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
+from troth.connect.traced import Credentials
 from troth.demo.scenario import Happened
+from troth.handshake.steps import TraceReport
 from troth.mesh.connections import Connection
-from troth.trace.steps import TraceReport
-from troth.trace.trace import Credentials
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+from troth.connect.traced import Credentials
 from troth.errors import EnvironmentLackError
 from troth.mesh.connections import Reason
-from troth.trace.trace import Credentials
 
 _HERE = Path(__file__).resolve().parent
 

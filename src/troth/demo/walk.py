@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth.connect.findings import Reached
 from troth.demo.report import Policy, StepReport, TryReport
 from troth.demo.scenario import HANDSHAKE, STAGES, Happened
-from troth.dial.report import Reached
+from troth.handshake.names import Kind, Side
+from troth.handshake.record import Verdict
 from troth.mesh.connections import Outcome
-from troth.trace.names import Kind, Side
-from troth.trace.record import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from troth.connect.findings import Attempt
+    from troth.connect.traced import Trace
     from troth.demo.mesh import DemoMesh
     from troth.demo.scenario import Try
-    from troth.dial.report import Attempt
+    from troth.handshake.steps import TraceReport
     from troth.mesh.connections import Connection
-    from troth.trace.steps import TraceReport
-    from troth.trace.trace import Trace
 
 
 class _Seen(NamedTuple):

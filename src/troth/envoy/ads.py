@@ -17,16 +17,16 @@ import grpc
 import structlog
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
-from troth._peers import is_our_user, shut_out
 from troth.envoy.delta import AdsStatus, DeltaStream, Nack, Reaction, Response
 from troth.envoy.snapshot import Snapshot
 from troth.errors import EnvironmentLackError
+from troth.peers import is_our_user, shut_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
-    from troth._peers import Peer
+    from troth.peers import Peer
 
 _MAX_SOCKET_PATH = 107  # sun_path's 108 bytes less the NUL
 _MAX_REQUEST = 64 * 1024 * 1024  # after a reconnect Envoy lists all that it has in one request

@@ -22,8 +22,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth._keepalive import KEEPALIVE_SECONDS, Keepalive
-from troth._table import difference
 from troth.envoy.clusters import external_cluster, outbound_cluster, pod_clusters, service_clusters
 from troth.envoy.inbound import plain_in, tunnel_in
 from troth.envoy.internal_outbound import InternalOutbound
@@ -33,7 +31,9 @@ from troth.envoy.ports import PORT_SETS
 from troth.envoy.resources import keeping_alive
 from troth.envoy.snapshot import Edits
 from troth.envoy.tls import bundle_secret, svid_secret
+from troth.keepalive import KEEPALIVE_SECONDS, Keepalive
 from troth.mesh.view import NodeView
+from troth.table import difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -31,14 +31,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
 
-from troth._table import difference
 from troth.envoy.snapshot import CLUSTER, ENDPOINTS, LISTENER, RUNTIME, SECRET, Snapshot
+from troth.table import difference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from troth._table import Difference
     from troth.envoy.snapshot import Resource
+    from troth.table import Difference
 
 
 class Nack(msgspec.Struct, frozen=True, kw_only=True):

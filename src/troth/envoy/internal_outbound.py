@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from troth._table import Difference
     from troth.envoy.resources import Message
     from troth.mesh.view import Destination
+    from troth.table import Difference
 
 
 _TOGETHER = 0.1

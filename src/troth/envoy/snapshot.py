@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from google.protobuf import any_pb2
 
-from troth._table import Table
+from troth.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

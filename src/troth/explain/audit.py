@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from troth.errors import Problem
     from troth.explain.front_doors import FrontDoor
     from troth.explain.noted import Noted
+    from troth.manifests.collect import Manifests
     from troth.mesh.model import Pod
     from troth.mesh.world import World
-    from troth.sources.collect import Manifests
 
 _PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from troth._contract import TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest
+from troth.cluster.contract import TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest
 from troth.errors import InputError, Problem, Severity
 from troth.explain.cluster_report import (
     ClusterPod,
@@ -25,18 +25,18 @@ from troth.explain.cluster_report import (
 from troth.explain.explain import PortMode
 from troth.identity.bundle import TrustBundle
 from troth.identity.profile import root_fingerprint
+from troth.manifests.without_effect import consequence
 from troth.mesh.model import Protocol
 from troth.mesh.world import World
 from troth.policy.index import PolicyIndex
-from troth.sources.without_effect import consequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from troth._contract import NodeReport
+    from troth.cluster.contract import NodeReport
+    from troth.cluster.installation import Installation, Lease, ReportedNode
     from troth.identity.spiffe import TrustDomain
     from troth.mesh.model import Pod
-    from troth.sources.installation import Installation, Lease, ReportedNode
 
 _MOST_NAMED = 3
 

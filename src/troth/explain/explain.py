@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from troth._syntax import NAMESPACE
 from troth.errors import Problem, Severity
 from troth.explain.workloads import belongs, find_subject
 from troth.identity.spiffe import SpiffeId
+from troth.manifests.kinds import KINDS
 from troth.mesh.world import Membership
 from troth.policy.index import PolicyIndex
 from troth.policy.model import KIND as POLICY
 from troth.policy.model import Mode
 from troth.policy.verdict import Considered, DecidedBy
-from troth.sources.kinds import KINDS
+from troth.syntax import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.identity.spiffe import TrustDomain
-    from troth.sources.collect import Manifests
+    from troth.manifests.collect import Manifests
 
 
 class WorkloadIdentity(msgspec.Struct, frozen=True, kw_only=True):

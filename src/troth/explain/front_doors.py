@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from troth.manifests.custom import KNATIVE_REQUESTS, KNATIVE_SERVICE
+from troth.manifests.entrances import ENTRANCES, stream_backends
 from troth.mesh.model import Protocol
-from troth.sources.custom import KNATIVE_REQUESTS, KNATIVE_SERVICE
-from troth.sources.entrances import ENTRANCES, stream_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from troth.manifests.collect import Manifests
+    from troth.manifests.entrances import Backend
+    from troth.manifests.workloads import (
+        EndpointSliceSpec,
+        PodTemplate,
+        ServicePortSpec,
+        ServiceSpec,
+    )
     from troth.mesh.model import ContainerPort
-    from troth.sources.collect import Manifests
-    from troth.sources.entrances import Backend
-    from troth.sources.workloads import EndpointSliceSpec, PodTemplate, ServicePortSpec, ServiceSpec
 
 
 class Breakage(StrEnum):

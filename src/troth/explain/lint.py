@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth._syntax import LABEL_VALUE, label_key_flaw
 from troth.errors import Problem, Severity
 from troth.explain.workloads import WorkloadIndex, is_described, listed, tcp_ports
+from troth.manifests.service_problems import service_problems
 from troth.mesh.model import MESH_LABEL
 from troth.policy.lint import lint_policies
 from troth.policy.model import KIND, Mode
-from troth.sources.service_problems import service_problems
+from troth.syntax import LABEL_VALUE, label_key_flaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from troth.manifests.collect import Manifests
+    from troth.manifests.workloads import PodTemplate, ServiceSpec
     from troth.policy.model import PeerAuthentication
-    from troth.sources.collect import Manifests
-    from troth.sources.workloads import PodTemplate, ServiceSpec
 
 
 def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:

@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from troth.errors import Problem
     from troth.explain.front_doors import FrontDoor
     from troth.explain.observed import Plaintext
+    from troth.manifests.collect import Manifests
+    from troth.manifests.custom import CustomWorkload
+    from troth.manifests.workloads import PodTemplate
     from troth.policy.verdict import Decision
-    from troth.sources.collect import Manifests
-    from troth.sources.custom import CustomWorkload
-    from troth.sources.workloads import PodTemplate
 
 _ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
 _STRENGTH = {Mode.STRICT: 2, Mode.PERMISSIVE: 1}
@@ -70,7 +70,7 @@ def plan(
 
     Args:
         current: What is in force today.
-        planned: What would be (see `troth.sources.amend`).
+        planned: What would be (see `troth.manifests.amend`).
         root_namespace: Where mesh-wide policies live.
         observed: Plaintext that a running mesh has seen, for naming clients that really call.
     """

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from troth.explain.audit_report import WorkloadAudit
     from troth.explain.front_doors import Breakage, FrontDoor
+    from troth.manifests.collect import Manifests
+    from troth.manifests.workloads import PodTemplate
     from troth.mesh.model import Pod
     from troth.mesh.world import World
-    from troth.sources.collect import Manifests
-    from troth.sources.workloads import PodTemplate
 
 _LONGEST_NAME = 253
 _SUFFIX = "-mtls"

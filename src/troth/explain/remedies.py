@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import yaml
 
-from troth._syntax import label_text
 from troth.explain.names import Names, stable_labels
 from troth.mesh.connections import Reason, Side
 from troth.mesh.model import MESH_LABEL
@@ -19,6 +18,7 @@ from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
+from troth.syntax import label_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -295,7 +295,7 @@ def _place(address: str) -> str:
 
 
 def _listen(detail: str, destination: str) -> str:
-    """How an app comes to take a connection, by what `troth.node` says that it listens on."""
+    """How an app comes to take a connection, by what `troth.agent` says that it listens on."""
     if detail.endswith("not on IPv6"):
         return (
             "Let the app listen on :: (both families), or give the Service ipFamilies: [IPv4], "

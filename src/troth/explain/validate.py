@@ -10,11 +10,11 @@ import msgspec
 
 from troth.errors import Problem, Severity
 from troth.explain.lint import lint
-from troth.sources.entrances import ENTRANCES
-from troth.sources.runnable import without_effect
+from troth.manifests.entrances import ENTRANCES
+from troth.manifests.runnable import without_effect
 
 if TYPE_CHECKING:
-    from troth.sources.collect import Manifests
+    from troth.manifests.collect import Manifests
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from troth._syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
 from troth.errors import InputError, Problem
 from troth.mesh.model import MESH_LABEL, Namespace, Protocol
 from troth.mesh.world import Membership, membership
+from troth.syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from troth.sources.collect import Manifests
-    from troth.sources.workloads import PodTemplate
+    from troth.manifests.collect import Manifests
+    from troth.manifests.workloads import PodTemplate
 
 _MOST_NAMED = 5
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from troth.local.launch import LaunchSpec
     from troth.local.namespaces import PodNamespaces
     from troth.local.patience import Patience
-    from troth.sources.workloads import Container, Hook, RestartPolicy
+    from troth.manifests.workloads import Container, Hook, RestartPolicy
 
 
 async def run_hook(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from troth._peers import Peer, is_our_user
 from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.peers import Peer, is_our_user
 
 if TYPE_CHECKING:
     from pathlib import Path

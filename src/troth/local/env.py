@@ -11,15 +11,15 @@ import msgspec
 
 from troth.errors import InputError, Problem
 from troth.local.hosts import kernel_hostname
+from troth.manifests.expand import expand
+from troth.manifests.workloads import ConfigMap, Secret
 from troth.mesh.model import Service
-from troth.sources.expand import expand
-from troth.sources.workloads import ConfigMap, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from troth.manifests.workloads import Container, EnvVar, KeyRef, PodTemplate
     from troth.mesh.model import Pod
-    from troth.sources.workloads import Container, EnvVar, KeyRef, PodTemplate
 
 _MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]", re.DOTALL)
 _FROM_HOST = ("PATH", "HOME", "LANG")

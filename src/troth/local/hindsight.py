@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from troth._syntax import choices
 from troth.errors import PeerError
 from troth.explain.audit import Known, audit
 from troth.explain.front_doors import FrontDoors
 from troth.explain.noted import note
 from troth.explain.remedies import Explainer
 from troth.explain.why import named, why
+from troth.syntax import choices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from troth.local.mesh import LocalMesh
     from troth.local.requests import AuditRequest, WhyRequest
     from troth.local.sandbox import Sandbox
+    from troth.manifests.workloads import ServiceSpec
     from troth.mesh.world import World
-    from troth.sources.workloads import ServiceSpec
 
 
 def unready(mesh: LocalMesh, name: str) -> Iterator[str]:

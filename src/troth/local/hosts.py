@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.sources.aliases import CLUSTER_DOMAIN
-from troth.sources.workloads import DnsPolicy
+from troth.manifests.aliases import CLUSTER_DOMAIN
+from troth.manifests.workloads import DnsPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from troth.manifests.workloads import PodTemplate
     from troth.mesh.model import Pod
-    from troth.sources.workloads import PodTemplate
 
 LONGEST_HOSTNAME = 64
 """What the kernel takes (``HOST_NAME_MAX``)."""

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from troth._signals import ENDING
+from troth.signals import ENDING
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from troth.agent.history import History
 from troth.errors import TrothError
 from troth.explain.lint import lint_together
 from troth.local.addresses import ServiceAddresses
@@ -22,22 +23,21 @@ from troth.local.launch import users
 from troth.local.names import names_of
 from troth.local.plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
 from troth.local.sandbox import NODE_NAME, Sandbox
+from troth.manifests.collect import Manifests
+from troth.manifests.watch import watch
+from troth.manifests.without_effect import ignored_notice
 from troth.mesh.model import Namespace, Pod
 from troth.mesh.world import Membership, World, membership
-from troth.node.history import History
-from troth.sources.collect import Manifests
-from troth.sources.watch import watch
-from troth.sources.without_effect import ignored_notice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
+    from troth.agent.agent import NodeAgent
     from troth.control.state_dir import Settings, StateDirectory
     from troth.errors import Problem
     from troth.local.nameserver import NameServer
     from troth.local.network import Network
-    from troth.node.agent import NodeAgent
-    from troth.sources.workloads import PodTemplate
+    from troth.manifests.workloads import PodTemplate
 
 _log = structlog.get_logger(__name__)
 
@@ -114,7 +114,7 @@ class LocalMesh:
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """What ExternalName Services stand for, as of `troth.sources.aliases`."""
+        """What ExternalName Services stand for, as of `troth.manifests.aliases`."""
         return self._resolution.aliases
 
     def wake(self) -> None:

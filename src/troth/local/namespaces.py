@@ -9,10 +9,10 @@ import socket
 import subprocess
 from typing import TYPE_CHECKING
 
+from troth.agent.netns import call_in
 from troth.errors import EnvironmentLackError, PeerError
 from troth.local.launch import POD_NAMESPACES
 from troth.local.processes import ended
-from troth.node.netns import call_in
 
 if TYPE_CHECKING:
     from pathlib import Path

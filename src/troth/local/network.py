@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from pyroute2 import AsyncIPRoute, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from troth.agent.netns import call_in, inode
+from troth.agent.sysctls import set_sysctl
 from troth.errors import EnvironmentLackError
 from troth.local.addresses import POD_RANGE_V4, POD_RANGE_V6, AddressPool
-from troth.node.netns import call_in, inode
-from troth.node.sysctls import set_sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

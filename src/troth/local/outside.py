@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._signals import ENDING
 from troth.control.protocol import call
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.local import uplink as _uplink
+from troth.signals import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.errors import InputError, Problem, Severity
-from troth.local.hosts import LONGEST_HOSTNAME, kernel_hostname
-from troth.mesh.model import Pod, Service, ServicePort
-from troth.sources.aliases import aliases
-from troth.sources.cluster_world import (
+from troth.cluster.world import (
     ClusterNode,
     ClusterService,
     EndpointSlice,
@@ -19,14 +15,18 @@ from troth.sources.cluster_world import (
     SliceEndpoint,
     resolve_services,
 )
-from troth.sources.runnable import not_run, not_served, runnable_problems
-from troth.sources.service_problems import service_problems
-from troth.sources.workloads import PodTemplate
+from troth.errors import InputError, Problem, Severity
+from troth.local.hosts import LONGEST_HOSTNAME, kernel_hostname
+from troth.manifests.aliases import aliases
+from troth.manifests.runnable import not_run, not_served, runnable_problems
+from troth.manifests.service_problems import service_problems
+from troth.manifests.workloads import PodTemplate
+from troth.mesh.model import Pod, Service, ServicePort
 
 if TYPE_CHECKING:
     from troth.local.addresses import ServiceAddresses
-    from troth.sources.collect import Manifests
-    from troth.sources.workloads import EndpointSliceSpec, ServicePortSpec, ServiceSpec
+    from troth.manifests.collect import Manifests
+    from troth.manifests.workloads import EndpointSliceSpec, ServicePortSpec, ServiceSpec
 
 
 class PodPlan(msgspec.Struct, frozen=True):

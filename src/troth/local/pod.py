@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth.agent.netns import inode
 from troth.local.container import ContainerRunner
 from troth.local.env import command_line
 from troth.local.hosts import kernel_hostname, update_in_place
@@ -17,16 +18,15 @@ from troth.local.namespaces import PodNamespaces
 from troth.local.patience import Patience
 from troth.local.processes import end_all
 from troth.local.status import PodStatus, summarize
-from troth.node.netns import inode
-from troth.sources.security import Security
-from troth.sources.workloads import RestartPolicy
+from troth.manifests.security import Security
+from troth.manifests.workloads import RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from troth.manifests.workloads import Container, PodTemplate
     from troth.mesh.model import Pod
-    from troth.sources.workloads import Container, PodTemplate
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):

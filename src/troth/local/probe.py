@@ -8,14 +8,14 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
+from troth.agent.netns import socket_in
 from troth.errors import TrothError
-from troth.node.netns import socket_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from troth.sources.workloads import HttpGet, Probe
+    from troth.manifests.workloads import HttpGet, Probe
 
 _LONGEST_STATUS_LINE = 1024
 _FIRST_PERIOD = 0.1

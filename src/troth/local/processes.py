@@ -14,8 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from troth.agent.netns import call_in
 from troth.errors import PeerError
-from troth.node.netns import call_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from troth._syntax import choices
+from troth.connect.attempt import Place, connect, http_get
+from troth.connect.findings import Listening
+from troth.connect.listening import listening
+from troth.connect.route import cause, envoy_status, route
 from troth.control.messages import MeshStatus, PodReport, PortStatus
-from troth.dial.connect import Place, connect, http_get
-from troth.dial.listening import listening
-from troth.dial.report import Listening
-from troth.dial.route import cause, envoy_status, route
 from troth.envoy.ports import OWN_PORTS
 from troth.errors import InputError, PeerError, Problem
 from troth.explain.explain import explain
 from troth.local.control import Answer, ControlServer
 from troth.local.hindsight import explainer_of, mesh_audit, mesh_why, unready
+from troth.manifests.aliases import service_of
 from troth.mesh.connections import Connection
 from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.index import PolicyIndex
-from troth.sources.aliases import service_of
+from troth.syntax import choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,7 +81,7 @@ class TraceRequest(_TalkRequest, frozen=True, kw_only=True):
     """A handshake to trace from a pod to another's tunnel port.
 
     Attributes:
-        credentials: What the client shows, as `troth.trace.trace.Credentials` has it.
+        credentials: What the client shows, as `troth.connect.traced.Credentials` has it.
         claim: The pod (or Deployment) whose identity a forged certificate claims; by default the
             source's.
     """
@@ -292,8 +292,8 @@ class Requests:
 
     async def _trace(self, request: Mapping[str, Any]) -> Answer:
         # Slow to import, and seldom needed.
-        from troth.dial import tracing  # noqa: PLC0415
-        from troth.trace.trace import Credentials  # noqa: PLC0415
+        from troth.connect import tracing  # noqa: PLC0415
+        from troth.connect.traced import Credentials  # noqa: PLC0415
 
         wanted = checked(request, TraceRequest)
         world, place = self._place(wanted.source)

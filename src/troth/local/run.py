@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth._exposition import serving
-from troth._log import configure as configure_logs
-from troth._memory import keep_private
-from troth._signals import ENDING
+from troth.agent.agent import NodeAgent
+from troth.agent.certificates import Signed
+from troth.agent.proxy import NodePaths
 from troth.control.state_dir import Settings, StateDirectory
 from troth.errors import TrothError
+from troth.exposition import serving
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
 from troth.local.addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
@@ -28,17 +28,17 @@ from troth.local.nameserver import NameServer
 from troth.local.network import Network
 from troth.local.requests import Requests
 from troth.local.sandbox import NODE_NAME
-from troth.node.agent import NodeAgent
-from troth.node.certificates import Signed
-from troth.node.proxy import NodePaths
+from troth.log import configure as configure_logs
+from troth.memory import keep_private
+from troth.signals import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from troth._listen import ListenAddress
+    from troth.agent.metrics import NodeMetrics
     from troth.identity.bundle import TrustBundle
     from troth.identity.rotation import SigningRequest
-    from troth.node.metrics import NodeMetrics
+    from troth.listen import ListenAddress
 
 _ABANDONED_SECONDS = 2.0
 """What pods get to end when the command that runs their mesh has been killed."""
@@ -201,7 +201,7 @@ async def _background(work: object) -> AsyncIterator[asyncio.Task[None]]:
 
 
 def _metrics() -> NodeMetrics:
-    from troth.node.metrics import NodeMetrics  # noqa: PLC0415 - slow to import, seldom wanted
+    from troth.agent.metrics import NodeMetrics  # noqa: PLC0415 - slow to import, seldom wanted
 
     return NodeMetrics()
 

@@ -8,6 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from troth.agent import netns
 from troth.local.env import World, environment, from_host
 from troth.local.hosts import (
     HostDns,
@@ -21,18 +22,17 @@ from troth.local.pod import PodRunner, Prepared
 from troth.local.services import apply_services
 from troth.local.status import PodStatus
 from troth.local.volumes import mount_volumes, writable_path
+from troth.manifests.security import Security
 from troth.mesh.model import Pod, PodPhase
-from troth.node import netns
-from troth.sources.security import Security
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from troth.control.state_dir import StateDirectory
     from troth.local.network import Network
+    from troth.manifests.collect import Manifests
+    from troth.manifests.workloads import Container, PodTemplate
     from troth.mesh.model import Service
-    from troth.sources.collect import Manifests
-    from troth.sources.workloads import Container, PodTemplate
 
 NODE_NAME = "local"
 """What ``spec.nodeName`` says in every pod."""

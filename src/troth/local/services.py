@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from troth.agent.capture import apply_ruleset
 from troth.mesh.model import Protocol
-from troth.node.capture import apply_ruleset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.control.messages import ContainerStatus, State
+from troth.manifests.workloads import RestartPolicy
 from troth.mesh.model import PodPhase
-from troth.sources.workloads import RestartPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -80,7 +80,7 @@ def configure(uplink: Uplink, pid: int) -> None:
     """Give both ends addresses, and translate what leaves; raises as `link` does."""
     from pyroute2 import IPRoute  # noqa: PLC0415 - as above
 
-    from troth.node import netns  # noqa: PLC0415 - as above
+    from troth.agent import netns  # noqa: PLC0415
 
     with _explained(), IPRoute() as host:
         _configure(host, uplink.interface, uplink.host_address)

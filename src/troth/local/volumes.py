@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from troth.errors import InputError, Problem
 from troth.local.launch import Bind, open_beneath, users
-from troth.sources.workloads import VolumeKind
+from troth.manifests.workloads import VolumeKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from troth.local.env import World
-    from troth.sources.workloads import Container, PodTemplate, Volume, VolumeMount
+    from troth.manifests.workloads import Container, PodTemplate, Volume, VolumeMount
 
 _EVERYBODYS = 0o777
 """An emptyDir's mode, as the kubelet has it: a container's processes may have several users."""
@@ -34,7 +34,7 @@ def mount_volumes(
     """Brings the volumes of a container up to date and says what is to appear where.
 
     A ConfigMap or Secret is always read-only, as in Kubernetes. A volume of a kind that a local
-    pod cannot have is left out; `troth.sources.runnable.runnable_problems` warns of it.
+    pod cannot have is left out; `troth.manifests.runnable.runnable_problems` warns of it.
 
     Args:
         container: Whose ``volumeMounts`` these are.

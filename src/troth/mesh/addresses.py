@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from ipaddress import IPv4Network, IPv6Network
 
-    from troth._table import Difference
     from troth.mesh.view import Destination
+    from troth.table import Difference
 
 
 class ServiceAddresses:

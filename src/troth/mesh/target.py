@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._syntax import choices
 from troth.errors import PeerError
 from troth.mesh.model import Endpoint, Pod, Protocol, Service
+from troth.syntax import choices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

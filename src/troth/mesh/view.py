@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._table import Table, difference
 from troth.identity.spiffe import SpiffeId
 from troth.mesh.addresses import ExternalPort, ServiceAddresses, external_ports, other_virtual_ips
 from troth.mesh.model import ALL_PORTS, NO_PORTS, Pod, Ports, Service
@@ -20,6 +19,7 @@ from troth.mesh.world import Workloads, World
 from troth.policy.index import PolicyChanges, PolicyIndex
 from troth.policy.model import Mode
 from troth.policy.verdict import Decision
+from troth.table import Table, difference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

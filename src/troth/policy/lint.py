@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth._syntax import label_text
 from troth.errors import Problem, Severity
 from troth.policy.index import NamespacePolicies
 from troth.policy.model import KIND
 from troth.policy.scope import scope_of, why_before
+from troth.syntax import label_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

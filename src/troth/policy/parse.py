@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from troth._syntax import (
+from troth.errors import Problem, Severity
+from troth.policy.model import API_VERSIONS, KIND, Mode, PeerAuthentication
+from troth.syntax import (
     LABEL_VALUE,
     NAME,
     NAMESPACE,
@@ -23,8 +25,6 @@ from troth._syntax import (
     label_key_flaw,
     legible_name,
 )
-from troth.errors import Problem, Severity
-from troth.policy.model import API_VERSIONS, KIND, Mode, PeerAuthentication
 
 if TYPE_CHECKING:
     from troth.errors import Location

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._syntax import described, label_text
 from troth.policy.model import Mode
 from troth.policy.scope import NARROWEST_FIRST, Scope, scope_of, why_before
+from troth.syntax import described, label_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

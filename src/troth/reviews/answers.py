@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth.dial.connect import Place, connect, http_get
-from troth.dial.route import cause, envoy_status, route
+from troth.connect.attempt import Place, connect, http_get
+from troth.connect.route import cause, envoy_status, route
 from troth.errors import PeerError
 from troth.explain.noted import note
 from troth.explain.remedies import Explainer
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
-    from troth.dial.report import Cause, EnvoyStatus
+    from troth.agent.agent import NodeAgent
+    from troth.connect.findings import Cause, EnvoyStatus
     from troth.explain.noted import Noted
     from troth.identity.spiffe import TrustDomain
     from troth.mesh.model import Pod
     from troth.mesh.tally import Total
     from troth.mesh.world import World
-    from troth.node.agent import NodeAgent
     from troth.reviews.objects import ReviewSpec
 
 _REPORT_SECONDS = 10.0
@@ -177,9 +177,9 @@ async def _connect(spec: ReviewSpec, source: Pod, known: Knowledge) -> ConnectAn
 
 async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> msgspec.Struct:
     # Slow to import, and seldom needed.
-    from troth.dial import tracing  # noqa: PLC0415
+    from troth.connect import tracing  # noqa: PLC0415
+    from troth.connect.traced import Credentials  # noqa: PLC0415
     from troth.reviews.traced import TraceAnswer  # noqa: PLC0415
-    from troth.trace.trace import Credentials  # noqa: PLC0415
 
     to, target = _target(spec, source, known)
     certificates = known.agent.certificates

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from troth._contract import REVIEW_API, REVIEWS
+from troth.cluster.contract import REVIEW_API, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.explain.why_report import Unanswered
 from troth.kube.client import ApiClient

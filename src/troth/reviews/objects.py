@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from troth._contract import REVIEW_API, REVIEW_KIND, REVIEWS
-from troth.dial.report import Attempt, Cause, EnvoyStatus, Route
+from troth.cluster.contract import REVIEW_API, REVIEW_KIND, REVIEWS
+from troth.connect.findings import Attempt, Cause, EnvoyStatus, Route
 from troth.explain.noted import Noted
 from troth.kube.resource import ObjectKind
 from troth.mesh.connections import Connection

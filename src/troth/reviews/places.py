@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth._contract import REPORT_LABEL, report_node
+from troth.cluster.contract import REPORT_LABEL, report_node
+from troth.cluster.state import PODS
 from troth.errors import Problem
 from troth.kube import wire
 from troth.kube.client import ApiClient
@@ -15,7 +16,6 @@ from troth.kube.decoding import decode
 from troth.kube.readings import Readings
 from troth.kube.resource import Resource, reader
 from troth.mesh.model import Pod
-from troth.sources.kubernetes import PODS
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig

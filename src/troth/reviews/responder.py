@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from troth._contract import REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
+from troth.cluster.contract import REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.kube.client import ApiClient
 from troth.kube.decoding import decode

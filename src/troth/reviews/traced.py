@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from troth.dial.report import Cause
-from troth.trace.trace import Trace
+from troth.connect.findings import Cause
+from troth.connect.traced import Trace
 
 
 class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,526 @@
+"""The node agent: keeps one node's Envoy and its pods' capture as the world says they should be.
+
+One loop tells Envoy what follows from the newest world, waits until Envoy has taken it, and only
+then captures or releases pods, so that traffic is never led to a listener that isn't there, nor
+left without one that it still needs. What others know of a pod decides how (see `enrolment`).
+While it waits for anything, Envoy is told of what is newer all the same.
+
+While two agents are on a node, one acts and the other only keeps its Envoy up to date: the new one
+until its Envoy can serve all, and from then on the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import TYPE_CHECKING
+
+import structlog
+
+from troth.agent.attention import Attention
+from troth.agent.certificates import CertificateKeeper, Signer
+from troth.agent.configuration import Configuration, ConfigurationKeeper, Credentials
+from troth.agent.enroller import Enroller
+from troth.agent.enrolment import DRAIN_SECONDS
+from troth.agent.figures import Figures
+from troth.agent.host_rules import HostRules
+from troth.agent.ledger import Ledger
+from troth.agent.listeners import Listeners
+from troth.agent.proxy import Proxy
+from troth.agent.set_elements import PodSets
+from troth.agent.strangers import StrangerLimits, Strangers
+from troth.agent.unserved import Unserved
+from troth.envoy.build import SnapshotKeeper
+from troth.envoy.limits import Limits
+from troth.envoy.ports import PORT_SETS
+from troth.keepalive import KEEPALIVE_SECONDS, Keepalive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from pathlib import Path
+
+    from troth.agent.metrics import NodeMetrics
+    from troth.agent.proxy import NodePaths
+    from troth.envoy.delta import AdsStatus
+    from troth.envoy.ports import PortSet
+    from troth.envoy.snapshot import Snapshot
+    from troth.identity.spiffe import SpiffeId, TrustDomain
+    from troth.mesh.connections import Connection
+    from troth.mesh.model import Ports
+    from troth.mesh.view import NodeView
+    from troth.mesh.world import World
+
+_log = structlog.get_logger(__name__)
+
+_TICK_SECONDS = 0.001
+"""More than a timer of the event loop can be early."""
+
+_RETRY_SECONDS = 0.5
+"""How soon one that is not prepared to take charge looks again."""
+
+_REFUSAL_SECONDS = 60.0
+"""How long it waits for Envoy to take what it refuses, before it takes charge without it.
+
+An app on one of Envoy's ports must not keep a node from being upgraded for ever.
+"""
+
+
+class NodeAgent:
+    """Enforces the mesh on one node.
+
+    Args:
+        node_name: Names the node's Envoy.
+        paths: Where sockets and files go.
+        signer: Who signs the certificates of the node's service accounts.
+        service_ranges: As of `set_service_ranges`.
+        on_change: Called when a new world has come into force, and when `captured`, `refused`,
+            `using`, `joining`, `redirected`, `trouble` or `credentials` has changed.
+        metrics: Hears of connections and of what Envoy takes over.
+        host: The node's own network namespace, if its processes are to reach captured pods.
+        announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
+            no longer; 0 if there is nobody but this agent.
+        ports: Where its Envoy listens in every pod.
+        active: Whether it acts from the start, and not when it takes charge.
+        pod_connections: As of `Limits.of`.
+        memory: As of `Limits.of`.
+        keepalive_seconds: As of `Keepalive.of`.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_name: str,
+        paths: NodePaths,
+        signer: Signer,
+        service_ranges: Iterable[str] = (),
+        on_change: Callable[[], None],
+        metrics: NodeMetrics | None = None,
+        host: Path | None = None,
+        announcement_seconds: float = 0.0,
+        ports: PortSet = PORT_SETS[0],
+        active: bool = True,
+        pod_connections: int | None = None,
+        memory: int | None = None,
+        keepalive_seconds: int = KEEPALIVE_SECONDS,
+    ) -> None:
+        # Envoy inherits the limit on open files.
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limits = Limits.of(descriptors=descriptors, pod_connections=pod_connections, memory=memory)
+        self._ledger = Ledger(paths.journal, metrics=metrics)
+        self.connections, self.journal = self._ledger.connections, self._ledger.journal
+        self._attention = Attention(self._tell_envoy_of_news)
+        self.certificates = CertificateKeeper(signer, on_change=self._wake)
+        self._service_ranges = tuple(service_ranges)
+        self._on_change = on_change
+        self._proxy = Proxy(node_name=node_name, paths=paths, limits=limits, metrics=metrics)
+        self._world: World | None = None
+        self._configurations = ConfigurationKeeper(
+            SnapshotKeeper(
+                access_log=paths.access_log,
+                ports=ports,
+                pod_connections=limits.pod_connections,
+                drain_seconds=DRAIN_SECONDS,
+                keepalive=Keepalive.of(keepalive_seconds),
+            ),
+            alone=not announcement_seconds,
+        )
+        self._pushed: Snapshot | None = None
+        self._due: set[float] = set()
+        self._waiting: frozenset[str] = frozenset()
+        self._offers: Mapping[str, Ports] = {}
+        self._wanted: Mapping[str, Path] = {}
+        self._ports = ports
+        stranger_limits = StrangerLimits.of(limits)
+        self._strangers = Strangers(stranger_limits)
+        self._unserved = Unserved()
+        self._sets = PodSets()
+        self._pods = Enroller(grace=announcement_seconds, ports=ports, strangers=stranger_limits)
+        self._listeners = Listeners(lambda: self._pods.netns)
+        self._host = HostRules(host, on_change=self._wake) if host is not None else None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._credentials: Credentials | None = None
+        self._joining: frozenset[str] = frozenset()
+        self._told: tuple[object, ...] = ()
+        self._generation = 0
+        self._enforced = 0
+        self._followed = 0
+        self._progress = asyncio.Condition()
+        self._acting = asyncio.Lock()
+        self._stands_by = not active
+        self._prepared = False
+        self._refused_since: Mapping[str, float] = {}
+        self.is_active = active
+        if active:
+            self._ledger.open()
+        if metrics is not None:
+            metrics.watch(self.figures)
+
+    @property
+    def captured(self) -> frozenset[str]:
+        """UIDs of the pods whose traffic goes through Envoy: the mesh is to be told of these.
+
+        One that is to leave the mesh is no longer among them, but captured on until the world says
+        that all know.
+        """
+        return self._pods.announced
+
+    @property
+    def using(self) -> frozenset[str]:
+        """UIDs of the pods whose network namespaces are in use, those that leave included."""
+        return frozenset(self._pods.netns)
+
+    @property
+    def joining(self) -> frozenset[str]:
+        """UIDs of the pods of the mesh that take plaintext whatever the policy says.
+
+        They have just joined, and not all who talk to them know.
+        """
+        return self._joining | self._pods.joining
+
+    @property
+    def redirected(self) -> frozenset[str]:
+        """UIDs of the pods whose new connections go through Envoy, those that leave included."""
+        return self._pods.redirected
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why pods that should be captured are not, by UID."""
+        return self._pods.refused
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the node's own rules (`HostRules`); empty if nothing is."""
+        return self._host.trouble if self._host is not None else ""
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What Envoy has acknowledged; None before it has acknowledged anything."""
+        return self._credentials
+
+    @property
+    def trust_domain(self) -> TrustDomain:
+        """Of the identities it certifies."""
+        return self.certificates.bundle.trust_domain
+
+    @property
+    def offers(self) -> Mapping[str, Ports]:
+        """Where pods of other nodes may send plaintext: they are to be told, by UID."""
+        return self._offers
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """UIDs of the pods that take plaintext until those of other nodes send none (`hear`)."""
+        return self._waiting
+
+    @property
+    def follows(self) -> bool:
+        """Whether the node's pods, as clients, go by the newest world."""
+        return self._followed >= self._generation
+
+    def hear(self, world: World) -> None:
+        """Take note that the pods of all other nodes, as clients, go by the policies of a world."""
+        self._configurations.hear(world.policies)
+        self._wake()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the newest world is enforced."""
+        return self._enforced >= self._generation
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it can take charge: Envoy serves all captured pods of the newest world."""
+        return self._prepared and self.is_settled
+
+    @property
+    def envoy_restarts(self) -> int:
+        """How often Envoy had to be started again."""
+        return self._proxy.restarts
+
+    def figures(self) -> Figures:
+        """The agent in numbers, as it is now."""
+        return Figures(
+            generation=self._enforced,
+            wanted_generation=self._generation,
+            captured=len(self._pods.announced),
+            not_captured=len(self._pods.refused),
+            envoy_connected=self._proxy.ads.is_connected,
+            envoy_restarts=self._proxy.restarts,
+            refused_resources=len(self._proxy.ads.nacks),
+            certificates={
+                str(identity): svid.not_after
+                for identity, svid in self.certificates.current().items()
+            },
+            lost_events=self.journal.lost,
+        )
+
+    @property
+    def envoy_is_connected(self) -> bool:
+        """Whether Envoy has its stream open."""
+        return self._proxy.ads.is_connected
+
+    def ads_status(self) -> AdsStatus:
+        """What Envoy has taken and refused."""
+        return self._proxy.ads.status()
+
+    def update(self, world: World, wanted: Mapping[str, Path]) -> None:
+        """Enforce ``world`` from now on.
+
+        Args:
+            world: Everything that is known.
+            wanted: Network namespaces of the node's own pods that are to be captured, by UID.
+        """
+        if world == self._world and wanted == self._wanted:
+            return
+        self._world, self._wanted = world, dict(wanted)
+        self._ledger.follow(world)
+        self._generation += 1
+        self._wake()
+
+    def set_service_ranges(self, ranges: Iterable[str]) -> None:
+        """Take these networks for ones that hold nothing but services' virtual IPs."""
+        ranges = tuple(ranges)
+        if ranges != self._service_ranges:
+            self._service_ranges = ranges
+            self._generation += 1
+            self._wake()
+
+    def adopt(self, uid: str, netns: Path) -> None:
+        """Take over a pod that an earlier agent captured, before the first `update`."""
+        self._pods.adopt(uid, netns)
+
+    def take_charge(self, joining: Iterable[str] = ()) -> None:
+        """Capture, release and keep the journal from now on, as another agent did until now.
+
+        Args:
+            joining: UIDs of the pods whose capture by that one not everybody knows of yet.
+        """
+        self.is_active, self._stands_by = True, False
+        self._pods.take_charge(frozenset(joining))
+        self._ledger.open()
+        self._generation += 1
+        self._wake()
+
+    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
+        """Leave all that to another agent. Envoy, and what it enforces, goes on.
+
+        Args:
+            tell: Hears of connections from now on.
+
+        Returns:
+            UIDs of the pods whose capture not everybody knows of yet.
+        """
+        self.is_active = False
+        async with self._acting:  # until what it does is done
+            if self._host is not None:
+                await self._host.let_go()
+            self._strangers.close()
+            self._unserved.close()
+            self._sets.close()
+            self._ledger.hand_over(tell)
+            self._on_change()
+            return self._pods.joining
+
+    async def connected(self) -> bool:
+        """Whether any connection of the node's pods goes through Envoy."""
+        return await self._pods.connected()
+
+    def note(self, connection: Connection) -> None:
+        """Remember a connection of the node's pods."""
+        self._ledger.note(connection)
+
+    def follow_roots(self, signing_root: str = "") -> None:
+        """Take note that the signer's roots have changed; argument as of `CertificateKeeper`."""
+        self.certificates.follow(signing_root)
+        self._wake()
+
+    async def enforced(self) -> None:
+        """Wait until Envoy enforces the newest world and the pods of it are captured."""
+        async with self._progress:
+            await self._progress.wait_for(lambda: self.is_settled)
+
+    async def run(self) -> None:
+        """Run until cancelled; then stop Envoy and leave its sockets removed."""
+        with self._sets:
+            await self._run()
+
+    async def _run(self) -> None:
+        async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.certificates.run())
+            tasks.create_task(self._ledger.read(pipe, self._strangers, self._listeners))
+            tasks.create_task(self._ledger.watch_strangers(self._strangers))
+            tasks.create_task(self._ledger.watch_unserved(self._unserved, self._listeners))
+            tasks.create_task(self._ledger.watch(self._proxy.overflows))
+            tasks.create_task(self.journal.run())
+            if self._host is not None:
+                tasks.create_task(self._host.run())
+            tasks.create_task(self._reconcile_forever())
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await self._attention.awake()
+            if self._world is not None:
+                await self._reconcile(self._world, self._wanted, self._generation)
+
+    async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
+        self._pods.want(wanted, world.pods)
+        joining = self._pods.joining
+        # Before anything that may take time: a policy that forbids something waits for nothing.
+        told = self._push(world)
+        self.certificates.want({local.identity for local in told.view.local_pods.values()})
+        undisturbed = self._attention.unless_disturbed
+        missing = await undisturbed(self.certificates.missing())
+        taken = None if missing is None else await undisturbed(self._taken(world, told))
+        if missing is None or taken is None:
+            return  # something newer to enforce; it is not held up by what Envoy hasn't taken yet
+        told = taken
+        self._credentials = told.credentials
+        self._joining = joining
+        await self._attention.finish(self._act(told, world, self._not_ready(told.view, missing)))
+        if told.rest_at is None:
+            self._followed = generation
+        self._waiting, self._offers = told.waiting, self._configurations.offers
+        visible = self._visible()
+        in_force = told.is_final
+        changed = (in_force and not self.is_settled) or visible != self._told
+        self._told = visible
+        if in_force:
+            async with self._progress:
+                self._enforced = generation
+                self._progress.notify_all()
+        if changed:
+            _log.info(
+                "enforced",
+                generation=generation,
+                policies=len(world.policies),
+                captured=len(self._pods.announced),
+                destinations=len(told.view.destinations),
+            )
+            self._on_change()
+
+    def _push(self, world: World) -> Configuration:
+        """Tell Envoy what it doesn't know yet of ``world``."""
+        loop = asyncio.get_running_loop()
+        told = self._configurations.update(
+            world,
+            netns=self._pods.netns,
+            lenient=self._pods.lenient,
+            service_ranges=self._service_ranges,
+            credentials=Credentials(
+                tuple(self.certificates.current().values()), self.certificates.bundle
+            ),
+            now=loop.time(),
+        )
+        for moment in {told.rest_at, told.until, told.prune_at} - {None}:
+            self._wake_once(moment)
+        self._unserved.update(told.view.services)
+        if told.snapshot != self._pushed:
+            self._pushed = told.snapshot
+            self._proxy.ads.update(told.snapshot)
+        return told
+
+    def _tell_envoy_of_news(self) -> bool:
+        """Tell Envoy what is newer than what is waited for; whether there was anything."""
+        pushed = self._pushed
+        if self._world is not None:
+            self._push(self._world)
+        return self._pushed is not pushed
+
+    async def _taken(self, world: World, told: Configuration) -> Configuration:
+        """Wait until Envoy has all in force, and take the steps that follow from that."""
+        await self._proxy.ads.settled()
+        while told.goes_on:
+            await self._proxy.caught_up()
+            self._configurations.confirm()
+            told = self._push(world)
+            await self._proxy.ads.settled()
+        return told
+
+    async def _act(self, told: Configuration, world: World, reasons: Mapping[str, str]) -> None:
+        """Do to the pods what is due now that Envoy has its listeners."""
+        async with self._acting:
+            if self.is_active:
+                await self._enrol(told, reasons)
+            elif self._stands_by:
+                await self._prepare(world, told.ready - reasons.keys())
+
+    async def _enrol(self, told: Configuration, reasons: Mapping[str, str]) -> None:
+        probes = False
+        if self._host is not None:
+            local_pods = told.view.local_pods.values()
+            await self._host.let_in({ip for each in local_pods for ip in each.pod.addresses})
+            probes = self._host.in_place
+        if await self._pods.act(told.ready, reasons, probes=probes):
+            self._wake()
+        redirected = {uid: self._pods.netns[uid] for uid in self._pods.redirected}
+        async with self._sets.of(redirected) as sets:
+            await self._strangers.follow(sets)
+            await self._unserved.follow(sets)
+        self._wake_at(self._pods.next_look())
+
+    async def _prepare(self, world: World, served: Collection[str]) -> None:
+        now = asyncio.get_running_loop().time()
+        in_use = {uid for uid in self._wanted if uid in world.pods and world.pods[uid].captured}
+        refused = in_use & self._refused_by_envoy(in_use).keys()
+        self._refused_since = {uid: self._refused_since.get(uid, now) for uid in refused}
+        given_up = {
+            uid for uid, since in self._refused_since.items() if now >= since + _REFUSAL_SECONDS
+        }
+        in_use -= given_up
+        deaf = await self._pods.not_listening(in_use.intersection(served))
+        self._prepared = not deaf and in_use.issubset(served)
+        if not self._prepared:
+            self._wake_at(now + _RETRY_SECONDS)
+
+    def _visible(self) -> tuple[object, ...]:
+        """What others look at when they are told of a change."""
+        return (
+            self.captured,
+            self.refused,
+            self.using,
+            self.joining,
+            self.redirected,
+            self.trouble,
+            self._credentials,
+            self._prepared,
+            self._followed,
+            self._waiting,
+            self._offers,
+        )
+
+    def _not_ready(self, view: NodeView, missing: Mapping[SpiffeId, str]) -> dict[str, str]:
+        """Why Envoy can't serve some of the pods, by UID."""
+        reasons = {
+            uid: f"Envoy refused its configuration: {words}"
+            for uid, words in self._refused_by_envoy(view.local_pods).items()
+        }
+        for uid, local in view.local_pods.items():
+            if local.identity in missing:
+                reasons[uid] = f"no certificate: {missing[local.identity]}"
+        return reasons
+
+    def _refused_by_envoy(self, uids: Iterable[str]) -> dict[str, str]:
+        """What Envoy says of those of some pods whose configuration it refuses, by UID."""
+        nacks = self._proxy.ads.nacks
+        return {uid: nack.message for uid in uids for nack in nacks if uid in nack.name}
+
+    def _wake_once(self, moment: float | None) -> None:
+        """Look up just after a moment, in addition to all else."""
+        if moment is None or moment in self._due:
+            return
+
+        def look() -> None:
+            self._due.discard(moment)
+            self._wake()
+
+        self._due.add(moment)
+        asyncio.get_running_loop().call_at(moment + _TICK_SECONDS, look)
+
+    def _wake_at(self, moment: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        self._alarm = None if moment is None else loop.call_at(moment, self._wake)
+
+    def _wake(self) -> None:
+        self._attention.wake()

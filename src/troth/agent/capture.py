@@ -1,0 +1,375 @@
+"""Capture: nftables rules in a pod's network namespace that lead its TCP through Envoy.
+
+The rules fail closed: they redirect to ports on which only Envoy listens, so with Envoy gone a
+connection is refused, never passed around it. UDP is left alone, and so is what stays inside the
+pod, and what the node's own processes send to it (see `host_rules`). They look at a connection's
+first packet only (SYN), so connections that were there before the pod was captured live on.
+
+To lead a connection anywhere is the business of NAT, which the kernel asks once for each connection
+that it tracks, and it takes any segment for the first of one. Whoever sends an ACK ahead of the SYN
+could so have a connection that isn't led anywhere (and one that died unseen can leave the like). So
+each SYN is looked at once more behind NAT, and goes nowhere but to Envoy.
+
+Envoy's connections to the app come from their client's own address (see `routes`). One may have
+both addresses and both ports in common with the connection that it continues. If the kernel tracked
+both, it would take them for one, so it doesn't track Envoy's. The app's end looks like the end of
+a connection with the client: what arrives for it from outside the pod is dropped.
+
+A client's connection opens before Envoy connects to the app, so what the client would do when the
+app refuses it, and mostly that is to try again in a moment, it doesn't do. So the kernel does: an
+app that begins to listen within a second gets the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth.agent.netns import call_in, call_in_new
+from troth.agent.routes import keep_inside
+from troth.agent.strangers import (
+    StrangerLimits,
+    idle_stranger_rules,
+    no_stranger_rules,
+    stranger_rules,
+)
+from troth.agent.sysctls import apply_sysctls
+from troth.agent.unserved import IF_HEARD, no_unserved_rules, unserved_rules
+from troth.envoy.ports import APP_MARK, ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
+from troth.errors import EnvironmentLackError, PeerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from troth.envoy.ports import PortSet
+
+TABLE = "troth"
+
+PROBE_SOURCE_V4 = "169.254.7.150"
+PROBE_SOURCE_V6 = "fd74:726f:7468::7:150"
+"""What the node's own processes are seen as by its captured pods; nobody's address (RFC 3927, RFC
+4193). See `troth.agent.host_rules`.
+"""
+
+_PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} return;"
+
+_FIRST = "tcp flags syn / fin,syn,rst,ack"
+
+_TO_APP = f"""\
+  chain answered {{
+    type filter hook output priority raw; policy accept;
+    meta mark {APP_MARK:#x} notrack
+  }}
+  chain answering {{
+    type filter hook prerouting priority raw; policy accept;
+    iif "lo" meta mark {APP_MARK:#x} notrack
+  }}
+  chain unmarked {{
+    type filter hook prerouting priority raw; policy accept;
+    iif "lo" meta mark {ENVOY_MARK:#x} meta mark set 0
+  }}
+  chain inside {{
+    type filter hook output priority 0; policy accept;
+    meta mark {APP_MARK:#x} oif != "lo" drop
+  }}
+  chain outside {{
+    type filter hook input priority 0; policy accept;
+    iif != "lo" socket mark {APP_MARK:#x} drop
+  }}"""
+
+_PATIENCE = f"""\
+  set awaited {{
+    type inet_service . inet_service; flags dynamic,timeout; size 4096; timeout 3s; gc-interval 5s;
+  }}
+  chain unready {{
+    {IF_HEARD}
+    tcp sport . tcp dport @awaited return
+    add @awaited {{ tcp sport . tcp dport }} drop
+  }}"""
+"""Where nobody listens, the first SYN of Envoy's connections to the app is dropped.
+
+The kernel sends another after a second, which meets the app if it listens by then, and is refused
+otherwise. When the set is full, the first one is refused.
+"""
+
+_ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
+"""Of either Envoy: the first packets of a connection that is led to one may come again later."""
+
+
+def capture_rules(
+    ports: PortSet = PORT_SETS[0], *, probes: bool = False, patient: bool = True
+) -> str:
+    """The whole table as one nftables transaction, for IPv4 and IPv6 alike.
+
+    Args:
+        ports: Where the Envoy listens that connections are led to from now on. Those that were led
+            elsewhere before stay there.
+        probes: Let what comes from the probes' source reach the pod as it is. Only where the node's
+            own rules (`host_rules`) see to it that nobody else has that address.
+        patient: Have Envoy's connections to the app wait a moment for it to listen. Needs Linux
+            5.11.
+    """
+    unready = f'iif "lo" meta mark {APP_MARK:#x} {_FIRST} jump unready'
+    exempt = _PROBES if probes else ""
+    hidden = ", ".join(str(port) for port in OWN_PORTS if port != TUNNEL_PORT)
+    tunnel = "return" if ports.tunnel == TUNNEL_PORT else f"{_FIRST} dnat to :{ports.tunnel}"
+    return f"""\
+add table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+{_TO_APP}
+  chain guard {{
+    type filter hook prerouting priority -150; policy accept;
+    iif != "lo" tcp dport {{ {hidden} }} drop
+    iif != "lo" ip daddr 127.0.0.0/8 drop
+    {unready if patient else ""}
+  }}
+{_PATIENCE if patient else ""}
+  chain outbound {{
+    type nat hook output priority -100; policy accept;
+    meta mark {ENVOY_MARK:#x} return
+    fib daddr type local return
+    {_FIRST} redirect to :{ports.outbound}
+  }}
+  chain inbound {{
+    type nat hook prerouting priority -100; policy accept;
+    iif "lo" return
+    fib daddr type != local return
+    {exempt}
+    tcp dport {TUNNEL_PORT} {tunnel}
+    {_FIRST} redirect to :{ports.inbound}
+  }}
+  chain leaving {{
+    type filter hook output priority 0; policy accept;
+    {_FIRST} jump leaving_first
+  }}
+  chain leaving_first {{
+    meta mark {ENVOY_MARK:#x} return
+    fib daddr type local return
+    drop
+  }}
+  chain entering {{
+    type filter hook input priority 0; policy accept;
+    {_FIRST} jump entering_first
+  }}
+  chain entering_first {{
+    iif "lo" return
+    {exempt}
+    tcp dport {{ {_ENTRANCES} }} return
+    drop
+  }}
+}}
+"""
+
+
+def release_rules(ports: PortSet = PORT_SETS[0]) -> str:
+    """The same table capturing nothing new.
+
+    The connections it redirected before live on: the kernel translates them for as long as there
+    are NAT chains, and tracks connections for as long as a rule asks for it.
+
+    Args:
+        ports: Where the Envoy listens that still serves clients who come late by the tunnel.
+    """
+    late = ""
+    if ports.tunnel != TUNNEL_PORT:
+        late = f'iif != "lo" tcp dport {TUNNEL_PORT} {_FIRST} dnat to :{ports.tunnel}'
+    return f"""\
+add table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+{_TO_APP}
+  chain outbound {{
+    type nat hook output priority -100; policy accept;
+    ct state new return
+  }}
+  chain inbound {{
+    type nat hook prerouting priority -100; policy accept;
+    {late}
+    ct state new return
+  }}
+}}
+"""
+
+
+class Kernel(NamedTuple):
+    """What this machine's kernel takes of the rules.
+
+    Attributes:
+        refusing: What needs Linux 5.11: to refuse what nobody listens for, and to have Envoy's
+            connections to the app wait a moment.
+    """
+
+    refusing: bool
+
+
+def complete_rules(
+    ports: PortSet = PORT_SETS[0],
+    *,
+    probes: bool = False,
+    strangers: StrangerLimits | None = None,
+    kernel: Kernel = Kernel(refusing=True),  # noqa: B008 - immutable
+) -> str:
+    """All tables of a captured pod as one nftables transaction; arguments as of `capture`."""
+    return "".join(
+        (
+            capture_rules(ports, probes=probes, patient=kernel.refusing),
+            no_stranger_rules() if strangers is None else stranger_rules(strangers),
+            unserved_rules(
+                unheard=kernel.refusing,
+                uncounted=(PROBE_SOURCE_V4, PROBE_SOURCE_V6) if probes else (),
+            ),
+        )
+    )
+
+
+@cache
+def tried_kernel() -> Kernel:
+    """Try a capture, whole, in a network namespace of its own; once for each process.
+
+    It takes a moment, so call it in a thread.
+
+    Raises:
+        EnvironmentLackError: No pod can be captured: the kernel refuses something that capture
+            can't do without, or nft isn't there.
+    """
+    return call_in_new(_try)
+
+
+def _try() -> Kernel:
+    complaint = ""
+    # The second Envoy's ports need a rule more than the first one's.
+    ports = PORT_SETS[1]
+    for kernel in (Kernel(refusing=True), Kernel(refusing=False)):
+        try:
+            _capture_here(complete_rules(ports, probes=True, strangers=_ANY_LIMITS, kernel=kernel))
+        except PeerError as error:
+            complaint = " ".join(error.reason.replace("^", " ").split())[:_MOST_SAID]
+        else:
+            return kernel
+    lacking = ", ".join(part for part, rules in _PARTS.items() if not _takes(rules))
+    raise EnvironmentLackError(
+        f"no pod can be captured, because the kernel refuses the rules: {complaint}",
+        f"load or build what it lacks: {lacking}"
+        if lacking
+        else "run a kernel that has nf_tables with all its parts",
+    )
+
+
+def _takes(rules: str) -> bool:
+    try:
+        _nft(f"add table inet {_TRIAL}\n{rules}\ndelete table inet {_TRIAL}\n")
+    except PeerError:
+        return False
+    return True
+
+
+_MOST_SAID = 300
+"""Characters of what nft says."""
+
+_ANY_LIMITS = StrangerLimits(burst=4, total_burst=8, total_rate=1)
+
+_TRIAL = "troth_trial"
+
+
+def _part(kind: str, hook: str, rule: str = "") -> str:
+    chain = f"add chain inet {_TRIAL} c {{ type {kind} hook {hook} priority 0; }}"
+    return f"{chain}\nadd rule inet {_TRIAL} c {rule}" if rule else chain
+
+
+_PARTS: Mapping[str, str] = {
+    "nf_tables of family inet": "",
+    "nft_chain_nat": _part("nat", "output"),
+    "nft_redir": _part("nat", "output", "tcp dport 1 redirect to :2"),
+    "nft_nat": _part("nat", "prerouting", "tcp dport 1 dnat to :2"),
+    "nft_fib_inet": _part("filter", "output", "fib daddr type local return"),
+    "nft_socket": _part("filter", "input", "socket mark 1 drop"),
+    "nft_ct": _part("filter", "output", "ct state new return"),
+    "nft_reject_inet": _part("filter", "output", "reject with tcp reset"),
+    "nft_limit": _part("filter", "prerouting", "limit rate over 1/second drop"),
+    "dynamic sets of nf_tables": (
+        f"add set inet {_TRIAL} s {{ type ipv4_addr; flags dynamic,timeout; size 4; timeout 1s; }}"
+        "\n" + _part("filter", "prerouting", "update @s { ip saddr counter }")
+    ),
+}
+"""What the rules are made of, by the kernel's name for it, each in rules that need little else."""
+
+
+async def capture(
+    netns: Path,
+    ports: PortSet = PORT_SETS[0],
+    *,
+    probes: bool = False,
+    strangers: StrangerLimits | None = None,
+) -> None:
+    """Lead the TCP of the network namespace at ``netns`` through Envoy; harmless when repeated.
+
+    Args:
+        netns: The pod's.
+        ports: As of `capture_rules`.
+        probes: As of `capture_rules`.
+        strangers: How often they may come to the tunnel; None for no limit.
+
+    Raises:
+        EnvironmentLackError: As of `tried_kernel`, or the kernel doesn't let us set sysctls.
+        PeerError: The kernel refused the rules, or there is no such namespace.
+    """
+
+    def visit() -> None:
+        kernel = tried_kernel()
+        _capture_here(complete_rules(ports, probes=probes, strangers=strangers, kernel=kernel))
+
+    await asyncio.to_thread(call_in, netns, visit)
+
+
+def _capture_here(rules: str) -> None:
+    """Capture the calling thread's network namespace."""
+    lacking = apply_sysctls()
+    keep_inside()
+    _nft(rules)
+    if lacking:  # the rules may have brought them
+        apply_sysctls()
+
+
+async def release(netns: Path, ports: PortSet = PORT_SETS[0]) -> None:
+    """Capture nothing new in the network namespace at ``netns``; raises as `capture` does.
+
+    Args:
+        netns: The pod's.
+        ports: As of `release_rules`.
+    """
+    door = idle_stranger_rules() + no_unserved_rules()
+    await apply_ruleset(netns, release_rules(ports) + door)
+
+
+async def is_captured(netns: Path) -> bool:
+    """Whether the network namespace at ``netns`` is captured now; raises as `capture` does."""
+    rules = await asyncio.to_thread(call_in, netns, lambda: _nft("list ruleset inet"))
+    own = rules.partition(f"table inet {TABLE} {{")[2].partition("\n}")[0]
+    return "redirect" in own
+
+
+async def apply_ruleset(netns: Path, ruleset: str) -> None:
+    """Run one nftables transaction inside a network namespace; raises as `capture` does."""
+    await asyncio.to_thread(call_in, netns, lambda: _nft(ruleset))
+
+
+def _nft(commands: str) -> str:
+    """What nft says to commands, in the calling thread's network namespace."""
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"],
+            input=commands,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise EnvironmentLackError("nft is not installed", "install nftables") from error
+    if done.returncode:
+        raise PeerError("nft", done.stderr.strip() or f"exit code {done.returncode}")
+    return done.stdout

@@ -1,0 +1,92 @@
+"""What `troth node` is told, and how the process that read it becomes the node agent's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from troth.cluster.contract import DEFAULT_NAMESPACE
+from troth.identity.spiffe import TrustDomain
+from troth.keepalive import KEEPALIVE_SECONDS
+from troth.listen import ListenAddress
+from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+
+ANNOUNCEMENT_SECONDS = 2.0
+"""Within what time every node has heard what the API server says of a pod, as a rule.
+
+A node that hears later sends plaintext to a pod that is STRICT by then, and is refused.
+"""
+
+DRAIN_SECONDS = 300.0
+"""How long connections outlive an upgrade of the agent that they were made under."""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one node agent.
+
+    Attributes:
+        node_name: Its Node's name.
+        trust_domain: Of all identities.
+        kubeconfig: How to reach the API server; otherwise by the pod's service account, or as
+            KUBECONFIG says.
+        run_dir: For sockets and files of the node's agents; theirs alone, and gone when the machine
+            restarts.
+        root_namespace: Where policies without a selector are mesh-wide.
+        namespace: The controller's.
+        health_socket: Of ``/healthz`` and ``/readyz``, if they are wanted. (A port won't do: on the
+            node's own network two agents can't both have it.)
+        drain_seconds: How long its connections may live on when another agent has taken over and it
+            is to end.
+        metrics: Where Prometheus may scrape the agent; nowhere when None.
+        cri_socket: The container runtime's, to be asked for pods' network namespaces; by default
+            they are found by the pods' processes alone.
+        pod_connections: How many connections of each kind one pod may have open at a time; None for
+            the default.
+        memory: How many bytes the agent and its Envoy may use; None if that isn't watched.
+        keepalive_seconds: Within what time a vanished peer is noticed.
+        announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
+    """
+
+    node_name: str
+    trust_domain: TrustDomain
+    kubeconfig: Path | None = None
+    run_dir: Path = Path("/run/troth")
+    root_namespace: str = DEFAULT_ROOT_NAMESPACE
+    namespace: str = DEFAULT_NAMESPACE
+    health_socket: Path | None = None
+    drain_seconds: float = DRAIN_SECONDS
+    metrics: ListenAddress | None = None
+    cri_socket: Path | None = None
+    pod_connections: int | None = None
+    memory: int | None = None
+    keepalive_seconds: int = KEEPALIVE_SECONDS
+    announcement_seconds: float = ANNOUNCEMENT_SECONDS
+
+
+def become_node(settings: NodeSettings) -> NoReturn:
+    """Turn this process into a node agent, which runs until SIGTERM."""
+    told = msgspec.json.encode(settings, enc_hook=_as_text).decode()
+    # -P: what lies in the working directory is no module.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "troth.agent.cluster", told])  # noqa: S606 - a program and its arguments, no shell
+
+
+def settings_told(arguments: list[str]) -> NodeSettings:
+    """What `become_node` told the process that has these arguments."""
+    (told,) = arguments
+    return msgspec.json.decode(told, type=NodeSettings, dec_hook=_from_text)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError
+
+
+def _from_text(kind: type, text: Any) -> Any:
+    if kind is Path:
+        return Path(text)
+    raise NotImplementedError

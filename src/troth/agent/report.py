@@ -1,0 +1,146 @@
+"""Tells the controller what this node enforces, by a Lease that the agent renews while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from lightkube.models.coordination_v1 import LeaseSpec
+from lightkube.models.meta_v1 import ObjectMeta, OwnerReference
+from lightkube.resources.coordination_v1 import Lease
+
+from troth.cluster.contract import (
+    REPORT_ANNOTATION,
+    REPORT_LABEL,
+    REPORT_SECONDS,
+    NodeReport,
+    report_lease,
+)
+from troth.errors import TrothError
+from troth.identity.profile import root_fingerprint
+from troth.kube.resource import ObjectKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from troth.identity.bundle import TrustBundle
+    from troth.kube.client import ApiClient
+
+_log = structlog.get_logger(__name__)
+
+_PAUSE_SECONDS = 0.5
+"""Changes that come close together are told as one."""
+
+_RETRY_SECONDS = 5.0
+_LEASE = ObjectKind(kind="Lease", plural="leases", group="coordination.k8s.io", shape=Lease)
+
+
+def node_report(
+    *,
+    policies: str,
+    bundle: TrustBundle,
+    issuers: frozenset[str],
+    joining: Iterable[str] = (),
+    clients: str = "",
+    captured: int | None = None,
+    trouble: str = "",
+) -> NodeReport:
+    """Sum up what Envoy has acknowledged.
+
+    Args:
+        policies: `policy_digest` of what is enforced.
+        bundle: The roots that Envoy believes in.
+        issuers: Fingerprints of the roots of the certificates that Envoy uses.
+        joining: Namespaces with pods that take plaintext because they have just joined.
+        clients: `policy_digest` of what the node's pods go by as clients.
+        captured: How many pods' new connections are led to Envoy.
+        trouble: Why it isn't further.
+    """
+    return NodeReport(
+        policies=policies,
+        roots=frozenset(map(root_fingerprint, bundle.certificates)),
+        issuers=issuers,
+        joining=frozenset(joining),
+        clients=clients,
+        captured=captured,
+        trouble=trouble,
+    )
+
+
+class NodeReporter:
+    """Keeps a node's report up to date. Needs the right to create and patch its Lease.
+
+    Args:
+        client: Of the API server.
+        node: The node's name.
+        node_uid: Its ``metadata.uid``: the report is removed with the Node.
+        namespace: The controller's.
+    """
+
+    def __init__(self, client: ApiClient, *, node: str, node_uid: str, namespace: str) -> None:
+        self._client = client
+        self._node = node
+        self._node_uid = node_uid
+        self._namespace = namespace
+        self._report: NodeReport | None = None
+        self._changed = asyncio.Event()
+
+    def tell(self, report: NodeReport) -> None:
+        """Have ``report`` written soon."""
+        if report != self._report:
+            self._report = report
+            self._changed.set()
+
+    def pause(self) -> None:
+        """Write and renew nothing until the next report is told."""
+        self._report = None
+
+    async def run(self) -> None:
+        """Write what is told, and renew it, until cancelled."""
+        while True:
+            await self._wait(REPORT_SECONDS / 3 if self._report is not None else None)
+            while self._report is not None:
+                self._changed.clear()
+                try:
+                    await self._write(self._report)
+                    break
+                except TrothError as error:
+                    _log.warning("the node's report was not written", reason=str(error))
+                    await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _wait(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _write(self, report: NodeReport) -> None:
+        name = report_lease(self._node)
+        now = datetime.now(UTC)
+        lease = Lease(
+            metadata=ObjectMeta(
+                name=name,
+                namespace=self._namespace,
+                labels={REPORT_LABEL: "node"},
+                annotations={
+                    REPORT_ANNOTATION: msgspec.json.encode(report, order="sorted").decode()
+                },
+                ownerReferences=[
+                    OwnerReference(
+                        apiVersion="v1", kind="Node", name=self._node, uid=self._node_uid
+                    )
+                ],
+            ),
+            spec=LeaseSpec(
+                holderIdentity=self._node,
+                leaseDurationSeconds=REPORT_SECONDS,
+                # A MicroTime must have its microseconds, and the encoder leaves them out as 0.
+                renewTime=now.replace(microsecond=now.microsecond or 1),
+            ),
+        )
+        await self._client.apply(_LEASE, name, lease, self._namespace)

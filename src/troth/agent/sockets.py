@@ -1,0 +1,140 @@
+"""Which TCP ports are in use in a pod's network namespace."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth.agent.netlink import attributes, dump
+from troth.agent.netns import call_in
+from troth.errors import PeerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# net/tcp_states.h
+_TIME_WAIT, _CLOSE, _LISTEN = 0x06, 0x07, 0x0A
+_UNCONNECTED = frozenset({_TIME_WAIT, _CLOSE, _LISTEN})
+
+# linux/sock_diag.h, linux/inet_diag.h
+_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_REQUEST = struct.Struct("=BBBBI48x")
+_PORT = struct.Struct("!4xH")
+_MESSAGE = 72  # struct inet_diag_msg
+_ADDRESS = slice(8, 24)
+_INET_DIAG_SKV6ONLY = 11
+
+_TABLES = ("tcp", "tcp6")
+
+
+class ListeningSocket(NamedTuple):
+    """A TCP socket that listens.
+
+    Attributes:
+        address: Where; ``0.0.0.0`` or ``::`` for every address.
+        port: The port.
+        dual_stack: Whether one on ``::`` takes IPv4, too.
+    """
+
+    address: str
+    port: int
+    dual_stack: bool = False
+
+    def takes(self, address: str) -> bool:
+        """Whether it takes a connection to an address of the pod."""
+        if self.address == address:
+            return True
+        if not ip_address(self.address).is_unspecified:
+            return False
+        return self.dual_stack or (":" in self.address) == (":" in address)
+
+    def __str__(self) -> str:
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else f"{self.address}:{self.port}"
+        )
+
+
+def listening_sockets(netns: Path) -> frozenset[ListeningSocket]:
+    """The TCP sockets that listen in the network namespace at ``netns``; by sock_diag(7).
+
+    Raises:
+        PeerError: There is no network namespace, or the kernel doesn't answer.
+        EnvironmentLackError: It may not be entered.
+    """
+    try:
+        return frozenset(call_in(netns, lambda: list(map(_socket, _diagnosed()))))
+    except OSError as error:
+        raise PeerError(f"network namespace {netns}", f"tells no sockets: {error}") from error
+
+
+def listening_ports(netns: Path) -> frozenset[int]:
+    """The ports that somebody listens on in the network namespace at ``netns``.
+
+    By sock_diag(7), because ``/proc/net/tcp`` takes the kernel 10 ms: it looks through the
+    connections of all namespaces.
+
+    Raises:
+        PeerError: There is no network namespace, or the kernel refused to answer.
+        EnvironmentLackError: It may not be entered.
+    """
+    try:
+        return frozenset(
+            call_in(netns, lambda: [_PORT.unpack_from(each)[0] for each in _diagnosed()])
+        )
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise PeerError(f"network namespace {netns}", f"tells no sockets: {error}") from error
+    # A kernel without inet_diag.
+    return frozenset(port for port, state in _sockets(netns) if state == _LISTEN)
+
+
+def connected_ports(netns: Path) -> frozenset[int]:
+    """The ports that have connections which aren't over yet; local ones.
+
+    Raises:
+        PeerError: There is no network namespace.
+        EnvironmentLackError: It may not be entered.
+    """
+    return frozenset(port for port, state in _sockets(netns) if state not in _UNCONNECTED)
+
+
+def _diagnosed() -> Iterator[bytes]:
+    """``struct inet_diag_msg`` with its attributes, of each socket that listens."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN)
+        for _, body in dump(_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, request):
+            yield body
+
+
+def _socket(message: bytes) -> ListeningSocket:
+    family, (port,) = message[0], _PORT.unpack_from(message)
+    if family == socket.AF_INET:
+        return ListeningSocket(socket.inet_ntop(socket.AF_INET, message[_ADDRESS][:4]), port)
+    address = ip_address(message[_ADDRESS])
+    ipv6_only = dict(attributes(message[_MESSAGE:])).get(_INET_DIAG_SKV6ONLY)
+    return ListeningSocket(str(address), port, dual_stack=ipv6_only != b"\1")
+
+
+def _sockets(netns: Path) -> list[tuple[int, int]]:
+    return call_in(netns, lambda: [each for table in _read() for each in parse_table(table)])
+
+
+def _read() -> Iterator[str]:
+    for table in _TABLES:
+        path = Path("/proc/thread-self/net") / table
+        if path.exists():  # there is no tcp6 without IPv6
+            yield path.read_text()
+
+
+def parse_table(table: str) -> Iterator[tuple[int, int]]:
+    """Local port and state of each socket in ``/proc/net/tcp`` or ``tcp6`` (proc(5))."""
+    for line in table.splitlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        yield int(local.rpartition(":")[2], 16), int(state, 16)

@@ -1,0 +1,380 @@
+"""What may come to the tunnels of a node's pods from where nobody has proved an identity yet.
+
+A connection to the tunnel costs the node's Envoy a place until its client has proved who it is, or
+has had its time for that. So that strangers can't take all places, the kernel drops the first
+packets (SYN) of what comes from an address too often: from each address, from each IPv6 network,
+and from all together. A SYN that was dropped is sent again after a second, so nobody is refused who
+came often by chance.
+
+Where a client has proved an identity, its address is a peer's from then on, for an hour after the
+last connection from there, and has no limit but that of the pod (`troth.envoy.limits.Limits`). An
+address that comes and proves nothing, again and again, is a peer's no longer: it may be another
+pod's now.
+
+Who was a peer of another pod of the node just now is also one of a pod that joins: its clients
+don't have to begin with a dropped SYN.
+
+The rules are in a table of their own, because that of `capture` is replaced whole. Their sets
+survive an agent, and its successor goes on with them. They also survive a release, so that a pod
+that comes back knows its peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import structlog
+
+from troth.agent.set_elements import Change, increases, packed, read_counts, transaction
+from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS
+from troth.envoy.ports import TUNNEL_PORT
+from troth.mesh.connections import Reason, Side
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+
+    from troth.agent.set_elements import Counted, SetElements
+    from troth.envoy.events import ConnectionEvent
+    from troth.envoy.limits import Limits
+
+_log = structlog.get_logger(__name__)
+
+TABLE = "troth_strangers"
+
+_PEER_SECONDS = 3600
+_TOLD_SECONDS = _PEER_SECONDS / 2
+"""How long the kernel surely knows a peer: it forgets one an hour after its last SYN."""
+
+_UNPROVED = frozenset(
+    {
+        Reason.NO_HANDSHAKE,
+        Reason.NOT_TLS,
+        Reason.NO_CLIENT_CERTIFICATE,
+        Reason.HANDSHAKE_FAILED,
+        Reason.BAD_SERVER_NAME,
+    }
+)
+"""What a client is told that came to the tunnel and doesn't even try to be a peer."""
+
+_WINDOW_SECONDS = 10.0
+_PARDON_SECONDS = 10.0
+"""How long an address stays a stranger's that was a peer's and proved nothing. Not for long: it may
+be an honest peer whose node has too much to do."""
+
+_LOOK_SECONDS = 2.0
+_SUSPECT_SECONDS = 60.0
+_SWEEP_SECONDS = 30.0
+"""How often pods are looked at where Envoy has seen nothing: SYNs alone never come to it."""
+
+_MOST_PEERS = 65_536
+_MOST_STRANGERS = 4096
+_MOST_DROPPED = 256
+"""Addresses that are told of: the agent reads them, and has more to do."""
+_MOST_TOLD = 16_384
+"""Of all pods together; who is forgotten is told to the kernel once more."""
+_MOST_INTRODUCED = 1024
+"""To each pod: the kernel keeps as many elements for each of them."""
+
+_FIRST = "tcp flags syn / fin,syn,rst,ack"
+_VERSIONS = ("ip", "ip6")
+_NETWORK = "ffff:ffff:ffff:ffff::"
+"""Who has one address of an IPv6 network of 64 bits may have them all."""
+
+_ALONE, _TOGETHER = "alone", "together"
+
+
+class StrangerLimits(NamedTuple):
+    """How often strangers may come to a pod's tunnel.
+
+    Attributes:
+        burst: Connections from one address at once. One more each second.
+        total_burst: Connections of all strangers at once.
+        total_rate: Those of all strangers that may follow, per second.
+    """
+
+    burst: int
+    total_burst: int
+    total_rate: int
+
+    @classmethod
+    def of(cls, limits: Limits) -> StrangerLimits:
+        """What keeps half of a pod's places for peers.
+
+        Also half of the node's, or more, from one address that goes to each of 110 pods, where
+        Envoy may have 10,000 connections.
+        """
+        total = max(_LEAST_TOTAL, limits.pod_connections // 4)
+        burst = min(_MOST_BURST, max(_LEAST_BURST, limits.connections // 256))
+        return cls(
+            burst=min(burst, total // 2),
+            total_burst=total,
+            total_rate=max(1, total // (HELLO_SECONDS + HANDSHAKE_SECONDS)),
+        )
+
+
+_LEAST_TOTAL, _LEAST_BURST, _MOST_BURST = 8, 4, 64
+
+
+def stranger_rules(limits: StrangerLimits) -> str:
+    """The table as an nftables transaction that keeps what is in its sets.
+
+    A set can't be redefined: what changes here needs another name.
+    """
+    own = f"limit rate over 1/second burst {limits.burst} packets"
+    half_burst, half_rate = limits.total_burst // 2, max(1, limits.total_rate // 2)
+    network = f"limit rate over {half_rate}/second burst {half_burst} packets"
+    total = f"limit rate over {limits.total_rate}/second burst {limits.total_burst} packets"
+    lines = [f"add table inet {TABLE}"]
+    for version in _VERSIONS:
+        kind = "ipv4_addr" if version == "ip" else "ipv6_addr"
+        for name, size, timeout in (
+            (_peers(version), _MOST_PEERS, f"{_PEER_SECONDS}s"),
+            (f"strangers_{version}", _MOST_STRANGERS, "30s"),
+            (_dropped(version, _ALONE), _MOST_DROPPED, "60s"),
+            (_dropped(version, _TOGETHER), _MOST_DROPPED, "60s"),
+        ):
+            lines.append(
+                f"add set inet {TABLE} {name} {{ type {kind}; flags dynamic,timeout; "
+                f"size {size}; timeout {timeout}; gc-interval 5s; }}"
+            )
+    lines.append(
+        f"add set inet {TABLE} networks_ip6 {{ type ipv6_addr; flags dynamic,timeout; "
+        f"size {_MOST_STRANGERS}; timeout 30s; gc-interval 5s; }}"
+    )
+    chains = {
+        "door": [f"tcp dport {TUNNEL_PORT} {_FIRST} jump knock"],
+        "knock": [
+            *(
+                f"{v} saddr @{_peers(v)} update @{_peers(v)} {{ {v} saddr }} return"
+                for v in _VERSIONS
+            ),
+            *(f"update @strangers_{v} {{ {v} saddr {own} }} goto {_ALONE}" for v in _VERSIONS),
+            f"update @networks_ip6 {{ ip6 saddr & {_NETWORK} {network} }} goto {_TOGETHER}",
+            f"{total} goto {_TOGETHER}",
+        ],
+    }
+    for why in (_ALONE, _TOGETHER):
+        chains[why] = [
+            *(f"update @{_dropped(v, why)} {{ {v} saddr counter }}" for v in _VERSIONS),
+            "drop",
+        ]
+    for name in chains:
+        hook = "{ type filter hook prerouting priority -140; policy accept; }"
+        lines.append(f"add chain inet {TABLE} {name} {hook if name == 'door' else ''}")
+        lines.append(f"flush chain inet {TABLE} {name}")
+    for name, rules in reversed(chains.items()):
+        lines += [f"add rule inet {TABLE} {name} {rule}" for rule in rules]
+    return "\n".join(lines) + "\n"
+
+
+def idle_stranger_rules() -> str:
+    """What ends all limits and keeps what is in the sets, as an nftables transaction."""
+    return f"add table inet {TABLE}\nflush table inet {TABLE}\n"
+
+
+def no_stranger_rules() -> str:
+    """The table's removal as an nftables transaction, also where it isn't there."""
+    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """First packets that came to a pod's tunnel too often.
+
+    Attributes:
+        pod: UID of the pod.
+        address: Where they came from.
+        alone: Whether that address came too often by itself, not only together with others.
+        count: How many packets.
+    """
+
+    pod: str
+    address: str
+    alone: bool
+    count: int
+
+
+class _Record(msgspec.Struct):
+    """What is known of an address at a pod."""
+
+    told: float
+    since: float
+    proved: int = 0
+    unproved: int = 0
+
+
+class Strangers:
+    """Tells strangers from peers, pod by pod.
+
+    Args:
+        limits: How often strangers may come.
+    """
+
+    def __init__(self, limits: StrangerLimits) -> None:
+        self._limits = limits
+        self._doors: dict[str, SetElements] = {}
+        self._records: dict[tuple[str, str], _Record] = {}
+        # The kernel may have them as peers, from before this agent followed the pod, or of another.
+        self._doubts: dict[tuple[str, str], _Record] = {}
+        self._known: dict[str, float] = {}
+        self._strange_until: dict[tuple[str, str], float] = {}
+        self._suspect_until: dict[str, float] = {}
+        self._counts: dict[str, Mapping[Counted, int]] = {}
+        self._unreported: dict[str, Mapping[Counted, int]] = {}
+
+    async def follow(self, pods: Mapping[str, SetElements]) -> None:
+        """Go by the rules in these pods from now on: their sets by UID."""
+        # A pod may come back in another namespace under its UID.
+        for uid in [uid for uid, door in self._doors.items() if pods.get(uid) is not door]:
+            del self._doors[uid]
+            self._forget(uid)
+        come = {uid: door for uid, door in pods.items() if uid not in self._doors}
+        self._counts |= await read_counts(come, TABLE, _DROPPED)
+        self._doors |= come
+        self._introduce(come)
+
+    def close(self) -> None:
+        """Leave the rules in all pods to another agent."""
+        self._doors.clear()
+
+    def hear(self, event: ConnectionEvent) -> None:
+        """Take note of what became of a connection to a pod's tunnel."""
+        if event.side is not Side.SERVER or event.pod not in self._doors:
+            return
+        if not event.source_address:
+            return
+        if event.peer is not None:
+            self._proved(event.pod, event.source_address)
+        elif event.reason in _UNPROVED:
+            self._unproved(event.pod, event.source_address)
+
+    async def dropped(self) -> AsyncIterator[Dropped]:
+        """What is dropped of strangers, soon after, without end."""
+        sweep_at = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = _now()
+            if now >= sweep_at:
+                pods, sweep_at = set(self._doors), now + _SWEEP_SECONDS
+            else:
+                pods = {uid for uid, until in self._suspect_until.items() if now < until}
+            for each in await self.news(pods):
+                yield each
+
+    async def news(self, uids: Collection[str]) -> list[Dropped]:
+        """What was dropped in some pods before the last look, of those that are strangers still.
+
+        A newcomer that came with many connections at once is a peer by the next look: all of them
+        come through.
+        """
+        doors = {uid: self._doors[uid] for uid in uids if uid in self._doors}
+        told: list[Dropped] = []
+        for uid, counts in (await read_counts(doors, TABLE, _DROPPED)).items():
+            if self._doors.get(uid) is doors[uid]:
+                told += self._dropped_before(uid)
+                self._unreported[uid] = increases(counts, self._counts.get(uid, {}))
+                self._counts[uid] = counts
+        return told
+
+    def _forget(self, uid: str) -> None:
+        self._suspect_until.pop(uid, None)
+        for known in (self._records, self._doubts, self._strange_until):
+            for key in [key for key in known if key[0] == uid]:
+                del known[key]
+        self._counts.pop(uid, None)
+        self._unreported.pop(uid, None)
+
+    def _introduce(self, doors: Mapping[str, SetElements]) -> None:
+        """Tell these pods' kernel who has lately been a peer of another."""
+        since = _now() - _PEER_SECONDS
+        recent = [packed(address) for address, told in self._known.items() if told > since]
+        peers = transaction(
+            TABLE,
+            [
+                Change(name=_peers(version), added=[key for v, key in recent if v == version])
+                for version in _VERSIONS
+            ],
+        )
+        for uid, door in doors.items():
+            try:
+                door.commit(peers)
+            except OSError as error:
+                _log.warning("a pod doesn't hear of peers", pod=uid, reason=str(error))
+
+    def _proved(self, uid: str, address: str) -> None:
+        key, now = (uid, address), _now()
+        record = self._records.get(key)
+        if record is not None and now < record.told + _TOLD_SECONDS:
+            if now >= record.since + _WINDOW_SECONDS:
+                record.since, record.proved, record.unproved = now, 0, 0
+            record.proved += 1
+            return
+        if now < self._strange_until.get(key, now):
+            return
+        self._strange_until.pop(key, None)
+        self._doubts.pop(key, None)
+        self._records.pop(key, None)
+        _make_room(self._records, _MOST_TOLD)
+        self._known.pop(address, None)
+        _make_room(self._known, _MOST_INTRODUCED)
+        self._known[address] = now
+        try:
+            version, element = packed(address)
+            self._doors[uid].add(TABLE, _peers(version), [element])
+        except OSError as error:  # the set is full
+            _log.warning("a peer stays a stranger", pod=uid, address=address, reason=str(error))
+        self._records[key] = _Record(told=now, since=now, proved=1)
+
+    def _unproved(self, uid: str, address: str) -> None:
+        key, now = (uid, address), _now()
+        self._suspect_until[uid] = now + _SUSPECT_SECONDS
+        record = self._records.get(key) or self._doubts.get(key)
+        if record is None:
+            _make_room(self._doubts, _MOST_TOLD)
+            record = self._doubts[key] = _Record(told=now, since=now)
+        if now >= record.since + _WINDOW_SECONDS:
+            record.since, record.proved, record.unproved = now, 0, 0
+        record.unproved += 1
+        if record.unproved <= max(self._limits.burst, record.proved):
+            return
+        self._doubts.pop(key, None)
+        self._known.pop(address, None)
+        if self._records.pop(key, None) is not None:
+            _make_room(self._strange_until, _MOST_TOLD)
+            self._strange_until[key] = now + _PARDON_SECONDS
+        try:
+            version, element = packed(address)
+            self._doors[uid].remove(TABLE, _peers(version), element)
+        except OSError as error:
+            _log.warning("a stranger stays a peer", pod=uid, address=address, reason=str(error))
+
+    def _dropped_before(self, uid: str) -> Iterator[Dropped]:
+        for (name, key), count in self._unreported.pop(uid, {}).items():
+            address = str(ipaddress.ip_address(key))
+            if (uid, address) not in self._records:
+                alone = name in _DROPPED_ALONE
+                yield Dropped(pod=uid, address=address, alone=alone, count=count)
+
+
+def _make_room(known: dict[Any, Any], most: int) -> None:
+    """Forget what has been known for longest, so that one more is not too many."""
+    if len(known) >= most:
+        del known[next(iter(known))]
+
+
+def _peers(version: str) -> str:
+    return f"peers_{version}"
+
+
+def _dropped(version: str, why: str) -> str:
+    return f"dropped_{why}_{version}"
+
+
+_DROPPED_ALONE = tuple(_dropped(version, _ALONE) for version in _VERSIONS)
+_DROPPED = (*_DROPPED_ALONE, *(_dropped(version, _TOGETHER) for version in _VERSIONS))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""How each report reads for people: values in, rich renderables out."""

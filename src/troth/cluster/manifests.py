@@ -1,0 +1,232 @@
+"""A cluster's objects, read once, become the same as manifests: what people asked it to run.
+
+Pods and ReplicaSets that something else of what was read has made are left out, as are pods and
+jobs that have ended: what is left is what a person wrote down. So a question about a cluster has
+the answer of the same question about the files it was made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from troth.errors import Location
+from troth.kube import wire
+from troth.kube.client import ApiClient
+from troth.kube.decoding import decode
+from troth.kube.readings import Readings, Unreadable
+from troth.kube.resource import Resource, reader
+from troth.manifests.collect import Manifests, collect
+from troth.manifests.entrances import ENTRANCES
+from troth.manifests.kinds import KINDS
+from troth.manifests.yaml import Document
+from troth.mesh.model import PodPhase
+from troth.policy.model import KIND as POLICY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lightkube import SingleConfig
+
+NAMESPACES = "namespaces"
+POLICIES = "peerauthentications.security.istio.io"
+
+_PLURALS = {
+    "Namespace": "namespaces",
+    POLICY: "peerauthentications",
+    "Deployment": "deployments",
+    "StatefulSet": "statefulsets",
+    "DaemonSet": "daemonsets",
+    "ReplicaSet": "replicasets",
+    "CronJob": "cronjobs",
+    "Job": "jobs",
+    "Pod": "pods",
+    "Service": "services",
+}
+_NO_WORKLOADS = frozenset({"Namespace", POLICY, "Service"})
+_MAKE_PODS = _PLURALS.keys() - _NO_WORKLOADS
+_PLACE = "the cluster"  # stands for a file, until it is left out
+
+
+class ClusterManifests(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cluster was asked to run.
+
+    Attributes:
+        manifests: The objects; what could not be read is among the problems.
+        created: When each PeerAuthentication was made, also of those refused, by
+            ``NAMESPACE/NAME``.
+        unreadable: What there is no right to read.
+    """
+
+    manifests: Manifests
+    created: Mapping[str, datetime] = {}
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def has_all_workloads(self) -> bool:
+        """Whether every kind of workload could be read."""
+        workloads = {f"{_resource(kind)}" for kind in _MAKE_PODS}
+        return all(each.resource not in workloads for each in self.unreadable)
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    """The states of a Pod and of a Job."""
+
+    phase: PodPhase | None = None
+    conditions: list[wire.Condition] | None = None
+
+
+class _Running(msgspec.Struct, frozen=True):
+    status: _Ended = _Ended()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended for good."""
+        phase = self.status.phase
+        return (phase is not None and phase.is_final) or any(
+            each.type in {"Complete", "Failed"} and each.status == "True"
+            for each in self.status.conditions or ()
+        )
+
+
+class _Object(msgspec.Struct, frozen=True, kw_only=True):
+    """An object, and what tells whether a person made it."""
+
+    kind: str
+    key: str
+    uid: str
+    document: dict[str, Any]
+    owner: str
+    created: datetime | None
+    is_over: bool
+
+
+async def read_cluster(
+    config: SingleConfig,
+    *,
+    root_namespace: str,
+    namespace: str = "",
+    keep: str = "",
+    entrances: bool = False,
+) -> ClusterManifests:
+    """Read what a cluster was asked to run.
+
+    Args:
+        config: How to reach the API server, and as whom.
+        root_namespace: Where mesh-wide policies live.
+        namespace: Only this one's objects are read, and the root namespace's policies.
+        keep: ``NAMESPACE/NAME`` of what is wanted even if something else made it or it has ended.
+        entrances: Also read what leads clients from outside the mesh to Services; of a namespace,
+            its own and the cluster's.
+
+    Raises:
+        TrothError: The API server can't be asked.
+    """
+    server = ApiClient(config)
+    readings = Readings(server)
+    try:
+        # The first request alone, so that a credential plugin is asked once.
+        items = [*(await readings.read(_resource("Namespace", namespace)) or ())]
+        doors = await _served_entrances(server) if entrances else ()
+        others = [
+            _resource(kind, place)
+            for kind in (*_PLURALS, *doors)
+            if kind != "Namespace"
+            for place in _places(kind, namespace, root_namespace)
+        ]
+        for found in await asyncio.gather(*map(readings.read, others)):
+            items += found or ()
+    finally:
+        await server.aclose()
+    objects = [item.value for item in items if item.value is not None]
+    manifests = _without_places(collect(_documents(objects, keep), stored=True))
+    problems = (
+        *(each.problem for each in readings.unreadable),
+        *(problem for item in items for problem in item.problems),
+        *manifests.problems,
+    )
+    return ClusterManifests(
+        manifests=msgspec.structs.replace(manifests, problems=problems),
+        created={
+            each.key: each.created for each in objects if each.kind == POLICY and each.created
+        },
+        unreadable=tuple(readings.unreadable),
+    )
+
+
+async def _served_entrances(server: ApiClient) -> Iterable[str]:
+    """Those whose API is installed: one may be forbidden to read what isn't there."""
+    groups = await server.groups()
+    return [kind for kind, row in ENTRANCES.items() if groups is None or row.group in groups]
+
+
+def _places(kind: str, namespace: str, root_namespace: str) -> Iterable[str]:
+    return (
+        dict.fromkeys((namespace, root_namespace)) if namespace and kind == POLICY else [namespace]
+    )
+
+
+def _resource(kind: str, namespace: str = "") -> Resource[_Object]:
+    entrance = ENTRANCES.get(kind)
+    row = entrance or KINDS[kind]
+    if not row.namespaced and kind != "Namespace":
+        namespace = ""
+    return Resource(
+        plural=entrance.plural if entrance else _PLURALS[kind],
+        group=row.group,
+        versions=row.versions,
+        read=reader(kind, functools.partial(_object, kind)),
+        is_optional=kind == POLICY or entrance is not None,
+        namespace="" if kind == "Namespace" else namespace,
+        name=namespace if kind == "Namespace" else "",
+    )
+
+
+def _object(kind: str, raw: msgspec.Raw) -> _Object:
+    metadata = decode(raw, wire.Object).metadata
+    owners = [each.uid for each in metadata.owner_references or () if each.controller]
+    return _Object(
+        kind=kind,
+        key=metadata.key,
+        uid=metadata.uid,
+        # API servers leave apiVersion and kind out of the items of typed lists.
+        document=_type(kind) | decode(raw, dict[str, Any]),
+        owner=next(iter(owners), ""),
+        created=metadata.creation_timestamp,
+        is_over=kind in {"Pod", "Job"} and decode(raw, _Running).is_over,
+    )
+
+
+def _type(kind: str) -> dict[str, str]:
+    if entrance := ENTRANCES.get(kind):
+        version = f"{entrance.group}/{entrance.versions[0]}"
+        return {"apiVersion": version, "kind": kind.partition(".")[0]}
+    return {"apiVersion": KINDS[kind].api_versions[0], "kind": kind}
+
+
+def _documents(objects: Iterable[_Object], keep: str) -> Iterator[Document]:
+    objects = list(objects)
+    known = {each.uid for each in objects} - {""}
+    for number, each in enumerate(objects):
+        is_made = each.owner in known and each.kind in _MAKE_PODS
+        if each.key == keep or not (each.is_over or is_made):
+            place = Location(_PLACE, number)
+            yield Document(value=each.document, location=place, text="", first_line=1)
+
+
+def _without_places(manifests: Manifests) -> Manifests:
+    """What came from no file has no place."""
+    return msgspec.structs.replace(
+        manifests,
+        problems=tuple(msgspec.structs.replace(each, location=None) for each in manifests.problems),
+        policies={
+            key: msgspec.structs.replace(each, location=None)
+            for key, each in manifests.policies.items()
+        },
+        unread=frozenset(),
+    )

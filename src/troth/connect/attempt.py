@@ -1,0 +1,203 @@
+"""Connections made in a pod's network namespace, as the pod's own processes make theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth.agent import netns
+from troth.connect.findings import Attempt, Reached, belongs, is_echo
+from troth.envoy.ports import ENVOY_MARK
+from troth.mesh.connections import Side
+from troth.mesh.target import pod_at
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from troth.agent.ledger import Connections
+    from troth.mesh.connections import Connection
+    from troth.mesh.model import Pod
+    from troth.mesh.target import Target
+    from troth.mesh.world import World
+
+_MOST_BYTES = 4096
+# An answer is over when it was as long as that, or nothing more came for so many seconds.
+_QUIET_SECONDS = 0.2
+# The proxy's report: Envoy writes its log every 50 ms, a refused connection when it has ended.
+REPORT_SECONDS = 2.0
+
+
+class Place(NamedTuple):
+    """A pod to connect from."""
+
+    pod: Pod
+    netns: Path
+
+
+def http_get(host: str) -> bytes:
+    """A request that every HTTP server answers, and then closes the connection."""
+    return f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+
+def open_socket(place: Place, address: str, *, mark: int = 0) -> socket.socket:
+    """A non-blocking TCP socket that lives in the pod's network namespace, with a port of its own.
+
+    Args:
+        place: The pod.
+        address: The IP that it will be connected to.
+        mark: Its SO_MARK; with Envoy's own it isn't captured.
+
+    Raises:
+        TrothError: The pod has ended.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = netns.socket_in(place.netns, family)
+    sock.setblocking(False)
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    sock.bind(("", 0))
+    return sock
+
+
+async def connect(
+    world: World,
+    place: Place,
+    target: Target,
+    *,
+    connections: Connections,
+    payload: bytes,
+    timeout: float,  # noqa: ASYNC109 - running out of time is a result here, not an exception
+    captured: bool = True,
+    node: str = "",
+) -> Attempt:
+    """Connect from a pod to ``target``, send ``payload`` and wait for an answer.
+
+    Args:
+        world: Names the ends of the connection.
+        place: The pod that connects.
+        target: Where to.
+        connections: What the node's proxy reports.
+        payload: What to say first.
+        timeout: Seconds for everything but the proxy's report.
+        captured: By the pod's own proxy, if it has one; False makes it past that.
+        node: The node whose proxy it is; empty where all pods are of one.
+
+    Raises:
+        TrothError: The pod has ended.
+    """
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    mark = ENVOY_MARK if place.pod.captured and not captured else 0
+    captured = captured and place.pod.captured
+    with (
+        contextlib.closing(open_socket(place, target.address, mark=mark)) as sock,
+        connections.following() as new,
+    ):
+        source_port = sock.getsockname()[1]
+        connections.expect(
+            place.pod,
+            target,
+            own_port=None if captured else source_port,
+            seconds=timeout + REPORT_SECONDS,
+        )
+        began = datetime.now(UTC)
+        reply = bytearray()
+        reached, detail = Reached.UNREACHABLE, ""
+        ended = 0.0
+        try:
+            async with asyncio.timeout(timeout):
+                await loop.sock_connect(sock, (target.address, target.port))
+                reached = Reached.SILENT
+                await loop.sock_sendall(sock, payload)
+                reached = await _hear(sock, reply)
+                ended = loop.time()
+                await _hear_on(sock, reply)
+        except TimeoutError:
+            detail = f"nothing came for {timeout:g} s"
+        except OSError as error:
+            detail = os.strerror(error.errno) if error.errno else str(error)
+            if reached is not Reached.UNREACHABLE or error.errno == errno.ECONNRESET:
+                reached = Reached.RESET
+        elapsed_ms = ((ended or loop.time()) - start) * 1000
+        sock.close()
+
+        def is_ours(connection: Connection) -> bool:
+            return belongs(
+                connection,
+                place.pod,
+                target.endpoints,
+                began=began,
+                own_port=None if captured and connection.side is Side.SERVER else source_port,
+            )
+
+        event = None
+        if _is_reported(world, target, reached, captured=captured, node=node):
+            event = await first_report(new, is_ours)
+    return Attempt(
+        source=str(place.pod),
+        source_port=source_port,
+        address=target.address,
+        port=target.port,
+        reached=reached,
+        reply=reply.decode(errors="replace"),
+        detail=detail,
+        elapsed_ms=round(elapsed_ms, 1),
+        event=event,
+    )
+
+
+async def first_report(
+    new: AsyncIterator[Connection], is_ours: Callable[[Connection], bool]
+) -> Connection | None:
+    """The first of the proxy's reports that ``is_ours``; None if it doesn't come soon.
+
+    That the other end broke off is only told when nobody says why.
+    """
+    echo = None
+    try:
+        async with asyncio.timeout(REPORT_SECONDS):
+            async for connection in new:
+                if is_ours(connection):
+                    if not is_echo(connection):
+                        return connection
+                    echo = echo or connection
+    except TimeoutError:
+        pass
+    return echo
+
+
+async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
+    """Wait for the beginning of the answer, into ``reply``."""
+    reply += await asyncio.get_running_loop().sock_recv(sock, _MOST_BYTES)
+    return Reached.ANSWERED if reply else Reached.CLOSED
+
+
+async def _hear_on(sock: socket.socket, reply: bytearray) -> None:
+    """Collect more of the answer, as long as it keeps coming."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):  # also when it stays quiet
+        while reply and len(reply) < _MOST_BYTES:
+            async with asyncio.timeout(_QUIET_SECONDS):
+                chunk = await loop.sock_recv(sock, _MOST_BYTES)
+            if not chunk:
+                return
+            reply += chunk
+
+
+def _is_reported(
+    world: World, target: Target, reached: Reached, *, captured: bool, node: str = ""
+) -> bool:
+    """Whether the node's proxy has something to say about it."""
+    if not target.endpoints or reached is Reached.UNREACHABLE:
+        return False
+    pods = [pod_at(world, endpoint.address) for endpoint in target.endpoints]
+    if any(pod.captured and node in {"", pod.node} for pod in pods if pod):
+        return True
+    # The client's own proxy reports nothing but what it could not do.
+    return captured and reached in {Reached.RESET, Reached.CLOSED}

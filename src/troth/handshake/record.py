@@ -1,0 +1,72 @@
+"""What a traced handshake is, before it is told as steps: events in order, and what they settle."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from troth.handshake.certificates import CertificateFacts
+from troth.handshake.names import Kind, Side
+
+
+class Verdict(StrEnum):
+    """How the connection ended, judged by the server's own answer and nothing less."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    UNDECIDED = "undecided"
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened.
+
+    Attributes:
+        actor: Who sent the message, judged the certificate or ended the connection.
+        elapsed_ms: Milliseconds since the start, when the client saw or did it.
+        size: Bytes of a message with its header; 0 for what isn't a message.
+        encrypted: Whether others on the path could not read it.
+        detail: What is worth knowing about it.
+    """
+
+    actor: Side
+    kind: Kind
+    elapsed_ms: float
+    size: int = 0
+    encrypted: bool = False
+    detail: str = ""
+
+
+class HandshakeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A traced connection.
+
+    Attributes:
+        server_name: The SNI that was sent: the destination's port in a tunnel.
+        expected: The SPIFFE ID the server had to have, None for any.
+        version: The negotiated version, such as ``TLS 1.3``; None before the ServerHello. So too
+            ``cipher`` and ``group``, the key exchange.
+        alpn: The protocol the server chose; None for none.
+        server_chain: The certificates the server showed, leaf first.
+        client_chain: Those the client had to show.
+        mutual: Each side has verified the other's certificate.
+        verdict: Whether the server let the client in.
+        reason: Why, in one clause.
+        sent: Bytes of application data to the server; ``received`` those from it.
+        reply: The first of what was received, fit for a terminal.
+    """
+
+    server_name: str
+    expected: str | None
+    version: str | None
+    cipher: str | None
+    group: str | None
+    alpn: str | None
+    server_chain: tuple[CertificateFacts, ...]
+    client_chain: tuple[CertificateFacts, ...]
+    mutual: bool
+    events: tuple[Event, ...]
+    verdict: Verdict
+    reason: str
+    sent: int
+    received: int
+    reply: str

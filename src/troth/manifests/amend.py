@@ -1,0 +1,129 @@
+"""A set of manifests with some objects added, replaced or taken out."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from troth.errors import InputError, Problem
+from troth.manifests.collect import Identity, Manifests, with_implied_namespaces
+from troth.manifests.kinds import COLLECTIONS, row_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+
+def amend(
+    current: Manifests, *, new: Manifests | None = None, without: Iterable[str] = ()
+) -> Manifests:
+    """What ``current`` becomes by a change.
+
+    Args:
+        current: The set to change; it stays as it is.
+        new: Objects to add; one that ``current`` has too takes its place.
+        without: Objects to take out first, as ``KIND/NAMESPACE/NAME`` (a Namespace as
+            ``Namespace/NAME``), the kind in any case.
+
+    Raises:
+        InputError: There is nothing to take out under one of the names.
+    """
+    new = new or Manifests()
+    subjects = {*current.origins, *current.refused}
+    gone = _named(without, subjects) | (subjects & {*new.origins, *new.refused})
+    collections: dict[str, dict[str, object]] = {
+        collection: dict(getattr(current, collection)) for collection in COLLECTIONS
+    }
+    for subject in gone & current.origins.keys():
+        identity = Identity.parse(subject)
+        del collections[row_of(identity.kind).collection][identity.key]
+    for subject in new.origins:
+        identity = Identity.parse(subject)
+        collection = row_of(identity.kind).collection
+        collections[collection][identity.key] = getattr(new, collection)[identity.key]
+    kept = {subject: at for subject, at in current.origins.items() if subject not in gone}
+    problems = [problem for problem in current.problems if problem.subject not in gone]
+    return with_implied_namespaces(
+        msgspec.structs.replace(
+            current,
+            **collections,
+            origins={**kept, **new.origins},
+            refused=(current.refused - gone) | new.refused,
+            unread=current.unread | new.unread,
+            problems=(*problems, *new.problems),
+            dated=current.dated or new.dated,
+        )
+    )
+
+
+def as_stored(manifests: Manifests, *, now: datetime) -> Manifests:
+    """The same with all policies dated, if they stand for a cluster's objects.
+
+    Files of which some were read from a cluster are compared by age with others that were not:
+    those would be the youngest there, and not the oldest, as policies without a date are.
+
+    Args:
+        manifests: What was read from files.
+        now: The time of policies without one.
+    """
+    if not manifests.dated:
+        return manifests
+    policies = {
+        key: each if each.created else msgspec.structs.replace(each, created=now)
+        for key, each in manifests.policies.items()
+    }
+    return msgspec.structs.replace(manifests, policies=policies)
+
+
+def as_applied(
+    new: Manifests, created: Mapping[str, datetime | None], *, now: datetime
+) -> Manifests:
+    """What ``new`` is once it is in a cluster, as far as age decides among policies.
+
+    The API server dates an object when it is made, whatever its manifest says, and never again.
+
+    Args:
+        new: What would be applied.
+        created: When the cluster's PeerAuthentications were made, by ``NAMESPACE/NAME``; None for
+            one that is as old as can be.
+        now: The time of the others.
+    """
+    policies = {
+        key: msgspec.structs.replace(each, created=created.get(key, now))
+        for key, each in new.policies.items()
+    }
+    return msgspec.structs.replace(new, policies=policies)
+
+
+def _named(without: Iterable[str], subjects: set[str]) -> set[str]:
+    """The subjects that are meant, each ``KIND NAMESPACE/NAME``."""
+    known: dict[str, str] = {}
+    for each in sorted(subjects, key=lambda subject: ("." in subject.partition(" ")[0], subject)):
+        kind, _, rest = each.partition(" ")
+        # The kind alone is enough where no other has it: Rollout for Rollout.argoproj.io.
+        known.setdefault(_folded(f"{kind.partition('.')[0]}/{rest}"), each)
+        known[_folded(f"{kind}/{rest}")] = each
+    found, problems = set(), []
+    for name in without:
+        if subject := known.get(_folded(name)):
+            found.add(subject)
+            continue
+        near = difflib.get_close_matches(_folded(name)[:600], known, n=1)
+        wanted = (
+            f"did you mean {known[near[0]].replace(' ', '/', 1)}?"
+            if near
+            else "write KIND/NAMESPACE/NAME of an object that is given"
+        )
+        problems.append(
+            Problem(subject=f"object {name}", path="", found="isn't there", wanted=wanted)
+        )
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _folded(name: str) -> str:
+    kind, slash, rest = name.partition("/")
+    return f"{kind.lower()}{slash}{rest}"

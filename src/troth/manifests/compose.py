@@ -1,0 +1,258 @@
+"""One YAML document's parser events become JSON-like values, whatever the document tries.
+
+Works on libyaml's events rather than on PyYAML's nodes, in one loop without recursion, because a
+document may be hostile: nesting is bounded before it can exhaust the stack, aliases before they
+multiply (the "billion laughs"), tags never construct anything, and a key given twice is an error
+as in Kubernetes' strict decoding rather than the last one winning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import yaml
+
+from troth.errors import InputError, Location, Problem
+from troth.manifests import scalars
+from troth.syntax import described
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEEPEST_NESTING = 100
+"""Collections within collections; Kubernetes' own objects stay far below."""
+
+MOST_ALIASED_VALUES = 100_000
+"""Values that all aliases of one document may add to those written out."""
+
+_PREFIX = "tag:yaml.org,2002:"
+_STRING_TAGS = frozenset({"!", _PREFIX + "str"})
+_COLLECTION_TAGS = {
+    yaml.MappingStartEvent: frozenset({"!", _PREFIX + "map"}),
+    yaml.SequenceStartEvent: frozenset({"!", _PREFIX + "seq"}),
+}
+_MERGE = "<<"
+_NO_KEY = object()
+
+
+class _Frame:
+    """A collection that is still open."""
+
+    __slots__ = ("anchor", "first_lines", "key", "merged", "size", "value")
+
+    def __init__(self, value: dict[str, object] | list[object], anchor: str | None) -> None:
+        self.value = value
+        self.anchor = anchor
+        self.key: object = _NO_KEY  # of a mapping whose value comes next
+        self.size = 1  # values in here, aliases expanded
+        self.first_lines: dict[str, int] = {}
+        self.merged: list[dict[str, object]] = []
+
+
+class Composer:
+    """Builds the value of one document.
+
+    Attributes:
+        problems: What doesn't stop the building but refuses the document.
+        line: Where the document's content begins, counted from 1; 0 while there is none.
+    """
+
+    def __init__(self, *, subject: str, file: str, first_line: int) -> None:
+        self.problems: list[Problem] = []
+        self.line = 0
+        self._subject = subject
+        self._file = file
+        self._first_line = first_line
+        self._open: list[_Frame] = []
+        self._anchors: dict[str, tuple[object, int] | None] = {}  # None while still open
+        self._aliased = 0
+        self._root: object = None
+
+    def compose(self, events: Iterator[yaml.Event]) -> object:
+        """The value of the only document among ``events``; None when it is empty.
+
+        Raises:
+            InputError: The document can't be read to its end.
+        """
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.ScalarEvent):
+                self._scalar(event)
+            elif isinstance(event, yaml.MappingStartEvent):
+                self._begin({}, event)
+            elif isinstance(event, yaml.SequenceStartEvent):
+                self._begin([], event)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                self._end()
+            elif isinstance(event, yaml.AliasEvent):
+                self._alias(event)
+            elif isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:  # behind a line break that only YAML 1.1 knows, such as U+2028
+                    self._stop(event, "a second document begins here", "put '---' on its own line")
+        return self._root
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        value: object = event.value
+        tag = event.tag
+        if tag is None:
+            if event.implicit[0]:
+                if event.value == _MERGE and self._expects_key():
+                    self._open[-1].key = _MERGE_KEY
+                    return
+                value = scalars.plain(event.value)
+        elif tag not in _STRING_TAGS:
+            value = self._tagged(event, tag)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = (value, 1)
+        self._place(value, 1, event)
+
+    def _tagged(self, event: yaml.ScalarEvent, tag: str) -> object:
+        wanted = scalars.type_of_tag.get(tag)
+        if wanted is None:
+            self._unknown_tag(event, tag)
+            return None
+        value = scalars.plain(event.value)
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted:
+            # The value isn't shown: it may be a Secret's.
+            found = f"a value tagged !!{tag.removeprefix(_PREFIX)} is none"
+            self._note(event, found, "correct the value, or the tag")
+        return value
+
+    def _begin(
+        self,
+        value: dict[str, object] | list[object],
+        event: yaml.MappingStartEvent | yaml.SequenceStartEvent,
+    ) -> None:
+        if self._expects_key():
+            self._stop(event, "a mapping's key is itself a collection", "use text as the key")
+        if len(self._open) == DEEPEST_NESTING:
+            self._stop(
+                event,
+                f"values are nested more than {DEEPEST_NESTING} deep",
+                "no Kubernetes object needs that",
+            )
+        if event.tag is not None and event.tag not in _COLLECTION_TAGS[type(event)]:
+            self._unknown_tag(event, event.tag)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None
+        if not self.line:
+            self.line = self._line(event)
+        self._open.append(_Frame(value, event.anchor))
+
+    def _end(self) -> None:
+        frame = self._open.pop()
+        for source in frame.merged:  # what stands in the mapping wins, then the earlier source
+            if isinstance(frame.value, dict):
+                frame.value.update({k: v for k, v in source.items() if k not in frame.value})
+        if frame.anchor is not None:
+            self._anchors[frame.anchor] = (frame.value, frame.size)
+        self._place(frame.value, frame.size, None)
+
+    def _alias(self, event: yaml.AliasEvent) -> None:
+        if event.anchor not in self._anchors:
+            self._stop(
+                event,
+                f"the alias *{event.anchor} has no anchor",
+                f"set &{event.anchor} before it, or quote the text if no alias was meant",
+            )
+        anchored = self._anchors[event.anchor]
+        if anchored is None:
+            self._stop(event, f"the anchor &{event.anchor} contains itself", "write the value out")
+        value, size = anchored
+        self._aliased += size
+        if self._aliased > MOST_ALIASED_VALUES:
+            self._stop(
+                event,
+                f"aliases multiply the document by more than {MOST_ALIASED_VALUES} values",
+                "write the values out",
+            )
+        self._place(value, size, event)
+
+    def _place(self, value: object, size: int, event: yaml.NodeEvent | None) -> None:
+        """Put a finished value where it belongs; only collections come without an event."""
+        if not self._open:
+            self._root = value
+            if event is not None:
+                self.line = self._line(event)
+            return
+        frame = self._open[-1]
+        frame.size += size
+        if isinstance(frame.value, list):
+            frame.value.append(value)
+        elif frame.key is _NO_KEY:
+            if event is not None:
+                frame.key = self._new_key(frame, value, event)
+        elif frame.key is _MERGE_KEY:
+            frame.key = _NO_KEY
+            self._merge(frame, value, event)
+        else:
+            if isinstance(frame.key, str):
+                frame.value[frame.key] = value
+            frame.key = _NO_KEY
+
+    def _new_key(self, frame: _Frame, value: object, event: yaml.NodeEvent) -> object:
+        if not isinstance(value, str | int | float):
+            self._note(event, f"a mapping's key is {described(value)}", "use text as the key")
+            return _REFUSED_KEY
+        key = scalars.key(value)
+        if key in frame.first_lines:
+            first = frame.first_lines[key]
+            self._note(
+                event,
+                f"the key {described(key)} is given twice, first on line {first}",
+                "keep one of them",
+            )
+            return _REFUSED_KEY
+        frame.first_lines[key] = self._line(event)
+        return key
+
+    def _merge(self, frame: _Frame, value: object, event: yaml.NodeEvent | None) -> None:
+        for source in value if isinstance(value, list) else [value]:
+            if isinstance(source, dict):
+                frame.merged.append(source)
+                continue
+            line = self._line(event) if event else self.line
+            self._note_at(
+                line, f"<< merges {described(source)}", "merge a mapping, or a list of mappings"
+            )
+
+    def _expects_key(self) -> bool:
+        if not self._open:
+            return False
+        frame = self._open[-1]
+        return frame.key is _NO_KEY and isinstance(frame.value, dict)
+
+    def _unknown_tag(self, event: yaml.NodeEvent, tag: str) -> None:
+        shown = tag.replace(_PREFIX, "!!", 1)
+        self._note(
+            event, f"the tag {described(shown)} is unknown", "Kubernetes manifests need no tags"
+        )
+
+    def _line(self, event: yaml.Event) -> int:
+        mark = event.start_mark
+        return self._first_line + (mark.line if mark else 0)
+
+    def _problem(self, line: int, found: str, wanted: str) -> Problem:
+        return Problem(
+            subject=self._subject,
+            path="",
+            found=found,
+            wanted=wanted,
+            location=Location(self._file, line),
+        )
+
+    def _note_at(self, line: int, found: str, wanted: str) -> None:
+        self.problems.append(self._problem(line, found, wanted))
+
+    def _note(self, event: yaml.Event, found: str, wanted: str) -> None:
+        self._note_at(self._line(event), found, wanted)
+
+    def _stop(self, event: yaml.Event, found: str, wanted: str) -> NoReturn:
+        raise InputError([*self.problems, self._problem(self._line(event), found, wanted)])
+
+
+_MERGE_KEY = object()
+_REFUSED_KEY = object()

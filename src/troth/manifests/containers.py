@@ -1,0 +1,272 @@
+"""A container of a pod: command, environment, ports, readiness, mounts."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from troth.manifests import api, without_effect
+from troth.manifests.security import read_security
+from troth.manifests.workloads import (
+    Container,
+    EnvFrom,
+    EnvVar,
+    Hook,
+    HttpGet,
+    KeyRef,
+    Probe,
+    VolumeMount,
+)
+from troth.mesh.model import ContainerPort, Protocol
+from troth.syntax import NAMESPACE, Rule, described
+
+if TYPE_CHECKING:
+    from troth.manifests.reader import Fields
+
+LAST_PORT = 65535
+PORT_NAME = Rule(
+    pattern=re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]*[a-z0-9])?"),
+    longest=15,
+    wanted="use up to 15 of a-z, 0-9 and '-', with a letter among them (RFC 6335)",
+)
+_ENV_NAME = Rule(
+    pattern=re.compile(r"[ -<>-~]+"),
+    longest=1024,
+    wanted="use printable ASCII characters other than '='",
+)
+_UNSUPPORTED_SOURCES = ("resourceFieldRef", "fileKeyRef")
+"""Sources of variables that need a kubelet."""
+
+
+def read_container(fields: Fields, *, init: bool = False) -> Container:
+    """One entry of ``containers`` or ``initContainers``."""
+    fields.only(api.CONTAINER)
+    ports = read_ports(fields)
+    names = [port.name for port in ports if port.name]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        fields.error("ports", f"has the port {described(name)} twice", "give each its own name")
+    is_sidecar = init and fields.string("restartPolicy") == "Always"
+    unsupported = [
+        each
+        for each in without_effect.given(fields, without_effect.CONTAINER)
+        if not (is_sidecar and each == "restartPolicy")
+    ]
+    readiness = None
+    if "readinessProbe" in fields:
+        probe = fields.fields("readinessProbe")
+        if "grpc" not in probe:
+            readiness = _probe(probe, ports)
+    lifecycle = fields.fields("lifecycle")
+    lifecycle.only(api.LIFECYCLE)
+    env = [each for field in fields.each("env") if (each := _env_var(field, unsupported))]
+    mounts = fields.each("volumeMounts")
+    places = [mount.value("mountPath") for mount in mounts]
+    for place in dict.fromkeys(each for each in places if isinstance(each, str)):
+        if places.count(place) > 1:
+            fields.error("volumeMounts", f"mounts {described(place)} twice", "keep one of them")
+    parts = [(each, without_effect.CONTAINER_PORT) for each in fields.each("ports")]
+    parts += [(each, without_effect.MOUNT) for each in mounts]
+    for part, asking in parts:
+        unsupported += (f"{part.name}.{each}" for each in without_effect.given(part, asking))
+    return Container(
+        name=fields.needed("name", "give the container a name", rule=NAMESPACE),
+        image=fields.string("image"),
+        command=fields.strings("command"),
+        args=fields.strings("args"),
+        env=tuple(env),
+        env_from=tuple(_env_from(source) for source in fields.each("envFrom")),
+        working_dir=fields.string("workingDir"),
+        ports=ports,
+        host_ports=read_host_ports(fields),
+        readiness=readiness,
+        post_start=_hook(lifecycle, "postStart", ports),
+        pre_stop=_hook(lifecycle, "preStop", ports),
+        volume_mounts=tuple(_mount(mount) for mount in mounts),
+        security=read_security(fields),
+        is_sidecar=is_sidecar,
+        unsupported=tuple(unsupported),
+    )
+
+
+def read_ports(fields: Fields) -> tuple[ContainerPort, ...]:
+    """What a container declares to listen on."""
+    return tuple(_port(port) for port in fields.each("ports"))
+
+
+def read_host_ports(fields: Fields) -> tuple[int, ...]:
+    """Those of its TCP ports that are ports of the node, too (``hostPort``)."""
+    ports = fields.value("ports")
+    return tuple(
+        number
+        for each in (ports if isinstance(ports, list) else ())
+        if isinstance(each, dict) and each.get("hostPort") and each.get("protocol", "TCP") == "TCP"
+        if isinstance(number := each.get("containerPort"), int)
+    )
+
+
+def _port(fields: Fields) -> ContainerPort:
+    if "containerPort" not in fields:
+        fields.missing("containerPort", f"write a port, 1 to {LAST_PORT}")
+    return ContainerPort(
+        number=fields.integer("containerPort", 1, low=1, high=LAST_PORT),
+        name=fields.string("name", rule=PORT_NAME),
+        protocol=fields.choice("protocol", Protocol, Protocol.TCP),
+    )
+
+
+def _env_var(fields: Fields, unsupported: list[str]) -> EnvVar | None:
+    name = fields.needed("name", "name the variable", rule=_ENV_NAME)
+    if "valueFrom" not in fields:
+        return EnvVar(name=name, value=fields.string("value"))
+    if fields.string("value"):
+        fields.error("valueFrom", "stands beside a value", "keep one of the two")
+    source = fields.fields("valueFrom")
+    sources = ("configMapKeyRef", "secretKeyRef", "fieldRef")
+    given = [each for each in source if each in source]
+    if len(given) != 1 or given[0] not in (*sources, *_UNSUPPORTED_SOURCES):
+        found = f"has {' and '.join(map(described, given))}" if given else "is empty"
+        fields.error("valueFrom", found, f"write one of {', '.join(sources)}")
+        return None
+    if given[0] in _UNSUPPORTED_SOURCES:
+        unsupported.append(f"{fields.name}.valueFrom.{given[0]}")
+        return None
+    chosen = source.fields(given[0])
+    if given[0] == "fieldRef":
+        path = chosen.needed("fieldPath", "name a field, such as status.podIP")
+        return EnvVar(name=name, field_path=path)
+    key = KeyRef(
+        name=chosen.needed("name", "name the object that holds the key"),
+        key=chosen.needed("key", "name a key of it"),
+        optional=chosen.boolean("optional"),
+    )
+    if given[0] == "secretKeyRef":
+        return EnvVar(name=name, secret_key=key)
+    return EnvVar(name=name, config_map_key=key)
+
+
+def _env_from(fields: Fields) -> EnvFrom:
+    config_map, secret = fields.fields("configMapRef"), fields.fields("secretRef")
+    if ("configMapRef" in fields) == ("secretRef" in fields):
+        fields.report.error(
+            fields.path, "names no single source", "write configMapRef or secretRef"
+        )
+        return EnvFrom()
+    prefix = fields.string("prefix")
+    if "secretRef" in fields:
+        name = secret.needed("name", "name the Secret")
+        return EnvFrom(secret=name, prefix=prefix, optional=secret.boolean("optional"))
+    name = config_map.needed("name", "name the ConfigMap")
+    return EnvFrom(config_map=name, prefix=prefix, optional=config_map.boolean("optional"))
+
+
+def _mount(fields: Fields) -> VolumeMount:
+    mount_path = fields.needed("mountPath", "write the directory it appears at")
+    if ":" in mount_path:
+        fields.error("mountPath", "contains ':'", "write a path without it")
+    sub_path = fields.string("subPath")
+    if sub_path.startswith("/") or ".." in sub_path.split("/"):
+        fields.error("subPath", f"is {described(sub_path)}", "stay inside the volume")
+        sub_path = ""
+    return VolumeMount(
+        name=fields.needed("name", "name one of the pod's volumes"),
+        mount_path=mount_path,
+        sub_path=sub_path,
+        read_only=fields.boolean("readOnly"),
+    )
+
+
+def _probe(fields: Fields, ports: tuple[ContainerPort, ...]) -> Probe | None:
+    handlers = ("httpGet", "tcpSocket", "exec")
+    given = [handler for handler in handlers if handler in fields]
+    if len(given) != 1:
+        found = f"has {' and '.join(given)}" if given else "does nothing"
+        fields.report.error(fields.path, found, f"write one of {', '.join(handlers)}")
+        return None
+    action = fields.fields(given[0])
+    command = action.strings("command") if given[0] == "exec" else None
+    if command == ():
+        action.missing("command", "write the command to run")
+    return Probe(
+        http_get=_http_get(action, ports) if given[0] == "httpGet" else None,
+        tcp_port=_probe_port(action, ports) if given[0] == "tcpSocket" else None,
+        command=command,
+        initial_delay=fields.integer("initialDelaySeconds", 0),
+        # A zero is the API's way to ask for the default.
+        period=fields.integer("periodSeconds", 0) or 10,
+        timeout=fields.integer("timeoutSeconds", 0) or 1,
+        success_threshold=fields.integer("successThreshold", 0) or 1,
+        failure_threshold=fields.integer("failureThreshold", 0) or 3,
+    )
+
+
+def _hook(lifecycle: Fields, name: str, ports: tuple[ContainerPort, ...]) -> Hook | None:
+    if name not in lifecycle:
+        return None
+    fields = lifecycle.fields(name)
+    handlers = ("exec", "httpGet", "sleep")
+    given = [handler for handler in (*handlers, "tcpSocket") if handler in fields]
+    if len(given) != 1:
+        found = f"has {' and '.join(given)}" if given else "does nothing"
+        fields.report.error(fields.path, found, f"write one of {', '.join(handlers)}")
+        return None
+    action = fields.fields(given[0])
+    match given[0]:
+        case "exec":
+            command = action.strings("command")
+            if not command:
+                action.missing("command", "write the command to run")
+            return Hook(command=command)
+        case "httpGet":
+            return Hook(http_get=_http_get(action, ports))
+        case "sleep":
+            if "seconds" not in action:
+                action.missing("seconds", "write for how many seconds to wait")
+            return Hook(sleep=action.integer("seconds", 0))
+        case _:
+            found = "is a hook that Kubernetes doesn't run"
+            fields.warn("tcpSocket", found, f"write one of {', '.join(handlers)}")
+            return None
+
+
+def _http_get(fields: Fields, ports: tuple[ContainerPort, ...]) -> HttpGet:
+    path = fields.string("path", "/")
+    scheme = fields.string("scheme", "HTTP")
+    if scheme not in ("HTTP", "HTTPS"):
+        fields.error("scheme", f"is {described(scheme)}", "write HTTP or HTTPS")
+    headers = tuple(
+        (header.needed("name", "name the header"), header.string("value"))
+        for header in fields.each("httpHeaders")
+    )
+    if any(_breaks_lines(text) for text in (path, *(part for pair in headers for part in pair))):
+        fields.report.error(
+            fields.path, "contains a line break", "write path and headers in one line"
+        )
+    return HttpGet(
+        port=_probe_port(fields, ports),
+        path=path if path.startswith("/") else f"/{path}",
+        scheme=scheme,
+        headers=headers,
+    )
+
+
+def _breaks_lines(text: str) -> bool:
+    return "\r" in text or "\n" in text
+
+
+def _probe_port(fields: Fields, ports: tuple[ContainerPort, ...]) -> int:
+    name = fields.value("port")
+    if not isinstance(name, str):
+        if name is None:
+            fields.missing("port", "write a number, or the name of one of the container's ports")
+        return fields.integer("port", 1, low=1, high=LAST_PORT)
+    for port in ports:
+        if port.name == name:
+            return port.number
+    if flaw := PORT_NAME.flaw(name):
+        fields.error("port", *flaw)
+    else:
+        found = (
+            f"is {described(name)}, which no port of the container is called, so it always fails"
+        )
+        fields.warn("port", found, "name one that it declares, or write a number")
+    return 0

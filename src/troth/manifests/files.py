@@ -1,0 +1,200 @@
+"""Manifests are read from files, directories and standard input."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from troth.errors import Location, Problem, Severity
+from troth.manifests.collect import DEFAULT_NAMESPACE, Manifests, collect
+from troth.manifests.unrendered import chart_of, is_kustomization, kustomized
+from troth.manifests.yaml import read_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from troth.manifests.yaml import Document
+
+STDIN = Path("-")
+"""Stands for standard input among paths."""
+
+LARGEST_FILE = 64 * 1024 * 1024
+"""Bytes; a larger file is refused unread."""
+
+_STDIN_NAME = "<stdin>"
+_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+def load(
+    paths: Sequence[Path], stdin: bytes | None = None, *, namespace: str = DEFAULT_NAMESPACE
+) -> Manifests:
+    """Read manifests once.
+
+    Args:
+        paths: Files, directories (all ``*.yaml``, ``*.yml`` and ``*.json`` below them but hidden
+            ones), or ``-``. The same file is read once, however often it is reached.
+        stdin: What ``-`` stands for.
+        namespace: Of objects that name none.
+
+    Returns:
+        All objects that are acceptable, in the paths' order, and the problems of the others.
+    """
+    return ManifestFiles(paths, stdin, namespace=namespace).load()
+
+
+class ManifestFiles:
+    """The same paths, read again and again; only files with new content are parsed again."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        stdin: bytes | None = None,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+    ) -> None:
+        self._paths = tuple(paths)
+        self._namespace = namespace
+        self._stdin = stdin or b""
+        self._parsed: dict[str, tuple[bytes, list[Document], list[Problem]]] = {}
+
+    def signature(self) -> tuple[object, ...]:
+        """A value that changes when a file does, appears or goes, without reading any."""
+        files, problems = _find(self._paths)
+        return (*(_stamp(file) for file in files), *problems)
+
+    def emptied(self) -> bool:
+        """Whether a file that said something is empty now, as one that is about to be written."""
+        return any(_is_empty(name) for name, (data, _, _) in self._parsed.items() if data)
+
+    def load(self) -> Manifests:
+        """What the files say now."""
+        files, problems = _find(self._paths)
+        contents: dict[str, bytes] = {}
+        for file in files:
+            if file == STDIN:
+                contents[_STDIN_NAME] = self._stdin
+                continue
+            try:
+                contents[str(file)] = _read(file)
+            except FileNotFoundError:
+                if file.is_symlink():
+                    problems.append(_unreadable(file, "it links to nothing"))
+                elif file in self._paths:
+                    problems.append(_unreadable(file, "there is no such file or directory"))
+            except OSError as error:
+                problems.append(_unreadable(file, error.strerror or type(error).__name__))
+        problems += self._left_unrendered(contents)
+        self._parsed = {name: self._parse(name, data) for name, data in contents.items()}
+        for _, _, bad in self._parsed.values():
+            problems += bad
+        documents = (each for _, good, _ in self._parsed.values() for each in good)
+        return collect(documents, problems, namespace=self._namespace)
+
+    def _left_unrendered(self, contents: dict[str, bytes]) -> list[Problem]:
+        """Take out of ``contents`` what is to be rendered first, and say so."""
+        problems: dict[Problem, None] = {}
+        kustomizations: dict[Path, Problem] = {}
+        for name in [each for each in contents if each != _STDIN_NAME]:
+            if name not in contents:
+                continue  # another one's patch
+            file = Path(name)
+            if problem := chart_of(file):
+                del contents[name]
+                problems[problem] = None
+            elif is_kustomization(file):
+                documents, _ = read_documents(contents.pop(name), name)
+                value = documents[0].value if documents else None
+                found, patches = kustomized(file, value, alone=file in self._paths)
+                if found:
+                    kustomizations[file.parent] = found
+                for patch in patches:
+                    contents.pop(str(patch), None)
+        # Of one within another, such as a component, the outer one has the say.
+        outer = (
+            found
+            for folder, found in kustomizations.items()
+            if not any(parent in kustomizations for parent in folder.parents)
+        )
+        return [*problems, *outer]
+
+    def _parse(self, name: str, data: bytes) -> tuple[bytes, list[Document], list[Problem]]:
+        known = self._parsed.get(name)
+        return known if known and known[0] == data else (data, *read_documents(data, name))
+
+
+def _find(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
+    """All files to read, each once, and what can't be searched."""
+    problems: list[Problem] = []
+    files: dict[str, Path] = {}
+    for path in paths:
+        found = [path]
+        if path != STDIN and path.is_dir():
+            found = sorted(_below(path, problems))
+            if not found:
+                problems.append(_nothing_in(path))
+        for file in found:
+            files.setdefault(os.path.realpath(file) if file != STDIN else "", file)
+    return list(files.values()), problems
+
+
+def _below(directory: Path, problems: list[Problem]) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # removed meanwhile
+            reason = error.strerror or type(error).__name__
+            problems.append(_unreadable(Path(error.filename), reason))
+
+    for folder, folders, names in os.walk(directory, onerror=note):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(folder, name)
+            if file.suffix in _SUFFIXES and not name.startswith("."):
+                yield file
+
+
+def _is_empty(name: str) -> bool:
+    try:
+        return Path(name).stat().st_size == 0
+    except OSError:
+        return False
+
+
+def _stamp(file: Path) -> tuple[object, ...]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        return file, error.errno
+    return file, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode
+
+
+def _read(file: Path) -> bytes:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would block
+        raise OSError(0, "it is no regular file")
+    with file.open("rb") as stream:
+        data = stream.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise OSError(0, f"it is larger than {LARGEST_FILE} bytes")
+    return data
+
+
+def _nothing_in(directory: Path) -> Problem:
+    """A wrong path would else pass for one where all is well."""
+    return Problem(
+        subject=f"directory {directory}",
+        path="",
+        found=f"has no manifests in it (*{', *'.join(sorted(_SUFFIXES))})",
+        wanted="see that it is the one you mean",
+        severity=Severity.WARNING,
+    )
+
+
+def _unreadable(path: Path, reason: str) -> Problem:
+    return Problem(
+        subject="file",
+        path="",
+        found=f"can't be read: {reason}",
+        wanted="correct the path or its permissions",
+        location=Location(str(path), 1),
+    )

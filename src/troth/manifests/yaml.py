@@ -1,0 +1,261 @@
+"""YAML or JSON text becomes documents that know their lines; one bad document costs only itself.
+
+The stream is cut at its document markers first and each piece is parsed alone, so a syntax error
+ends at the next ``---``. That is sound because YAML forbids a marker at the start of a line inside
+any scalar. JSON is read as the YAML it is.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import msgspec
+import yaml
+
+from troth.errors import InputError, Location, Problem
+from troth.kube.decoding import JSON_TOKEN
+from troth.manifests.compose import Composer
+from troth.manifests.unrendered import template_in, unrendered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MARKER = re.compile(rb"^(?:---|\.\.\.)(?=[ \t\n]|\Z)", re.MULTILINE)
+_DIRECTIVES_ONLY = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n|%[^\n]*\n)*(?:%[^\n]*|#[^\n]*)?")
+_JSON = re.compile(r"(?:---)?\s*\{")
+_JSON_SURROGATES = re.compile(
+    r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_PATH_STEP = re.compile(r"\[([^\]]*)\]|([^.\[\]]+)")
+_DEFAULT_HINT = "correct the YAML; nothing of this document is used"
+_HINTS = {
+    "mapping values are not allowed": "check the indentation, and quote a value that contains ': '",
+    "could not find expected ':'": "end the key with ':', or indent the line as part of the value",
+    "did not find expected key": "indent the line like its neighbours",
+    "did not find expected '-' indicator": "indent the line like its neighbours",
+    "did not find expected <document start>": "put '---' between two documents",
+    "unexpected end of stream": "close the quote or bracket that was opened",
+    "control characters are not allowed": "remove the control character, or escape it in quotes",
+}
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """One document of a stream, or one item of a List in it.
+
+    Attributes:
+        value: JSON-like: mappings have text as keys, there are no timestamps.
+        location: Its first line of content.
+        text: The piece of the stream it came from; lines are looked up in it on demand.
+        first_line: The line on which ``text`` begins.
+        prefix: The path of ``value`` in ``text``; not empty for an item of a List.
+    """
+
+    value: object
+    location: Location
+    text: str
+    first_line: int
+    prefix: str = ""
+
+    def __repr__(self) -> str:  # the value may be a Secret
+        return f"Document({self.location})"
+
+    def line_of(self, path: str) -> int:
+        """The line of the field ``path``, or of the nearest field above it that is there."""
+        steps = [bracketed or bare for bracketed, bare in _PATH_STEP.findall(self._full(path))]
+        line = self.location.line - self.first_line
+        tree = _composed(self.text)
+        node = tree.root
+        for step in steps:
+            found = tree.child(node, step)
+            if found is None:
+                break
+            line, node = found
+        return self.first_line + line
+
+    def item(self, path: str, value: object) -> Document:
+        """The document that ``value``, standing at ``path``, is by itself."""
+        here = Location(self.location.file, self.line_of(path))
+        return msgspec.structs.replace(self, value=value, location=here, prefix=self._full(path))
+
+    def _full(self, path: str) -> str:
+        return f"{self.prefix}.{path}" if self.prefix and path else self.prefix or path
+
+
+def read_documents(data: bytes | str, file: str) -> tuple[list[Document], list[Problem]]:
+    """Read all documents of a stream.
+
+    Args:
+        data: UTF-8, or UTF-16 with a byte order mark; any line ends.
+        file: How to call it in problems.
+
+    Returns:
+        The documents that could be read, empty ones left out, and what is wrong with the others.
+    """
+    documents: list[Document] = []
+    problems: list[Problem] = []
+    for number, (line, piece) in enumerate(_pieces(data), start=1):
+        try:
+            document = _read(piece, file, line, f"YAML document {number}")
+        except InputError as error:
+            problems += error.problems
+        else:
+            if document is not None:
+                documents.append(document)
+    return documents, problems
+
+
+def _pieces(data: bytes | str) -> Iterator[tuple[int, bytes]]:
+    """The stream cut before each marker, with the line on which each piece begins."""
+    stream = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    if stream.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        stream = stream.decode("utf-16", errors="replace").encode()
+    stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    # Also inside: files are concatenated, marks and all.
+    stream = stream.removeprefix(codecs.BOM_UTF8).replace(b"\n" + codecs.BOM_UTF8, b"\n")
+    line, begin = 1, 0
+    if stream.lstrip().startswith(b"{"):
+        # kubectl takes what begins so for JSON: one object after the other, without a marker.
+        ends = _json_ends(stream)
+        for end in ends[:-1]:
+            yield line, stream[begin:end]
+            line, begin = line + stream.count(b"\n", begin, end), end
+    for marker in _MARKER.finditer(stream, begin):
+        piece = stream[begin : marker.start()]
+        if piece.strip():
+            yield line, piece
+        line += piece.count(b"\n")
+        begin = marker.end() if marker[0] == b"..." else marker.start()
+    if stream[begin:].strip():
+        yield line, stream[begin:]
+
+
+def _json_ends(stream: bytes) -> list[int]:
+    """Where each of the JSON objects ends that the stream begins with, one after the other."""
+    ends: list[int] = []
+    begin = depth = 0
+    for token in JSON_TOKEN.finditer(stream):
+        if depth == 0 and (token[0] != b"{" or stream[begin : token.start()].strip()):
+            break
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(token[0], 0)
+        if depth == 0:
+            if not _is_json(stream[begin : token.end()]):
+                break
+            begin = token.end()
+            ends.append(begin)
+    return ends
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _read(piece: bytes, file: str, first_line: int, subject: str) -> Document | None:
+    def refuse(line: int, found: str, wanted: str) -> InputError:
+        where = Location(file, first_line + line)
+        return InputError(
+            [Problem(subject=subject, path="", found=found, wanted=wanted, location=where)]
+        )
+
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError as error:
+        line = piece.count(b"\n", 0, error.start)
+        raise refuse(line, "is not UTF-8 text", "save the file as UTF-8") from error
+    if _DIRECTIVES_ONLY.fullmatch(text):
+        return None
+    text = _with_json_escapes(text)
+    composer = Composer(subject=subject, file=file, first_line=first_line)
+    try:
+        value = composer.compose(_events(text))
+    except (yaml.MarkedYAMLError, yaml.reader.ReaderError) as error:
+        raise refuse(*_explained(error, text)) from error
+    except InputError as error:
+        value, composer.problems = None, list(error.problems)
+    if composer.problems:
+        remark = template_in(text)
+        raise refuse(*remark) if remark else InputError(composer.problems)
+    if value is None:
+        return None
+    if remark := unrendered(value, text, file):
+        raise refuse(*remark)
+    location = Location(file, composer.line)
+    return Document(value=value, location=location, text=text, first_line=first_line)
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    loader = yaml.CSafeLoader(text)
+    while (event := loader.get_event()) is not None:
+        yield event
+
+
+def _with_json_escapes(text: str) -> str:
+    r"""Write JSON's surrogate pairs (``\ud83d\ude00``) as the one escape YAML has for them."""
+    if not _JSON.match(text):
+        return text
+    return _JSON_SURROGATES.sub(_one_escape, text)
+
+
+def _one_escape(pair: re.Match[str]) -> str:
+    high, low = int(pair[2], 16) - 0xD800, int(pair[3], 16) - 0xDC00
+    return f"{pair[1]}\\U{0x10000 + high * 0x400 + low:08X}"
+
+
+def _explained(
+    error: yaml.MarkedYAMLError | yaml.reader.ReaderError, text: str
+) -> tuple[int, str, str]:
+    """The line (from 0), what is wrong and what would be right."""
+    if remark := template_in(text):
+        return remark
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.encode().count(b"\n", 0, error.position)
+        return line, f"isn't YAML: {error.reason}", _hint(error.reason)
+    problem = error.problem or "it can't be parsed"
+    found = f"isn't YAML: {f'{error.context}, ' if error.context else ''}{problem}"
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return 0, found, _hint(problem)
+    lines = text.split("\n")
+    if mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+        return mark.line, found, "indent with spaces; YAML allows no tab there"
+    return min(mark.line, text.rstrip().count("\n")), found, _hint(problem)
+
+
+def _hint(problem: str) -> str:
+    return next((hint for part, hint in _HINTS.items() if part in problem), _DEFAULT_HINT)
+
+
+class _Tree:
+    """The nodes of a text, each mapping's found by their keys without looking at all of them."""
+
+    def __init__(self, root: yaml.Node | None) -> None:
+        self.root = root
+        self._entries: dict[yaml.Node, dict[str, tuple[int, yaml.Node]]] = {}
+
+    def child(self, node: yaml.Node | None, step: str) -> tuple[int, yaml.Node] | None:
+        """The line (from 0) and the node of one step down a path."""
+        if isinstance(node, yaml.MappingNode):
+            if node not in self._entries:
+                # The first of two equal keys counts, as the later one is refused.
+                self._entries[node] = {
+                    key.value: (key.start_mark.line, value)
+                    for key, value in reversed(node.value)
+                    if isinstance(key, yaml.ScalarNode)
+                }
+            return self._entries[node].get(step.strip('"'))
+        if isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
+            child = node.value[int(step)]
+            return child.start_mark.line, child
+        return None
+
+
+@lru_cache(maxsize=1)
+def _composed(text: str) -> _Tree:
+    """The text's nodes; only for texts that were read, which bounds their nesting."""
+    return _Tree(yaml.compose(text, Loader=yaml.CSafeLoader))

@@ -1,0 +1,177 @@
+"""What two agents say to each other, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.samples import connection
+
+from troth.agent.cluster import handover
+from troth.agent.cluster.handover import Successors, take_over
+from troth.agent.cluster.slots import take_place
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from troth.agent.cluster.handover import Predecessor
+    from troth.agent.cluster.slots import Place
+    from troth.mesh.connections import Connection
+
+
+class Holder:
+    """An agent that has the node, as far as the other one is concerned."""
+
+    def __init__(self) -> None:
+        self.has_it = True
+        self.tell: Callable[[Connection], None] = lambda _: None
+        self.changed = asyncio.Event()
+
+    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
+        self.has_it, self.tell = False, tell
+        return frozenset({"uid-1"})
+
+    def take_charge(self) -> None:
+        self.has_it = True
+        self.changed.set()
+
+
+class Scene:
+    """A node with an agent on it, and room for the next."""
+
+    def __init__(self, place: Place, successors: Successors, holder: Holder) -> None:
+        self.slot = place.own
+        self.successors = successors
+        self.holder = holder
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    holder = Holder()
+    successors = Successors(holder)
+    async with take_place(tmp_path) as place, successors.served(place.own.handover):
+        yield Scene(place, successors, holder)
+
+
+async def at_once() -> None:
+    """Be prepared."""
+
+
+async def never() -> None:
+    """Not be prepared."""
+    await asyncio.Event().wait()
+
+
+async def taken(scene: Scene) -> Predecessor:
+    async with asyncio.timeout(20):
+        predecessor = await take_over(scene.slot, at_once)
+    assert predecessor is not None
+    return predecessor
+
+
+async def test_who_is_prepared_has_the_node_and_what_can_not_be_known_otherwise(
+    scene: Scene,
+) -> None:
+    predecessor = await taken(scene)
+    assert not scene.holder.has_it
+    assert predecessor.handover.joining == {"uid-1"}
+    predecessor.close()
+
+
+async def test_another_user_is_not_handed_the_node_nor_told_of_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: ours + 1)  # so that we are the other one
+    reader, writer = await asyncio.open_unix_connection(scene.slot.handover)
+    with contextlib.closing(writer):
+        writer.write(b"take\n")
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+    assert scene.holder.has_it
+    assert not scene.successors.are_there
+    monkeypatch.undo()
+    predecessor = await taken(scene)
+    assert not scene.holder.has_it
+    predecessor.close()
+
+
+async def test_who_is_not_prepared_is_there_but_leaves_the_node_alone(scene: Scene) -> None:
+    waiting = asyncio.create_task(take_over(scene.slot, never))
+    async with asyncio.timeout(20):
+        while not scene.successors.are_there:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert scene.holder.has_it
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(20):
+        while scene.successors.are_there:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert scene.holder.has_it
+
+
+async def test_the_new_agent_hears_of_the_old_ones_connections(scene: Scene) -> None:
+    predecessor = await taken(scene)
+    seen = connection()
+    scene.holder.tell(seen)
+    with contextlib.closing(predecessor):
+        async with asyncio.timeout(20):
+            assert await anext(aiter(predecessor.connections())) == seen
+
+
+async def test_the_node_is_the_old_agents_again_when_the_new_one_ends(scene: Scene) -> None:
+    predecessor = await taken(scene)
+    predecessor.close()
+    async with asyncio.timeout(20):
+        await scene.holder.changed.wait()
+    assert scene.holder.has_it
+
+
+async def test_without_an_agent_before_there_is_nobody_to_ask(tmp_path: Path) -> None:
+    async with take_place(tmp_path) as place:
+        assert await take_over(place.other, never) is None
+
+
+async def test_an_agent_that_ends_before_it_hands_over_is_not_waited_for(tmp_path: Path) -> None:
+    async with take_place(tmp_path) as first:
+        async with take_place(tmp_path) as second, Successors(Holder()).served(second.own.handover):
+            waiting = asyncio.create_task(take_over(second.own, never))
+            done, _ = await asyncio.wait({waiting}, timeout=0.3)
+            assert not done
+        async with asyncio.timeout(20):
+            assert await waiting is None
+        assert not first.other.is_taken
+
+
+async def test_an_agent_that_does_not_answer_is_asked_again_and_its_late_answer_is_void(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, late, answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hang(_: Callable[[Connection], None]) -> frozenset[str]:
+        asked.set()
+        await late.wait()
+        answered.set()
+        return frozenset()
+
+    monkeypatch.setattr(handover, "_ANSWER_SECONDS", 0.2)
+    with monkeypatch.context() as first_time:
+        first_time.setattr(scene.holder, "step_back", hang)
+        waiting = asyncio.create_task(take_over(scene.slot, at_once))
+        await asked.wait()
+    async with asyncio.timeout(20):
+        predecessor = await waiting
+    assert predecessor is not None
+    with contextlib.closing(predecessor):
+        late.set()
+        await answered.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await scene.holder.changed.wait()
+        assert not scene.holder.has_it
