@@ -18,6 +18,7 @@ test-cluster: setup
 	@scripts/kubernetes >/dev/null
 	@scripts/helm >/dev/null
 	@scripts/containerd >/dev/null
+	@scripts/cni >/dev/null
 	@$(BIN)/pytest -m cluster tests/kubernetes
 
 # Needs root. The first run unpacks Debian's packages of the servers: 220 MB to fetch, once.
