@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 
 .PHONY: demo test test-cluster test-servers test-wheel test-pythons test-oldest coverage bench bench-check
-.PHONY: lint setup clean
+.PHONY: image lint setup clean
 
 demo: setup
 	@$(BIN)/troth demo
@@ -25,6 +25,11 @@ test-cluster: setup
 test-servers: setup
 	@scripts/servers >/dev/null
 	@$(BIN)/pytest -m servers tests/servers
+
+# troth's image as an OCI archive, made as the Dockerfile says without a container engine. Needs
+# Debian's package tools.
+image: setup
+	@$(BIN)/python -m tests.deploy.image
 
 # The wheel, in an environment of its own, gives the demo.
 test-wheel: setup

@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-def instructions() -> list[tuple[str, str]]:
-    text = (REPOSITORY / "Dockerfile").read_text()
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [
-        (words[0], words[1]) for line in joined.splitlines() if (words := line.split(maxsplit=1))
-    ]
+from tests.deploy.image import REPOSITORY, instructions, packages
 
 
 def arguments(name: str) -> list[str]:
@@ -54,6 +43,12 @@ def test_the_builder_is_sent_what_is_copied_and_nothing_else() -> None:
 def test_every_package_is_checked_against_its_hash(command: str) -> None:
     from_network = "--no-index" not in command
     assert from_network is ("--require-hashes" in command and "-r requirements.txt" in command)
+
+
+def test_what_it_installs_is_what_is_unpacked_for_the_image_without_an_engine() -> None:
+    (command,) = [words for words in arguments("RUN") if "apt-get install" in words]
+    assert packages()
+    assert [each for each in packages() if f" {each} " not in command] == []
 
 
 def test_it_runs_as_a_plain_user_unless_told_otherwise() -> None:

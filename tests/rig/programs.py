@@ -20,9 +20,9 @@ _REPOSITORY = Path(__file__).parents[2]
 _LAST_LINES = 20
 
 
-def find(script: str) -> Path:
+def find(script: str, *arguments: str) -> Path:
     """The program that one of the repository's scripts finds, or makes when there is none."""
-    command = [str(_REPOSITORY / "scripts" / script)]
+    command = [str(_REPOSITORY / "scripts" / script), *arguments]
     # What it says on standard error (minutes of building, or what is missing) is for people.
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode:
