@@ -36,6 +36,48 @@ REFERENCES = sorted(
         if not reference.startswith("troth.dev")
     }
 )
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")))
+    if path.name != "CHANGELOG.md"  # tells of what is no longer there, too
+}
+FILES = sorted(
+    {
+        (document, name)
+        for document, text in DOCUMENTS.items()
+        for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text)
+    }
+)
+LINKS = sorted(
+    {
+        (document, target)
+        for document, text in DOCUMENTS.items()
+        for target in re.findall(r"\]\(([^)\s]+)\)", text)
+        if "://" not in target
+    }
+)
+
+
+@pytest.mark.parametrize(("document", "name"), FILES)
+def test_a_file_that_a_document_names_is_there(document: str, name: str) -> None:
+    places = (ROOT / "src" / "troth", (ROOT / document).parent, ROOT)
+    assert any((place / name).is_file() for place in places)
+
+
+@pytest.mark.parametrize(("document", "target"), LINKS)
+def test_a_link_in_a_document_leads_somewhere(document: str, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    linked = (ROOT / document).parent / path if path else ROOT / document
+    assert linked.exists()
+    if anchor:
+        assert anchor in map(
+            _anchor, re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
+        )
+
+
+def _anchor(heading: str) -> str:
+    """How GitHub names a heading in links to it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
