@@ -10,11 +10,11 @@ import msgspec
 from troth.handshake.names import Kind
 from troth.handshake.names import Side as End
 from troth.handshake.record import Event, HandshakeRecord, Verdict
-from troth.mesh.connections import Connection, Outcome, Party, Reason, Side
 from troth.mesh.decisions import ClientDecision, ServerDecision
 from troth.policy.model import Mode
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
+from troth.traffic.connection import Connection, Outcome, Party, Reason, Side
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WEB = "spiffe://cluster.local/ns/finance/sa/web"

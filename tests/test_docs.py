@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from troth.mesh.connections import Reason
+from troth.traffic.connection import Reason
 
 ROOT = Path(__file__).parents[1]
 REPORTS = (ROOT / "docs" / "json.md").read_text("utf-8")

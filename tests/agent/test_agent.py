@@ -16,10 +16,10 @@ from troth.envoy.delta import Nack
 from troth.envoy.snapshot import LISTENER
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
-from troth.mesh.connections import Party
 from troth.mesh.model import Pod
 from troth.mesh.world import World
 from troth.policy.model import Mode, PeerAuthentication
+from troth.traffic.connection import Party
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

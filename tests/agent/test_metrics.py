@@ -10,7 +10,7 @@ from tests.samples import NOON, connection
 from troth.agent.figures import Figures
 from troth.agent.metrics import _MOST_SERIES, NodeMetrics
 from troth.envoy.delta import Nack
-from troth.mesh.connections import Outcome, Party, Reason, Side
+from troth.traffic.connection import Outcome, Party, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

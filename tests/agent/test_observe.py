@@ -7,7 +7,7 @@ from tests.explain.seen import world
 
 from troth.agent.observe import Observer
 from troth.envoy.overflow import Overflow
-from troth.mesh.connections import UNKNOWN, Outcome, Party, Reason, Side
+from troth.traffic.connection import UNKNOWN, Outcome, Party, Reason, Side
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PAYMENTS = Party(address="10.0.1.2", port=0, pod="finance/payments-0", workload="finance/payments")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from troth.identity.bundle import TrustBundle
     from troth.identity.rotation import SigningRequest
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 INTRUDER = "spiffe://cluster.local/ns/finance/sa/intruder"

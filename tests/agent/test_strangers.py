@@ -31,7 +31,7 @@ from troth.agent.strangers import TABLE, Dropped, StrangerLimits, Strangers
 from troth.envoy.events import ConnectionEvent
 from troth.envoy.limits import Limits
 from troth.envoy.ports import TUNNEL_PORT
-from troth.mesh.connections import Outcome, Party, Reason, Side
+from troth.traffic.connection import Outcome, Party, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping

@@ -27,8 +27,8 @@ from troth.agent.observe import Observer
 from troth.agent.set_elements import SetElements
 from troth.agent.unserved import MOST_ENTRIES, TABLE, Unserved, UnservedConnections
 from troth.envoy.ports import PORT_SETS
-from troth.mesh.connections import Outcome, Reason, Side
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
+from troth.traffic.connection import Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

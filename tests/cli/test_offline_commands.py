@@ -12,7 +12,7 @@ from tests.cli.manifests import WORLD
 
 from troth.cli import manifests, plan
 from troth.cli.app import run
-from troth.mesh.connections import Outcome, Side
+from troth.traffic.connection import Outcome, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -30,8 +30,8 @@ from troth.connect.diagnose import report
 from troth.connect.findings import Cause, Reached
 from troth.connect.traced import Credentials
 from troth.handshake.record import Verdict
-from troth.mesh.connections import Outcome, Reason
 from troth.policy.model import Mode
+from troth.traffic.connection import Outcome, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

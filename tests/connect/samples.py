@@ -12,8 +12,8 @@ from troth.connect.report import Findings, Question
 from troth.connect.traced import Credentials, Trace
 from troth.handshake.record import Verdict
 from troth.handshake.steps import build_report
-from troth.mesh.connections import Connection, Outcome, Reason
 from troth.mesh.model import Endpoint
+from troth.traffic.connection import Connection, Outcome, Reason
 
 OUTSIDE = "namespace legacy is not labelled troth.dev/mesh: enabled"
 

@@ -12,10 +12,10 @@ from tests.samples import connection
 from troth.connect.attempt import _is_reported, first_report
 from troth.connect.findings import Reached, belongs
 from troth.identity.spiffe import TrustDomain
-from troth.mesh.connections import Connection, Outcome, Party, Reason
 from troth.mesh.model import Endpoint, Pod
 from troth.mesh.target import Target
 from troth.mesh.world import World
+from troth.traffic.connection import Connection, Outcome, Party, Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

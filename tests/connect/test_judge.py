@@ -22,8 +22,8 @@ from troth.connect.judge import judge
 from troth.connect.report import Hop
 from troth.connect.traced import Credentials
 from troth.handshake.record import Verdict
-from troth.mesh.connections import Connection, Outcome, Reason, Side
 from troth.policy.model import Mode
+from troth.traffic.connection import Connection, Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from troth.connect.report import Findings

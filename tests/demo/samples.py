@@ -10,8 +10,8 @@ from troth.connect.traced import Credentials, Trace
 from troth.demo.scenario import Happened, Try
 from troth.handshake.record import Verdict
 from troth.handshake.steps import build_report
-from troth.mesh.connections import Outcome, Reason
 from troth.policy.model import Mode
+from troth.traffic.connection import Outcome, Reason
 
 BY_TUNNEL = Try(
     source="finance/web",

@@ -14,7 +14,7 @@ from troth.demo.scenario import Happened
 from troth.demo.walk import judge_attempt, judge_trace
 
 if TYPE_CHECKING:
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 
 def _attempt(reached: Reached, event: Connection | None) -> Attempt:

@@ -22,7 +22,7 @@ from troth.envoy.accesslog import (
 from troth.envoy.events import Role
 from troth.envoy.pipe import AccessLogPipe
 from troth.envoy.process import EnvoyOptions, command, find_envoy
-from troth.mesh.connections import Outcome, Reason, Side
+from troth.traffic.connection import Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.envoy.events import LOG_FORMAT, ConnectionEvent, parse, port_of_server_name
-from troth.mesh.connections import Outcome, Reason, Side
+from troth.traffic.connection import Outcome, Reason, Side
 
 CLIENT = "spiffe://cluster.local/ns/default/sa/client"
 SERVER = "spiffe://cluster.local/ns/default/sa/server"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.envoy.overflow import COUNTERS, Overflow, overflows, read_counts
-from troth.mesh.connections import Reason, Side
+from troth.traffic.connection import Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

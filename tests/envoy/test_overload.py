@@ -21,7 +21,7 @@ from troth.envoy.overflow_watch import OverflowWatch
 from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.resources import listener_name
 from troth.envoy.snapshot import Resource, Snapshot
-from troth.mesh.connections import Reason
+from troth.traffic.connection import Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

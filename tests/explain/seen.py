@@ -13,17 +13,17 @@ import msgspec
 from tests import samples
 
 from troth.identity.spiffe import TrustDomain
-from troth.mesh.connections import Connection, Outcome, Party, Reason, Side
 from troth.mesh.model import ContainerPort, Namespace, Pod, Service
-from troth.mesh.tally import Tally
 from troth.mesh.world import World
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
+from troth.traffic.connection import Connection, Outcome, Party, Reason, Side
+from troth.traffic.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from troth.mesh.tally import Total
+    from troth.traffic.tally import Total
 
 NOON = datetime(2026, 3, 1, 12, 0, 3, tzinfo=UTC)
 ADDRESSES = {

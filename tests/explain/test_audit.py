@@ -14,11 +14,11 @@ from troth.explain.front_doors import Breakage, FrontDoors
 from troth.explain.noted import note
 from troth.explain.observed import seen_in_plaintext
 from troth.explain.plan import plan
-from troth.mesh.connections import Connection
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
+from troth.traffic.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from tests import samples
 from tests.samples import NOON
 
 from troth.explain.observed import Plaintext, seen_in_plaintext
-from troth.mesh.connections import Connection, Outcome, Party, Side
+from troth.traffic.connection import Connection, Outcome, Party, Side
 
 
 def connection(

@@ -11,9 +11,9 @@ from troth.explain.noted import note
 from troth.explain.remedies import TEXTS
 from troth.explain.why import why, with_conflicts
 from troth.explain.why_report import Conflict
-from troth.mesh.connections import Connection, Reason, Side
 from troth.mesh.model import Endpoint, Service, ServicePort
 from troth.policy.model import Mode
+from troth.traffic.connection import Connection, Reason, Side
 
 if TYPE_CHECKING:
     from troth.explain.why_report import Refusal, Why

@@ -13,11 +13,11 @@ from troth.explain.audit_report import PortState
 from troth.explain.noted import note
 from troth.explain.observed import noted_in_plaintext
 from troth.explain.why import why
-from troth.mesh.connections import Side
 from troth.mesh.model import Pod, PodPhase
 from troth.reviews.gather import concerned_nodes, gather
 from troth.reviews.objects import TotalsAnswer
 from troth.reviews.scope import totals_of, world_of
+from troth.traffic.connection import Side
 
 
 def on(node: str, **changes: object) -> Pod:

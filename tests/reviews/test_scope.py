@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from tests.samples import connection
 
 from troth.identity.spiffe import TrustDomain
-from troth.mesh.connections import Party
 from troth.mesh.model import Namespace, Pod, Service
-from troth.mesh.tally import Tally
 from troth.mesh.world import World
 from troth.policy.model import Mode, PeerAuthentication
 from troth.reviews.scope import concerns, connections_of, that_fit, totals_of, world_of
+from troth.traffic.connection import Party
+from troth.traffic.tally import Tally
 
 
 def party(pod: str | None) -> Party:

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from troth.envoy.ports import PortSet
     from troth.envoy.snapshot import Snapshot
     from troth.identity.spiffe import SpiffeId, TrustDomain
-    from troth.mesh.connections import Connection
     from troth.mesh.model import Ports
     from troth.mesh.view import NodeView
     from troth.mesh.world import World
+    from troth.traffic.connection import Connection
 
 _log = structlog.get_logger(__name__)
 

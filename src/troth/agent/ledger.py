@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth.agent.history import History
-from troth.agent.journal import Journal
 from troth.agent.observe import Observer
 from troth.envoy.ports import TUNNEL_PORT
-from troth.mesh.connections import Connection
+from troth.traffic.connection import Connection
+from troth.traffic.history import History
+from troth.traffic.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from troth.agent.unserved import Unserved
     from troth.envoy.overflow_watch import OverflowWatch
     from troth.envoy.pipe import AccessLogPipe
-    from troth.mesh.connections import Side
     from troth.mesh.model import Pod
     from troth.mesh.target import Target
     from troth.mesh.world import World
+    from troth.traffic.connection import Side
 
 
 class Connections(History[Connection]):

@@ -10,7 +10,7 @@ import msgspec
 
 from troth.agent.sockets import listening_sockets
 from troth.errors import TrothError
-from troth.mesh.connections import Reason, Side
+from troth.traffic.connection import Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

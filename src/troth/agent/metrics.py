@@ -20,7 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from troth.exposition import Page
-from troth.mesh.connections import Side
+from troth.traffic.connection import Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from troth.agent.figures import Figures
     from troth.envoy.delta import Nack
-    from troth.mesh.connections import Connection, Party
+    from troth.traffic.connection import Connection, Party
 
 _MOST_SERIES = 2000
 _UNKNOWN = "unknown"

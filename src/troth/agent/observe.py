@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from troth.envoy.events import ConnectionEvent
 from troth.envoy.ports import TUNNEL_PORT
-from troth.mesh.connections import Connection, Outcome, Party, Reason, Side
 from troth.mesh.world import World
 from troth.policy.index import PolicyChanges, PolicyIndex
 from troth.table import difference
+from troth.traffic.connection import Connection, Outcome, Party, Reason, Side
 
 if TYPE_CHECKING:
     from datetime import datetime

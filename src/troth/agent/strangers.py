@@ -31,7 +31,7 @@ import structlog
 from troth.agent.set_elements import Change, increases, packed, read_counts, transaction
 from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS
 from troth.envoy.ports import TUNNEL_PORT
-from troth.mesh.connections import Reason, Side
+from troth.traffic.connection import Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping

@@ -32,9 +32,9 @@ import structlog
 
 from troth.agent.set_elements import Change, Counted, increases, packed, read_counts, transaction
 from troth.envoy.ports import TUNNEL_PORT
-from troth.mesh.connections import Reason, Side
 from troth.mesh.model import Protocol
 from troth.table import difference
+from troth.traffic.connection import Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping

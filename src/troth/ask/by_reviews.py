@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from troth.connect.findings import Attempt, Cause, EnvoyStatus, Route
     from troth.connect.traced import Credentials, Trace
-    from troth.mesh.connections import Connection
     from troth.mesh.model import Pod
     from troth.reviews.asker import Asker
     from troth.reviews.places import Places
+    from troth.traffic.connection import Connection
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.connect.traced import Credentials
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.explain.audit import audit
 from troth.explain.audit_report import Audit, LeftOut
-from troth.mesh.tally import KEPT
+from troth.traffic.tally import KEPT
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

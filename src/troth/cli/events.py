@@ -24,11 +24,11 @@ from troth.cli.reviews import (
 )
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
-from troth.mesh.connections import Connection, Outcome
+from troth.traffic.connection import Connection, Outcome
 
 if TYPE_CHECKING:
     from troth.explain.why_report import Unanswered
-    from troth.mesh.connections import Party
+    from troth.traffic.connection import Party
 
 _PAUSE_SECONDS = 2.0
 _PAUSE_SECONDS_PER_NODE = 0.1

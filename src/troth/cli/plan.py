@@ -43,7 +43,7 @@ from troth.errors import InputError, PeerError, Severity, TrothError
 from troth.explain.observed import noted_in_plaintext, seen_in_plaintext
 from troth.explain.plan import plan
 from troth.manifests.amend import amend, as_applied
-from troth.mesh.connections import Connection
+from troth.traffic.connection import Connection
 
 if TYPE_CHECKING:
     from troth.cli.cluster import Cluster

@@ -10,13 +10,13 @@ from troth.connect.findings import Reached
 from troth.connect.judge import judge
 from troth.connect.report import Diagnosis, Findings, From, To, inside_pod
 from troth.errors import PeerError
-from troth.mesh.connections import Outcome, Reason
+from troth.traffic.connection import Outcome, Reason
 
 if TYPE_CHECKING:
     from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route, Way
     from troth.connect.report import Question
     from troth.connect.traced import Credentials, Trace
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 _ANSWER_SECONDS = 5.0
 # Longer than Envoy tries to connect (10 s), so that it says so itself; a pod's kernel says at once

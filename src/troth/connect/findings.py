@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.mesh.connections import Connection, Reason
 from troth.mesh.decisions import ClientDecision, ServerDecision
 from troth.mesh.model import Endpoint
+from troth.traffic.connection import Connection, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

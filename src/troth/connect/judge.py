@@ -9,11 +9,11 @@ from troth.connect.findings import Reached
 from troth.connect.report import Hop, Judgement
 from troth.envoy.ports import OWN_PORTS
 from troth.handshake.record import Verdict
-from troth.mesh.connections import Outcome, Reason, Side
+from troth.traffic.connection import Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from troth.connect.report import Findings
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 _HOPS: dict[tuple[Side, Reason], Hop] = {
     (Side.SERVER, Reason.PLAINTEXT_TO_STRICT): Hop.SERVER_PROXY,

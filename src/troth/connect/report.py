@@ -10,8 +10,8 @@ import msgspec
 from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route, Way
 from troth.connect.traced import Credentials, Trace
 from troth.handshake.steps import TraceReport
-from troth.mesh.connections import Connection, Outcome
 from troth.mesh.decisions import ClientDecision, ServerDecision
+from troth.traffic.connection import Connection, Outcome
 
 
 class Hop(StrEnum):

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from troth.connect.findings import Cause, EnvoyStatus, Route, Way
 from troth.mesh.decisions import client_decision, server_decision
-from troth.mesh.tally import Total
+from troth.traffic.tally import Total
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from troth.agent.agent import NodeAgent
     from troth.explain.remedies import Explainer
-    from troth.mesh.connections import Connection
     from troth.mesh.model import Pod, Service
     from troth.mesh.target import Target
     from troth.mesh.world import World
+    from troth.traffic.connection import Connection
 
 
 def route(

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from troth.connect.findings import Reached
 from troth.envoy.ports import INBOUND_PORT, OUTBOUND_PORT, OWN_PORTS
-from troth.mesh.connections import Reason
 from troth.mesh.model import MESH_LABEL
 from troth.policy.model import Mode
+from troth.traffic.connection import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from troth.connect.report import Findings
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 AGAIN = (
     "Look at the step at which the handshake stopped; if something was changing just then, "

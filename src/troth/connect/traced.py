@@ -7,8 +7,8 @@ from enum import StrEnum
 import msgspec
 
 from troth.handshake.steps import TraceReport
-from troth.mesh.connections import Connection
 from troth.mesh.decisions import ClientDecision, ServerDecision
+from troth.traffic.connection import Connection
 
 
 class Credentials(StrEnum):

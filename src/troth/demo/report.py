@@ -9,7 +9,7 @@ import msgspec
 from troth.connect.traced import Credentials
 from troth.demo.scenario import Happened
 from troth.handshake.steps import TraceReport
-from troth.mesh.connections import Connection
+from troth.traffic.connection import Connection
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

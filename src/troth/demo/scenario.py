@@ -12,7 +12,7 @@ import msgspec
 
 from troth.connect.traced import Credentials
 from troth.errors import EnvironmentLackError
-from troth.mesh.connections import Reason
+from troth.traffic.connection import Reason
 
 _HERE = Path(__file__).resolve().parent
 

@@ -10,7 +10,7 @@ from troth.demo.report import Policy, StepReport, TryReport
 from troth.demo.scenario import HANDSHAKE, STAGES, Happened
 from troth.handshake.names import Kind, Side
 from troth.handshake.record import Verdict
-from troth.mesh.connections import Outcome
+from troth.traffic.connection import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from troth.demo.mesh import DemoMesh
     from troth.demo.scenario import Try
     from troth.handshake.steps import TraceReport
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 
 class _Seen(NamedTuple):

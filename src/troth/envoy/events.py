@@ -25,7 +25,7 @@ import msgspec
 from troth.envoy.ports import OWN_PORTS
 from troth.errors import InputError
 from troth.identity.spiffe import SpiffeId
-from troth.mesh.connections import Outcome, Reason, Side
+from troth.traffic.connection import Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from troth.envoy.events import Role
-from troth.mesh.connections import Reason, Side
+from troth.traffic.connection import Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

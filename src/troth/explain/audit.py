@@ -17,10 +17,10 @@ from troth.explain.front_doors import Breakage, Caller, FrontDoors, worst
 from troth.explain.noted import told_once
 from troth.explain.proposals import propose
 from troth.explain.workloads import belongs
-from troth.mesh.connections import Outcome
 from troth.mesh.model import Protocol
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
+from troth.traffic.connection import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

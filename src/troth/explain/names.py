@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from troth.mesh.model import Pod, Service
-    from troth.mesh.tally import Total
     from troth.mesh.world import World
+    from troth.traffic.tally import Total
 
 _OF_ONE_RELEASE = frozenset(
     {

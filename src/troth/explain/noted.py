@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.explain.remedies import Explainer, Texts
-from troth.mesh.connections import Outcome, Reason, Side
 from troth.mesh.model import Endpoint
-from troth.mesh.tally import Total
+from troth.traffic.connection import Outcome, Reason, Side
+from troth.traffic.tally import Total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

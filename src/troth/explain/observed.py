@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.mesh.connections import Outcome, Side
+from troth.traffic.connection import Outcome, Side
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from troth.explain.noted import Noted
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 
 class Plaintext(msgspec.Struct, frozen=True, kw_only=True):

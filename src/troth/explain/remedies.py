@@ -12,20 +12,20 @@ import msgspec
 import yaml
 
 from troth.explain.names import Names, stable_labels
-from troth.mesh.connections import Reason, Side
 from troth.mesh.model import MESH_LABEL
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
 from troth.syntax import label_text
+from troth.traffic.connection import Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from troth.mesh.model import Pod
-    from troth.mesh.tally import Total
     from troth.mesh.world import World
+    from troth.traffic.tally import Total
 
 
 class Texts(NamedTuple):

@@ -9,7 +9,7 @@ import msgspec
 
 from troth.explain.noted import TROUBLE, told_once
 from troth.explain.why_report import Conflict, NotCaptured, Refusal, Why
-from troth.mesh.connections import Reason
+from troth.traffic.connection import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

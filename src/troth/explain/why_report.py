@@ -7,9 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from troth.mesh.connections import Outcome, Reason
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
+from troth.traffic.connection import Outcome, Reason
 
 
 class Unanswered(msgspec.Struct, frozen=True, kw_only=True):

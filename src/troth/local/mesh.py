@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.agent.history import History
 from troth.errors import TrothError
 from troth.explain.lint import lint_together
 from troth.local.addresses import ServiceAddresses
@@ -28,6 +27,7 @@ from troth.manifests.watch import watch
 from troth.manifests.without_effect import ignored_notice
 from troth.mesh.model import Namespace, Pod
 from troth.mesh.world import Membership, World, membership
+from troth.traffic.history import History
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping

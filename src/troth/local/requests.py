@@ -18,10 +18,10 @@ from troth.explain.explain import explain
 from troth.local.control import Answer, ControlServer
 from troth.local.hindsight import explainer_of, mesh_audit, mesh_why, unready
 from troth.manifests.aliases import service_of
-from troth.mesh.connections import Connection
 from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.index import PolicyIndex
 from troth.syntax import choices
+from troth.traffic.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,7 +15,6 @@ from troth.errors import PeerError
 from troth.explain.noted import note
 from troth.explain.remedies import Explainer
 from troth.identity.spiffe import SpiffeId
-from troth.mesh.connections import Connection, Outcome
 from troth.mesh.target import Target, find_target, pod_at, target_key
 from troth.reviews.objects import (
     ConnectAnswer,
@@ -26,6 +25,7 @@ from troth.reviews.objects import (
     TotalsAnswer,
 )
 from troth.reviews.scope import MOST_BYTES, connections_of, that_fit, totals_of, world_of
+from troth.traffic.connection import Connection, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from troth.explain.noted import Noted
     from troth.identity.spiffe import TrustDomain
     from troth.mesh.model import Pod
-    from troth.mesh.tally import Total
     from troth.mesh.world import World
     from troth.reviews.objects import ReviewSpec
+    from troth.traffic.tally import Total
 
 _REPORT_SECONDS = 10.0
 """How long reports of a traced connection may take, beside the connection itself."""

@@ -15,9 +15,9 @@ from troth.mesh.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from troth.mesh.connections import Connection
     from troth.mesh.model import Pod
     from troth.reviews.objects import EventsAnswer, TotalsAnswer
+    from troth.traffic.connection import Connection
 
 
 class Gathered(msgspec.Struct, frozen=True, kw_only=True):

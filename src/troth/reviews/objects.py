@@ -13,8 +13,8 @@ from troth.cluster.contract import REVIEW_API, REVIEW_KIND, REVIEWS
 from troth.connect.findings import Attempt, Cause, EnvoyStatus, Route
 from troth.explain.noted import Noted
 from troth.kube.resource import ObjectKind
-from troth.mesh.connections import Connection
 from troth.mesh.world import World
+from troth.traffic.connection import Connection
 
 ASKER_LABEL = "troth.dev/asker"
 """Names the one run of a command that made the review."""

@@ -16,8 +16,8 @@ from troth.mesh.world import World
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from troth.mesh.connections import Connection, Party
-    from troth.mesh.tally import Total
+    from troth.traffic.connection import Connection, Party
+    from troth.traffic.tally import Total
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from troth.agent.cluster.handover import Predecessor
     from troth.agent.cluster.slots import Place
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 
 class Holder:

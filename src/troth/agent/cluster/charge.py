@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from troth.agent.agent import NodeAgent
     from troth.agent.cluster.slots import Place
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 _log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from troth.connect.report import Hop
 from troth.connect.traced import Credentials
 from troth.envoy.ports import INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
 from troth.handshake.render import decision_rows, render_report
-from troth.mesh.connections import Outcome
+from troth.traffic.connection import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from troth.connect.report import Diagnosis
-    from troth.mesh.connections import Connection
+    from troth.traffic.connection import Connection
 
 _COLOURS = {
     Outcome.ACCEPTED: "bold green",

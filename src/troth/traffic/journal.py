@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Literal, Self
 import msgspec
 import structlog
 
-from troth.mesh.connections import Connection
-from troth.mesh.tally import Tally, TallyState
+from troth.traffic.connection import Connection
+from troth.traffic.tally import Tally, TallyState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

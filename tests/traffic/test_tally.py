@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.mesh.connections import Connection, Outcome, Party, Reason, Side
-from troth.mesh.tally import OTHERS, Tally, TallyState
 from troth.policy.model import Mode
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
+from troth.traffic.connection import Connection, Outcome, Party, Reason, Side
+from troth.traffic.tally import OTHERS, Tally, TallyState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 from tests.samples import NOON, connection
 
-from troth.agent.journal import Journal
-from troth.mesh.connections import Connection, Party
+from troth.traffic.connection import Connection, Party
+from troth.traffic.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -166,8 +166,8 @@ async def test_a_full_disk_is_told_once_and_overcome(
             raise OSError(28, "No space left on device")
         return write(file, data)
 
-    monkeypatch.setattr("troth.agent.journal.os.write", write_if_there_is_room)
-    monkeypatch.setattr("troth.agent.journal._FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr("troth.traffic.journal.os.write", write_if_there_is_room)
+    monkeypatch.setattr("troth.traffic.journal._FLUSH_SECONDS", 0.01)
     with capture_logs() as logs:
         async with running(Journal(tmp_path, now=NOON).open()) as journal:
             for number in range(3):

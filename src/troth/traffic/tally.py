@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth.mesh.connections import Connection, Outcome, Reason, Side
+from troth.traffic.connection import Connection, Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from troth.policy.model import Mode
