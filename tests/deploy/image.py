@@ -44,9 +44,9 @@ _INSTALL = re.compile(
     r" && rm -rf /var/lib/apt/lists/\*"
 )
 
-# What python:slim has beyond Debian's python3, and the build needs.
-_BASE = ("base-files", "python3", "python-is-python3")
-_BUILD = (*_BASE, "python3-pip", "ca-certificates")
+# What python:slim has, and the build needs.
+_BASE = ("base-files", "ca-certificates", "libstdc++6", "python3", "python-is-python3")
+_BUILD = (*_BASE, "python3-pip")
 
 # $1 root, $2 overlay's options, $3 folder in the root; then the command. The machine's own names
 # and certificates lead to the package index.
