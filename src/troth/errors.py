@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+OURSELVES = "troth"
+"""The peer in a `PeerError` of the mesh itself."""
+
+
 class Location(msgspec.Struct, frozen=True, order=True):
     """Where a document or field stands: a file (or ``<stdin>``) and a line counted from 1."""
 
@@ -78,7 +82,7 @@ class PeerError(TrothError):
     """Something we talk to (Envoy, an API, a running mesh) refused or broke the protocol.
 
     Attributes:
-        peer: Who.
+        peer: Who; `OURSELVES` for the mesh itself, which the message then doesn't name.
         reason: What it said, in its own words where it has some.
         remedy: The next step for the person who reads this; may be empty.
     """
@@ -87,7 +91,8 @@ class PeerError(TrothError):
         self.peer = peer
         self.reason = reason
         self.remedy = remedy
-        super().__init__(f"{peer}: {reason}" + (f"; {remedy}" if remedy else ""))
+        who = "" if peer == OURSELVES else f"{peer}: "
+        super().__init__(f"{who}{reason}" + (f"; {remedy}" if remedy else ""))
 
 
 class EnvironmentLackError(TrothError):

@@ -68,6 +68,18 @@ def test_the_list_of_commands_says_what_their_own_help_begins_with() -> None:
         assert listed.commands[name].help == command.help.partition("\n")[0]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("command", ["status", "why", "audit", "events"])
+def test_without_a_mesh_the_error_says_so_and_no_more(
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("TROTH_STATE_DIR", str(tmp_path / "none"))
+    assert run([command]) == 1
+    assert capsys.readouterr().err.startswith("error: no mesh is running; start one with: troth up")
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"troth {__version__}\n"

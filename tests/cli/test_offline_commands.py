@@ -478,4 +478,4 @@ def test_plan_observed_goes_on_without_a_mesh(
     change = ["--with", file("p.yaml", POLICY), "--without", "Pod/legacy/cron"]
 
     assert run(["plan", "-f", world, *change, "--observed"]) == 0
-    assert "nothing observed: troth: no mesh is running" in capsys.readouterr().err
+    assert "nothing observed: no mesh is running" in capsys.readouterr().err

@@ -51,14 +51,15 @@ async def test_the_socket_is_its_owners_alone(tmp_path: Path) -> None:
             PeerError("nft", "said no", "ask again"), "nft: said no; ask again", id="a peer"
         ),
         pytest.param(PeerError("nft", "said no"), "nft: said no", id="a peer without remedy"),
+        pytest.param(PeerError("troth", "is busy", "wait"), "is busy; wait", id="the mesh itself"),
         pytest.param(
             EnvironmentLackError("no nft", "install it"),
-            "troth: no nft; install it",
+            "no nft; install it",
             id="environment",
         ),
         pytest.param(
             InputError([Problem(subject="a", path="b", found="is wrong", wanted="be right")]),
-            "troth: a: b: is wrong; be right",
+            "a: b: is wrong; be right",
             id="input",
         ),
     ],
