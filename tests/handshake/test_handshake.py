@@ -208,6 +208,21 @@ def test_without_the_servers_answer_nothing_is_accepted(world: World, serve: Ser
     assert report.tracker[-1].connection is ConnectionStatus.SERVER_AUTHENTICATED
 
 
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_server_that_hangs_up_on_data_is_undecided_in_every_part_of_the_report(
+    world: World, serve: Serve, *, reset: bool
+) -> None:
+    trace, server = world.trace(world.web), serve()
+    trace.receive(server.receive(trace.start(0.0)), 1.0)
+    trace.send(b"GET /", 2.0)
+    trace.closed(3.0, reset=reset)
+    report = build_report(trace.record())
+
+    assert report.verdict is Verdict.UNDECIDED
+    assert report.stopped_at == f"server: {'reset' if reset else 'close'} the connection"
+    assert report.tracker[-1].connection is ConnectionStatus.CLOSED
+
+
 def test_data_sent_before_the_server_saw_the_client_is_no_acceptance(
     world: World, serve: Serve
 ) -> None:

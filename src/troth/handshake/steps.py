@@ -265,7 +265,7 @@ _JUDGEMENTS = {
 }
 
 
-def _rule(event: Event, standing: _Standing) -> _Rule:
+def _rule(event: Event, standing: _Standing, verdict: Verdict) -> _Rule:
     # These few depend on what was before; all else is in the table.
     match event.actor, event.kind:
         case (Side.SERVER, Kind.FINISHED):
@@ -277,12 +277,12 @@ def _rule(event: Event, standing: _Standing) -> _Rule:
                 connection=ConnectionStatus.SERVER_AUTHENTICATED,
             )
         case (Side.SERVER, Kind.ALERT | Kind.CLOSE_NOTIFY | Kind.CLOSED | Kind.RESET):
-            established = standing.connection is ConnectionStatus.ESTABLISHED
+            refused = verdict is Verdict.REFUSED
             return _Rule(
                 action=_ENDINGS[event.kind],
                 client_state=ClientState.CLOSED,
                 server_state=ServerState.CLOSED,
-                connection=ConnectionStatus.CLOSED if established else ConnectionStatus.REFUSED,
+                connection=ConnectionStatus.REFUSED if refused else ConnectionStatus.CLOSED,
             )
         case key:
             return _RULES.get(key, _Rule(action=event.kind.value))
@@ -302,7 +302,7 @@ def build_report(record: HandshakeRecord) -> TraceReport:
     tracker: list[TrackerRow] = []
     stopped_at = ""
     for number, event in enumerate(record.events, start=1):
-        rule = _rule(event, standing)
+        rule = _rule(event, standing, record.verdict)
         standing = rule.apply(standing)
         steps.append(
             Step(
@@ -323,7 +323,9 @@ def build_report(record: HandshakeRecord) -> TraceReport:
                 connection=standing.connection,
             )
         )
-        ended = standing.connection is ConnectionStatus.REFUSED or event.kind is Kind.TIMED_OUT
+        ended = standing.connection is ConnectionStatus.REFUSED or (
+            event.actor is Side.SERVER and event.kind in {Kind.TIMED_OUT, *_ENDINGS}
+        )
         if ended and not stopped_at and record.verdict is not Verdict.ACCEPTED:
             stopped_at = f"{event.actor}: {rule.action}"
     return TraceReport(
