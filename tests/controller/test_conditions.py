@@ -11,7 +11,7 @@ from tests.controller.conftest import NOW
 
 from troth.cluster.contract import NodeReport, policy_digest
 from troth.controller.conditions import (
-    Condition,
+    PolicyCondition,
     PolicyHistory,
     StoredPolicy,
     Truth,
@@ -50,7 +50,7 @@ def report(
 
 def test_a_valid_policy_is_accepted() -> None:
     accepted, _ = conditions(POLICY, {}, history(POLICY))
-    assert accepted == Condition(
+    assert accepted == PolicyCondition(
         type="Accepted", status=Truth.TRUE, reason="Valid", message="", observed_generation=3
     )
 
@@ -156,7 +156,7 @@ def test_a_digest_does_not_depend_on_the_order_and_depends_on_the_generation() -
     assert policy_digest([("a", 11)]) != policy_digest([("a1", 1)])
 
 
-ACCEPTED = Condition(
+ACCEPTED = PolicyCondition(
     type="Accepted", status=Truth.TRUE, reason="Valid", message="", observed_generation=1
 )
 
@@ -186,13 +186,13 @@ def test_a_new_message_leaves_the_time_of_the_transition() -> None:
     first = merged([], [ACCEPTED], now=NOW)
     assert first is not None
     later = NOW + timedelta(hours=1)
-    louder = Condition(
+    louder = PolicyCondition(
         type="Accepted", status=Truth.TRUE, reason="Valid", message="!", observed_generation=2
     )
     second = merged(first, [louder], now=later)
     assert second is not None
     assert second[0]["lastTransitionTime"] == "2026-03-01T12:00:00Z"
-    refused = Condition(
+    refused = PolicyCondition(
         type="Accepted", status=Truth.FALSE, reason="Invalid", message="!", observed_generation=2
     )
     third = merged(second, [refused], now=later)

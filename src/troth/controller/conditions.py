@@ -36,7 +36,7 @@ class Truth(StrEnum):
     FALSE = "False"
 
 
-class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class PolicyCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One entry of ``status.conditions``.
 
     Attributes:
@@ -99,7 +99,7 @@ class PolicyHistory:
 
 def conditions(
     policy: StoredPolicy, reports: Mapping[str, NodeReport | None], history: PolicyHistory
-) -> tuple[Condition, Condition]:
+) -> tuple[PolicyCondition, PolicyCondition]:
     """``Accepted`` and ``Enforced`` of one policy.
 
     Args:
@@ -110,14 +110,14 @@ def conditions(
     return _accepted(policy), _enforced(policy, reports, history)
 
 
-def _accepted(policy: StoredPolicy) -> Condition:
+def _accepted(policy: StoredPolicy) -> PolicyCondition:
     messages = "; ".join(_told(problem) for problem in policy.problems)
     if policy.is_refused:
         reason = "Invalid"
         messages += ". What was last valid of it stays in force where it is known"
     else:
         reason = "ValidWithWarnings" if policy.problems else "Valid"
-    return Condition(
+    return PolicyCondition(
         type=ACCEPTED,
         status=Truth.FALSE if policy.is_refused else Truth.TRUE,
         reason=reason,
@@ -128,7 +128,7 @@ def _accepted(policy: StoredPolicy) -> Condition:
 
 def _enforced(
     policy: StoredPolicy, reports: Mapping[str, NodeReport | None], history: PolicyHistory
-) -> Condition:
+) -> PolicyCondition:
     behind = {
         name: why
         for name, report in reports.items()
@@ -142,7 +142,7 @@ def _enforced(
         message = f"{len(reports) - len(behind)} of {len(reports)} nodes"
         if behind:
             message += f"; waiting for {_shown(behind)}"
-    return Condition(
+    return PolicyCondition(
         type=ENFORCED,
         status=Truth.TRUE if done else Truth.FALSE,
         reason=reason,
@@ -178,7 +178,7 @@ def was_enforced(present: Iterable[Mapping[str, Any]], generation: int) -> bool:
 
 
 def merged(
-    present: Sequence[Mapping[str, Any]], wanted: Iterable[Condition], *, now: datetime
+    present: Sequence[Mapping[str, Any]], wanted: Iterable[PolicyCondition], *, now: datetime
 ) -> list[dict[str, Any]] | None:
     """``status.conditions`` with ours brought up to date, or None when it is already.
 
