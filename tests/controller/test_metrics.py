@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from troth.controller.metrics import ControllerMetrics, Figures
+from troth.controller.metrics import ControllerMetrics, LeaderFigures
 
-FIGURES = Figures(policies=3, refused_policies=1, enforced_policies=2, nodes=37, troubled_nodes=4)
+FIGURES = LeaderFigures(
+    policies=3, refused_policies=1, enforced_policies=2, nodes=37, troubled_nodes=4
+)
 
 
 def scraped(metrics: ControllerMetrics) -> dict[str, float]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class LeaderFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What the leader knows, in numbers.
 
     Attributes:
@@ -52,7 +52,7 @@ class ControllerMetrics(Collector):
         figures: Asked at each scrape; None while another replica leads.
     """
 
-    def __init__(self, figures: Callable[[], Figures | None]) -> None:
+    def __init__(self, figures: Callable[[], LeaderFigures | None]) -> None:
         self._figures = figures
         self._answers: Counter[tuple[str, str]] = Counter()
 

@@ -23,7 +23,7 @@ from troth.controller import objects
 from troth.controller.authority import Authority
 from troth.controller.election import Timing
 from troth.controller.events import Events
-from troth.controller.metrics import Figures
+from troth.controller.metrics import LeaderFigures
 from troth.controller.signer import Signer
 from troth.controller.signing import SigningRules
 from troth.controller.status import StatusWriter
@@ -180,10 +180,10 @@ class Work:
         """What the rotation of the root is waiting for."""
         return self._authority.awaited
 
-    def figures(self) -> Figures:
+    def figures(self) -> LeaderFigures:
         """What is known, in numbers."""
         policies, reports = self._policies.objects.values(), self._reported().values()
-        return Figures(
+        return LeaderFigures(
             policies=len(policies),
             refused_policies=sum(each.stored.is_refused for each in policies),
             enforced_policies=sum(each.is_enforced for each in policies),
