@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from troth.controller.run import Readiness
+from troth.controller.run import ControllerReadiness
 from troth.health import health_server
 
-READY = Readiness(leading=False, leader="other")
-NOT_READY = Readiness(leading=True, leader="me", waiting_for=("the certificate authority",))
+READY = ControllerReadiness(leading=False, leader="other")
+NOT_READY = ControllerReadiness(
+    leading=True, leader="me", waiting_for=("the certificate authority",)
+)
 
 
-async def told(readiness: Readiness, request: bytes) -> tuple[str, dict[str, Any] | None]:
+async def told(readiness: ControllerReadiness, request: bytes) -> tuple[str, dict[str, Any] | None]:
     """The status line and the body."""
     async with health_server(lambda: readiness, port=0, host="127.0.0.1") as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -36,7 +38,7 @@ async def told(readiness: Readiness, request: bytes) -> tuple[str, dict[str, Any
         pytest.param(READY, "/readyz2", "404 Not Found", id="another path"),
     ],
 )
-async def test_a_path_is_answered(readiness: Readiness, path: str, status: str) -> None:
+async def test_a_path_is_answered(readiness: ControllerReadiness, path: str, status: str) -> None:
     line, _ = await told(readiness, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert line == f"HTTP/1.1 {status}"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from troth.controller.work import Settings
 
 
-class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+class ControllerReadiness(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``/readyz``.
 
     Attributes:
@@ -80,15 +80,15 @@ class Controller:
         self._metrics = ControllerMetrics(lambda: self._work.figures() if self._work else None)
         self.health_port = 0
 
-    def readiness(self) -> Readiness:
+    def readiness(self) -> ControllerReadiness:
         """Whether it does what it is there for, and if not, why."""
         election = self._election
         if election is None:
-            return Readiness(leading=False, leader="", waiting_for=("its start",))
+            return ControllerReadiness(leading=False, leader="", waiting_for=("its start",))
         blockers = (election.trouble,) if election.trouble else ()
         if self._work is None:
-            return Readiness(leading=False, leader=election.holder, waiting_for=blockers)
-        return Readiness(
+            return ControllerReadiness(leading=False, leader=election.holder, waiting_for=blockers)
+        return ControllerReadiness(
             leading=True,
             leader=election.holder,
             waiting_for=blockers + self._work.waiting_for,
