@@ -20,7 +20,7 @@ from tests.controller.conftest import AGENT, TRUST_DOMAIN, WEB, pod, signing_req
 from troth.cluster.contract import NODE_NAME_ATTRIBUTE
 from troth.controller.signing import (
     Claim,
-    Refusal,
+    Denial,
     SigningRules,
     awaits_answer,
     examine,
@@ -158,7 +158,7 @@ def test_a_request_that_is_not_in_order_is_denied(
     spec: dict[str, Any], reason: str, words: str
 ) -> None:
     refusal = examine(signing_request(**spec), RULES)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Denial)
     assert refusal.reason == reason
     assert words in refusal.message
 
@@ -199,7 +199,7 @@ def test_a_request_that_is_not_in_order_is_denied(
 )
 def test_a_forged_request_is_denied_with_what_is_wrong(pem: bytes, words: str) -> None:
     refusal = examine(signing_request(pem), RULES)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Denial)
     assert refusal.reason == "RequestRefused"
     assert words in refusal.message
 
@@ -213,14 +213,14 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         ),
         RULES,
     )
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Denial)
     for words in ("spec.usages", "spec.expirationSeconds", "basicConstraints"):
         assert words in refusal.message
 
 
 def test_a_strangers_request_is_not_even_read() -> None:
     refusal = examine(signing_request(b"garbage", username="mallory"), RULES)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Denial)
     assert refusal.reason == "UnknownRequester"
 
 
@@ -234,7 +234,7 @@ def test_other_agents_and_trust_domains_are_a_matter_of_the_rules() -> None:
         groups=["system:serviceaccounts:mesh"],
     )
     assert isinstance(examine(request, rules), Claim)
-    assert isinstance(examine(signing_request(), rules), Refusal)
+    assert isinstance(examine(signing_request(), rules), Denial)
 
 
 @pytest.mark.parametrize(
@@ -282,4 +282,4 @@ def test_any_request_is_judged_without_an_error(
         b"", username=username, usages=usages, expirationSeconds=seconds, extra=extra
     )
     csr.spec.request = request
-    assert isinstance(examine(csr, RULES), Refusal)
+    assert isinstance(examine(csr, RULES), Denial)

@@ -19,7 +19,7 @@ from lightkube.resources.core_v1 import Pod
 
 from troth.cluster.contract import POD_NAME_ATTRIBUTE
 from troth.controller.events import EventType
-from troth.controller.signing import Claim, Refusal, awaits_answer, examine, has_condition, judge
+from troth.controller.signing import Claim, Denial, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
 from troth.kube.errors import NotFoundError
 from troth.kube.reflector import ANY_VERSION
@@ -127,12 +127,12 @@ class Signer:
         if isinstance(verdict, Claim):
             verdict = await self._judged(verdict) or verdict
         with contextlib.suppress(NotFoundError):  # its maker gave up
-            if isinstance(verdict, Refusal):
+            if isinstance(verdict, Denial):
                 await self._refuse(csr, verdict)
             else:
                 await self._sign(csr, verdict)
 
-    async def _judged(self, claim: Claim) -> Refusal | None:
+    async def _judged(self, claim: Claim) -> Denial | None:
         """Judge a claim by the pods that the API server has stored at this moment.
 
         They are asked for each time, rather than watched: a pod that is just there must not be
@@ -190,7 +190,7 @@ class Signer:
             until=f"{issued.not_after:%FT%TZ}",
         )
 
-    async def _refuse(self, csr: CertificateSigningRequest, refusal: Refusal) -> None:
+    async def _refuse(self, csr: CertificateSigningRequest, refusal: Denial) -> None:
         if has_condition(csr, "Approved"):
             # Whoever approved it did so for another signer's rules; it can't be denied any more.
             condition = _condition("Failed", refusal.reason, refusal.message)

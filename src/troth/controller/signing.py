@@ -85,7 +85,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: timedelta
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class Denial(msgspec.Struct, frozen=True, kw_only=True):
     """Why a request is denied: ``reason`` and ``message`` of the condition and the Event."""
 
     reason: str
@@ -107,7 +107,7 @@ def has_condition(csr: CertificateSigningRequest, kind: str) -> bool:
     return any(condition.type == kind for condition in conditions)
 
 
-def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Refusal:
+def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Denial:
     """Judge a request by itself: who asks, and what for.
 
     What a stranger asks for is not even read.
@@ -117,14 +117,14 @@ def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Refu
     if spec.username != rules.username or (
         f"system:serviceaccounts:{rules.namespace}" not in groups
     ):
-        return Refusal(
+        return Denial(
             reason="UnknownRequester",
             message=f"{described(spec.username)} is not a node agent of troth; only "
             f"{rules.username} may ask for certificates of {SIGNER_NAME}",
         )
     nodes: list[str] = (spec.extra or {}).get(NODE_NAME_ATTRIBUTE) or []
     if len(nodes) != 1 or not nodes[0]:
-        return Refusal(
+        return Denial(
             reason="UnknownNode",
             message=f"the requester's token names {len(nodes)} nodes in {NODE_NAME_ATTRIBUTE}; use "
             "the token that the kubelet projects into the agent's pod (Kubernetes 1.30 or newer)",
@@ -135,7 +135,7 @@ def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Refu
     if request is not None:
         flaws += _identity_flaws(request.spiffe_id, rules.trust_domain)
     if flaws or request is None:
-        return Refusal(reason="RequestRefused", message="; ".join(flaws))
+        return Denial(reason="RequestRefused", message="; ".join(flaws))
     asked = spec.expirationSeconds
     return Claim(
         node=nodes[0],
@@ -146,11 +146,11 @@ def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Refu
     )
 
 
-def judge(claim: Claim, pods: Iterable[Pod]) -> Refusal | None:
+def judge(claim: Claim, pods: Iterable[Pod]) -> Denial | None:
     """Judge a claim by the pods that there are; None when it is granted."""
     if any(_runs(pod, claim) for pod in pods):
         return None
-    return Refusal(
+    return Denial(
         reason="NoPodOnNode",
         message=f"node {claim.node} has no pod of the service account "
         f"{claim.namespace}/{claim.service_account}; a node agent gets certificates for the "
