@@ -21,7 +21,7 @@ from tests.e2e.harness import PATIENCE_SECONDS
 from troth.controller.election import Timing
 from troth.controller.run import Controller
 from troth.controller.signing import SigningRules
-from troth.controller.work import Settings
+from troth.controller.work import ControllerSettings
 from troth.identity.spiffe import TrustDomain
 
 if TYPE_CHECKING:
@@ -72,10 +72,12 @@ class Control:
         cluster.service_account(namespace, "stranger")
         cluster.apply(_STRANGER.format(namespace=namespace))
 
-    def settings(self) -> Settings:
+    def settings(self) -> ControllerSettings:
         """Of a replica."""
         rules = SigningRules(trust_domain=TRUST_DOMAIN, namespace=self.namespace)
-        return Settings(rules=rules, namespace=self.namespace, health_port=0, timing=QUICK)
+        return ControllerSettings(
+            rules=rules, namespace=self.namespace, health_port=0, timing=QUICK
+        )
 
     def config(self, account: str = "troth-controller") -> SingleConfig:
         """The access of a service account, by a token that is bound to nothing."""
@@ -152,7 +154,7 @@ def label(cluster: Cluster, namespace: str, value: str | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(config: SingleConfig, settings: Settings) -> AsyncIterator[Controller]:
+async def running(config: SingleConfig, settings: ControllerSettings) -> AsyncIterator[Controller]:
     """A replica, while the block runs; its end is an ordinary stop."""
     controller = Controller(config, settings)
     task = asyncio.create_task(controller.run())

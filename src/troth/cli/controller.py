@@ -61,10 +61,10 @@ def controller(
     # Its client of the Kubernetes API takes long to load, which other commands needn't wait for.
     from troth.controller.run import run_controller  # noqa: PLC0415
     from troth.controller.signing import SigningRules  # noqa: PLC0415
-    from troth.controller.work import Settings  # noqa: PLC0415
+    from troth.controller.work import ControllerSettings  # noqa: PLC0415
 
     return run_controller(
-        Settings(
+        ControllerSettings(
             rules=SigningRules(
                 trust_domain=TrustDomain.parse(trust_domain),
                 namespace=namespace,

@@ -25,7 +25,7 @@ from troth.program import run_until_stopped
 if TYPE_CHECKING:
     from lightkube import SingleConfig
 
-    from troth.controller.work import Settings
+    from troth.controller.work import ControllerSettings
 
 
 class ControllerReadiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class ControllerReadiness(msgspec.Struct, frozen=True, kw_only=True):
 _log = structlog.get_logger(__name__)
 
 
-def run_controller(settings: Settings) -> int:
+def run_controller(settings: ControllerSettings) -> int:
     """Run the controller of the cluster that this runs in, or of KUBECONFIG, until SIGTERM.
 
     Returns:
@@ -70,7 +70,7 @@ class Controller:
         settings: The controller's.
     """
 
-    def __init__(self, config: SingleConfig, settings: Settings) -> None:
+    def __init__(self, config: SingleConfig, settings: ControllerSettings) -> None:
         self._config = config
         self._settings = settings
         # The host's name is the pod's, for people; the rest makes it one that never was before.

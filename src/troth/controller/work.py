@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from troth.kube.client import ApiClient
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The controller's settings.
 
     Attributes:
@@ -123,7 +123,7 @@ class Work:
     def __init__(
         self,
         client: ApiClient,
-        settings: Settings,
+        settings: ControllerSettings,
         *,
         on_answer: Callable[[str, str], None],
     ) -> None:
