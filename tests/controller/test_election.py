@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from troth.controller.election import Election, LeaseRecord, Timing
+from troth.controller.election import Election, ElectionTiming, LeaseRecord
 
-TIMING = Timing()
+TIMING = ElectionTiming()
 WALL = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -153,7 +153,7 @@ def test_times_under_which_two_could_lead_are_refused(
     lease: int, renew: float, retry: float
 ) -> None:
     with pytest.raises(ValueError, match="outlast"):
-        Timing(lease=lease, renew=renew, retry=retry)
+        ElectionTiming(lease=lease, renew=renew, retry=retry)
 
 
 class TwoReplicas(RuleBasedStateMachine):

@@ -12,7 +12,7 @@ from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 
-from troth.controller.election import Timing
+from troth.controller.election import ElectionTiming
 from troth.controller.leader import LeaderElection
 from troth.errors import PeerError
 from troth.kube.errors import ConflictError, NotFoundError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from troth.kube.client import ApiClient
 
-TIMING = Timing(lease=3, renew=1.5, retry=0.02)
+TIMING = ElectionTiming(lease=3, renew=1.5, retry=0.02)
 
 
 API = "the API server"
@@ -70,7 +70,7 @@ class OneLease:
 
 
 class Replica:
-    def __init__(self, server: OneLease, identity: str, timing: Timing = TIMING) -> None:
+    def __init__(self, server: OneLease, identity: str, timing: ElectionTiming = TIMING) -> None:
         self.election = LeaderElection(
             cast("ApiClient", server),
             namespace="troth-system",
@@ -140,7 +140,7 @@ async def test_a_leader_leads_on_while_its_lease_is_renewed() -> None:
 
 async def test_a_lease_taken_by_another_ends_the_work_long_before_its_time() -> None:
     server = OneLease()
-    replica = Replica(server, "a", Timing(lease=900, renew=600.0, retry=0.02))
+    replica = Replica(server, "a", ElectionTiming(lease=900, renew=600.0, retry=0.02))
     async with replica.running():
         await replica.began.wait()
         server._store(LeaseSpec(holderIdentity="b", leaseDurationSeconds=15))

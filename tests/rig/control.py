@@ -18,7 +18,7 @@ from lightkube.resources.core_v1 import Namespace, Pod, ServiceAccount
 from tests.deploy import chart
 from tests.e2e.harness import PATIENCE_SECONDS
 
-from troth.controller.election import Timing
+from troth.controller.election import ElectionTiming
 from troth.controller.run import Controller
 from troth.controller.signing import SigningRules
 from troth.controller.work import ControllerSettings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TRUST_DOMAIN = TrustDomain.parse("cluster.local")
 
-QUICK = Timing(lease=4, renew=2.5, retry=0.3)
+QUICK = ElectionTiming(lease=4, renew=2.5, retry=0.3)
 
 # Somebody who may ask as node agents do, and isn't one.
 _STRANGER = """

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class ElectionTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long things take, in seconds; client-go's defaults.
 
     Attributes:
@@ -70,7 +70,7 @@ class Election:
         timing: How long things take.
     """
 
-    def __init__(self, identity: str, timing: Timing) -> None:
+    def __init__(self, identity: str, timing: ElectionTiming) -> None:
         self._identity = identity
         self._timing = timing
         self._seen: _Seen | None = None

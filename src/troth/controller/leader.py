@@ -17,7 +17,7 @@ from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 
-from troth.controller.election import Election, LeaseRecord, Timing
+from troth.controller.election import Election, ElectionTiming, LeaseRecord
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, NotFoundError
 from troth.kube.resource import ObjectKind
@@ -53,12 +53,12 @@ class LeaderElection:
         namespace: str,
         name: str,
         identity: str,
-        timing: Timing | None = None,
+        timing: ElectionTiming | None = None,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._name = name
-        self._timing = timing or Timing()
+        self._timing = timing or ElectionTiming()
         self._election = Election(identity, self._timing)
         self._elected = asyncio.Event()
         self._term: asyncio.Timeout | None = None

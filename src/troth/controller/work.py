@@ -21,7 +21,7 @@ from troth.cluster.contract import (
 from troth.cluster.state import NAMESPACES
 from troth.controller import objects
 from troth.controller.authority import Authority
-from troth.controller.election import Timing
+from troth.controller.election import ElectionTiming
 from troth.controller.events import Events
 from troth.controller.metrics import LeaderFigures
 from troth.controller.signer import Signer
@@ -60,7 +60,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
     health_port: int = 8086
     metrics: ListenAddress | None = None
-    timing: Timing = Timing()
+    timing: ElectionTiming = ElectionTiming()
 
 
 _GROUP, _VERSION = REVIEW_API
