@@ -77,7 +77,7 @@ class SigningRequest(msgspec.Struct, frozen=True, kw_only=True):
     csr: bytes
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class RotationStep(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be done now.
 
     Attributes:
@@ -139,7 +139,7 @@ class CertificateRotation:
         for spiffe_id in sorted(wanted - self._identities.keys()):
             self._identities[spiffe_id] = _Identity(now)
 
-    def step(self, now: datetime) -> Step:
+    def step(self, now: datetime) -> RotationStep:
         """Begin what is due."""
         requests = []
         for spiffe_id, identity in self._identities.items():
@@ -150,7 +150,7 @@ class CertificateRotation:
                 )
                 requests.append(identity.in_flight)
         waiting = (each.due for each in self._identities.values() if each.in_flight is None)
-        return Step(requests=tuple(requests), wake_at=min(waiting, default=None))
+        return RotationStep(requests=tuple(requests), wake_at=min(waiting, default=None))
 
     def issued(
         self, request: SigningRequest, *, chain: bytes, bundle: TrustBundle, now: datetime
