@@ -144,7 +144,7 @@ class Changes(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         return bool(self.upserted or self.deleted or self.problems or self.stored)
 
 
-class Step(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+class ReflectorStep(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """What follows from an event; without an ``action`` the one under way goes on."""
 
     changes: Changes[T]
@@ -217,7 +217,7 @@ class Reflector(Generic[T]):
         """The first action."""
         return self._do(List(since=ANY_VERSION))
 
-    def step(self, event: Event[T], now: float) -> Step[T]:
+    def step(self, event: Event[T], now: float) -> ReflectorStep[T]:
         """Take ``event`` into account.
 
         Args:
@@ -249,7 +249,7 @@ class Reflector(Generic[T]):
             case Broken(error, not_before):
                 self.error = error
                 action = self._retry(now, not_before)
-        return Step(changes=changes, action=action)
+        return ReflectorStep(changes=changes, action=action)
 
     def _do(self, action: Action) -> Action:
         if isinstance(action, Watch):
