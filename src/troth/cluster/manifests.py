@@ -78,7 +78,7 @@ class _Ended(msgspec.Struct, frozen=True):
     """The states of a Pod and of a Job."""
 
     phase: PodPhase | None = None
-    conditions: list[wire.Condition] | None = None
+    conditions: list[wire.PodCondition] | None = None
 
 
 class _Running(msgspec.Struct, frozen=True):

@@ -93,7 +93,7 @@ class PodSpec(_Wire, frozen=True):
     init_containers: list[InitContainer] | None = None
 
 
-class Condition(_Wire, frozen=True):
+class PodCondition(_Wire, frozen=True):
     """core/v1 PodCondition."""
 
     type: str
@@ -112,7 +112,7 @@ class PodStatus(_Wire, frozen=True):
     phase: PodPhase | None = None
     pod_ip: str | None = msgspec.field(default=None, name="podIP")
     pod_ips: list[PodIp] | None = msgspec.field(default=None, name="podIPs")
-    conditions: list[Condition] | None = None
+    conditions: list[PodCondition] | None = None
     start_time: datetime | None = None
 
 
