@@ -83,7 +83,7 @@ def read_service(raw: msgspec.Raw) -> Item[ClusterService]:
 
 def read_endpoint_slice(raw: msgspec.Raw) -> Item[EndpointSlice]:
     """A discovery.k8s.io/v1 EndpointSlice; of no interest if no Service's."""
-    return _read(raw, "EndpointSlice", wire.EndpointSlice, _endpoint_slice)
+    return _read(raw, "EndpointSlice", wire.EndpointSliceObject, _endpoint_slice)
 
 
 def read_policy(raw: msgspec.Raw) -> Item[PeerAuthentication]:
@@ -260,7 +260,7 @@ def _load_balancer_ips(checks: Checks, sent: wire.Service) -> Iterable[str]:
             yield checks.address(ingress.ip, f"status.loadBalancer.ingress[{index}].ip")
 
 
-def _endpoint_slice(checks: Checks, sent: wire.EndpointSlice) -> EndpointSlice | None:
+def _endpoint_slice(checks: Checks, sent: wire.EndpointSliceObject) -> EndpointSlice | None:
     service = (sent.metadata.labels or {}).get(_SERVICE_NAME_LABEL)
     if not service or sent.address_type not in set(Family):
         return None

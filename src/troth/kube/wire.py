@@ -208,7 +208,7 @@ class SlicePort(_Wire, frozen=True):
     port: int | None = None
 
 
-class EndpointSlice(Object, frozen=True):
+class EndpointSliceObject(Object, frozen=True):
     """discovery.k8s.io/v1 EndpointSlice."""
 
     address_type: str
