@@ -277,7 +277,7 @@ def _endpoint_slice(checks: Checks, sent: wire.EndpointSliceObject) -> EndpointS
     )
 
 
-def _endpoint(address: str, sent: wire.SliceEndpoint) -> SliceEndpoint:
+def _endpoint(address: str, sent: wire.EndpointFields) -> SliceEndpoint:
     conditions = sent.conditions or wire.Conditions()
     hints = sent.hints or wire.Hints()
     return SliceEndpoint(

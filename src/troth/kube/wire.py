@@ -191,7 +191,7 @@ class Hints(_Wire, frozen=True):
     for_nodes: list[Named] | None = None
 
 
-class SliceEndpoint(_Wire, frozen=True):
+class EndpointFields(_Wire, frozen=True):
     """discovery.k8s.io/v1 Endpoint."""
 
     addresses: list[str] | None = None
@@ -212,5 +212,5 @@ class EndpointSliceObject(Object, frozen=True):
     """discovery.k8s.io/v1 EndpointSlice."""
 
     address_type: str
-    endpoints: list[SliceEndpoint] | None = None
+    endpoints: list[EndpointFields] | None = None
     ports: list[SlicePort] | None = None
