@@ -78,7 +78,7 @@ def read_pod(raw: msgspec.Raw) -> Item[Pod]:
 
 def read_service(raw: msgspec.Raw) -> Item[ClusterService]:
     """A v1 Service; of no interest if it has no endpoints or if kube-proxy isn't to handle it."""
-    return _read(raw, "Service", wire.Service, _service)
+    return _read(raw, "Service", wire.ServiceObject, _service)
 
 
 def read_endpoint_slice(raw: msgspec.Raw) -> Item[EndpointSlice]:
@@ -218,7 +218,7 @@ def _owner(metadata: wire.Metadata) -> str:
     return ""
 
 
-def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
+def _service(checks: Checks, sent: wire.ServiceObject) -> ClusterService | None:
     metadata, spec = sent.metadata, sent.spec
     if spec.type == "ExternalName" or _OTHER_PROXY_LABEL in (metadata.labels or {}):
         return None
@@ -250,7 +250,7 @@ def _service(checks: Checks, sent: wire.Service) -> ClusterService | None:
     return within_limits(checks, service)
 
 
-def _load_balancer_ips(checks: Checks, sent: wire.Service) -> Iterable[str]:
+def _load_balancer_ips(checks: Checks, sent: wire.ServiceObject) -> Iterable[str]:
     """Addresses that kube-proxy takes for the Service's wherever it meets them."""
     status = sent.status.load_balancer
     if status is None or sent.spec.load_balancer_source_ranges:

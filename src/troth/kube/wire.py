@@ -163,7 +163,7 @@ class ServiceStatus(_Wire, frozen=True):
     load_balancer: LoadBalancerStatus | None = None
 
 
-class Service(Object, frozen=True):
+class ServiceObject(Object, frozen=True):
     """core/v1 Service."""
 
     spec: ServiceSpec
