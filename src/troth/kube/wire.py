@@ -123,7 +123,7 @@ class Pod(Object, frozen=True):
     status: PodStatus = PodStatus()
 
 
-class ServicePort(_Wire, frozen=True):
+class ServicePortFields(_Wire, frozen=True):
     """core/v1 ServicePort."""
 
     port: int
@@ -137,7 +137,7 @@ class ServiceSpec(_Wire, frozen=True):
     type: str | None = None
     cluster_ip: str | None = msgspec.field(default=None, name="clusterIP")
     cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
-    ports: list[ServicePort] | None = None
+    ports: list[ServicePortFields] | None = None
     internal_traffic_policy: str | None = None
     session_affinity: str | None = None
     external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
