@@ -131,7 +131,7 @@ class ServicePortFields(_Wire, frozen=True):
     protocol: Protocol | None = None
 
 
-class ServiceSpec(_Wire, frozen=True):
+class ServiceSpecFields(_Wire, frozen=True):
     """core/v1 ServiceSpec."""
 
     type: str | None = None
@@ -166,7 +166,7 @@ class ServiceStatus(_Wire, frozen=True):
 class ServiceObject(Object, frozen=True):
     """core/v1 Service."""
 
-    spec: ServiceSpec
+    spec: ServiceSpecFields
     status: ServiceStatus = ServiceStatus()
 
 
