@@ -73,7 +73,7 @@ def read_pod(raw: msgspec.Raw) -> Item[Pod]:
 
     A pod that has ended has no addresses: its node may have given them to another one.
     """
-    return _read(raw, "Pod", wire.Pod, _pod)
+    return _read(raw, "Pod", wire.PodObject, _pod)
 
 
 def read_service(raw: msgspec.Raw) -> Item[ClusterService]:
@@ -129,7 +129,7 @@ def _plaintext(text: str) -> Ports:
     return Ports.parse(text) or NO_PORTS
 
 
-def _pod(checks: Checks, sent: wire.Pod) -> Pod:
+def _pod(checks: Checks, sent: wire.PodObject) -> Pod:
     metadata, spec, status = sent.metadata, sent.spec, sent.status
     phase = status.phase or PodPhase.PENDING
     host_network = bool(spec.host_network)

@@ -116,7 +116,7 @@ class PodStatus(_Wire, frozen=True):
     start_time: datetime | None = None
 
 
-class Pod(Object, frozen=True):
+class PodObject(Object, frozen=True):
     """core/v1 Pod."""
 
     spec: PodSpec
