@@ -176,7 +176,7 @@ def _static_uid(annotations: Mapping[str, str]) -> str:
     return uid if _HASH.fullmatch(uid) else ""
 
 
-def _pod_addresses(checks: Checks, status: wire.PodStatus) -> tuple[str, ...]:
+def _pod_addresses(checks: Checks, status: wire.PodStatusFields) -> tuple[str, ...]:
     texts = [each.ip for each in status.pod_ips or ()] or [status.pod_ip or ""]
     return tuple(
         checks.address(text, f"status.podIPs[{index}].ip")

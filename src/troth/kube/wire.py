@@ -106,7 +106,7 @@ class PodIp(_Wire, frozen=True):
     ip: str = ""
 
 
-class PodStatus(_Wire, frozen=True):
+class PodStatusFields(_Wire, frozen=True):
     """core/v1 PodStatus."""
 
     phase: PodPhase | None = None
@@ -120,7 +120,7 @@ class PodObject(Object, frozen=True):
     """core/v1 Pod."""
 
     spec: PodSpec
-    status: PodStatus = PodStatus()
+    status: PodStatusFields = PodStatusFields()
 
 
 class ServicePortFields(_Wire, frozen=True):
