@@ -71,13 +71,13 @@ class ContainerPort(_Wire, frozen=True):
     protocol: Protocol | None = None
 
 
-class Container(_Wire, frozen=True):
+class ContainerFields(_Wire, frozen=True):
     """core/v1 Container."""
 
     ports: list[ContainerPort] | None = None
 
 
-class InitContainer(Container, frozen=True):
+class InitContainer(ContainerFields, frozen=True):
     """core/v1 Container, as an init container."""
 
     restart_policy: str | None = None
@@ -89,7 +89,7 @@ class PodSpec(_Wire, frozen=True):
     node_name: str | None = None
     service_account_name: str | None = None
     host_network: bool | None = None
-    containers: list[Container] | None = None
+    containers: list[ContainerFields] | None = None
     init_containers: list[InitContainer] | None = None
 
 
