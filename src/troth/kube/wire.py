@@ -63,7 +63,7 @@ class Object(_Wire, frozen=True):
     metadata: Metadata
 
 
-class ContainerPort(_Wire, frozen=True):
+class ContainerPortFields(_Wire, frozen=True):
     """core/v1 ContainerPort."""
 
     container_port: int
@@ -74,7 +74,7 @@ class ContainerPort(_Wire, frozen=True):
 class ContainerFields(_Wire, frozen=True):
     """core/v1 Container."""
 
-    ports: list[ContainerPort] | None = None
+    ports: list[ContainerPortFields] | None = None
 
 
 class InitContainer(ContainerFields, frozen=True):
