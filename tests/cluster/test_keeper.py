@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from troth.cluster.keeper import ClusterPods, ClusterServices
 from troth.cluster.world import (
-    ClusterNode,
     ClusterService,
     EndpointSlice,
+    NodeTopology,
     SliceEndpoint,
     pods_by_uid,
     resolve_services,
@@ -57,7 +57,7 @@ slices = st.builds(
         max_size=2,
     ).map(tuple),
 )
-nodes = st.builds(ClusterNode, name=st.just("here"), zone=st.sampled_from(["", "z1", "z2"]))
+nodes = st.builds(NodeTopology, name=st.just("here"), zone=st.sampled_from(["", "z1", "z2"]))
 
 
 def edits(keys: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
@@ -102,7 +102,7 @@ def test_services_have_the_endpoints_of_all_slices(steps: list[tuple[str, Any, A
     kept = ClusterServices()
     known: dict[str, ClusterService] = {}
     parts: dict[str, EndpointSlice] = {}
-    node = ClusterNode()
+    node = NodeTopology()
     for kind, key, value in steps:
         match kind:
             case "service":

@@ -21,10 +21,10 @@ from troth.cluster.objects import (
     read_service,
 )
 from troth.cluster.world import (
-    ClusterNode,
     ClusterService,
     EndpointSlice,
     Family,
+    NodeTopology,
     SliceEndpoint,
 )
 from troth.errors import PeerError, Severity
@@ -295,8 +295,8 @@ def test_namespaces_and_nodes_are_read() -> None:
     labels = {"troth.dev/mesh": "enabled", "topology.kubernetes.io/zone": "z1"}
     what = raw({"metadata": {"name": "a", "uid": "u", "labels": labels}})
     assert read_namespace(what).value == Namespace(name="a", labels=labels)
-    assert read_node(what).value == ClusterNode(name="a", zone="z1")
-    assert read_node(raw({"metadata": {"name": "a"}})).value == ClusterNode(name="a")
+    assert read_node(what).value == NodeTopology(name="a", zone="z1")
+    assert read_node(raw({"metadata": {"name": "a"}})).value == NodeTopology(name="a")
 
 
 def service(**spec: object) -> ClusterService | None:

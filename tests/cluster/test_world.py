@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.cluster.world import (
-    ClusterNode,
     ClusterService,
     ClusterState,
     EndpointSlice,
     Family,
+    NodeTopology,
     SliceEndpoint,
     pods_by_uid,
     resolve_services,
@@ -24,8 +24,8 @@ from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import Endpoint, Namespace, Pod, Protocol, Service, ServicePort
 from troth.policy.model import PeerAuthentication
 
-NODE = ClusterNode(name="here", zone="z1")
-NOWHERE = ClusterNode()
+NODE = NodeTopology(name="here", zone="z1")
+NOWHERE = NodeTopology()
 HTTP = ("http", Protocol.TCP)
 
 
@@ -66,13 +66,13 @@ def in_slice(*endpoints: SliceEndpoint, **fields: Any) -> EndpointSlice:
 
 
 def chosen(
-    of: ClusterService, *slices: EndpointSlice, node: ClusterNode = NODE
+    of: ClusterService, *slices: EndpointSlice, node: NodeTopology = NODE
 ) -> list[tuple[str, int]]:
     resolved = resolve_services([of], slices, node)[str(of)]
     return [(each.address, each.port) for port in resolved.ports for each in port.endpoints]
 
 
-def hosts(of: ClusterService, *endpoints: SliceEndpoint, node: ClusterNode = NODE) -> list[int]:
+def hosts(of: ClusterService, *endpoints: SliceEndpoint, node: NodeTopology = NODE) -> list[int]:
     found = chosen(of, in_slice(*endpoints), node=node)
     assert {port for _, port in found} <= {8080}
     return [int(address.rpartition(".")[2]) for address, _ in found]
@@ -153,7 +153,7 @@ def test_with_internal_traffic_policy_local_only_this_nodes_count(
 
 
 def test_a_node_without_a_zone_label_has_no_use_for_hints() -> None:
-    node = ClusterNode(name="here")
+    node = NodeTopology(name="here")
     assert hosts(service(), at(1, "zone:z1"), at(2, "zone:"), node=node) == [1, 2]
 
 

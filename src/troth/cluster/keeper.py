@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.cluster.world import ClusterNode, resolve_services, with_own_addresses
+from troth.cluster.world import NodeTopology, resolve_services, with_own_addresses
 from troth.table import Table
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ClusterServices:
 
     def __init__(self) -> None:
         self.by_key: Table[Service] = Table()
-        self._node = ClusterNode()
+        self._node = NodeTopology()
         self._services: dict[str, ClusterService] = {}
         self._slices: dict[str, EndpointSlice] = {}
         self._by_service: dict[str, dict[str, EndpointSlice]] = {}
@@ -114,7 +114,7 @@ class ClusterServices:
                 del self._by_service[service]
         self._resolve(touched)
 
-    def move(self, node: ClusterNode) -> None:
+    def move(self, node: NodeTopology) -> None:
         """Choose endpoints as another node should, or as this one in another zone."""
         if node != self._node:
             self._node = node

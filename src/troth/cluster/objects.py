@@ -17,10 +17,10 @@ from troth.cluster.checks import Checks, is_port
 from troth.cluster.contract import MIRROR_ANNOTATION
 from troth.cluster.service_limits import within_limits
 from troth.cluster.world import (
-    ClusterNode,
     ClusterService,
     EndpointSlice,
     Family,
+    NodeTopology,
     SliceEndpoint,
 )
 from troth.kube import wire
@@ -63,7 +63,7 @@ def read_namespace(raw: msgspec.Raw) -> Item[Namespace]:
     return _read(raw, "Namespace", wire.Object, _namespace)
 
 
-def read_node(raw: msgspec.Raw) -> Item[ClusterNode]:
+def read_node(raw: msgspec.Raw) -> Item[NodeTopology]:
     """A v1 Node."""
     return _read(raw, "Node", wire.Object, _node)
 
@@ -118,9 +118,9 @@ def _namespace(_: Checks, sent: wire.Object) -> Namespace:
     return Namespace(name=sent.metadata.name, labels=sent.metadata.labels or {})
 
 
-def _node(_: Checks, sent: wire.Object) -> ClusterNode:
+def _node(_: Checks, sent: wire.Object) -> NodeTopology:
     labels = sent.metadata.labels or {}
-    return ClusterNode(name=sent.metadata.name, zone=labels.get(_ZONE_LABEL, ""))
+    return NodeTopology(name=sent.metadata.name, zone=labels.get(_ZONE_LABEL, ""))
 
 
 @lru_cache(maxsize=256)

@@ -18,8 +18,8 @@ import structlog
 from troth.cluster import objects
 from troth.cluster.keeper import ClusterPods, ClusterServices
 from troth.cluster.world import (
-    ClusterNode,
     ClusterState,
+    NodeTopology,
 )
 from troth.kube.client import ApiClient
 from troth.kube.follow import keep
@@ -158,7 +158,7 @@ class _View:
         self.services: Reflector[ClusterService] = Reflector(jitter=jitter)
         self.slices: Reflector[EndpointSlice] = Reflector(jitter=jitter)
         self.policies: Reflector[PeerAuthentication] = Reflector(jitter=jitter)
-        self.nodes: Reflector[ClusterNode] = Reflector(jitter=jitter)
+        self.nodes: Reflector[NodeTopology] = Reflector(jitter=jitter)
 
     @property
     def kinds(self) -> list[tuple[Resource[Any], Reflector[Any]]]:
@@ -217,7 +217,7 @@ class _View:
         elif reflector is self.slices:
             self._services.apply_slices(changes)
         elif reflector is self.nodes:
-            named = ClusterNode(name=self._node_name)
+            named = NodeTopology(name=self._node_name)
             self._services.move(self.nodes.objects.get(self._node_name, named))
         elif reflector is self.namespaces:
             self._namespaces = self._namespaces.changed(changes.upserted, changes.deleted)

@@ -54,7 +54,7 @@ class Family(StrEnum):
         return cls.IPV6 if ":" in address else cls.IPV4
 
 
-class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
+class NodeTopology(msgspec.Struct, frozen=True, kw_only=True):
     """A Node, as far as it matters to balancing.
 
     Attributes:
@@ -198,7 +198,7 @@ def with_own_addresses(
 
 
 def resolve_services(
-    services: Iterable[ClusterService], slices: Iterable[EndpointSlice], node: ClusterNode
+    services: Iterable[ClusterService], slices: Iterable[EndpointSlice], node: NodeTopology
 ) -> dict[str, Service]:
     """Give each Service the endpoints that pods of ``node`` should use.
 
@@ -232,7 +232,7 @@ def resolve_services(
 
 
 def _resolved(
-    service: ClusterService, port: ServicePort, slices: Iterable[EndpointSlice], node: ClusterNode
+    service: ClusterService, port: ServicePort, slices: Iterable[EndpointSlice], node: NodeTopology
 ) -> ServicePort:
     candidates = _candidates(port, slices)
     endpoints = _endpoints(candidates, node, only_own_node=service.only_own_node)
@@ -267,7 +267,7 @@ def _candidates(
 
 def _endpoints(
     candidates: Mapping[Family, Mapping[Endpoint, SliceEndpoint]],
-    node: ClusterNode,
+    node: NodeTopology,
     *,
     only_own_node: bool,
 ) -> tuple[Endpoint, ...]:
@@ -285,7 +285,7 @@ def _usability(candidate: SliceEndpoint) -> tuple[bool, bool]:
 
 
 def _chosen(
-    candidates: Mapping[Endpoint, SliceEndpoint], node: ClusterNode, *, only_own_node: bool
+    candidates: Mapping[Endpoint, SliceEndpoint], node: NodeTopology, *, only_own_node: bool
 ) -> list[Endpoint]:
     usable = candidates
     if only_own_node and node.name:
@@ -296,7 +296,7 @@ def _chosen(
     return list(ready) if only_own_node else _nearest(ready, node)
 
 
-def _nearest(ready: Mapping[Endpoint, SliceEndpoint], node: ClusterNode) -> list[Endpoint]:
+def _nearest(ready: Mapping[Endpoint, SliceEndpoint], node: NodeTopology) -> list[Endpoint]:
     """Those hinted for the node or its zone; hints count only if every endpoint has some."""
     for hints, here in (("for_nodes", node.name), ("for_zones", node.zone)):
         hinted: dict[Endpoint, frozenset[str]] = {

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.cluster.world import (
-    ClusterNode,
     ClusterService,
     EndpointSlice,
     Family,
+    NodeTopology,
     SliceEndpoint,
     resolve_services,
 )
@@ -196,7 +196,7 @@ def resolve(
         slices += behind
         published[key] = tuple(sorted({*_published(spec, selected, own), *_listed(written)}))
     return Resolution(
-        services=resolve_services(found, slices, ClusterNode()),
+        services=resolve_services(found, slices, NodeTopology()),
         published=published,
         aliases=aliases(specs.values())[0],
         problems=tuple(problems),
