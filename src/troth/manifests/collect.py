@@ -13,7 +13,7 @@ from troth.errors import Location, Problem
 from troth.manifests.api import FORMER_GROUPS, FORMER_KINDS, OBJECT_META, OTHER_KINDS
 from troth.manifests.custom import CustomWorkload, custom_kind
 from troth.manifests.entrances import ENTRANCES, Entrance
-from troth.manifests.kinds import COLLECTIONS, KINDS, Kind, row_of
+from troth.manifests.kinds import COLLECTIONS, KINDS, KindReader, row_of
 from troth.manifests.objects import Source
 from troth.manifests.reader import Fields, Report
 from troth.manifests.workloads import (
@@ -338,7 +338,7 @@ def _best_name(value: object) -> str:
     return "object"
 
 
-def _identity(value: object, kind: str, row: Kind) -> Identity | None:
+def _identity(value: object, kind: str, row: KindReader) -> Identity | None:
     metadata = value.get("metadata") if isinstance(value, dict) else None
     if not isinstance(metadata, dict):
         return None
@@ -349,7 +349,7 @@ def _identity(value: object, kind: str, row: Kind) -> Identity | None:
     return Identity(kind, str(namespace), str(name))
 
 
-def _check_header(source: Source, row: Kind) -> None:
+def _check_header(source: Source, row: KindReader) -> None:
     api_version = source.top.string("apiVersion")
     if row.versions and api_version not in row.api_versions:
         source.top.error(

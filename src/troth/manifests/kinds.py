@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Kind(NamedTuple):
+class KindReader(NamedTuple):
     """How one kind is read.
 
     Attributes:
@@ -44,23 +44,23 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "Namespace": Kind("", ("v1",), "namespaces", objects.parse_namespace, namespaced=False),
-    "ServiceAccount": Kind("", ("v1",), "service_accounts", objects.parse_service_account),
-    "Service": Kind("", ("v1",), "services", services.parse_service),
-    "EndpointSlice": Kind(
+    "Namespace": KindReader("", ("v1",), "namespaces", objects.parse_namespace, namespaced=False),
+    "ServiceAccount": KindReader("", ("v1",), "service_accounts", objects.parse_service_account),
+    "Service": KindReader("", ("v1",), "services", services.parse_service),
+    "EndpointSlice": KindReader(
         "discovery.k8s.io", ("v1",), "endpoint_slices", endpoints.parse_endpoint_slice
     ),
-    "Endpoints": Kind("", ("v1",), "endpoints", endpoints.parse_endpoints),
-    "ConfigMap": Kind("", ("v1",), "config_maps", objects.parse_config_map),
-    "Secret": Kind("", ("v1",), "secrets", objects.parse_secret),
-    "Pod": Kind("", ("v1",), "pods", pods.parse_pod),
-    "Deployment": Kind("apps", ("v1",), "deployments", pods.parse_deployment),
-    "StatefulSet": Kind("apps", ("v1",), "workloads", pods.parse_workload),
-    "DaemonSet": Kind("apps", ("v1",), "workloads", pods.parse_workload),
-    "ReplicaSet": Kind("apps", ("v1",), "workloads", pods.parse_workload),
-    "Job": Kind("batch", ("v1",), "workloads", pods.parse_workload),
-    "CronJob": Kind("batch", ("v1",), "workloads", pods.parse_workload),
-    "PeerAuthentication": Kind(
+    "Endpoints": KindReader("", ("v1",), "endpoints", endpoints.parse_endpoints),
+    "ConfigMap": KindReader("", ("v1",), "config_maps", objects.parse_config_map),
+    "Secret": KindReader("", ("v1",), "secrets", objects.parse_secret),
+    "Pod": KindReader("", ("v1",), "pods", pods.parse_pod),
+    "Deployment": KindReader("apps", ("v1",), "deployments", pods.parse_deployment),
+    "StatefulSet": KindReader("apps", ("v1",), "workloads", pods.parse_workload),
+    "DaemonSet": KindReader("apps", ("v1",), "workloads", pods.parse_workload),
+    "ReplicaSet": KindReader("apps", ("v1",), "workloads", pods.parse_workload),
+    "Job": KindReader("batch", ("v1",), "workloads", pods.parse_workload),
+    "CronJob": KindReader("batch", ("v1",), "workloads", pods.parse_workload),
+    "PeerAuthentication": KindReader(
         "security.istio.io",
         ("v1", "v1beta1"),
         "policies",
@@ -69,7 +69,7 @@ KINDS = {
     ),
 }
 
-_CUSTOM = Kind("", (), "custom_workloads", custom.parse_custom)
+_CUSTOM = KindReader("", (), "custom_workloads", custom.parse_custom)
 
 _OTHER_NAME = Rule(
     pattern=re.compile(r"[-.:a-zA-Z0-9]+"),
@@ -78,7 +78,7 @@ _OTHER_NAME = Rule(
 )
 """An APIService is called ``v1.``, for one."""
 _ENTRANCES = {
-    kind: Kind(
+    kind: KindReader(
         row.group,
         (),
         "entrances",
@@ -93,6 +93,6 @@ COLLECTIONS = {row.collection for row in (*KINDS.values(), _CUSTOM)} | {"entranc
 """The fields of ``Manifests`` that hold objects."""
 
 
-def row_of(kind: str) -> Kind:
+def row_of(kind: str) -> KindReader:
     """How a kind is read, also one that is called ``KIND.GROUP``."""
     return KINDS.get(kind) or _ENTRANCES.get(kind, _CUSTOM)
