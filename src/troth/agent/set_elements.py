@@ -57,7 +57,7 @@ _MOST_IN_A_MESSAGE = 1000
 """An attribute's length is 16 bits."""
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class SetChange(msgspec.Struct, frozen=True, kw_only=True):
     """Elements that come to a set and leave it.
 
     Attributes:
@@ -120,7 +120,7 @@ class SetElements:
         Raises:
             OSError: The kernel refuses: there is no such set (ENOENT), or it is full (ENFILE).
         """
-        self.commit(transaction(table, [Change(name=name, added=tuple(keys))]))
+        self.commit(transaction(table, [SetChange(name=name, added=tuple(keys))]))
 
     def remove(self, table: str, name: str, key: bytes) -> None:
         """Remove an element; no-op if it isn't there.
@@ -129,7 +129,7 @@ class SetElements:
             OSError: The kernel refuses.
         """
         try:
-            self.commit(transaction(table, [Change(name=name, removed=[key])]))
+            self.commit(transaction(table, [SetChange(name=name, removed=[key])]))
         except FileNotFoundError:
             return
 
@@ -276,7 +276,7 @@ def packed(address: str) -> tuple[str, bytes]:
     return ("ip" if parsed.version == 4 else "ip6"), parsed.packed  # noqa: PLR2004 - IPv4
 
 
-def transaction(table: str, changes: Iterable[Change]) -> bytes:
+def transaction(table: str, changes: Iterable[SetChange]) -> bytes:
     """Changes of several sets of one table, for `SetElements.commit`; empty if there are none."""
     messages = [message for change in changes for message in _bodies(table, change)]
     # Of all but the last only errors are told.
@@ -297,7 +297,7 @@ def _batch(messages: Collection[bytes]) -> bytes:
     return begin + b"".join(messages) + _message(_BATCH_END, _NLM_F_REQUEST, batch)
 
 
-def _bodies(table: str, change: Change) -> Iterator[tuple[int, int, bytes]]:
+def _bodies(table: str, change: SetChange) -> Iterator[tuple[int, int, bytes]]:
     """The kind, flags and body of each message that is needed."""
     for kind, flags, keys in (
         (_NEW_ELEMENT, _NLM_F_CREATE, change.added),

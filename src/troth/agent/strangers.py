@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import structlog
 
-from troth.agent.set_elements import Change, increases, packed, read_counts, transaction
+from troth.agent.set_elements import SetChange, increases, packed, read_counts, transaction
 from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS
 from troth.envoy.ports import TUNNEL_PORT
 from troth.traffic.connection import Reason, Side
@@ -293,7 +293,7 @@ class Strangers:
         peers = transaction(
             TABLE,
             [
-                Change(name=_peers(version), added=[key for v, key in recent if v == version])
+                SetChange(name=_peers(version), added=[key for v, key in recent if v == version])
                 for version in _VERSIONS
             ],
         )

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from troth.agent.set_elements import Change, Counted, increases, packed, read_counts, transaction
+from troth.agent.set_elements import Counted, SetChange, increases, packed, read_counts, transaction
 from troth.envoy.ports import TUNNEL_PORT
 from troth.mesh.model import Protocol
 from troth.table import difference
@@ -312,7 +312,7 @@ class Unserved:
         if self._pods.get(uid) is sets:
             self._loaded.add(uid)
 
-    def _change(self, changes: Iterable[Change]) -> None:
+    def _change(self, changes: Iterable[SetChange]) -> None:
         message = transaction(TABLE, changes)
         for uid in tuple(self._loaded):
             try:
@@ -341,9 +341,9 @@ _Entry = tuple[str, bytes]
 """A set's name, and the key of an element."""
 
 
-def _changes(added: Collection[_Entry], removed: Collection[_Entry]) -> list[Change]:
+def _changes(added: Collection[_Entry], removed: Collection[_Entry]) -> list[SetChange]:
     return [
-        Change(
+        SetChange(
             name=name,
             added=[key for each, key in added if each == name],
             removed=[key for each, key in removed if each == name],
