@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from troth.agent.configuration import Configuration, ConfigurationKeeper, Credentials
+from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
 from troth.envoy.build import SnapshotKeeper
 from troth.envoy.snapshot import LISTENER
 from troth.identity.authority import CertificateAuthority
@@ -45,8 +45,8 @@ class Node:
         key = new_key()
         chain = authority.sign(build_csr(key, identity), now=NOW).chain
         svid = X509Svid.assemble(key, chain, authority.trust_bundle, now=NOW)
-        self.certified = Credentials((svid,), authority.trust_bundle)
-        self.uncertified = Credentials((), authority.trust_bundle)
+        self.certified = EnvoyCredentials((svid,), authority.trust_bundle)
+        self.uncertified = EnvoyCredentials((), authority.trust_bundle)
         self._keeper = ConfigurationKeeper(SnapshotKeeper(access_log=Path("/run/log")), alone=alone)
 
     def at(
@@ -54,7 +54,7 @@ class Node:
         now: float,
         *uids: str,
         mode: Mode = Mode.PERMISSIVE,
-        credentials: Credentials | None = None,
+        credentials: EnvoyCredentials | None = None,
         lenient: tuple[str, ...] = (),
     ) -> Configuration:
         """What it makes of a mesh of some pods."""

@@ -19,7 +19,7 @@ import structlog
 
 from troth.agent.attention import Attention
 from troth.agent.certificates import CertificateKeeper, Signer
-from troth.agent.configuration import Configuration, ConfigurationKeeper, Credentials
+from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
 from troth.agent.enroller import Enroller
 from troth.agent.enrolment import DRAIN_SECONDS
 from troth.agent.figures import Figures
@@ -138,7 +138,7 @@ class NodeAgent:
         self._listeners = Listeners(lambda: self._pods.netns)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
-        self._credentials: Credentials | None = None
+        self._credentials: EnvoyCredentials | None = None
         self._joining: frozenset[str] = frozenset()
         self._told: tuple[object, ...] = ()
         self._generation = 0
@@ -193,7 +193,7 @@ class NodeAgent:
         return self._host.trouble if self._host is not None else ""
 
     @property
-    def credentials(self) -> Credentials | None:
+    def credentials(self) -> EnvoyCredentials | None:
         """What Envoy has acknowledged; None before it has acknowledged anything."""
         return self._credentials
 
@@ -406,7 +406,7 @@ class NodeAgent:
             netns=self._pods.netns,
             lenient=self._pods.lenient,
             service_ranges=self._service_ranges,
-            credentials=Credentials(
+            credentials=EnvoyCredentials(
                 tuple(self.certificates.current().values()), self.certificates.bundle
             ),
             now=loop.time(),

@@ -37,7 +37,7 @@ _SECONDS_PER_DESTINATION = 20e-6
 """Of pause: a few times what Envoy needs, so that it is idle most of the time."""
 
 
-class Credentials(msgspec.Struct, frozen=True):
+class EnvoyCredentials(msgspec.Struct, frozen=True):
     """What Envoy proves itself by, and what it believes in."""
 
     svids: tuple[X509Svid, ...]
@@ -61,7 +61,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
     view: NodeView
     ready: frozenset[str]
-    credentials: Credentials
+    credentials: EnvoyCredentials
     snapshot: Snapshot
     rest_at: float | None = None
     goes_on: bool = False
@@ -99,7 +99,7 @@ class ConfigurationKeeper:
         netns: Mapping[str, Path],
         lenient: Collection[str],
         service_ranges: tuple[str, ...],
-        credentials: Credentials,
+        credentials: EnvoyCredentials,
         now: float,
     ) -> Configuration:
         """Go on to what follows from ``world``.
