@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from troth.agent.attention import Attention
-from troth.agent.certificates import CertificateKeeper, Signer
+from troth.agent.certificates import CertificateKeeper, CertificateSource
 from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
 from troth.agent.enroller import Enroller
 from troth.agent.enrolment import DRAIN_SECONDS
@@ -91,7 +91,7 @@ class NodeAgent:
         *,
         node_name: str,
         paths: NodePaths,
-        signer: Signer,
+        signer: CertificateSource,
         service_ranges: Iterable[str] = (),
         on_change: Callable[[], None],
         metrics: NodeMetrics | None = None,

@@ -85,7 +85,7 @@ class Signed(NamedTuple):
     bundle: TrustBundle
 
 
-class Signer(Protocol):
+class CertificateSource(Protocol):
     """Whoever signs: the authority in this process, or a cluster's controller."""
 
     @property
@@ -110,7 +110,7 @@ class CertificateKeeper:
         on_change: Called when there is a new certificate.
     """
 
-    def __init__(self, signer: Signer, *, on_change: Callable[[], None]) -> None:
+    def __init__(self, signer: CertificateSource, *, on_change: Callable[[], None]) -> None:
         self._signer = signer
         self._on_change = on_change
         self._rotation = CertificateRotation()
