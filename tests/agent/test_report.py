@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import ConfigMap
 
 from troth.agent.answers import certificate
 from troth.agent.certificates import Issuers, issuers
-from troth.agent.csr_signer import ClusterSigner
+from troth.agent.csr_signer import CsrRequester
 from troth.agent.report import NodeReporter, node_report
 from troth.cluster.contract import SIGNER_NAME, NodeReport
 from troth.errors import PeerError
@@ -121,7 +121,7 @@ def test_a_request_that_is_gone_is_an_error() -> None:
         certificate(None)
 
 
-def published(signer: ClusterSigner, text: str, root: str = "") -> None:
+def published(signer: CsrRequester, text: str, root: str = "") -> None:
     config_map = ConfigMap(data={"ca.crt": text})
     if root:
         config_map = msgspec.convert(
@@ -137,23 +137,23 @@ def published(signer: ClusterSigner, text: str, root: str = "") -> None:
 
 
 @pytest.fixture
-def signer() -> tuple[ClusterSigner, list[None]]:
+def signer() -> tuple[CsrRequester, list[None]]:
     told: list[None] = []
     config = KubeConfig.from_one(cluster=Cluster(server="https://api.test")).get()
     assert config is not None
-    signer = ClusterSigner(config, trust_domain=TRUST_DOMAIN, on_bundle=lambda: told.append(None))
+    signer = CsrRequester(config, trust_domain=TRUST_DOMAIN, on_bundle=lambda: told.append(None))
     return signer, told
 
 
 async def test_before_the_bundle_is_published_that_is_said(
-    signer: tuple[ClusterSigner, list[None]],
+    signer: tuple[CsrRequester, list[None]],
 ) -> None:
     with pytest.raises(PeerError, match="has not published ConfigMap troth-system/troth-trust-bun"):
         _ = signer[0].bundle
 
 
 async def test_a_published_bundle_is_believed_and_told_once(
-    signer: tuple[ClusterSigner, list[None]],
+    signer: tuple[CsrRequester, list[None]],
 ) -> None:
     agent, told = signer
     for _ in range(2):
@@ -164,7 +164,7 @@ async def test_a_published_bundle_is_believed_and_told_once(
 
 @pytest.mark.parametrize("text", ["", "garbage", "-----BEGIN PRIVATE KEY-----"])
 async def test_a_bundle_that_will_not_do_leaves_the_last_good_one(
-    signer: tuple[ClusterSigner, list[None]], text: str
+    signer: tuple[CsrRequester, list[None]], text: str
 ) -> None:
     agent, told = signer
     published(agent, OLD.trust_bundle.pem.decode())

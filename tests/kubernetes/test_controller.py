@@ -48,7 +48,7 @@ from tests.rig.harness import Cluster
 from tests.rig.objects import PeerAuthentication, find
 
 from troth.agent.certificates import Signed
-from troth.agent.csr_signer import ClusterSigner
+from troth.agent.csr_signer import CsrRequester
 from troth.agent.report import NodeReporter
 from troth.cluster.contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest
 from troth.controller.authority import Authority
@@ -98,11 +98,9 @@ def control(cluster: Cluster) -> Control:
 @contextlib.asynccontextmanager
 async def asking(
     control: Control, config: SingleConfig, **options: Any
-) -> AsyncIterator[ClusterSigner]:
+) -> AsyncIterator[CsrRequester]:
     """A node agent's signer, once it knows the roots."""
-    signer = ClusterSigner(
-        config, trust_domain=TRUST_DOMAIN, namespace=control.namespace, **options
-    )
+    signer = CsrRequester(config, trust_domain=TRUST_DOMAIN, namespace=control.namespace, **options)
     async with background(signer.run()):
         await signer.ready()
         yield signer

@@ -65,7 +65,7 @@ _AT_ONCE = 4
 """Requests to the API server; more would only make more connections."""
 
 
-class ClusterSigner:
+class CsrRequester:
     """Asks the controller for certificates, and knows the roots to believe.
 
     Implements `Signer`. Needs the rights to create, list, watch and delete

@@ -31,7 +31,7 @@ from troth.agent.cluster.memory import MemoryKeeper
 from troth.agent.cluster.pins import Pins, find_by_cgroup
 from troth.agent.cluster.ranges import ServiceRanges
 from troth.agent.cluster.slots import take_place
-from troth.agent.csr_signer import ClusterSigner
+from troth.agent.csr_signer import CsrRequester
 from troth.agent.metrics import NodeMetrics
 from troth.agent.proxy import NodePaths
 from troth.agent.report import NodeReporter, node_report
@@ -109,7 +109,7 @@ class ClusterNode:
             if settings.cri_socket is not None
             else None
         )
-        self._signer = ClusterSigner(
+        self._signer = CsrRequester(
             config,
             trust_domain=settings.trust_domain,
             namespace=settings.namespace,
