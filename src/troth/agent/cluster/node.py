@@ -72,7 +72,7 @@ _HOST = Path("/proc/1/ns/net")
 """The node's own network namespace, given that its PIDs are in view."""
 
 
-class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+class NodeReadiness(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``/readyz``.
 
     Attributes:
@@ -130,9 +130,9 @@ class ClusterNode:
         self._memory = MemoryKeeper()
         self._issuers = Issuers()
 
-    def readiness(self) -> Readiness:
+    def readiness(self) -> NodeReadiness:
         """Whether it does what it is there for, and if not, why."""
-        return Readiness(
+        return NodeReadiness(
             captured=len(self.agent.captured) if self.agent is not None else 0,
             refused=self._refused(),
             notes=self._notes(),
