@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lightkube import SingleConfig
 
-    from troth.reviews.objects import Condition, ReviewSpec, ReviewStatus
+    from troth.reviews.objects import ReviewCondition, ReviewSpec, ReviewStatus
 
 T = TypeVar("T")
 
@@ -184,7 +184,7 @@ class Asker:
 
     async def _answers(
         self, names: Collection[str], seconds: float
-    ) -> AsyncGenerator[tuple[str, Condition, ReviewStatus], None]:
+    ) -> AsyncGenerator[tuple[str, ReviewCondition, ReviewStatus], None]:
         """The answers to those reviews, as long as ``names`` has any, but for no longer."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:

@@ -70,7 +70,7 @@ class ReviewSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
             raise ValueError("claim belongs to credentials foreign-ca")
 
 
-class Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class ReviewCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """metav1 Condition."""
 
     type: str
@@ -88,12 +88,12 @@ class ReviewStatus(msgspec.Struct, frozen=True, kw_only=True):
         answer: As the question has it: `TotalsAnswer` and so on.
     """
 
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[ReviewCondition, ...] = ()
     remedy: str = ""
     answer: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
-    def answered(self) -> Condition | None:
+    def answered(self) -> ReviewCondition | None:
         """What says whether the question was answered."""
         return next((each for each in self.conditions if each.type == ANSWERED), None)
 

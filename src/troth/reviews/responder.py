@@ -21,9 +21,9 @@ from troth.reviews.answers import answer
 from troth.reviews.objects import (
     ANSWERED,
     CONNECTION_REVIEW,
-    Condition,
     Question,
     Review,
+    ReviewCondition,
     ReviewSpec,
 )
 from troth.reviews.queue import MOST_OF_NAMESPACE, Asked, next_turns
@@ -199,8 +199,8 @@ def _refused(why: str, remedy: str) -> dict[str, object]:
     return {"conditions": (_condition("False", "Refused", why),), "remedy": remedy}
 
 
-def _condition(status: str, reason: str, message: str) -> Condition:
-    return Condition(
+def _condition(status: str, reason: str, message: str) -> ReviewCondition:
+    return ReviewCondition(
         type=ANSWERED,
         status=status,
         last_transition_time=datetime.now(UTC),
