@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.reviews.objects import Metadata
+from troth.reviews.objects import ReviewMetadata
 from troth.reviews.queue import MOST_OF_NAMESPACE, Asked, next_turns
 from troth.reviews.responder import read_asked
 
@@ -17,7 +17,7 @@ from troth.reviews.responder import read_asked
 def asked(namespace: str, number: int) -> Asked:
     name = f"{namespace}-{number}"
     return Asked(
-        metadata=Metadata(name=name, namespace=namespace, uid=name), spec=msgspec.Raw(b"{}")
+        metadata=ReviewMetadata(name=name, namespace=namespace, uid=name), spec=msgspec.Raw(b"{}")
     )
 
 

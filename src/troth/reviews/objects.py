@@ -98,7 +98,7 @@ class ReviewStatus(msgspec.Struct, frozen=True, kw_only=True):
         return next((each for each in self.conditions if each.type == ANSWERED), None)
 
 
-class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class ReviewMetadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """metav1 ObjectMeta."""
 
     name: str
@@ -115,7 +115,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class Review(msgspec.Struct, frozen=True, kw_only=True):
     """One ConnectionReview."""
 
-    metadata: Metadata
+    metadata: ReviewMetadata
     spec: msgspec.Raw
     status: ReviewStatus = ReviewStatus()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth.reviews.objects import Metadata
+from troth.reviews.objects import ReviewMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         spec: The question; that it can be read is yet to be seen.
     """
 
-    metadata: Metadata
+    metadata: ReviewMetadata
     spec: msgspec.Raw
 
 
