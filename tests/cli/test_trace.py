@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from troth.cli.app import run
 from troth.cli.trace import full_destination, read_question
-from troth.connect.report import Question
+from troth.connect.report import TraceQuestion
 from troth.connect.traced import Credentials
 from troth.errors import InputError
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 def test_a_command_line_is_a_question(
     destination: str, flags: list[str], claim: str | None, expected: Mapping[str, Any]
 ) -> None:
-    usual = Question(source="finance/web", destination="finance/payments", port=8080)
+    usual = TraceQuestion(source="finance/web", destination="finance/payments", port=8080)
     question = read_question("finance/web", destination, flags, claim=claim)
     assert question == msgspec.structs.replace(usual, **expected)
 

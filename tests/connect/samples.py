@@ -8,7 +8,7 @@ import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, WEB, handshake_record
 
 from troth.connect.findings import Attempt, EnvoyStatus, Listening, Reached, Route, Way
-from troth.connect.report import Findings, Question
+from troth.connect.report import Findings, TraceQuestion
 from troth.connect.traced import Credentials, Trace
 from troth.handshake.record import Verdict
 from troth.handshake.steps import build_report
@@ -97,7 +97,7 @@ def found(
     }
     reply = ATTEMPT.reply if reached is Reached.ANSWERED else ""
     return Findings(
-        question=Question(**(asked | (question or {}))),
+        question=TraceQuestion(**(asked | (question or {}))),
         route=replace(ROUTE, ways=ways, **(route or {})),
         way=way if endpoints else None,
         attempt=replace(ATTEMPT, reached=reached, event=reported, detail=detail, reply=reply),

@@ -24,7 +24,7 @@ from troth.mesh.target import target_key
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from troth.connect.report import Question
+    from troth.connect.report import TraceQuestion
 
 _LAST_PORT = 65535
 
@@ -135,7 +135,7 @@ def full_destination(destination: str, namespace: str) -> str:
 
 def read_question(
     source: str, destination: str, flags: list[str], *, claim: str | None = None
-) -> Question:
+) -> TraceQuestion:
     """Make sense of the command line.
 
     Args:
@@ -147,7 +147,7 @@ def read_question(
     Raises:
         InputError: It makes none; every problem is listed.
     """
-    from troth.connect.report import Question  # noqa: PLC0415 - OpenSSL is slow to import
+    from troth.connect.report import TraceQuestion  # noqa: PLC0415 - OpenSSL is slow to import
     from troth.connect.traced import Credentials  # noqa: PLC0415
 
     name, _, port = destination.rpartition(":")
@@ -167,7 +167,7 @@ def read_question(
         "--foreign-ca": Credentials.FOREIGN_CA,
     }
     flag = flags[0] if flags else ""
-    return Question(
+    return TraceQuestion(
         source=source,
         destination=name,
         port=int(port),

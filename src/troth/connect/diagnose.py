@@ -14,7 +14,7 @@ from troth.traffic.connection import Outcome, Reason
 
 if TYPE_CHECKING:
     from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route, Way
-    from troth.connect.report import Question
+    from troth.connect.report import TraceQuestion
     from troth.connect.traced import Credentials, Trace
     from troth.traffic.connection import Connection
 
@@ -30,7 +30,7 @@ class Mesh(Protocol):
     """A running mesh that is asked; every method raises PeerError for what it refuses."""
 
     def route(self, source: str, destination: str, port: int) -> Route:
-        """Where a connection from ``source`` would go; names as `Question` has them."""
+        """Where a connection from ``source`` would go; names as `TraceQuestion` has them."""
 
     def connect(
         self, source: str, destination: str, port: int, *, past_tunnel: bool, seconds: float
@@ -58,7 +58,7 @@ class Mesh(Protocol):
         """How the Envoy of the client's node is."""
 
 
-def diagnose(mesh: Mesh, question: Question) -> Diagnosis:
+def diagnose(mesh: Mesh, question: TraceQuestion) -> Diagnosis:
     """Make and trace one connection.
 
     Args:
@@ -129,7 +129,7 @@ def report(findings: Findings) -> Diagnosis:
     )
 
 
-def _connect(mesh: Mesh, question: Question, route: Route) -> Attempt:
+def _connect(mesh: Mesh, question: TraceQuestion, route: Route) -> Attempt:
     destination, port = question.destination, question.port
     if question.past_tunnel and route.ways:
         # The proxy balances services; past it there is nobody who does.
@@ -145,7 +145,7 @@ def _connect(mesh: Mesh, question: Question, route: Route) -> Attempt:
 
 
 def _trace(
-    mesh: Mesh, question: Question, route: Route, way: Way | None
+    mesh: Mesh, question: TraceQuestion, route: Route, way: Way | None
 ) -> tuple[Trace | None, str | None]:
     """A handshake, or why there is none."""
     if reason := why_no_handshake(question, route, way):
@@ -187,7 +187,7 @@ def _envoy(mesh: Mesh, findings: Findings) -> EnvoyStatus | None:
     return None
 
 
-def why_no_handshake(question: Question, route: Route, way: Way | None) -> str | None:
+def why_no_handshake(question: TraceQuestion, route: Route, way: Way | None) -> str | None:
     """Why no handshake is made; None where one is."""
     reason = None
     if question.past_tunnel:

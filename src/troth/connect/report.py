@@ -118,7 +118,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdict in {Outcome.ACCEPTED, Outcome.PLAINTEXT}
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class TraceQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """A connection to make and trace.
 
     Attributes:
@@ -158,7 +158,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
         envoy: The node's Envoy afterwards, where something went wrong that no proxy reports.
     """
 
-    question: Question
+    question: TraceQuestion
     route: Route
     way: Way | None
     attempt: Attempt
