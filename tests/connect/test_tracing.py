@@ -14,7 +14,7 @@ from cryptography.x509 import load_pem_x509_certificates
 
 from troth.agent import netns
 from troth.agent.ledger import Connections
-from troth.connect.attempt import Place
+from troth.connect.attempt import ClientPod
 from troth.connect.traced import Credentials
 from troth.connect.tracing import Identities, client_credentials, trace
 from troth.envoy.ports import TUNNEL_PORT
@@ -78,7 +78,7 @@ async def _trace(
     target = Target(address=HERE, port=8080, endpoints=(Endpoint(HERE, 8080),) if endpoints else ())
     return await trace(
         world,
-        Place(pod=_pod("web", captured=True), netns=path),
+        ClientPod(pod=_pod("web", captured=True), netns=path),
         target,
         credentials=credentials,
         claimed=claimed,

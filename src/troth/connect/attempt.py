@@ -33,7 +33,7 @@ _QUIET_SECONDS = 0.2
 REPORT_SECONDS = 2.0
 
 
-class Place(NamedTuple):
+class ClientPod(NamedTuple):
     """A pod to connect from."""
 
     pod: Pod
@@ -45,7 +45,7 @@ def http_get(host: str) -> bytes:
     return f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
 
 
-def open_socket(place: Place, address: str, *, mark: int = 0) -> socket.socket:
+def open_socket(place: ClientPod, address: str, *, mark: int = 0) -> socket.socket:
     """A non-blocking TCP socket that lives in the pod's network namespace, with a port of its own.
 
     Args:
@@ -67,7 +67,7 @@ def open_socket(place: Place, address: str, *, mark: int = 0) -> socket.socket:
 
 async def connect(
     world: World,
-    place: Place,
+    place: ClientPod,
     target: Target,
     *,
     connections: Connections,

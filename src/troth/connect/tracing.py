@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from troth.agent.ledger import Connections
-    from troth.connect.attempt import Place
+    from troth.connect.attempt import ClientPod
     from troth.identity.bundle import TrustBundle
     from troth.identity.spiffe import SpiffeId
     from troth.identity.svid import X509Svid
@@ -56,7 +56,7 @@ class Identities(NamedTuple):
 
 async def trace(
     world: World,
-    place: Place,
+    place: ClientPod,
     target: Target,
     *,
     credentials: Credentials,

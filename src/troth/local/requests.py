@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from troth.connect.attempt import Place, connect, http_get
+from troth.connect.attempt import ClientPod, connect, http_get
 from troth.connect.findings import Listening
 from troth.connect.listening import listening
 from troth.connect.route import cause, envoy_status, route
@@ -320,12 +320,12 @@ class Requests:
     async def _why(self, request: Mapping[str, Any]) -> Answer:
         yield mesh_why(self._mesh, checked(request, WhyRequest))
 
-    def _place(self, name: str) -> tuple[World, Place]:
+    def _place(self, name: str) -> tuple[World, ClientPod]:
         sandbox = find(self._mesh, name)
         world = self._mesh.world
         if world is None or sandbox.uid not in world.pods:
             raise PeerError("troth", f"{sandbox.key} is only being made", "try again in a moment")
-        return world, Place(pod=world.pods[sandbox.uid], netns=sandbox.netns)
+        return world, ClientPod(pod=world.pods[sandbox.uid], netns=sandbox.netns)
 
     async def _target(self, world: World, wanted: RouteRequest, source: Pod) -> Target:
         name = await self._named(wanted.destination, source)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth.connect.attempt import Place, connect, http_get
+from troth.connect.attempt import ClientPod, connect, http_get
 from troth.connect.route import cause, envoy_status, route
 from troth.errors import PeerError
 from troth.explain.noted import note
@@ -274,11 +274,11 @@ def _target(spec: ReviewSpec, source: Pod, known: Knowledge) -> tuple[str, Targe
         ) from None
 
 
-async def _place(pod: Pod, known: Knowledge) -> Place:
+async def _place(pod: Pod, known: Knowledge) -> ClientPod:
     found = await known.find_netns([pod])
     if pod.uid not in found:
         raise PeerError("troth", f"{pod} has no process on node {known.node}", "see that it runs")
-    return Place(pod=pod, netns=found[pod.uid])
+    return ClientPod(pod=pod, netns=found[pod.uid])
 
 
 def _first_words(to: str) -> bytes:
