@@ -19,7 +19,7 @@ from troth.envoy.ads import AdsServer
 from troth.envoy.bootstrap import bootstrap
 from troth.envoy.limits import Limits
 from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
-from troth.envoy.snapshot import CLUSTER, LISTENER, Resource, Snapshot
+from troth.envoy.snapshot import CLUSTER, LISTENER, Snapshot, XdsResource
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Recorder:
         return [name for kind, names, _ in self.acks if kind == LISTENER for name in names]
 
 
-def listener(name: str, port: int, *, chains: bool = True) -> Resource:
+def listener(name: str, port: int, *, chains: bool = True) -> XdsResource:
     message = listener_pb2.Listener(name=name)
     message.address.socket_address.address = "127.0.0.1"
     message.address.socket_address.port_value = port
@@ -58,7 +58,7 @@ def listener(name: str, port: int, *, chains: bool = True) -> Resource:
         proxy = any_pb2.Any()
         proxy.Pack(tcp_proxy_pb2.TcpProxy(stat_prefix="t", cluster="none"))
         message.filter_chains.add().filters.add(name="tcp", typed_config=proxy)
-    return Resource.of(name, message)
+    return XdsResource.of(name, message)
 
 
 async def listens(port: int) -> bool:

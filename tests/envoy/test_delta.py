@@ -12,27 +12,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from troth.envoy.delta import DeltaStream, Reaction
-from troth.envoy.snapshot import CLUSTER, ENDPOINTS, LISTENER, SECRET, Resource, Snapshot
+from troth.envoy.snapshot import CLUSTER, ENDPOINTS, LISTENER, SECRET, Snapshot, XdsResource
 
 INTERNAL = 13
 
 
-def cluster(name: str, content: str = "") -> Resource:
-    return Resource.of(name, cluster_pb2.Cluster(name=name, alt_stat_name=content))
+def cluster(name: str, content: str = "") -> XdsResource:
+    return XdsResource.of(name, cluster_pb2.Cluster(name=name, alt_stat_name=content))
 
 
-def listener(name: str, content: str = "") -> Resource:
-    return Resource.of(name, listener_pb2.Listener(name=name, stat_prefix=content))
+def listener(name: str, content: str = "") -> XdsResource:
+    return XdsResource.of(name, listener_pb2.Listener(name=name, stat_prefix=content))
 
 
-def endpoints(name: str) -> Resource:
-    return Resource.of(name, endpoint_pb2.ClusterLoadAssignment(cluster_name=name))
+def endpoints(name: str) -> XdsResource:
+    return XdsResource.of(name, endpoint_pb2.ClusterLoadAssignment(cluster_name=name))
 
 
-def secret(name: str, content: str = "") -> Resource:
+def secret(name: str, content: str = "") -> XdsResource:
     chain = secret_pb2.Secret(name=name)
     chain.tls_certificate.certificate_chain.inline_string = content
-    return Resource.of(name, chain)
+    return XdsResource.of(name, chain)
 
 
 def subscribe(type_url: str, *names: str, held: dict[str, str] | None = None) -> Any:

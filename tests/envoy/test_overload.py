@@ -20,7 +20,7 @@ from troth.envoy.limits import RUNTIME_LAYER, Limits, runtime_layer
 from troth.envoy.overflow_watch import OverflowWatch
 from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.resources import listener_name
-from troth.envoy.snapshot import Resource, Snapshot
+from troth.envoy.snapshot import Snapshot, XdsResource
 from troth.traffic.connection import Reason
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.e2e
 PLENTY = 1000
 
 
-def plain_in(pod: str, port: int, *chains: str) -> Resource:
+def plain_in(pod: str, port: int, *chains: str) -> XdsResource:
     """A listener that is called like that of a pod; it waits for what a client says first."""
     name = listener_name(Role.PLAIN_IN, pod)
     message = listener_pb2.Listener(name=name, stat_prefix=name, listener_filters=[tls_inspector()])
@@ -45,7 +45,7 @@ def plain_in(pod: str, port: int, *chains: str) -> Resource:
         chain = message.filter_chains.add(name=server_name)
         chain.filter_chain_match.server_names.append(server_name)
         chain.filters.add(name="tcp", typed_config=proxy)
-    return Resource.of(name, message)
+    return XdsResource.of(name, message)
 
 
 @contextlib.asynccontextmanager
@@ -125,7 +125,7 @@ async def test_a_pods_limit_counts_connections_that_have_said_nothing_yet(
     run_dir: Path, free_port: Callable[[], int]
 ) -> None:
     crowded, quiet = free_port(), free_port()
-    limits = Resource.of(RUNTIME_LAYER, runtime_layer(["crowded", "quiet"], 3))
+    limits = XdsResource.of(RUNTIME_LAYER, runtime_layer(["crowded", "quiet"], 3))
     async with (
         running(run_dir, Limits(connections=PLENTY)) as server,
         calling(crowded) as crowd,
@@ -145,7 +145,7 @@ async def test_an_update_of_a_listener_in_place_lets_no_more_in(
     run_dir: Path, free_port: Callable[[], int]
 ) -> None:
     port = free_port()
-    limits = Resource.of(RUNTIME_LAYER, runtime_layer(["pod"], 3))
+    limits = XdsResource.of(RUNTIME_LAYER, runtime_layer(["pod"], 3))
     async with running(run_dir, Limits(connections=PLENTY)) as server, calling(port) as caller:
         server.update(Snapshot.of([limits, plain_in("pod", port, "a")]))
         await server.settled()

@@ -37,7 +37,7 @@ from troth.table import difference
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from troth.envoy.snapshot import Resource
+    from troth.envoy.snapshot import XdsResource
     from troth.table import Difference
 
 
@@ -346,7 +346,7 @@ class DeltaStream:
             state.acked.pop(name, None)
         return tuple(acked), tuple(nacks)
 
-    def _push(self, changes: Mapping[str, Difference[Resource]]) -> Iterator[Response]:
+    def _push(self, changes: Mapping[str, Difference[XdsResource]]) -> Iterator[Response]:
         """All types: additions so that nothing refers to what isn't there yet, then removals."""
         for type_url in _REFERRED:
             changed = self._changed(type_url, changes[type_url].upserted)

@@ -30,7 +30,7 @@ LISTENER = _PREFIX + "envoy.config.listener.v3.Listener"
 _VERSION_DIGITS = 32  # 128 bits of the hash
 
 
-class Resource(msgspec.Struct, frozen=True, kw_only=True):
+class XdsResource(msgspec.Struct, frozen=True, kw_only=True):
     """One named xDS resource.
 
     Attributes:
@@ -65,23 +65,23 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything that Envoy shall have: type URL, then name, to resource."""
 
-    types: Mapping[str, Mapping[str, Resource]] = {}
+    types: Mapping[str, Mapping[str, XdsResource]] = {}
 
     @classmethod
-    def of(cls, resources: Iterable[Resource]) -> Self:
+    def of(cls, resources: Iterable[XdsResource]) -> Self:
         """Collect resources of any types.
 
         Raises:
             ValueError: Two of one type have the same name.
         """
-        types: defaultdict[str, dict[str, Resource]] = defaultdict(dict)
+        types: defaultdict[str, dict[str, XdsResource]] = defaultdict(dict)
         for resource in resources:
             if resource.name in types[resource.type_url]:
                 raise ValueError(f"two of {resource!r}")
             types[resource.type_url][resource.name] = resource
         return cls(dict(types))
 
-    def of_type(self, type_url: str) -> Mapping[str, Resource]:
+    def of_type(self, type_url: str) -> Mapping[str, XdsResource]:
         """The resources of one type by name; empty if there are none."""
         return self.types.get(type_url, {})
 
@@ -90,13 +90,13 @@ class Edits:
     """Collects what is different, and makes the next snapshot of it and the last one."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, Table[Resource]] = {}
-        self._parts: dict[str, tuple[Resource, ...]] = {}
-        self._edited: dict[str, tuple[Resource, ...]] = {}
+        self._tables: dict[str, Table[XdsResource]] = {}
+        self._parts: dict[str, tuple[XdsResource, ...]] = {}
+        self._edited: dict[str, tuple[XdsResource, ...]] = {}
 
     def put(self, part: str, *messages: Message) -> None:
         """Have a part consist of the resources of ``messages``; of none to remove it."""
-        self._edited[part] = tuple(Resource.of(message.name, message) for message in messages)
+        self._edited[part] = tuple(XdsResource.of(message.name, message) for message in messages)
 
     def snapshot(self) -> Snapshot:
         """The snapshot with all that was put.
@@ -105,7 +105,7 @@ class Edits:
             ValueError: Two resources of one type have the same name.
         """
         removed: defaultdict[str, set[str]] = defaultdict(set)
-        upserted: defaultdict[str, dict[str, Resource]] = defaultdict(dict)
+        upserted: defaultdict[str, dict[str, XdsResource]] = defaultdict(dict)
         for part, resources in self._edited.items():
             for each in self._parts.pop(part, ()):
                 removed[each.type_url].add(each.name)
@@ -124,7 +124,9 @@ class Edits:
             self._change(type_url, upserted[type_url], removed[type_url])
         return Snapshot({type_url: table for type_url, table in self._tables.items() if table})
 
-    def _change(self, type_url: str, upserted: Mapping[str, Resource], removed: set[str]) -> None:
-        table = self._tables.get(type_url, Table[Resource]())
+    def _change(
+        self, type_url: str, upserted: Mapping[str, XdsResource], removed: set[str]
+    ) -> None:
+        table = self._tables.get(type_url, Table[XdsResource]())
         changed = {name: each for name, each in upserted.items() if table.get(name) is not each}
         self._tables[type_url] = table.changed(changed, removed - upserted.keys())
