@@ -9,7 +9,7 @@ and only if nobody has a better claim:
 2. a Service whose load balancer has it, which its controller says
 3. a Service that calls it an external IP
 
-`ServiceAddresses` keeps up to date, Service by Service, what is outside of the service ranges.
+`AddressClaims` keeps up to date, Service by Service, what is outside of the service ranges.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from troth.table import Difference
 
 
-class ServiceAddresses:
+class AddressClaims:
     """Follows services, and the captured pods as far as an address of theirs is claimed by one.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.identity.spiffe import SpiffeId
-from troth.mesh.addresses import ExternalPort, ServiceAddresses, external_ports, other_virtual_ips
+from troth.mesh.addresses import AddressClaims, ExternalPort, external_ports, other_virtual_ips
 from troth.mesh.model import ALL_PORTS, NO_PORTS, Pod, Ports, Service
 from troth.mesh.world import Workloads, World
 from troth.policy.index import PolicyChanges, PolicyIndex
@@ -214,7 +214,7 @@ class _Past:
         self._service_ranges = service_ranges
         self._index = PolicyIndex((), world.root_namespace)
         self._workloads = Workloads(world.root_namespace)
-        self._addresses = ServiceAddresses(service_ranges)
+        self._addresses = AddressClaims(service_ranges)
         self._netns: Mapping[str, str] = {}
         self._view = NodeView(destinations=Table())
 
