@@ -88,7 +88,7 @@ def membership(
     )
 
 
-class Workload:
+class PodGroup:
     """Pods of one namespace with the same labels and ports: every policy decides alike for them.
 
     Attributes:
@@ -122,14 +122,14 @@ class Workloads:
 
     def __init__(self, root_namespace: str) -> None:
         self._root_namespace = root_namespace
-        self._of_pod: dict[str, Workload] = {}
-        self._by_key: dict[object, Workload] = {}
-        self._by_namespace: defaultdict[str, dict[object, Workload]] = defaultdict(dict)
-        self._by_label: defaultdict[tuple[str, str, str], dict[object, Workload]] = defaultdict(
+        self._of_pod: dict[str, PodGroup] = {}
+        self._by_key: dict[object, PodGroup] = {}
+        self._by_namespace: defaultdict[str, dict[object, PodGroup]] = defaultdict(dict)
+        self._by_label: defaultdict[tuple[str, str, str], dict[object, PodGroup]] = defaultdict(
             dict
         )
 
-    def put(self, pod: Pod, index: PolicyIndex) -> Workload:
+    def put(self, pod: Pod, index: PolicyIndex) -> PodGroup:
         """The workload that a pod now is of."""
         key = (pod.namespace, frozenset(pod.labels.items()), pod.ports)
         former = self._of_pod.get(pod.uid)
@@ -139,7 +139,7 @@ class Workloads:
             self.drop(pod.uid)
         workload = self._by_key.get(key)
         if workload is None:
-            workload = self._by_key[key] = Workload(key, pod, index)
+            workload = self._by_key[key] = PodGroup(key, pod, index)
             for place in self._places(workload):
                 place[key] = workload
         workload.uids.add(pod.uid)
@@ -157,7 +157,7 @@ class Workloads:
             for place in self._places(workload):
                 del place[workload.key]
 
-    def touched(self, policy: PeerAuthentication) -> Collection[Workload]:
+    def touched(self, policy: PeerAuthentication) -> Collection[PodGroup]:
         """All for which ``policy`` may count."""
         match scope_of(policy, self._root_namespace):
             case Scope.MESH:
@@ -168,13 +168,13 @@ class Workloads:
                 return self._selected(policy.namespace, policy.selector)
         return ()
 
-    def _selected(self, namespace: str, selector: Mapping[str, str]) -> list[Workload]:
-        fewest: Mapping[object, Workload] = min(
+    def _selected(self, namespace: str, selector: Mapping[str, str]) -> list[PodGroup]:
+        fewest: Mapping[object, PodGroup] = min(
             (self._by_label.get((namespace, *label), {}) for label in selector.items()), key=len
         )
         return [each for each in fewest.values() if selector.items() <= each.labels.items()]
 
-    def _places(self, workload: Workload) -> Iterator[dict[object, Workload]]:
+    def _places(self, workload: PodGroup) -> Iterator[dict[object, PodGroup]]:
         yield self._by_namespace[workload.namespace]
         for label in workload.labels.items():
             yield self._by_label[workload.namespace, *label]
