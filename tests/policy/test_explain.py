@@ -10,13 +10,13 @@ import pytest
 from troth.policy.index import PolicyIndex
 from troth.policy.model import PeerAuthentication
 from troth.policy.scope import Scope
-from troth.policy.verdict import Outcome, Verdict
+from troth.policy.verdict import PolicyOutcome, Verdict
 
 Decide: TypeAlias = Callable[..., Verdict]
 Policies: TypeAlias = Callable[[str], list[PeerAuthentication]]
 
 
-def considered(verdict: Verdict) -> list[tuple[str, Scope, Outcome]]:
+def considered(verdict: Verdict) -> list[tuple[str, Scope, PolicyOutcome]]:
     return [(each.policy, each.scope, each.verdict) for each in verdict.considered]
 
 
@@ -28,13 +28,13 @@ def test_policies_are_listed_from_mesh_to_workload_the_oldest_first(decide: Deci
         "finance app=web",
     )
     assert considered(verdict) == [
-        ("istio-system/default", Scope.MESH, Outcome.SHADOWED),
-        ("istio-system/late", Scope.MESH, Outcome.SHADOWED),
-        ("finance/default", Scope.NAMESPACE, Outcome.SHADOWED),
-        ("finance/late", Scope.NAMESPACE, Outcome.SHADOWED),
-        ("istio-system/web", Scope.WORKLOAD, Outcome.NO_MATCH),
-        ("finance/api", Scope.WORKLOAD, Outcome.NO_MATCH),
-        ("finance/web", Scope.WORKLOAD, Outcome.DECIDES),
+        ("istio-system/default", Scope.MESH, PolicyOutcome.SHADOWED),
+        ("istio-system/late", Scope.MESH, PolicyOutcome.SHADOWED),
+        ("finance/default", Scope.NAMESPACE, PolicyOutcome.SHADOWED),
+        ("finance/late", Scope.NAMESPACE, PolicyOutcome.SHADOWED),
+        ("istio-system/web", Scope.WORKLOAD, PolicyOutcome.NO_MATCH),
+        ("finance/api", Scope.WORKLOAD, PolicyOutcome.NO_MATCH),
+        ("finance/web", Scope.WORKLOAD, PolicyOutcome.DECIDES),
     ]
 
 
@@ -42,7 +42,7 @@ def test_a_policy_of_the_root_namespace_is_listed_once_for_a_workload_there(
     decide: Decide,
 ) -> None:
     verdict = decide("istio-system/default STRICT", "istio-system app=istiod")
-    assert considered(verdict) == [("istio-system/default", Scope.MESH, Outcome.DECIDES)]
+    assert considered(verdict) == [("istio-system/default", Scope.MESH, PolicyOutcome.DECIDES)]
 
 
 # (what it shows, policies; the last is the one in question), then its fate for finance app=web
@@ -50,13 +50,13 @@ FATES = [
     (
         "the only policy",
         "finance/default STRICT",
-        Outcome.DECIDES,
+        PolicyOutcome.DECIDES,
         "it sets STRICT, and nothing narrower sets a mode",
     ),
     (
         "mode and ports",
         "finance/web {app=web} STRICT 1=DISABLE 3=PERMISSIVE 2=DISABLE 4=UNSET",
-        Outcome.DECIDES,
+        PolicyOutcome.DECIDES,
         (
             "it sets STRICT, and nothing narrower sets a mode; its portLevelMtls sets the mode of "
             "ports 1, 2 and 3"
@@ -65,7 +65,7 @@ FATES = [
     (
         "ports only",
         "finance/default STRICT; finance/web {app=web} 8080=DISABLE",
-        Outcome.DECIDES,
+        PolicyOutcome.DECIDES,
         (
             "its portLevelMtls sets the mode of port 8080; it leaves all else UNSET, so the "
             "workload's mode is STRICT from finance/default (namespace)"
@@ -74,25 +74,25 @@ FATES = [
     (
         "UNSET with something wider",
         "istio-system/default STRICT; finance/web {app=web} 8080=UNSET",
-        Outcome.INHERITS,
+        PolicyOutcome.INHERITS,
         "its mode is UNSET, so the workload's mode is STRICT from istio-system/default (mesh)",
     ),
     (
         "UNSET with nothing wider",
         "finance/default",
-        Outcome.INHERITS,
+        PolicyOutcome.INHERITS,
         "its mode is UNSET, so the workload's mode is PERMISSIVE from the default",
     ),
     (
         "a narrower scope",
         "finance/web {app=web} DISABLE; finance/default STRICT",
-        Outcome.SHADOWED,
+        PolicyOutcome.SHADOWED,
         "finance/web (workload) is narrower and sets DISABLE",
     ),
     (
         "an older policy",
         "finance/old STRICT @1; finance/young DISABLE @2",
-        Outcome.SHADOWED,
+        PolicyOutcome.SHADOWED,
         (
             "only one policy counts in a scope, and finance/old is older (created at "
             "2026-01-02T00:00:00Z)"
@@ -101,7 +101,7 @@ FATES = [
     (
         "an older policy that says nothing",
         "finance/old @1; finance/young DISABLE @2",
-        Outcome.SHADOWED,
+        PolicyOutcome.SHADOWED,
         (
             "only one policy counts in a scope, and finance/old is older (created at "
             "2026-01-02T00:00:00Z), even though its mode is UNSET"
@@ -110,7 +110,7 @@ FATES = [
     (
         "a policy of the same second",
         "finance/a STRICT @1; finance/b DISABLE @1",
-        Outcome.SHADOWED,
+        PolicyOutcome.SHADOWED,
         (
             "only one policy counts in a scope, and finance/a comes first by name (both were "
             "created at 2026-01-02T00:00:00Z)"
@@ -119,7 +119,7 @@ FATES = [
     (
         "two files",
         "finance/a STRICT; finance/b DISABLE",
-        Outcome.SHADOWED,
+        PolicyOutcome.SHADOWED,
         (
             "only one policy counts in a scope, and finance/a comes first by name (neither has a "
             "creationTimestamp)"
@@ -128,7 +128,7 @@ FATES = [
     (
         "a file and a stored policy",
         "finance/z STRICT; finance/b DISABLE @1",
-        Outcome.SHADOWED,
+        PolicyOutcome.SHADOWED,
         (
             "only one policy counts in a scope, and finance/z has no creationTimestamp, which "
             "counts as the oldest"
@@ -137,19 +137,19 @@ FATES = [
     (
         "another value",
         "finance/api {app=api} STRICT",
-        Outcome.NO_MATCH,
+        PolicyOutcome.NO_MATCH,
         "its selector needs app=api, and the workload has app=web",
     ),
     (
         "no such label",
         "finance/web {app=web,tier=front} STRICT",
-        Outcome.NO_MATCH,
+        PolicyOutcome.NO_MATCH,
         "its selector needs tier=front, and the workload has no label tier",
     ),
     (
         "a selector in the root namespace",
         "istio-system/web {app=web} STRICT",
-        Outcome.NO_MATCH,
+        PolicyOutcome.NO_MATCH,
         "it has a selector, and in the root namespace such a policy holds for no workload",
     ),
 ]
@@ -159,7 +159,7 @@ FATES = [
     ("text", "outcome", "why"), [row[1:] for row in FATES], ids=[row[0] for row in FATES]
 )
 def test_each_policy_says_why_it_counts_or_not(
-    decide: Decide, text: str, outcome: Outcome, why: str
+    decide: Decide, text: str, outcome: PolicyOutcome, why: str
 ) -> None:
     subject = text.rpartition(";")[2].split()[0]
     verdict = decide(text, "finance app=web")

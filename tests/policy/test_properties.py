@@ -15,7 +15,7 @@ from troth.policy.lint import lint_policies
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
 from troth.policy.scope import Scope
-from troth.policy.verdict import Outcome
+from troth.policy.verdict import PolicyOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +90,7 @@ def test_exactly_the_policies_that_some_mode_comes_from_decide(
 ) -> None:
     verdict = PolicyIndex(mesh, ROOT).effective(namespace, of, ports)
     sources = {verdict.decided_by, *(port.decided_by for port in verdict.ports.values())}
-    deciding = {each.policy for each in verdict.considered if each.verdict is Outcome.DECIDES}
+    deciding = {each.policy for each in verdict.considered if each.verdict is PolicyOutcome.DECIDES}
     assert deciding == {source.policy for source in sources} - {None}
 
 
@@ -172,7 +172,7 @@ def test_a_policy_that_lost_can_be_removed_without_a_change(
         for each in verdict.considered
         # A head that inherits hides the younger ones, so it isn't among these; nor is one that
         # loses to a narrower scope, for the same reason, unless another of its scope goes too.
-        if each.verdict is Outcome.NO_MATCH or "only one policy counts" in each.why
+        if each.verdict is PolicyOutcome.NO_MATCH or "only one policy counts" in each.why
     }
     rest = [policy for policy in mesh if policy.key not in lost]
     assert PolicyIndex(rest, ROOT).decide(namespace, of, [80]) == PolicyIndex(mesh, ROOT).decide(
@@ -186,7 +186,7 @@ def test_what_the_linter_calls_without_effect_decides_nothing_anywhere(
 ) -> None:
     useless = {problem.subject.split()[1] for problem in lint_policies(mesh, root_namespace=ROOT)}
     verdict = PolicyIndex(mesh, ROOT).effective(namespace, of)
-    deciding = {each.policy for each in verdict.considered if each.verdict is Outcome.DECIDES}
+    deciding = {each.policy for each in verdict.considered if each.verdict is PolicyOutcome.DECIDES}
     assert not deciding & useless
 
 

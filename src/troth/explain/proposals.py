@@ -20,7 +20,7 @@ from troth.explain.names import stable_labels
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope
-from troth.policy.verdict import Outcome
+from troth.policy.verdict import PolicyOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,7 +89,7 @@ def except_front_doors(
                 policies[each.policy]
                 for each in decided.considered
                 if each.scope is Scope.WORKLOAD
-                and each.verdict in {Outcome.DECIDES, Outcome.INHERITS}
+                and each.verdict in {PolicyOutcome.DECIDES, PolicyOutcome.INHERITS}
             ),
             None,
         )

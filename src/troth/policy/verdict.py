@@ -67,7 +67,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return self.ports[port].decided_by if port in self.ports else self.decided_by
 
 
-class Outcome(StrEnum):
+class PolicyOutcome(StrEnum):
     """What became of a policy that was looked at for a workload."""
 
     DECIDES = "decides"
@@ -93,7 +93,7 @@ class Considered(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: str
     scope: Scope
-    verdict: Outcome
+    verdict: PolicyOutcome
     why: str
 
 
@@ -136,13 +136,13 @@ def explain(
             # It was meant for a workload, and is listed where its author would look for it.
             scope = Scope.WORKLOAD
             verdict, why = (
-                Outcome.NO_MATCH,
+                PolicyOutcome.NO_MATCH,
                 "it has a selector, and in the root namespace such a policy holds for no workload",
             )
         elif mismatch := _mismatch(policy.selector, labels):
-            verdict, why = Outcome.NO_MATCH, mismatch
+            verdict, why = PolicyOutcome.NO_MATCH, mismatch
         elif (head := heads[scope]) is not None and head is not policy:
-            verdict, why = Outcome.SHADOWED, _outranked(head, policy)
+            verdict, why = PolicyOutcome.SHADOWED, _outranked(head, policy)
         else:
             verdict, why = _fate_of_head(policy, scope, decision)
         considered.append(Considered(policy=policy.key, scope=scope, verdict=verdict, why=why))
@@ -171,21 +171,24 @@ def _outranked(head: PeerAuthentication, loser: PeerAuthentication) -> str:
 
 def _fate_of_head(
     policy: PeerAuthentication, scope: Scope, decision: Decision
-) -> tuple[Outcome, str]:
+) -> tuple[PolicyOutcome, str]:
     decider = decision.decided_by
     named = _ports(policy) if scope is Scope.WORKLOAD else ""
     if decider.scope is scope:
         also = f"; its portLevelMtls sets the mode of {named}" if named else ""
-        return Outcome.DECIDES, f"it sets {policy.mode}, and nothing narrower sets a mode{also}"
+        return (
+            PolicyOutcome.DECIDES,
+            f"it sets {policy.mode}, and nothing narrower sets a mode{also}",
+        )
     if _WIDTH[decider.scope] < _WIDTH[scope]:
-        return Outcome.SHADOWED, f"{decider} is narrower and sets {decision.mode}"
+        return PolicyOutcome.SHADOWED, f"{decider} is narrower and sets {decision.mode}"
     inherited = f"the workload's mode is {decision.mode} from {decider}"
     if named:
         return (
-            Outcome.DECIDES,
+            PolicyOutcome.DECIDES,
             f"its portLevelMtls sets the mode of {named}; it leaves all else UNSET, so {inherited}",
         )
-    return Outcome.INHERITS, f"its mode is UNSET, so {inherited}"
+    return PolicyOutcome.INHERITS, f"its mode is UNSET, so {inherited}"
 
 
 def _ports(policy: PeerAuthentication) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from troth.cli.console import coloured
 from troth.policy.scope import Scope
-from troth.policy.verdict import Outcome
+from troth.policy.verdict import PolicyOutcome
 from troth.rows import Rows
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _SCOPES = (Scope.MESH, Scope.NAMESPACE, Scope.WORKLOAD)
 _COLOURS = {
-    Outcome.DECIDES: "bold",
-    Outcome.INHERITS: "cyan",
-    Outcome.SHADOWED: "yellow",
-    Outcome.NO_MATCH: "dim",
+    PolicyOutcome.DECIDES: "bold",
+    PolicyOutcome.INHERITS: "cyan",
+    PolicyOutcome.SHADOWED: "yellow",
+    PolicyOutcome.NO_MATCH: "dim",
 }
 
 
