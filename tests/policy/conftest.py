@@ -16,12 +16,12 @@ import pytest
 
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.verdict import Verdict
+from troth.policy.verdict import PolicyVerdict
 
 ROOT = "istio-system"
 
 Policies: TypeAlias = Callable[[str], list[PeerAuthentication]]
-Decide: TypeAlias = Callable[..., Verdict]
+Decide: TypeAlias = Callable[..., PolicyVerdict]
 
 _POLICY = re.compile(
     r"(?P<namespace>[\w-]+)/(?P<name>[\w.-]+)"
@@ -65,7 +65,7 @@ def policies() -> Policies:
 def decide() -> Decide:
     """Ask for the effective modes: ``decide(POLICIES, WORKLOAD, ports=...)``."""
 
-    def verdict(text: str, workload: str, ports: tuple[int, ...] = ()) -> Verdict:
+    def verdict(text: str, workload: str, ports: tuple[int, ...] = ()) -> PolicyVerdict:
         namespace, *labels = workload.split()
         index = PolicyIndex(_policies(text), root_namespace=ROOT)
         return index.effective(namespace, _labels(labels), ports)

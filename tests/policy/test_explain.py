@@ -10,13 +10,13 @@ import pytest
 from troth.policy.index import PolicyIndex
 from troth.policy.model import PeerAuthentication
 from troth.policy.scope import Scope
-from troth.policy.verdict import PolicyOutcome, Verdict
+from troth.policy.verdict import PolicyOutcome, PolicyVerdict
 
-Decide: TypeAlias = Callable[..., Verdict]
+Decide: TypeAlias = Callable[..., PolicyVerdict]
 Policies: TypeAlias = Callable[[str], list[PeerAuthentication]]
 
 
-def considered(verdict: Verdict) -> list[tuple[str, Scope, PolicyOutcome]]:
+def considered(verdict: PolicyVerdict) -> list[tuple[str, Scope, PolicyOutcome]]:
     return [(each.policy, each.scope, each.verdict) for each in verdict.considered]
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
-from troth.policy.verdict import Verdict
+from troth.policy.verdict import PolicyVerdict
 
-Decide: TypeAlias = Callable[..., Verdict]
+Decide: TypeAlias = Callable[..., PolicyVerdict]
 Policies: TypeAlias = Callable[[str], list[PeerAuthentication]]
 
 # One policy per scope, each absent (-) or of a mode. A cell is the effective mode and the scope
@@ -484,7 +484,7 @@ def test_deciding_alone_gives_the_same_without_the_reasons(policies: Policies) -
 def test_a_verdict_survives_json(decide: Decide) -> None:
     text = "istio-system/default STRICT @1; finance/web {app=web} 8080=DISABLE"
     verdict = decide(text, "finance app=web", (80,))
-    assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict
+    assert msgspec.json.decode(msgspec.json.encode(verdict), type=PolicyVerdict) == verdict
 
 
 def test_a_port_that_no_policy_and_nobody_named_has_the_workloads_mode(decide: Decide) -> None:

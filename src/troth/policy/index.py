@@ -16,7 +16,7 @@ import msgspec
 
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import NARROWEST_FIRST, Scope, by_age
-from troth.policy.verdict import DecidedBy, Decision, PortVerdict, Verdict, explain
+from troth.policy.verdict import DecidedBy, Decision, PolicyVerdict, PortVerdict, explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -177,7 +177,7 @@ class PolicyIndex:
 
     def effective(
         self, namespace: str, labels: Mapping[str, str], ports: Iterable[int] = ()
-    ) -> Verdict:
+    ) -> PolicyVerdict:
         """Decide a workload's effective modes and say why, policy by policy.
 
         Takes the same arguments as `decide` and decides the same.
@@ -187,7 +187,7 @@ class PolicyIndex:
         looked_at = list(self._root.policies)
         if namespace != self._root_namespace:
             looked_at += self._of(namespace).policies
-        return Verdict(
+        return PolicyVerdict(
             mode=decision.mode,
             decided_by=decision.decided_by,
             ports=decision.ports,

@@ -97,7 +97,7 @@ class Considered(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Verdict(Decision, frozen=True, kw_only=True):
+class PolicyVerdict(Decision, frozen=True, kw_only=True):
     """The effective modes of a workload, and why each policy that was looked at counts or not.
 
     Attributes:
