@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from troth.demo.scenario import STAGES, Happened, Stage, examples
+from troth.demo.scenario import STAGES, Happened, ScenarioStep, examples
 from troth.manifests.files import load
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
@@ -17,7 +17,7 @@ _MODES = {
 }
 
 
-def _index(stage: Stage) -> PolicyIndex:
+def _index(stage: ScenarioStep) -> PolicyIndex:
     paths = [examples() / "policies" / stage.policy] if stage.policy else []
     manifests = load(paths)
     assert not manifests.problems
@@ -25,7 +25,7 @@ def _index(stage: Stage) -> PolicyIndex:
 
 
 @_BY_STAGE
-def test_a_step_expects_what_its_policy_means(stage: Stage) -> None:
+def test_a_step_expects_what_its_policy_means(stage: ScenarioStep) -> None:
     index = _index(stage)
     ordinary = [tried for tried in stage.tries if tried.credentials is None]
     for tried in ordinary:

@@ -73,7 +73,7 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     alert: str = ""
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
+class ScenarioStep(msgspec.Struct, frozen=True, kw_only=True):
     """A step: a policy (or none) and what is tried under it.
 
     Attributes:
@@ -137,19 +137,19 @@ def _impostor(credentials: Credentials, reason: Reason, alert: str) -> Try:
     )
 
 
-STAGES: tuple[Stage, ...] = (
-    Stage(
+STAGES: tuple[ScenarioStep, ...] = (
+    ScenarioStep(
         title="No policy",
         says="Every port is PERMISSIVE: pods of the mesh use the tunnel, others may use plaintext.",
         tries=(_by_tunnel(), _plaintext(CRON, PAYMENTS)),
     ),
-    Stage(
+    ScenarioStep(
         title="STRICT for namespace finance",
         says="Nothing gets in but by the tunnel, so with an identity. For web nothing changes.",
         policy="strict-namespace.yaml",
         tries=(_by_tunnel("finance/strict"), _refused("finance/strict")),
     ),
-    Stage(
+    ScenarioStep(
         title="STRICT for payments alone",
         says="The selector picks payments; web is still open to plaintext.",
         policy="strict-payments.yaml",
@@ -159,7 +159,7 @@ STAGES: tuple[Stage, ...] = (
             _plaintext(CRON, WEB),
         ),
     ),
-    Stage(
+    ScenarioStep(
         title="An exception for one port",
         says="STRICT for payments, but its metrics on port 9090 may be read in plaintext.",
         policy="port-exception.yaml",
@@ -169,7 +169,7 @@ STAGES: tuple[Stage, ...] = (
             _by_tunnel("finance/payments-metrics", port=9090),
         ),
     ),
-    Stage(
+    ScenarioStep(
         title="DISABLE for payments",
         says="No mutual TLS: even web, which has an identity, comes in plaintext.",
         policy="disable-payments.yaml",
@@ -178,13 +178,13 @@ STAGES: tuple[Stage, ...] = (
             _plaintext(CRON, PAYMENTS, "finance/payments-disable"),
         ),
     ),
-    Stage(
+    ScenarioStep(
         title="A policy in the wrong namespace",
         says="It says STRICT for app=payments, but in namespace test: here nothing changes.",
         policy="wrong-namespace.yaml",
         tries=(_by_tunnel(), _plaintext(CRON, PAYMENTS)),
     ),
-    Stage(
+    ScenarioStep(
         title="Impostors at the tunnel",
         says="Whoever comes to the tunnel's port has to prove an identity, whatever the mode.",
         tries=(
