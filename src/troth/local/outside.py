@@ -54,14 +54,14 @@ def is_privileged() -> bool:
     return False
 
 
-class Process(msgspec.Struct, frozen=True):
+class MeshProcess(msgspec.Struct, frozen=True):
     """The first process of a mesh; its start time tells it from a later one of the same number."""
 
     pid: int
     started: int
 
     @classmethod
-    def of(cls, pid: int) -> Process | None:
+    def of(cls, pid: int) -> MeshProcess | None:
         """The process with this number, if there is one."""
         try:
             status = Path(f"/proc/{pid}/stat").read_text()
@@ -72,7 +72,7 @@ class Process(msgspec.Struct, frozen=True):
     @property
     def alive(self) -> bool:
         """Whether it still is that process."""
-        return Process.of(self.pid) == self
+        return MeshProcess.of(self.pid) == self
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -93,10 +93,10 @@ class Outside:
     def __init__(self, state: StateDirectory) -> None:
         self.state = state
 
-    def process(self) -> Process | None:
+    def process(self) -> MeshProcess | None:
         """The running mesh's first process, if one runs."""
         try:
-            process = msgspec.json.decode(self.state.pid.read_bytes(), type=Process)
+            process = msgspec.json.decode(self.state.pid.read_bytes(), type=MeshProcess)
         except (OSError, msgspec.DecodeError):
             return None
         return process if process.alive else None
@@ -242,7 +242,7 @@ class Outside:
         finally:
             os.close(log)
 
-    def _connect_uplink(self, first: Process) -> None:
+    def _connect_uplink(self, first: MeshProcess) -> None:
         try:
             uplink = _uplink.link(first.pid)
             self.state.write_private(self.state.uplink, msgspec.json.encode(uplink))
@@ -287,13 +287,13 @@ class Outside:
         except (OSError, msgspec.DecodeError):
             return None
 
-    def _first_process(self, unshare: subprocess.Popen[bytes]) -> Process:
+    def _first_process(self, unshare: subprocess.Popen[bytes]) -> MeshProcess:
         children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
         deadline = time.monotonic() + _START_SECONDS
         while unshare.poll() is None and time.monotonic() < deadline:
             for child in children.read_text().split():
                 # Until it has become Python, unshare is still setting it up.
-                first = Process.of(int(child))
+                first = MeshProcess.of(int(child))
                 if first and _argument_zero(first.pid) == sys.executable:
                     return first
             time.sleep(_POLL_SECONDS)
@@ -371,7 +371,7 @@ def _check_tools() -> None:
         )
 
 
-def _wait_gone(process: Process, seconds: float) -> bool:
+def _wait_gone(process: MeshProcess, seconds: float) -> bool:
     """Wait until a process that need not be our child has ended."""
     try:
         descriptor = os.pidfd_open(process.pid)
