@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from troth.errors import InputError
-from troth.local.env import World, command_line, environment, from_host
+from troth.local.env import EnvironmentSources, command_line, environment, from_host
 from troth.manifests.workloads import (
     ConfigMap,
     Container,
@@ -35,7 +35,7 @@ SERVICE = Service(
         ServicePort(number=53, name="dns", protocol=Protocol.UDP),
     ),
 )
-WORLD = World(
+WORLD = EnvironmentSources(
     config_maps={
         "finance/settings": ConfigMap(
             namespace="finance", name="settings", data={"level": "debug", "mode": "fast"}

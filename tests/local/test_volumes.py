@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from troth.errors import InputError
-from troth.local.env import World
+from troth.local.env import EnvironmentSources
 from troth.local.volumes import mount_volumes
 from troth.manifests.workloads import (
     ConfigMap,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from troth.local.launch import Bind
 
-WORLD = World(
+WORLD = EnvironmentSources(
     config_maps={
         "finance/settings": ConfigMap(
             namespace="finance",
@@ -38,7 +38,11 @@ SETTINGS = Volume(name="v", kind=VolumeKind.CONFIG_MAP, source="settings")
 
 
 def mounted(
-    directory: Path, volume: Volume, world: World = WORLD, path: str = "/data", **mount: Any
+    directory: Path,
+    volume: Volume,
+    world: EnvironmentSources = WORLD,
+    path: str = "/data",
+    **mount: Any,
 ) -> list[Bind]:
     mounts = (VolumeMount(name="v", mount_path=path, **mount),)
     container = Container(name="app", volume_mounts=mounts)
@@ -84,7 +88,7 @@ def test_a_change_shows_in_the_same_directory(tmp_path: Path) -> None:
     mounted(tmp_path, SETTINGS)
     before = (tmp_path / "v").stat().st_ino
     changed = ConfigMap(namespace="finance", name="settings", data={"b.conf": "new"})
-    mounted(tmp_path, SETTINGS, World(config_maps={"finance/settings": changed}))
+    mounted(tmp_path, SETTINGS, EnvironmentSources(config_maps={"finance/settings": changed}))
     assert content(tmp_path / "v") == {"b.conf": b"new"}
     assert (tmp_path / "v").stat().st_ino == before
 

@@ -25,7 +25,7 @@ _MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]", re.DOTALL)
 _FROM_HOST = ("PATH", "HOME", "LANG")
 
 
-class World(msgspec.Struct, frozen=True, kw_only=True):
+class EnvironmentSources(msgspec.Struct, frozen=True, kw_only=True):
     """What a container's environment may refer to.
 
     Attributes:
@@ -47,7 +47,11 @@ def from_host(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment(
-    container: Container, template: PodTemplate, pod: Pod, world: World, base: Mapping[str, str]
+    container: Container,
+    template: PodTemplate,
+    pod: Pod,
+    world: EnvironmentSources,
+    base: Mapping[str, str],
 ) -> dict[str, str]:
     """All variables of a container; later sources replace earlier ones.
 
@@ -101,7 +105,11 @@ class _NowhereError(Exception):
 
 
 def _value(
-    variable: EnvVar, template: PodTemplate, pod: Pod, world: World, known: Mapping[str, str]
+    variable: EnvVar,
+    template: PodTemplate,
+    pod: Pod,
+    world: EnvironmentSources,
+    known: Mapping[str, str],
 ) -> str | None:
     if variable.config_map_key is not None:
         return _key("configMapRef", variable.config_map_key, pod.namespace, world)
@@ -112,7 +120,7 @@ def _value(
     return expand(variable.value, known)
 
 
-def _key(kind: str, ref: KeyRef, namespace: str, world: World) -> str | None:
+def _key(kind: str, ref: KeyRef, namespace: str, world: EnvironmentSources) -> str | None:
     data = _data(kind, f"{namespace}/{ref.name}", world)
     if data is not None and ref.key in data:
         return data[ref.key]
@@ -122,7 +130,7 @@ def _key(kind: str, ref: KeyRef, namespace: str, world: World) -> str | None:
     raise _NowhereError(f"there is no {what}" if data is None else f"{what} has no key {ref.key!r}")
 
 
-def _data(kind: str, key: str, world: World) -> Mapping[str, str] | None:
+def _data(kind: str, key: str, world: EnvironmentSources) -> Mapping[str, str] | None:
     if kind == "configMapRef":
         config_map = world.config_maps.get(key)
         return None if config_map is None else config_map.data
@@ -131,7 +139,7 @@ def _data(kind: str, key: str, world: World) -> Mapping[str, str] | None:
     return None if secret is None else {k: os.fsdecode(v) for k, v in secret.data.items()}
 
 
-def _field(path: str, template: PodTemplate, pod: Pod, world: World) -> str:
+def _field(path: str, template: PodTemplate, pod: Pod, world: EnvironmentSources) -> str:
     if found := _MAP_FIELD.fullmatch(path):
         values = pod.labels if found[1] == "labels" else template.annotations
         return values.get(found[2], "")

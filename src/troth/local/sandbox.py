@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.agent import netns
-from troth.local.env import World, environment, from_host
+from troth.local.env import EnvironmentSources, environment, from_host
 from troth.local.hosts import (
     HostDns,
     host_nsswitch,
@@ -240,7 +240,7 @@ class Sandbox:
     def _prepare(self, container: Container) -> Prepared:
         manifests = self._manifests
         assert manifests is not None  # noqa: S101 - set by start
-        world = World(
+        world = EnvironmentSources(
             config_maps=manifests.config_maps,
             secrets=manifests.secrets,
             services=self._services,

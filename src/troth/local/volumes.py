@@ -16,7 +16,7 @@ from troth.manifests.workloads import VolumeKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.local.env import World
+    from troth.local.env import EnvironmentSources
     from troth.manifests.workloads import Container, PodTemplate, Volume, VolumeMount
 
 _EVERYBODYS = 0o777
@@ -29,7 +29,7 @@ _MAPS = {VolumeKind.CONFIG_MAP: "ConfigMap", VolumeKind.SECRET: "Secret"}
 
 
 def mount_volumes(
-    container: Container, template: PodTemplate, world: World, directory: Path
+    container: Container, template: PodTemplate, world: EnvironmentSources, directory: Path
 ) -> list[Bind]:
     """Brings the volumes of a container up to date and says what is to appear where.
 
@@ -90,7 +90,11 @@ class _UnusableError(Exception):
 
 
 def _source(
-    volume: Volume, mount: VolumeMount, template: PodTemplate, world: World, directory: Path
+    volume: Volume,
+    mount: VolumeMount,
+    template: PodTemplate,
+    world: EnvironmentSources,
+    directory: Path,
 ) -> Path:
     fs_group = template.security.fs_group
     if not mount.mount_path.strip("/."):
@@ -131,7 +135,7 @@ def _look(root: Path, sub_path: str, volume: Volume) -> None:
         raise _UnusableError(found) from error
 
 
-def _files(volume: Volume, namespace: str, world: World) -> dict[str, bytes]:
+def _files(volume: Volume, namespace: str, world: EnvironmentSources) -> dict[str, bytes]:
     """The content of a ConfigMap's or Secret's volume by relative path."""
     content = _content(volume, f"{namespace}/{volume.source}", world)
     if content is None:
@@ -146,7 +150,7 @@ def _files(volume: Volume, namespace: str, world: World) -> dict[str, bytes]:
     return {path: content[key] for key, path in volume.items.items() if key in content}
 
 
-def _content(volume: Volume, key: str, world: World) -> Mapping[str, bytes] | None:
+def _content(volume: Volume, key: str, world: EnvironmentSources) -> Mapping[str, bytes] | None:
     if volume.kind is VolumeKind.SECRET:
         secret = world.secrets.get(key)
         return None if secret is None else secret.data
