@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from troth.agent import netns
 from troth.local.network import Network
-from troth.local.probe import Readiness, ask, status_of
+from troth.local.probe import ProbeHistory, ask, status_of
 from troth.manifests.workloads import HttpGet, Probe
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ ADDRESS = "127.0.0.1"
 
 
 def test_without_a_probe_a_container_is_ready_at_once() -> None:
-    assert Readiness(None, started=0).ready
+    assert ProbeHistory(None, started=0).ready
 
 
 def test_the_first_probe_waits_for_the_initial_delay_and_the_next_for_the_period() -> None:
-    readiness = Readiness(Probe(tcp_port=1, initial_delay=5, period=3), started=100)
+    readiness = ProbeHistory(Probe(tcp_port=1, initial_delay=5, period=3), started=100)
     assert readiness.next_at == 105
     readiness.observe(ok=True, now=107)
     assert readiness.next_at == 110
@@ -36,7 +36,7 @@ def test_the_first_probe_waits_for_the_initial_delay_and_the_next_for_the_period
 
 
 def test_an_app_that_starts_is_asked_more_often_and_then_at_its_period() -> None:
-    readiness = Readiness(Probe(tcp_port=1, period=1), started=0)
+    readiness = ProbeHistory(Probe(tcp_port=1, period=1), started=0)
     delays = []
     for _ in range(6):
         now = readiness.next_at
@@ -61,7 +61,7 @@ def test_an_app_that_starts_is_asked_more_often_and_then_at_its_period() -> None
 )
 def test_thresholds_count_answers_in_a_row(answers: str, ready: bool) -> None:  # noqa: FBT001 - a table's column
     probe = Probe(tcp_port=1, success_threshold=2, failure_threshold=3)
-    readiness = Readiness(probe, started=0)
+    readiness = ProbeHistory(probe, started=0)
     for now, answer in enumerate(answers):
         before = readiness.ready
         changed = readiness.observe(ok=answer == "+", now=now)

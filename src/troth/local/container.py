@@ -16,7 +16,7 @@ from troth.control.messages import ContainerStatus, State
 from troth.errors import InputError, TrothError
 from troth.local.launch import join_command, launch_command
 from troth.local.logs import ContainerLog
-from troth.local.probe import Readiness, ask, http_status
+from troth.local.probe import ProbeHistory, ask, http_status
 from troth.local.processes import Process
 from troth.local.status import Backoff, restarts
 
@@ -253,7 +253,7 @@ class ContainerRunner:
         probe = self.container.readiness
         if probe is None or self._init:
             return
-        readiness = Readiness(probe, time.monotonic())
+        readiness = ProbeHistory(probe, time.monotonic())
         while True:
             await asyncio.sleep(readiness.next_at - time.monotonic())
             wrong = await ask(probe, netns=self._netns, address=self._address, execute=self.execute)

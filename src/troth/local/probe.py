@@ -22,7 +22,7 @@ _FIRST_PERIOD = 0.1
 """Seconds; doubled after each failure until it is the probe's own period."""
 
 
-class Readiness:
+class ProbeHistory:
     """Whether a container counts as ready, by the answers to its probe. Times in seconds.
 
     One that has never been ready is asked more often at first, as the kubelet may do: an app that
