@@ -29,7 +29,7 @@ def stable_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels.items() if key not in _OF_ONE_RELEASE}
 
 
-class Names:
+class NameIndex:
     """The names of one world, looked up without going through all of it each time."""
 
     def __init__(self, world: World) -> None:

@@ -22,7 +22,7 @@ from troth.traffic.tally import Total
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from troth.explain.names import Names
+    from troth.explain.names import NameIndex
     from troth.mesh.world import World
 
 _NOTHING = Texts("", "")
@@ -84,7 +84,7 @@ def note(
         )
 
 
-def _servers(total: Total, names: Names) -> Iterator[Endpoint]:
+def _servers(total: Total, names: NameIndex) -> Iterator[Endpoint]:
     service = names.service(total)
     if service is None:
         yield Endpoint(total.newest.destination.address, total.port)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import yaml
 
-from troth.explain.names import Names, stable_labels
+from troth.explain.names import NameIndex, stable_labels
 from troth.mesh.model import MESH_LABEL
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
@@ -175,7 +175,7 @@ class Explainer:
         self, world: World, *, behind: Callable[[str], Iterable[str]] | None = None
     ) -> None:
         self._behind = behind
-        self.names = Names(world)
+        self.names = NameIndex(world)
         self._world = world
         self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
         self._policies = {policy.key: policy for policy in world.policies}
