@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from troth.handshake.names import Kind
-from troth.handshake.names import Side as End
+from troth.handshake.names import Kind, TlsRole
 from troth.handshake.record import Event, HandshakeRecord, Verdict
 from troth.mesh.decisions import ClientDecision, ServerDecision
 from troth.policy.model import Mode
@@ -82,9 +81,9 @@ def connection(**changes: Any) -> Connection:
 
 def handshake_record(verdict: Verdict, reason: str, *, alert: str = "") -> HandshakeRecord:
     """The handshake of `ACCEPTED`, had it ended so; ``alert`` is the server's last word."""
-    events = [Event(actor=End.CLIENT, kind=Kind.CLIENT_HELLO, elapsed_ms=0.0, size=9)]
+    events = [Event(actor=TlsRole.CLIENT, kind=Kind.CLIENT_HELLO, elapsed_ms=0.0, size=9)]
     if alert:
-        events.append(Event(actor=End.SERVER, kind=Kind.ALERT, elapsed_ms=1.0, detail=alert))
+        events.append(Event(actor=TlsRole.SERVER, kind=Kind.ALERT, elapsed_ms=1.0, detail=alert))
     return HandshakeRecord(
         server_name="8080",
         expected=PAYMENTS,

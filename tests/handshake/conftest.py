@@ -22,7 +22,7 @@ from OpenSSL import SSL, crypto
 from troth.handshake.certificates import ClientCredentials
 from troth.handshake.engine import _NO_AUTO_CHAIN
 from troth.handshake.handshake import HandshakeTrace
-from troth.handshake.names import ContentType, HandshakeType, Side
+from troth.handshake.names import ContentType, HandshakeType, TlsRole
 from troth.handshake.steps import TraceReport, build_report
 from troth.handshake.wire import RecordSplitter, Secrets, WireTap, _Direction
 from troth.identity.authority import CertificateAuthority
@@ -158,7 +158,7 @@ class MemoryServer:
         With ``updated`` it is under the keys that follow a KeyUpdate.
         """
         suite = _Direction.suites[_AES_256]
-        secret = self._secrets.get(Side.SERVER, application=application)
+        secret = self._secrets.get(TlsRole.SERVER, application=application)
         assert secret is not None
         if updated:
             secret = suite.expand(secret, b"traffic upd", 48)
@@ -175,7 +175,7 @@ class MemoryServer:
         """
         tap, clear, messages = WireTap(self._secrets), b"", b""
         for record in RecordSplitter().feed(flight):
-            units = list(tap.read(Side.SERVER, record))
+            units = list(tap.read(TlsRole.SERVER, record))
             if record[0] != ContentType.APPLICATION_DATA:
                 clear += record
                 continue

@@ -11,7 +11,7 @@ import pytest
 
 from troth.handshake.certificates import ClientCredentials
 from troth.handshake.connect import trace_connection
-from troth.handshake.names import Kind, Side
+from troth.handshake.names import Kind, TlsRole
 from troth.handshake.record import Verdict
 from troth.handshake.steps import CertificateStatus, ConnectionStatus
 from troth.identity.bundle import TrustBundle
@@ -82,7 +82,7 @@ async def test_envoy_accepts_a_client_of_the_mesh_and_data_flows(
     assert (handshake.sent, handshake.received, handshake.reply) == (5, 5, "hello")
     assert (handshake.version, handshake.group) == ("TLS 1.3", "X25519MLKEM768")
     assert handshake.alpn == "troth"
-    kinds = [event.kind for event in handshake.events if event.actor is Side.SERVER]
+    kinds = [event.kind for event in handshake.events if event.actor is TlsRole.SERVER]
     assert kinds[:6] == [
         Kind.SERVER_HELLO,
         Kind.ENCRYPTED_EXTENSIONS,

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from troth.errors import InputError
 from troth.handshake.certificates import ClientCredentials
 from troth.handshake.handshake import HandshakeTrace
-from troth.handshake.names import ContentType, HandshakeType, Kind, Side
+from troth.handshake.names import ContentType, HandshakeType, Kind, TlsRole
 from troth.handshake.record import Verdict
 from troth.handshake.steps import CertificateStatus, ConnectionStatus, build_report
 from troth.handshake.wire import HEADER_SIZE, RecordSplitter
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Converse = Callable[..., TraceReport]
     Serve = Callable[..., MemoryServer]
 
-C, S = Side.CLIENT, Side.SERVER
+C, S = TlsRole.CLIENT, TlsRole.SERVER
 SERVER_FLIGHT = [
     (C, Kind.CLIENT_HELLO),
     (S, Kind.SERVER_HELLO),
@@ -43,7 +43,7 @@ SERVER_FLIGHT = [
 ]
 
 
-def order(report: TraceReport) -> list[tuple[Side, Kind]]:
+def order(report: TraceReport) -> list[tuple[TlsRole, Kind]]:
     return [(event.actor, event.kind) for event in report.handshake.events]
 
 

@@ -19,7 +19,7 @@ from troth.handshake.messages import (
     parse_server_hello,
     signature_scheme,
 )
-from troth.handshake.names import Kind, Side
+from troth.handshake.names import Kind, TlsRole
 from troth.handshake.render import render_report
 from troth.handshake.steps import _ENDINGS, _RULES, TraceReport, build_report
 
@@ -134,7 +134,7 @@ def test_the_servers_certificate_comes_before_the_clients_and_trust_before_accep
 @pytest.mark.parametrize("kind", Kind)
 def test_everything_that_can_happen_has_a_rule_or_needs_none(kind: Kind) -> None:
     without = {Kind.FINISHED, Kind.OTHER_MESSAGE, Kind.KEY_UPDATE, Kind.UNREADABLE}
-    assert kind in _ENDINGS or kind in without or any((side, kind) in _RULES for side in Side)
+    assert kind in _ENDINGS or kind in without or any((side, kind) in _RULES for side in TlsRole)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 34, 36, 39, 45])

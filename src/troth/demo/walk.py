@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from troth.connect.findings import Reached
 from troth.demo.report import Policy, StepReport, TryReport
 from troth.demo.scenario import HANDSHAKE, STAGES, Happened
-from troth.handshake.names import Kind, Side
+from troth.handshake.names import Kind, TlsRole
 from troth.handshake.record import Verdict
 from troth.traffic.connection import Outcome
 
@@ -109,7 +109,7 @@ def _alert(report: TraceReport) -> str:
     sent = (
         event.detail.partition(" ")[0]
         for event in report.handshake.events
-        if (event.actor, event.kind) == (Side.SERVER, Kind.ALERT)
+        if (event.actor, event.kind) == (TlsRole.SERVER, Kind.ALERT)
     )
     return next(sent, "")
 

@@ -23,7 +23,7 @@ from troth.handshake.names import (
     VERSIONS,
     ContentType,
     Kind,
-    Side,
+    TlsRole,
     alert_name,
     named,
     printable,
@@ -199,7 +199,7 @@ class HandshakeTrace:
             out += self._step(record)
         if not self._over and not self._inbound.is_tls:
             excerpt = printable(self._inbound.pending[:60].decode("latin-1"))
-            self._note(Side.SERVER, Kind.NOT_TLS, detail=f"it says: {excerpt}")
+            self._note(TlsRole.SERVER, Kind.NOT_TLS, detail=f"it says: {excerpt}")
             self._end(Verdict.REFUSED, "what the server says is not TLS")
         return out
 
@@ -227,7 +227,7 @@ class HandshakeTrace:
             return
         what = "reset" if reset else "closed"
         stage = "after the client's Finished" if self._finished else "during the handshake"
-        self._note(Side.SERVER, Kind.RESET if reset else Kind.CLOSED)
+        self._note(TlsRole.SERVER, Kind.RESET if reset else Kind.CLOSED)
         if self._sent:  # by then it had had its time to refuse; an app may not like what was sent
             reason = (
                 f"the server {what} the connection after data had reached it, without saying why"
@@ -241,7 +241,7 @@ class HandshakeTrace:
         self._elapsed_ms = elapsed_ms
         if self._over:
             return
-        self._note(Side.SERVER, Kind.TIMED_OUT)
+        self._note(TlsRole.SERVER, Kind.TIMED_OUT)
         seconds = f"{elapsed_ms / 1000:.1f} s"
         self._settle(Verdict.UNDECIDED, f"no answer from the server within {seconds}")
 
@@ -277,7 +277,7 @@ class HandshakeTrace:
             self._reply = (self._reply + data)[:_REPLY_SHOWN]
         else:
             failure = self._engine.handshake(record)
-        for unit in self._tap.read(Side.SERVER, record):
+        for unit in self._tap.read(TlsRole.SERVER, record):
             if self._over:
                 break  # sent by the server, but the client has stopped reading
             self._from_server(unit, failure)
@@ -289,7 +289,7 @@ class HandshakeTrace:
         """What OpenSSL wants sent, noted message by message."""
         out = self._engine.output()
         for record in self._outbound.feed(out):
-            for unit in self._tap.read(Side.CLIENT, record):
+            for unit in self._tap.read(TlsRole.CLIENT, record):
                 self._from_client(unit)
         return out
 
@@ -301,12 +301,12 @@ class HandshakeTrace:
             self._shown = True
         elif kind is Kind.FINISHED:
             self._finished = True
-        self._note(Side.CLIENT, kind, unit, detail)
+        self._note(TlsRole.CLIENT, kind, unit, detail)
 
     def _from_server(self, unit: Unit, failure: str | None) -> None:
         kind, detail = describe(unit)
         if failure is not None and not self._finished and self._is_wrong(kind):
-            self._note(Side.SERVER, _WRONG[kind], unit, detail)
+            self._note(TlsRole.SERVER, _WRONG[kind], unit, detail)
             self._break_off(failure)
             return
         if kind is Kind.SERVER_HELLO:
@@ -319,7 +319,7 @@ class HandshakeTrace:
             self._answered(kind)
         elif kind is Kind.ALERT:
             self._alerted(unit)
-        self._note(Side.SERVER, kind, unit, detail)
+        self._note(TlsRole.SERVER, kind, unit, detail)
         if kind is Kind.CERTIFICATE:
             self._judge_server(unit)
         elif kind in {Kind.ALERT, Kind.CLOSE_NOTIFY}:
@@ -332,29 +332,29 @@ class HandshakeTrace:
         )
 
     def _break_off(self, failure: str) -> None:
-        self._note(Side.CLIENT, Kind.BROKE_OFF, detail=failure)
+        self._note(TlsRole.CLIENT, Kind.BROKE_OFF, detail=failure)
         self._end(Verdict.REFUSED, f"the client broke off: {failure}")
 
     def _judge_server(self, unit: Unit) -> None:
         chain = (describe_certificate(der) for der in messages.parse_certificate(unit.body))
         self._server_chain = tuple(facts for facts in chain if facts)
         if self._engine.refusal is not None:
-            self._note(Side.CLIENT, Kind.REFUSED, detail=self._engine.refusal)
+            self._note(TlsRole.CLIENT, Kind.REFUSED, detail=self._engine.refusal)
             self._end(Verdict.REFUSED, f"the client refused the server: {self._engine.refusal}")
         elif self._server_chain:
             leaf = self._server_chain[0]
-            self._note(Side.CLIENT, Kind.TRUSTED, detail=leaf.spiffe_id or leaf.subject)
+            self._note(TlsRole.CLIENT, Kind.TRUSTED, detail=leaf.spiffe_id or leaf.subject)
 
     def _answered(self, kind: Kind) -> None:
         """The server's first word after the client's Finished: it has let the client in."""
         if self._verdict is not None or not self._answerable:
             return
         if self._shown:
-            self._note(Side.SERVER, Kind.TRUSTED, detail=f"told by its {kind}")
+            self._note(TlsRole.SERVER, Kind.TRUSTED, detail=f"told by its {kind}")
             self._settle(Verdict.ACCEPTED, "each side trusts the other's certificate")
         else:
             asked = "asked for none" if not self._requested else "takes clients without"
-            self._note(Side.SERVER, Kind.ADMITTED, detail=f"it {asked}; told by its {kind}")
+            self._note(TlsRole.SERVER, Kind.ADMITTED, detail=f"it {asked}; told by its {kind}")
             reason = f"the client showed no certificate, and the server {asked}"
             self._settle(Verdict.ACCEPTED, reason)
 
@@ -362,11 +362,11 @@ class HandshakeTrace:
         """An alert after the client's flight judges the client's certificate, if it is of those."""
         code = unit.body[1]
         if self._verdict is None and self._finished and code in CERTIFICATE_ALERTS:
-            self._note(Side.SERVER, Kind.REFUSED, detail=f"told by its alert {alert_name(code)}")
+            self._note(TlsRole.SERVER, Kind.REFUSED, detail=f"told by its alert {alert_name(code)}")
             reason = f"the server refused the client's certificate: {alert_name(code)}"
             self._settle(Verdict.REFUSED, reason)
 
-    def _note(self, actor: Side, kind: Kind, unit: Unit | None = None, detail: str = "") -> None:
+    def _note(self, actor: TlsRole, kind: Kind, unit: Unit | None = None, detail: str = "") -> None:
         self._events.append(
             Event(
                 actor=actor,

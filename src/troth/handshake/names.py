@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 
 
-class Side(StrEnum):
+class TlsRole(StrEnum):
     """An end of the connection."""
 
     CLIENT = "client"

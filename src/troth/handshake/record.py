@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from troth.handshake.certificates import CertificateFacts
-from troth.handshake.names import Kind, Side
+from troth.handshake.names import Kind, TlsRole
 
 
 class Verdict(StrEnum):
@@ -29,7 +29,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         detail: What is worth knowing about it.
     """
 
-    actor: Side
+    actor: TlsRole
     kind: Kind
     elapsed_ms: float
     size: int = 0

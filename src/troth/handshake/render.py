@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from troth.handshake.names import Side
+from troth.handshake.names import TlsRole
 from troth.handshake.record import Verdict
 from troth.handshake.steps import CertificateStatus, ConnectionStatus
 
@@ -42,7 +42,7 @@ _STYLES: dict[str, str] = {
     ConnectionStatus.ESTABLISHED: _GOOD,
 }
 _COLUMNS_OF_STEPS = 96
-_ACTORS = {Side.CLIENT: "cyan", Side.SERVER: "magenta"}
+_ACTORS = {TlsRole.CLIENT: "cyan", TlsRole.SERVER: "magenta"}
 
 
 def _styled(value: str) -> Text:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.handshake.names import Kind, Side
+from troth.handshake.names import Kind, TlsRole
 from troth.handshake.record import HandshakeRecord, Verdict
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     elapsed_ms: float
-    actor: Side
+    actor: TlsRole
     action: str
     client_state: ClientState
     server_state: ServerState
@@ -149,9 +149,9 @@ class _Rule(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_C, _S = Side.CLIENT, Side.SERVER
+_C, _S = TlsRole.CLIENT, TlsRole.SERVER
 
-_RULES: dict[tuple[Side, Kind], _Rule] = {
+_RULES: dict[tuple[TlsRole, Kind], _Rule] = {
     (_C, Kind.CLIENT_HELLO): _Rule(
         action="ClientHello: offer TLS 1.3 and key shares",
         client_state=ClientState.WAIT_SH,
@@ -268,7 +268,7 @@ _JUDGEMENTS = {
 def _rule(event: Event, standing: _Standing, verdict: Verdict) -> _Rule:
     # These few depend on what was before; all else is in the table.
     match event.actor, event.kind:
-        case (Side.SERVER, Kind.FINISHED):
+        case (TlsRole.SERVER, Kind.FINISHED):
             asked = standing.client_certificate is CertificateStatus.REQUESTED
             return _Rule(
                 action="Finished: confirm all of the above",
@@ -276,7 +276,7 @@ def _rule(event: Event, standing: _Standing, verdict: Verdict) -> _Rule:
                 server_state=ServerState.WAIT_CERT if asked else ServerState.WAIT_FINISHED,
                 connection=ConnectionStatus.SERVER_AUTHENTICATED,
             )
-        case (Side.SERVER, Kind.ALERT | Kind.CLOSE_NOTIFY | Kind.CLOSED | Kind.RESET):
+        case (TlsRole.SERVER, Kind.ALERT | Kind.CLOSE_NOTIFY | Kind.CLOSED | Kind.RESET):
             refused = verdict is Verdict.REFUSED
             return _Rule(
                 action=_ENDINGS[event.kind],
@@ -324,7 +324,7 @@ def build_report(record: HandshakeRecord) -> TraceReport:
             )
         )
         ended = standing.connection is ConnectionStatus.REFUSED or (
-            event.actor is Side.SERVER and event.kind in {Kind.TIMED_OUT, *_ENDINGS}
+            event.actor is TlsRole.SERVER and event.kind in {Kind.TIMED_OUT, *_ENDINGS}
         )
         if ended and not stopped_at and record.verdict is not Verdict.ACCEPTED:
             stopped_at = f"{event.actor}: {rule.action}"

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from troth.handshake.messages import parse_server_hello
-from troth.handshake.names import ContentType, HandshakeType, Side
+from troth.handshake.names import ContentType, HandshakeType, TlsRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ class Secrets:
         label, _, secret = line.decode("ascii").split(" ")
         self._by_label[label] = bytes.fromhex(secret)
 
-    def get(self, side: Side, *, application: bool) -> bytes | None:
+    def get(self, side: TlsRole, *, application: bool) -> bytes | None:
         """The secret that protects what ``side`` sends during or after the handshake."""
         epoch = "TRAFFIC_SECRET_0" if application else "HANDSHAKE_TRAFFIC_SECRET"
         return self._by_label.get(f"{side.upper()}_{epoch}")
@@ -115,7 +115,7 @@ class _Direction:
         0x1303: _Suite(SHA256(), ChaCha20Poly1305, 32),
     }
 
-    def __init__(self, side: Side, secrets: Secrets) -> None:
+    def __init__(self, side: TlsRole, secrets: Secrets) -> None:
         self._side = side
         self._secrets = secrets
         self._application = False
@@ -170,11 +170,11 @@ class WireTap:
     """Opens the records of one connection, in the order in which they were sent and received."""
 
     def __init__(self, secrets: Secrets) -> None:
-        self._directions = {side: _Direction(side, secrets) for side in Side}
+        self._directions = {side: _Direction(side, secrets) for side in TlsRole}
         self._suite: _Suite | None = None
         self._agreed = False
 
-    def read(self, sender: Side, record: bytes) -> Iterator[Unit]:
+    def read(self, sender: TlsRole, record: bytes) -> Iterator[Unit]:
         """What the record holds; OpenSSL must have seen it before, so that its keys are known.
 
         ChangeCipherSpec is left out: TLS 1.3 only sends it to please middleboxes.
@@ -189,7 +189,9 @@ class WireTap:
                 yield Unit(content=None, body=b"", size=len(payload), encrypted=True)
                 return
             content, payload = stripped[-1], stripped[:-1]
-        elif self._agreed and sender is Side.SERVER and content != ContentType.CHANGE_CIPHER_SPEC:
+        elif (
+            self._agreed and sender is TlsRole.SERVER and content != ContentType.CHANGE_CIPHER_SPEC
+        ):
             # After its ServerHello a server sends nothing in the clear: somebody else did.
             yield Unit(content=None, body=payload, size=len(payload), encrypted=False)
             return
@@ -201,7 +203,7 @@ class WireTap:
             )
             return
         for unit in direction.handshake(payload, encrypted=encrypted):
-            if unit.message == HandshakeType.SERVER_HELLO and sender is Side.SERVER:
+            if unit.message == HandshakeType.SERVER_HELLO and sender is TlsRole.SERVER:
                 hello = parse_server_hello(unit.body)
                 self._suite = _Direction.suites.get(hello.cipher_suite) if hello else None
                 self._agreed = hello is not None and not hello.retry
