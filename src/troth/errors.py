@@ -1,13 +1,13 @@
 """What can go wrong, split by whose fault it is.
 
-`TrothError` is only for catching. Below it stand bad input (the user can mend it), a peer or API
+`TrothError` is only for catching. Below it stand bad input (the user can correct it), a peer or API
 that misbehaves, and an environment that lacks something. Bugs stay ordinary Python errors.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -55,6 +55,20 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     wanted: str
     severity: Severity = Severity.ERROR
     location: Location | None = None
+
+    @classmethod
+    def warning(
+        cls, subject: str, path: str, found: str, wanted: str, *, location: Location | None = None
+    ) -> Self:
+        """A problem that only deserves a look."""
+        return cls(
+            subject=subject,
+            path=path,
+            found=found,
+            wanted=wanted,
+            severity=Severity.WARNING,
+            location=location,
+        )
 
     def __str__(self) -> str:
         where = f"{self.location}: " if self.location else ""

@@ -19,7 +19,7 @@ from troth.cli.cluster import full_name, full_object_name
 from troth.cluster.manifests import ClusterManifests
 from troth.errors import EnvironmentLackError
 from troth.explain.cluster_report import ClusterStatus
-from troth.kube.readings import Unreadable
+from troth.kube.client import Unreadable
 from troth.manifests.files import load
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from troth.cluster.checks import Checks
+from troth.cluster.objects import Checks
 from troth.kube import wire
 
 groups = st.lists(st.sampled_from(["", "0", "00a", "FFFF", "12345", "1.2.3.4"]), max_size=10)

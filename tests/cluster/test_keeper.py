@@ -8,9 +8,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.cluster.keeper import ClusterPods, ClusterServices
 from troth.cluster.world import (
+    ClusterPods,
     ClusterService,
+    ClusterServices,
     EndpointSlice,
     NodeTopology,
     SliceEndpoint,

@@ -28,8 +28,8 @@ from troth.cluster.world import (
     SliceEndpoint,
 )
 from troth.errors import PeerError, Severity
-from troth.kube.decoding import decode, without_depths
 from troth.kube.resource import Item
+from troth.kube.wire import decode, without_depths
 from troth.mesh.model import ContainerPort, Namespace, Pod, PodPhase, Protocol, ServicePort
 from troth.policy.model import Mode
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth.cluster.objects import read_service
-from troth.cluster.service_limits import MOST_PAIRS, MOST_PORTS
+from troth.cluster.objects import MOST_PAIRS, MOST_PORTS, read_service
 
 if TYPE_CHECKING:
     from troth.cluster.world import ClusterService

@@ -16,7 +16,6 @@ from troth.local.plan import (
     same_process,
 )
 from troth.manifests.collect import Manifests
-from troth.manifests.security import Security
 from troth.manifests.workloads import (
     Container,
     Deployment,
@@ -24,6 +23,7 @@ from troth.manifests.workloads import (
     EndpointSliceSpec,
     EndpointSpec,
     PodTemplate,
+    Security,
     ServicePortSpec,
     ServiceSpec,
     Workload,

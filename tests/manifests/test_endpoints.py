@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.manifests.service_problems import service_problems
+from troth.manifests.services import service_problems
 from troth.manifests.workloads import EndpointPort, EndpointSliceSpec, EndpointSpec
 from troth.mesh.model import Protocol
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import Location, Problem, Severity
+from troth.manifests.amend import merge_last_good
 from troth.manifests.collect import Manifests, collect
-from troth.manifests.last_good import merge_last_good
 from troth.manifests.yaml import read_documents
 from troth.mesh.model import Namespace
 
@@ -53,7 +53,7 @@ def test_a_refused_object_stays_as_it_was(read: Read) -> None:
         subject="ConfigMap ns/a",
         path="",
         found="was kept as it was, because its new version is refused",
-        wanted="mend the errors to change or remove it",
+        wanted="correct the errors to change or remove it",
         severity=Severity.WARNING,
         location=Location("a.yaml", 1),
     )

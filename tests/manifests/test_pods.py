@@ -7,7 +7,6 @@ import pytest
 
 from troth.errors import Severity
 from troth.manifests.runnable import runnable_problems
-from troth.manifests.security import Security
 from troth.manifests.workloads import (
     DnsConfig,
     DnsPolicy,
@@ -19,6 +18,7 @@ from troth.manifests.workloads import (
     KeyRef,
     Probe,
     RestartPolicy,
+    Security,
     Volume,
     VolumeKind,
     VolumeMount,
@@ -495,7 +495,7 @@ def test_volumes_are_told_apart(
             "volumeMounts: [{name: v, mountPath: /x}]",
             (
                 'volumeMounts: mounts "v", which is no volume of the pod; '
-                "add it to spec.volumes, or mend the name"
+                "add it to spec.volumes, or correct the name"
             ),
         ),
     ],

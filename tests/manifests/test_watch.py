@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.manifests import watch as watching
-from troth.manifests.last_good import merge_last_good
+from troth.manifests.amend import merge_last_good
 from troth.manifests.watch import watch
 
 if TYPE_CHECKING:

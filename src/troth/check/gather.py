@@ -18,9 +18,8 @@ from troth.check.facts import (
     PodObject,
 )
 from troth.cluster.contract import DEFAULT_NAMESPACE
-from troth.kube.client import ApiClient
+from troth.kube.client import ApiClient, Readings
 from troth.kube.errors import ForbiddenError, NotFoundError
-from troth.kube.readings import Readings
 from troth.kube.resource import ObjectKind, Resource, model_reader
 
 if TYPE_CHECKING:

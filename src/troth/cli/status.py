@@ -19,7 +19,7 @@ from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.errors import Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.manifests.without_effect import consequence, ignored_notice
+from troth.manifests.runnable import consequence, ignored_notice
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 
 

@@ -28,7 +28,7 @@ from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.keepalive import KEEPALIVE_SECONDS
 from troth.listen import LISTEN, ListenAddress
 from troth.local.outside import Ending, Outside, is_privileged
-from troth.manifests.without_effect import ignored_notice
+from troth.manifests.runnable import ignored_notice
 from troth.mesh.model import PodPhase
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 from troth.signals import ENDING

@@ -23,10 +23,9 @@ from troth.cluster.state import NAMESPACES, PODS, POLICIES
 from troth.cluster.world import pods_by_uid
 from troth.errors import Problem
 from troth.kube import wire
-from troth.kube.client import ApiClient
-from troth.kube.decoding import decode
-from troth.kube.readings import Readings
+from troth.kube.client import ApiClient, Readings
 from troth.kube.resource import Resource, reader
+from troth.kube.wire import decode
 from troth.mesh.model import Namespace, Pod
 from troth.policy.model import PeerAuthentication
 

@@ -17,10 +17,9 @@ import msgspec
 
 from troth.errors import Location
 from troth.kube import wire
-from troth.kube.client import ApiClient
-from troth.kube.decoding import decode
-from troth.kube.readings import Readings, Unreadable
+from troth.kube.client import ApiClient, Readings, Unreadable
 from troth.kube.resource import Resource, reader
+from troth.kube.wire import decode
 from troth.manifests.collect import Manifests, collect
 from troth.manifests.entrances import ENTRANCES
 from troth.manifests.kinds import KINDS

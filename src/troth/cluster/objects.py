@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from ipaddress import IPv6Address
+from socket import AF_INET6, inet_ntop, inet_pton
 from sys import intern
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from troth.cluster.checks import Checks, is_port
 from troth.cluster.contract import MIRROR_ANNOTATION
-from troth.cluster.service_limits import within_limits
 from troth.cluster.world import (
     ClusterService,
     EndpointSlice,
@@ -23,9 +23,10 @@ from troth.cluster.world import (
     NodeTopology,
     SliceEndpoint,
 )
+from troth.errors import Problem, Severity
 from troth.kube import wire
-from troth.kube.decoding import decode
 from troth.kube.resource import Item, make_item, misfit, read_header
+from troth.kube.wire import decode
 from troth.mesh.model import (
     CAPTURED_ANNOTATION,
     NO_PORTS,
@@ -40,10 +41,12 @@ from troth.mesh.model import (
 )
 from troth.policy.model import API_VERSIONS, KIND, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
+from troth.syntax import NAME, NAMESPACE, Rule, described, legible_name, plain_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from troth.syntax import Flaw
 
 T = TypeVar("T")
 W = TypeVar("W", bound=wire.Object)
@@ -56,6 +59,24 @@ _OTHER_PROXY_LABEL = "service.kubernetes.io/service-proxy-name"
 _TEMPLATE_HASH_LABEL = "pod-template-hash"
 _NOWHERE: frozenset[str] = frozenset()  # one for all: an empty set takes as much as a small one
 _CRON_SUFFIX = re.compile(r"-\d{8,}")
+
+# The one form of an IPv4 address, and nearly every address that there is to check.
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+
+# UIDs end up in names of Envoy's resources, and tell the pod's cgroup.
+_UID = Rule(
+    pattern=re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"),
+    longest=128,
+    wanted="let the API server choose it (RFC 4122 UUID)",
+)
+
+MOST_PORTS = 1024
+"""TCP ports of a Service."""
+
+MOST_PAIRS = 256
+"""Pairs of an address beside the cluster IPs and a TCP port."""
 
 
 def read_namespace(raw: msgspec.Raw) -> Item[Namespace]:
@@ -313,3 +334,141 @@ def _slice_ports(
             wanted = "write a port, 1 to 65535"
             checks.warn(f"ports[{index}].port", f"is {port.port}, so it leads nowhere", wanted)
     return found
+
+
+class Checks:
+    """Passes on what has a syntax of its own, and notes what is wrong with it.
+
+    Attributes:
+        problems: All that was wrong.
+    """
+
+    def __init__(self, kind: str, header: wire.Header) -> None:
+        place = legible_name(header.name)
+        if header.namespace:
+            place = f"{legible_name(header.namespace)}/{place}"
+        self.problems: list[Problem] = []
+        self._subject = f"{kind} {place}"
+        rule = NAMESPACE if kind == "Namespace" else NAME
+        self.name(header.name, "metadata.name", rule)
+        if header.namespace:
+            self.name(header.namespace, "metadata.namespace", NAMESPACE)
+
+    def refuse(self, path: str, found: str, wanted: str = "correct the object") -> None:
+        """Note an error."""
+        self.problems.append(Problem(subject=self._subject, path=path, found=found, wanted=wanted))
+
+    def warn(self, path: str, found: str, wanted: str) -> None:
+        """Note what the object is used in spite of."""
+        self.problems.append(
+            Problem(
+                subject=self._subject,
+                path=path,
+                found=found,
+                wanted=wanted,
+                severity=Severity.WARNING,
+            )
+        )
+
+    @property
+    def refused(self) -> bool:
+        """Whether an error was noted."""
+        return any(problem.severity is Severity.ERROR for problem in self.problems)
+
+    def name(self, text: str, path: str, rule: Rule = NAME) -> str:
+        """A name, by default of the most liberal kind."""
+        if flaw := rule.flaw(text):
+            self.refuse(path, *flaw)
+        return text
+
+    def uid(self, text: str) -> str:
+        """What names one incarnation of an object."""
+        return self.name(text, "metadata.uid", _UID)
+
+    def address(self, text: str, path: str) -> str:
+        """An IP in canonical form; empty if it is none. Equal ones are one object."""
+        if _IPV4.fullmatch(text):
+            return intern(text)
+        flaw: Flaw = (f"is {described(text)}", "write an IP address")
+        plain = plain_address(text)
+        if plain != text:
+            return self.address(plain, path)
+        if "%" in text:
+            self.refuse(path, *flaw)
+            return ""
+        try:
+            return intern(_canonical(text))
+        except ValueError:
+            self.refuse(path, *flaw)
+            return ""
+
+    def port(self, number: int, path: str) -> int:
+        """A port number."""
+        if not is_port(number):
+            self.refuse(path, f"is {described(number)}", "write a port, 1 to 65535")
+        return number
+
+
+def is_port(number: int) -> bool:
+    """Whether a port may have that number."""
+    return 1 <= number <= 65535  # noqa: PLR2004 - the range of a port
+
+
+def _canonical(text: str) -> str:
+    """An IPv6 address as `ipaddress` writes it, mostly without its help: it takes long."""
+    try:
+        written = inet_ntop(AF_INET6, inet_pton(AF_INET6, text))
+    except OSError as error:
+        raise ValueError(text) from error
+    if "." not in written:
+        return written
+    address = IPv6Address(text)
+    return str(address.ipv4_mapped or address)  # as kube-proxy has it, the same address
+
+
+def within_limits(checks: Checks, service: ClusterService) -> ClusterService:
+    """A Service with no more than the mesh takes of it; warns of what is left out.
+
+    Each TCP port at each address of a Service is a cluster of its own in the Envoy of every node,
+    and a small Service with 200 addresses and 100 ports would be 20,000 of them.
+
+    Always the same is left out: the highest ports, and of its addresses the last ones in order.
+    Addresses are heeded on all ports or on none; a load balancer's come first, because only its
+    controller can write them.
+    """
+    known = sorted({port.number for port in service.ports if port.protocol is Protocol.TCP})
+    if not known:
+        return service
+    numbers = known[:MOST_PORTS]
+    ports = service.ports
+    if len(numbers) < len(known):
+        ports = tuple(
+            port
+            for port in ports
+            if port.protocol is not Protocol.TCP or port.number <= numbers[-1]
+        )
+        checks.warn(
+            "spec.ports",
+            f"has {len(known)} TCP ports, and pods of the mesh reach none above {numbers[-1]}",
+            f"give a Service no more than {MOST_PORTS}",
+        )
+    room = MOST_PAIRS // len(numbers)
+    balancer = _first(checks, service.load_balancer_ips, room, "status.loadBalancer.ingress")
+    external = _first(checks, service.external_ips, room - len(balancer), "spec.externalIPs")
+    return msgspec.structs.replace(
+        service, ports=ports, load_balancer_ips=balancer, external_ips=external
+    )
+
+
+def _first(checks: Checks, addresses: tuple[str, ...], room: int, path: str) -> tuple[str, ...]:
+    if len(set(addresses)) <= room:
+        return addresses
+    kept = tuple(sorted(set(addresses))[:room])
+    checks.warn(
+        path,
+        f"has {len(set(addresses))} addresses, of which {len(kept)} are reached by mutual TLS and"
+        " the others as they are, through kube-proxy",
+        f"let addresses times TCP ports be no more than {MOST_PAIRS}, those of load balancers"
+        " counted first, or divide them among several Services",
+    )
+    return kept

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from troth.cluster import objects
-from troth.cluster.keeper import ClusterPods, ClusterServices
 from troth.cluster.world import (
+    ClusterPods,
+    ClusterServices,
     ClusterState,
     NodeTopology,
 )

@@ -17,8 +17,8 @@ from troth.cluster.contract import (
 from troth.cluster.installation import read_report
 from troth.controller.status import PolicyObject, read_policy
 from troth.kube import wire
-from troth.kube.decoding import decode
 from troth.kube.resource import Resource, model_reader, reader
+from troth.kube.wire import decode
 from troth.policy.model import API_VERSIONS, KIND
 
 REQUESTS: Resource[CertificateSigningRequest] = Resource(

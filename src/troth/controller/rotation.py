@@ -24,9 +24,9 @@ from troth.controller.keyring import ROTATE_ANNOTATION, Phase, awaited, rotation
 from troth.controller.objects import reports
 from troth.errors import EnvironmentLackError, PeerError
 from troth.kube.client import ApiClient
-from troth.kube.decoding import decode
 from troth.kube.errors import NotFoundError
 from troth.kube.resource import ObjectKind, Resource, reader
+from troth.kube.wire import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -29,10 +29,10 @@ from troth.controller.signing import SigningRules
 from troth.controller.status import StatusWriter
 from troth.errors import TrothError
 from troth.kube import wire
-from troth.kube.decoding import decode
 from troth.kube.errors import NotFoundError, NotServedError
 from troth.kube.follow import Followed
 from troth.kube.resource import ObjectKind, Resource, reader
+from troth.kube.wire import decode
 from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 

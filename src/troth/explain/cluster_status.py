@@ -25,7 +25,7 @@ from troth.explain.cluster_report import (
 from troth.explain.explain import PortMode
 from troth.identity.bundle import TrustBundle
 from troth.identity.profile import root_fingerprint
-from troth.manifests.without_effect import consequence
+from troth.manifests.runnable import consequence
 from troth.mesh.model import Protocol
 from troth.mesh.world import World
 from troth.policy.index import PolicyIndex

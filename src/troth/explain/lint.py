@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from troth.errors import Problem, Severity
 from troth.explain.workloads import WorkloadIndex, is_described, listed, tcp_ports
-from troth.manifests.service_problems import service_problems
+from troth.manifests.services import service_problems
 from troth.mesh.model import MESH_LABEL
 from troth.policy.lint import lint_policies
 from troth.policy.model import KIND, Mode

@@ -17,12 +17,13 @@ import httpx2
 import msgspec
 from lightkube import ConfigError
 
-from troth.errors import PeerError
+from troth.errors import EnvironmentLackError, PeerError, Problem
 from troth.kube.config import REQUEST_SECONDS, http_client
-from troth.kube.decoding import decode, take_items
 from troth.kube.errors import (
     ExpiredError,
+    ForbiddenError,
     NotFoundError,
+    NotServedError,
     Status,
     absence,
     legible,
@@ -30,6 +31,7 @@ from troth.kube.errors import (
     translated,
 )
 from troth.kube.reflector import Bookmark, Deleted, Listed, Opened, Upserted
+from troth.kube.wire import decode, take_items
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -61,6 +63,9 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 """A server that vanished without closing its connections is noticed after 30 seconds."""
+
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+"""What RBAC calls them."""
 
 
 class _ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -363,10 +368,6 @@ class ApiClient:
         raise PeerError(self.name, reason)
 
 
-_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-"""What RBAC calls them."""
-
-
 def _name(document: Any) -> str:
     """The name of an object that is made, as far as it has one yet."""
     metadata = document.get("metadata", {})
@@ -403,3 +404,59 @@ async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
             begun = bytearray(other)
         if len(begun) > _LONGEST_LINE:
             raise PeerError("the API server", "sent a watch event without end")
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """What may not be read.
+
+    Attributes:
+        resource: As RBAC names it, with its group: ``deployments.apps``.
+        namespace: The only one asked for; empty for all.
+        error: Which permission is missing.
+    """
+
+    resource: str
+    namespace: str
+    error: EnvironmentLackError
+
+    @property
+    def problem(self) -> Problem:
+        """The same for a report that goes on without it."""
+        return Problem(
+            subject=self.resource, path="", found=self.error.lack, wanted=self.error.remedy
+        )
+
+
+class Readings:
+    """Reads what it may.
+
+    Attributes:
+        unreadable: What it might not read, in the order of asking.
+    """
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self.unreadable: list[Unreadable] = []
+
+    async def read(self, resource: Resource[T]) -> tuple[Item[T], ...] | None:
+        """All objects, or None without the right to read them.
+
+        Raises:
+            TrothError: They can't be read for another reason.
+        """
+        try:
+            return (await self._client.list(resource)).items
+        except NotServedError:
+            if resource.is_optional:
+                return ()
+            raise
+        except ForbiddenError as error:
+            remedy = resource.grant("get" if resource.name else "list")
+            self.unreadable.append(
+                Unreadable(
+                    resource=str(resource),
+                    namespace=resource.place,
+                    error=EnvironmentLackError(error.lack, remedy),
+                )
+            )
+            return None

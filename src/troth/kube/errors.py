@@ -10,7 +10,7 @@ import msgspec
 from lightkube import ConfigError
 
 from troth.errors import EnvironmentLackError, PeerError
-from troth.kube.decoding import decode
+from troth.kube.wire import decode
 
 if TYPE_CHECKING:
     from troth.errors import TrothError

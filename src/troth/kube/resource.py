@@ -15,7 +15,7 @@ import msgspec
 
 from troth.errors import PeerError, Problem, Severity
 from troth.kube import wire
-from troth.kube.decoding import decode
+from troth.kube.wire import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

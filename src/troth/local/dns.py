@@ -18,7 +18,7 @@ import dns.rdatatype
 import dns.rrset
 import msgspec
 
-from troth.manifests.aliases import CLUSTER_DOMAIN
+from troth.manifests.services import CLUSTER_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

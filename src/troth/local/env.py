@@ -11,7 +11,7 @@ import msgspec
 
 from troth.errors import InputError, Problem
 from troth.local.hosts import kernel_hostname
-from troth.manifests.expand import expand
+from troth.manifests.containers import expand
 from troth.manifests.workloads import ConfigMap, Secret
 from troth.mesh.model import Service
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.manifests.aliases import CLUSTER_DOMAIN
+from troth.manifests.services import CLUSTER_DOMAIN
 from troth.manifests.workloads import DnsPolicy
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from troth.local.names import names_of
 from troth.local.plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
 from troth.local.sandbox import NODE_NAME, Sandbox
 from troth.manifests.collect import Manifests
+from troth.manifests.runnable import ignored_notice
 from troth.manifests.watch import watch
-from troth.manifests.without_effect import ignored_notice
 from troth.mesh.model import Namespace, Pod
 from troth.mesh.world import Membership, World, membership
 from troth.traffic.history import History
@@ -114,7 +114,7 @@ class LocalMesh:
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """What ExternalName Services stand for, as of `troth.manifests.aliases`."""
+        """What ExternalName Services stand for, as of `troth.manifests.services`."""
         return self._resolution.aliases
 
     def wake(self) -> None:

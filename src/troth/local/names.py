@@ -20,7 +20,7 @@ from troth.local.addresses import (
     SERVICE_RANGE_V6,
     AnyNetwork,
 )
-from troth.manifests.aliases import CLUSTER_DOMAIN
+from troth.manifests.services import CLUSTER_DOMAIN
 
 if TYPE_CHECKING:
     from troth.local.plan import Published, Resolution

@@ -17,9 +17,8 @@ from troth.cluster.world import (
 )
 from troth.errors import InputError, Problem, Severity
 from troth.local.hosts import LONGEST_HOSTNAME, kernel_hostname
-from troth.manifests.aliases import aliases
 from troth.manifests.runnable import not_run, not_served, runnable_problems
-from troth.manifests.service_problems import service_problems
+from troth.manifests.services import aliases, service_problems
 from troth.manifests.workloads import PodTemplate
 from troth.mesh.model import Pod, Service, ServicePort
 

@@ -18,8 +18,7 @@ from troth.local.namespaces import PodNamespaces
 from troth.local.patience import Patience
 from troth.local.processes import end_all
 from troth.local.status import PodStatus, summarize
-from troth.manifests.security import Security
-from troth.manifests.workloads import RestartPolicy
+from troth.manifests.workloads import RestartPolicy, Security
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from troth.errors import InputError, PeerError, Problem
 from troth.explain.explain import explain
 from troth.local.control import Answer, ControlServer
 from troth.local.hindsight import explainer_of, mesh_audit, mesh_why, unready
-from troth.manifests.aliases import service_of
+from troth.manifests.services import service_of
 from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.index import PolicyIndex
 from troth.syntax import choices

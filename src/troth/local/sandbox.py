@@ -22,7 +22,7 @@ from troth.local.pod import PodRunner, Prepared
 from troth.local.services import apply_services
 from troth.local.status import PodStatus
 from troth.local.volumes import mount_volumes, writable_path
-from troth.manifests.security import Security
+from troth.manifests.workloads import Security
 from troth.mesh.model import Pod, PodPhase
 
 if TYPE_CHECKING:

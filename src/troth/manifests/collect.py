@@ -13,8 +13,7 @@ from troth.errors import Location, Problem
 from troth.manifests.api import FORMER_GROUPS, FORMER_KINDS, OBJECT_META, OTHER_KINDS
 from troth.manifests.custom import CustomWorkload, custom_kind
 from troth.manifests.entrances import ENTRANCES, Entrance
-from troth.manifests.kinds import COLLECTIONS, KINDS, KindReader, row_of
-from troth.manifests.objects import Source
+from troth.manifests.kinds import COLLECTIONS, KINDS, KindReader, Source, row_of
 from troth.manifests.reader import Fields, Report
 from troth.manifests.workloads import (
     ConfigMap,

@@ -8,12 +8,13 @@ as in Kubernetes' strict decoding rather than the last one winning.
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
 from troth.errors import InputError, Location, Problem
-from troth.manifests import scalars
 from troth.syntax import described
 
 if TYPE_CHECKING:
@@ -33,6 +34,36 @@ _COLLECTION_TAGS = {
 }
 _MERGE = "<<"
 _NO_KEY = object()
+
+_MERGE_KEY = object()
+
+_REFUSED_KEY = object()
+
+_TYPE_OF_TAG = {
+    "tag:yaml.org,2002:null": type(None),
+    "tag:yaml.org,2002:bool": bool,
+    "tag:yaml.org,2002:int": int,
+    "tag:yaml.org,2002:float": float,
+}
+"""Explicit scalar tags (``!!int``) besides ``!!str``, by what the scalar must turn out to be."""
+
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(
+        ("y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE"), True
+    ),
+    **dict.fromkeys(
+        ("n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"), False
+    ),
+}
+
+_INTEGER = re.compile(r"[-+]?(?:[0-9]+|0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+)")
+
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+
+_NUMBER_STARTS = frozenset("+-.0123456789")
+
+_LONGEST_INTEGER = 70  # characters of a 64-bit integer in binary, with sign and prefix
 
 
 class _Frame:
@@ -100,7 +131,7 @@ class Composer:
                 if event.value == _MERGE and self._expects_key():
                     self._open[-1].key = _MERGE_KEY
                     return
-                value = scalars.plain(event.value)
+                value = plain_scalar(event.value)
         elif tag not in _STRING_TAGS:
             value = self._tagged(event, tag)
         if event.anchor is not None:
@@ -108,11 +139,11 @@ class Composer:
         self._place(value, 1, event)
 
     def _tagged(self, event: yaml.ScalarEvent, tag: str) -> object:
-        wanted = scalars.type_of_tag.get(tag)
+        wanted = _TYPE_OF_TAG.get(tag)
         if wanted is None:
             self._unknown_tag(event, tag)
             return None
-        value = scalars.plain(event.value)
+        value = plain_scalar(event.value)
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
@@ -197,7 +228,7 @@ class Composer:
         if not isinstance(value, str | int | float):
             self._note(event, f"a mapping's key is {described(value)}", "use text as the key")
             return _REFUSED_KEY
-        key = scalars.key(value)
+        key = key_text(value)
         if key in frame.first_lines:
             first = frame.first_lines[key]
             self._note(
@@ -254,5 +285,43 @@ class Composer:
         raise InputError([*self.problems, self._problem(self._line(event), found, wanted)])
 
 
-_MERGE_KEY = object()
-_REFUSED_KEY = object()
+def plain_scalar(text: str) -> str | int | float | bool | None:
+    """The value of an unquoted, untagged scalar, which is not quite any version of YAML's.
+
+    ``kubectl`` and the API server read YAML through sigs.k8s.io/yaml: YAML 1.1 booleans (``yes``,
+    ``on``, ``y``), YAML 1.1 octals, 64-bit integers that overflow to floats, ``1e3`` as a number,
+    but neither sexagesimals (``12:30``) nor timestamps. The value ends up as JSON, so mapping keys
+    are strings. troth reads the same, so that a file means here what it means in a cluster.
+    """
+    if text[:1] in _NUMBER_STARTS and text:
+        return _number(text)
+    return _WORDS.get(text, text)
+
+
+def _number(text: str) -> str | int | float:
+    digits = text.replace("_", "")
+    if len(digits) <= _LONGEST_INTEGER and _INTEGER.fullmatch(digits):
+        integer = _integer(digits)
+        if integer is not None and -(2**63) <= integer < 2**64:
+            return integer
+    if _FLOAT.fullmatch(digits):
+        number = float(digits)
+        if math.isfinite(number):
+            return number
+    return text
+
+
+def _integer(digits: str) -> int | None:
+    unsigned = digits.lstrip("+-")
+    octal = unsigned.isdigit() and len(unsigned) > 1 and unsigned.startswith("0")
+    try:
+        return int(digits, 8 if octal else 0)
+    except ValueError:  # 08 and 09 are no octals; they go on as floats
+        return None
+
+
+def key_text(value: str | float) -> str:
+    """The JSON key that a scalar mapping key becomes; a boolean becomes its word."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value).removesuffix(".0")

@@ -1,12 +1,11 @@
-"""A container of a pod: command, environment, ports, readiness, mounts."""
+"""A container of a pod: command, environment, ports, readiness, mounts, as whom it runs."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from troth.manifests import api, without_effect
-from troth.manifests.security import read_security
+from troth.manifests import api, runnable
 from troth.manifests.workloads import (
     Container,
     EnvFrom,
@@ -15,12 +14,15 @@ from troth.manifests.workloads import (
     HttpGet,
     KeyRef,
     Probe,
+    Security,
     VolumeMount,
 )
 from troth.mesh.model import ContainerPort, Protocol
 from troth.syntax import NAMESPACE, Rule, described
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from troth.manifests.reader import Fields
 
 LAST_PORT = 65535
@@ -37,6 +39,10 @@ _ENV_NAME = Rule(
 _UNSUPPORTED_SOURCES = ("resourceFieldRef", "fileKeyRef")
 """Sources of variables that need a kubelet."""
 
+_LAST_ID = 2**31 - 1
+
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+
 
 def read_container(fields: Fields, *, init: bool = False) -> Container:
     """One entry of ``containers`` or ``initContainers``."""
@@ -48,7 +54,7 @@ def read_container(fields: Fields, *, init: bool = False) -> Container:
     is_sidecar = init and fields.string("restartPolicy") == "Always"
     unsupported = [
         each
-        for each in without_effect.given(fields, without_effect.CONTAINER)
+        for each in runnable.unused(fields, runnable.CONTAINER)
         if not (is_sidecar and each == "restartPolicy")
     ]
     readiness = None
@@ -64,10 +70,10 @@ def read_container(fields: Fields, *, init: bool = False) -> Container:
     for place in dict.fromkeys(each for each in places if isinstance(each, str)):
         if places.count(place) > 1:
             fields.error("volumeMounts", f"mounts {described(place)} twice", "keep one of them")
-    parts = [(each, without_effect.CONTAINER_PORT) for each in fields.each("ports")]
-    parts += [(each, without_effect.MOUNT) for each in mounts]
+    parts = [(each, runnable.CONTAINER_PORT) for each in fields.each("ports")]
+    parts += [(each, runnable.MOUNT) for each in mounts]
     for part, asking in parts:
-        unsupported += (f"{part.name}.{each}" for each in without_effect.given(part, asking))
+        unsupported += (f"{part.name}.{each}" for each in runnable.unused(part, asking))
     return Container(
         name=fields.needed("name", "give the container a name", rule=NAMESPACE),
         image=fields.string("image"),
@@ -270,3 +276,45 @@ def _probe_port(fields: Fields, ports: tuple[ContainerPort, ...]) -> int:
         )
         fields.warn("port", found, "name one that it declares, or write a number")
     return 0
+
+
+def read_security(holder: Fields) -> Security:
+    """The ``securityContext`` of a pod's spec or of a container."""
+    fields = holder.fields("securityContext")
+    groups = _group_list(fields)
+    user = _id(fields, "runAsUser")
+    if user == 0 and fields.boolean("runAsNonRoot"):
+        found = "is 0 beside runAsNonRoot, so no kubelet starts it"
+        fields.warn("runAsUser", found, "name another user, or drop one")
+    return Security(
+        user=user,
+        group=_id(fields, "runAsGroup"),
+        groups=groups,
+        fs_group=_id(fields, "fsGroup"),
+        read_only_root=fields.boolean("readOnlyRootFilesystem"),
+    )
+
+
+def _id(fields: Fields, name: str) -> int | None:
+    return fields.integer(name, 0, high=_LAST_ID) if name in fields else None
+
+
+def _group_list(fields: Fields) -> tuple[int, ...]:
+    groups = fields.items("supplementalGroups")
+    if wrong := [each for each in groups if not isinstance(each, int) or not 0 <= each <= _LAST_ID]:
+        fields.error("supplementalGroups", f"has {wrong[0]!r}", f"write numbers, 0 to {_LAST_ID}")
+        return ()
+    return tuple(each for each in groups if isinstance(each, int))
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Replace ``$(NAME)`` by the variable; ``$$`` is a plain ``$``.
+
+    An unknown name stays as it stands, and nothing is expanded twice
+    (``k8s.io/kubernetes/third_party/forked/golang/expansion``).
+    """
+
+    def replacement(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
+    return _REFERENCE.sub(replacement, text)

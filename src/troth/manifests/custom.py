@@ -24,7 +24,7 @@ from troth.syntax import NAME, field_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from troth.manifests.objects import Source
+    from troth.manifests.kinds import Source
 
 
 class Held(NamedTuple):

@@ -19,7 +19,7 @@ from troth.syntax import NAMESPACE, described
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from troth.manifests.objects import Source
+    from troth.manifests.kinds import Source
     from troth.manifests.reader import Fields
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"

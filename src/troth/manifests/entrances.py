@@ -16,7 +16,7 @@ from troth.errors import Location
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from troth.manifests.objects import Source
+    from troth.manifests.kinds import Source
 
 
 class EntranceKind(NamedTuple):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from troth.manifests import api, without_effect
-from troth.manifests.containers import read_container
-from troth.manifests.security import read_security
+from troth.manifests import api, runnable
+from troth.manifests.containers import read_container, read_security
 from troth.manifests.workloads import (
     Container,
     Deployment,
@@ -25,7 +24,7 @@ from troth.syntax import NAME, NAMESPACE, Rule, described, is_address
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from troth.manifests.objects import Source
+    from troth.manifests.kinds import Source
     from troth.manifests.reader import Fields
 
 MOST_NAME_SERVERS = 3
@@ -215,11 +214,11 @@ def _template(
         host_aliases=read_host_aliases(spec),
         dns=read_dns(spec),
         unsupported=(
-            *without_effect.given(spec, without_effect.POD),
+            *runnable.unused(spec, runnable.POD),
             *(
                 f"{volume.name}.{field}"
                 for volume in spec.each("volumes")
-                for field in without_effect.given(volume, without_effect.VOLUME)
+                for field in runnable.unused(volume, runnable.VOLUME)
             ),
         ),
         host_network=spec.boolean("hostNetwork"),
@@ -241,7 +240,7 @@ def _check_containers(
                 spec.report.error(
                     f"{spec.at(field)}[{index}].volumeMounts",
                     f"mounts {described(mount.name)}, which is no volume of the pod",
-                    "add it to spec.volumes, or mend the name",
+                    "add it to spec.volumes, or correct the name",
                 )
 
 

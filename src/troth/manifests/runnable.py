@@ -1,19 +1,108 @@
-"""What stands between a valid pod and running it as local processes."""
+"""What ``troth up`` doesn't run, or runs otherwise than a cluster would.
+
+Errors stand between a valid pod and local processes. Warnings are of what changes how a pod behaves
+in a cluster and has no effect on a local one. Fields that only say where a pod is placed, or in
+which order, are no part of it: on one machine they make no difference.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from troth.errors import Problem, Severity
-from troth.manifests.custom import CustomWorkload
-from troth.manifests.without_effect import consequence
 from troth.manifests.workloads import VolumeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from troth.manifests.collect import Manifests
+    from troth.manifests.custom import CustomWorkload
+    from troth.manifests.reader import Fields
     from troth.manifests.workloads import PodTemplate, Workload
+
+_OF_BOTH = ("appArmorProfile", "runAsNonRoot", "seLinuxOptions", "seccompProfile", "windowsOptions")
+"""Fields of a securityContext, a pod's or a container's."""
+
+POD = (
+    "activeDeadlineSeconds",
+    "ephemeralContainers",
+    "hostIPC",
+    "hostPID",
+    "hostnameOverride",
+    "readinessGates",
+    "resourceClaims",
+    "resources.limits",
+    "runtimeClassName",
+    "schedulingGates",
+    *(f"securityContext.{name}" for name in (*_OF_BOTH, "fsGroupChangePolicy", "sysctls")),
+    "securityContext.supplementalGroupsPolicy",
+)
+"""Fields of a pod's spec; of one with a mapping each field of that is told by itself."""
+
+CONTAINER = (
+    "lifecycle.stopSignal",
+    "livenessProbe",
+    "readinessProbe.grpc",
+    *(
+        f"{hook}.{action}.host"
+        for hook in ("readinessProbe", "lifecycle.postStart", "lifecycle.preStop")
+        for action in ("httpGet", "tcpSocket")
+    ),
+    "resources.claims",
+    "resources.limits",
+    "restartPolicy",
+    "restartPolicyRules",
+    *(f"securityContext.{name}" for name in (*_OF_BOTH, "capabilities", "privileged")),
+    "securityContext.allowPrivilegeEscalation",
+    "securityContext.procMount",
+    "startupProbe",
+    "stdin",
+    "tty",
+    "volumeDevices",
+)
+"""Fields of a container."""
+
+SERVICE = ("externalIPs", "loadBalancerIP", "loadBalancerSourceRanges")
+"""Fields of a Service's spec."""
+
+CONTAINER_PORT: tuple[str, ...] = ("hostPort",)
+"""Fields of one of a container's ports."""
+
+MOUNT: tuple[str, ...] = ("mountPropagation", "subPathExpr")
+"""Fields of one of a container's mounts."""
+
+VOLUME = (
+    "configMap.defaultMode",
+    "emptyDir.sizeLimit",
+    "secret.defaultMode",
+)
+"""Fields of one of a pod's volumes."""
+
+_WHOLE = frozenset({"grpc", "livenessProbe", "startupProbe"})
+_DEFAULTS: dict[str, object] = {"defaultMode": 0o644, "mountPropagation": "None"}
+
+_KINDS = {
+    "AuthorizationPolicy.security.istio.io": "nobody is refused for what it says",
+    "DestinationRule.networking.istio.io": "connections are made as ever",
+    "EnvoyFilter.networking.istio.io": "Envoy is told nothing of it",
+    "GRPCRoute.gateway.networking.k8s.io": "connections go where they would without it",
+    "Gateway.gateway.networking.k8s.io": "nothing listens for it",
+    "Gateway.networking.istio.io": "nothing listens for it",
+    "HTTPRoute.gateway.networking.k8s.io": "connections go where they would without it",
+    "HorizontalPodAutoscaler.autoscaling": "replicas are as many as their Deployment says",
+    "Ingress.networking.k8s.io": "nothing listens for it",
+    "LimitRange": "containers have no limits",
+    "NetworkPolicy.networking.k8s.io": "pods reach each other whatever it says",
+    "PersistentVolumeClaim": "there is no storage behind it",
+    "RequestAuthentication.security.istio.io": "no token is looked at",
+    "ResourceQuota": "nothing is counted",
+    "ServiceEntry.networking.istio.io": "no name or address comes of it",
+    "Sidecar.networking.istio.io": "pods reach all that there is",
+    "TCPRoute.gateway.networking.k8s.io": "connections go where they would without it",
+    "TLSRoute.gateway.networking.k8s.io": "connections go where they would without it",
+    "VirtualService.networking.istio.io": "connections go where they would without it",
+    "WorkloadEntry.networking.istio.io": "nothing leads there",
+}
 
 
 def runnable_problems(template: PodTemplate) -> tuple[Problem, ...]:
@@ -26,29 +115,25 @@ def runnable_problems(template: PodTemplate) -> tuple[Problem, ...]:
 
 def not_run(manifests: Manifests) -> Iterator[Problem]:
     """Warn of workloads of which no local pods are made."""
-    makers: tuple[Workload | CustomWorkload, ...] = (
-        *manifests.workloads.values(),
-        *manifests.custom_workloads.values(),
+    for workload in manifests.workloads.values():
+        yield _not_run(workload)
+    for custom in manifests.custom_workloads.values():
+        if custom.hidden:
+            found = f"holds {custom.hidden[0]}, which has no effect here"
+            wanted = "give what it holds in a file of its own"
+            yield Problem.warning(str(custom), "", found, wanted, location=custom.location)
+        else:
+            yield _not_run(custom)
+
+
+def _not_run(workload: Workload | CustomWorkload) -> Problem:
+    return Problem.warning(
+        f"{workload.kind} {workload.namespace}/{workload.name}",
+        "kind",
+        f"is {workload.kind}, of which no pods are run here",
+        "write a Deployment or a Pod",
+        location=workload.location,
     )
-    for workload in makers:
-        if isinstance(workload, CustomWorkload) and workload.hidden:
-            yield Problem(
-                subject=f"{workload}",
-                path="",
-                found=f"holds {workload.hidden[0]}, which has no effect here",
-                wanted="give what it holds in a file of its own",
-                severity=Severity.WARNING,
-                location=workload.location,
-            )
-            continue
-        yield Problem(
-            subject=f"{workload.kind} {workload.namespace}/{workload.name}",
-            path="kind",
-            found=f"is {workload.kind}, of which no pods are run here",
-            wanted="write a Deployment or a Pod",
-            severity=Severity.WARNING,
-            location=workload.location,
-        )
 
 
 def not_served(manifests: Manifests) -> Iterator[Problem]:
@@ -56,28 +141,23 @@ def not_served(manifests: Manifests) -> Iterator[Problem]:
     for service in manifests.services.values():
         subject = f"Service {service.namespace}/{service.name}"
         if service.type in {"NodePort", "LoadBalancer"}:
-            yield Problem(
-                subject=subject,
-                path="spec.type",
-                found=f"is {service.type}, which is as good as ClusterIP here",
-                wanted="reach it from pods, or by troth exec",
-                severity=Severity.WARNING,
-                location=service.location,
-            )
+            found = f"is {service.type}, which is as good as ClusterIP here"
+            wanted = "reach it from pods, or by troth exec"
+            yield Problem.warning(subject, "spec.type", found, wanted, location=service.location)
         for field in service.unsupported:
-            yield Problem(
-                subject=subject,
-                path=f"spec.{field}",
-                found="has no effect in a local mesh",
-                wanted="test it in a cluster",
-                severity=Severity.WARNING,
+            yield Problem.warning(
+                subject,
+                f"spec.{field}",
+                "has no effect in a local mesh",
+                "test it in a cluster",
                 location=service.location,
             )
 
 
 def without_effect(manifests: Manifests) -> Iterator[Problem]:
     """Warn of all that means something in a cluster and nothing to ``troth up``."""
-    for template in (*manifests.pods.values(), *_templates(manifests)):
+    templates = (each.template for each in manifests.deployments.values())
+    for template in (*manifests.pods.values(), *templates):
         for problem in runnable_problems(template):
             if problem.severity is Severity.WARNING:
                 yield problem
@@ -86,76 +166,78 @@ def without_effect(manifests: Manifests) -> Iterator[Problem]:
     for kind, count in manifests.ignored:
         if meaning := consequence(kind):
             objects = "1 object" if count == 1 else f"{count} objects"
-            yield Problem(
-                subject=kind,
-                path="",
-                found=f"has no effect on local pods ({objects}): {meaning}",
-                wanted="test it in a cluster",
-                severity=Severity.WARNING,
-            )
-
-
-def _templates(manifests: Manifests) -> Iterator[PodTemplate]:
-    return (deployment.template for deployment in manifests.deployments.values())
+            found = f"has no effect on local pods ({objects}): {meaning}"
+            yield Problem.warning(kind, "", found, "test it in a cluster")
 
 
 def _problems(template: PodTemplate) -> Iterator[Problem]:
-    def problem(path: str, found: str, wanted: str, severity: Severity) -> Problem:
-        return Problem(
-            subject=str(template),
-            path=path,
-            found=found,
-            wanted=wanted,
-            severity=severity,
-            location=template.location,
-        )
+    def warning(path: str, found: str, wanted: str) -> Problem:
+        return Problem.warning(str(template), path, found, wanted, location=template.location)
+
+    def unused_field(path: str) -> Problem:
+        return warning(path, "has no effect on a local pod", "test it in a cluster")
 
     groups = (("initContainers", template.init_containers), ("containers", template.containers))
     for field, containers in groups:
         for index, container in enumerate(containers):
             path = f"{field}[{index}]"
             if not container.command:
-                yield problem(
-                    path,
-                    f"the container {container.name} has no command",
-                    "set command: troth runs containers as local processes and pulls no images",
-                    Severity.ERROR,
+                yield Problem(
+                    subject=str(template),
+                    path=path,
+                    found=f"the container {container.name} has no command",
+                    wanted="set command: troth runs containers as local processes and pulls no "
+                    "images",
+                    location=template.location,
                 )
             for unsupported in container.unsupported:
-                yield problem(
-                    f"{path}.{unsupported}",
-                    "has no effect on a local pod",
-                    "test it in a cluster",
-                    Severity.WARNING,
-                )
-    mounted = {
-        mount.name
-        for _, containers in groups
-        for container in containers
-        for mount in container.volume_mounts
-    }
+                yield unused_field(f"{path}.{unsupported}")
+    for name, what in _unmountable(template):
+        found = f"the volume {name} is {what}, which a local pod can't mount"
+        yield warning("volumes", found, "use configMap, secret, emptyDir or hostPath")
+    for unsupported in template.unsupported:
+        yield unused_field(unsupported)
+    if template.host_network:
+        wanted = "it gets a network namespace of its own, outside the mesh as in a cluster"
+        yield warning("hostNetwork", "has no effect on a local pod", wanted)
+
+
+def _unmountable(template: PodTemplate) -> Iterator[tuple[str, str]]:
+    """The volumes that are mounted and can't be here, and what they are."""
+    containers = (*template.init_containers, *template.containers)
     known = {volume.name: volume for volume in template.volumes}
-    for name in sorted(mounted):
+    for name in sorted({mount.name for each in containers for mount in each.volume_mounts}):
         volume = known.get(name)
         if volume is None or volume.kind is VolumeKind.OTHER:
-            what = volume.source if volume else "a claim template"
-            yield problem(
-                "volumes",
-                f"the volume {name} is {what}, which a local pod can't mount",
-                "use configMap, secret, emptyDir or hostPath",
-                Severity.WARNING,
-            )
-    for unsupported in template.unsupported:
-        yield problem(
-            unsupported,
-            "has no effect on a local pod",
-            "test it in a cluster",
-            Severity.WARNING,
-        )
-    if template.host_network:
-        yield problem(
-            "hostNetwork",
-            "has no effect on a local pod",
-            "it gets a network namespace of its own, outside the mesh as in a cluster",
-            Severity.WARNING,
-        )
+            yield name, volume.source if volume else "a claim template"
+
+
+def unused(fields: Fields, names: Iterable[str]) -> Iterator[str]:
+    """Those of the named fields that ask for something, by their paths below ``fields``.
+
+    One that is false, zero or empty asks for what a local pod does anyway.
+    """
+    for name in names:
+        *parents, own = name.split(".")
+        holder = fields
+        for parent in parents:
+            holder = holder.fields(parent)
+        value = holder.value(own)
+        if value == _DEFAULTS.get(own):
+            continue
+        if isinstance(value, dict) and own not in _WHOLE:
+            yield from (f"{name}.{key}" for key, inner in value.items() if inner)
+        elif value:
+            yield name
+
+
+def consequence(kind: str) -> str:
+    """What ``troth up`` leaves undone for a kind (``KIND.GROUP``); empty if that is nothing."""
+    return _KINDS.get(kind, "")
+
+
+def ignored_notice(kind: str) -> str:
+    """What to say of a kind (``KIND.GROUP``) for which a local mesh does nothing."""
+    if meaning := consequence(kind):
+        return f"has no effect here: {kind}: {meaning}"
+    return f"ignored, as troth has no use for it: {kind}"

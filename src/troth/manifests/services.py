@@ -1,19 +1,25 @@
-"""Services, checked as an API server checks them."""
+"""Services, each checked as an API server does, and together with what stands behind them."""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import TYPE_CHECKING
 
-from troth.manifests import api, without_effect
+from troth.errors import Problem, Severity
+from troth.manifests import api, runnable
 from troth.manifests.containers import LAST_PORT, PORT_NAME
+from troth.manifests.endpoints import SERVICE_NAME_LABEL
 from troth.manifests.workloads import ServicePortSpec, ServiceSpec
 from troth.mesh.model import Protocol
 from troth.syntax import NAME, NAMESPACE, described, is_address
 
 if TYPE_CHECKING:
-    from troth.manifests.objects import Source
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from troth.manifests.collect import Manifests
+    from troth.manifests.kinds import Source
     from troth.manifests.reader import Fields
+    from troth.manifests.workloads import EndpointSliceSpec, EndpointsSpec
 
 _WORDS = {
     "type": ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
@@ -23,6 +29,12 @@ _WORDS = {
 _FAMILIES = ("IPv4", "IPv6")
 _ADDRESSING = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
 _DUAL = "write PreferDualStack or RequireDualStack"
+
+CLUSTER_DOMAIN = "cluster.local"
+"""The suffix of Services' full names."""
+
+MOST_ALIASES = 8
+"""How many such Services one name may lead through."""
 
 
 def parse_service(source: Source) -> ServiceSpec:
@@ -55,7 +67,7 @@ def parse_service(source: Source) -> ServiceSpec:
         client_ip_affinity=_word(spec, "sessionAffinity", "None") == "ClientIP",
         external_ips=spec.strings("externalIPs"),
         external_name=spec.string("externalName"),
-        unsupported=tuple(without_effect.given(spec, without_effect.SERVICE)),
+        unsupported=tuple(runnable.unused(spec, runnable.SERVICE)),
         location=source.location,
     )
     if kind == "ExternalName":
@@ -172,3 +184,140 @@ def _check_ports(spec: Fields, ports: tuple[ServicePortSpec, ...], *, optional: 
             seen.add(key)
     if len(ports) > 1 and not all(port.name for port in ports):
         spec.error("ports", "has several ports, not all with a name", "name each of them")
+
+
+def aliases(services: Iterable[ServiceSpec]) -> tuple[dict[str, str], tuple[Problem, ...]]:
+    """What ExternalName Services stand for.
+
+    Returns:
+        The name by ``NAMESPACE/NAME``, in lower case and without a dot at its end; and why others
+        resolve to nothing.
+    """
+    targets = {
+        f"{each.namespace}/{each.name}": each.external_name.removesuffix(".").lower()
+        for each in services
+        if each.type == "ExternalName"
+    }
+    located = {f"{each.namespace}/{each.name}": each.location for each in services}
+    problems = []
+    for key in targets:
+        found = _flaw(key, targets)
+        if found:
+            problems.append(
+                Problem(
+                    subject=f"Service {key}",
+                    path="spec.externalName",
+                    found=found,
+                    wanted="name something else than a Service of type ExternalName",
+                    location=located[key],
+                )
+            )
+    bad = {problem.subject.removeprefix("Service ") for problem in problems}
+    return {key: name for key, name in targets.items() if key not in bad}, tuple(problems)
+
+
+def service_of(name: str) -> str | None:
+    """``NAMESPACE/NAME`` of the Service whose full DNS name this is; None if it is nothing such."""
+    labels = name.removesuffix(f".svc.{CLUSTER_DOMAIN}").split(".")
+    if not name.endswith(f".svc.{CLUSTER_DOMAIN}") or len(labels) != 2:  # noqa: PLR2004
+        return None
+    return f"{labels[1]}/{labels[0]}"
+
+
+def _flaw(key: str, targets: Mapping[str, str]) -> str:
+    chain = [key]
+    while (following := service_of(targets[chain[-1]])) in targets:
+        assert following is not None  # noqa: S101 - None is no key of targets
+        if following in chain:
+            way = " → ".join([*chain, following])
+            return f"leads round in a circle: {way}"
+        chain.append(following)
+        if len(chain) > MOST_ALIASES:
+            return f"leads through more than {MOST_ALIASES} Services of type ExternalName"
+    return ""
+
+
+def service_problems(manifests: Manifests) -> Iterator[Problem]:
+    """Say which ExternalNames resolve to nothing, and which endpoints no connection is sent to.
+
+    The last are warnings: an API server takes all that.
+    """
+    yield from aliases(manifests.services.values())[1]
+    for endpoints in manifests.endpoints.values():
+        yield from _of_endpoints(endpoints, manifests)
+    for each in manifests.endpoint_slices.values():
+        if each.service:
+            yield from _of_slice(f"EndpointSlice {each.namespace}/{each.name}", each, manifests)
+
+
+def _of_endpoints(endpoints: EndpointsSpec, manifests: Manifests) -> Iterator[Problem]:
+    subject = f"Endpoints {endpoints.namespace}/{endpoints.name}"
+    service = manifests.services.get(f"{endpoints.namespace}/{endpoints.name}")
+    if not endpoints.is_mirrored:
+        path = "metadata.labels[endpointslice.kubernetes.io/skip-mirror]"
+        yield _warning(endpoints, subject, path, "is true, so it has no effect", "remove the label")
+    elif service is not None and service.selector:
+        found = f"is of Service {service.namespace}/{service.name}, whose selector replaces it"
+        yield _warning(endpoints, subject, "metadata.name", found, "remove it, or the selector")
+    elif service is None:
+        found = "is no Service's name in that namespace, so it has no effect"
+        yield _warning(endpoints, subject, "metadata.name", found, "give it its Service's name")
+    else:
+        for each in endpoints.slices:
+            yield from _of_slice(subject, each, manifests)
+
+
+def _of_slice(subject: str, each: EndpointSliceSpec, manifests: Manifests) -> Iterator[Problem]:
+    key = f"{each.namespace}/{each.service}"
+    service = manifests.services.get(key)
+    label = f"metadata.labels[{SERVICE_NAME_LABEL}]"
+    if service is None or service.type == "ExternalName":
+        what = "no Service in that namespace" if service is None else "a Service without endpoints"
+        found = f"is {described(each.service)}, {what}, so it has no effect"
+        yield _warning(each, subject, label, found, "name a Service that isn't an ExternalName")
+        return
+    if each.by_controller and service.selector:
+        found = f"is the controller's for Service {key}, whose selector replaces it"
+        yield _warning(each, subject, label, found, "remove it, or the selector")
+        return
+    families = service.families()
+    if each.family == "FQDN":
+        return  # which is said of it already
+    if each.family not in families:
+        found = f"is {each.family}, but Service {key} has {' and '.join(families)} alone"
+        wanted = "let the Service's ipFamilies have it, with ipFamilyPolicy PreferDualStack"
+        yield _warning(each, subject, "addressType", found, wanted)
+    yield from _unmatched(subject, each, service)
+
+
+def _unmatched(subject: str, each: EndpointSliceSpec, service: ServiceSpec) -> Iterator[Problem]:
+    """Ports go together by name and protocol, not by number: a mistake easily made."""
+    known = {(port.name, port.protocol) for port in service.ports}
+    for port in each.ports:
+        if known and (port.name, port.protocol) not in known:
+            names = ", ".join(
+                f"{described(name) if name else 'none'} ({protocol})"
+                for name, protocol in sorted(known)
+            )
+            what = f"named {described(port.name)}" if port.name else "without a name"
+            yield _warning(
+                each,
+                subject,
+                "ports",
+                f"has the {port.protocol} port {port.number} {what}, which Service "
+                f"{service.namespace}/{service.name} doesn't have",
+                f"write the name of a port of the Service: {names}",
+            )
+
+
+def _warning(
+    at: EndpointSliceSpec | EndpointsSpec, subject: str, path: str, found: str, wanted: str
+) -> Problem:
+    return Problem(
+        subject=subject,
+        path=path,
+        found=found,
+        wanted=wanted,
+        severity=Severity.WARNING,
+        location=at.location,
+    )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from watchfiles import awatch
 
+from troth.manifests.amend import merge_last_good
 from troth.manifests.files import STDIN, ManifestFiles
-from troth.manifests.last_good import merge_last_good
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

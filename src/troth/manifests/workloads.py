@@ -14,7 +14,6 @@ from ipaddress import ip_address
 import msgspec
 
 from troth.errors import Location
-from troth.manifests.security import Security
 from troth.mesh.model import ContainerPort, Protocol
 
 
@@ -124,6 +123,40 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     items: Mapping[str, str] = {}
     optional: bool = False
+
+
+class Security(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a ``PodSecurityContext`` or ``SecurityContext`` a local runner acts on.
+
+    Attributes:
+        user: ``runAsUser``.
+        group: ``runAsGroup``.
+        groups: ``supplementalGroups``, of a pod only.
+        fs_group: ``fsGroup``, of a pod only: the group of its volumes.
+        read_only_root: ``readOnlyRootFilesystem``, of a container only.
+    """
+
+    user: int | None = None
+    group: int | None = None
+    groups: tuple[int, ...] = ()
+    fs_group: int | None = None
+    read_only_root: bool = False
+
+    def over(self, pod: Security) -> Security:
+        """This one of a container, with what it leaves to its pod's."""
+        return Security(
+            user=pod.user if self.user is None else self.user,
+            group=pod.group if self.group is None else self.group,
+            groups=pod.groups,
+            fs_group=pod.fs_group,
+            read_only_root=self.read_only_root,
+        )
+
+    @property
+    def names_users(self) -> bool:
+        """Whether it needs more users than the one who has started the mesh."""
+        ids = (self.user, self.group, self.fs_group, *self.groups)
+        return any(number for number in ids if number is not None)
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):

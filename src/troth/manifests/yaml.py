@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from troth.errors import InputError, Location, Problem
-from troth.kube.decoding import JSON_TOKEN
+from troth.kube.wire import JSON_TOKEN
 from troth.manifests.compose import Composer
 from troth.manifests.unrendered import template_in, unrendered
 

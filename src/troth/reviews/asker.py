@@ -13,10 +13,10 @@ from troth.cluster.contract import REVIEW_API, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.explain.why_report import Unanswered
 from troth.kube.client import ApiClient
-from troth.kube.decoding import decode
 from troth.kube.errors import NotFoundError
 from troth.kube.follow import Followed
 from troth.kube.resource import Resource, model_reader
+from troth.kube.wire import decode
 from troth.reviews.objects import (
     ASKER_LABEL,
     CONNECTION_REVIEW,

@@ -11,10 +11,9 @@ from troth.cluster.contract import REPORT_LABEL, report_node
 from troth.cluster.state import PODS
 from troth.errors import Problem
 from troth.kube import wire
-from troth.kube.client import ApiClient
-from troth.kube.decoding import decode
-from troth.kube.readings import Readings
+from troth.kube.client import ApiClient, Readings
 from troth.kube.resource import Resource, reader
+from troth.kube.wire import decode
 from troth.mesh.model import Pod
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import structlog
 from troth.cluster.contract import REVIEW_API, REVIEW_KIND, REVIEW_LIFETIME, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.kube.client import ApiClient
-from troth.kube.decoding import decode
 from troth.kube.errors import NotFoundError
 from troth.kube.follow import Followed
 from troth.kube.resource import Resource, reader
+from troth.kube.wire import decode
 from troth.reviews.answers import answer
 from troth.reviews.objects import (
     ANSWERED,

@@ -14,8 +14,8 @@ from troth.cluster.contract import REPORT_LABEL
 from troth.cluster.installation import read_report
 from troth.errors import TrothError
 from troth.kube import wire
-from troth.kube.decoding import decode
 from troth.kube.resource import Resource, reader
+from troth.kube.wire import decode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.kube.decoding import decode
 from troth.kube.follow import Followed
 from troth.kube.resource import Resource, reader
+from troth.kube.wire import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from troth.manifests import scalars
+from troth.manifests.compose import plain_scalar
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,5 @@ from troth.manifests import scalars
     ],
 )
 def test_a_plain_scalar_means_what_it_means_to_kubernetes(text: str, value: object) -> None:
-    result = scalars.plain(text)
+    result = plain_scalar(text)
     assert (type(result), result) == (type(value), value)

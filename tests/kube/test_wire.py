@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.kube.decoding import take_items
+from troth.kube.wire import take_items
 
 # Objects that look like items, and strings that look like the places between them.
 VALUES = st.recursive(

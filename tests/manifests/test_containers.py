@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.manifests.expand import expand
+from troth.manifests.containers import expand
 
 
 @pytest.mark.parametrize(
