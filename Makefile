@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster test-servers test-wheel test-pythons test-oldest coverage bench bench-check
+.PHONY: demo test test-cluster test-nodes test-servers test-wheel test-pythons test-oldest coverage bench bench-check
 .PHONY: image lint setup clean
 
 demo: setup
@@ -20,6 +20,16 @@ test-cluster: setup
 	@scripts/containerd >/dev/null
 	@scripts/cni >/dev/null
 	@$(BIN)/pytest -m cluster tests/kubernetes
+
+# Needs root, and cgroup hierarchies of version 1: two nodes with upstream's kubelet, containerd and
+# runc, on which troth is installed from its image.
+test-nodes: setup
+	@scripts/etcd >/dev/null
+	@scripts/kubernetes >/dev/null
+	@scripts/helm >/dev/null
+	@scripts/containerd >/dev/null
+	@scripts/containerd-v2 >/dev/null
+	@$(BIN)/pytest -m nodes tests/nodes
 
 # Needs root. The first run unpacks Debian's packages of the servers: 220 MB to fetch, once.
 test-servers: setup

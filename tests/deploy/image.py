@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.rig import oci, programs
 from tests.rig.oci import Image, Layer
@@ -31,13 +31,13 @@ from tests.rig.oci import Image, Layer
 import troth
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = f"docker.io/library/troth:{troth.__version__}"
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "troth" / "image"
-_KEPT = 16
+_KEPT = 8
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSTALL = re.compile(
     r"apt-get update && apt-get install -y --no-install-recommends ([a-z0-9 -]+?)"
@@ -144,17 +144,18 @@ def _copied(stage: _Stage, words: str) -> Layer:
 
 
 class _Stage:
-    """A stage of the Dockerfile: what is in its root, by layers that are kept in the cache."""
+    """A stage of the Dockerfile: what its lines say, and the layers that come of it."""
 
     def __init__(self, root: Path) -> None:
-        self._lowers = [root]
-        self._key = root.name
+        self._root = root
+        self._steps: list[_Step] = []
         self._folder = "/"
         self.environment = {"PATH": _PATH}
         self.user = ""
         self.entrypoint: tuple[str, ...] = ()
 
     def follow(self, name: str, words: str) -> None:
+        """Do as a line says, as far as that is to be done at once."""
         if name == "WORKDIR":
             self._folder = words
         elif name == "COPY":
@@ -173,66 +174,95 @@ class _Stage:
         elif name != "RUN":
             raise ValueError(f"Dockerfile: {name} {words}: not understood")
 
+    def layer(self, path: str) -> Layer:
+        """A layer of all that is at a path when every line was followed."""
+        with _made(f"{self._key(len(self._steps))} layer {path}") as (folder, new):
+            if new:
+                with tempfile.TemporaryDirectory(dir=programs.MEMORY) as scratch:
+                    lowers = self._make(Path(scratch))
+                    # There are two at least, as overlayfs wants it without an upper one.
+                    (empty := Path(scratch) / "empty").mkdir()
+                    options = f"lowerdir={':'.join(map(str, [empty, *lowers]))}"
+                    _in_namespaces(_PACK, options, str(new / "layer.tar"), path)
+        return Layer.of(folder / "layer.tar")
+
     def _variable(self, match: re.Match[str]) -> str:
         return self.environment[match[1]]
 
-    def layer(self, path: str) -> Layer:
-        """A layer of all that is at a path."""
-        with _made(f"{self._key} layer {path}") as (folder, new):
-            if new:
-                lowers = self._options(upper=None)
-                _in_namespaces(_PACK, lowers, str(new / "layer.tar"), path)
-        return Layer.of(folder / "layer.tar")
+    def _key(self, steps: int) -> str:
+        return " ".join([self._root.name, *(step.key for step in self._steps[:steps])])
+
+    def _make(self, scratch: Path) -> list[Path]:
+        """Make all layers, in a folder apart from those that are kept; the uppermost first."""
+        lowers = [self._root]
+        for number, step in enumerate(self._steps, 1):
+            if step.kept:
+                with _made(self._key(number)) as (folder, new):
+                    if new:
+                        step.make(lowers, new)
+            else:
+                folder = scratch / str(number)
+                folder.mkdir()
+                step.make(lowers, folder)
+            lowers.insert(0, folder / "root")
+        return lowers
 
     def _copy(self, sources: list[Path], target: str) -> None:
-        files = [file for source in sources for file in _files(source)]
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(f"{file} {file.stat().st_size}\n".encode())
-            digest.update(file.read_bytes())
         whole = len(sources) == 1 and sources[0].is_dir()
-        with self._upper(f"COPY {target} {digest.hexdigest()}") as upper:
-            if upper:
-                for file in files:
-                    inside = file.relative_to(sources[0]) if whole else Path(file.name)
-                    copy = upper / self._folder.lstrip("/") / target / inside
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, copy)
+        files = {
+            str(file.relative_to(sources[0]) if whole else file.name): file
+            for source in sources
+            for file in _files(source)
+        }
+        digest = hashlib.sha256()
+        for name, file in files.items():
+            content = file.read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode())
+            digest.update(content)
+        inside = Path(self._folder.lstrip("/"), target)
+
+        def make(_: list[Path], folder: Path) -> None:
+            for name, file in files.items():
+                copy = folder / "root" / inside / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+
+        self._steps.append(_Step(f"COPY {inside} {digest.hexdigest()}", make))
 
     def _run(self, command: str) -> None:
-        with self._upper(f"RUN {command}") as upper:
-            if upper:
-                given = {
-                    key: value
-                    for key, value in os.environ.items()
-                    if key.startswith("PIP_") or key.lower().endswith("_proxy")
-                }
-                environment = {"HOME": "/root", **given, **self.environment}
-                line = [f"{key}={value}" for key, value in environment.items()]
-                options = self._options(upper)
-                _in_namespaces(
-                    _RUN, options, self._folder, "env", "-i", *line, "sh", "-ec", command
-                )
+        given = {
+            key: value
+            for key, value in os.environ.items()
+            if key.startswith("PIP_") or key.lower().endswith("_proxy")
+        }
+        environment = {"HOME": "/root", **given, **self.environment}
+        line = [f"{key}={value}" for key, value in environment.items()]
+        argv = ("env", "-i", *line, "sh", "-ec", command)
+        start = self._folder
 
-    @contextlib.contextmanager
-    def _upper(self, what: str) -> Iterator[Path | None]:
-        """The folder to make a layer in, or None if it is there already."""
-        self._key = f"{self._key} {what}"
-        with _made(self._key) as (folder, new):
-            if new:
-                (new / "root").mkdir()
-            yield new and new / "root"
-        self._lowers.insert(0, folder / "root")
+        def make(lowers: list[Path], folder: Path) -> None:
+            upper, work = folder / "root", folder / "work"
+            upper.mkdir()
+            work.mkdir()
+            below = ":".join(map(str, lowers))
+            options = f"lowerdir={below},upperdir={upper},workdir={work}"
+            _in_namespaces(_RUN, options, start, *argv)
 
-    def _options(self, upper: Path | None) -> str:
-        if upper is None:
-            # There are two at least, as overlayfs wants it without an upper one.
-            empty = _CACHE / "empty"
-            empty.mkdir(exist_ok=True)
-            return f"lowerdir={':'.join(map(str, [empty, *self._lowers]))}"
-        work = upper.parent / "work"
-        work.mkdir()
-        return f"lowerdir={':'.join(map(str, self._lowers))},upperdir={upper},workdir={work}"
+        self._steps.append(_Step(f"RUN {start} {command}", make, kept="pip download" in command))
+
+
+class _Step(NamedTuple):
+    """A line that changes the stage's root.
+
+    Attributes:
+        key: What it depends on, besides the lines before it.
+        make: Makes the folder ``root`` in a folder, of layers below it.
+        kept: Whether that stays in the cache.
+    """
+
+    key: str
+    make: Callable[[list[Path], Path], None]
+    kept: bool = False
 
 
 def _files(source: Path) -> list[Path]:
@@ -279,7 +309,7 @@ def _made(key: str) -> Iterator[tuple[Path, Path | None]]:
 
 
 def _forget_the_oldest() -> None:
-    kept = [each for each in _CACHE.iterdir() if each.is_dir() and each.name != "empty"]
+    kept = [each for each in _CACHE.iterdir() if each.is_dir()]
     for folder in sorted(kept, key=lambda each: each.stat().st_mtime)[:-_KEPT]:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -62,10 +62,13 @@ class ControlPlane:
 
     Args:
         directory: For its keys, data and logs; best short-lived and in memory.
+        real_nodes: Whether its nodes have upstream's kubelets, which it talks to and whose health
+            it has an opinion about.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, real_nodes: bool = False) -> None:
         self.directory = directory
+        self._real_nodes = real_nodes
         self.machine = Machine("control-plane", directory / "control-plane")
         self._pki = directory / "pki"
         self.logs = directory / "logs"
@@ -106,6 +109,11 @@ class ControlPlane:
     def programs(self) -> tuple[Program, ...]:
         """Its programs, in the order of their start."""
         return (self.etcd, self.apiserver, self.controllers, self.scheduler)
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the cluster's authority."""
+        return self._ca.certificate
 
     @contextlib.contextmanager
     def without_apiserver(self) -> Iterator[None]:
@@ -219,6 +227,8 @@ class ControlPlane:
             "--listen-client-urls=http://127.0.0.1:2379",
             "--advertise-client-urls=http://127.0.0.1:2379",
             "--listen-peer-urls=http://127.0.0.1:2380",
+            # Without it Debian's version has no bookmarks for watches on which nothing happens.
+            *(["--experimental-watch-progress-notify-interval=5s"] if self._real_nodes else []),
         )
         self.apiserver = self._program(
             str(kubernetes / "kube-apiserver"), *self._apiserver_flags(service_accounts)
@@ -226,7 +236,7 @@ class ControlPlane:
         self.controllers = self._program(
             str(kubernetes / "kube-controller-manager"),
             f"--kubeconfig={self.kubeconfig('system:kube-controller-manager')}",
-            f"--controllers={','.join(_CONTROLLERS)}",
+            f"--controllers={'*' if self._real_nodes else ','.join(_CONTROLLERS)}",
             f"--root-ca-file={self._ca.certificate}",
             f"--service-account-private-key-file={service_accounts}",
             "--use-service-account-credentials",
@@ -261,6 +271,17 @@ class ControlPlane:
             f"--service-account-signing-key-file={service_accounts}",
             # A stopped API server should not wait for watchers.
             "--shutdown-delay-duration=0s",
+            *(self._kubelet_flags() if self._real_nodes else ()),
+        )
+
+    def _kubelet_flags(self) -> tuple[str, ...]:
+        """How the API server talks to kubelets, for logs and commands in pods."""
+        user = "kube-apiserver-kubelet-client"
+        certificate, key = self._ca.issue(user, user, groups=("system:masters",))
+        return (
+            f"--kubelet-client-certificate={certificate}",
+            f"--kubelet-client-key={key}",
+            "--kubelet-preferred-address-types=InternalIP",
         )
 
     def _program(self, binary: str, *flags: str) -> Program:

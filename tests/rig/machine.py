@@ -55,25 +55,17 @@ class CgroupTree:
         group.mkdir(parents=True, exist_ok=True)
         return group
 
+    def joined(self, path: str) -> list[Path]:
+        """The groups that a process joins to be in that at ``path``, made if need be."""
+        return [self.make(path)]
+
     def members(self, path: str) -> list[int]:
         """The processes of a group, by the PIDs they have outside of machines."""
         return [int(pid) for pid in (self.root / path / "cgroup.procs").read_text().split()]
 
     def remove(self, path: str = "") -> None:
         """End every process below ``path`` and remove the groups."""
-        top = self.root / path
-        for directory, _, _ in os.walk(top, topdown=False):
-            group = os.path.relpath(directory, self.root)
-            eventually(functools.partial(self._end, group), what=f"the end of {directory}")
-
-    def _end(self, group: str) -> bool:
-        for pid in self.members(group):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        # Busy as long as a process is on its way out.
-        with contextlib.suppress(OSError):
-            (self.root / group).rmdir()
-        return not (self.root / group).exists()
+        remove_groups(self.root / path)
 
 
 class Machine:
@@ -85,6 +77,8 @@ class Machine:
         cgroup_version: See `CgroupTree`.
     """
 
+    namespaces: tuple[str, ...] = ("--net", "--mount", "--pid", "--uts", "--cgroup")
+
     def __init__(self, name: str, directory: Path, *, cgroup_version: int = 2) -> None:
         self.name = name
         self.directory = directory
@@ -93,17 +87,14 @@ class Machine:
         )
 
     def __enter__(self) -> Self:
-        self.cgroups.make("")
-        run = self.directory / "run"
-        run.mkdir(parents=True)
-        namespaces = ("--net", "--mount", "--pid", "--uts", "--cgroup", "--fork", "--kill-child")
-        first = ("sh", "-c", _FIRST_PROCESS, "sh", self.name, str(run))
+        namespaces = (*self.namespaces, "--fork", "--kill-child", "--mount-proc")
+        first = self._prepare()
         self._keeper = subprocess.Popen(
             in_cgroups(
-                [self.cgroups.root],
+                self.cgroups.joined(""),
                 # Also a test that is killed leaves nothing running.
                 *("setpriv", "--pdeathsig=KILL", "--"),
-                *("unshare", *namespaces, "--mount-proc", "--", *first),
+                *("unshare", *namespaces, "--", *first),
             )
         )
         self.pid = eventually(self._sleeper, what=f"machine {self.name}")
@@ -121,9 +112,9 @@ class Machine:
 
     def command(self, *argv: str, cgroup: str = "system.slice/test.service") -> list[str]:
         """The command line that runs ``argv`` on the machine, in a cgroup of it."""
-        enter = ("nsenter", f"--target={self.pid}", "--net", "--mount", "--pid", "--uts")
-        group = self.cgroups.make(cgroup)
-        return in_cgroups([group], *enter, "--cgroup", "--", *argv)
+        enter = ("nsenter", f"--target={self.pid}", *self.namespaces)
+        groups = self.cgroups.joined(cgroup)
+        return in_cgroups(groups, *enter, "--", *argv)
 
     def run(
         self, *argv: str, check: bool = True, **options: Any
@@ -142,6 +133,12 @@ class Machine:
         """Run lines of `ip -batch` in the machine's network namespace."""
         ip_batch(self.netns, lines)
 
+    def _prepare(self) -> tuple[str, ...]:
+        """Make what the machine needs; the command line of its first process."""
+        run = self.directory / "run"
+        run.mkdir(parents=True)
+        return ("sh", "-c", _FIRST_PROCESS, "sh", self.name, str(run))
+
     def _sleeper(self) -> int:
         # unshare's child becomes the sleep that holds the namespaces once all is set up.
         assert self._keeper.poll() is None, f"machine {self.name} could not be made"
@@ -159,6 +156,23 @@ def sleeping_child(pid: int) -> int:
         if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"sleep\0"):
             return int(child)
     return 0
+
+
+def remove_groups(top: Path) -> None:
+    """End every process in a cgroup and those below it, and remove them."""
+    for group, _, _ in os.walk(top, topdown=False):
+        eventually(functools.partial(_removed, Path(group)), what=f"the end of {group}")
+
+
+def _removed(group: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    # Busy as long as a process is on its way out.
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def ip_batch(netns: Path, lines: Sequence[str]) -> None:

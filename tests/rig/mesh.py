@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.rig.harness import Cluster
+    from tests.rig.nodes.cluster import RealCluster
 
 NAMESPACE = "troth-system"
 METRICS_PORT = 9464
@@ -317,12 +318,21 @@ class ClusterMesh:
 class Load:
     """Requests one after another, each by a new connection, and some by one that stays open."""
 
-    def __init__(self, cluster: Cluster, namespace: str, client: str, url: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster | RealCluster,
+        namespace: str,
+        client: str,
+        url: str,
+        *,
+        program: tuple[str, ...] = (sys.executable, LOAD),
+    ) -> None:
         self._what = f"{namespace}/{client} to {url}"
         self._process = cluster.start(
             namespace,
             client,
-            *(sys.executable, LOAD, url),
+            *program,
+            url,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -14,6 +14,7 @@ from tests.rig import programs
 
 if TYPE_CHECKING:
     from tests.rig.harness import Cluster
+    from tests.rig.nodes.cluster import RealCluster
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -32,7 +33,7 @@ def commands(heading: str, *, page: str = "install.md", language: str = "console
 class Person:
     """Somebody who types what the page says, as the cluster's administrator."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster | RealCluster) -> None:
         plane = cluster.control_plane
         folders = (plane.binaries, programs.find("helm"), Path(TROTH).parent)
         path = ":".join((*map(str, folders), os.environ["PATH"]))

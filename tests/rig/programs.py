@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _REPOSITORY = Path(__file__).parents[2]
 _LAST_LINES = 20
 
+# Whoever uses it makes a folder of their own there.
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+MEMORY = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+"""Where to make folders of thousands of files, which some disks take a minute to forget."""
+
 
 def find(script: str, *arguments: str) -> Path:
     """The program that one of the repository's scripts finds, or makes when there is none."""
@@ -84,6 +89,12 @@ class Program:
         """Wait until it has ended by itself; its exit code."""
         assert self._process is not None
         return self._process.wait(60)
+
+    def join(self) -> None:
+        """Wait for its end, which comes with the machine's."""
+        if self._process is not None:
+            self._process.wait(60)
+            self._process = None
 
     def terminate(self) -> None:
         """Ask it to end, and wait."""

@@ -1,0 +1,40 @@
+"""The cluster of real nodes that the tests share, and troth on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.rig.nodes.cluster import RealCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.nodes)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RealCluster]:
+    """Two nodes for all tests, with nothing on them but what a cluster has."""
+    with RealCluster() as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Lets a failed test tell what the cluster's programs said last."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and running is not None:
+        report.sections.append(("The programs of the cluster", running.last_words()))
+        report.sections.append(("The pods of the cluster", running.describe()))
+    return report

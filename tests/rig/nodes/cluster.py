@@ -1,0 +1,205 @@
+"""A whole Kubernetes cluster of real nodes, on which troth is installed as anywhere else.
+
+Nothing of it is reachable from the machine's network, and all of it ends with the test. It needs
+root, because only root may make cgroups, and cgroup hierarchies of version 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from lightkube.resources.core_v1 import Pod
+from tests.e2e.harness import PATIENCE_SECONDS, eventually
+from tests.rig import controlplane, objects, programs
+from tests.rig.controlplane import ControlPlane
+from tests.rig.dns import ClusterDNS
+from tests.rig.nodes import images
+from tests.rig.nodes.node import RealNode, Software
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator, Sequence
+
+LOAD = ("python3", "/app/load.py")
+"""The command that a pod of the app's image sends requests by."""
+
+_FETCH = """
+import sys, urllib.request
+try:
+    with urllib.request.urlopen(sys.argv[1], timeout=5) as reply:
+        sys.stdout.write(reply.read().decode())
+except OSError as error:
+    sys.exit(str(error))
+"""
+
+
+class RealCluster:
+    """A running cluster.
+
+    Args:
+        count: How many nodes it has: ``node-1`` and so on.
+    """
+
+    def __init__(self, count: int = 2) -> None:
+        self._count = count
+        self._ends = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        if os.geteuid() != 0:
+            raise PermissionError("real nodes need cgroups: run `sudo make test-nodes`")
+        with contextlib.ExitStack() as ends:
+            self.directory = Path(tempfile.mkdtemp(prefix="troth-nodes-", dir=programs.MEMORY))
+            ends.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            software = Software.find(self.directory)
+            self.control_plane = ends.enter_context(ControlPlane(self.directory, real_nodes=True))
+            self.client = self.control_plane.client
+            ends.enter_context(
+                ClusterDNS(self.client, self.control_plane.machine.netns, controlplane.ADDRESS)
+            )
+            self.nodes = {}
+            for number in range(1, self._count + 1):
+                node = RealNode(number, self._count, self.control_plane, software)
+                self.nodes[node.name] = ends.enter_context(node)
+            for node in self.nodes.values():
+                node.await_ready()
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def apply(self, manifests: str | dict[str, Any]) -> None:
+        """Apply manifests (YAML, or one object) as the administrator."""
+        self.control_plane.apply(manifests)
+
+    def kubectl(self, *arguments: str, **options: Any) -> str:
+        """What `kubectl` says to the administrator."""
+        return self.control_plane.kubectl(*arguments, **options)
+
+    def delete(self, kind: Any, name: str, namespace: str | None = None) -> None:
+        """Delete an object and wait until it has gone."""
+        options: dict[str, Any] = {"namespace": namespace} if namespace else {}
+        self.client.delete(kind, name, **options)
+        self.await_gone(kind, name, namespace)
+
+    def await_gone(self, kind: Any, name: str, namespace: str | None = None) -> None:
+        """Wait until an object has gone."""
+        eventually(
+            lambda: objects.find(self.client, kind, name, namespace) is None,
+            what=f"the end of {kind.__name__} {namespace}/{name}",
+        )
+
+    def namespace(self, name: str, **labels: str) -> None:
+        """Make a namespace."""
+        metadata = {"name": name, "labels": labels}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+
+    def run(
+        self, namespace: str, name: str, command: Sequence[str] = (), *, nodes: Sequence[str]
+    ) -> None:
+        """Run a Deployment of the app's image, with one pod on each of the nodes.
+
+        Args:
+            namespace: Where.
+            name: Its name, the value of its pods' label ``app``, and that of their service account.
+            command: A server on port 8080; without one the pods do nothing.
+            nodes: The nodes' names.
+        """
+        container: dict[str, Any] = {
+            "name": "app",
+            "image": images.APP,
+            "command": [*(command or ("sleep", "infinity"))],
+        }
+        if command:
+            container["readinessProbe"] = {"httpGet": {"port": 8080}, "periodSeconds": 2}
+        names = [{"key": "kubernetes.io/hostname", "operator": "In", "values": [*nodes]}]
+        labels = {"app": name}
+        spread = {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": labels},
+        }
+        pod = {
+            "serviceAccountName": name,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [container],
+            "topologySpreadConstraints": [spread],
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [{"matchExpressions": names}]
+                    }
+                }
+            },
+        }
+        metadata = {"namespace": namespace, "name": name}
+        self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+        self.apply(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": metadata,
+                "spec": {
+                    "replicas": len(nodes),
+                    "selector": {"matchLabels": labels},
+                    "template": {"metadata": {"labels": labels}, "spec": pod},
+                },
+            }
+        )
+
+    def await_available(self, namespace: str) -> None:
+        """Wait until all Deployments of a namespace are available."""
+        self.kubectl(
+            *("wait", "deployments", "--all", f"--namespace={namespace}"),
+            *("--for=condition=Available", "--timeout=110s"),
+        )
+
+    def pod(self, namespace: str, app: str) -> str:
+        """The name of the only pod with the label."""
+        label: dict[str, Any] = {"app": app}
+        (pod,) = self.client.list(Pod, namespace=namespace, labels=label)
+        assert pod.metadata is not None
+        return str(pod.metadata.name)
+
+    def fetch(self, namespace: str, pod: str, url: str) -> str | None:
+        """GET ``url`` from inside a pod: the body, or None when there was no good answer."""
+        done = self.exec(namespace, pod, "python3", "-c", _FETCH, url)
+        return done.stdout if done.returncode == 0 else None
+
+    def start(self, namespace: str, pod: str, *argv: str, **options: Any) -> subprocess.Popen[Any]:
+        """Start a command in a pod's first container; its input is the process's."""
+        return self.control_plane.machine.start(*self._exec(namespace, pod, *argv), **options)
+
+    def exec(self, namespace: str, pod: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a pod's first container, and wait for it."""
+        command = self._exec(namespace, pod, *argv)
+        return self.control_plane.machine.run(*command, check=False, timeout=PATIENCE_SECONDS)
+
+    def last_words(self) -> str:
+        """The ends of all programs' output."""
+        said = (program.last_words() for program in self.control_plane.programs)
+        return "\n".join([*said, *(node.last_words() for node in self.nodes.values())])
+
+    def describe(self) -> str:
+        """What `kubectl` says of pods and events, and what troth's pods said last."""
+        told = [
+            ("get", "pods", "-A", "-o", "wide"),
+            ("get", "events", "-A", "--sort-by=.metadata.creationTimestamp"),
+            ("logs", "--namespace=troth-system", "--selector=app.kubernetes.io/name=troth"),
+            (
+                *("logs", "--previous", "--namespace=troth-system"),
+                "--selector=app.kubernetes.io/name=troth",
+            ),
+        ]
+        return "\n".join(self.kubectl(*each, check=False) for each in told)
+
+    def _exec(self, namespace: str, pod: str, *argv: str) -> Iterator[str]:
+        yield str(self.control_plane.binaries / "kubectl")
+        yield f"--kubeconfig={self.control_plane.kubeconfig()}"
+        yield from ("exec", f"--namespace={namespace}", "--stdin", pod, "--", *argv)

@@ -1,0 +1,248 @@
+"""A real node of a test cluster: upstream's kubelet and kube-proxy, containerd, runc and CNI."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+import yaml
+from lightkube.resources.core_v1 import Node
+from tests.e2e.harness import PATIENCE_SECONDS
+from tests.rig import controlplane, dns, objects, programs
+from tests.rig.nodes import images
+from tests.rig.nodes.machine import WholeMachine
+from tests.rig.programs import Program
+
+if TYPE_CHECKING:
+    from tests.rig.controlplane import ControlPlane
+
+_PODS_PREFIX = "10.244"
+_NODES_PREFIX = "172.30.0"
+_CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
+_CNI_CONFIG = "/etc/cni/net.d/10-test.conflist"
+_SOCKET = "/run/containerd/containerd.sock"
+
+_CONTAINERD = """
+version = 3
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{pause}"
+[plugins."io.containerd.cri.v1.runtime"]
+  # A machine within another may not make its processes less likely to be killed.
+  restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  BinaryName = "{runc}"
+  SystemdCgroup = false
+"""
+
+
+class Software(msgspec.Struct, frozen=True):
+    """What nodes run, as folders that the repository's scripts print.
+
+    Attributes:
+        kubernetes: With kubelet and kube-proxy.
+        containerd: With containerd, its shim and ctr.
+        debian: With runc and the CNI plugins.
+        images: The archive of all images.
+    """
+
+    kubernetes: Path
+    containerd: Path
+    debian: Path
+    images: Path
+
+    @classmethod
+    def find(cls, directory: Path) -> Software:
+        """Find or make all of it, the images in a directory."""
+        return cls(
+            programs.find("kubernetes"),
+            programs.find("containerd-v2"),
+            programs.find("containerd"),
+            images.write(directory),
+        )
+
+
+class RealNode:
+    """A node, from its start until its power fails, as often as that happens.
+
+    Args:
+        number: From 1; gives its name and addresses.
+        count: How many nodes there are.
+        plane: The cluster's control plane.
+        software: What it runs.
+    """
+
+    def __init__(self, number: int, count: int, plane: ControlPlane, software: Software) -> None:
+        self.name = f"node-{number}"
+        self.address = _address(number)
+        self._number = number
+        self._peers = [each for each in range(1, count + 1) if each != number]
+        self._plane = plane
+        self._software = software
+        self._ends = contextlib.ExitStack()
+        self._has_images = False
+        # What the programs are given, and where they are.
+        folders = [plane.directory, *msgspec.structs.astuple(software)[:-1]]
+        self.machine = WholeMachine(self.name, plane.directory / self.name, folders)
+        self._configure()
+
+    def __enter__(self) -> Self:
+        """Switch it on; see `await_ready`."""
+        with contextlib.ExitStack() as ends:
+            for program in (self.containerd, self.kubelet, self.proxy):
+                ends.callback(program.join)
+            ends.enter_context(self.machine)
+            self._connect()
+            self._install_network()
+            self.containerd.start()
+            self.containerd.await_ready(self.file(_SOCKET).exists)
+            if not self._has_images:
+                self._import_images(ends)
+            self.kubelet.start()
+            self.proxy.start()
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Cut its power; its disk stays."""
+        self._ends.close()
+
+    def await_ready(self) -> None:
+        """Wait until it can run pods."""
+        if not self._has_images:
+            said, _ = self._importing.communicate(timeout=PATIENCE_SECONDS)
+            assert self._importing.returncode == 0, said
+            self._has_images = True
+        self.kubelet.await_ready(self._is_ready, seconds=PATIENCE_SECONDS)
+
+    def file(self, path: str) -> Path:
+        """A file of the node, by a path that is good outside of it."""
+        return Path(f"/proc/{self.machine.pid}/root{path}")
+
+    def last_words(self) -> str:
+        """The ends of its programs' output."""
+        return "\n".join(p.last_words() for p in (self.containerd, self.kubelet, self.proxy))
+
+    def _configure(self) -> None:
+        plane, software = self._plane, self._software
+        runc = software.debian / "usr" / "sbin" / "runc"
+        containerd = plane.directory / f"{self.name}-containerd.toml"
+        containerd.write_text(_CONTAINERD.format(pause=images.PAUSE, runc=runc))
+        kubelet = plane.directory / f"{self.name}-kubelet.yaml"
+        kubelet.write_text(yaml.safe_dump(self._kubelet_configuration()))
+        self.containerd = self._program(
+            *("env", f"PATH={software.containerd}:/usr/sbin:/usr/bin:/sbin:/bin"),
+            *("containerd", f"--config={containerd}"),
+            name="containerd",
+        )
+        user = f"system:node:{self.name}"
+        self.kubelet = self._program(
+            str(software.kubernetes / "kubelet"),
+            f"--config={kubelet}",
+            f"--kubeconfig={plane.kubeconfig(user, ('system:nodes',))}",
+            f"--hostname-override={self.name}",
+            f"--node-ip={self.address}",
+            name="kubelet",
+        )
+        self.proxy = self._program(
+            str(software.kubernetes / "kube-proxy"),
+            f"--kubeconfig={plane.kubeconfig('system:kube-proxy')}",
+            "--proxy-mode=nftables",
+            f"--cluster-cidr={controlplane.PODS}",
+            f"--hostname-override={self.name}",
+            # Connection tracking's size is the machine's, not the namespace's.
+            "--conntrack-max-per-core=0",
+            name="kube-proxy",
+        )
+
+    def _program(self, *argv: str, name: str) -> Program:
+        log = self._plane.logs / f"{self.name}-{name}.log"
+        return Program(self.machine, *argv, log=log)
+
+    def _kubelet_configuration(self) -> dict[str, object]:
+        authority = str(self._plane.authority)
+        return {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+            "cgroupDriver": "cgroupfs",
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "makeIPTablesUtilChains": False,
+            "serializeImagePulls": False,
+            "clusterDNS": [dns.ADDRESS],
+            "clusterDomain": dns.DOMAIN,
+            "authentication": {
+                "anonymous": {"enabled": False},
+                "webhook": {"enabled": True},
+                "x509": {"clientCAFile": authority},
+            },
+            "authorization": {"mode": "Webhook"},
+            # The disk is the machine's, and who fills it is none of the test's business.
+            "evictionHard": {"memory.available": "1Mi", "nodefs.available": "0%"},
+            "imageGCHighThresholdPercent": 100,
+            "imageGCLowThresholdPercent": 99,
+        }
+
+    def _connect(self) -> None:
+        plane = self._plane.machine
+        # After a loss of power the kernel may still be about to remove it.
+        plane.run("ip", "link", "delete", self.name, check=False)
+        plane.ip(
+            f"link add {self.name} type veth peer name eth0 netns {self.machine.pid}",
+            f"link set {self.name} master nodes up",
+            f"route replace {_pods(self._number)} via {self.address}",
+        )
+        self.machine.ip(
+            f"addr add {self.address}/24 dev eth0",
+            "link set eth0 up",
+            # Services' addresses need a route before kube-proxy's rules can translate them.
+            f"route add default via {controlplane.ADDRESS}",
+            *(f"route add {_pods(peer)} via {_address(peer)}" for peer in self._peers),
+        )
+
+    def _install_network(self) -> None:
+        ranges = [[{"subnet": _pods(self._number)}]]
+        bridge = {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "hairpinMode": True,
+            "ipam": {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}]},
+        }
+        portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+        config = {"cniVersion": "1.0.0", "name": "test", "plugins": [bridge, portmap]}
+        self.file(_CNI_CONFIG).write_text(json.dumps(config))
+        for name in _CNI_PLUGINS:
+            plugin = self._software.debian / "usr" / "lib" / "cni" / name
+            self.file(f"/opt/cni/bin/{name}").symlink_to(plugin)
+
+    def _import_images(self, ends: contextlib.ExitStack) -> None:
+        """Start to import the images; it takes a while, and all nodes do it at the same time."""
+        self._importing = self.machine.start(
+            str(self._software.containerd / "ctr"),
+            *("--namespace=k8s.io", "images", "import", "--local"),
+            "--discard-unpacked-layers",
+            str(self._software.images),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        ends.callback(self._importing.communicate)
+
+    def _is_ready(self) -> bool:
+        found = objects.find(self._plane.client, Node, self.name)
+        conditions = found["status"].get("conditions", ()) if found else ()
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _address(number: int) -> str:
+    return f"{_NODES_PREFIX}.{10 + number}"
+
+
+def _pods(number: int) -> str:
+    return f"{_PODS_PREFIX}.{number}.0/24"
