@@ -1,6 +1,13 @@
 # troth for a cluster: `troth controller` as it stands, `troth node` as root with four capabilities
 # (see deploy/). Nothing in it depends on the architecture: amd64 and arm64 are built alike.
 ARG PYTHON=python:3.13-slim-bookworm
+ARG GO=golang:1.24-bookworm
+
+# The CNI plugin, which runs on the node itself: one program that needs nothing of it.
+FROM ${GO} AS cni
+WORKDIR /build
+COPY cni ./
+RUN CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags="-s -w" -o /troth-cni .
 
 FROM ${PYTHON} AS build
 WORKDIR /build
@@ -21,6 +28,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends nftables util-linux \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/troth /opt/troth
+COPY --from=cni /troth-cni /opt/troth/bin/troth-cni
 ENV PATH=/opt/troth/bin:$PATH PYTHONUNBUFFERED=1
 USER 65532:65532
 ENTRYPOINT ["troth"]

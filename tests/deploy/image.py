@@ -3,8 +3,8 @@
 ``python -m tests.deploy.image [FILE]`` writes it as an OCI archive. What the Dockerfile runs is run
 word for word, each line in a root file system of its own that shows what the lines before it made;
 only where it takes its base from differs: that is Debian's Python here, of this machine's release,
-and what is installed by apt-get is unpacked into the base. What is made of the same lines and files
-is kept in the cache.
+and what is installed by apt-get is unpacked into the base. The stage with Go is left to
+``scripts/cni``. What is made of the same lines and files is kept in the cache.
 
 It needs Debian's apt-get and dpkg-deb, the network for the first time, and user namespaces if root
 doesn't run it.
@@ -131,13 +131,16 @@ def _stages() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
             stages.append([])
         elif stages:
             stages[-1].append((name, words))
-    first, last = stages
+    _, first, last = stages
     return first, last
 
 
 def _copied(stage: _Stage, words: str) -> Layer:
     """The layer that ``COPY --from`` makes."""
     option, source, target = words.split()
+    if option == "--from=cni":
+        program = programs.find("cni") / "troth-cni"
+        return Layer.make(_CACHE / f"{program.parent.name}.tar", {target.lstrip("/"): program})
     if option != "--from=build" or source != target:
         raise ValueError(f"Dockerfile: COPY {words}: only --from=build, to the same path")
     return stage.layer(target.lstrip("/"))

@@ -124,6 +124,34 @@ def test_metrics_are_shown_where_they_are_wanted_and_prometheus_is_told(
     assert "--metrics=9464" in wanted["spec"]["containers"][0]["args"]
 
 
+def test_the_node_agent_has_the_nodes_cni_folders_only_where_it_is_to_have_them() -> None:
+    def daemon_set(**values: Any) -> Any:
+        return one("DaemonSet", "troth-node", node={"cni": values})["spec"]["template"]["spec"]
+
+    def rights(**values: Any) -> list[str]:
+        rules = one("Role", "troth-node", node={"cni": values})["rules"]
+        return [resource for rule in rules for resource in rule["resources"]]
+
+    assert "cni" not in str(daemon_set())
+    assert "daemonsets" not in rights()
+    assert "daemonsets" in rights(enabled=True)
+    spec = daemon_set(enabled=True, programs="/usr/libexec/cni", exempt="boot,dns")
+    (container,) = spec["containers"]
+    folders = ["/usr/libexec/cni", "/etc/cni/net.d", "/var/lib/troth"]
+    assert [arg for arg in container["args"] if "cni" in arg] == [
+        "--cni",
+        f"--cni-programs={folders[0]}",
+        f"--cni-configurations={folders[1]}",
+        f"--cni-state={folders[2]}/mesh.json",
+        "--cni-exempt=boot,dns",
+    ]
+    # What it writes for the node is at the same paths on the node.
+    mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+    on_node = {v["name"]: v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v}
+    assert [on_node[name] for name in mounts if name.startswith("cni-")] == folders
+    assert {name: mounts[name] for name in on_node} == on_node
+
+
 def test_the_node_agent_is_told_what_it_may_use() -> None:
     def container(**values: Any) -> Any:
         return one("DaemonSet", "troth-node", node=values)["spec"]["template"]["spec"][

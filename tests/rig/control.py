@@ -25,7 +25,7 @@ from troth.controller.work import ControllerSettings
 from troth.identity.spiffe import TrustDomain
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
     from lightkube import SingleConfig
@@ -59,13 +59,16 @@ class Control:
     Args:
         cluster: Where.
         namespace: The installation's.
+        values: Of the chart, other than its own.
     """
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
+    def __init__(
+        self, cluster: Cluster, namespace: str, values: Mapping[str, Any] | None = None
+    ) -> None:
         self.cluster = cluster
         self.namespace = cluster.namespace(namespace)
         for name in ("controller-rbac.yaml", "node-rbac.yaml", "review-rbac.yaml"):
-            for made in chart.objects(name, namespace=namespace):
+            for made in chart.objects(name, values, namespace=namespace):
                 if made["kind"] == "ClusterRoleBinding":  # each installation's own
                     made["metadata"]["name"] += f"-{namespace}"
                 cluster.apply(made)

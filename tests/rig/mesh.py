@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import Namespace, Pod, Secret, Service
 from tests.e2e.harness import TROTH, eventually
+from tests.rig import cni
 from tests.rig.control import Control
 from tests.rig.objects import find
 from tests.rig.programs import Program
+from tests.rig.programs import find as find_program
 
 from troth.cluster.contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
 from troth.controller.keyring import ROTATE_ANNOTATION
@@ -44,16 +47,25 @@ class ClusterMesh:
     Args:
         cluster: Where.
         keepalive_seconds: Within what time a vanished peer is noticed.
+        with_plugin: Have pods captured by the CNI plugin.
     """
 
-    def __init__(self, cluster: Cluster, *, keepalive_seconds: int = KEEPALIVE_SECONDS) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        keepalive_seconds: int = KEEPALIVE_SECONDS,
+        with_plugin: bool = False,
+    ) -> None:
         self.cluster = cluster
+        self.with_plugin = with_plugin
         self._keepalive_seconds = keepalive_seconds
         self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
-            control = self.control = Control(self.cluster, NAMESPACE)
+            values = {"node": {"cni": {"enabled": self.with_plugin}}}
+            control = self.control = Control(self.cluster, NAMESPACE, values)
             plane = self.cluster.control_plane
             self.controller = Program(
                 plane.machine,
@@ -68,6 +80,9 @@ class ClusterMesh:
             self.agents = {name: self.agent(name) for name in self.cluster.nodes}
             ends.callback(self._end_agents)
             for agent in self.agents.values():
+                if self.with_plugin:
+                    cni.prepare(agent.machine)
+                    ends.callback(shutil.rmtree, cni.folder(agent.machine))
                 agent.start()
             for name in self.agents:
                 self.await_agent(name)
@@ -109,8 +124,20 @@ class ClusterMesh:
             f"--keepalive-seconds={self._keepalive_seconds}",
             f"--metrics={METRICS_PORT}",
             # A runtime that can't be asked: the test kubelet has none.
+            *self._plugin_options(),
             *(("--cri-socket=/run/none.sock",) if node == "node-3" else ()),
             log=self.cluster.control_plane.logs / f"{name}.log",
+        )
+
+    def _plugin_options(self) -> tuple[str, ...]:
+        if not self.with_plugin:
+            return ()
+        return (
+            "--cni",
+            f"--cni-program={find_program('cni')}/troth-cni",
+            f"--cni-programs={cni.PROGRAMS}",
+            f"--cni-configurations={cni.CONFIGURATIONS}",
+            f"--cni-state={cni.STATE}",
         )
 
     def readiness(self, agent: Program) -> tuple[bool, str]:

@@ -82,6 +82,7 @@ class Sandbox:
         self.pod = pod
         self.address = address
         self.spec = pod["spec"]
+        self.id = uuid.uuid4().hex * 2
         self.uid: str = pod["metadata"]["uid"]
         self.name: str = pod["metadata"]["name"]
         self.qos: str = pod.get("status", {}).get("qosClass", "BestEffort")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from lightkube import ApiError
 from lightkube.resources.core_v1 import Pod
-from tests.rig import volumes
+from tests.rig import cni, volumes
 from tests.rig.pods import Container, Sandbox
 from tests.rig.probes import probe
 
@@ -43,6 +43,7 @@ class PodWorker:
         self.namespace: str = metadata["namespace"]
         self.name: str = metadata["name"]
         self.sandbox: Sandbox | None = None
+        self._sandbox_made: Sandbox | None = None
         self.containers: dict[str, Container] = {}
         self._kubelet = kubelet
         self._client = client
@@ -100,8 +101,24 @@ class PodWorker:
         else:
             wanted = metadata.get("annotations", {}).get(ADDRESS_ANNOTATION)
             address = self._kubelet.take_address(self.uid, wanted)
-        self.sandbox = Sandbox(self._kubelet.place, self._pod, address)
-        self._volumes = self._prepare_volumes(self.sandbox)
+        sandbox = Sandbox(self._kubelet.place, self._pod, address)
+        self._sandbox_made = sandbox
+        if self._connected(sandbox):
+            self.sandbox = sandbox
+            self._volumes = self._prepare_volumes(sandbox)
+
+    def _connected(self, sandbox: Sandbox) -> bool:
+        """Have the node's CNI plugins called until they are content; no process runs before."""
+        while self._deadline is None and not self._stopped.is_set():
+            try:
+                cni.call(sandbox, "ADD")
+            except cni.CniError as error:
+                cni.call(sandbox, "DEL")
+                self._report(phase="Pending", message=str(error))
+                self._stopped.wait(_RETRY_SECONDS)
+            else:
+                return True
+        return False
 
     def _prepare_volumes(self, sandbox: Sandbox) -> dict[str, Path]:
         # What a pod mounts may come later than the pod, and so may a kubelet's right to read it.
@@ -179,8 +196,9 @@ class PodWorker:
         return self._reported.get("phase") in {"Succeeded", "Failed"}
 
     def _tear_down(self) -> None:
-        if self.sandbox is not None:
-            self.sandbox.close()
+        if self._sandbox_made is not None:
+            cni.call(self._sandbox_made, "DEL")
+            self._sandbox_made.close()
         for container in self.containers.values():
             container.kill()
         self._kubelet.free_address(self.uid)

@@ -182,6 +182,10 @@ class NodeAgent:
         """UIDs of the pods whose new connections go through Envoy, those that leave included."""
         return self._pods.redirected
 
+    def captures(self, uid: str, netns: Path) -> bool:
+        """Whether new connections of a pod go through Envoy in this network namespace of it."""
+        return uid in self._pods.redirected and self._pods.netns.get(uid) == netns
+
     @property
     def refused(self) -> Mapping[str, str]:
         """Why pods that should be captured are not, by UID."""

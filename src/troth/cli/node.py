@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from troth.agent.cluster.settings import NodeSettings, become_node
+from troth.agent.cluster.settings import (
+    CNI_CONFIGURATIONS,
+    CNI_PROGRAMS,
+    CNI_STATE,
+    PLUGIN,
+    CniFolders,
+    NodeSettings,
+    become_node,
+)
 from troth.cli.mesh_options import (
     HomeOption,
     KeepaliveOption,
@@ -16,10 +25,12 @@ from troth.cli.mesh_options import (
     TrustDomainOption,
 )
 from troth.cluster.contract import DEFAULT_NAMESPACE
+from troth.errors import InputError, Problem
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.keepalive import KEEPALIVE_SECONDS
 from troth.listen import LISTEN, ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.syntax import NAMESPACE
 
 
 def register(app: typer.Typer) -> None:
@@ -70,6 +81,35 @@ def node(
     ] = None,
     max_connections_per_pod: PodConnectionsOption = None,
     keepalive_seconds: KeepaliveOption = KEEPALIVE_SECONDS,
+    cni: Annotated[
+        bool,
+        typer.Option(
+            help="Keep a CNI plugin on the node that has pods of the mesh captured before they "
+            "start, and holds them up while there is no agent."
+        ),
+    ] = False,
+    cni_programs: Annotated[
+        Path, typer.Option(help="The node's folder of CNI plugins, at the same path as there.")
+    ] = CNI_PROGRAMS,
+    cni_configurations: Annotated[
+        Path, typer.Option(help="Its folder of network configurations, at the same path.")
+    ] = CNI_CONFIGURATIONS,
+    cni_state: Annotated[
+        Path,
+        typer.Option(
+            help="Where on the node's disk the plugin finds what the mesh was, at the same path."
+        ),
+    ] = CNI_STATE,
+    cni_exempt: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMESPACE,...",
+            help="Whose pods the plugin never holds up, besides the agent's own namespace.",
+        ),
+    ] = "kube-system",
+    cni_program: Annotated[
+        Path | None, typer.Option(help="The plugin itself; by default beside Python's programs.")
+    ] = None,
     memory: Annotated[
         int | None,
         typer.Option(
@@ -102,5 +142,24 @@ def node(
             pod_connections=max_connections_per_pod,
             keepalive_seconds=keepalive_seconds,
             memory=memory,
+            cni=CniFolders(
+                program=(cni_program or Path(sys.prefix, "bin", PLUGIN)).absolute(),
+                programs=cni_programs.absolute(),
+                configurations=cni_configurations.absolute(),
+                state=cni_state.absolute(),
+                exempt=namespaces(cni_exempt),
+            )
+            if cni
+            else None,
         )
     )
+
+
+def namespaces(text: str) -> tuple[str, ...]:
+    """The names of namespaces in a list with commas."""
+    names = tuple(filter(None, text.split(",")))
+    for name in names:
+        if flaw := NAMESPACE.flaw(name):
+            found, wanted = flaw
+            raise InputError([Problem(subject="--cni-exempt", path="", found=found, wanted=wanted)])
+    return names

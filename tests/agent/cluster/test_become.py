@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from troth.agent.cluster.settings import NodeSettings, become_node, settings_told
+from troth.agent.cluster.settings import CniFolders, NodeSettings, become_node, settings_told
 from troth.identity.spiffe import TrustDomain
 from troth.listen import ListenAddress
 
@@ -29,6 +29,13 @@ def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatc
         memory=2**30,
         keepalive_seconds=30,
         announcement_seconds=0.5,
+        cni=CniFolders(
+            program=Path("/cni/program"),
+            programs=Path("/cni/bin"),
+            configurations=Path("/cni/net.d"),
+            state=Path("/cni/state.json"),
+            exempt=("boot",),
+        ),
     )
     usual = NodeSettings(node_name="", trust_domain=TrustDomain("cluster.local"))
     for name in NodeSettings.__struct_fields__:

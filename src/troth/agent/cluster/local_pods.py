@@ -31,10 +31,15 @@ class LocalPods(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         wanted: Those in the mesh: they are to be captured.
         others: Those that are not.
+        coming: Those in the mesh that have no address yet.
+        opted_out: Those that are out of the mesh though their namespace is in it, with or without
+            an address.
     """
 
     wanted: frozenset[str]
     others: frozenset[str]
+    coming: frozenset[str] = frozenset()
+    opted_out: frozenset[str] = frozenset()
 
 
 class LocalPodsKeeper:
@@ -59,14 +64,25 @@ class LocalPodsKeeper:
         for uid in (*changes.removed, *changes.upserted):
             self._mine.pop(uid, None)
         for uid, pod in changes.upserted.items():
-            if pod.node == self._node and _can_be_captured(pod):
+            if pod.node == self._node and not pod.host_network and not pod.phase.is_final:
                 self._mine[uid] = pod
-        wanted = frozenset(uid for uid, pod in self._mine.items() if world.membership(pod).in_mesh)
-        return LocalPods(wanted=wanted, others=frozenset(self._mine) - wanted)
+        members = frozenset(uid for uid, pod in self._mine.items() if world.membership(pod).in_mesh)
+        addressed = frozenset(uid for uid, pod in self._mine.items() if pod.addresses)
+        return LocalPods(
+            wanted=members & addressed,
+            others=addressed - members,
+            coming=members - addressed,
+            opted_out=frozenset(
+                uid
+                for uid in self._mine.keys() - members
+                if _namespace_is_in(world, self._mine[uid])
+            ),
+        )
 
 
-def _can_be_captured(pod: Pod) -> bool:
-    return bool(pod.addresses) and not pod.host_network and not pod.phase.is_final
+def _namespace_is_in(world: World, pod: Pod) -> bool:
+    namespace = world.namespaces.get(pod.namespace)
+    return namespace is not None and namespace.in_mesh
 
 
 async def foresee(client: ApiClient, settings: NodeSettings) -> World | None:

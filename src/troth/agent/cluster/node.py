@@ -19,16 +19,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from troth.agent import netns
 from troth.agent.agent import NodeAgent
 from troth.agent.capture import is_captured, tried_kernel
 from troth.agent.certificates import Issuers
+from troth.agent.cluster.announcements import Waiting
 from troth.agent.cluster.charge import Charge
+from troth.agent.cluster.cni import Verdict
 from troth.agent.cluster.cri import RuntimeFinder
 from troth.agent.cluster.hearing import Hearing
 from troth.agent.cluster.local_pods import LocalPods, LocalPodsKeeper, foresee
 from troth.agent.cluster.marker import Mark, Marker
 from troth.agent.cluster.memory import MemoryKeeper
 from troth.agent.cluster.pins import Pins, find_by_cgroup
+from troth.agent.cluster.plugin import CniPlugin
 from troth.agent.cluster.ranges import ServiceRanges
 from troth.agent.cluster.slots import take_place
 from troth.agent.csr_signer import CsrRequester
@@ -129,6 +133,8 @@ class ClusterNode:
         self._woken = asyncio.Event()
         self._memory = MemoryKeeper()
         self._issuers = Issuers()
+        self._stored: World | None = None
+        self._plugin: CniPlugin | None = None
 
     def readiness(self) -> NodeReadiness:
         """Whether it does what it is there for, and if not, why."""
@@ -185,6 +191,14 @@ class ClusterNode:
         ranges = ServiceRanges(client, on_change=self._wake)
         pins.start()
         self._marker = marker = Marker(client)
+        if self.settings.cni is not None:
+            self._plugin = CniPlugin(
+                self.settings.cni,
+                client,
+                run_dir=self.settings.run_dir,
+                namespace=self.settings.namespace,
+                on_change=self._look_again,
+            )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._signer.run())
@@ -204,15 +218,21 @@ class ClusterNode:
                 tasks.create_task(self._hear(agent, hearing))
                 tasks.create_task(charge.run(functools.partial(self._adopt, agent, pins)))
                 tasks.create_task(self._show_metrics(charge))
+                if self._plugin is not None:
+                    tasks.create_task(self._plugin.run(charge))
                 await self._reconcile_forever(agent, pins, marker, reporter, ranges)
         finally:
             self._memory.close()
+            if self._plugin is not None:
+                self._plugin.close()
             pins.close()
 
     async def drained(self) -> None:
         """Wait for as long as its end would cut connections though another agent is there."""
         if self._charge is not None:
             await self._charge.drained(self.settings.drain_seconds)
+            if self._plugin is not None:
+                await self._plugin.taken_away(self._charge)
 
     @contextlib.asynccontextmanager
     async def _answering_health(self) -> AsyncIterator[None]:
@@ -247,12 +267,19 @@ class ClusterNode:
         async with contextlib.aclosing(states):
             async for state in states:
                 self._state = state
-                self.world = state.world(
+                self._stored = state.world(
                     self.settings.trust_domain, root_namespace=self.settings.root_namespace
                 )
-                self._local = self._local_pods.update(self.world)
+                self._look_again()
                 self._known.set()
-                self._wake()
+
+    def _look_again(self) -> None:
+        """Take in what the API server and the CNI plugin say."""
+        if self._stored is not None:
+            stored = self._stored
+            self.world = self._plugin.over(stored) if self._plugin else stored
+            self._local = self._local_pods.update(self.world)
+        self._wake()
 
     async def _reconcile_forever(
         self,
@@ -269,7 +296,10 @@ class ClusterNode:
                 continue
             self._memory.worked()
             pins.want(self._local.wanted | agent.using, self.world.pods)
-            agent.certificates.expect(_identities(self.world, self._local.wanted))
+            if self._plugin is not None:
+                self._plugin.hold(pins, self.world, self._local.wanted)
+            coming = self._local.wanted | self._local.coming
+            agent.certificates.expect(_identities(self.world, coming))
             held = pins.held
             agent.set_service_ranges(ranges.networks)
             agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
@@ -282,6 +312,9 @@ class ClusterNode:
                 reporter.pause()  # the other agent's report stands
                 continue
             marker.want(self._marks(self.world, agent))
+            if self._plugin is not None:
+                self._plugin.tell(self.world, self._local.opted_out)
+                self._plugin.look(functools.partial(self._judge, agent, pins))
             if agent.follows:
                 self._followed = self._state
             if agent.is_settled:
@@ -340,6 +373,26 @@ class ClusterNode:
         for uid in self._local.others:
             yield world.pods[uid], Mark(captured=uid in captured)
 
+    def _judge(self, agent: NodeAgent, pins: Pins, uid: str, namespace: int) -> Verdict | Waiting:
+        """What to answer the CNI plugin about a pod and the number of its network namespace."""
+        world = self.world
+        pod = world.pods.get(uid) if world is not None else None
+        if world is None or pod is None or pod.node != self.settings.node_name:
+            return Waiting(Verdict("unknown", "the API server has not told of the pod yet"))
+        membership = world.membership(pod)
+        if not membership.in_mesh:
+            return Verdict("out", membership.why)
+        held = pins.held.get(uid)
+        if uid not in self._local.wanted or held is None or netns.inode(held) != namespace:
+            lack = "its network namespace is not known yet"
+        elif not agent.captures(uid, held):
+            lack = agent.refused.get(uid, "Envoy has not taken its listeners yet")
+        elif Mark.of(pod) != Mark(captured=True, plaintext=agent.offers.get(uid, NO_PORTS)):
+            lack = "the API server has not taken its annotations yet"
+        else:
+            return Verdict("captured")
+        return Waiting(Verdict("refused", lack))
+
     def _report(self, agent: NodeAgent, reporter: NodeReporter) -> None:
         credentials = agent.credentials
         if self._enforced is None or self.world is None or credentials is None:
@@ -362,7 +415,8 @@ class ClusterNode:
     def _notes(self) -> tuple[str, ...]:
         runtime = self._runtime.trouble if self._runtime is not None else ""
         rules = self.agent.trouble if self.agent is not None else ""
-        return tuple(filter(None, (runtime, rules)))
+        plugin = self._plugin.trouble if self._plugin is not None else ""
+        return tuple(filter(None, (runtime, rules, plugin)))
 
     def _refused(self) -> tuple[str, ...]:
         if self.agent is None or self.world is None:
@@ -381,10 +435,10 @@ class ClusterNode:
         if self.world is None:
             return
         others = {uid: self.world.pods[uid] for uid in self._local.others}
-        for uid, netns in (await pins.find(others.values())).items():
+        for uid, place in (await pins.find(others.values())).items():
             try:
-                if await is_captured(netns):
-                    agent.adopt(uid, pins.hold(others[uid], netns))
+                if await is_captured(place):
+                    agent.adopt(uid, pins.hold(others[uid], place))
             except TrothError as error:
                 _log.info("a pod can't be looked into", pod=uid, reason=str(error))
 

@@ -25,6 +25,32 @@ DRAIN_SECONDS = 300.0
 """How long connections outlive an upgrade of the agent that they were made under."""
 
 
+PLUGIN = "troth-cni"
+"""The program's name, and its type in the configuration."""
+
+CNI_PROGRAMS = Path("/opt/cni/bin")
+CNI_CONFIGURATIONS = Path("/etc/cni/net.d")
+CNI_STATE = Path("/var/lib/troth/mesh.json")
+
+
+class CniFolders(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things are, by the same paths on the node and in the agent.
+
+    Attributes:
+        program: The plugin as the agent brings it.
+        programs: Where the container runtime looks for plugins.
+        configurations: Where it looks for what to use.
+        state: The file for the plugin; see `troth.agent.cluster.mesh_file`.
+        exempt: Namespaces whose pods are never held up.
+    """
+
+    program: Path
+    programs: Path = CNI_PROGRAMS
+    configurations: Path = CNI_CONFIGURATIONS
+    state: Path = CNI_STATE
+    exempt: tuple[str, ...] = ("kube-system",)
+
+
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one node agent.
 
@@ -49,6 +75,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         memory: How many bytes the agent and its Envoy may use; None if that isn't watched.
         keepalive_seconds: Within what time a vanished peer is noticed.
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
+        cni: Where to keep a CNI plugin that has pods captured before they start; None for none.
     """
 
     node_name: str
@@ -65,6 +92,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None = None
     keepalive_seconds: int = KEEPALIVE_SECONDS
     announcement_seconds: float = ANNOUNCEMENT_SECONDS
+    cni: CniFolders | None = None
 
 
 def become_node(settings: NodeSettings) -> NoReturn:

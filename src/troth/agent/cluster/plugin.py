@@ -1,0 +1,150 @@
+"""The CNI plugin's home in the agent: it is put on the node, told what it needs, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from troth.agent.cluster.announcements import Announcements
+from troth.agent.cluster.cni import PluginSocket, Verdict
+from troth.agent.cluster.cni_files import CniFiles
+from troth.agent.cluster.mesh_file import MeshFile
+from troth.agent.cluster.removal import Removal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+    from troth.agent.cluster.announcements import Waiting
+    from troth.agent.cluster.charge import Charge
+    from troth.agent.cluster.cni import Question
+    from troth.agent.cluster.pins import Pins
+    from troth.agent.cluster.settings import CniFolders
+    from troth.kube.client import ApiClient
+    from troth.mesh.world import World
+
+_log = structlog.get_logger(__name__)
+
+_SOCKET = "cni.sock"
+
+
+class CniPlugin:
+    """What an agent does for the plugin, while it is in charge of its node.
+
+    Args:
+        folders: Where the plugin is.
+        client: Of the API server.
+        run_dir: The agents', for the socket.
+        namespace: The agents'; its pods are never held up.
+        on_change: Called when there is something to look at.
+    """
+
+    def __init__(
+        self,
+        folders: CniFolders,
+        client: ApiClient,
+        *,
+        run_dir: Path,
+        namespace: str,
+        on_change: Callable[[], None],
+    ) -> None:
+        exempt = tuple(dict.fromkeys((namespace, *folders.exempt)))
+        self._socket = run_dir / _SOCKET
+        self._announcements = Announcements(on_change=on_change)
+        self._server = PluginSocket(self._socket, self._answer)
+        self._written = asyncio.Event()
+        self._file = MeshFile(folders.state, on_change=self._note_file)
+        self._files = CniFiles(
+            msgspec.structs.replace(folders, exempt=exempt),
+            socket=self._socket,
+            on_change=on_change,
+        )
+        self._removal = Removal(client, namespace=namespace)
+        self._on_change = on_change
+        self._judge: Callable[[str, int], Verdict | Waiting] | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why pods start before they are captured; empty while they don't."""
+        return self._file.trouble or self._files.trouble
+
+    def over(self, world: World) -> World:
+        """As `Announcements.over`."""
+        return self._announcements.over(world)
+
+    def hold(self, pins: Pins, world: World, wanted: frozenset[str]) -> None:
+        """As `Announcements.hold`."""
+        self._announcements.hold(pins, world, wanted)
+
+    def look(self, judge: Callable[[str, int], Verdict | Waiting]) -> None:
+        """As `Announcements.look`; the plugin's later questions are judged by it, too."""
+        self._judge = judge
+        self._announcements.look(judge)
+
+    def tell(self, world: World, opted_out: Collection[str]) -> None:
+        """As `MeshFile.tell`."""
+        self._file.tell(world, opted_out)
+
+    async def run(self, charge: Charge) -> None:
+        """Work while in charge, until cancelled; the plugin stays where it is."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._removal.run())
+            while True:
+                await charge.mine.wait()
+                async with asyncio.TaskGroup() as acting:
+                    works = [
+                        acting.create_task(each)
+                        for each in (self._server.serve(), self._file.run(), self._install())
+                    ]
+                    await charge.others.wait()
+                    for work in works:
+                        work.cancel()
+
+    async def taken_away(self, charge: Charge) -> None:
+        """Take the plugin away at the agent's end, if nobody is to come who serves it."""
+        if charge.others.is_set():
+            ends = not self._socket.exists()  # the next agent doesn't want it
+        else:
+            ends = await self._removal.ask()
+        if ends:
+            await self._remove()
+
+    def close(self) -> None:
+        """Let go of all."""
+        self._announcements.close()
+
+    async def _install(self) -> None:
+        await self._written.wait()  # without it the plugin would hold up all pods
+        while True:
+            async with asyncio.TaskGroup() as tasks:
+                keeping = tasks.create_task(self._files.run())
+                await self._removal.begun.wait()
+                keeping.cancel()
+            await self._remove()
+            await self._removal.averted.wait()
+
+    async def _remove(self) -> None:
+        try:
+            await asyncio.to_thread(self._files.remove)
+        except OSError as error:
+            _log.error("the CNI plugin can't be taken away", reason=str(error))
+
+    def _note_file(self) -> None:
+        if self._file.is_written:
+            self._written.set()
+        self._on_change()
+
+    async def _answer(self, question: Question, namespace: int | None) -> Verdict:
+        if namespace is None:
+            self._announcements.forget(question)
+            return Verdict("noted")
+        if question.command == "ADD":
+            return await self._announcements.announce(question, namespace)
+        if self._judge is None:
+            return Verdict("unknown", "the agent has not looked yet")
+        verdict = self._judge(question.pod.uid, os.fstat(namespace).st_ino)
+        return verdict if isinstance(verdict, Verdict) else verdict.verdict

@@ -1,0 +1,231 @@
+"""Pods that the CNI plugin has captured before they start, by real agents on a real API server."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lightkube.resources.core_v1 import Pod
+from tests.e2e.harness import eventually
+from tests.rig import cni
+from tests.rig.harness import at_address
+from tests.rig.mesh import NAMESPACE, ClusterMesh
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.rig.harness import Cluster
+
+pytestmark = pytest.mark.cluster
+
+_numbers = itertools.count(1)
+
+LISTENER = """
+import socket, threading
+def serve(connection):
+    with connection:
+        first = connection.recv(100)
+        if first:
+            with open("/run/first-bytes", "ab") as seen:
+                seen.write(first + b"\\n")
+            connection.sendall(first)
+listener = socket.create_server(("", 8080), backlog=500)
+while True:
+    threading.Thread(target=serve, args=listener.accept()[:1]).start()
+"""
+"""Notes the first bytes of everybody in a file of its own."""
+
+SENDER = """
+import socket, sys, time
+host, text, attempts = sys.argv[1], sys.argv[2].encode(), int(sys.argv[3])
+while attempts:
+    attempts -= 1
+    try:
+        with socket.create_connection((host, 8080), timeout=1) as connection:
+            connection.sendall(text)
+            if connection.recv(100) == text:
+                print("answered", flush=True)
+    except OSError:
+        time.sleep(0.005)
+print("ended", flush=True)
+"""
+"""Sends a text to an address again and again, from before anybody is there."""
+
+
+@pytest.fixture(scope="module")
+def mesh(cluster: Cluster) -> Iterator[ClusterMesh]:
+    with ClusterMesh(cluster, with_plugin=True) as running:
+        for node in running.agents:
+            await_plugin(running, node)
+        yield running
+
+
+@pytest.fixture
+def shop(mesh: ClusterMesh) -> Iterator[str]:
+    """A namespace in the mesh, and under STRICT."""
+    name = mesh.namespace(f"early-{next(_numbers)}")
+    mesh.policy(name, "STRICT")
+    yield name
+    mesh.cluster.client.deletecollection(Pod, namespace=name)
+
+
+@pytest.fixture
+def outside(mesh: ClusterMesh) -> Iterator[str]:
+    """A namespace outside of the mesh."""
+    name = mesh.namespace(f"open-{next(_numbers)}", in_mesh=False)
+    yield name
+    mesh.cluster.client.deletecollection(Pod, namespace=name)
+
+
+def configuration(mesh: ClusterMesh, node: str) -> Path:
+    return cni.folder(mesh.cluster.nodes[node].machine) / "0-troth.conflist"
+
+
+def await_plugin(mesh: ClusterMesh, node: str, *, there: bool = True) -> None:
+    path = configuration(mesh, node)
+    eventually(lambda: path.exists() is there, what=f"{path} to be there: {there}")
+
+
+def program(text: str, *arguments: str) -> dict[str, Any]:
+    return {"command": [sys.executable, "-c", text, *arguments]}
+
+
+def message(mesh: ClusterMesh, namespace: str, name: str) -> str:
+    """Why a pod doesn't start."""
+    return str(mesh.cluster.get(Pod, name, namespace).get("status", {}).get("message") or "")
+
+
+def test_not_one_byte_of_plaintext_reaches_a_strict_pod_from_its_first_moment_on(
+    mesh: ClusterMesh, shop: str, outside: str
+) -> None:
+    address = "10.244.2.200"
+    mesh.client(outside, "stranger", "node-1")
+    mesh.client(shop, "friend", "node-1")
+    with contextlib.ExitStack() as ends:
+        flood = mesh.cluster.start(
+            outside, "stranger", *(sys.executable, "-c", SENDER, address, "plaintext", "1000000")
+        )
+        ends.callback(flood.wait)
+        ends.callback(flood.kill)
+        pod = mesh.run(shop, "server", "node-2", program(LISTENER), annotations=at_address(address))
+        assert pod["metadata"]["annotations"]["troth.dev/captured"] == "true"
+        sent = mesh.cluster.exec(shop, "friend", sys.executable, "-c", SENDER, address, "tls", "50")
+        assert sent.stdout.split().count("answered") == 50
+        assert flood.poll() is None
+    seen = mesh.cluster.exec(shop, "server", "sort", "-u", "/run/first-bytes").stdout
+    assert seen.split() == ["tls"]
+
+
+def test_a_pods_first_connection_is_by_mutual_tls(mesh: ClusterMesh, shop: str) -> None:
+    server = mesh.run(shop, "server", "node-2", program(LISTENER))
+    address = server["status"]["podIP"]
+    once = program(f"{SENDER}time.sleep(10**6)", address, "first", "1")
+    mesh.run(shop, "job", "node-1", once)
+    eventually(lambda: "ended" in mesh.cluster.logs(shop, "job"), what="the end of its one attempt")
+    assert mesh.cluster.logs(shop, "job").split()[:2] == ["answered", "ended"]
+
+
+def test_without_an_agent_pods_of_the_mesh_wait_and_no_others(
+    mesh: ClusterMesh, shop: str, outside: str
+) -> None:
+    mesh.serve(shop, "before", "node-3")
+    agent = mesh.agents["node-3"]
+    agent.kill()
+    try:
+        mesh.client(outside, "stranger", "node-3")
+        # A namespace that nobody has told this node of may be in the mesh.
+        new = mesh.namespace(f"new-{next(_numbers)}", in_mesh=False)
+        for namespace in (shop, new):
+            mesh.run(namespace, "waiting", "node-3", {}, ready=False)
+        for namespace, why in ((shop, "is in the mesh"), (new, "is new here")):
+            eventually(lambda: message(mesh, namespace, "waiting"), what="a reason")  # noqa: B023 - called at once
+            told = message(mesh, namespace, "waiting")
+            assert told.startswith(f"troth: pod {namespace}/waiting is not started uncaptured: ")
+            assert f"namespace {namespace} {why}" in told
+    finally:
+        agent.start()
+    mesh.await_agent("node-3")
+    for namespace in (shop, new):
+        mesh.cluster.await_ready(namespace, "waiting")
+    assert mesh.redirects(shop, "waiting")
+    assert not mesh.redirects(new, "waiting")
+    mesh.cluster.client.deletecollection(Pod, namespace=new)
+
+
+def test_pods_start_while_agents_replace_each_other(mesh: ClusterMesh, shop: str) -> None:
+    old = mesh.agents["node-1"]
+    new = mesh.agents["node-1"] = mesh.agent("node-1", name="node-1-next")
+    new.start()
+    for number in range(20):
+        pod = mesh.client(shop, f"early-{number}", "node-1")
+        assert mesh.redirects(shop, f"early-{number}")
+        assert pod["metadata"]["annotations"]["troth.dev/captured"] == "true"
+        if mesh.readiness(new)[0] and old.alive:
+            old.ask_to_end()
+    eventually(lambda: mesh.readiness(new)[0], what="the next agent")
+    old.terminate()
+    mesh.client(shop, "last", "node-1")
+    assert mesh.redirects(shop, "last")
+    assert configuration(mesh, "node-1").exists()
+
+
+def test_an_agent_without_the_plugin_takes_it_away(mesh: ClusterMesh, shop: str) -> None:
+    old = mesh.agents["node-3"]
+    mesh.with_plugin = False
+    try:
+        new = mesh.agent("node-3", name="node-3-next")
+    finally:
+        mesh.with_plugin = True
+    new.start()
+    eventually(lambda: mesh.readiness(new)[0], what="the next agent")
+    old.terminate()
+    try:
+        assert not configuration(mesh, "node-3").exists()
+        mesh.client(shop, "late", "node-3")
+        mesh.await_captured(shop, "late")
+    finally:
+        new.terminate()
+        old.start()
+    await_plugin(mesh, "node-3")
+
+
+def test_with_troth_the_plugin_goes(mesh: ClusterMesh) -> None:
+    mesh.cluster.apply(DAEMON_SET)
+    try:
+        # An ordinary end leaves all as it is.
+        agent = mesh.agents["node-2"]
+        agent.terminate()
+        assert configuration(mesh, "node-2").exists()
+        agent.start()
+        eventually(lambda: mesh.readiness(agent)[0], what="the agent again")
+    finally:
+        mesh.cluster.kubectl("delete", "daemonset", "troth-node", f"--namespace={NAMESPACE}")
+    for node in mesh.agents:
+        await_plugin(mesh, node, there=False)
+        assert not list(cni.folder(mesh.cluster.nodes[node].machine, cni.PROGRAMS).iterdir())
+    # Whoever makes it again has all of it again.
+    mesh.cluster.apply(DAEMON_SET)
+    for node in mesh.agents:
+        await_plugin(mesh, node)
+
+
+DAEMON_SET = {
+    "apiVersion": "apps/v1",
+    "kind": "DaemonSet",
+    "metadata": {"namespace": NAMESPACE, "name": "troth-node"},
+    "spec": {
+        "selector": {"matchLabels": {"for": "nobody"}},
+        "template": {
+            "metadata": {"labels": {"for": "nobody"}},
+            "spec": {
+                "nodeSelector": {"there-is": "none"},
+                "containers": [{"name": "node", "image": "none"}],
+            },
+        },
+    },
+}
+"""Of no pods: the agents are the test's own."""
