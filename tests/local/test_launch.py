@@ -26,8 +26,7 @@ from troth.local.launch import (
     open_beneath,
     users,
 )
-from troth.local.namespaces import PodNamespaces
-from troth.local.processes import Process
+from troth.local.processes import PodNamespaces, Process
 
 if TYPE_CHECKING:
     from tests.conftest import InNode

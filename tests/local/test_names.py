@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.local.dns import Reply, encoded, parse, plain, respond
-from troth.local.names import names_of
+from troth.local.names import Reply, encoded, names_of, parse, plain, respond
 from troth.local.plan import Published, Resolution
 from troth.mesh.model import Endpoint, Pod, Service, ServicePort
 

@@ -13,20 +13,20 @@ import pytest
 from troth.control.state_dir import Settings, StateDirectory
 from troth.errors import EnvironmentLackError
 from troth.local import outside
-from troth.local import uplink as _uplink
+from troth.local import uplink as uplinks
 from troth.local.outside import Outside, last_words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("uplink", [_uplink.Uplink(3), None], ids=["with an uplink", "without"])
+@pytest.mark.parametrize("uplink", [uplinks.Uplink(3), None], ids=["with an uplink", "without"])
 def test_only_the_uplink_that_a_mesh_has_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, uplink: _uplink.Uplink | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, uplink: uplinks.Uplink | None
 ) -> None:
-    removed: list[_uplink.Uplink] = []
+    removed: list[uplinks.Uplink] = []
     monkeypatch.setattr(outside, "is_privileged", lambda: True)
-    monkeypatch.setattr(_uplink, "remove", removed.append)
+    monkeypatch.setattr(uplinks, "remove", removed.append)
     state = StateDirectory(tmp_path / "state")
     state.prepare()
     if uplink:

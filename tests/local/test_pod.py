@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import InNode
 
-    from troth.local.status import PodStatus
+    from troth.local.pod import PodStatus
 
 SERVER = (sys.executable, "-m", "http.server", "8080")
 CONNECT = "import socket; socket.create_connection(('127.0.0.1', 8080))"

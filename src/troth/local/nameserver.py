@@ -20,8 +20,7 @@ import dns.rcode
 import structlog
 
 from troth.errors import EnvironmentLackError
-from troth.local.dns import HEADER_BYTES, LONGEST_QUERY, Reply, encoded, parse, respond
-from troth.local.names import Names
+from troth.local.names import HEADER_BYTES, LONGEST_QUERY, Names, Reply, encoded, parse, respond
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

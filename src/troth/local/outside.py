@@ -1,9 +1,9 @@
-"""A local mesh seen from outside its namespaces: start it, find it, step into it, stop it.
+"""A local mesh seen from outside its namespaces: start it, find it, enter it, stop it.
 
-The mesh gets mount, network and PID namespaces of its own (and a user namespace when started by a
-plain user), and all that it makes lives there: bridge, pods, rules, processes. When its first
-process ends, the kernel removes all of that. Only the state directory, and the uplink's rules on
-the host when there is an uplink, are left to remove.
+The mesh gets mount, network and PID namespaces of its own (and a user namespace when a plain user
+starts it). All that it makes lives there: the bridge, pods, rules, processes. When its first
+process ends, the kernel removes all of that. What is left for us to remove is the state directory
+and, if the mesh had an uplink, its rules on the host.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import msgspec
 
 from troth.control.protocol import call
 from troth.errors import EnvironmentLackError, PeerError, TrothError
-from troth.local import uplink as _uplink
 from troth.signals import ENDING
 
 if TYPE_CHECKING:
@@ -76,11 +75,11 @@ class MeshProcess(msgspec.Struct, frozen=True):
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """What a mesh that is to end waits for.
+    """What a mesh waits for before it ends.
 
     Attributes:
         pods: Those that have not ended yet, ``NAMESPACE/NAME``.
-        seconds: Within which they will have ended.
+        seconds: The time within which they will have ended.
     """
 
     pods: tuple[str, ...]
@@ -127,35 +126,31 @@ class Outside:
             try:
                 self._remove_remains()
                 self.state.write_private(self.state.settings, msgspec.json.encode(settings))
-                with _signals_held():  # or there is a mesh that we don't know of
+                with _signals_held():  # until we know the mesh that has started
                     mesh = self._spawn(lock, detach=detach)
             finally:
                 os.close(lock)
             first = self._first_process(mesh)
             self.state.write_private(self.state.pid, msgspec.json.encode(first))
             if settings.uplink:
-                with _signals_held():  # pyroute2 has an event loop, which they would break
+                with _signals_held():  # they would break pyroute2's event loop
                     self._connect_uplink(first)
         except BaseException:
             if mesh is not None:
-                # unshare leads the group. Killed alone, before it has said that its child is to die
-                # with it, it would leave a mesh of which nobody knows and that holds the lock.
-                # Both may have ended, too: that is then the error.
-                with mesh, contextlib.suppress(ProcessLookupError):  # waits, and closes its pipe
-                    os.killpg(mesh.pid, signal.SIGKILL)
+                _kill_group(mesh)
             self.stop(grace=0)
             raise
         return mesh
 
     def progress(self, *, seconds: float = _START_SECONDS) -> Iterator[tuple[str, ...]]:
-        """What the mesh still waits for, until it is ready.
+        """Yields what the mesh still waits for, until it is ready.
 
         Args:
-            seconds: How long to wait for that.
+            seconds: How long to wait.
 
         Raises:
             PeerError: It ended before it was ready.
-            TimeoutError: It runs, but isn't ready yet.
+            TimeoutError: It still runs, but isn't ready.
         """
         until = time.monotonic() + seconds
         deadline = time.monotonic() + _START_SECONDS
@@ -170,13 +165,13 @@ class Outside:
         raise self._ended_early()
 
     def ending(self, grace: float | None = None) -> Iterator[Ending]:
-        """Have the mesh end, and follow that; `stop` is to be called in any case.
+        """Have the mesh end, and follow how it does; call `stop` afterwards in any case.
 
         Args:
             grace: Seconds that pods may take, if less than their own termination grace periods.
 
         Yields:
-            What is waited for, now and after each change; nothing if no mesh runs.
+            What it waits for, now and after each change; nothing if no mesh runs.
         """
         seconds = self._ask_to_stop(grace)
         if seconds is None:
@@ -189,16 +184,15 @@ class Outside:
     def stop(self, grace: float | None = None) -> bool:
         """Stop the mesh and remove what is left of it; False if there was nothing.
 
-        Also the remains of one that was killed are removed. Argument as of `ending`.
+        This also removes the remains of a mesh that was killed. The argument is that of `ending`.
         """
         process = self.process()
-        seconds = self._ask_to_stop(grace) if process is not None else None
-        if process is not None and (
-            seconds is None or not _wait_gone(process, seconds + _STOP_SECONDS)
-        ):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-            _wait_gone(process, _STOP_SECONDS)
+        if process is not None:
+            seconds = self._ask_to_stop(grace)
+            if seconds is None or not _wait_gone(process, seconds + _STOP_SECONDS):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+                _wait_gone(process, _STOP_SECONDS)
         if not self.state.path.exists():
             return process is not None
         with contextlib.suppress(FileNotFoundError):  # another command has removed it meanwhile
@@ -218,7 +212,7 @@ class Outside:
         return ["nsenter", f"--target={process.pid}", *user, "--mount", "--net", "--pid", "--"]
 
     def _ask_to_stop(self, grace: float | None) -> float | None:
-        """How long the mesh may take; None if it only starts, and nobody listens yet."""
+        """Seconds that the mesh may take; None if it is still starting and doesn't listen yet."""
         try:
             for answer in call(self.state.control, "stop", grace=grace):
                 return float(answer["seconds"])
@@ -234,7 +228,7 @@ class Outside:
                 stdin=subprocess.DEVNULL if detach else subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                # The lock is held for as long as the mesh lives, whoever started it.
+                # The mesh holds the lock for as long as it lives.
                 pass_fds=[lock],
                 start_new_session=True,
                 cwd="/",
@@ -243,10 +237,12 @@ class Outside:
             os.close(log)
 
     def _connect_uplink(self, first: MeshProcess) -> None:
+        from troth.local import uplink  # noqa: PLC0415 - pyroute2 is slow, and only root needs it
+
         try:
-            uplink = _uplink.link(first.pid)
-            self.state.write_private(self.state.uplink, msgspec.json.encode(uplink))
-            _uplink.configure(uplink, first.pid)
+            link = uplink.link(first.pid)
+            self.state.write_private(self.state.uplink, msgspec.json.encode(link))
+            uplink.configure(link, first.pid)
         except TrothError as error:
             if first.alive:
                 raise
@@ -276,16 +272,13 @@ class Outside:
         return lock
 
     def _remove_remains(self) -> None:
-        if is_privileged() and (uplink := self._uplink()):
-            _uplink.remove(uplink)
-        self.state.clear()
+        if is_privileged() and self.state.uplink.exists():
+            from troth.local import uplink  # noqa: PLC0415 - as above
 
-    def _uplink(self) -> _uplink.Uplink | None:
-        """The uplink that this directory's mesh has or had."""
-        try:
-            return msgspec.json.decode(self.state.uplink.read_bytes(), type=_uplink.Uplink)
-        except (OSError, msgspec.DecodeError):
-            return None
+            with contextlib.suppress(msgspec.DecodeError):
+                link = msgspec.json.decode(self.state.uplink.read_bytes(), type=uplink.Uplink)
+                uplink.remove(link)
+        self.state.clear()
 
     def _first_process(self, unshare: subprocess.Popen[bytes]) -> MeshProcess:
         children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
@@ -311,20 +304,30 @@ class Outside:
         return last_words(lines)
 
 
+def _kill_group(mesh: subprocess.Popen[bytes]) -> None:
+    """Kill ``unshare`` and its child, and wait.
+
+    ``unshare`` leads the group. Killed alone, before it has told the kernel that its child is to
+    die with it, it would leave a mesh that nobody knows of and that holds the lock.
+    """
+    with mesh, contextlib.suppress(ProcessLookupError):  # waits, and closes its pipe
+        os.killpg(mesh.pid, signal.SIGKILL)
+
+
 def last_words(lines: Sequence[str]) -> str:
-    """Why a mesh has ended, in its own words: those of the last error in its log."""
+    """Why a mesh has ended: the reason of the last error in its log."""
     for line in reversed(lines):
         if match := _REASON.search(line):
             return re.sub(r"\\(.)", r"\1", match["quoted"] or match["plain"])
-    # What isn't a line of the log is another program's, or a traceback: its end says most.
+    # Otherwise it is a traceback, or another program's output: the last line says most.
     return lines[-1].strip() if lines else "it left no log"
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Have the signals that would end us wait until this is done.
+    """Hold back the signals that would end us until the block is done.
 
-    They are not blocked: a child would inherit that.
+    They are caught and not blocked, since a child would inherit a blocked signal.
     """
     arrived: list[int] = []
     handlers = {

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.agent.netns import inode
-from troth.local.container import ContainerRunner
-from troth.local.env import command_line
+from troth.control.messages import ContainerStatus, State
+from troth.local.config import command_line
+from troth.local.container import ContainerRunner, Patience, restarts
 from troth.local.hosts import kernel_hostname, update_in_place
 from troth.local.launch import Bind, LaunchSpec, join_command
-from troth.local.namespaces import PodNamespaces
-from troth.local.patience import Patience
-from troth.local.processes import end_all
-from troth.local.status import PodStatus, summarize
+from troth.local.processes import PodNamespaces, end_all
 from troth.manifests.workloads import RestartPolicy, Security
+from troth.mesh.model import PodPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +25,61 @@ if TYPE_CHECKING:
 
     from troth.manifests.workloads import Container, PodTemplate
     from troth.mesh.model import Pod
+
+
+class PodStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """``PodStatus``, what troth needs of it.
+
+    Attributes:
+        phase: The sum of the containers' states; sidecars' don't count.
+        ready: Services may send it connections: every container is ready.
+        init_containers: In the order of the manifest.
+        containers: In the order of the manifest.
+    """
+
+    phase: PodPhase
+    ready: bool
+    init_containers: tuple[ContainerStatus, ...]
+    containers: tuple[ContainerStatus, ...]
+
+
+def summarize(
+    init_containers: Sequence[ContainerStatus],
+    containers: Sequence[ContainerStatus],
+    policy: RestartPolicy,
+) -> PodStatus:
+    """The pod's status from its containers'."""
+    return PodStatus(
+        phase=_phase(init_containers, containers, policy),
+        ready=bool(containers)
+        and all(each.ready for each in containers)
+        and all(each.ready for each in init_containers if each.sidecar),
+        init_containers=tuple(init_containers),
+        containers=tuple(containers),
+    )
+
+
+def _phase(
+    init_containers: Sequence[ContainerStatus],
+    containers: Sequence[ContainerStatus],
+    policy: RestartPolicy,
+) -> PodPhase:
+    first = [each for each in init_containers if not each.sidecar]
+    if any(_is_over(c, policy, init=True) and c.exit_code for c in first):
+        return PodPhase.FAILED
+    if all(_is_over(c, policy, init=False) for c in containers):
+        failed = any(container.exit_code for container in containers)
+        return PodPhase.FAILED if failed else PodPhase.SUCCEEDED
+    if any(c.state is State.RUNNING or c.exit_code is not None for c in containers):
+        return PodPhase.RUNNING
+    return PodPhase.PENDING
+
+
+def _is_over(container: ContainerStatus, policy: RestartPolicy, *, init: bool) -> bool:
+    """Whether it has ended and is not about to be started again."""
+    if container.state is not State.TERMINATED or container.exit_code is None:
+        return False
+    return not restarts(policy, container.exit_code, init=init)
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,28 +1,38 @@
-"""The processes of a pod: started inside its network namespace, found and signalled by it.
+"""The processes of a pod, the namespaces that they are born in, and the files of what they print.
 
-Signals go through pidfds, and only to a process that is seen in the namespace after its pidfd was
-opened, so a process id that was given to somebody else meanwhile is never hit.
+Signals go through pidfds, and only to a process that is seen in the pod's network namespace after
+its pidfd was opened, so a process id that was given to somebody else meanwhile is never hit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.agent.netns import call_in
-from troth.errors import PeerError
+from troth.errors import EnvironmentLackError, PeerError
+from troth.local.launch import POD_NAMESPACES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from troth.local.namespaces import PodNamespaces
+LOG_LIMIT = 8 * 2**20
+"""Bytes after which a log is moved aside to ``NAME.log.1``, which replaces the one before it."""
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _PROC = Path("/proc")
+_CHUNK = 65536
+_MOST_LEFT = 2**20  # bytes; what a pipe holds at most, unless root has raised it
+_KEEPER = ("env", "--ignore-signal=CHLD", "sleep", "infinity")
+"""What does nothing but exist, as the first process of the pod's PID namespace. Ignored, SIGCHLD
+has the kernel reap the orphans that become its children."""
 
 
 class Process:
@@ -169,3 +179,151 @@ async def _readable(descriptor: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+class PodNamespaces:
+    """The namespaces of one pod; when they are closed, the kernel ends every process in them.
+
+    So what runs in a pod neither sees nor reaches the processes of another, nor the mesh's own.
+
+    Attributes:
+        pid: The process that keeps them.
+    """
+
+    def __init__(self, netns: Path, hostname: str) -> None:
+        """Make them.
+
+        Args:
+            netns: The path of the pod's network namespace.
+            hostname: The pod's.
+
+        Raises:
+            PeerError: There is no network namespace at ``netns``.
+            EnvironmentLackError: The kernel refuses, or there is no ``sleep``.
+        """
+
+        def start() -> subprocess.Popen[bytes]:
+            _check(_libc.unshare(POD_NAMESPACES))
+            socket.sethostname(hostname)
+            return subprocess.Popen(
+                _KEEPER,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                cwd="/",
+                start_new_session=True,
+            )
+
+        try:
+            self._keeper = call_in(netns, start)
+        except OSError as error:
+            raise EnvironmentLackError(
+                f"cannot make the namespaces of a pod: {error.strerror}",
+                "see that the sysctls user.max_pid_namespaces and the like aren't used up",
+            ) from error
+        self.pid = self._keeper.pid
+
+    def enter(self) -> None:
+        """Have what this thread starts from now on be in them; for a thread that then ends.
+
+        Raises:
+            OSError: They have ended.
+        """
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            _check(_libc.setns(descriptor, POD_NAMESPACES))
+        finally:
+            os.close(descriptor)
+
+    async def close(self, *, patience: float = 5) -> None:
+        """End every process in them.
+
+        Raises:
+            PeerError: One still lives after ``patience`` seconds: the kernel holds it.
+        """
+        self._keeper.kill()
+        try:
+            async with asyncio.timeout(patience):
+                await ended(self.pid)
+        except TimeoutError as error:
+            raise PeerError("a process of the pod", "does not end after SIGKILL") from error
+        self._keeper.wait()
+
+
+class ContainerLog:
+    """Appends the output of a container's processes, one after the other, to a file.
+
+    Args:
+        path: The file, 0600 from the moment it exists; the directory must be there.
+        limit: Bytes after which the file is moved aside.
+    """
+
+    def __init__(self, path: Path, *, limit: int = LOG_LIMIT) -> None:
+        self._path = path
+        self._limit = limit
+        self._file = -1
+        self._size = 0
+        self._pipes: set[int] = set()
+
+    def open_pipe(self) -> int:
+        """The end of a new pipe to this log for a process to write to; close it after the start.
+
+        The log goes on reading until every process that has it is gone, or `close` is called.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        self._pipes.add(reader)
+        asyncio.get_running_loop().add_reader(reader, self._drain, reader)
+        return writer
+
+    def write(self, data: bytes) -> None:
+        """Appends ``data``; what a full disk does not take is lost, and the container goes on."""
+        with contextlib.suppress(OSError):
+            if self._file == -1 or self._size + len(data) > self._limit:
+                self._next_file()
+            self._size += os.write(self._file, data)
+
+    def close(self) -> None:
+        """Takes what is still in the pipes and closes everything."""
+        for reader in tuple(self._pipes):
+            for _ in range(_MOST_LEFT // _CHUNK):  # a pipe that is still written to has no end
+                if not self._drain(reader):
+                    break
+            self._close_pipe(reader)
+        if self._file != -1:
+            os.close(self._file)
+            self._file = -1
+
+    def _drain(self, reader: int) -> bool:
+        """Reads once; whether there may be more."""
+        try:
+            data = os.read(reader, _CHUNK)
+        except BlockingIOError:
+            return False
+        if data:
+            self.write(data)
+        else:
+            self._close_pipe(reader)
+        return bool(data)
+
+    def _close_pipe(self, reader: int) -> None:
+        if reader in self._pipes:
+            self._pipes.discard(reader)
+            asyncio.get_running_loop().remove_reader(reader)
+            os.close(reader)
+
+    def _next_file(self) -> None:
+        if self._file != -1:
+            os.close(self._file)
+            self._file = -1
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = os.open(self._path, flags, 0o600)
+        self._size = os.fstat(self._file).st_size
+
+
+def _check(result: int) -> None:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

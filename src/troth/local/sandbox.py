@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.agent import netns
-from troth.local.env import EnvironmentSources, environment, from_host
+from troth.local.config import (
+    EnvironmentSources,
+    environment,
+    from_host,
+    mount_volumes,
+    writable_path,
+)
 from troth.local.hosts import (
     HostDns,
     host_nsswitch,
@@ -18,10 +24,8 @@ from troth.local.hosts import (
     resolv_conf,
 )
 from troth.local.launch import users
-from troth.local.pod import PodRunner, Prepared
+from troth.local.pod import PodRunner, PodStatus, Prepared
 from troth.local.services import apply_services
-from troth.local.status import PodStatus
-from troth.local.volumes import mount_volumes, writable_path
 from troth.manifests.workloads import Security
 from troth.mesh.model import Pod, PodPhase
 
@@ -240,14 +244,14 @@ class Sandbox:
     def _prepare(self, container: Container) -> Prepared:
         manifests = self._manifests
         assert manifests is not None  # noqa: S101 - set by start
-        world = EnvironmentSources(
+        sources = EnvironmentSources(
             config_maps=manifests.config_maps,
             secrets=manifests.secrets,
             services=self._services,
             host_addresses=self._network.gateways,
         )
-        env = environment(container, self.template, self._pod(), world, from_host(os.environ))
-        binds = mount_volumes(container, self.template, world, self._directory / "volumes")
+        env = environment(container, self.template, self._pod(), sources, from_host(os.environ))
+        binds = mount_volumes(container, self.template, sources, self._directory / "volumes")
         binds += [writable_path(path) for path in self._writable]
         security = container.security.over(self.template.security)
         if users() == 1:

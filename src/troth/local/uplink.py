@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from pyroute2 import IPRoute, NetlinkError
 
+from troth.agent import netns
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from pyroute2 import IPRoute
 
 _MESH_INTERFACE = "uplink"
 _PREFIX_LENGTH = 30
@@ -60,8 +60,6 @@ def link(pid: int) -> Uplink:
     Raises:
         EnvironmentLackError: The kernel refused.
     """
-    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - slow, and only root needs it
-
     with _explained(), IPRoute() as host:
         for number in range(_MOST):
             uplink = Uplink(number)
@@ -78,10 +76,6 @@ def link(pid: int) -> Uplink:
 
 def configure(uplink: Uplink, pid: int) -> None:
     """Give both ends addresses, and translate what leaves; raises as `link` does."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 - as above
-
-    from troth.agent import netns  # noqa: PLC0415
-
     with _explained(), IPRoute() as host:
         _configure(host, uplink.interface, uplink.host_address)
     beyond = f'ip saddr {uplink.mesh_address} oifname != "{uplink.interface}"'
@@ -91,8 +85,6 @@ def configure(uplink: Uplink, pid: int) -> None:
 
 def remove(uplink: Uplink) -> None:
     """Remove it, or what is left of it; nothing there is no error."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 - as above
-
     with _explained(), IPRoute() as host:
         for index in host.link_lookup(ifname=uplink.interface):
             _remove_link(host, index)
@@ -100,8 +92,6 @@ def remove(uplink: Uplink) -> None:
 
 
 def _remove_link(host: IPRoute, index: int) -> None:
-    from pyroute2 import NetlinkError  # noqa: PLC0415 - as above
-
     try:
         host.link("del", index=index)
     except NetlinkError as error:
@@ -112,8 +102,6 @@ def _remove_link(host: IPRoute, index: int) -> None:
 
 def _configure_mesh(uplink: Uplink) -> None:
     """Give the mesh's end what it needs; in the mesh's network namespace."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 - as above
-
     with _explained(), IPRoute() as mesh:
         _configure(mesh, _MESH_INTERFACE, uplink.mesh_address)
         mesh.route("add", dst="default", gateway=uplink.host_address)
@@ -152,8 +140,6 @@ def _nft(ruleset: str) -> None:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    from pyroute2 import NetlinkError  # noqa: PLC0415 - as above
-
     try:
         yield
     except NetlinkError as error:

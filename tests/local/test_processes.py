@@ -4,7 +4,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from troth.local.logs import ContainerLog
+from troth.local.processes import ContainerLog
 
 if TYPE_CHECKING:
     from pathlib import Path
