@@ -10,12 +10,11 @@ import yaml
 from troth.check.facts import (
     ClusterFacts,
     Crd,
-    NamespaceObject,
     NetworkPolicy,
     NodeObject,
-    PodObject,
 )
 from troth.check.judge import judge_cluster
+from troth.kube import wire
 
 if TYPE_CHECKING:
     from troth.check.report import Check
@@ -35,14 +34,14 @@ def read(text: str, kind: type) -> Any:
     return msgspec.json.decode(msgspec.json.encode(yaml.safe_load(text)), type=kind)
 
 
-def namespace(text: str) -> NamespaceObject:
-    found: NamespaceObject = read(f"metadata: {{{text}}}", NamespaceObject)
+def namespace(text: str) -> wire.Object:
+    found: wire.Object = read(f"metadata: {{{text}}}", wire.Object)
     return found
 
 
-def pod(spec: str, metadata: str = "") -> PodObject:
-    found: PodObject = read(
-        f"metadata: {{namespace: shop, name: web, {metadata}}}\nspec: {{{spec}}}", PodObject
+def pod(spec: str, metadata: str = "") -> wire.PodObject:
+    found: wire.PodObject = read(
+        f"metadata: {{namespace: shop, name: web, {metadata}}}\nspec: {{{spec}}}", wire.PodObject
     )
     return found
 

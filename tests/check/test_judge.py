@@ -7,15 +7,15 @@ import pytest
 from tests.check.facts import MESH, codes, judged, namespace, network_policy, node, pod
 
 from troth.check.facts import Crd, MachineFacts
-from troth.check.gather_machine import foreign_redirects
-from troth.check.judge_machine import judge_machine
+from troth.check.gather import foreign_redirects
+from troth.check.judge import judge_machine
 from troth.errors import Severity
 
 WEB = "podSelector: {matchLabels: {app: web}}"
 
 
 def crd(*versions: dict[str, Any]) -> Crd:
-    return msgspec.convert({"metadata": {}, "spec": {"versions": versions}}, Crd)
+    return msgspec.convert({"metadata": {"name": "crd"}, "spec": {"versions": versions}}, Crd)
 
 
 def test_in_a_good_cluster_nothing_is_found() -> None:

@@ -21,7 +21,7 @@ from tests.rig.mesh import NAMESPACE, ClusterMesh
 
 from troth.cli.app import run
 from troth.cluster.contract import REPORT_LABEL, REVIEW_LIFETIME, report_lease
-from troth.controller.work import _RESOURCE as SWEPT
+from troth.controller.objects import REVIEWS as SWEPT
 from troth.controller.work import sweep_reviews
 from troth.kube.client import ApiClient
 from troth.kube.config import program_config

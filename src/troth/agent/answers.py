@@ -8,15 +8,15 @@ import binascii
 import secrets
 from typing import TYPE_CHECKING
 
-from lightkube.resources.certificates_v1 import CertificateSigningRequest
-
 from troth.cluster.contract import CONTROLLER
 from troth.errors import PeerError
 from troth.kube.follow import Followed
-from troth.kube.resource import Resource, model_reader
+from troth.kube.kinds import CSR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from lightkube.resources.certificates_v1 import CertificateSigningRequest
 
     from troth.kube.client import ApiClient
 
@@ -82,12 +82,7 @@ class Answers:
         ((label, value),) = self.labels.items()
         return Followed(
             self._server,
-            Resource(
-                plural="certificatesigningrequests",
-                group="certificates.k8s.io",
-                read=model_reader(CertificateSigningRequest),
-                label_selector=f"{label}={value}",
-            ),
+            CSR.objects(label_selector=f"{label}={value}"),
             on_change=self._look,
             jitter=lambda: 0.0,  # somebody is waiting
         )

@@ -15,7 +15,6 @@ import structlog
 from lightkube.models.certificates_v1 import CertificateSigningRequestSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
-from lightkube.resources.core_v1 import ConfigMap
 
 from troth.agent.answers import THE_CONTROLLER, Answers
 from troth.agent.certificates import Signed
@@ -31,7 +30,7 @@ from troth.errors import InputError, PeerError, TrothError
 from troth.identity.bundle import TrustBundle
 from troth.kube.client import ApiClient
 from troth.kube.follow import Followed
-from troth.kube.resource import ObjectKind, Resource, model_reader
+from troth.kube.kinds import CONFIG_MAP, CSR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,12 +44,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _FIELD_MANAGER = "troth-node"
-_REQUEST = ObjectKind(
-    kind="CertificateSigningRequest",
-    plural="certificatesigningrequests",
-    group="certificates.k8s.io",
-    shape=CertificateSigningRequest,
-)
 _GENERATE_NAME = "troth-workload-"
 _ANSWER_SECONDS = 25.0
 _FAREWELL_SECONDS = 5.0
@@ -106,12 +99,7 @@ class CsrRequester:
         self._known = asyncio.Event()
         self._published = Followed(
             self._client,
-            Resource(
-                plural="configmaps",
-                namespace=namespace,
-                read=model_reader(ConfigMap),
-                field_selector=f"metadata.name={TRUST_BUNDLE}",
-            ),
+            CONFIG_MAP.objects(namespace=namespace, field_selector=f"metadata.name={TRUST_BUNDLE}"),
             on_change=self._adopt,
         )
         self.signing_root = ""
@@ -194,7 +182,7 @@ class CsrRequester:
             ),
         )
         async with self._slots:
-            created = await self._client.create(_REQUEST, csr)
+            created = await self._client.create(CSR, csr)
         return (created.metadata.name if created.metadata else None) or ""
 
     async def _clear_away(self) -> None:
@@ -216,7 +204,7 @@ class CsrRequester:
         """Clear away; what stays is removed by the cluster's own cleaner within the hour."""
         with contextlib.suppress(TrothError, TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS), self._slots:
-                await self._client.delete(_REQUEST, name)
+                await self._client.delete(CSR, name)
 
     def _adopt(self) -> None:
         """Take the published roots, unless there is something wrong with them."""

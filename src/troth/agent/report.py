@@ -21,7 +21,7 @@ from troth.cluster.contract import (
 )
 from troth.errors import TrothError
 from troth.identity.profile import root_fingerprint
-from troth.kube.resource import ObjectKind
+from troth.kube.kinds import LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,6 @@ _PAUSE_SECONDS = 0.5
 """Changes that come close together are told as one."""
 
 _RETRY_SECONDS = 5.0
-_LEASE = ObjectKind(kind="Lease", plural="leases", group="coordination.k8s.io", shape=Lease)
 
 
 def node_report(
@@ -143,4 +142,4 @@ class NodeReporter:
                 renewTime=now.replace(microsecond=now.microsecond or 1),
             ),
         )
-        await self._client.apply(_LEASE, name, lease, self._namespace)
+        await self._client.apply(LEASE, name, lease, self._namespace)

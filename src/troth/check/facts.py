@@ -4,34 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from troth.kube import wire
+
 DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
 
 
-class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the API server sends; unknown fields are passed over."""
-
-
-class Metadata(Wire, frozen=True):
-    """metav1 ObjectMeta."""
-
-    name: str = ""
-    namespace: str = ""
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-
-    @property
-    def place(self) -> str:
-        """``NAMESPACE/NAME``, or the name alone."""
-        return f"{self.namespace}/{self.name}" if self.namespace else self.name
-
-
-class NamespaceObject(Wire, frozen=True):
-    """core/v1 Namespace."""
-
-    metadata: Metadata
-
-
-class NodeInfo(Wire, frozen=True):
+class NodeInfo(wire.Wire, frozen=True):
     """core/v1 NodeSystemInfo."""
 
     architecture: str = ""
@@ -39,54 +17,19 @@ class NodeInfo(Wire, frozen=True):
     operating_system: str = "linux"
 
 
-class NodeStatus(Wire, frozen=True):
+class NodeStatusFields(wire.Wire, frozen=True):
     """core/v1 NodeStatus."""
 
     node_info: NodeInfo = NodeInfo()
 
 
-class NodeObject(Wire, frozen=True):
+class NodeObject(wire.Object, frozen=True):
     """core/v1 Node."""
 
-    metadata: Metadata
-    status: NodeStatus = NodeStatus()
+    status: NodeStatusFields = NodeStatusFields()
 
 
-class Port(Wire, frozen=True):
-    """core/v1 ContainerPort."""
-
-    container_port: int = 0
-    protocol: str = "TCP"
-
-
-class Container(Wire, frozen=True):
-    """core/v1 Container."""
-
-    name: str = ""
-    ports: list[Port] | None = None
-
-
-class PodSpec(Wire, frozen=True):
-    """core/v1 PodSpec."""
-
-    containers: list[Container] | None = None
-    init_containers: list[Container] | None = None
-    host_network: bool = False
-
-    @property
-    def all_containers(self) -> list[Container]:
-        """Containers, and those before and beside them."""
-        return [*(self.init_containers or ()), *(self.containers or ())]
-
-
-class PodObject(Wire, frozen=True):
-    """core/v1 Pod."""
-
-    metadata: Metadata
-    spec: PodSpec
-
-
-class LabelSelector(Wire, frozen=True):
+class LabelSelector(wire.Wire, frozen=True):
     """metav1 LabelSelector; expressions only to tell two apart."""
 
     match_labels: dict[str, str] | None = None
@@ -98,7 +41,7 @@ class LabelSelector(Wire, frozen=True):
         return not self.match_labels and not self.match_expressions
 
 
-class PolicyPort(Wire, frozen=True):
+class PolicyPort(wire.Wire, frozen=True):
     """networking.k8s.io/v1 NetworkPolicyPort."""
 
     port: int | str | None = None
@@ -114,7 +57,7 @@ class PolicyRule(msgspec.Struct, frozen=True, kw_only=True):
     destination: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"[]"), name="to")
 
 
-class NetworkPolicySpec(Wire, frozen=True):
+class NetworkPolicySpec(wire.Wire, frozen=True):
     """networking.k8s.io/v1 NetworkPolicySpec."""
 
     pod_selector: LabelSelector = LabelSelector()
@@ -123,14 +66,13 @@ class NetworkPolicySpec(Wire, frozen=True):
     policy_types: list[str] | None = None
 
 
-class NetworkPolicy(Wire, frozen=True):
+class NetworkPolicy(wire.Object, frozen=True):
     """networking.k8s.io/v1 NetworkPolicy."""
 
-    metadata: Metadata
     spec: NetworkPolicySpec = NetworkPolicySpec()
 
 
-class CrdVersion(Wire, frozen=True):
+class CrdVersion(wire.Wire, frozen=True):
     """apiextensions.k8s.io/v1 CustomResourceDefinitionVersion."""
 
     name: str
@@ -138,16 +80,15 @@ class CrdVersion(Wire, frozen=True):
     subresources: dict[str, object] | None = None
 
 
-class CrdSpec(Wire, frozen=True):
+class CrdSpec(wire.Wire, frozen=True):
     """apiextensions.k8s.io/v1 CustomResourceDefinitionSpec."""
 
-    versions: list[CrdVersion] = []
+    versions: tuple[CrdVersion, ...] = ()
 
 
-class Crd(Wire, frozen=True):
+class Crd(wire.Object, frozen=True):
     """apiextensions.k8s.io/v1 CustomResourceDefinition."""
 
-    metadata: Metadata
     spec: CrdSpec = CrdSpec()
 
 
@@ -172,8 +113,8 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
     lacking: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     nodes: tuple[NodeObject, ...] = ()
-    namespaces: tuple[NamespaceObject, ...] = ()
-    pods: tuple[PodObject, ...] = ()
+    namespaces: tuple[wire.Object, ...] = ()
+    pods: tuple[wire.PodObject, ...] = ()
     network_policies: tuple[NetworkPolicy, ...] = ()
     wanted: frozenset[str] = frozenset()
     home: str = "troth-system"

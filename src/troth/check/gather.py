@@ -1,40 +1,49 @@
-"""Asks a cluster what `judge_cluster` wants to know."""
+"""Asks a cluster, or looks at this machine, for what is judged then; nothing is changed."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import platform
+import re
+import shutil
+import subprocess
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from troth.agent.capture import complete_rules
+from troth.agent.strangers import StrangerLimits
 from troth.check.facts import (
     DEFINITIONS,
     ClusterFacts,
     Crd,
-    NamespaceObject,
+    MachineFacts,
     NetworkPolicy,
     NodeObject,
-    PodObject,
 )
 from troth.cluster.contract import DEFAULT_NAMESPACE
+from troth.kube import wire
 from troth.kube.client import ApiClient, Readings
 from troth.kube.errors import ForbiddenError, NotFoundError
-from troth.kube.resource import ObjectKind, Resource, model_reader
+from troth.kube.resource import ObjectKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from lightkube import SingleConfig
 
+    from troth.kube.resource import Resource
+
 T = TypeVar("T")
 
-_NODES = Resource(plural="nodes", read=model_reader(NodeObject))
-_NAMESPACES = Resource(plural="namespaces", read=model_reader(NamespaceObject))
-_PODS = Resource(plural="pods", read=model_reader(PodObject))
-_NETWORK_POLICIES = Resource(
-    plural="networkpolicies", group="networking.k8s.io", read=model_reader(NetworkPolicy)
-)
+_NODES = ObjectKind(kind="Node", plural="nodes", shape=NodeObject).objects()
+_NAMESPACES = ObjectKind(kind="Namespace", plural="namespaces", shape=wire.Object).objects()
+_PODS = ObjectKind(kind="Pod", plural="pods", shape=wire.PodObject).objects()
+_NETWORK_POLICIES = ObjectKind(
+    kind="NetworkPolicy", plural="networkpolicies", group="networking.k8s.io", shape=NetworkPolicy
+).objects()
 
 # What installing needs, at its most demanding: verb, API group, resource, whether in `home`.
 _INSTALLING = (
@@ -106,7 +115,7 @@ async def gather_cluster(
 
 
 async def gather_namespace(config: SingleConfig, namespace: str) -> ClusterFacts:
-    """Ask a cluster what `judge_namespace` wants to know; what may not be read is left out.
+    """Ask a cluster what `judge_namespaces` wants to know; what may not be read is left out.
 
     Raises:
         TrothError: It can't be asked.
@@ -157,3 +166,73 @@ async def _may(client: ApiClient, verb: str, group: str, resource: str, namespac
     asked = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
     answer = await client.create(_ACCESS_REVIEW, {"spec": {"resourceAttributes": asked}})
     return answer.status.allowed
+
+
+_TOOLS = ("nft", "nsenter", "setpriv", "unshare")
+_SECONDS = 10.0
+_OWN_TABLES = frozenset({"troth", "troth_uplink", "troth-node", "kube-proxy"})
+_NOT_PERMITTED = re.compile(r"unshare failed|Operation not permitted|uid_map")
+
+
+def gather_machine() -> MachineFacts:
+    """Look at the machine."""
+    missing = tuple(tool for tool in _TOOLS if shutil.which(tool) is None)
+    can_try = not {"nft", "unshare"} & {*missing}
+    return MachineFacts(
+        name=platform.node(),
+        kernel=platform.release(),
+        architecture=platform.machine(),
+        missing_tools=missing,
+        capture=_try_capture() if can_try else None,
+        foreign_redirects=foreign_redirects(_ruleset()) if "nft" not in missing else (),
+    )
+
+
+def foreign_redirects(ruleset: str) -> tuple[str, ...]:
+    """The chains of other programs that redirect TCP, in what ``nft list ruleset`` prints.
+
+    kube-proxy's are none: they translate services' addresses, and that is left to it.
+    """
+    found: list[str] = []
+    table = chain = ""
+    for line in ruleset.splitlines():
+        match line.split():
+            case ["table", family, name, "{"]:
+                table = f"{family} {name}" if name not in _OWN_TABLES else ""
+            case ["chain", name, "{"]:
+                chain = name
+            case words if table and {"redirect", "tproxy", "REDIRECT", "TPROXY"} & {*words}:
+                place = f"table {table}, chain {chain}"
+                if place not in found:
+                    found.append(place)
+    return tuple(found)
+
+
+def _try_capture() -> str | None:
+    """Load the capture rules into a network namespace that ends with it.
+
+    Returns:
+        What the kernel says against them; None if no namespace can be made.
+    """
+    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    limits = StrangerLimits(burst=4, total_burst=8, total_rate=1)  # any
+    rules = complete_rules(strangers=limits)
+    done = _run(("unshare", *user, "--net", "nft", "--file", "-"), rules)
+    if done is None or (done.returncode and _NOT_PERMITTED.search(done.stderr)):
+        return None
+    words = " ".join(done.stderr.split())[:200]
+    return (words or f"exit code {done.returncode}") if done.returncode else ""
+
+
+def _ruleset() -> str:
+    done = _run(("nft", "list", "ruleset"), "")
+    return done.stdout if done is not None and done.returncode == 0 else ""
+
+
+def _run(command: tuple[str, ...], text: str) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,4 +1,4 @@
-"""What in a cluster is in troth's way: pure judgement of what was gathered.
+"""What in a cluster, or on a machine, is in troth's way: pure judgement of what was gathered.
 
 That includes NetworkPolicies that admit an app's port but not the tunnel's, by which its
 connections come.
@@ -9,111 +9,24 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from troth.check.definitions import definitions
+from troth.check.facts import DEFINITIONS
 from troth.check.report import Check, error, in_order, warning
 from troth.envoy.ports import OWN_PORTS, TUNNEL_PORT
-from troth.mesh.model import MESH_LABEL
+from troth.mesh.model import MESH_LABEL, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from troth.check.facts import (
         ClusterFacts,
-        Metadata,
+        MachineFacts,
         NetworkPolicy,
         NodeObject,
-        PodObject,
         PolicyPort,
         PolicyRule,
     )
     from troth.check.report import Finding
-
-_ANY = frozenset({b"", b"[]", b"null"})
-
-
-def blocked_tunnels(policies: Iterable[NetworkPolicy]) -> Iterator[Finding]:
-    """Judge the NetworkPolicies of namespaces that are in the mesh.
-
-    A rule that limits the TCP ports has to admit the tunnel's port, too, unless another one for at
-    least the same pods and peers does.
-    """
-    by_namespace: dict[str, list[NetworkPolicy]] = {}
-    for policy in policies:
-        by_namespace.setdefault(policy.metadata.namespace, []).append(policy)
-    for together in by_namespace.values():
-        for policy in together:
-            yield from _findings(policy, together)
-
-
-def _findings(policy: NetworkPolicy, together: Sequence[NetworkPolicy]) -> Iterator[Finding]:
-    for direction in ("ingress", "egress"):
-        for index, rule in enumerate(_rules(policy, direction)):
-            ports = [port for port in rule.ports or () if port.protocol == "TCP"]
-            if not ports or any(map(_admits_tunnel, ports)):
-                continue
-            if any(
-                _admits(other, rule, direction)
-                for peer in together
-                if _covers(peer, policy)
-                for other in _rules(peer, direction)
-            ):
-                continue
-            yield _finding(policy, direction, index, ports)
-
-
-def _finding(
-    policy: NetworkPolicy, direction: str, index: int, ports: Sequence[PolicyPort]
-) -> Finding:
-    admitted = ", ".join(str(port.port) for port in ports)
-    to_or_from = "to" if direction == "ingress" else "from"
-    return error(
-        "network-policy-blocks-tunnel",
-        f"NetworkPolicy {policy.metadata.place}",
-        f"admits TCP port {admitted} ({direction} rule {index}), but not {TUNNEL_PORT}",
-        why=f"Connections {to_or_from} its pods from and to other pods of the mesh go by the "
-        f"tunnel, port {TUNNEL_PORT}, and would fail.",
-        remedy=f"Add {{protocol: TCP, port: {TUNNEL_PORT}}} to spec.{direction}[{index}].ports.",
-    )
-
-
-def _rules(policy: NetworkPolicy, direction: str) -> Sequence[PolicyRule]:
-    types = policy.spec.policy_types or ["Ingress"]
-    if direction == "ingress":
-        return (policy.spec.ingress or ()) if "Ingress" in types else ()
-    is_meant = "Egress" in types or policy.spec.policy_types is None
-    return (policy.spec.egress or ()) if is_meant else ()
-
-
-def _covers(other: NetworkPolicy, policy: NetworkPolicy) -> bool:
-    """Whether ``other`` selects at least the pods of ``policy``, as far as can be seen."""
-    theirs, ours = other.spec.pod_selector, policy.spec.pod_selector
-    if theirs.selects_all:
-        return True
-    if theirs.match_expressions:
-        return theirs == ours
-    return (theirs.match_labels or {}).items() <= (ours.match_labels or {}).items()
-
-
-def _admits(other: PolicyRule, rule: PolicyRule, direction: str) -> bool:
-    """Whether ``other`` lets the tunnel through for at least the peers of ``rule``."""
-    theirs, ours = _peers(other, direction), _peers(rule, direction)
-    admits = other.ports is None or not other.ports or any(map(_admits_tunnel, other.ports))
-    return admits and (theirs in _ANY or theirs == ours)
-
-
-def _peers(rule: PolicyRule, direction: str) -> bytes:
-    return bytes(rule.source if direction == "ingress" else rule.destination)
-
-
-def _admits_tunnel(port: PolicyPort) -> bool:
-    if port.protocol != "TCP":
-        return False
-    if port.port is None:
-        return True
-    if isinstance(port.port, str):  # a container's, and none of an app's is the tunnel's
-        return False
-    return port.port <= TUNNEL_PORT <= (port.end_port or port.port)
-
+    from troth.kube import wire
 
 OLDEST_KUBERNETES = (1, 31)
 """From then on the questions to one node can be watched alone (KEP-4358); it is also what a pod's
@@ -125,15 +38,20 @@ OLDEST_KERNEL = (5, 2)
 ARCHITECTURES = frozenset({"amd64", "arm64"})
 """Those that Envoy is built for."""
 
+_MACHINES = frozenset({"x86_64", "aarch64"})
+"""The same, as ``uname -m`` calls them."""
+
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 _SIDECARS = {"istio-proxy": "Istio", "istio-init": "Istio", "linkerd-proxy": "Linkerd"}
+
+_ANY = frozenset({b"", b"[]", b"null"})
 
 
 def judge_cluster(facts: ClusterFacts) -> Check:
     """Judge a cluster, before or after troth is installed there."""
     findings = [
         *_version(facts),
-        *definitions(facts),
+        *_definitions(facts),
         *_rights(facts),
         *(found for node in facts.nodes for found in _node(node)),
         *_home(facts),
@@ -261,9 +179,9 @@ def _pods(facts: ClusterFacts) -> Iterator[Finding]:
             yield from _pod(pod)
 
 
-def _pod(pod: PodObject) -> Iterator[Finding]:
-    where = f"Pod {pod.metadata.place}"
-    containers = pod.spec.all_containers
+def _pod(pod: wire.PodObject) -> Iterator[Finding]:
+    where = f"Pod {pod.metadata.key}"
+    containers = (*(pod.spec.init_containers or ()), *(pod.spec.containers or ()))
     other = next((_SIDECARS[each.name] for each in containers if each.name in _SIDECARS), "")
     if not other and (pod.metadata.annotations or {}).get("ambient.istio.io/redirection"):
         other = "Istio"
@@ -280,7 +198,7 @@ def _pod(pod: PodObject) -> Iterator[Finding]:
         port.container_port
         for container in containers
         for port in container.ports or ()
-        if port.protocol == "TCP"
+        if port.protocol in (None, Protocol.TCP)
     }
     for port in sorted(declared.intersection(OWN_PORTS)):
         yield error(
@@ -292,7 +210,7 @@ def _pod(pod: PodObject) -> Iterator[Finding]:
         )
 
 
-def _injected(metadata: Metadata) -> tuple[str, str] | None:
+def _injected(metadata: wire.Metadata) -> tuple[str, str] | None:
     """Which other mesh a namespace is in, and what says so."""
     labels, annotations = metadata.labels or {}, metadata.annotations or {}
     if labels.get("istio-injection") == "enabled":
@@ -314,4 +232,199 @@ def _unreadable(facts: ClusterFacts) -> Iterator[Finding]:
             "may not be listed by your user",
             why="What is amiss with them isn't seen.",
             remedy="Run the check as somebody who may list them in all namespaces.",
+        )
+
+
+def _definitions(facts: ClusterFacts) -> Iterator[Finding]:
+    """Of troth's own kinds and of Istio's that it reads: there, and usable?"""
+    yield from _of_policies(facts)
+    yield from _of_reviews(facts)
+
+
+def _of_policies(facts: ClusterFacts) -> Iterator[Finding]:
+    where = "CustomResourceDefinition peerauthentications.security.istio.io"
+    if facts.crd is None:
+        if DEFINITIONS in facts.unreadable:
+            return
+        yield warning(
+            "no-definition",
+            where,
+            "isn't there",
+            why="Without it nobody can make a policy, and everything is PERMISSIVE.",
+            remedy="Run kubectl create -f deploy/crds/peerauthentications.yaml (or install "
+            "Istio's own).",
+        )
+        return
+    served = {each.name: each for each in facts.crd.spec.versions if each.served}
+    if not served.keys() & {"v1", "v1beta1"}:
+        yield error(
+            "definition-unusable",
+            where,
+            f"serves {', '.join(sorted(served)) or 'no version'}",
+            why="troth reads v1 and v1beta1, and so would see no policy at all.",
+            remedy="Upgrade Istio's definitions.",
+        )
+    elif not any("status" in (each.subresources or {}) for each in served.values()):
+        yield warning(
+            "definition-without-status",
+            where,
+            "has no status subresource",
+            why="The controller can't say whether a policy is accepted and enforced.",
+            remedy="Upgrade Istio's definitions.",
+        )
+
+
+def _of_reviews(facts: ClusterFacts) -> Iterator[Finding]:
+    installed = any(each.metadata.name == facts.home for each in facts.namespaces)
+    if facts.review_crd is None and installed and DEFINITIONS not in facts.unreadable:
+        yield warning(
+            "no-definition",
+            "CustomResourceDefinition connectionreviews.troth.dev",
+            "isn't there",
+            why="Without it node agents can't be asked: troth why, audit, trace, events.",
+            remedy="Run kubectl apply -f deploy/crds/connectionreviews.yaml.",
+        )
+
+
+def blocked_tunnels(policies: Iterable[NetworkPolicy]) -> Iterator[Finding]:
+    """Judge the NetworkPolicies of namespaces that are in the mesh.
+
+    A rule that limits the TCP ports has to admit the tunnel's port, too, unless another one for at
+    least the same pods and peers does.
+    """
+    by_namespace: dict[str, list[NetworkPolicy]] = {}
+    for policy in policies:
+        by_namespace.setdefault(policy.metadata.namespace, []).append(policy)
+    for together in by_namespace.values():
+        for policy in together:
+            yield from _blocked(policy, together)
+
+
+def _blocked(policy: NetworkPolicy, together: Sequence[NetworkPolicy]) -> Iterator[Finding]:
+    for direction in ("ingress", "egress"):
+        for index, rule in enumerate(_rules(policy, direction)):
+            ports = [port for port in rule.ports or () if port.protocol == "TCP"]
+            if not ports or any(map(_admits_tunnel, ports)):
+                continue
+            if any(
+                _admits(other, rule, direction)
+                for peer in together
+                if _covers(peer, policy)
+                for other in _rules(peer, direction)
+            ):
+                continue
+            yield _finding(policy, direction, index, ports)
+
+
+def _finding(
+    policy: NetworkPolicy, direction: str, index: int, ports: Sequence[PolicyPort]
+) -> Finding:
+    admitted = ", ".join(str(port.port) for port in ports)
+    to_or_from = "to" if direction == "ingress" else "from"
+    return error(
+        "network-policy-blocks-tunnel",
+        f"NetworkPolicy {policy.metadata.key}",
+        f"admits TCP port {admitted} ({direction} rule {index}), but not {TUNNEL_PORT}",
+        why=f"Connections {to_or_from} its pods from and to other pods of the mesh go by the "
+        f"tunnel, port {TUNNEL_PORT}, and would fail.",
+        remedy=f"Add {{protocol: TCP, port: {TUNNEL_PORT}}} to spec.{direction}[{index}].ports.",
+    )
+
+
+def _rules(policy: NetworkPolicy, direction: str) -> Sequence[PolicyRule]:
+    types = policy.spec.policy_types or ["Ingress"]
+    if direction == "ingress":
+        return (policy.spec.ingress or ()) if "Ingress" in types else ()
+    is_meant = "Egress" in types or policy.spec.policy_types is None
+    return (policy.spec.egress or ()) if is_meant else ()
+
+
+def _covers(other: NetworkPolicy, policy: NetworkPolicy) -> bool:
+    """Whether ``other`` selects at least the pods of ``policy``, as far as can be seen."""
+    theirs, ours = other.spec.pod_selector, policy.spec.pod_selector
+    if theirs.selects_all:
+        return True
+    if theirs.match_expressions:
+        return theirs == ours
+    return (theirs.match_labels or {}).items() <= (ours.match_labels or {}).items()
+
+
+def _admits(other: PolicyRule, rule: PolicyRule, direction: str) -> bool:
+    """Whether ``other`` lets the tunnel through for at least the peers of ``rule``."""
+    theirs, ours = _peers(other, direction), _peers(rule, direction)
+    admits = other.ports is None or not other.ports or any(map(_admits_tunnel, other.ports))
+    return admits and (theirs in _ANY or theirs == ours)
+
+
+def _peers(rule: PolicyRule, direction: str) -> bytes:
+    return bytes(rule.source if direction == "ingress" else rule.destination)
+
+
+def _admits_tunnel(port: PolicyPort) -> bool:
+    if port.protocol != "TCP":
+        return False
+    if port.port is None:
+        return True
+    if isinstance(port.port, str):  # a container's, and none of an app's is the tunnel's
+        return False
+    return port.port <= TUNNEL_PORT <= (port.end_port or port.port)
+
+
+def judge_machine(facts: MachineFacts) -> Check:
+    """Judge a machine that is to be a node, or to run a mesh by itself."""
+    return Check(subject=facts.name, version=facts.kernel, findings=in_order(list(_machine(facts))))
+
+
+def _machine(facts: MachineFacts) -> Iterator[Finding]:
+    where = facts.name
+    if kernel_is_old(facts.kernel):
+        yield error(
+            "kernel-too-old",
+            where,
+            f"runs Linux {facts.kernel}",
+            why="nftables has NAT for both IP versions in one table from Linux 5.2 on.",
+            remedy="Upgrade the kernel.",
+        )
+    if facts.architecture not in _MACHINES:
+        yield error(
+            "architecture",
+            where,
+            f"is {facts.architecture}",
+            why="There is no Envoy for it.",
+            remedy="Use a machine with an x86-64 or ARM64 processor.",
+        )
+    for tool in facts.missing_tools:
+        yield error(
+            "tool-missing",
+            where,
+            f"has no {tool}",
+            why="Pods are captured with it.",
+            remedy="Install nftables and util-linux (troth's image has them).",
+        )
+    if facts.capture:
+        yield error(
+            "no-capture",
+            where,
+            f"takes no capture rules: {facts.capture}",
+            why="So no pod can be captured.",
+            remedy="Use a kernel with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_REDIR, "
+            "CONFIG_NFT_FIB_INET, CONFIG_NFT_LIMIT, CONFIG_NFT_REJECT_INET, CONFIG_NFT_SOCKET and "
+            "CONFIG_NF_CONNTRACK, and allow the modules to be loaded.",
+        )
+    if facts.capture is None:
+        yield warning(
+            "not-looked-at",
+            where,
+            "lets you make no network namespace",
+            why="So it wasn't tried whether pods can be captured.",
+            remedy="Run the check as root, or allow user namespaces.",
+        )
+    for chain in facts.foreign_redirects:
+        yield warning(
+            "foreign-redirect",
+            where,
+            f"redirects TCP in {chain}",
+            why="Another program leads connections elsewhere; should it do so in pods, too, both "
+            "would redirect the same ones.",
+            remedy="See which program made the chain, and keep it from pods of the mesh.",
         )

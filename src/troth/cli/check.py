@@ -60,10 +60,8 @@ def check(
     something is.
     """
     # The client of the Kubernetes API takes long to load.
-    from troth.check.gather import gather_cluster  # noqa: PLC0415
-    from troth.check.gather_machine import gather_machine  # noqa: PLC0415
-    from troth.check.judge import judge_cluster  # noqa: PLC0415
-    from troth.check.judge_machine import judge_machine  # noqa: PLC0415
+    from troth.check.gather import gather_cluster, gather_machine  # noqa: PLC0415
+    from troth.check.judge import judge_cluster, judge_machine  # noqa: PLC0415
     from troth.kube.config import cluster_config  # noqa: PLC0415
 
     if machine and (namespace or kubeconfig or context):

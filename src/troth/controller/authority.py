@@ -41,7 +41,7 @@ from troth.controller.keyring import (
 )
 from troth.errors import EnvironmentLackError, InputError, Problem, TrothError
 from troth.kube.errors import ConflictError, NotFoundError
-from troth.kube.resource import ObjectKind
+from troth.kube.kinds import CONFIG_MAP, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_CONFIG_MAP = ObjectKind(kind="ConfigMap", plural="configmaps", shape=ConfigMap)
-_SECRET = ObjectKind(kind="Secret", plural="secrets", shape=Secret)
 
 # What is told when a phase is over.
 _TOLD = {
@@ -221,18 +219,18 @@ class Authority:
             data=data,
         )
         with contextlib.suppress(NotFoundError):  # the namespace is gone or going
-            await self._client.apply(_CONFIG_MAP, TRUST_BUNDLE, config_map, namespace)
+            await self._client.apply(CONFIG_MAP, TRUST_BUNDLE, config_map, namespace)
 
     async def _take_away(self, present: ConfigMap) -> None:
         metadata = present.metadata
         if metadata is None or (metadata.labels or {}).get(MANAGED_BY_LABEL) != CONTROLLER:
             return
         with contextlib.suppress(NotFoundError):
-            await self._client.delete(_CONFIG_MAP, TRUST_BUNDLE, metadata.namespace or "")
+            await self._client.delete(CONFIG_MAP, TRUST_BUNDLE, metadata.namespace or "")
 
     async def _read(self) -> Secret | None:
         try:
-            return await self._client.get(_SECRET, AUTHORITY_SECRET, self._namespace)
+            return await self._client.get(SECRET, AUTHORITY_SECRET, self._namespace)
         except NotFoundError:
             return None
 
@@ -259,13 +257,13 @@ class Authority:
             type="Opaque",
         )
         try:
-            return await self._client.create(_SECRET, secret, self._namespace)
+            return await self._client.create(SECRET, secret, self._namespace)
         except ConflictError:
             return await self._read()
 
     async def _was_there_before(self) -> bool:
         try:
-            await self._client.get(_CONFIG_MAP, TRUST_BUNDLE, self._namespace)
+            await self._client.get(CONFIG_MAP, TRUST_BUNDLE, self._namespace)
         except NotFoundError:
             return False
         return True
@@ -287,7 +285,7 @@ class Authority:
         metadata = msgspec.structs.replace(secret.metadata, annotations=content.annotations)
         after = msgspec.structs.replace(secret, metadata=metadata, data=_encoded(content))
         try:
-            await self._client.replace(_SECRET, after, AUTHORITY_SECRET, self._namespace)
+            await self._client.replace(SECRET, after, AUTHORITY_SECRET, self._namespace)
         except ConflictError:
             return True
         reason, message = _TOLD[was]

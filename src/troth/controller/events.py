@@ -16,14 +16,13 @@ from lightkube.resources.core_v1 import Event
 from troth.cluster.contract import CONTROLLER
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, NotFoundError
-from troth.kube.resource import ObjectKind
+from troth.kube.kinds import EVENT
 
 if TYPE_CHECKING:
     from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
 
-_EVENT = ObjectKind(kind="Event", plural="events", shape=Event)
 _QUIET = timedelta(minutes=5)
 _REMEMBERED = 4096
 _LONGEST_MESSAGE = 1024
@@ -95,11 +94,11 @@ class Events:
 
     async def _write(self, event: Event, name: str, namespace: str) -> None:
         try:
-            await self._client.create(_EVENT, event, namespace)
+            await self._client.create(EVENT, event, namespace)
         except ConflictError:
             again = {"lastTimestamp": event.lastTimestamp, "count": max(event.count or 0, 2)}
             with contextlib.suppress(NotFoundError):  # it expired between the two
-                await self._client.patch(_EVENT, name, again, namespace)
+                await self._client.patch(EVENT, name, again, namespace)
 
 
 def _name(about: ObjectReference, kind: EventType, reason: str, message: str) -> str:

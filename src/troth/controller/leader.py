@@ -20,7 +20,7 @@ from lightkube.resources.coordination_v1 import Lease
 from troth.controller.election import Election, ElectionTiming, LeaseRecord
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, NotFoundError
-from troth.kube.resource import ObjectKind
+from troth.kube.kinds import LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_LEASE = ObjectKind(kind="Lease", plural="leases", group="coordination.k8s.io", shape=Lease)
 _JITTER = 0.2
 _FAREWELL_SECONDS = 2.0
 
@@ -144,7 +143,7 @@ class LeaderElection:
 
     async def _read(self) -> tuple[LeaseRecord | None, str]:
         try:
-            lease = await self._client.get(_LEASE, self._name, self._namespace)
+            lease = await self._client.get(LEASE, self._name, self._namespace)
         except NotFoundError:
             return None, ""
         return _record(lease), _version(lease)
@@ -155,11 +154,11 @@ class LeaderElection:
         try:
             if version:
                 patch: dict[str, Any] = {"metadata": {"resourceVersion": version}, "spec": spec}
-                lease = await self._client.patch(_LEASE, self._name, patch, self._namespace)
+                lease = await self._client.patch(LEASE, self._name, patch, self._namespace)
             else:
                 metadata = ObjectMeta(name=self._name, namespace=self._namespace)
                 made = Lease(metadata=metadata, spec=LeaseSpec(**spec))
-                lease = await self._client.create(_LEASE, made, self._namespace)
+                lease = await self._client.create(LEASE, made, self._namespace)
         except (ConflictError, NotFoundError):
             return None
         return _version(lease)

@@ -5,35 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from lightkube.resources.certificates_v1 import CertificateSigningRequest
-from lightkube.resources.core_v1 import ConfigMap
 
 from troth.cluster.contract import (
     AUTHORITY_SECRET,
+    REVIEW_API,
+    REVIEW_KIND,
     SIGNER_NAME,
     TRUST_BUNDLE,
     NodeReport,
 )
+from troth.cluster.contract import REVIEWS as REVIEWS_PLURAL
 from troth.cluster.installation import read_report
 from troth.controller.status import PolicyObject, read_policy
 from troth.kube import wire
-from troth.kube.resource import Resource, model_reader, reader
+from troth.kube.kinds import CONFIG_MAP, CSR
+from troth.kube.resource import ObjectKind, Resource, reader
 from troth.kube.wire import decode
 from troth.policy.model import API_VERSIONS, KIND
 
-REQUESTS: Resource[CertificateSigningRequest] = Resource(
-    plural="certificatesigningrequests",
-    group="certificates.k8s.io",
-    read=model_reader(CertificateSigningRequest),
-    field_selector=f"spec.signerName={SIGNER_NAME}",
-)
+REQUESTS = CSR.objects(field_selector=f"spec.signerName={SIGNER_NAME}")
 
 # With the name alone, RBAC can allow just these ConfigMaps.
-TRUST_BUNDLES: Resource[ConfigMap] = Resource(
-    plural="configmaps",
-    read=model_reader(ConfigMap),
-    field_selector=f"metadata.name={TRUST_BUNDLE}",
+TRUST_BUNDLES = CONFIG_MAP.objects(field_selector=f"metadata.name={TRUST_BUNDLE}")
+
+REVIEW = ObjectKind(
+    kind=REVIEW_KIND,
+    plural=REVIEWS_PLURAL,
+    group=REVIEW_API[0],
+    version=REVIEW_API[1],
+    shape=wire.Object,
+    metadata_only=True,
 )
+# Whoever may ask decides how many there are, and how large.
+REVIEWS = REVIEW.objects(page=50)
 
 
 class Reported(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,32 +15,28 @@ from lightkube.models.certificates_v1 import (
 )
 from lightkube.models.core_v1 import ObjectReference
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
-from lightkube.resources.core_v1 import Pod
 
 from troth.cluster.contract import POD_NAME_ATTRIBUTE
 from troth.controller.events import EventType
 from troth.controller.signing import Claim, Denial, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
 from troth.kube.errors import NotFoundError
+from troth.kube.kinds import CSR, POD
 from troth.kube.reflector import ANY_VERSION
-from troth.kube.resource import ObjectKind, Resource, model_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from lightkube.resources.core_v1 import Pod
 
     from troth.controller.events import Events
     from troth.controller.signing import SigningRules
     from troth.identity.authority import CertificateAuthority
     from troth.kube.client import ApiClient
+    from troth.kube.resource import Resource
 
 _log = structlog.get_logger(__name__)
 
-_REQUEST = ObjectKind(
-    kind="CertificateSigningRequest",
-    plural="certificatesigningrequests",
-    group="certificates.k8s.io",
-    shape=CertificateSigningRequest,
-)
 _PERMITTED = "PodOnNode"
 _AT_ONCE = 16
 _FIRST_RETRY = 1.0
@@ -116,7 +112,7 @@ class Signer:
     async def _fetch(self, csr: CertificateSigningRequest) -> CertificateSigningRequest | None:
         """The request as it stands now; None if it is gone, and as it was if nobody answers."""
         try:
-            return await self._client.get(_REQUEST, _name(csr))
+            return await self._client.get(CSR, _name(csr))
         except NotFoundError:
             return None
         except TrothError:
@@ -227,7 +223,7 @@ class Signer:
     ) -> CertificateSigningRequest:
         """Write conditions or a certificate over the version that was read."""
         after = CertificateSigningRequest(metadata=csr.metadata, spec=csr.spec, status=status)
-        return await self._client.replace(_REQUEST, after, _name(csr), part=part)
+        return await self._client.replace(CSR, after, _name(csr), part=part)
 
     def _requester(self, csr: CertificateSigningRequest) -> ObjectReference | None:
         """The node agent's pod, if it was one that asked."""
@@ -269,10 +265,8 @@ def _with_condition(
 def _pods(claim: Claim, name: str = "") -> Resource[Pod]:
     """Those of the claim's namespace on its node; or the one of that name."""
     named = f",metadata.name={name}" if name else ""
-    return Resource(
-        plural="pods",
+    return POD.objects(
         namespace=claim.namespace,
-        read=model_reader(Pod),
         field_selector=f"spec.nodeName={claim.node}{named}",
         is_bulk=True,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,7 @@ import structlog
 
 from troth.cluster.contract import (
     DEFAULT_NAMESPACE,
-    REVIEW_API,
-    REVIEW_KIND,
     REVIEW_LIFETIME,
-    REVIEWS,
 )
 from troth.cluster.state import NAMESPACES
 from troth.controller import objects
@@ -28,11 +24,8 @@ from troth.controller.signer import Signer
 from troth.controller.signing import SigningRules
 from troth.controller.status import StatusWriter
 from troth.errors import TrothError
-from troth.kube import wire
 from troth.kube.errors import NotFoundError, NotServedError
 from troth.kube.follow import Followed
-from troth.kube.resource import ObjectKind, Resource, reader
-from troth.kube.wire import decode
 from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 
@@ -61,42 +54,6 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     health_port: int = 8086
     metrics: ListenAddress | None = None
     timing: ElectionTiming = ElectionTiming()
-
-
-_GROUP, _VERSION = REVIEW_API
-_KIND = ObjectKind(
-    kind=REVIEW_KIND, plural=REVIEWS, group=_GROUP, version=_VERSION, shape=wire.Object
-)
-_RESOURCE: Resource[wire.Object] = Resource(
-    plural=REVIEWS,
-    group=_GROUP,
-    versions=(_VERSION,),
-    read=reader(REVIEW_KIND, functools.partial(decode, kind=wire.Object)),
-    # Whoever may ask decides how many there are, and how large.
-    page=50,
-    metadata_only=True,
-)
-
-
-async def sweep_reviews(client: ApiClient, *, now: datetime) -> None:
-    """Delete the reviews whose time is over by ``now``.
-
-    Raises:
-        TrothError: The API server can't be asked, or refuses.
-    """
-    try:
-        found = await client.list(_RESOURCE)
-    except NotServedError:
-        return
-    for item in found.items:
-        if item.value is None:
-            continue
-        metadata = item.value.metadata
-        made = metadata.creation_timestamp
-        if made is None or now - made < REVIEW_LIFETIME:
-            continue
-        with contextlib.suppress(NotFoundError):
-            await client.delete(_KIND, metadata.name, metadata.namespace)
 
 
 _log = structlog.get_logger(__name__)
@@ -268,3 +225,24 @@ async def _keep_doing(step: Callable[[], Awaitable[None]], woken: asyncio.Event)
                 await woken.wait()
         except TimeoutError:
             continue
+
+
+async def sweep_reviews(client: ApiClient, *, now: datetime) -> None:
+    """Delete the reviews whose time is over by ``now``.
+
+    Raises:
+        TrothError: The API server can't be asked, or refuses.
+    """
+    try:
+        found = await client.list(objects.REVIEWS)
+    except NotServedError:
+        return
+    for item in found.items:
+        if item.value is None:
+            continue
+        metadata = item.value.metadata
+        made = metadata.creation_timestamp
+        if made is None or now - made < REVIEW_LIFETIME:
+            continue
+        with contextlib.suppress(NotFoundError):
+            await client.delete(objects.REVIEW, metadata.name, metadata.namespace)

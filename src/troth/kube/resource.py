@@ -148,6 +148,31 @@ class ObjectKind(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         whole = f"{self.kind} {namespace}/{name}" if namespace else f"{self.kind} {name}"
         return f"the {part} of {whole}" if part else whole
 
+    def objects(
+        self,
+        *,
+        namespace: str = "",
+        field_selector: str = "",
+        label_selector: str = "",
+        page: int = 500,
+        is_optional: bool = False,
+        is_bulk: bool = False,
+    ) -> Resource[T]:
+        """All objects of the kind, or the selected ones; arguments as of `Resource`."""
+        return Resource(
+            plural=self.plural,
+            group=self.group,
+            versions=(self.version,),
+            read=reader(self.kind, functools.partial(decode, kind=self.shape)),
+            namespace=namespace,
+            field_selector=field_selector,
+            label_selector=label_selector,
+            page=page,
+            is_optional=is_optional,
+            metadata_only=self.metadata_only,
+            is_bulk=is_bulk,
+        )
+
     def document(self, made: object) -> dict[str, Any]:
         """An object as it is sent: with its kind."""
         return {"apiVersion": self.api_version, "kind": self.kind, **msgspec.to_builtins(made)}
@@ -188,11 +213,6 @@ def reader(
             return make_item(header, problems=(problem,))
 
     return read
-
-
-def model_reader(model: type[T]) -> Callable[[msgspec.Raw], Item[T]]:
-    """A `Resource.read` that gives objects as a type that is named like their kind."""
-    return reader(model.__name__, functools.partial(decode, kind=model))
 
 
 def read_header(raw: msgspec.Raw, kind: str) -> wire.Header:

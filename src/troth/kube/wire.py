@@ -31,11 +31,11 @@ _BETWEEN = b'},{"metadata":{'
 be escaped; between other objects than items it can stand."""
 
 
-class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What is sent; unknown fields are passed over."""
 
 
-class Owner(_Wire, frozen=True):
+class Owner(Wire, frozen=True):
     """metav1 OwnerReference."""
 
     kind: str = ""
@@ -44,7 +44,7 @@ class Owner(_Wire, frozen=True):
     controller: bool | None = None
 
 
-class Header(_Wire, frozen=True):
+class Header(Wire, frozen=True):
     """What every object has."""
 
     name: str
@@ -69,19 +69,19 @@ class Metadata(Header, frozen=True):
     owner_references: list[Owner] | None = None
 
 
-class Headed(_Wire, frozen=True):
+class Headed(Wire, frozen=True):
     """Any object, its metadata alone."""
 
     metadata: Header
 
 
-class Object(_Wire, frozen=True):
+class Object(Wire, frozen=True):
     """An object of which only the metadata matters."""
 
     metadata: Metadata
 
 
-class ContainerPortFields(_Wire, frozen=True):
+class ContainerPortFields(Wire, frozen=True):
     """core/v1 ContainerPort."""
 
     container_port: int
@@ -89,9 +89,10 @@ class ContainerPortFields(_Wire, frozen=True):
     protocol: Protocol | None = None
 
 
-class ContainerFields(_Wire, frozen=True):
+class ContainerFields(Wire, frozen=True):
     """core/v1 Container."""
 
+    name: str = ""
     ports: list[ContainerPortFields] | None = None
 
 
@@ -101,7 +102,7 @@ class InitContainer(ContainerFields, frozen=True):
     restart_policy: str | None = None
 
 
-class PodSpec(_Wire, frozen=True):
+class PodSpec(Wire, frozen=True):
     """core/v1 PodSpec."""
 
     node_name: str | None = None
@@ -111,20 +112,20 @@ class PodSpec(_Wire, frozen=True):
     init_containers: list[InitContainer] | None = None
 
 
-class PodCondition(_Wire, frozen=True):
+class PodCondition(Wire, frozen=True):
     """core/v1 PodCondition."""
 
     type: str
     status: str
 
 
-class PodIp(_Wire, frozen=True):
+class PodIp(Wire, frozen=True):
     """core/v1 PodIP."""
 
     ip: str = ""
 
 
-class PodStatusFields(_Wire, frozen=True):
+class PodStatusFields(Wire, frozen=True):
     """core/v1 PodStatus."""
 
     phase: PodPhase | None = None
@@ -141,7 +142,7 @@ class PodObject(Object, frozen=True):
     status: PodStatusFields = PodStatusFields()
 
 
-class ServicePortFields(_Wire, frozen=True):
+class ServicePortFields(Wire, frozen=True):
     """core/v1 ServicePort."""
 
     port: int
@@ -149,7 +150,7 @@ class ServicePortFields(_Wire, frozen=True):
     protocol: Protocol | None = None
 
 
-class ServiceSpecFields(_Wire, frozen=True):
+class ServiceSpecFields(Wire, frozen=True):
     """core/v1 ServiceSpec."""
 
     type: str | None = None
@@ -162,20 +163,20 @@ class ServiceSpecFields(_Wire, frozen=True):
     load_balancer_source_ranges: list[str] | None = None
 
 
-class LoadBalancerIngress(_Wire, frozen=True):
+class LoadBalancerIngress(Wire, frozen=True):
     """core/v1 LoadBalancerIngress."""
 
     ip: str | None = None
     ip_mode: str | None = None
 
 
-class LoadBalancerStatus(_Wire, frozen=True):
+class LoadBalancerStatus(Wire, frozen=True):
     """core/v1 LoadBalancerStatus."""
 
     ingress: list[LoadBalancerIngress] | None = None
 
 
-class ServiceStatus(_Wire, frozen=True):
+class ServiceStatus(Wire, frozen=True):
     """core/v1 ServiceStatus."""
 
     load_balancer: LoadBalancerStatus | None = None
@@ -188,7 +189,7 @@ class ServiceObject(Object, frozen=True):
     status: ServiceStatus = ServiceStatus()
 
 
-class Conditions(_Wire, frozen=True):
+class Conditions(Wire, frozen=True):
     """discovery.k8s.io/v1 EndpointConditions."""
 
     ready: bool | None = None
@@ -196,20 +197,20 @@ class Conditions(_Wire, frozen=True):
     terminating: bool | None = None
 
 
-class Named(_Wire, frozen=True):
+class Named(Wire, frozen=True):
     """discovery.k8s.io/v1 ForZone and ForNode."""
 
     name: str = ""
 
 
-class Hints(_Wire, frozen=True):
+class Hints(Wire, frozen=True):
     """discovery.k8s.io/v1 EndpointHints."""
 
     for_zones: list[Named] | None = None
     for_nodes: list[Named] | None = None
 
 
-class EndpointFields(_Wire, frozen=True):
+class EndpointFields(Wire, frozen=True):
     """discovery.k8s.io/v1 Endpoint."""
 
     addresses: list[str] | None = None
@@ -218,7 +219,7 @@ class EndpointFields(_Wire, frozen=True):
     hints: Hints | None = None
 
 
-class SlicePort(_Wire, frozen=True):
+class SlicePort(Wire, frozen=True):
     """discovery.k8s.io/v1 EndpointPort."""
 
     name: str | None = None

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from troth.cluster.contract import REVIEW_API, REVIEWS
 from troth.errors import EnvironmentLackError, PeerError, TrothError
 from troth.explain.why_report import Unanswered
 from troth.kube.client import ApiClient
 from troth.kube.errors import NotFoundError
 from troth.kube.follow import Followed
-from troth.kube.resource import Resource, model_reader
 from troth.kube.wire import decode
 from troth.reviews.objects import (
     ASKER_LABEL,
@@ -83,19 +81,14 @@ class Asker:
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        group, version = REVIEW_API
         async with contextlib.AsyncExitStack() as ends:
             self._client = await ends.enter_async_context(
                 contextlib.aclosing(ApiClient(self._config))
             )
             self._reviews: Followed[Review] = Followed(
                 self._client,
-                Resource(
-                    plural=REVIEWS,
-                    group=group,
-                    versions=(version,),
+                CONNECTION_REVIEW.objects(
                     namespace=self._namespace,
-                    read=model_reader(Review),
                     label_selector=f"{ASKER_LABEL}={self._id}",
                     is_optional=True,
                 ),

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import structlog
 
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, InvalidError, NotFoundError
-from troth.kube.resource import ObjectKind
+from troth.kube.kinds import RAW_POD
 from troth.mesh.model import CAPTURED_ANNOTATION, NO_PORTS, PLAINTEXT_ANNOTATION
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ _LONGEST_RETRY_SECONDS = 10.0
 
 _ECHO_SECONDS = 5.0
 """How long to wait until the API server repeats what it was told, before it is told again."""
-
-_POD = ObjectKind(kind="Pod", plural="pods", shape=msgspec.Raw)
 
 
 class Mark(NamedTuple):
@@ -110,7 +107,7 @@ class Marker:
             annotations[PLAINTEXT_ANNOTATION] = str(mark.plaintext) or None
         change = {"metadata": {"uid": pod.uid, "annotations": annotations}}
         try:
-            await self._client.patch(_POD, pod.name, change, pod.namespace)
+            await self._client.patch(RAW_POD, pod.name, change, pod.namespace)
         except (NotFoundError, ConflictError, InvalidError):
             return ""  # the pod is gone, and what there is now is another one
         except TrothError as error:

@@ -1,0 +1,29 @@
+"""The kinds of objects that agents and controller read and write, each with what it is read as.
+
+What is written is put together as lightkube's models, which know every field of the API; what is
+read in numbers is read as the few fields of `troth.kube.wire`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from lightkube.resources.certificates_v1 import CertificateSigningRequest
+from lightkube.resources.coordination_v1 import Lease
+from lightkube.resources.core_v1 import ConfigMap, Event, Pod, Secret
+
+from troth.kube.resource import ObjectKind
+
+CSR = ObjectKind(
+    kind="CertificateSigningRequest",
+    plural="certificatesigningrequests",
+    group="certificates.k8s.io",
+    shape=CertificateSigningRequest,
+)
+CONFIG_MAP = ObjectKind(kind="ConfigMap", plural="configmaps", shape=ConfigMap)
+EVENT = ObjectKind(kind="Event", plural="events", shape=Event)
+LEASE = ObjectKind(kind="Lease", plural="leases", group="coordination.k8s.io", shape=Lease)
+POD = ObjectKind(kind="Pod", plural="pods", shape=Pod)
+RAW_POD = ObjectKind(kind="Pod", plural="pods", shape=msgspec.Raw)
+"""A pod that is patched and whose answer isn't read."""
+
+SECRET = ObjectKind(kind="Secret", plural="secrets", shape=Secret)
