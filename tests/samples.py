@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from troth.handshake.names import Kind, TlsRole
-from troth.handshake.record import Event, HandshakeRecord, Verdict
+from troth.handshake.record import Event, HandshakeRecord, Kind, TlsRole, Verdict
 from troth.mesh.decisions import ClientDecision, ServerDecision
 from troth.policy.model import Mode
 from troth.policy.scope import Scope

@@ -28,7 +28,7 @@ from tests.samples import STRICT, WEB
 from troth.cli.render.trace import render_trace
 from troth.connect.diagnose import report
 from troth.connect.findings import Cause, Reached
-from troth.connect.traced import Credentials
+from troth.connect.report import Credentials
 from troth.handshake.record import Verdict
 from troth.policy.model import Mode
 from troth.traffic.connection import Outcome, Reason

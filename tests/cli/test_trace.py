@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from troth.cli.app import run
 from troth.cli.trace import full_destination, read_question
-from troth.connect.report import TraceQuestion
-from troth.connect.traced import Credentials
+from troth.connect.report import Credentials, TraceQuestion
 from troth.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, WEB, handshake_record
 
 from troth.connect.findings import Attempt, EnvoyStatus, Listening, Reached, Route, Way
-from troth.connect.report import Findings, TraceQuestion
-from troth.connect.traced import Credentials, Trace
+from troth.connect.report import Credentials, Findings, Trace, TraceQuestion
 from troth.handshake.record import Verdict
 from troth.handshake.steps import build_report
 from troth.mesh.model import Endpoint

@@ -19,8 +19,7 @@ from tests.samples import STRICT, WEB
 
 from troth.connect.findings import Cause, Reached
 from troth.connect.judge import judge
-from troth.connect.report import Hop
-from troth.connect.traced import Credentials
+from troth.connect.report import Credentials, Hop
 from troth.handshake.record import Verdict
 from troth.policy.model import Mode
 from troth.traffic.connection import Connection, Outcome, Reason, Side

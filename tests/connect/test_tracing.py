@@ -15,7 +15,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from troth.agent import netns
 from troth.agent.ledger import Connections
 from troth.connect.attempt import ClientPod
-from troth.connect.traced import Credentials
+from troth.connect.report import Credentials
 from troth.connect.tracing import Identities, client_credentials, trace
 from troth.envoy.ports import TUNNEL_PORT
 from troth.errors import PeerError
@@ -32,7 +32,7 @@ from troth.mesh.world import World
 if TYPE_CHECKING:
     from tests.conftest import InNode
 
-    from troth.connect.traced import Trace
+    from troth.connect.report import Trace
 
 NOW = datetime.now(UTC)
 MESH = TrustDomain("cluster.local")

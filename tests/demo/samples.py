@@ -6,7 +6,7 @@ import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, STRICT, WEB, handshake_record
 
 from troth.connect.findings import Attempt, Reached
-from troth.connect.traced import Credentials, Trace
+from troth.connect.report import Credentials, Trace
 from troth.demo.scenario import Happened, Try
 from troth.handshake.record import Verdict
 from troth.handshake.steps import build_report

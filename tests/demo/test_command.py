@@ -12,8 +12,7 @@ import pytest
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, RESET, refused_trace
 
 from troth.cli.app import run
-from troth.demo.report import StepReport
-from troth.demo.walk import judge_attempt, judge_trace
+from troth.demo.walk import StepReport, judge_attempt, judge_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,9 @@ from rich.console import Console
 from tests.columns import assert_whole
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, RESET, refused_trace
 
-from troth.demo.render import render_handshake, render_step, render_summary
-from troth.demo.report import Policy, StepReport, TryReport
+from troth.cli.render.demo import render_handshake, render_step, render_summary
 from troth.demo.scenario import STAGES, Happened, examples
-from troth.demo.walk import judge_attempt, judge_trace
+from troth.demo.walk import Policy, StepReport, TryReport, judge_attempt, judge_trace
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

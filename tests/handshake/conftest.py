@@ -22,9 +22,16 @@ from OpenSSL import SSL, crypto
 from troth.handshake.certificates import ClientCredentials
 from troth.handshake.engine import _NO_AUTO_CHAIN
 from troth.handshake.handshake import HandshakeTrace
-from troth.handshake.names import ContentType, HandshakeType, TlsRole
+from troth.handshake.record import TlsRole
 from troth.handshake.steps import TraceReport, build_report
-from troth.handshake.wire import RecordSplitter, Secrets, WireTap, _Direction
+from troth.handshake.wire import (
+    ContentType,
+    HandshakeType,
+    RecordSplitter,
+    Secrets,
+    WireTap,
+    _Direction,
+)
 from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import PrivateKeyPem, new_key

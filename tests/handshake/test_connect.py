@@ -11,8 +11,7 @@ import pytest
 
 from troth.handshake.certificates import ClientCredentials
 from troth.handshake.connect import trace_connection
-from troth.handshake.names import Kind, TlsRole
-from troth.handshake.record import Verdict
+from troth.handshake.record import Kind, TlsRole, Verdict
 from troth.handshake.steps import CertificateStatus, ConnectionStatus
 from troth.identity.bundle import TrustBundle
 from troth.identity.keys import load_signing_key

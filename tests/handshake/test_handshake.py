@@ -15,10 +15,9 @@ from OpenSSL import SSL
 from troth.errors import InputError
 from troth.handshake.certificates import ClientCredentials
 from troth.handshake.handshake import HandshakeTrace
-from troth.handshake.names import ContentType, HandshakeType, Kind, TlsRole
-from troth.handshake.record import Verdict
+from troth.handshake.record import Kind, TlsRole, Verdict
 from troth.handshake.steps import CertificateStatus, ConnectionStatus, build_report
-from troth.handshake.wire import HEADER_SIZE, RecordSplitter
+from troth.handshake.wire import HEADER_SIZE, ContentType, HandshakeType, RecordSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,15 +13,15 @@ import pytest
 from rich.console import Console
 from tests.columns import assert_whole
 
-from troth.handshake.messages import (
+from troth.cli.render.trace import render_report
+from troth.handshake.record import Kind, TlsRole
+from troth.handshake.steps import _ENDINGS, _RULES, TraceReport, build_report
+from troth.handshake.wire import (
     offered_groups,
     parse_certificate,
     parse_server_hello,
     signature_scheme,
 )
-from troth.handshake.names import Kind, TlsRole
-from troth.handshake.render import render_report
-from troth.handshake.steps import _ENDINGS, _RULES, TraceReport, build_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

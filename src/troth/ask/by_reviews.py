@@ -22,18 +22,17 @@ from troth.reviews.objects import (
     ReviewSpec,
     RouteAnswer,
     Seen,
+    TraceAnswer,
 )
-from troth.reviews.traced import TraceAnswer
 from troth.syntax import choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from troth.connect.findings import Attempt, Cause, EnvoyStatus, Route
-    from troth.connect.traced import Credentials, Trace
+    from troth.connect.report import Credentials, Trace
     from troth.mesh.model import Pod
-    from troth.reviews.asker import Asker
-    from troth.reviews.places import Places
+    from troth.reviews.asker import Asker, Places
     from troth.traffic.connection import Connection
 
 T = TypeVar("T")

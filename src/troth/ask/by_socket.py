@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route
-from troth.connect.traced import Trace
+from troth.connect.report import Trace
 from troth.control.messages import MeshStatus
 from troth.control.protocol import call
 from troth.errors import PeerError
@@ -15,7 +15,7 @@ from troth.errors import PeerError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from troth.connect.traced import Credentials
+    from troth.connect.report import Credentials
     from troth.traffic.connection import Connection
 
 T = TypeVar("T")

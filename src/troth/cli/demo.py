@@ -28,10 +28,13 @@ def demo(output: OutputOption = Output.TEXT) -> int:
     The exit code is 1 when anything comes out otherwise than it should.
     """
     # No other command needs what these import.
+    from troth.cli.render.demo import render_handshake, render_pods, render_step, render_summary  # noqa: PLC0415
     from troth.demo.mesh import running  # noqa: PLC0415
-    from troth.demo.render import render_handshake, render_pods, render_step, render_summary  # noqa: PLC0415
-    from troth.demo.report import DemoReport  # noqa: PLC0415
-    from troth.demo.walk import trace_handshake, walk  # noqa: PLC0415
+    from troth.demo.walk import (  # noqa: PLC0415
+        DemoReport,
+        trace_handshake,
+        walk,
+    )
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

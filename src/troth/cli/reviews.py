@@ -116,8 +116,7 @@ def reviewed_mesh(asking: Asking) -> Iterator[ReviewedMesh]:
     import asyncio  # noqa: PLC0415 - see above
 
     from troth.ask.by_reviews import ReviewedMesh  # noqa: PLC0415 - see above
-    from troth.reviews.asker import Asker  # noqa: PLC0415 - see above
-    from troth.reviews.places import read_places  # noqa: PLC0415 - see above
+    from troth.reviews.asker import Asker, read_places  # noqa: PLC0415 - see above
 
     config, namespace = asking.cluster.config, asking.cluster.namespace
     with asyncio.Runner() as runner:
@@ -155,10 +154,9 @@ def _answers(
 
 async def _ask(asking: Asking, question: Question, since_seconds: int | None) -> Replies:
     """Ask every node that is concerned."""
-    from troth.reviews.asker import Asker  # noqa: PLC0415 - see above
+    from troth.reviews.asker import Asker, read_places  # noqa: PLC0415 - see above
     from troth.reviews.gather import concerned_nodes  # noqa: PLC0415 - see above
     from troth.reviews.objects import ReviewSpec  # noqa: PLC0415 - see above
-    from troth.reviews.places import read_places  # noqa: PLC0415 - see above
 
     config, namespace = asking.cluster.config, asking.cluster.namespace
     places = await read_places(config, namespace, home=asking.home)

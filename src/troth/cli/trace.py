@@ -84,7 +84,7 @@ def trace(
     is 0 when it was let in, and 1 when it was refused or failed.
     """
     from troth.ask.by_socket import ControlSocket  # noqa: PLC0415
-    from troth.cli.render.trace import render_trace  # noqa: PLC0415 - OpenSSL is slow to import
+    from troth.cli.render.trace import render_trace  # noqa: PLC0415 - for a trace alone
     from troth.connect.diagnose import diagnose  # noqa: PLC0415
 
     flags = {
@@ -147,8 +147,7 @@ def read_question(
     Raises:
         InputError: It makes none; every problem is listed.
     """
-    from troth.connect.report import TraceQuestion  # noqa: PLC0415 - OpenSSL is slow to import
-    from troth.connect.traced import Credentials  # noqa: PLC0415
+    from troth.connect.report import Credentials, TraceQuestion  # noqa: PLC0415 - for a trace alone
 
     name, _, port = destination.rpartition(":")
     name = name.removeprefix("[").removesuffix("]")

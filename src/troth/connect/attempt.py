@@ -1,4 +1,4 @@
-"""Connections made in a pod's network namespace, as the pod's own processes make theirs."""
+"""In a pod's network namespace: connections made as its processes make them, and who listens."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from troth.agent import netns
 from troth.connect.findings import Attempt, Reached, belongs, is_echo
 from troth.envoy.ports import ENVOY_MARK
+from troth.mesh.model import Endpoint
 from troth.mesh.target import pod_at
 from troth.traffic.connection import Side
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from troth.agent.ledger import Connections
     from troth.mesh.model import Pod
@@ -31,6 +34,9 @@ _MOST_BYTES = 4096
 _QUIET_SECONDS = 0.2
 # The proxy's report: Envoy writes its log every 50 ms, a refused connection when it has ended.
 REPORT_SECONDS = 2.0
+# proc_net_tcp(5): 0A is TCP_LISTEN (net/tcp_states.h).
+_LISTEN = "0A"
+_TABLES = ("tcp", "tcp6")
 
 
 class ClientPod(NamedTuple):
@@ -201,3 +207,40 @@ def _is_reported(
         return True
     # The client's own proxy reports nothing but what it could not do.
     return captured and reached in {Reached.RESET, Reached.CLOSED}
+
+
+def listening(path: Path) -> tuple[Endpoint, ...]:
+    """The TCP sockets that listen in the network namespace at ``path``, by address and port.
+
+    Raises:
+        PeerError: There is no network namespace at ``path``.
+        EnvironmentLackError: It may not be entered.
+    """
+    tables = netns.call_in(path, lambda: [_table(name) for name in _TABLES])
+    return tuple(sorted({endpoint for table in tables for endpoint in parse_table(table)}))
+
+
+def parse_table(text: str) -> Iterator[Endpoint]:
+    """The listening sockets in a ``/proc/net/tcp`` or ``tcp6``."""
+    for line in text.splitlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        if state == _LISTEN:
+            address, _, port = local.partition(":")
+            yield Endpoint(_address(address), int(port, 16))
+
+
+def _table(name: str) -> str:
+    try:
+        return Path("/proc/thread-self/net", name).read_text("ascii")
+    except FileNotFoundError:  # a kernel without IPv6
+        return ""
+
+
+def _address(digits: str) -> str:
+    """The kernel writes each 32 bits of an address as a number in its own byte order."""
+    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
+    packed = b"".join(struct.pack("=I", word) for word in words)
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6  # noqa: PLR2004 - IPv4's
+    address = ip_address(socket.inet_ntop(family, packed))
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)

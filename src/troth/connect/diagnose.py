@@ -14,8 +14,7 @@ from troth.traffic.connection import Outcome, Reason
 
 if TYPE_CHECKING:
     from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route, Way
-    from troth.connect.report import TraceQuestion
-    from troth.connect.traced import Credentials, Trace
+    from troth.connect.report import Credentials, Trace, TraceQuestion
     from troth.traffic.connection import Connection
 
 _ANSWER_SECONDS = 5.0

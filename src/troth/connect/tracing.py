@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from troth.connect.attempt import REPORT_SECONDS, first_report, open_socket
-from troth.connect.traced import Credentials, Trace
+from troth.connect.report import Credentials, Trace
 from troth.envoy.ports import ENVOY_MARK, TUNNEL_PORT
 from troth.errors import PeerError
 from troth.handshake.certificates import ClientCredentials

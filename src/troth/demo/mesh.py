@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.connect.findings import Attempt
-from troth.connect.traced import Trace
+from troth.connect.report import Trace
 from troth.control.messages import MeshStatus
 from troth.control.protocol import call
 from troth.control.state_dir import Settings, StateDirectory

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from troth.connect.traced import Credentials
+from troth.connect.report import Credentials
 from troth.errors import EnvironmentLackError
 from troth.traffic.connection import Reason
 

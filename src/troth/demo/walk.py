@@ -3,24 +3,93 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
 
 from troth.connect.findings import Reached
-from troth.demo.report import Policy, StepReport, TryReport
+from troth.connect.report import Credentials
 from troth.demo.scenario import HANDSHAKE, STAGES, Happened
-from troth.handshake.names import Kind, TlsRole
-from troth.handshake.record import Verdict
-from troth.traffic.connection import Outcome
+from troth.handshake.record import Kind, TlsRole, Verdict
+from troth.handshake.steps import TraceReport
+from troth.traffic.connection import Connection, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.connect.findings import Attempt
-    from troth.connect.traced import Trace
+    from troth.connect.report import Trace
     from troth.demo.mesh import DemoMesh
     from troth.demo.scenario import Try
-    from troth.handshake.steps import TraceReport
-    from troth.traffic.connection import Connection
+
+# Envoy acknowledges a policy a few milliseconds before its workers go by it. So a try that comes
+# out otherwise is made again; what counts is what still holds after that.
+_SETTLE_SECONDS = 3.0
+_AGAIN_SECONDS = 0.05
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """A manifest that was applied.
+
+    Attributes:
+        file: Its path below ``examples``.
+        manifest: Its text.
+    """
+
+    file: str
+    manifest: str
+
+
+class TryReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection: what was tried, what should have happened and what did.
+
+    Attributes:
+        credentials: What was shown to the tunnel port itself; None for an ordinary request.
+        claim: Whose identity a forged certificate claimed.
+        happened: What became of it, by what the client saw and what the server's proxy reports.
+        detail: The same in words.
+        differs: How that differs from what should have been; empty when it doesn't.
+        event: What the proxy reports about this very connection: the mode, the policy that
+            decided, the verified identity, the reason.
+        ok: It came out as it should.
+    """
+
+    source: str
+    destination: str
+    port: int
+    credentials: Credentials | None
+    claim: str | None
+    expected: Happened
+    happened: Happened
+    detail: str
+    differs: tuple[str, ...]
+    event: Connection | None
+    ok: bool
+
+
+class StepReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One step; ``policy`` is None for a step without a policy."""
+
+    number: int
+    title: str
+    says: str
+    policy: Policy | None
+    tries: tuple[TryReport, ...]
+    ok: bool
+
+
+class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole demonstration; ``troth demo -o json`` prints exactly this.
+
+    Attributes:
+        ok: Everything came out as it should.
+        handshake: The traced connection.
+    """
+
+    schema: Literal["troth/demo/v1"] = "troth/demo/v1"
+    ok: bool
+    steps: tuple[StepReport, ...]
+    handshake: TraceReport
 
 
 class _Seen(NamedTuple):
@@ -127,12 +196,6 @@ def _peer(event: Connection | None) -> str:
 
 def _reason(event: Connection | None) -> str:
     return str(event.reason).replace("_", " ") if event else ""
-
-
-# Envoy acknowledges a policy a few milliseconds before its workers go by it. So a try that comes
-# out otherwise is made again; what counts is what still holds after that.
-_SETTLE_SECONDS = 3.0
-_AGAIN_SECONDS = 0.05
 
 
 def walk(mesh: DemoMesh) -> Iterator[StepReport]:

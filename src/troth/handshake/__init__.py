@@ -1,5 +1,5 @@
 """One TLS 1.3 handshake as data: bytes in, steps out.
 
-`trace_connection` makes a real connection, `HandshakeTrace` is the same without a socket,
-`build_report` tells what it recorded as steps, and `render_report` shows them.
+`trace_connection` makes a real connection, `HandshakeTrace` is the same without a socket, and
+`build_report` tells what was recorded as steps.
 """

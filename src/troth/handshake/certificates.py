@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from troth.errors import InputError, Problem
-from troth.handshake.names import printable
+from troth.handshake.record import CertificateFacts
+from troth.handshake.wire import printable
 from troth.identity.spiffe import SpiffeId
 
 if TYPE_CHECKING:
@@ -45,23 +44,6 @@ _VERIFY_ERRORS = {
     47: "its name is outside what its issuer may sign",
     48: "its name is excluded by its issuer",
 }
-
-
-class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a certificate claims; a claim is no identity until the certificate is verified.
-
-    Attributes:
-        spiffe_id: The one SPIFFE ID among its URI SANs, None where there isn't exactly one.
-        issuer: The issuer's distinguished name as RFC 4514 writes it.
-        serial: The serial number in hexadecimal.
-    """
-
-    spiffe_id: str | None
-    subject: str
-    issuer: str
-    serial: str
-    not_before: datetime
-    not_after: datetime
 
 
 def describe_certificate(der: bytes) -> CertificateFacts | None:

@@ -14,8 +14,7 @@ from OpenSSL import SSL, crypto
 
 from troth.errors import InputError, Problem
 from troth.handshake.certificates import identity_flaw, load_certificates, verify_error
-from troth.handshake.names import ContentType, printable
-from troth.handshake.wire import Secrets
+from troth.handshake.wire import ContentType, Secrets, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

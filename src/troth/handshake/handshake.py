@@ -10,35 +10,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.handshake import messages
 from troth.handshake.certificates import describe_certificate
 from troth.handshake.engine import Engine
-from troth.handshake.names import (
+from troth.handshake.record import Event, HandshakeRecord, Kind, TlsRole, Verdict
+from troth.handshake.wire import (
     CERTIFICATE_ALERTS,
     CIPHER_SUITES,
     CLOSE_NOTIFY,
     GROUPS,
-    KINDS,
     SIGNATURE_SCHEMES,
     VERSIONS,
     ContentType,
-    Kind,
-    TlsRole,
+    HandshakeType,
+    RecordSplitter,
+    ServerHello,
+    WireTap,
     alert_name,
     named,
+    offered_groups,
+    parse_certificate,
+    parse_server_hello,
     printable,
+    signature_scheme,
 )
-from troth.handshake.record import Event, HandshakeRecord, Verdict
-from troth.handshake.wire import RecordSplitter, WireTap
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from troth.handshake.certificates import CertificateFacts, ClientCredentials
+    from troth.handshake.certificates import ClientCredentials
+    from troth.handshake.record import CertificateFacts
     from troth.handshake.wire import Unit
     from troth.identity.spiffe import SpiffeId
 
 _ALERT_SIZE = 2
+_REPLY_SHOWN = 200
+_WRONG = {
+    Kind.CERTIFICATE_VERIFY: Kind.WRONG_CERTIFICATE_VERIFY,
+    Kind.FINISHED: Kind.WRONG_FINISHED,
+}
+# A server that ends the connection in the ordinary way has finished its handshake: whoever refuses
+# a client says so by an error alert, which close_notify isn't (RFC 8446 section 6).
+_LETTING_IN = frozenset({Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA, Kind.CLOSE_NOTIFY})
+_UNJUDGED = "the server neither accepted nor refused the client"
+_KINDS: dict[int | None, Kind] = {
+    HandshakeType.CLIENT_HELLO: Kind.CLIENT_HELLO,
+    HandshakeType.SERVER_HELLO: Kind.SERVER_HELLO,
+    HandshakeType.NEW_SESSION_TICKET: Kind.NEW_SESSION_TICKET,
+    HandshakeType.ENCRYPTED_EXTENSIONS: Kind.ENCRYPTED_EXTENSIONS,
+    HandshakeType.CERTIFICATE: Kind.CERTIFICATE,
+    HandshakeType.CERTIFICATE_REQUEST: Kind.CERTIFICATE_REQUEST,
+    HandshakeType.CERTIFICATE_VERIFY: Kind.CERTIFICATE_VERIFY,
+    HandshakeType.FINISHED: Kind.FINISHED,
+    HandshakeType.KEY_UPDATE: Kind.KEY_UPDATE,
+}
 
 
 def describe(unit: Unit) -> tuple[Kind, str]:
@@ -50,32 +74,27 @@ def describe(unit: Unit) -> tuple[Kind, str]:
             return Kind.APPLICATION_DATA, ""
         case ContentType.ALERT if len(unit.body) == _ALERT_SIZE:
             code = unit.body[1]
-            return (
-                (Kind.CLOSE_NOTIFY, "")
-                if code == CLOSE_NOTIFY
-                else (
-                    Kind.ALERT,
-                    alert_name(code),
-                )
-            )
+            if code == CLOSE_NOTIFY:
+                return Kind.CLOSE_NOTIFY, ""
+            return Kind.ALERT, alert_name(code)
         case _:
             return Kind.UNREADABLE, ""
 
 
 def _describe_message(unit: Unit) -> tuple[Kind, str]:
-    kind = KINDS.get(unit.message, Kind.OTHER_MESSAGE)
+    kind = _KINDS.get(unit.message, Kind.OTHER_MESSAGE)
     match kind:
         case Kind.CLIENT_HELLO:
-            return kind, ", ".join(named(GROUPS, g) for g in messages.offered_groups(unit.body))
+            return kind, ", ".join(named(GROUPS, g) for g in offered_groups(unit.body))
         case Kind.SERVER_HELLO:
             return _describe_server_hello(unit.body)
         case Kind.CERTIFICATE:
-            chain = messages.parse_certificate(unit.body)
+            chain = parse_certificate(unit.body)
             leaf = describe_certificate(chain[0]) if chain else None
             detail = (leaf.spiffe_id or leaf.subject) if leaf else ""
             return kind if chain else Kind.EMPTY_CERTIFICATE, detail
         case Kind.CERTIFICATE_VERIFY:
-            scheme = messages.signature_scheme(unit.body)
+            scheme = signature_scheme(unit.body)
             return kind, named(SIGNATURE_SCHEMES, scheme) if scheme is not None else ""
         case Kind.OTHER_MESSAGE:
             return kind, f"type {unit.message}"
@@ -84,7 +103,7 @@ def _describe_message(unit: Unit) -> tuple[Kind, str]:
 
 
 def _describe_server_hello(body: bytes) -> tuple[Kind, str]:
-    hello = messages.parse_server_hello(body)
+    hello = parse_server_hello(body)
     if hello is None:
         return Kind.SERVER_HELLO, "malformed"
     group = "" if hello.group is None else named(GROUPS, hello.group)
@@ -93,17 +112,6 @@ def _describe_server_hello(body: bytes) -> tuple[Kind, str]:
     suite = named(CIPHER_SUITES, hello.cipher_suite)
     version = named(VERSIONS, hello.version)
     return Kind.SERVER_HELLO, ", ".join(filter(None, (version, suite, group)))
-
-
-_REPLY_SHOWN = 200
-_WRONG = {
-    Kind.CERTIFICATE_VERIFY: Kind.WRONG_CERTIFICATE_VERIFY,
-    Kind.FINISHED: Kind.WRONG_FINISHED,
-}
-# A server that ends the connection in the ordinary way has finished its handshake: whoever refuses
-# a client says so by an error alert, which close_notify isn't (RFC 8446 section 6).
-_LETTING_IN = frozenset({Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA, Kind.CLOSE_NOTIFY})
-_UNJUDGED = "the server neither accepted nor refused the client"
 
 
 class HandshakeTrace:
@@ -151,7 +159,7 @@ class HandshakeTrace:
 
         self._elapsed_ms = 0.0
         self._events: list[Event] = []
-        self._hello: messages.ServerHello | None = None
+        self._hello: ServerHello | None = None
         self._server_chain: tuple[CertificateFacts, ...] = ()
         self._requested = self._shown = False  # the client's certificate
         self._finished = self._answerable = False
@@ -310,7 +318,7 @@ class HandshakeTrace:
             self._break_off(failure)
             return
         if kind is Kind.SERVER_HELLO:
-            self._hello = messages.parse_server_hello(unit.body)
+            self._hello = parse_server_hello(unit.body)
         elif kind is Kind.ENCRYPTED_EXTENSIONS:
             detail = f"ALPN {self._engine.alpn or 'none'}"
         elif kind is Kind.CERTIFICATE_REQUEST:
@@ -336,7 +344,7 @@ class HandshakeTrace:
         self._end(Verdict.REFUSED, f"the client broke off: {failure}")
 
     def _judge_server(self, unit: Unit) -> None:
-        chain = (describe_certificate(der) for der in messages.parse_certificate(unit.body))
+        chain = (describe_certificate(der) for der in parse_certificate(unit.body))
         self._server_chain = tuple(facts for facts in chain if facts)
         if self._engine.refusal is not None:
             self._note(TlsRole.CLIENT, Kind.REFUSED, detail=self._engine.refusal)

@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
-from troth.handshake.certificates import CertificateFacts
-from troth.handshake.names import Kind, TlsRole
+
+class TlsRole(StrEnum):
+    """An end of the connection."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class Kind(StrEnum):
+    """Everything that can happen in a trace: a message, a judgement, or an end."""
+
+    CLIENT_HELLO = "ClientHello"
+    SERVER_HELLO = "ServerHello"
+    HELLO_RETRY_REQUEST = "HelloRetryRequest"
+    ENCRYPTED_EXTENSIONS = "EncryptedExtensions"
+    CERTIFICATE_REQUEST = "CertificateRequest"
+    CERTIFICATE = "Certificate"
+    EMPTY_CERTIFICATE = "Certificate (empty)"
+    CERTIFICATE_VERIFY = "CertificateVerify"
+    WRONG_CERTIFICATE_VERIFY = "CertificateVerify (wrong)"
+    FINISHED = "Finished"
+    WRONG_FINISHED = "Finished (wrong)"
+    NEW_SESSION_TICKET = "NewSessionTicket"
+    KEY_UPDATE = "KeyUpdate"
+    OTHER_MESSAGE = "handshake message"
+    APPLICATION_DATA = "application data"
+    ALERT = "alert"
+    CLOSE_NOTIFY = "close_notify"
+    UNREADABLE = "unreadable record"
+    NOT_TLS = "not TLS"
+    TRUSTED = "certificate trusted"
+    ADMITTED = "admitted without a certificate"
+    REFUSED = "certificate refused"
+    BROKE_OFF = "handshake broken off"
+    CLOSED = "connection closed"
+    RESET = "connection reset"
+    TIMED_OUT = "no answer"
+
+
+class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a certificate claims; a claim is no identity until the certificate is verified.
+
+    Attributes:
+        spiffe_id: The one SPIFFE ID among its URI SANs, None where there isn't exactly one.
+        issuer: The issuer's distinguished name as RFC 4514 writes it.
+        serial: The serial number in hexadecimal.
+    """
+
+    spiffe_id: str | None
+    subject: str
+    issuer: str
+    serial: str
+    not_before: datetime
+    not_after: datetime
 
 
 class Verdict(StrEnum):

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.handshake.names import Kind, TlsRole
-from troth.handshake.record import HandshakeRecord, Verdict
+from troth.handshake.record import HandshakeRecord, Kind, TlsRole, Verdict
 
 if TYPE_CHECKING:
     from troth.handshake.record import Event

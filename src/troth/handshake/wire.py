@@ -1,15 +1,18 @@
-"""Reading one's own TLS 1.3 connection off the wire, both directions.
+"""One's own TLS 1.3 connection, read off the wire in both directions: records, messages, names.
 
 OpenSSL hands out the secrets of a connection in the NSS key log format. With them the records can
-be opened by RFC 8446 section 5.2 exactly as a packet analyser does, which shows each message at
-its place, with its size, and who sent it, by public interfaces alone. (The message callback of the
-``ssl`` module, ``SSLContext._msg_callback``, is private; OpenSSL's info callback knows no sizes.)
+be opened by RFC 8446 section 5.2 as a packet analyser does. That shows each message at its place,
+with its size and its sender, by public interfaces alone. (The message callback of the ``ssl``
+module, ``SSLContext._msg_callback``, is private; OpenSSL's info callback knows no sizes.)
 
-Nothing here decides anything about the connection.
+OpenSSL judges the handshake; nothing here decides anything. So a field of a message (RFC 8446
+section 4) that can't be read is left out, and is never an error.
 """
 
 from __future__ import annotations
 
+import hashlib
+from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -18,17 +21,249 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from troth.handshake.messages import parse_server_hello
-from troth.handshake.names import ContentType, HandshakeType, TlsRole
+from troth.handshake.record import TlsRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 HEADER_SIZE = 5
-_CONTENT_TYPES = frozenset(ContentType)
 _TLS_MAJOR = 3
 _MESSAGE_HEADER_SIZE = 4
 _NONCE_SIZE = 12
+_SUPPORTED_VERSIONS, _KEY_SHARE = 43, 51
+# RFC 8446 section 4.1.3: a HelloRetryRequest is a ServerHello with this as its random.
+_RETRY_RANDOM = hashlib.sha256(b"HelloRetryRequest").digest()
+
+
+class ContentType(IntEnum):
+    """``ContentType`` of a record, RFC 8446 section 5.1."""
+
+    CHANGE_CIPHER_SPEC = 20
+    ALERT = 21
+    HANDSHAKE = 22
+    APPLICATION_DATA = 23
+
+
+_CONTENT_TYPES = frozenset(ContentType)
+
+
+class HandshakeType(IntEnum):
+    """``HandshakeType`` of a message, RFC 8446 section 4."""
+
+    CLIENT_HELLO = 1
+    SERVER_HELLO = 2
+    NEW_SESSION_TICKET = 4
+    ENCRYPTED_EXTENSIONS = 8
+    CERTIFICATE = 11
+    CERTIFICATE_REQUEST = 13
+    CERTIFICATE_VERIFY = 15
+    FINISHED = 20
+    KEY_UPDATE = 24
+
+
+CLOSE_NOTIFY = 0
+
+# IANA "TLS Alerts".
+ALERTS = {
+    CLOSE_NOTIFY: "close_notify",
+    10: "unexpected_message",
+    20: "bad_record_mac",
+    22: "record_overflow",
+    40: "handshake_failure",
+    42: "bad_certificate",
+    43: "unsupported_certificate",
+    44: "certificate_revoked",
+    45: "certificate_expired",
+    46: "certificate_unknown",
+    47: "illegal_parameter",
+    48: "unknown_ca",
+    49: "access_denied",
+    50: "decode_error",
+    51: "decrypt_error",
+    70: "protocol_version",
+    71: "insufficient_security",
+    80: "internal_error",
+    86: "inappropriate_fallback",
+    90: "user_canceled",
+    109: "missing_extension",
+    110: "unsupported_extension",
+    112: "unrecognized_name",
+    113: "bad_certificate_status_response",
+    115: "unknown_psk_identity",
+    116: "certificate_required",
+    120: "no_application_protocol",
+}
+
+CERTIFICATE_ALERTS = frozenset({42, 43, 44, 45, 46, 48, 49, 51, 116})
+"""Alerts by which a peer says that it is the certificate (or its proof) that it refuses."""
+
+VERSIONS = {0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2", 0x0304: "TLS 1.3"}
+
+CIPHER_SUITES = {
+    0x1301: "TLS_AES_128_GCM_SHA256",
+    0x1302: "TLS_AES_256_GCM_SHA384",
+    0x1303: "TLS_CHACHA20_POLY1305_SHA256",
+    0x1304: "TLS_AES_128_CCM_SHA256",
+    0x1305: "TLS_AES_128_CCM_8_SHA256",
+}
+
+# IANA "TLS Supported Groups".
+GROUPS = {
+    23: "secp256r1",
+    24: "secp384r1",
+    25: "secp521r1",
+    29: "X25519",
+    30: "X448",
+    256: "ffdhe2048",
+    257: "ffdhe3072",
+    512: "MLKEM512",
+    513: "MLKEM768",
+    514: "MLKEM1024",
+    4587: "SecP256r1MLKEM768",
+    4588: "X25519MLKEM768",
+    4589: "SecP384r1MLKEM1024",
+}
+
+# IANA "TLS SignatureScheme".
+SIGNATURE_SCHEMES = {
+    0x0403: "ecdsa_secp256r1_sha256",
+    0x0503: "ecdsa_secp384r1_sha384",
+    0x0603: "ecdsa_secp521r1_sha512",
+    0x0804: "rsa_pss_rsae_sha256",
+    0x0805: "rsa_pss_rsae_sha384",
+    0x0806: "rsa_pss_rsae_sha512",
+    0x0807: "ed25519",
+    0x0808: "ed448",
+    0x0904: "mldsa44",
+    0x0905: "mldsa65",
+    0x0906: "mldsa87",
+}
+
+
+def named(names: dict[int, str], code: int) -> str:
+    """The registry's name for ``code``, or the code itself as hexadecimal."""
+    return names.get(code, f"0x{code:04x}")
+
+
+def alert_name(code: int) -> str:
+    """An alert as people quote it: ``unknown_ca (48)``."""
+    return f"{ALERTS.get(code, 'unknown alert')} ({code})"
+
+
+def printable(text: str) -> str:
+    """Text from the peer, made harmless for a terminal: control characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class ServerHello(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server chose, by IANA's numbers.
+
+    Attributes:
+        group: The group of its key share, None before TLS 1.3.
+        retry: It is a HelloRetryRequest: the client must offer another key share.
+    """
+
+    version: int
+    cipher_suite: int
+    group: int | None
+    retry: bool
+
+
+class _Fields:
+    """A cursor over the bytes of a message."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._data):
+            raise ValueError("truncated")
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def vector(self, length_size: int) -> _Fields:
+        return _Fields(self.take(self.number(length_size)))
+
+    def extensions(self) -> dict[int, _Fields]:
+        found: dict[int, _Fields] = {}
+        block = self.vector(2)
+        while block:
+            kind = block.number(2)
+            found[kind] = block.vector(2)
+        return found
+
+
+def parse_server_hello(body: bytes) -> ServerHello | None:
+    """Read a ServerHello or HelloRetryRequest; None if it is malformed."""
+    try:
+        fields = _Fields(body)
+        legacy_version = fields.number(2)
+        retry = fields.take(32) == _RETRY_RANDOM
+        fields.vector(1)
+        cipher_suite = fields.number(2)
+        fields.number(1)
+        extensions = fields.extensions() if fields else {}
+        version = extensions.get(_SUPPORTED_VERSIONS)
+        share = extensions.get(_KEY_SHARE)
+        return ServerHello(
+            version=version.number(2) if version else legacy_version,
+            cipher_suite=cipher_suite,
+            group=share.number(2) if share else None,
+            retry=retry,
+        )
+    except ValueError:
+        return None
+
+
+def offered_groups(client_hello: bytes) -> tuple[int, ...]:
+    """The groups for which a ClientHello carries key shares, in order of preference."""
+    groups: list[int] = []
+    try:
+        fields = _Fields(client_hello)
+        fields.take(2 + 32)
+        for length_size in (1, 2, 1):  # session id, cipher suites, compression methods
+            fields.vector(length_size)
+        extension = fields.extensions().get(_KEY_SHARE)
+        shares = extension.vector(2) if extension else _Fields(b"")
+        while shares:
+            groups.append(shares.number(2))
+            shares.vector(2)
+    except ValueError:
+        return ()
+    return tuple(groups)
+
+
+def parse_certificate(body: bytes) -> tuple[bytes, ...]:
+    """The DER certificates of a Certificate message, leaf first; none if it is malformed."""
+    chain: list[bytes] = []
+    try:
+        fields = _Fields(body)
+        fields.vector(1)
+        entries = fields.vector(3)
+        while entries:
+            size = entries.number(3)
+            chain.append(entries.take(size))
+            entries.vector(2)
+    except ValueError:
+        return ()
+    return tuple(chain)
+
+
+def signature_scheme(certificate_verify: bytes) -> int | None:
+    """The scheme of a CertificateVerify message."""
+    if len(certificate_verify) < 2:  # noqa: PLR2004 - a SignatureScheme is two bytes
+        return None
+    return int.from_bytes(certificate_verify[:2], "big")
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):

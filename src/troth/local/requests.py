@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from troth.connect.attempt import ClientPod, connect, http_get
+from troth.connect.attempt import ClientPod, connect, http_get, listening
 from troth.connect.findings import Listening
-from troth.connect.listening import listening
+from troth.connect.report import Credentials
 from troth.connect.route import cause, envoy_status, route
 from troth.control.messages import MeshStatus, PodReport, PortStatus
 from troth.envoy.ports import OWN_PORTS
@@ -81,7 +81,7 @@ class TraceRequest(_TalkRequest, frozen=True, kw_only=True):
     """A handshake to trace from a pod to another's tunnel port.
 
     Attributes:
-        credentials: What the client shows, as `troth.connect.traced.Credentials` has it.
+        credentials: What the client shows, as `troth.connect.report.Credentials` has it.
         claim: The pod (or Deployment) whose identity a forged certificate claims; by default the
             source's.
     """
@@ -293,7 +293,6 @@ class Requests:
     async def _trace(self, request: Mapping[str, Any]) -> Answer:
         # Slow to import, and seldom needed.
         from troth.connect import tracing  # noqa: PLC0415
-        from troth.connect.traced import Credentials  # noqa: PLC0415
 
         wanted = checked(request, TraceRequest)
         world, place = self._place(wanted.source)

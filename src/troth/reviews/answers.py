@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from troth.connect.attempt import ClientPod, connect, http_get
+from troth.connect.report import Credentials
 from troth.connect.route import cause, envoy_status, route
 from troth.errors import PeerError
 from troth.explain.noted import note
 from troth.explain.remedies import Explainer
 from troth.identity.spiffe import SpiffeId
 from troth.mesh.target import Target, find_target, pod_at, target_key
+from troth.reviews.limits import MOST_BYTES, connections_of, that_fit, totals_of, world_of
 from troth.reviews.objects import (
     ConnectAnswer,
     EventsAnswer,
@@ -23,8 +25,8 @@ from troth.reviews.objects import (
     RouteAnswer,
     Seen,
     TotalsAnswer,
+    TraceAnswer,
 )
-from troth.reviews.scope import MOST_BYTES, connections_of, that_fit, totals_of, world_of
 from troth.traffic.connection import Connection, Outcome
 
 if TYPE_CHECKING:
@@ -175,11 +177,9 @@ async def _connect(spec: ReviewSpec, source: Pod, known: Knowledge) -> ConnectAn
     )
 
 
-async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> msgspec.Struct:
+async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> TraceAnswer:
     # Slow to import, and seldom needed.
     from troth.connect import tracing  # noqa: PLC0415
-    from troth.connect.traced import Credentials  # noqa: PLC0415
-    from troth.reviews.traced import TraceAnswer  # noqa: PLC0415
 
     to, target = _target(spec, source, known)
     certificates = known.agent.certificates

@@ -11,6 +11,7 @@ import msgspec
 
 from troth.cluster.contract import REVIEW_API, REVIEW_KIND, REVIEWS
 from troth.connect.findings import Attempt, Cause, EnvoyStatus, Route
+from troth.connect.report import Trace
 from troth.explain.noted import Noted
 from troth.kube.resource import ObjectKind
 from troth.mesh.world import World
@@ -182,3 +183,10 @@ class ConnectAnswer(msgspec.Struct, frozen=True, kw_only=True):
     attempt: Attempt
     cause: Cause | None = None
     envoy: EnvoyStatus
+
+
+class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A handshake that was made, and what explains it as far as this node knows."""
+
+    trace: Trace
+    cause: Cause | None = None

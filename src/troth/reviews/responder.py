@@ -18,6 +18,7 @@ from troth.kube.follow import Followed
 from troth.kube.resource import Resource, reader
 from troth.kube.wire import decode
 from troth.reviews.answers import answer
+from troth.reviews.limits import MOST_OF_NAMESPACE, Asked, next_turns
 from troth.reviews.objects import (
     ANSWERED,
     CONNECTION_REVIEW,
@@ -26,7 +27,6 @@ from troth.reviews.objects import (
     ReviewCondition,
     ReviewSpec,
 )
-from troth.reviews.queue import MOST_OF_NAMESPACE, Asked, next_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,6 +1,9 @@
-"""What a review of one namespace tells of others."""
+"""What a review of one namespace tells of others, and which reviews have their turn."""
 
 from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
 
 import msgspec
 import pytest
@@ -12,7 +15,18 @@ from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import Namespace, Pod, Service
 from troth.mesh.world import World
 from troth.policy.model import Mode, PeerAuthentication
-from troth.reviews.scope import concerns, connections_of, that_fit, totals_of, world_of
+from troth.reviews.limits import (
+    MOST_OF_NAMESPACE,
+    Asked,
+    concerns,
+    connections_of,
+    next_turns,
+    that_fit,
+    totals_of,
+    world_of,
+)
+from troth.reviews.objects import ReviewMetadata
+from troth.reviews.responder import read_asked
 from troth.traffic.connection import Party
 from troth.traffic.tally import Tally
 
@@ -94,3 +108,78 @@ def test_what_fits_is_told_from_the_first_on(sizes: list[int], room: int) -> Non
     assert sum(told) + len(told) <= room
     if left_out := sizes[len(told) :]:
         assert sum(told) + len(told) + left_out[0] + 1 > room
+
+
+def asked(namespace: str, number: int) -> Asked:
+    name = f"{namespace}-{number}"
+    return Asked(
+        metadata=ReviewMetadata(name=name, namespace=namespace, uid=name), spec=msgspec.Raw(b"{}")
+    )
+
+
+def test_what_a_namespace_asks_beyond_its_share_is_refused_and_others_are_answered() -> None:
+    flood = [asked("flood", number) for number in range(MOST_OF_NAMESPACE + 2)]
+    quiet = asked("quiet", 0)
+    turns = next_turns([*flood, quiet], answering={}, refusing=0)
+    assert turns.answer == (*flood[:MOST_OF_NAMESPACE], quiet)
+    assert turns.refuse == tuple(flood[MOST_OF_NAMESPACE:])
+
+
+def test_what_is_being_answered_counts_to_the_share() -> None:
+    answering = {f"flood-{number}": "flood" for number in range(MOST_OF_NAMESPACE)}
+    turns = next_turns([asked("flood", 99)], answering=answering, refusing=0)
+    assert (turns.answer, turns.refuse) == ((), (asked("flood", 99),))
+
+
+@given(
+    st.lists(st.sampled_from("abcdefgh"), max_size=200),
+    st.lists(st.sampled_from("abcdefgh"), max_size=32),
+    st.integers(0, 4),
+)
+def test_no_number_of_questions_makes_more_work_at_once(
+    waiting: list[str], working: list[str], refusing: int
+) -> None:
+    turns = next_turns(
+        [asked(namespace, number) for number, namespace in enumerate(waiting)],
+        answering={str(number): namespace for number, namespace in enumerate(working)},
+        refusing=refusing,
+    )
+    assert len(turns.answer) + len(working) <= 32
+    assert len(turns.refuse) + refusing <= 4
+    begun = Counter(each.metadata.namespace for each in turns.answer)
+    before = Counter(working)
+    assert all(count + before[each] <= MOST_OF_NAMESPACE for each, count in begun.items())
+
+
+def sent(**status: object) -> bytes:
+    """A review as the API server sends it, and as large as users can make one."""
+    metadata = {
+        "name": "ask",
+        "namespace": "shop",
+        "uid": "1",
+        "annotations": {"a": "x" * 1_000_000},
+    }
+    spec = {"nodeName": "here", "question": "Events"}
+    return msgspec.json.encode({"metadata": metadata, "spec": spec, "status": status})
+
+
+def test_of_a_review_nothing_is_kept_but_its_question() -> None:
+    tracemalloc.start()
+    try:
+        kept = [read_asked(msgspec.json.decode(sent(), type=msgspec.Raw)) for _ in range(20)]
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert all(kept)
+    assert size < 1_000_000
+
+
+def test_of_an_answered_review_nothing_is_kept() -> None:
+    condition = {
+        "type": "Answered",
+        "status": "True",
+        "lastTransitionTime": "2026-03-01T12:00:00Z",
+        "reason": "Answered",
+        "message": "",
+    }
+    assert read_asked(msgspec.Raw(sent(conditions=[condition], answer={"events": []}))) is None

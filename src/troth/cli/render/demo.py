@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from troth.cli.render.trace import decision_rows, render_report
 from troth.demo.scenario import Happened
 from troth.envoy.ports import TUNNEL_PORT
-from troth.handshake.render import decision_rows, render_report
 from troth.rows import Rows
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from troth.connect.traced import Trace
+    from troth.connect.report import Trace
     from troth.control.messages import MeshStatus
-    from troth.demo.report import Policy, StepReport, TryReport
+    from troth.demo.walk import Policy, StepReport, TryReport
 
 _GOOD, _BAD = "green", "bold red"
 _COLOURS = {
