@@ -111,7 +111,14 @@ def test_not_one_byte_of_plaintext_reaches_a_strict_pod_from_its_first_moment_on
         )
         ends.callback(flood.wait)
         ends.callback(flood.kill)
-        pod = mesh.run(shop, "server", "node-2", program(LISTENER), annotations=at_address(address))
+        listening = {"readinessProbe": {"tcpSocket": {"port": 8080}}}
+        pod = mesh.run(
+            shop,
+            "server",
+            "node-2",
+            {**program(LISTENER), **listening},
+            annotations=at_address(address),
+        )
         assert pod["metadata"]["annotations"]["troth.dev/captured"] == "true"
         sent = mesh.cluster.exec(shop, "friend", sys.executable, "-c", SENDER, address, "tls", "50")
         assert sent.stdout.split().count("answered") == 50
@@ -121,7 +128,8 @@ def test_not_one_byte_of_plaintext_reaches_a_strict_pod_from_its_first_moment_on
 
 
 def test_a_pods_first_connection_is_by_mutual_tls(mesh: ClusterMesh, shop: str) -> None:
-    server = mesh.run(shop, "server", "node-2", program(LISTENER))
+    listening = {"readinessProbe": {"tcpSocket": {"port": 8080}}}
+    server = mesh.run(shop, "server", "node-2", {**program(LISTENER), **listening})
     address = server["status"]["podIP"]
     once = program(f"{SENDER}time.sleep(10**6)", address, "first", "1")
     mesh.run(shop, "job", "node-1", once)
@@ -206,7 +214,8 @@ def test_with_troth_the_plugin_goes(mesh: ClusterMesh) -> None:
         mesh.cluster.kubectl("delete", "daemonset", "troth-node", f"--namespace={NAMESPACE}")
     for node in mesh.agents:
         await_plugin(mesh, node, there=False)
-        assert not list(cni.folder(mesh.cluster.nodes[node].machine, cni.PROGRAMS).iterdir())
+        programs = cni.folder(mesh.cluster.nodes[node].machine, cni.PROGRAMS)
+        eventually(lambda: not list(programs.iterdir()), what="the end of the program, too")  # noqa: B023 - called at once
     # Whoever makes it again has all of it again.
     mesh.cluster.apply(DAEMON_SET)
     for node in mesh.agents:
