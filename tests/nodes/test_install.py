@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
-from lightkube.resources.core_v1 import Namespace
+from lightkube.resources.core_v1 import Namespace, Pod
 from tests.e2e.harness import eventually
 from tests.rig.mesh import Load
 from tests.rig.nodes.cluster import LOAD
 from tests.rig.objects import find
-from tests.rig.person import Person
+from tests.rig.person import Person, commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DEFINITIONS = ("peerauthentications.security.istio.io", "connectionreviews.troth.dev")
 URL = "web.finance:8080"
 NODES = ("node-1", "node-2")
+RELEASE = "troth --namespace=troth-system"
+WAIT = "--wait --timeout=90s"
+CHANGE = "--set node.keepaliveSeconds=60"
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +38,8 @@ def namespaces(cluster: RealCluster) -> Iterator[None]:
     for namespace in ("finance", "legacy"):
         cluster.await_available(namespace)
     yield
-    for namespace in ("finance", "legacy"):
-        cluster.delete(Namespace, namespace)
-    for name in DEFINITIONS:
-        if find(cluster.client, CustomResourceDefinition, name):
-            cluster.delete(CustomResourceDefinition, name)
+    cluster.kubectl("delete", "namespace", "finance", "legacy")
+    cluster.kubectl("delete", "crd", "--ignore-not-found", *DEFINITIONS)
 
 
 @pytest.mark.timeout(600)  # all of the page
@@ -66,6 +66,47 @@ def test_the_page_is_followed_with_kubectl_from_the_check_to_the_end(cluster: Re
     assert answers(cluster, "finance", friend)
     cluster.await_gone(Namespace, "troth-system")
     assert find(cluster.client, CustomResourceDefinition, DEFINITIONS[0]) is not None
+
+
+@pytest.mark.timeout(600)  # the same once more
+def test_helm_installs_upgrades_and_removes_troth_and_no_request_fails(
+    cluster: RealCluster,
+) -> None:
+    person = Person(cluster)
+    friend, stranger = cluster.pod("finance", "friend"), cluster.pod("legacy", "stranger")
+    for command in commands("Install", language="sh")[:3]:
+        person.type(f"{command} {WAIT}" if command.startswith("helm") else command)
+    person.follow("Put a namespace into the mesh")
+    person.follow("Lock it down")
+    assert answers(cluster, "finance", friend)
+    assert not answers(cluster, "legacy", stranger)
+
+    before = agents(cluster)
+    with Load(cluster, "finance", friend, URL, program=LOAD):
+        person.type("kubectl apply -f deploy/crds/connectionreviews.yaml")
+        person.type(f"helm upgrade {RELEASE} deploy/chart {CHANGE} {WAIT}")
+        person.type(commands("Upgrade", language="sh")[0])
+    assert before.isdisjoint(agents(cluster))
+    assert not answers(cluster, "legacy", stranger)
+    person.type("kubectl troth status")
+
+    for command in commands("Remove")[:2]:
+        person.type(command)
+    person.type(f"helm uninstall {RELEASE} {WAIT}")
+    assert answers(cluster, "legacy", stranger)
+    assert answers(cluster, "finance", friend)
+    person.type("kubectl delete namespace troth-system")
+
+
+def agents(cluster: RealCluster) -> set[str]:
+    """The pods of the node agents that are there to stay."""
+    label: dict[str, Any] = {"app.kubernetes.io/component": "node"}
+    pods = cluster.client.list(Pod, namespace="troth-system", labels=label)
+    return {
+        str(pod.metadata.name)
+        for pod in pods
+        if pod.metadata is not None and pod.metadata.deletionTimestamp is None
+    }
 
 
 def answers(cluster: RealCluster, namespace: str, pod: str) -> bool:
