@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 POD, POD_V6 = "10.9.1.2", "fd99:1::2"
 BRIDGED = "10.9.0.2"
 VLAN, QINQ = 0x8100, 0x88A8
+PORT = 8080
+BOTH = [(POD, PORT), (POD_V6, PORT)]
 OTHER, OTHER_V6 = "10.9.2.2", "fd99:2::2"
 
 
@@ -84,13 +86,13 @@ class Bridged:
         """Whether the pod answers a SYN that has the probes' source, and these VLAN tags."""
         tagged = b"".join(kind.to_bytes(2) + b"\0\0" for kind in tags)
         addresses = mac(self.pod) + mac(self.other)
-        packet = syn(PROBE_SOURCE_V4, BRIDGED, 8080)
+        packet = syn(PROBE_SOURCE_V4, BRIDGED, PORT)
         with (
             socket_in(self.pod, socket.AF_INET) as server,
             call_in(self.other, frames) as wire,
         ):
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind((BRIDGED, 8080))
+            server.bind((BRIDGED, PORT))
             server.listen()
             wire.settimeout(0.5)
             wire.send(addresses + tagged + b"\x08\x00" + packet)
@@ -121,13 +123,13 @@ def source_seen(net: Net | Bridged, client: Path, address: str, *, bind: str = "
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket_in(net.pod, family) as server, socket_in(client, family) as ours:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind((address, 8080))
+        server.bind((address, PORT))
         server.listen()
         server.settimeout(5)
         ours.settimeout(0.5)
         if bind:
             ours.bind((bind, 0))
-        if ours.connect_ex((address, 8080)) != 0:
+        if ours.connect_ex((address, PORT)) != 0:
             return ""
         with server.accept()[0] as connection:
             connection.sendall(b"answer")
@@ -139,15 +141,23 @@ def the_node_itself_reaches_its_captured_pods(directory: Path) -> None:
     net = Net(directory)
     asyncio.run(capture(net.pod, probes=True))
     assert source_seen(net, net.host, POD) == ""
-    asyncio.run(HostRules(net.host).let_in([POD, POD_V6]))
+    asyncio.run(HostRules(net.host).let_in(BOTH))
     assert source_seen(net, net.host, POD) == PROBE_SOURCE_V4
+    assert source_seen(net, net.host, POD_V6) == PROBE_SOURCE_V6
+
+
+def only_the_ports_that_are_probed_are_exempt(directory: Path) -> None:
+    net = Net(directory)
+    asyncio.run(capture(net.pod, probes=True))
+    asyncio.run(HostRules(net.host).let_in([(POD, PORT + 1), (POD_V6, PORT)]))
+    assert source_seen(net, net.host, POD) == ""
     assert source_seen(net, net.host, POD_V6) == PROBE_SOURCE_V6
 
 
 def forwarded_connections_are_not_exempt(directory: Path) -> None:
     net = Net(directory)
     assert source_seen(net, net.other, POD) == OTHER
-    asyncio.run(HostRules(net.host).let_in([POD, POD_V6]))
+    asyncio.run(HostRules(net.host).let_in(BOTH))
     assert source_seen(net, net.other, POD) == OTHER
     assert source_seen(net, net.other, POD_V6) == OTHER_V6
     asyncio.run(capture(net.pod, probes=True))
@@ -157,7 +167,7 @@ def forwarded_connections_are_not_exempt(directory: Path) -> None:
 
 def masqueraded_connections_are_not_exempt(directory: Path) -> None:
     net = Net(directory)
-    asyncio.run(HostRules(net.host).let_in([POD]))
+    asyncio.run(HostRules(net.host).let_in([(POD, PORT)]))
     kube_proxy = "chain c { type nat hook postrouting priority 100; masquerade; };"
     asyncio.run(apply_ruleset(net.host, f"table ip theirs {{ {kube_proxy} }};"))
     assert source_seen(net, net.other, POD) == "10.9.1.1"
@@ -172,7 +182,7 @@ def nobody_else_can_have_the_probes_source(directory: Path) -> None:
     # Even where the node itself would know the way back.
     run("ip", "route", "add", PROBE_SOURCE_V4, "dev", "p2")
     assert source_seen(net, net.other, POD, bind=PROBE_SOURCE_V4) == PROBE_SOURCE_V4
-    asyncio.run(HostRules(net.host).let_in([POD]))
+    asyncio.run(HostRules(net.host).let_in([(POD, PORT)]))
     assert source_seen(net, net.other, POD, bind=PROBE_SOURCE_V4) == ""
 
 
@@ -182,7 +192,7 @@ def nobody_on_the_same_bridge_can_have_the_probes_source_either(directory: Path)
     # A tag with number 0 is a priority, and the packet in it the untagged network's.
     tags = ((), (VLAN,), (VLAN, VLAN), (QINQ, VLAN), (VLAN, QINQ, VLAN))
     assert [net.is_taken_in(each) for each in tags] == [True] * len(tags)
-    asyncio.run(HostRules(net.host).let_in([BRIDGED]))
+    asyncio.run(HostRules(net.host).let_in([(BRIDGED, PORT)]))
     assert [net.is_taken_in(each) for each in tags] == [False] * len(tags)
     run(*enter_command(net.pod), "ip", "route", "del", PROBE_SOURCE_V4)
     assert source_seen(net, net.host, BRIDGED) == PROBE_SOURCE_V4
@@ -190,7 +200,7 @@ def nobody_on_the_same_bridge_can_have_the_probes_source_either(directory: Path)
 
 def a_pod_captured_without_probes_exempts_nobody(directory: Path) -> None:
     net = Net(directory)
-    asyncio.run(HostRules(net.host).let_in([POD]))
+    asyncio.run(HostRules(net.host).let_in([(POD, PORT)]))
     asyncio.run(capture(net.pod))
     assert source_seen(net, net.host, POD) == ""
 
@@ -198,7 +208,7 @@ def a_pod_captured_without_probes_exempts_nobody(directory: Path) -> None:
 def pods_that_are_not_captured_see_the_node_as_it_is(directory: Path) -> None:
     net = Net(directory)
     rules = HostRules(net.host)
-    asyncio.run(rules.let_in([POD]))
+    asyncio.run(rules.let_in([(POD, PORT)]))
     asyncio.run(rules.let_in([]))
     assert source_seen(net, net.host, POD) == "10.9.1.1"
 
@@ -245,7 +255,7 @@ def rules_that_somebody_flushes_come_back(directory: Path) -> None:
 
     async def scene() -> None:
         rules = HostRules(host, review_seconds=0.05)
-        await rules.let_in([POD])
+        await rules.let_in([(POD, PORT)])
         async with running(rules):
             await apply_ruleset(host, "flush ruleset")
             await until(lambda: tables(host) == {TABLE, BRIDGE_TABLE})
@@ -266,7 +276,7 @@ def rules_that_could_not_be_put_there_are_told_and_tried_again(directory: Path) 
         told: list[str] = []
         rules = HostRules(host, on_change=lambda: told.append(rules.trouble), review_seconds=0.05)
         with owned(host, TABLE), owned(host, BRIDGE_TABLE):
-            await rules.let_in([POD])
+            await rules.let_in([(POD, PORT)])
             assert not rules.in_place
             why = "nft: /dev/stdin:1:1-{}: Error: Could not process rule: Operation not permitted"
             assert rules.trouble.split("; ") == [
@@ -287,7 +297,7 @@ def a_guard_of_bridges_that_failed_alone_is_told_and_tried_again(directory: Path
     async def scene() -> None:
         rules = HostRules(host, review_seconds=0.05)
         with owned(host, BRIDGE_TABLE):
-            await rules.let_in([POD])
+            await rules.let_in([(POD, PORT)])
             assert rules.in_place
             assert rules.trouble.startswith("pods on one bridge can pass for the node")
         async with running(rules):
@@ -301,6 +311,7 @@ def a_guard_of_bridges_that_failed_alone_is_told_and_tried_again(directory: Path
     "scene",
     [
         the_node_itself_reaches_its_captured_pods,
+        only_the_ports_that_are_probed_are_exempt,
         forwarded_connections_are_not_exempt,
         masqueraded_connections_are_not_exempt,
         nobody_else_can_have_the_probes_source,
@@ -319,8 +330,10 @@ def test_host_rules_in_the_kernel(
     in_node_namespace(scene, tmp_path)
 
 
-def test_the_rules_are_one_transaction_whatever_the_addresses() -> None:
-    for addresses in ([], [POD], [POD_V6], [POD, POD_V6]):
-        rules = host_rules(addresses)
-        assert rules.startswith("add table inet troth-node\ndelete table inet troth-node\n")
-        assert all(address in rules for address in addresses)
+@pytest.mark.parametrize("level", [None, 2])
+def test_the_rules_are_one_transaction_whatever_the_addresses(level: int | None) -> None:
+    for probed in ([], BOTH[:1], BOTH[1:], BOTH):
+        rules = host_rules(probed, level=level)
+        assert rules.startswith("add table inet troth-node\n")
+        assert all(f"{address} . {port}" in rules for address, port in probed)
+        assert ("socket cgroupv2 level 2 @kubelet" in rules) is (level is not None)

@@ -452,7 +452,14 @@ class NodeAgent:
         probes = False
         if self._host is not None:
             local_pods = told.view.local_pods.values()
-            await self._host.let_in({ip for each in local_pods for ip in each.pod.addresses})
+            await self._host.let_in(
+                {
+                    (address, port)
+                    for each in local_pods
+                    for address in each.pod.addresses
+                    for port in each.pod.probed
+                }
+            )
             probes = self._host.in_place
         if await self._pods.act(told.ready, reasons, probes=probes):
             self._wake()

@@ -27,7 +27,7 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.agent.netns import call_in, call_in_new
+from troth.agent.netns import call_in, call_in_cgroups, call_in_new
 from troth.agent.routes import keep_inside
 from troth.agent.strangers import (
     StrangerLimits,
@@ -56,7 +56,7 @@ PROBE_SOURCE_V6 = "fd74:726f:7468::7:150"
 
 _PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} return;"
 
-_FIRST = "tcp flags syn / fin,syn,rst,ack"
+FIRST_PACKET = "tcp flags syn / fin,syn,rst,ack"
 
 _TO_APP = f"""\
   chain answered {{
@@ -112,10 +112,10 @@ def capture_rules(
         patient: Have Envoy's connections to the app wait a moment for it to listen. Needs Linux
             5.11.
     """
-    unready = f'iif "lo" meta mark {APP_MARK:#x} {_FIRST} jump unready'
+    unready = f'iif "lo" meta mark {APP_MARK:#x} {FIRST_PACKET} jump unready'
     exempt = _PROBES if probes else ""
     hidden = ", ".join(str(port) for port in OWN_PORTS if port != TUNNEL_PORT)
-    tunnel = "return" if ports.tunnel == TUNNEL_PORT else f"{_FIRST} dnat to :{ports.tunnel}"
+    tunnel = "return" if ports.tunnel == TUNNEL_PORT else f"{FIRST_PACKET} dnat to :{ports.tunnel}"
     return f"""\
 add table inet {TABLE}
 delete table inet {TABLE}
@@ -132,7 +132,7 @@ table inet {TABLE} {{
     type nat hook output priority -100; policy accept;
     meta mark {ENVOY_MARK:#x} return
     fib daddr type local return
-    {_FIRST} redirect to :{ports.outbound}
+    {FIRST_PACKET} redirect to :{ports.outbound}
   }}
   chain inbound {{
     type nat hook prerouting priority -100; policy accept;
@@ -140,11 +140,11 @@ table inet {TABLE} {{
     fib daddr type != local return
     {exempt}
     tcp dport {TUNNEL_PORT} {tunnel}
-    {_FIRST} redirect to :{ports.inbound}
+    {FIRST_PACKET} redirect to :{ports.inbound}
   }}
   chain leaving {{
     type filter hook output priority 0; policy accept;
-    {_FIRST} jump leaving_first
+    {FIRST_PACKET} jump leaving_first
   }}
   chain leaving_first {{
     meta mark {ENVOY_MARK:#x} return
@@ -153,7 +153,7 @@ table inet {TABLE} {{
   }}
   chain entering {{
     type filter hook input priority 0; policy accept;
-    {_FIRST} jump entering_first
+    {FIRST_PACKET} jump entering_first
   }}
   chain entering_first {{
     iif "lo" return
@@ -176,7 +176,7 @@ def release_rules(ports: PortSet = PORT_SETS[0]) -> str:
     """
     late = ""
     if ports.tunnel != TUNNEL_PORT:
-        late = f'iif != "lo" tcp dport {TUNNEL_PORT} {_FIRST} dnat to :{ports.tunnel}'
+        late = f'iif != "lo" tcp dport {TUNNEL_PORT} {FIRST_PACKET} dnat to :{ports.tunnel}'
     return f"""\
 add table inet {TABLE}
 delete table inet {TABLE}
@@ -352,9 +352,22 @@ async def is_captured(netns: Path) -> bool:
     return "redirect" in own
 
 
-async def apply_ruleset(netns: Path, ruleset: str) -> None:
-    """Run one nftables transaction inside a network namespace; raises as `capture` does."""
-    await asyncio.to_thread(call_in, netns, lambda: _nft(ruleset))
+async def apply_ruleset(netns: Path, ruleset: str, *, cgroups: Path | None = None) -> None:
+    """Run one nftables transaction inside a network namespace; raises as `capture` does.
+
+    Args:
+        netns: The network namespace.
+        ruleset: What nft reads.
+        cgroups: The cgroup namespace whose levels the rules count, if they count any.
+    """
+
+    def run() -> str:
+        return call_in(netns, lambda: _nft(ruleset))
+
+    if cgroups is None:
+        await asyncio.to_thread(run)
+    else:
+        await asyncio.to_thread(call_in_cgroups, cgroups, run)
 
 
 def _nft(commands: str) -> str:

@@ -1,32 +1,44 @@
-"""Lets the node's own processes, the kubelet's probes above all, reach captured pods as they are.
+"""Lets the kubelet's probes reach captured pods as they are.
 
 A probe must reach the app itself, also under STRICT, and must fail when the app does; a proxy that
 accepts for the app would answer every TCP probe. So the pod's rules pass by what comes from one
-address that nobody has, and rules in the node's own namespace see to it that only the node's own
-processes are seen under it:
+address that nobody has, and rules in the node's own namespace see to it that only the kubelet is
+seen under it, and only at the ports that the pod's probes name:
 
-* What a socket of the node's namespace sends to a captured pod of this node gets that address as
-  its source. Forwarded packets have no such socket, so pods, other machines and NodePort clients,
-  masqueraded or not, keep theirs.
+* What the kubelet sends to such a port of a captured pod of this node gets that address as its
+  source. Forwarded packets have no socket here, so pods, other machines and NodePort clients,
+  masqueraded or not, keep theirs. So do all other processes of the node, host-network pods
+  included. Only where no cgroup tells the kubelet from them (see `troth.agent.kubelet`), those of
+  root are taken for it.
 * What arrives at the node under that address is forged, and dropped. So is what enters a bridge of
   the node under it by one of the ports, as between two pods; the node's own packets don't.
-
-(Istio's ambient mode does the same, with an address of its own.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import struct
 from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.agent.capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6, apply_ruleset
+from troth.agent.capture import (
+    FIRST_PACKET,
+    PROBE_SOURCE_V4,
+    PROBE_SOURCE_V6,
+    apply_ruleset,
+)
+from troth.agent.kubelet import NODE_CGROUPS, find_kubelet
+from troth.agent.set_elements import SetChange, SetElements, transaction
 from troth.errors import TrothError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
+
+    from troth.agent.kubelet import Cgroup, KubeletProcess
 
 _NAME = "troth-node"
 TABLE, BRIDGE_TABLE = f"inet {_NAME}", f"bridge {_NAME}"
@@ -34,44 +46,74 @@ TABLE, BRIDGE_TABLE = f"inet {_NAME}", f"bridge {_NAME}"
 _log = structlog.get_logger(__name__)
 
 _REVIEW_SECONDS = 30.0
-_RETRY_SECONDS = 2.0
+_RETRY_SECONDS = 0.5
 
 # Just before kube-proxy and CNIs choose a source, as whoever chooses first does so for good.
 _PRIORITY = 90
 
-# A packet of a socket in this very namespace has its owner; a forwarded one has none, whatever it
-# says.
-_OWN = "meta skuid != 4294967295"
+# A packet of a socket in this very namespace has an owner; a forwarded one has none.
+_ROOT = "meta skuid 0"
+
+_ASKING_SECONDS = 1
+_CGROUP = struct.Struct("=Q")
 
 
-def host_rules(addresses: Iterable[str]) -> str:
+def host_rules(probed: Iterable[tuple[str, int]], *, level: int | None = None) -> str:
     """The whole table as one nftables transaction.
 
+    The set ``kubelet``, with the number of its cgroup, stays as it is.
+
     Args:
-        addresses: Of the node's captured pods.
+        probed: Addresses and ports of the node's captured pods that the kubelet probes.
+        level: Of the kubelet's cgroup, if that tells it from the node's other processes.
     """
-    known = sorted(set(addresses))
-    v4 = _elements(address for address in known if ":" not in address)
-    v6 = _elements(address for address in known if ":" in address)
+    known = sorted(set(probed))
+    v4 = _elements(each for each in known if ":" not in each[0])
+    v6 = _elements(each for each in known if ":" in each[0])
+    if level is None:
+        asking = ""
+        own = f"{_ROOT} {{0}} daddr . tcp dport @{{1}}"
+    else:
+        # Who owns a socket is known on its packets' way out, by its cgroup only at its beginning.
+        of_kubelet = f"{_ROOT} socket cgroupv2 level {level} @kubelet"
+        asking = "".join(
+            f"    {of_kubelet} {family} daddr . tcp dport @{probed} {FIRST_PACKET}"
+            f" add @{name} {{ {family} saddr . tcp sport . {family} daddr . tcp dport }}\n"
+            for family, probed, name in (("ip", "probed", "asking"), ("ip6", "probed6", "asking6"))
+        )
+        own = "{0} saddr . tcp sport . {0} daddr . tcp dport @{2}"
+    expires = f"flags dynamic, timeout; timeout {_ASKING_SECONDS}s; size 65535"
     return f"""\
 add table {TABLE}
-delete table {TABLE}
+add set {TABLE} kubelet {{ typeof socket cgroupv2 level 1; }}
+add set {TABLE} probed {{ type ipv4_addr . inet_service; }}
+add set {TABLE} probed6 {{ type ipv6_addr . inet_service; }}
+add set {TABLE} asking {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; {expires}; }}
+add set {TABLE} asking6 {{ type ipv6_addr . inet_service . ipv6_addr . inet_service; {expires}; }}
+flush set {TABLE} probed
+flush set {TABLE} probed6
+add chain {TABLE} forged {{ type filter hook prerouting priority -300; policy accept; }}
+add chain {TABLE} output {{ type filter hook output priority 0; policy accept; }}
+add chain {TABLE} own {{ type nat hook postrouting priority {_PRIORITY}; policy accept; }}
+flush chain {TABLE} forged
+flush chain {TABLE} output
+flush chain {TABLE} own
 table {TABLE} {{
-  set pods {{
-    type ipv4_addr; {v4}
+  set probed {{
+    type ipv4_addr . inet_service; {v4}
   }}
-  set pods6 {{
-    type ipv6_addr; {v6}
+  set probed6 {{
+    type ipv6_addr . inet_service; {v6}
   }}
   chain forged {{
-    type filter hook prerouting priority -300; policy accept;
     ip saddr {PROBE_SOURCE_V4} drop
     ip6 saddr {PROBE_SOURCE_V6} drop
   }}
+  chain output {{
+{asking}  }}
   chain own {{
-    type nat hook postrouting priority {_PRIORITY}; policy accept;
-    {_OWN} ip daddr @pods tcp flags syn / fin,syn,rst,ack snat ip to {PROBE_SOURCE_V4}
-    {_OWN} ip6 daddr @pods6 tcp flags syn / fin,syn,rst,ack snat ip6 to {PROBE_SOURCE_V6}
+    {own.format("ip", "probed", "asking")} {FIRST_PACKET} snat ip to {PROBE_SOURCE_V4}
+    {own.format("ip6", "probed6", "asking6")} {FIRST_PACKET} snat ip6 to {PROBE_SOURCE_V6}
   }}
 }}
 """
@@ -98,8 +140,8 @@ table {BRIDGE_TABLE} {{
 """
 
 
-def _elements(addresses: Iterable[str]) -> str:
-    text = ", ".join(addresses)
+def _elements(probed: Iterable[tuple[str, int]]) -> str:
+    text = ", ".join(f"{address} . {port}" for address, port in probed)
     return f"elements = {{ {text} }}" if text else ""
 
 
@@ -107,12 +149,13 @@ class HostRules:
     """Keeps the rules in the node's namespace as its captured pods want them.
 
     Others on a node can remove them (a firewall's reload flushes all tables), so they are put there
-    again from time to time.
+    again from time to time; and soon after the kubelet has started again, in another cgroup.
 
     Args:
         netns: The node's own network namespace.
         on_change: Called when `in_place` or `trouble` has changed by itself.
         review_seconds: How often they are put there again.
+        find: Finds the node's kubelet.
     """
 
     def __init__(
@@ -121,14 +164,19 @@ class HostRules:
         *,
         on_change: Callable[[], None] = lambda: None,
         review_seconds: float = _REVIEW_SECONDS,
+        find: Callable[[], KubeletProcess | None] = find_kubelet,
     ) -> None:
         self._netns = netns
         self._on_change = on_change
         self._review_seconds = review_seconds
-        self._wanted: frozenset[str] | None = None
-        self._applied: frozenset[str] | None = None
+        self._find = find
+        self._wanted: frozenset[tuple[str, int]] | None = None
+        self._applied: frozenset[tuple[str, int]] | None = None
         self._troubles = {TABLE: "", BRIDGE_TABLE: ""}
-        self._failed = asyncio.Event()
+        self._kubelet: _WatchedKubelet | None = None
+        self._listed: Cgroup | None = None
+        self._not_told = ""
+        self._due = asyncio.Event()
         self._applying = asyncio.Lock()
 
     @property
@@ -144,10 +192,10 @@ class HostRules:
         """What is not as it should be, and what follows from it; empty if nothing is."""
         return "; ".join(filter(None, self._troubles.values()))
 
-    async def let_in(self, addresses: Collection[str]) -> None:
-        """Let the node's processes reach the captured pods with these addresses, and no others."""
+    async def let_in(self, probed: Collection[tuple[str, int]]) -> None:
+        """Let the kubelet's probes reach these addresses and ports, and no others."""
         async with self._applying:
-            self._wanted = frozenset(addresses)
+            self._wanted = frozenset(probed)
             if not self.in_place:
                 await self._apply(self._wanted, bridges=self._applied is None)
 
@@ -156,36 +204,88 @@ class HostRules:
         async with self._applying:
             self._wanted = self._applied = None
             self._troubles = dict.fromkeys(self._troubles, "")
+            self._watch(None)
 
     async def run(self) -> None:
-        """Put the rules there again, until cancelled: from time to time, and soon what failed."""
-        while True:
-            try:
-                async with asyncio.timeout(self._review_seconds):
-                    await self._failed.wait()
-                await asyncio.sleep(min(_RETRY_SECONDS, self._review_seconds))
-            except TimeoutError:
-                pass  # nothing has failed
-            async with self._applying:
-                if self._wanted is None:
-                    self._failed.clear()
-                    continue
-                before = self.in_place, self.trouble
-                await self._apply(self._wanted, bridges=True)
-                changed = before != (self.in_place, self.trouble)
-            if changed:
-                self._on_change()
+        """Put the rules there again, until cancelled: from time to time, and soon what is due."""
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._review_seconds):
+                        await self._due.wait()
+                    await asyncio.sleep(min(_RETRY_SECONDS, self._review_seconds))
+                except TimeoutError:
+                    pass  # nothing is due
+                await self._review()
+        finally:
+            self._watch(None)
 
-    async def _apply(self, wanted: frozenset[str], *, bridges: bool) -> None:
+    async def _review(self) -> None:
+        async with self._applying:
+            if self._wanted is None:
+                self._due.clear()
+                return
+            before = self.in_place, self.trouble
+            await self._apply(self._wanted, bridges=True)
+            changed = before != (self.in_place, self.trouble)
+        if changed:
+            self._on_change()
+
+    async def _apply(self, wanted: frozenset[tuple[str, int]], *, bridges: bool) -> None:
         if bridges:
             trouble = "pods on one bridge can pass for the node"
             await self._put(BRIDGE_TABLE, bridge_rules(), trouble)
-        is_there = await self._put(TABLE, host_rules(wanted), "probes of STRICT pods fail")
+        found = await asyncio.to_thread(self._find)
+        if found is not None:
+            self._watch(found)
+        is_there = await self._put_for(wanted, found.cgroup if found else self._listed)
         self._applied = wanted if is_there else None
-        if self.in_place:
-            self._failed.clear()
+        if self.in_place and (found is not None or self._kubelet is None):
+            self._due.clear()
         else:
-            self._failed.set()
+            self._due.set()
+
+    async def _put_for(self, wanted: frozenset[tuple[str, int]], cgroup: Cgroup | None) -> bool:
+        """Put the rules there, for the kubelet's cgroup alone if there is one."""
+        consequence = "probes of STRICT pods fail"
+        if cgroup is None:
+            self._listed = None
+            return await self._put(TABLE, host_rules(wanted), consequence)
+        try:
+            if self._listed is None:
+                # No probe must fail until the kernel knows the kubelet's cgroup.
+                if not await self._put(TABLE, host_rules(wanted), consequence):
+                    return False
+                await asyncio.to_thread(self._list, cgroup)
+            rules = host_rules(wanted, level=cgroup.level)
+            await apply_ruleset(self._netns, rules, cgroups=NODE_CGROUPS)
+            await asyncio.to_thread(self._list, cgroup)
+            self._listed = cgroup
+        except (OSError, TrothError) as error:
+            self._listed = None
+            if str(error) != self._not_told:
+                self._not_told = str(error)
+                _log.warning("root's other processes pass for the kubelet", reason=str(error))
+            return await self._put(TABLE, host_rules(wanted), consequence)
+        return True
+
+    def _list(self, cgroup: Cgroup) -> None:
+        with SetElements(self._netns) as sets:
+            name, key = TABLE.split()[1], _CGROUP.pack(cgroup.number)
+            others = sets.keys(name, "kubelet") - {key}
+            change = SetChange(name="kubelet", added=[key], removed=others)
+            sets.commit(transaction(name, [change]))
+
+    def _watch(self, kubelet: KubeletProcess | None) -> None:
+        """Notice when that process ends; its successor is another one's matter."""
+        if self._kubelet is not None:
+            if kubelet is not None and kubelet.pid == self._kubelet.pid:
+                return
+            self._kubelet.close()
+            self._kubelet = None
+        if kubelet is not None:
+            with contextlib.suppress(OSError):  # it has ended already: the next look finds another
+                self._kubelet = _WatchedKubelet(kubelet.pid, self._due.set)
 
     async def _put(self, table: str, rules: str, consequence: str) -> bool:
         trouble = ""
@@ -201,3 +301,25 @@ class HostRules:
             else:
                 _log.info("the node's rules are in place again", table=table)
         return not trouble
+
+
+class _WatchedKubelet:
+    """Calls back when a process has ended."""
+
+    def __init__(self, pid: int, on_end: Callable[[], None]) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+        self._loop = asyncio.get_running_loop()
+        self._on_end = on_end
+        self._loop.add_reader(self._descriptor, self._ended)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _ended(self) -> None:
+        self.close()
+        self._on_end()

@@ -29,6 +29,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 # linux/sched.h, linux/mount.h, linux/nsfs.h, linux/sockios.h, linux/if.h
 _CLONE_NEWNET = 0x40000000
+_CLONE_NEWCGROUP = 0x02000000
 _MS_BIND = 0x1000
 _MNT_DETACH = 2
 _NS_GET_NSTYPE = 0xB703
@@ -121,6 +122,23 @@ def call_in(path: Path, action: Callable[[], T]) -> T:
                 _check(_libc.setns(descriptor, _CLONE_NEWNET))
             except OSError as error:
                 raise _explain(error, path, "enter") from error
+            return action()
+
+        return _in_own_thread(enter_and_act)
+
+
+def call_in_cgroups(path: Path, action: Callable[[], T]) -> T:
+    """Calls ``action`` in a new thread inside the cgroup namespace at ``path``.
+
+    There it sees the paths of cgroups as the namespace's own processes do.
+
+    Raises:
+        OSError: There is none, or it may not be entered.
+    """
+    with path.open("rb") as opened:
+
+        def enter_and_act() -> T:
+            _check(_libc.setns(opened.fileno(), _CLONE_NEWCGROUP))
             return action()
 
         return _in_own_thread(enter_and_act)

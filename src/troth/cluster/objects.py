@@ -44,7 +44,7 @@ from troth.policy.parse import parse_peer_authentication
 from troth.syntax import NAME, NAMESPACE, Rule, described, legible_name, plain_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from troth.syntax import Flaw
 
@@ -168,6 +168,7 @@ def _pod(checks: Checks, sent: wire.PodObject) -> Pod:
         node=intern(spec.node_name or ""),
         addresses=() if phase.is_final else _pod_addresses(checks, status),
         ports=tuple(_container_ports(checks, spec)),
+        probed=_shared(frozenset(_probed_ports(spec))),
         plaintext=_plaintext(annotations.get(PLAINTEXT_ANNOTATION, "")),
         captured=annotated and not host_network and not phase.is_final,
         ready=any(
@@ -216,6 +217,34 @@ def _container_ports(checks: Checks, spec: wire.PodSpec) -> Iterable[ContainerPo
                 port.name or "",
                 port.protocol or Protocol.TCP,
             )
+
+
+def _probed_ports(spec: wire.PodSpec) -> Iterator[int]:
+    """What the kubelet connects to; a name is one of the container's ports, as for the kubelet."""
+    for container in (*(spec.containers or ()), *(spec.init_containers or ())):
+        hooks = container.lifecycle or wire.Lifecycle()
+        for handler in (
+            *(container.readiness_probe, container.liveness_probe, container.startup_probe),
+            *(hooks.post_start, hooks.pre_stop),
+        ):
+            if handler is not None:
+                for place in (handler.http_get, handler.tcp_socket, handler.grpc):
+                    if place is not None and not place.host:
+                        yield from _numbers(place.port, container)
+
+
+def _numbers(port: int | str, container: wire.ContainerFields) -> Iterator[int]:
+    if isinstance(port, int):
+        yield port
+    for known in container.ports or ():
+        if known.name == port:
+            yield known.container_port
+
+
+@lru_cache(maxsize=256)
+def _shared(ports: frozenset[int]) -> frozenset[int]:
+    """Thousands of pods are probed at the same few ports."""
+    return frozenset(filter(is_port, ports))
 
 
 @lru_cache(maxsize=1024)

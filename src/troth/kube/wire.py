@@ -89,11 +89,37 @@ class ContainerPortFields(Wire, frozen=True):
     protocol: Protocol | None = None
 
 
+class Connected(Wire, frozen=True):
+    """core/v1 HTTPGetAction, TCPSocketAction or GRPCAction: where the kubelet connects to."""
+
+    port: int | str = 0
+    host: str | None = None
+
+
+class Handler(Wire, frozen=True):
+    """core/v1 Probe or LifecycleHandler, of those that connect."""
+
+    http_get: Connected | None = None
+    tcp_socket: Connected | None = None
+    grpc: Connected | None = None
+
+
+class Lifecycle(Wire, frozen=True):
+    """core/v1 Lifecycle."""
+
+    post_start: Handler | None = None
+    pre_stop: Handler | None = None
+
+
 class ContainerFields(Wire, frozen=True):
     """core/v1 Container."""
 
     name: str = ""
     ports: list[ContainerPortFields] | None = None
+    readiness_probe: Handler | None = None
+    liveness_probe: Handler | None = None
+    startup_probe: Handler | None = None
+    lifecycle: Lifecycle | None = None
 
 
 class InitContainer(ContainerFields, frozen=True):

@@ -141,6 +141,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         node: The node it is bound to.
         addresses: Its IPs, the primary one first; empty until it has some.
         ports: What its containers declare.
+        probed: Ports that its kubelet connects to, for probes and lifecycle hooks.
         captured: Its traffic goes through the node's Envoy, so others may use the tunnel to it.
         plaintext: Where its node has said that it takes plaintext from pods of the mesh.
         ready: Services may send it connections.
@@ -161,6 +162,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     addresses: tuple[str, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
+    probed: frozenset[int] = frozenset()
     captured: bool = False
     plaintext: Ports = NO_PORTS
     ready: bool = False

@@ -1,0 +1,132 @@
+"""Which process of a node is its kubelet, so that no other connection passes for a probe.
+
+The kubelet is what listens on its port (``KubeletConfiguration.port``) in the node's own network
+namespace, as root and in no pod's cgroup. Distributions name the program as they like (k3s,
+kubelite); the port is the same. Its cgroup tells its sockets from those of all other processes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from troth.agent.discover import pod_uid
+from troth.agent.netns import call_in_cgroups
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+PORT = 10250
+NODE_CGROUPS = Path("/proc/1/ns/cgroup")
+"""The cgroup namespace of the node's first process."""
+
+_LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h, as /proc/net/tcp shows it
+_INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO of linux/proc_ns.h
+
+
+class Cgroup(NamedTuple):
+    """A cgroup (v2) as nftables' ``socket cgroupv2`` compares it.
+
+    Attributes:
+        number: Its directory's inode.
+        level: How many directories it is below the hierarchy's root.
+    """
+
+    number: int
+    level: int
+
+
+class KubeletProcess(NamedTuple):
+    """A node's kubelet.
+
+    Attributes:
+        pid: As the agent sees it.
+        cgroup: None where it says nothing: the kubelet is in the root of cgroup v2, there is no
+            cgroup v2, or the node is itself a container.
+    """
+
+    pid: int
+    cgroup: Cgroup | None
+
+
+def find_kubelet(proc: Path = Path("/proc"), *, port: int = PORT) -> KubeletProcess | None:
+    """The node's kubelet, or None while none listens.
+
+    Args:
+        proc: Where the node's processes are seen, its first one as ``1``.
+        port: Where the kubelet listens.
+    """
+    wanted = {f"socket:[{inode}]" for inode in _listening(proc / "1" / "net", port)}
+    if wanted:
+        for process in _host_processes(proc):
+            if _has_open(process, wanted):
+                return KubeletProcess(int(process.name), _cgroup(process, proc / "1"))
+    return None
+
+
+def _listening(net: Path, port: int) -> Iterator[str]:
+    """The inodes of the sockets that listen on a port."""
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (net / name).read_text("ascii").splitlines()[1:]
+        except OSError:
+            continue  # the kernel has no IPv6
+        for line in lines:
+            fields = line.split()
+            if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[9]
+
+
+def _host_processes(proc: Path) -> Iterator[Path]:
+    """Processes of root that are no pod's."""
+    for process in proc.iterdir():
+        if process.name.isdigit():
+            try:
+                owner = process.stat().st_uid
+                cgroup = (process / "cgroup").read_text("utf-8")
+            except OSError:
+                continue  # it has ended
+            if owner == 0 and pod_uid(cgroup) is None:
+                yield process
+
+
+def _has_open(process: Path, wanted: Collection[str]) -> bool:
+    try:
+        with os.scandir(process / "fd") as descriptors:
+            return any(str(Path(each).readlink()) in wanted for each in descriptors)
+    except OSError:
+        return False  # it has ended, or has just closed a file
+
+
+def _cgroup(process: Path, first: Path) -> Cgroup | None:
+    """The cgroup of a process of the node, whose first process is another one."""
+    try:
+        if (first / "ns" / "cgroup").stat().st_ino != _INITIAL_CGROUP_NAMESPACE:
+            return None  # kernels differ in how they count levels there
+        path = call_in_cgroups(first / "ns" / "cgroup", lambda: _unified_path(process))
+        mounted = _unified_mount((first / "mountinfo").read_text("utf-8"))
+        if not path or mounted is None:
+            return None
+        folder = first / "root" / mounted.lstrip("/") / path
+        return Cgroup(folder.stat().st_ino, len(path.split("/")))
+    except OSError:
+        return None
+
+
+def _unified_path(process: Path) -> str:
+    """A process's cgroup (v2), relative to the hierarchy's root; empty in the root itself."""
+    for line in (process / "cgroup").read_text("utf-8").splitlines():
+        if line.startswith("0::/"):
+            return line.removeprefix("0::/")
+    return ""
+
+
+def _unified_mount(mounts: str) -> str | None:
+    """Where the whole of cgroup v2 is mounted, by the lines of ``mountinfo`` (proc(5))."""
+    for line in mounts.splitlines():
+        place, _, source = line.partition(" - ")
+        _, _, _, root, point, *_ = place.split()
+        if source.startswith("cgroup2 ") and root == "/":
+            return point
+    return None

@@ -1,0 +1,129 @@
+"""Whose connections pass for the kubelet's probes, judged by the kernel; needs root for cgroups."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.agent.test_host_rules import BOTH, POD, POD_V6, PORT, Net, running, until
+from tests.agent.test_kubelet import LISTENS
+from tests.rig.machine import CgroupTree, in_cgroups
+
+from troth.agent.capture import PROBE_SOURCE_V4, PROBE_SOURCE_V6
+from troth.agent.host_rules import HostRules
+from troth.agent.kubelet import find_kubelet
+from troth.agent.netns import socket_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.conftest import InNode
+
+pytestmark = pytest.mark.cluster
+
+KUBELET, SUCCESSOR = "system.slice/kubelet.service", "system.slice/kubelet-2.service"
+INGRESS = "kubepods.slice/ingress.scope"
+HOST, HOST_V6 = "10.9.1.1", "fd99:1::1"
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+
+
+@contextlib.contextmanager
+def cgroups() -> Iterator[CgroupTree]:
+    tree = CgroupTree(f"troth-test-{uuid.uuid4().hex[:8]}")
+    for group in (KUBELET, SUCCESSOR, INGRESS):
+        tree.make(group)
+    try:
+        yield tree
+    finally:
+        tree.remove()
+
+
+@contextlib.contextmanager
+def kubelet(group: Path) -> Iterator[None]:
+    command = in_cgroups([group], sys.executable, "-c", LISTENS)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"listening\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def seen(net: Net, address: str, group: Path, *as_user: str) -> str:
+    """Where the pod sees a process of that cgroup come from."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    connect = ("bash", "-c", f"exec 3<>/dev/tcp/{address}/{PORT}")
+    with socket_in(net.pod, family) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((address, PORT))
+        server.listen()
+        server.settimeout(5)
+        subprocess.run(in_cgroups([group], *as_user, *connect), check=True)
+        with server.accept()[0] as connection:
+            return str(connection.getpeername()[0])
+
+
+def only_the_kubelets_cgroup_passes(directory: Path) -> None:
+    net = Net(directory)
+    with cgroups() as tree, kubelet(tree.root / KUBELET):
+        asyncio.run(HostRules(net.host).let_in(BOTH))
+        assert seen(net, POD, tree.root / KUBELET) == PROBE_SOURCE_V4
+        assert seen(net, POD_V6, tree.root / KUBELET) == PROBE_SOURCE_V6
+        assert seen(net, POD, tree.root / INGRESS) == HOST
+        assert seen(net, POD_V6, tree.root / INGRESS) == HOST_V6
+        assert seen(net, POD, tree.root / KUBELET, *NOBODY) == HOST
+
+
+def a_kubelet_that_starts_again_is_found(directory: Path) -> None:
+    net = Net(directory)
+
+    async def scene(tree: CgroupTree) -> None:
+        rules = HostRules(net.host)
+        with kubelet(tree.root / KUBELET):
+            await rules.let_in(BOTH)
+            assert seen(net, POD, tree.root / KUBELET) == PROBE_SOURCE_V4
+        async with running(rules):
+            with kubelet(tree.root / SUCCESSOR):
+                await until(lambda: seen(net, POD, tree.root / SUCCESSOR) == PROBE_SOURCE_V4)
+                assert seen(net, POD, tree.root / KUBELET) == HOST
+
+    with cgroups() as tree:
+        asyncio.run(scene(tree))
+
+
+def without_a_cgroup_of_the_kubelets_own_root_passes_alone(directory: Path) -> None:
+    net = Net(directory)
+    with cgroups() as tree:
+        asyncio.run(HostRules(net.host).let_in(BOTH))
+        assert seen(net, POD, tree.root / INGRESS) == PROBE_SOURCE_V4
+        assert seen(net, POD, tree.root / INGRESS, *NOBODY) == HOST
+
+
+def a_pods_process_on_the_kubelets_port_is_not_the_kubelet(_: Path) -> None:
+    pod = f"kubepods.slice/kubepods-pod{str(uuid.uuid4()).replace('-', '_')}.slice"
+    with cgroups() as tree, kubelet(tree.make(pod)):
+        assert find_kubelet() is None
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        only_the_kubelets_cgroup_passes,
+        a_kubelet_that_starts_again_is_found,
+        without_a_cgroup_of_the_kubelets_own_root_passes_alone,
+        a_pods_process_on_the_kubelets_port_is_not_the_kubelet,
+    ],
+    ids=lambda scene: scene.__name__.replace("_", " "),
+)
+def test_probes_in_the_kernel(
+    scene: Callable[[Path], None], in_node_namespace: InNode, tmp_path: Path
+) -> None:
+    in_node_namespace(scene, tmp_path)
