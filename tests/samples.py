@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,7 +12,10 @@ from troth.mesh.decisions import ClientDecision, ServerDecision
 from troth.policy.model import Mode
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
-from troth.traffic.connection import Connection, Outcome, Party, Reason, Side
+from troth.traffic.connection import Connection, ConnectionReport, Outcome, Party, Reason, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WEB = "spiffe://cluster.local/ns/finance/sa/web"
@@ -76,6 +79,12 @@ SERVER = ServerDecision(
 def connection(**changes: Any) -> Connection:
     """`PLAINTEXT`, but for some of its fields."""
     return msgspec.structs.replace(PLAINTEXT, **changes)
+
+
+def at_noon(reports: Iterable[ConnectionReport]) -> list[ConnectionReport]:
+    """The reports, as if all of them were of that time."""
+    replace = msgspec.structs.replace
+    return [replace(each, connection=replace(each.connection, time=NOON)) for each in reports]
 
 
 def handshake_record(verdict: Verdict, reason: str, *, alert: str = "") -> HandshakeRecord:

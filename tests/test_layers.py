@@ -50,6 +50,7 @@ PURE_MODULES = (
     "manifests/amend.py",
     "manifests/yaml.py",
     "traffic/connection.py",
+    "traffic/observe.py",
     "traffic/tally.py",
     "handshake/handshake.py",
     "handshake/steps.py",

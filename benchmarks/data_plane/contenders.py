@@ -14,8 +14,8 @@ import msgspec
 
 from benchmarks.data_plane import envoys
 from benchmarks.data_plane.certificates import KEY, LEAF, LEAF_AND_KEY, NAME, ROOT
-from troth.envoy.ports import OUTBOUND_PORT, TUNNEL_PORT
 from troth.envoy.process import find_envoy
+from troth.mesh.ports import OUTBOUND_PORT, TUNNEL_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.data_plane.certificates import IDENTITY, KEY, LEAF, ROOT
-from troth.envoy.ports import OUTBOUND_PORT, TUNNEL_PORT
+from troth.mesh.ports import OUTBOUND_PORT, TUNNEL_PORT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from benchmarks.data_plane.certificates import write_certificates
 from benchmarks.data_plane.contenders import APP_PORT, NAMES, contenders
 from benchmarks.rig.process import cpu_seconds, memory
 from troth.agent.capture import capture_rules
-from troth.envoy.ports import ENVOY_MARK
+from troth.mesh.ports import ENVOY_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -26,8 +26,8 @@ from troth.agent.capture import (
     tried_kernel,
 )
 from troth.agent.netns import call_in, call_in_new, create, enter_command, socket_in
-from troth.envoy.ports import APP_MARK, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
+from troth.mesh.ports import APP_MARK, PORT_SETS, TUNNEL_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from troth.agent import netns
 from troth.agent.capture import PROBE_SOURCE_V4, capture, is_captured
 from troth.agent.enroller import Enroller
-from troth.envoy.ports import PORT_SETS
 from troth.mesh.model import Pod
+from troth.mesh.ports import PORT_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tests.conftest import InNode
 
-    from troth.envoy.ports import PortSet
+    from troth.mesh.ports import PortSet
 
 OLD, NEW = PORT_SETS
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,16 +21,16 @@ from tests.agent.test_capture import (
     two_linked_namespaces,
 )
 from tests.explain.seen import world
+from tests.samples import NOON, at_noon
 
 from troth.agent.capture import capture, release
 from troth.agent.netns import enter_command, socket_in
-from troth.agent.observe import Observer
 from troth.agent.set_elements import PodSets, SetElements
-from troth.agent.strangers import TABLE, Dropped, StrangerLimits, Strangers
-from troth.envoy.events import ConnectionEvent
+from troth.agent.strangers import TABLE, StrangerLimits, Strangers
 from troth.envoy.limits import Limits
-from troth.envoy.ports import TUNNEL_PORT
-from troth.traffic.connection import Outcome, Party, Reason, Side
+from troth.mesh.ports import TUNNEL_PORT
+from troth.traffic.connection import Connection, ConnectionReport, Outcome, Party, Reason, Side
+from troth.traffic.observe import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from tests.conftest import InNode
 
 LIMITS = StrangerLimits(burst=4, total_burst=100, total_rate=100)
-NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 WAYS = ((POD, OTHER), (POD_V6, OTHER_V6))
 SOON = 0.3
 """Seconds, less than until a SYN that was dropped is sent again."""
@@ -77,20 +75,32 @@ def allowing(burst: int, rate: float) -> Iterator[Callable[[], float]]:
     ended = time.monotonic()
 
 
-def event(source: str, reason: Reason = Reason.NONE) -> ConnectionEvent:
+def event(source: str, reason: Reason = Reason.NONE) -> ConnectionReport:
     """What became of a connection to the tunnel of pod ``a``."""
     proved = reason is Reason.NONE
-    return ConnectionEvent(
+    connection = Connection(
         time=NOON,
         outcome=Outcome.ACCEPTED if proved else Outcome.REFUSED,
         reason=reason,
         side=Side.SERVER,
-        pod="a",
-        source_address=source,
-        source_port=40_000,
-        destination_address=POD,
-        destination_port=8080,
+        source=Party(address=source, port=40_000),
+        destination=Party(address=POD, port=8080),
         peer="spiffe://cluster.local/ns/finance/sa/web" if proved else None,
+    )
+    return ConnectionReport(pod="a", connection=connection)
+
+
+def dropped(pod: str, address: str, count: int, words: str = "by itself") -> ConnectionReport:
+    return ConnectionReport.of_count(
+        pod,
+        time=NOON,
+        count=count,
+        outcome=Outcome.REFUSED,
+        reason=Reason.TOO_MANY_UNPROVED,
+        side=Side.SERVER,
+        detail=words,
+        other=address,
+        port=TUNNEL_PORT,
     )
 
 
@@ -181,7 +191,7 @@ def what_is_dropped_of_strangers_is_told_and_of_newcomers_is_not(directory: Path
             reached = await asyncio.to_thread(come, other, mine, 10)
             assert await strangers.news({"a"}) == []
             told = await strangers.news({"a"})
-            assert told == [Dropped(pod="a", address=theirs, alone=True, count=10 - reached)]
+            assert at_noon(told) == [dropped("a", theirs, 10 - reached)]
             assert await strangers.news({"a"}) == []
             assert await asyncio.to_thread(come, other, mine, 10) < 10
             assert await strangers.news({"a"}) == []
@@ -326,9 +336,7 @@ def test_one_address_that_goes_to_all_pods_takes_less_than_all_places(descriptor
 
 @pytest.mark.parametrize("words", ["by itself", "together with others"])
 def test_what_was_dropped_is_one_event_with_both_ends(words: str) -> None:
-    alone = words == "by itself"
-    dropped = Dropped(pod="finance/payments", address="10.0.1.1", alone=alone, count=7)
-    seen = Observer(world()).dropped(dropped, NOON)
+    seen = Observer(world()).named(dropped("finance/payments", "10.0.1.1", 7, words))
     assert seen is not None
     assert (seen.outcome, seen.reason) == (Outcome.REFUSED, Reason.TOO_MANY_UNPROVED)
     assert (seen.count, seen.detail, seen.side) == (7, words, Side.SERVER)
@@ -339,5 +347,4 @@ def test_what_was_dropped_is_one_event_with_both_ends(words: str) -> None:
 
 
 def test_of_a_pod_that_is_gone_no_drops_are_told() -> None:
-    dropped = Dropped(pod="finance/gone", address="10.0.1.1", alone=True, count=7)
-    assert Observer(world()).dropped(dropped, NOON) is None
+    assert Observer(world()).named(dropped("finance/gone", "10.0.1.1", 7)) is None

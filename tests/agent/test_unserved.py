@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -20,15 +19,16 @@ from tests.agent.test_capture import (
     two_linked_namespaces,
 )
 from tests.explain.seen import world
+from tests.samples import NOON, at_noon
 
 from troth.agent.capture import PROBE_SOURCE_V4, capture, release
 from troth.agent.netns import enter_command, socket_in
-from troth.agent.observe import Observer
 from troth.agent.set_elements import SetElements
-from troth.agent.unserved import MOST_ENTRIES, TABLE, Unserved, UnservedConnections
-from troth.envoy.ports import PORT_SETS
+from troth.agent.unserved import MOST_ENTRIES, TABLE, Unserved
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
-from troth.traffic.connection import Outcome, Reason, Side
+from troth.mesh.ports import PORT_SETS
+from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
+from troth.traffic.observe import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -224,11 +224,23 @@ async def a_pod_that_lost_its_table_gets_it_back_whole(directory: Path) -> None:
         assert call(pod, V4, 81) == REFUSED
 
 
-def refused(address: str, port: int, reason: Reason, count: int) -> UnservedConnections:
-    side = Side.SERVER if reason is Reason.APP_UNREACHABLE else Side.CLIENT
-    return UnservedConnections(
-        pod="pod", side=side, reason=reason, address=address, port=port, count=count
+def refused(
+    address: str, port: int, reason: Reason, count: int, pod: str = "pod"
+) -> ConnectionReport:
+    return ConnectionReport.of_count(
+        pod,
+        time=NOON,
+        count=count,
+        outcome=Outcome.FAILED,
+        reason=reason,
+        side=Side.SERVER if reason is Reason.APP_UNREACHABLE else Side.CLIENT,
+        other=address,
+        port=port,
     )
+
+
+def port_of(report: ConnectionReport) -> int:
+    return report.connection.destination.port
 
 
 async def what_is_refused_on_the_way_out_is_told_once_with_its_reason(directory: Path) -> None:
@@ -238,14 +250,14 @@ async def what_is_refused_on_the_way_out_is_told_once_with_its_reason(directory:
             unserved.update({"shop/web": service()})
             for port in (80, 80, 81):
                 assert call(pod, virtual, port) == REFUSED
-            told = sorted(await unserved.news(), key=lambda each: each.port)
+            told = sorted(at_noon(await unserved.news()), key=port_of)
             assert told == [
                 refused(virtual, 80, Reason.NO_ENDPOINTS, 2),
                 refused(virtual, 81, Reason.NOT_CONFIGURED, 1),
             ]
             assert await unserved.news() == []
             assert call(pod, virtual) == REFUSED
-            assert await unserved.news() == [refused(virtual, 80, Reason.NO_ENDPOINTS, 1)]
+            assert at_noon(await unserved.news()) == [refused(virtual, 80, Reason.NO_ENDPOINTS, 1)]
             unserved.update({"shop/web": service(*ENDPOINTS)})
             assert call(pod, virtual) == ""
             assert await unserved.news() == []
@@ -260,7 +272,7 @@ async def what_nobody_listens_for_is_told_once_with_its_client(directory: Path) 
                 for _ in range(3):
                     assert call(other, mine, 8081) == REFUSED
             told = refused(theirs, 8081, Reason.APP_UNREACHABLE, 3)
-            assert await unserved.news() == [told]
+            assert at_noon(await unserved.news()) == [told]
             assert await unserved.news() == []
 
 
@@ -292,7 +304,7 @@ async def a_flood_of_refusals_is_told_in_part_and_the_others_are_refused(directo
         looks = [await unserved.news() for _ in range(2 * 256 // 32 + 1)]
         assert max(map(len, looks)) <= 32
         assert looks[-1] == []
-        told = [(each.side, each.port) for look in looks for each in look]
+        told = [(each.connection.side, port_of(each)) for look in looks for each in look]
         assert len(told) == len({*told}) == sum(counted)
         assert call(pod, V4, 1) == call(other, POD, 1) == REFUSED
 
@@ -308,7 +320,7 @@ async def what_an_earlier_agent_has_seen_is_not_told_again(directory: Path) -> N
         await successor.follow({"pod": sets})
         assert await successor.news() == []
         assert call(pod, V4) == REFUSED
-        assert await successor.news() == [refused(V4, 80, Reason.NO_ENDPOINTS, 1)]
+        assert at_noon(await successor.news()) == [refused(V4, 80, Reason.NO_ENDPOINTS, 1)]
         successor.close()
 
 
@@ -336,31 +348,22 @@ def test_in_a_pod(scenario: Callable[..., Any], in_node_namespace: InNode, tmp_p
     in_node_namespace(scenario, tmp_path)
 
 
-NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-
-
 def test_what_is_refused_is_an_event_with_both_ends_as_they_are_known() -> None:
     observer = Observer(world())
     pods = {"finance/web": "10.0.1.1", "finance/payments": "10.0.1.2"}
-    for side, pod, ends in (
-        (Side.CLIENT, "finance/web", ("finance/web", None)),
-        (Side.SERVER, "finance/payments", ("finance/web", "finance/payments")),
+    for reason, pod, ends in (
+        (Reason.NO_ENDPOINTS, "finance/web", ("finance/web", None)),
+        (Reason.APP_UNREACHABLE, "finance/payments", ("finance/web", "finance/payments")),
     ):
-        other = pods["finance/web"] if side is Side.SERVER else "10.96.0.9"
-        seen = observer.unserved(
-            UnservedConnections(
-                pod=pod, side=side, reason=Reason.NO_ENDPOINTS, address=other, port=80, count=7
-            ),
-            NOON,
-        )
-        assert seen is not None
-        connection = observer.connection(seen)
-        assert (connection.outcome, connection.reason) == (Outcome.FAILED, Reason.NO_ENDPOINTS)
+        other = pods["finance/web"] if reason is Reason.APP_UNREACHABLE else "10.96.0.9"
+        connection = observer.named(refused(other, 80, reason, 7, pod))
+        assert connection is not None
+        assert (connection.outcome, connection.reason) == (Outcome.FAILED, reason)
         assert (connection.source.workload, connection.destination.workload) == ends
         assert connection.source.address == pods["finance/web"]
-        assert connection.destination.port == 80
+        assert (connection.destination.port, connection.count) == (80, 7)
 
 
 def test_of_a_pod_that_is_gone_nothing_is_told() -> None:
     gone = refused(V4, 80, Reason.NO_ENDPOINTS, 7)
-    assert Observer(world()).unserved(gone, NOON) is None
+    assert Observer(world()).named(gone) is None

@@ -13,11 +13,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509 import load_pem_x509_certificates
 
 from troth.agent import netns
-from troth.agent.ledger import Connections
 from troth.connect.attempt import ClientPod
 from troth.connect.report import Credentials
 from troth.connect.tracing import Identities, client_credentials, trace
-from troth.envoy.ports import TUNNEL_PORT
 from troth.errors import PeerError
 from troth.handshake.record import Verdict
 from troth.identity.authority import CertificateAuthority
@@ -26,8 +24,10 @@ from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
 from troth.mesh.model import Endpoint, Namespace, Pod
+from troth.mesh.ports import TUNNEL_PORT
 from troth.mesh.target import Target
 from troth.mesh.world import World
+from troth.traffic.ledger import Connections
 
 if TYPE_CHECKING:
     from tests.conftest import InNode

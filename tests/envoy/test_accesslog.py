@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.envoy.conftest import Pair, Pki
 
-    from troth.envoy.events import ConnectionEvent
+    from troth.traffic.connection import Connection
 
 pytestmark = pytest.mark.e2e
 
@@ -240,16 +240,18 @@ class Mesh:
                 await reader.read()
             writer.close()
 
-    async def events(self, count: int) -> list[ConnectionEvent]:
+    async def events(self, count: int) -> list[Connection]:
         """The next ``count`` events by side, after which there must be no other.
 
         One more connection follows; its event must be the next one.
         """
         found = [await anext(self._reading) for _ in range(count)]
         await self.plain(self.ports.plain, ALLOWED)
-        end = await anext(self._reading)
-        assert (end.outcome, end.destination_address) == (Outcome.PLAINTEXT, ALLOWED)
-        return sorted(found, key=lambda event: event.side)
+        end = (await anext(self._reading)).connection
+        assert (end.outcome, end.destination.address) == (Outcome.PLAINTEXT, ALLOWED)
+        found.sort(key=lambda report: report.connection.side)
+        self.reporters = [report.pod for report in found]
+        return [report.connection for report in found]
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[Mesh]:
@@ -260,7 +262,7 @@ class Mesh:
             writer.close()
 
         async with await asyncio.start_server(answer, "127.0.0.1", self.ports.app):
-            self._reading = self.pipe.events()
+            self._reading = self.pipe.reports()
             yield self
 
 
@@ -306,10 +308,10 @@ async def test_a_tunnel_from_a_verified_client_is_accepted_once(mesh: Mesh) -> N
     assert event.tls_version == "TLSv1.3"
     assert event.tls_cipher.startswith("TLS_AES_")
     assert event.tls_group
-    assert (event.side, event.pod) == (Side.SERVER, "uid-tunnel-in")
-    assert (event.destination_address, event.destination_port) == ("127.0.0.1", mesh.ports.app)
-    assert event.source_address == "127.0.0.1"
-    assert event.source_port
+    assert (event.side, mesh.reporters) == (Side.SERVER, ["uid-tunnel-in"])
+    assert (event.destination.address, event.destination.port) == ("127.0.0.1", mesh.ports.app)
+    assert event.source.address == "127.0.0.1"
+    assert event.source.port
 
 
 async def test_a_client_without_certificate_is_refused(mesh: Mesh) -> None:
@@ -358,13 +360,13 @@ async def test_a_server_name_that_is_no_port_is_refused(mesh: Mesh, name: str) -
     (event,) = await mesh.events(1)
     assert (event.outcome, event.reason) == (Outcome.REFUSED, Reason.BAD_SERVER_NAME)
     assert event.detail == f"server name {name!r}"
-    assert event.destination_port == mesh.ports.tunnel
+    assert event.destination.port == mesh.ports.tunnel
 
 
 async def test_the_port_that_envoy_went_to_is_the_truth(mesh: Mesh) -> None:
     await mesh.tls(mesh.pki.leaf(CLIENT), f"0{mesh.ports.app}")  # Envoy reads it as a number
     (event,) = await mesh.events(1)
-    assert (event.outcome, event.destination_port) == (Outcome.ACCEPTED, mesh.ports.app)
+    assert (event.outcome, event.destination.port) == (Outcome.ACCEPTED, mesh.ports.app)
 
 
 async def test_an_app_that_is_not_there_is_no_refusal(mesh: Mesh) -> None:
@@ -372,7 +374,7 @@ async def test_an_app_that_is_not_there_is_no_refusal(mesh: Mesh) -> None:
     (event,) = await mesh.events(1)
     assert (event.outcome, event.reason) == (Outcome.FAILED, Reason.APP_UNREACHABLE)
     assert event.peer == CLIENT  # the handshake was complete
-    assert event.destination_port == mesh.ports.dead
+    assert event.destination.port == mesh.ports.dead
 
 
 @pytest.mark.parametrize(
@@ -398,8 +400,8 @@ async def test_plaintext_is_refused_where_no_chain_takes_it(mesh: Mesh) -> None:
     # (These listeners are on loopback, which nothing from outside may reach in any mode.)
     assert (event.outcome, event.reason) == (Outcome.REFUSED, Reason.OTHER)
     assert event.detail == "came from outside for loopback"
-    assert (event.side, event.pod) == (Side.SERVER, "uid-plain-in")
-    assert event.destination_port == mesh.ports.plain
+    assert (event.side, mesh.reporters) == (Side.SERVER, ["uid-plain-in"])
+    assert event.destination.port == mesh.ports.plain
 
 
 async def test_plaintext_is_passed_where_a_chain_takes_it(mesh: Mesh) -> None:
@@ -426,7 +428,7 @@ async def test_a_server_with_another_identity_is_refused_by_the_client(mesh: Mes
     await mesh.plain(mesh.ports.out_other)
     client, server = await mesh.events(2)
     assert (client.outcome, client.reason) == (Outcome.REFUSED, Reason.WRONG_SERVER_IDENTITY)
-    assert (client.side, client.pod) == (Side.CLIENT, "uid-shared")
+    assert (client.side, mesh.reporters[0]) == (Side.CLIENT, "uid-shared")
     assert (client.peer, client.claimed_peer) == (None, SERVER)
     assert (server.outcome, server.reason) == (Outcome.REFUSED, Reason.REFUSED_BY_PEER)
     assert server.peer is None

@@ -26,7 +26,6 @@ from troth.envoy.inbound import plain_in, tunnel_in
 from troth.envoy.internal_outbound import InternalOutbound
 from troth.envoy.limits import BUFFER_BYTES
 from troth.envoy.outbound import match_services, outbound
-from troth.envoy.ports import OWN_PORTS, PORT_SETS, PortSet
 from troth.envoy.resources import INTERNAL_OUTBOUND
 from troth.envoy.snapshot import CLUSTER, LISTENER, RUNTIME
 from troth.envoy.tls import bundle_secret, svid_secret
@@ -37,6 +36,7 @@ from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
 from troth.mesh.addresses import ExternalPort
 from troth.mesh.model import Endpoint, Pod, Protocol, Service, ServicePort
+from troth.mesh.ports import OWN_PORTS, PORT_SETS, PortSet
 from troth.mesh.view import Destination, LocalPod, NodeView
 from troth.policy.model import Mode
 from troth.policy.scope import Scope

@@ -9,7 +9,7 @@ from google.protobuf import json_format
 from troth.envoy.bootstrap import bootstrap
 from troth.envoy.events import Role
 from troth.envoy.limits import POD_CONNECTIONS, Limits, runtime_layer
-from troth.envoy.ports import PORT_SETS
+from troth.mesh.ports import PORT_SETS
 
 GIB = 1024**3
 PATH = Path("/run/socket")

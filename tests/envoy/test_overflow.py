@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.samples import NOON
 
-from troth.envoy.overflow import COUNTERS, Overflow, overflows, read_counts
-from troth.traffic.connection import Reason, Side
+from troth.envoy.overflow import COUNTERS, overflows, read_counts
+from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +19,8 @@ def stats(counts: Mapping[str, int]) -> str:
     return "".join(f"listener.{name}: {count}\n" for name, count in counts.items())
 
 
-def seen(before: Mapping[str, int], now: Mapping[str, int]) -> list[Overflow]:
-    return list(overflows(read_counts(stats(before)), read_counts(stats(now))))
+def seen(before: Mapping[str, int], now: Mapping[str, int]) -> list[ConnectionReport]:
+    return list(overflows(read_counts(stats(before)), read_counts(stats(now)), NOON))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,15 @@ def test_a_counter_says_whose_connections_were_too_many_and_of_what(
     name: str, side: Side, reason: Reason, detail: str
 ) -> None:
     [overflow] = seen({}, {name: 3})
-    assert overflow == Overflow(pod=UID, side=side, reason=reason, detail=detail, count=3)
+    assert overflow == ConnectionReport.of_count(
+        UID,
+        time=NOON,
+        count=3,
+        outcome=Outcome.FAILED,
+        reason=reason,
+        side=side,
+        detail=detail,
+    )
     assert name.endswith(COUNTERS)
 
 
@@ -81,7 +90,7 @@ def test_a_counter_says_whose_connections_were_too_many_and_of_what(
 )
 def test_only_what_is_new_is_told(before: int, now: int, news: list[int]) -> None:
     name = f"plain-in|{UID}.downstream_cx_overflow"
-    assert [each.count for each in seen({name: before}, {name: now})] == news
+    assert [each.connection.count for each in seen({name: before}, {name: now})] == news
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ async def calling(port: int) -> AsyncIterator[Caller]:
 
 async def told(run_dir: Path) -> tuple[str, Reason, int]:
     """What is said first of connections that were too many."""
-    overflow = await anext(OverflowWatch(run_dir / "admin").overflows())
-    return overflow.pod, overflow.reason, overflow.count
+    report = await anext(OverflowWatch(run_dir / "admin").overflows())
+    return report.pod, report.connection.reason, report.connection.count
 
 
 async def test_a_pods_limit_counts_connections_that_have_said_nothing_yet(

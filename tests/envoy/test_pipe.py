@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from troth.envoy.events import ConnectionEvent
+    from troth.traffic.connection import ConnectionReport
 
 LINE = (
     b'{"t":"2026-11-24T06:05:57.000Z","role":"plain-in","pod":"uid-%d","src":"10.0.0.1:4000",'
@@ -57,9 +57,9 @@ def write(pipe: AccessLogPipe, data: bytes) -> None:
         log.write(data)
 
 
-async def take(pipe: AccessLogPipe, count: int) -> list[ConnectionEvent]:
+async def take(pipe: AccessLogPipe, count: int) -> list[ConnectionReport]:
     found = []
-    async for event in pipe.events():
+    async for event in pipe.reports():
         found.append(event)
         if len(found) == count:
             break

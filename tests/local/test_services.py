@@ -11,10 +11,10 @@ import pytest
 
 from troth.agent.capture import capture, release
 from troth.agent.netns import create, enter_command, socket_in
-from troth.envoy.ports import PORT_SETS
 from troth.local.network import Network
 from troth.local.services import apply_services, service_rules
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
+from troth.mesh.ports import PORT_SETS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -24,7 +24,6 @@ from troth.agent.enroller import Enroller
 from troth.agent.enrolment import DRAIN_SECONDS
 from troth.agent.figures import Figures
 from troth.agent.host_rules import HostRules
-from troth.agent.ledger import Ledger
 from troth.agent.listeners import Listeners
 from troth.agent.proxy import Proxy
 from troth.agent.set_elements import PodSets
@@ -32,8 +31,9 @@ from troth.agent.strangers import StrangerLimits, Strangers
 from troth.agent.unserved import Unserved
 from troth.envoy.build import SnapshotKeeper
 from troth.envoy.limits import Limits
-from troth.envoy.ports import PORT_SETS
 from troth.keepalive import KEEPALIVE_SECONDS, Keepalive
+from troth.mesh.ports import PORT_SETS
+from troth.traffic.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from troth.agent.metrics import NodeMetrics
     from troth.agent.proxy import NodePaths
     from troth.envoy.delta import AdsStatus
-    from troth.envoy.ports import PortSet
     from troth.envoy.snapshot import Snapshot
     from troth.identity.spiffe import SpiffeId, TrustDomain
     from troth.mesh.model import Ports
+    from troth.mesh.ports import PortSet
     from troth.mesh.view import NodeView
     from troth.mesh.world import World
     from troth.traffic.connection import Connection
@@ -106,7 +106,12 @@ class NodeAgent:
         # Envoy inherits the limit on open files.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limits = Limits.of(descriptors=descriptors, pod_connections=pod_connections, memory=memory)
-        self._ledger = Ledger(paths.journal, metrics=metrics)
+        self._listeners = Listeners(lambda: self._pods.netns)
+        self._ledger = Ledger(
+            paths.journal,
+            complete=self._listeners.complete,
+            count=metrics.connection if metrics is not None else None,
+        )
         self.connections, self.journal = self._ledger.connections, self._ledger.journal
         self._attention = Attention(self._tell_envoy_of_news)
         self.certificates = CertificateKeeper(signer, on_change=self._wake)
@@ -135,7 +140,6 @@ class NodeAgent:
         self._unserved = Unserved()
         self._sets = PodSets()
         self._pods = Enroller(grace=announcement_seconds, ports=ports, strangers=stranger_limits)
-        self._listeners = Listeners(lambda: self._pods.netns)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._credentials: EnvoyCredentials | None = None
@@ -351,10 +355,13 @@ class NodeAgent:
     async def _run(self) -> None:
         async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
             tasks.create_task(self.certificates.run())
-            tasks.create_task(self._ledger.read(pipe, self._strangers, self._listeners))
-            tasks.create_task(self._ledger.watch_strangers(self._strangers))
-            tasks.create_task(self._ledger.watch_unserved(self._unserved, self._listeners))
-            tasks.create_task(self._ledger.watch(self._proxy.overflows))
+            for reports in (
+                self._strangers.heard(pipe.reports()),
+                self._strangers.dropped(),
+                self._unserved.refused(),
+                self._proxy.overflows.overflows(),
+            ):
+                tasks.create_task(self._ledger.read(reports))
             tasks.create_task(self.journal.run())
             if self._host is not None:
                 tasks.create_task(self._host.run())

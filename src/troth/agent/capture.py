@@ -37,14 +37,14 @@ from troth.agent.strangers import (
 )
 from troth.agent.sysctls import apply_sysctls
 from troth.agent.unserved import IF_HEARD, no_unserved_rules, unserved_rules
-from troth.envoy.ports import APP_MARK, ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 from troth.errors import EnvironmentLackError, PeerError
+from troth.mesh.ports import APP_MARK, ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from troth.envoy.ports import PortSet
+    from troth.mesh.ports import PortSet
 
 TABLE = "troth"
 

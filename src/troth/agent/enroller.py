@@ -10,16 +10,16 @@ import structlog
 from troth.agent.capture import capture, release
 from troth.agent.enrolment import Enrolment
 from troth.agent.sockets import connected_ports, listening_ports
-from troth.envoy.ports import PORT_SETS
 from troth.errors import PeerError, TrothError
+from troth.mesh.ports import PORT_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from troth.agent.strangers import StrangerLimits
-    from troth.envoy.ports import PortSet
     from troth.mesh.model import Pod
+    from troth.mesh.ports import PortSet
 
 _log = structlog.get_logger(__name__)
 

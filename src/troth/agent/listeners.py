@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.agent.sockets import ListeningSocket
-    from troth.envoy.events import ConnectionEvent
+    from troth.traffic.connection import ConnectionReport
 
 _FRESH_SECONDS = 1.0
 """How long a look at a pod's sockets counts, so that a scan of its ports costs few of them."""
@@ -29,7 +29,7 @@ class _Look(NamedTuple):
 
 
 class Listeners:
-    """Looks at the listening sockets of a node's pods when an event asks for it.
+    """Looks at the listening sockets of a node's pods when a report asks for it.
 
     Args:
         netns: The network namespaces of the pods, by UID, as they are now.
@@ -39,18 +39,19 @@ class Listeners:
         self._netns = netns
         self._looks: dict[str, _Look] = {}
 
-    async def complete(self, event: ConnectionEvent) -> ConnectionEvent:
-        """The event; of a connection that no app took, with what the app listens on as detail.
+    async def complete(self, report: ConnectionReport) -> ConnectionReport:
+        """The report; of a connection that no app took, with what the app listens on as detail.
 
         Envoy's own word for it is always the same, and is left out.
         """
-        if (event.side, event.reason) != (Side.SERVER, Reason.APP_UNREACHABLE):
-            return event
-        sockets = await self._look(event.pod)
-        detail = ""
-        if sockets is not None:
-            detail = listening_instead(event.destination_address, event.destination_port, sockets)
-        return msgspec.structs.replace(event, detail=detail)
+        connection = report.connection
+        if (connection.side, connection.reason) != (Side.SERVER, Reason.APP_UNREACHABLE):
+            return report
+        address, port = connection.destination.address, connection.destination.port
+        sockets = await self._look(report.pod)
+        detail = listening_instead(address, port, sockets) if sockets is not None else ""
+        completed = msgspec.structs.replace(connection, detail=detail)
+        return msgspec.structs.replace(report, connection=completed)
 
     async def _look(self, uid: str) -> frozenset[ListeningSocket] | None:
         now = asyncio.get_running_loop().time()

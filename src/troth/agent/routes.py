@@ -14,8 +14,8 @@ import socket
 import struct
 
 from troth.agent.netlink import attribute, change
-from troth.envoy.ports import APP_MARK
 from troth.errors import PeerError
+from troth.mesh.ports import APP_MARK
 
 TABLE = 15007
 """Of these routes. Low numbers are what others take, the CNI's source-based routing among them."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -30,14 +31,13 @@ import structlog
 
 from troth.agent.set_elements import SetChange, increases, packed, read_counts, transaction
 from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS
-from troth.envoy.ports import TUNNEL_PORT
-from troth.traffic.connection import Reason, Side
+from troth.mesh.ports import TUNNEL_PORT
+from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
     from troth.agent.set_elements import Counted, SetElements
-    from troth.envoy.events import ConnectionEvent
     from troth.envoy.limits import Limits
 
 _log = structlog.get_logger(__name__)
@@ -180,22 +180,6 @@ def no_stranger_rules() -> str:
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
-class Dropped(msgspec.Struct, frozen=True, kw_only=True):
-    """First packets that came to a pod's tunnel too often.
-
-    Attributes:
-        pod: UID of the pod.
-        address: Where they came from.
-        alone: Whether that address came too often by itself, not only together with others.
-        count: How many packets.
-    """
-
-    pod: str
-    address: str
-    alone: bool
-    count: int
-
-
 class _Record(msgspec.Struct):
     """What is known of an address at a pod."""
 
@@ -239,18 +223,27 @@ class Strangers:
         """Leave the rules in all pods to another agent."""
         self._doors.clear()
 
-    def hear(self, event: ConnectionEvent) -> None:
-        """Take note of what became of a connection to a pod's tunnel."""
-        if event.side is not Side.SERVER or event.pod not in self._doors:
-            return
-        if not event.source_address:
-            return
-        if event.peer is not None:
-            self._proved(event.pod, event.source_address)
-        elif event.reason in _UNPROVED:
-            self._unproved(event.pod, event.source_address)
+    async def heard(
+        self, reports: AsyncIterator[ConnectionReport]
+    ) -> AsyncIterator[ConnectionReport]:
+        """The same reports; takes note of each that tells of a connection to a pod's tunnel."""
+        async for report in reports:
+            self.hear(report)
+            yield report
 
-    async def dropped(self) -> AsyncIterator[Dropped]:
+    def hear(self, report: ConnectionReport) -> None:
+        """Take note of what became of a connection to a pod's tunnel."""
+        connection = report.connection
+        if connection.side is not Side.SERVER or report.pod not in self._doors:
+            return
+        if not connection.source.address:
+            return
+        if connection.peer is not None:
+            self._proved(report.pod, connection.source.address)
+        elif connection.reason in _UNPROVED:
+            self._unproved(report.pod, connection.source.address)
+
+    async def dropped(self) -> AsyncIterator[ConnectionReport]:
         """What is dropped of strangers, soon after, without end."""
         sweep_at = 0.0
         while True:
@@ -263,14 +256,14 @@ class Strangers:
             for each in await self.news(pods):
                 yield each
 
-    async def news(self, uids: Collection[str]) -> list[Dropped]:
+    async def news(self, uids: Collection[str]) -> list[ConnectionReport]:
         """What was dropped in some pods before the last look, of those that are strangers still.
 
         A newcomer that came with many connections at once is a peer by the next look: all of them
         come through.
         """
         doors = {uid: self._doors[uid] for uid in uids if uid in self._doors}
-        told: list[Dropped] = []
+        told: list[ConnectionReport] = []
         for uid, counts in (await read_counts(doors, TABLE, _DROPPED)).items():
             if self._doors.get(uid) is doors[uid]:
                 told += self._dropped_before(uid)
@@ -350,12 +343,22 @@ class Strangers:
         except OSError as error:
             _log.warning("a stranger stays a peer", pod=uid, address=address, reason=str(error))
 
-    def _dropped_before(self, uid: str) -> Iterator[Dropped]:
+    def _dropped_before(self, uid: str) -> Iterator[ConnectionReport]:
         for (name, key), count in self._unreported.pop(uid, {}).items():
             address = str(ipaddress.ip_address(key))
             if (uid, address) not in self._records:
                 alone = name in _DROPPED_ALONE
-                yield Dropped(pod=uid, address=address, alone=alone, count=count)
+                yield ConnectionReport.of_count(
+                    uid,
+                    time=datetime.now(UTC),
+                    count=count,
+                    outcome=Outcome.REFUSED,
+                    reason=Reason.TOO_MANY_UNPROVED,
+                    side=Side.SERVER,
+                    detail="by itself" if alone else "together with others",
+                    other=address,
+                    port=TUNNEL_PORT,
+                )
 
 
 def _make_room(known: dict[Any, Any], most: int) -> None:

@@ -24,17 +24,17 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import Counter
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
 from troth.agent.set_elements import Counted, SetChange, increases, packed, read_counts, transaction
-from troth.envoy.ports import TUNNEL_PORT
 from troth.mesh.model import Protocol
+from troth.mesh.ports import TUNNEL_PORT
 from troth.table import difference
-from troth.traffic.connection import Reason, Side
+from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
@@ -135,26 +135,6 @@ def no_unserved_rules() -> str:
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
-class UnservedConnections(msgspec.Struct, frozen=True, kw_only=True):
-    """Connections of one kind that a pod's kernel has refused.
-
-    Attributes:
-        pod: UID of the pod.
-        side: Whether the pod is their client or their server.
-        reason: Why.
-        address: The other end's: the cluster IP, or the client's.
-        port: The one that they asked for.
-        count: How many there were.
-    """
-
-    pod: str
-    side: Side
-    reason: Reason
-    address: str
-    port: int
-    count: int
-
-
 class Unserved:
     """Keeps the sets in all captured pods as the Services are, and reads what they count.
 
@@ -215,7 +195,7 @@ class Unserved:
         self._pods.clear()
         self._loaded.clear()
 
-    async def refused(self) -> AsyncIterator[UnservedConnections]:
+    async def refused(self) -> AsyncIterator[ConnectionReport]:
         """What is refused in all pods, soon after, without end."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -223,9 +203,9 @@ class Unserved:
                 yield each
                 await asyncio.sleep(0)  # others have their turn, however many there are
 
-    async def news(self) -> list[UnservedConnections]:
+    async def news(self) -> list[ConnectionReport]:
         """What was refused in all pods since the last look."""
-        pods, told = dict(self._pods), list[UnservedConnections]()
+        pods, told = dict(self._pods), list[ConnectionReport]()
         for uid, counts in (await read_counts(pods, TABLE, (*_REFUSED, *_UNHEARD))).items():
             if self._pods.get(uid) is not pods[uid]:
                 continue
@@ -247,7 +227,7 @@ class Unserved:
     def _fits(self) -> bool:
         return self._size <= self._most
 
-    def _unserved(self, uid: str, counted: Counted, count: int) -> UnservedConnections:
+    def _unserved(self, uid: str, counted: Counted, count: int) -> ConnectionReport:
         """What a number that the kernel has counted stands for."""
         key, port = counted.key[: -_PORT.size], counted.key[-_PORT.size :]
         address, (number,) = str(ip_address(key)), _PORT.unpack(port)
@@ -256,13 +236,15 @@ class Unserved:
         if heard:
             has_port = (address, number) in self._declared_ports()
             reason = Reason.NO_ENDPOINTS if has_port else Reason.NOT_CONFIGURED
-        return UnservedConnections(
-            pod=uid,
-            side=Side.CLIENT if heard else Side.SERVER,
-            reason=reason,
-            address=address,
-            port=number,
+        return ConnectionReport.of_count(
+            uid,
+            time=datetime.now(UTC),
             count=count,
+            outcome=Outcome.FAILED,
+            reason=reason,
+            side=Side.CLIENT if heard else Side.SERVER,
+            other=address,
+            port=number,
         )
 
     def _declared_ports(self) -> frozenset[tuple[str, int]]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from troth.check.facts import DEFINITIONS
 from troth.check.report import Check, error, in_order, warning
-from troth.envoy.ports import OWN_PORTS, TUNNEL_PORT
 from troth.mesh.model import MESH_LABEL, Protocol
+from troth.mesh.ports import OWN_PORTS, TUNNEL_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

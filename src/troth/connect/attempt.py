@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth.agent import netns
 from troth.connect.findings import Attempt, Reached, belongs, is_echo
-from troth.envoy.ports import ENVOY_MARK
 from troth.mesh.model import Endpoint
+from troth.mesh.ports import ENVOY_MARK
 from troth.mesh.target import pod_at
 from troth.traffic.connection import Side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from troth.agent.ledger import Connections
     from troth.mesh.model import Pod
     from troth.mesh.target import Target
     from troth.mesh.world import World
     from troth.traffic.connection import Connection
+    from troth.traffic.ledger import Connections
 
 _MOST_BYTES = 4096
 # An answer is over when it was as long as that, or nothing more came for so many seconds.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from troth.connect.findings import Reached
 from troth.connect.report import Hop, Judgement
-from troth.envoy.ports import INBOUND_PORT, OUTBOUND_PORT, OWN_PORTS
 from troth.handshake.record import Verdict
 from troth.mesh.model import MESH_LABEL
+from troth.mesh.ports import INBOUND_PORT, OUTBOUND_PORT, OWN_PORTS
 from troth.policy.model import Mode
 from troth.traffic.connection import Outcome, Reason, Side
 

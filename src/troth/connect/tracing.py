@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth.connect.attempt import REPORT_SECONDS, first_report, open_socket
 from troth.connect.report import Credentials, Trace
-from troth.envoy.ports import ENVOY_MARK, TUNNEL_PORT
 from troth.errors import PeerError
 from troth.handshake.certificates import ClientCredentials
 from troth.handshake.connect import trace_connection
@@ -22,12 +21,12 @@ from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import PrivateKeyPem, new_key
 from troth.mesh.decisions import client_decision, server_decision
+from troth.mesh.ports import ENVOY_MARK, TUNNEL_PORT
 from troth.mesh.target import pod_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.agent.ledger import Connections
     from troth.connect.attempt import ClientPod
     from troth.identity.bundle import TrustBundle
     from troth.identity.spiffe import SpiffeId
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from troth.mesh.model import Endpoint
     from troth.mesh.target import Target
     from troth.mesh.world import World
+    from troth.traffic.ledger import Connections
 
 _LIFETIME = timedelta(hours=1)
 _CONNECT_SECONDS = 5

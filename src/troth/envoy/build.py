@@ -27,11 +27,11 @@ from troth.envoy.inbound import plain_in, tunnel_in
 from troth.envoy.internal_outbound import InternalOutbound
 from troth.envoy.limits import POD_CONNECTIONS, runtime_layer
 from troth.envoy.outbound import match_services, outbound
-from troth.envoy.ports import PORT_SETS
 from troth.envoy.resources import keeping_alive
 from troth.envoy.snapshot import Edits
 from troth.envoy.tls import bundle_secret, svid_secret
 from troth.keepalive import KEEPALIVE_SECONDS, Keepalive
+from troth.mesh.ports import PORT_SETS
 from troth.mesh.view import NodeView
 from troth.table import difference
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from troth.envoy.ports import PortSet
     from troth.envoy.snapshot import Snapshot
     from troth.identity.bundle import TrustBundle
     from troth.identity.svid import X509Svid
     from troth.mesh.addresses import ExternalPort
+    from troth.mesh.ports import PortSet
     from troth.mesh.view import LocalPod
 
 

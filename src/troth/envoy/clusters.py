@@ -24,7 +24,6 @@ from envoy.type.metadata.v3 import metadata_pb2
 from google.protobuf import duration_pb2, wrappers_pb2
 
 from troth.envoy.limits import CONNECT_SECONDS, buffer_limit
-from troth.envoy.ports import ENVOY_MARK, TUNNEL_PORT
 from troth.envoy.resources import (
     INTERNAL_OUTBOUND,
     Message,
@@ -35,6 +34,7 @@ from troth.envoy.resources import (
     socket_address,
 )
 from troth.envoy.tls import client_socket
+from troth.mesh.ports import ENVOY_MARK, TUNNEL_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -3,7 +3,7 @@
 A line is written when a connection reaches what it was for (by tcp_proxy, log type
 ``TcpUpstreamConnected``), and when it ended without getting there or because the client had
 vanished (by the listener). `LOG_FORMAT` says what a line holds; `parse` turns it into a
-`ConnectionEvent`.
+`ConnectionReport`.
 
 Peers write parts of these lines: server names, certificate names, and through those the failure
 texts. So the texts are only ever compared with Envoy's fixed phrases, which become stable reason
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.envoy.ports import OWN_PORTS
 from troth.errors import InputError
 from troth.identity.spiffe import SpiffeId
-from troth.traffic.connection import Outcome, Reason, Side
+from troth.mesh.ports import OWN_PORTS
+from troth.traffic.connection import Connection, ConnectionReport, Outcome, Party, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,8 +157,6 @@ LOG_FORMAT: Mapping[str, str] = {
     "group": "%DOWNSTREAM_TLS_GROUP%",
     "host": "%UPSTREAM_HOST%",
     "up": "%UPSTREAM_LOCAL_ADDRESS%",
-    "rx": "%BYTES_RECEIVED%",
-    "tx": "%BYTES_SENT%",
     "ms": "%DURATION%",
     "term": "%CONNECTION_TERMINATION_DETAILS%",
 }
@@ -168,54 +166,6 @@ _CONNECTED = "TcpUpstreamConnected"
 _MAX_DETAIL = 1024
 _MAX_SPIFFE_ID = 2048  # by the standard, section 2.3; what is longer is no ID, and not remembered
 _SERVER_SANS = re.compile(r"_certificate_SANs:_\[(?P<san>[^\],]+)\]")
-
-
-class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One connection that was accepted, refused or failed.
-
-    Attributes:
-        time: When the connection began, UTC; with `Reason.PEER_VANISHED`, when it was given up.
-        outcome: What became of it.
-        reason: Why, as a stable code; ``none`` for what was accepted.
-        detail: Envoy's own words about a failure, or the agent's; printable, at most 1024
-            characters.
-        side: Whose proxy reports.
-        pod: UID of the pod whose proxy this is.
-        source_address: Where the connection came from.
-        source_port: Its TCP port there.
-        destination_address: Where it was going, before any redirection.
-        destination_port: The port asked for. In the tunnel that is the server name, and the
-            tunnel's own port when the server name is no port.
-        peer: The client's SPIFFE ID, only where TLS verified it.
-        claimed_peer: The SPIFFE ID in a certificate that was refused, or whose verification isn't
-            known to have succeeded: a claim, not an identity.
-        tls_version: Such as ``TLSv1.3``; empty for plaintext.
-        tls_cipher: The cipher suite's IANA name.
-        tls_group: The key exchange, such as ``X25519MLKEM768``.
-        bytes_received: From the client, so far: 0 for what was accepted, as that is reported at
-            the connection's start.
-        bytes_sent: To the client, so far.
-        duration_ms: From the connection's start to this report.
-    """
-
-    time: datetime
-    outcome: Outcome
-    reason: Reason
-    detail: str = ""
-    side: Side
-    pod: str
-    source_address: str
-    source_port: int
-    destination_address: str
-    destination_port: int
-    peer: str | None = None
-    claimed_peer: str | None = None
-    tls_version: str = ""
-    tls_cipher: str = ""
-    tls_group: str = ""
-    bytes_received: int = 0
-    bytes_sent: int = 0
-    duration_ms: int = 0
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -238,8 +188,6 @@ class _Line(msgspec.Struct, frozen=True):
     group: str | None = None
     host: str | None = None
     up: str | None = None
-    rx: int = 0
-    tx: int = 0
     ms: int = 0
     term: str | None = None
 
@@ -247,11 +195,11 @@ class _Line(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(_Line)
 
 
-def parse(line: bytes) -> ConnectionEvent | None:
+def parse(line: bytes) -> ConnectionReport | None:
     """Read one line of the access log.
 
     Returns:
-        The event, or None for a line that reports no decision: a connection that was reported
+        What it reports, or None for a line that reports no decision: a connection that was reported
         when it began and has now ended, or a client that left before anything was decided.
 
     Raises:
@@ -282,34 +230,34 @@ def parse(line: bytes) -> ConnectionEvent | None:
     if reason is Reason.BAD_SERVER_NAME:
         name = _text(entry.sni)
         words = f"server name {name!r}" if name else "plaintext, or TLS that names no server"
-    return _event(
+    return _report(
         entry, outcome, reason, detail=words or ",".join(sorted(flags)), verified=verified
     )
 
 
-def _given_up(entry: _Line) -> ConnectionEvent | None:
+def _given_up(entry: _Line) -> ConnectionReport | None:
     """The end of a connection whose client has vanished; None for any other end."""
     failure = _text(entry.dfail)
     words = next((words for code, words in GIVEN_UP.items() if code in failure), None)
     if entry.role is not Role.TUNNEL_IN or words is None:
         return None
     ended = msgspec.structs.replace(entry, t=entry.t + timedelta(milliseconds=entry.ms))
-    return _event(ended, Outcome.FAILED, Reason.PEER_VANISHED, detail=words, verified=True)
+    return _report(ended, Outcome.FAILED, Reason.PEER_VANISHED, detail=words, verified=True)
 
 
-def _connected(entry: _Line) -> ConnectionEvent | None:
+def _connected(entry: _Line) -> ConnectionReport | None:
     match entry.role:
         case Role.TUNNEL_IN:
-            return _event(entry, Outcome.ACCEPTED, Reason.NONE, verified=True)
+            return _report(entry, Outcome.ACCEPTED, Reason.NONE, verified=True)
         case Role.PLAIN_IN:
-            return _event(entry, Outcome.PLAINTEXT, Reason.NONE, verified=False)
+            return _report(entry, Outcome.PLAINTEXT, Reason.NONE, verified=False)
         case Role.OUTBOUND:
             return None  # the server's side reports it
 
 
-def _event(
+def _report(
     entry: _Line, outcome: Outcome, reason: Reason, *, detail: str = "", verified: bool
-) -> ConnectionEvent:
+) -> ConnectionReport:
     source_address, source_port = _endpoint(entry.src)
     address, port = _endpoint(entry.dst)
     peer: str | None = None
@@ -321,25 +269,23 @@ def _event(
     elif entry.role is Role.OUTBOUND and (found := _SERVER_SANS.search(_text(entry.ufail))):
         peer = _spiffe_id(found["san"])
     encrypted = bool(_text(entry.cipher))  # without one the version is only BoringSSL's guess
-    return ConnectionEvent(
-        time=entry.t,
-        outcome=outcome,
-        reason=reason,
-        detail=_printable(detail),
-        side=Side.CLIENT if entry.role is Role.OUTBOUND else Side.SERVER,
+    return ConnectionReport(
         pod=_text(entry.pod),
-        source_address=source_address,
-        source_port=source_port,
-        destination_address=address,
-        destination_port=port,
-        peer=peer if verified and entry.role is Role.TUNNEL_IN else None,
-        claimed_peer=None if verified and entry.role is Role.TUNNEL_IN else peer,
-        tls_version=_text(entry.tls) if encrypted else "",
-        tls_cipher=_text(entry.cipher),
-        tls_group=_text(entry.group) if encrypted else "",
-        bytes_received=entry.rx,
-        bytes_sent=entry.tx,
-        duration_ms=entry.ms,
+        connection=Connection(
+            time=entry.t,
+            outcome=outcome,
+            reason=reason,
+            detail=_printable(detail),
+            side=Side.CLIENT if entry.role is Role.OUTBOUND else Side.SERVER,
+            source=Party(address=source_address, port=source_port),
+            destination=Party(address=address, port=port),
+            peer=peer if verified and entry.role is Role.TUNNEL_IN else None,
+            claimed_peer=None if verified and entry.role is Role.TUNNEL_IN else peer,
+            tls_version=_text(entry.tls) if encrypted else "",
+            tls_cipher=_text(entry.cipher),
+            tls_group=_text(entry.group) if encrypted else "",
+            duration_ms=entry.ms,
+        ),
     )
 
 
@@ -377,7 +323,7 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 
 # A node's connections have few ends, and few identities: to read each of them anew would be most of
-# what an event costs. Strangers can push the known out of the caches, and no more.
+# what a line costs. Strangers can push the known out of the caches, and no more.
 
 
 @lru_cache(maxsize=1024)

@@ -33,14 +33,14 @@ from troth.envoy.matchers import (
     match_ranges,
     match_whole,
 )
-from troth.envoy.ports import APP_MARK, OWN_PORTS, PORT_SETS
 from troth.envoy.resources import RESET, Message, cluster_name, listener_name, socket_address
 from troth.envoy.tls import server_socket
+from troth.mesh.ports import APP_MARK, OWN_PORTS, PORT_SETS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from troth.envoy.ports import PortSet
+    from troth.mesh.ports import PortSet
     from troth.mesh.view import LocalPod
 
 _PORT_NUMBER = (

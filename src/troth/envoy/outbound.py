@@ -28,15 +28,15 @@ from troth.envoy.matchers import (
     match_range,
     match_ranges,
 )
-from troth.envoy.ports import PORT_SETS
 from troth.envoy.resources import INTERNAL_OUTBOUND, Message, listener_name, socket_address
+from troth.mesh.ports import PORT_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from troth.envoy.ports import PortSet
     from troth.mesh.addresses import ExternalPort
+    from troth.mesh.ports import PortSet
     from troth.mesh.view import LocalPod
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"

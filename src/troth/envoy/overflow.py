@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
 from troth.envoy.events import Role
-from troth.traffic.connection import Reason, Side
+from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     Counts = Mapping["Overflowing", int]
 
@@ -65,24 +64,6 @@ class Overflowing(NamedTuple):
     counter: _Counter
 
 
-class Overflow(msgspec.Struct, frozen=True, kw_only=True):
-    """Connections that were closed as soon as they were accepted, for being too many.
-
-    Attributes:
-        pod: UID of the pod whose connections they were.
-        side: Whether they left it (client) or came to it (server).
-        reason: Whether the pod had too many, or the node.
-        detail: The kind of connections of which there were too many, or what the node lacked.
-        count: How many they were.
-    """
-
-    pod: str
-    side: Side
-    reason: Reason
-    detail: str
-    count: int
-
-
 def read_counts(text: str) -> Counts:
     """Read what Envoy's admin interface answers to ``/stats``; other counters are left out."""
     counters = {counter.name: counter for counter in _COUNTERS}
@@ -95,8 +76,8 @@ def read_counts(text: str) -> Counts:
     }
 
 
-def overflows(before: Counts, now: Counts) -> tuple[Overflow, ...]:
-    """What happened between two looks at the counters."""
+def overflows(before: Counts, now: Counts, time: datetime) -> tuple[ConnectionReport, ...]:
+    """What happened between two looks at the counters, the second of them at ``time``."""
     found = []
     for what, count in now.items():
         past = before.get(what, 0)
@@ -104,12 +85,14 @@ def overflows(before: Counts, now: Counts) -> tuple[Overflow, ...]:
         new = count - past if count >= past else count
         if new:
             found.append(
-                Overflow(
-                    pod=what.pod,
-                    side=Side.CLIENT if what.role is Role.OUTBOUND else Side.SERVER,
-                    reason=what.counter.reason,
-                    detail=what.counter.detail or _KINDS[what.role],
+                ConnectionReport.of_count(
+                    what.pod,
+                    time=time,
                     count=new,
+                    outcome=Outcome.FAILED,
+                    reason=what.counter.reason,
+                    side=Side.CLIENT if what.role is Role.OUTBOUND else Side.SERVER,
+                    detail=what.counter.detail or _KINDS[what.role],
                 )
             )
     return tuple(found)

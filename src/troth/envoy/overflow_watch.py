@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import socket
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from troth.envoy.overflow import overflows, read_counts
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from troth.envoy.overflow import Counts, Overflow
+    from troth.envoy.overflow import Counts
+    from troth.traffic.connection import ConnectionReport
 
 _PAUSE_SECONDS = 2.0
 _PATIENCE_SECONDS = 5.0
@@ -34,7 +36,7 @@ class OverflowWatch:
         self._admin = admin
         self._counts: Counts = {}
 
-    async def overflows(self) -> AsyncIterator[Overflow]:
+    async def overflows(self) -> AsyncIterator[ConnectionReport]:
         """Whatever is new every two seconds, without end."""
         while True:
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -42,7 +44,7 @@ class OverflowWatch:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 now = read_counts(await asyncio.to_thread(_get, self._admin, _STATS))
                 before, self._counts = self._counts, now
-                for each in overflows(before, now):
+                for each in overflows(before, now, datetime.now(UTC)):
                     yield each
 
 

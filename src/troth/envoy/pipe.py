@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from troth.envoy.events import ConnectionEvent, parse
+from troth.envoy.events import parse
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from troth.traffic.connection import ConnectionReport
 
 
 class LineBuffer:
@@ -70,7 +72,7 @@ _log = structlog.get_logger("troth.envoy")
 
 
 class AccessLogPipe:
-    """Makes the FIFO and yields the events that come through it; a context manager.
+    """Makes the FIFO and yields the reports that come through it; a context manager.
 
     Enter it before Envoy starts. Lines that aren't troth's are counted, and logged once.
 
@@ -114,8 +116,8 @@ class AccessLogPipe:
             self._fd = None
         self.path.unlink(missing_ok=True)
 
-    async def events(self) -> AsyncIterator[ConnectionEvent]:
-        """Yield events as they come; ends only when cancelled. One reader at a time."""
+    async def reports(self) -> AsyncIterator[ConnectionReport]:
+        """Yield reports as they come; ends only when cancelled. One reader at a time."""
         if self._fd is None:
             raise RuntimeError("the access log's FIFO isn't open")
         while True:
@@ -125,12 +127,12 @@ class AccessLogPipe:
                 await _readable(self._fd)
                 continue
             for line in self._lines.feed(data):
-                event = self._parse(line)
-                if event is not None:
-                    yield event
+                report = self._parse(line)
+                if report is not None:
+                    yield report
             await asyncio.sleep(0)  # in a burst the loop's other tasks have their turn, too
 
-    def _parse(self, line: bytes) -> ConnectionEvent | None:
+    def _parse(self, line: bytes) -> ConnectionReport | None:
         try:
             return parse(line)
         except ValueError as error:

@@ -14,8 +14,8 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf import wrappers_pb2
 
-from troth.envoy.ports import TUNNEL_ALPN
 from troth.envoy.resources import Message, ads, pack
+from troth.mesh.ports import TUNNEL_ALPN
 
 if TYPE_CHECKING:
     from troth.identity.bundle import TrustBundle

@@ -12,12 +12,12 @@ from troth.connect.findings import Listening
 from troth.connect.report import Credentials
 from troth.connect.route import cause, envoy_status, route
 from troth.control.messages import MeshStatus, PodReport, PortStatus
-from troth.envoy.ports import OWN_PORTS
 from troth.errors import InputError, PeerError, Problem
 from troth.explain.explain import explain
 from troth.local.control import Answer, ControlServer
 from troth.local.hindsight import explainer_of, mesh_audit, mesh_why, unready
 from troth.manifests.services import service_of
+from troth.mesh.ports import OWN_PORTS
 from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.index import PolicyIndex
 from troth.syntax import choices

@@ -99,21 +99,40 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """One connection, as one end's proxy reports it, seen with the world of that moment.
+    """One connection, as one end's proxy reports it, with the names and policies of that moment.
+
+    The journal keeps it, and reviews and the control socket carry it, as it is; ``troth events
+    -o json`` prints it.
 
     Attributes:
-        time: When it began; with `Reason.PEER_VANISHED`, when it was given up.
+        time: When it began, UTC; with `Reason.PEER_VANISHED`, when it was given up.
+        outcome: What became of it.
+        reason: Why, as a stable code; ``none`` for what was accepted.
+        detail: Envoy's own words about a failure, or the agent's; printable, at most 1024
+            characters.
+        side: Whose proxy reports.
+        source: Where it came from.
+        destination: Where it was going, before any redirection, at the port asked for. In the
+            tunnel that is the server name, and the tunnel's own port when the server name is no
+            port.
+        peer: The client's SPIFFE ID, only where TLS verified it.
+        claimed_peer: The SPIFFE ID in a certificate that was refused, or whose verification isn't
+            known to have succeeded: a claim, not an identity.
         count: How many connections it tells of: more than one only where they were too many to be
             looked at one by one.
         mode: The destination port's effective mode, where the destination is in the mesh.
         decided_by: The scope and policy that set the mode.
+        tls_version: Such as ``TLSv1.3``; empty for plaintext.
+        tls_cipher: The cipher suite's IANA name.
+        tls_group: The key exchange, such as ``X25519MLKEM768``.
+        duration_ms: From its start to this report.
         traced: `troth trace` made it: it is told of, and not counted as anybody's traffic.
     """
 
     time: datetime
     outcome: Outcome
     reason: Reason
-    detail: str
+    detail: str = ""
     side: Side
     source: Party
     destination: Party
@@ -127,3 +146,58 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int = 0
     count: int = 1
     traced: bool = False
+
+
+class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection as the proxy or the kernel of one pod reports it: its ends are only addresses.
+
+    Attributes:
+        pod: UID of that pod.
+        connection: Without names, and without a mode. Where connections were only counted, the
+            pod's own end has no address.
+    """
+
+    pod: str
+    connection: Connection
+
+    @classmethod
+    def of_count(
+        cls,
+        pod: str,
+        *,
+        time: datetime,
+        count: int,
+        outcome: Outcome,
+        reason: Reason,
+        side: Side,
+        detail: str = "",
+        other: str = "",
+        port: int = 0,
+    ) -> ConnectionReport:
+        """What is known by a count alone.
+
+        Args:
+            pod: As of the attribute.
+            time: When it was looked at.
+            count: How many connections there were; this and the next four as of `Connection`.
+            outcome: What became of them.
+            reason: Why.
+            side: Whose end the pod is.
+            detail: More about it.
+            other: The other end's address, where that is known.
+            port: The one asked for, where that is known.
+        """
+        by_client = side is Side.CLIENT
+        return cls(
+            pod=pod,
+            connection=Connection(
+                time=time,
+                count=count,
+                outcome=outcome,
+                reason=reason,
+                detail=detail,
+                side=side,
+                source=Party(address="" if by_client else other, port=0),
+                destination=Party(address=other if by_client else "", port=port),
+            ),
+        )

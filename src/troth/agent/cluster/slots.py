@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.envoy.ports import PORT_SETS, PortSet
+from troth.mesh.ports import PORT_SETS, PortSet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from troth.cli.render.trace import decision_rows, render_report
 from troth.demo.scenario import Happened
-from troth.envoy.ports import TUNNEL_PORT
+from troth.mesh.ports import TUNNEL_PORT
 from troth.rows import Rows
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from troth.connect.findings import Reached
 from troth.connect.report import Credentials, Hop
-from troth.envoy.ports import INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
 from troth.handshake.record import TlsRole, Verdict
 from troth.handshake.steps import CertificateStatus, ConnectionStatus
+from troth.mesh.ports import INBOUND_PORT, OUTBOUND_PORT, TUNNEL_PORT
 from troth.traffic.connection import Outcome
 
 if TYPE_CHECKING:

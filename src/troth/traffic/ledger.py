@@ -8,26 +8,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from troth.agent.observe import Observer
-from troth.envoy.ports import TUNNEL_PORT
-from troth.traffic.connection import Connection
+from troth.mesh.ports import TUNNEL_PORT
+from troth.traffic.connection import Connection, Reason
 from troth.traffic.history import History
 from troth.traffic.journal import Journal
+from troth.traffic.observe import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from troth.agent.listeners import Listeners
-    from troth.agent.metrics import NodeMetrics
-    from troth.agent.strangers import Strangers
-    from troth.agent.unserved import Unserved
-    from troth.envoy.overflow_watch import OverflowWatch
-    from troth.envoy.pipe import AccessLogPipe
     from troth.mesh.model import Pod
     from troth.mesh.target import Target
     from troth.mesh.world import World
-    from troth.traffic.connection import Side
+    from troth.traffic.connection import ConnectionReport, Side
 
 
 class Connections(History[Connection]):
@@ -65,13 +59,21 @@ class Connections(History[Connection]):
             )
         )
 
-    def marked(self, connection: Connection) -> Connection:
-        """The connection, as traced if it was expected; of each end's reports it is the first."""
+    def marked(self, connection: Connection) -> tuple[Connection, ...]:
+        """The connection, as traced if it was expected; of each end's reports it is the first.
+
+        Of several that were counted together it is one, so the others are told of beside it.
+        """
+        now = time.monotonic()
         for each in self._expected:
-            if each.is_of(connection) and each.until > time.monotonic():
+            if each.until > now and each.is_of(connection):
                 each.sides.add(connection.side)
-                return msgspec.structs.replace(connection, traced=True)
-        return connection
+                traced = msgspec.structs.replace(connection, traced=True, count=1)
+                if connection.count == 1:
+                    return (traced,)
+                others = msgspec.structs.replace(connection, count=connection.count - 1)
+                return traced, others
+        return (connection,)
 
 
 class _Expected(NamedTuple):
@@ -89,6 +91,7 @@ class _Expected(NamedTuple):
         source, destination = connection.source, connection.destination
         return (
             connection.side not in self.sides
+            and connection.reason is not Reason.TOO_MANY_UNPROVED  # it is tried again
             and source.address in self.sources
             and (self.own_port in {None, source.port} or not source.port)
             and destination.address in self.addresses
@@ -100,18 +103,26 @@ class Ledger:
     """The connections of a node's pods.
 
     Args:
-        path: The journal's file.
-        metrics: Counts the connections.
+        path: The journal's directory.
+        complete: Completes a report with what can only be found out now.
+        count: Hears of each connection that counts.
 
     Attributes:
         connections: The newest ones.
         journal: The newest ones, kept across restarts.
     """
 
-    def __init__(self, path: Path, *, metrics: NodeMetrics | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        complete: Callable[[ConnectionReport], Awaitable[ConnectionReport]],
+        count: Callable[[Connection], None] | None = None,
+    ) -> None:
         self.connections = Connections()
         self.journal = Journal(path, now=datetime.now(UTC))
-        self._metrics = metrics
+        self._complete = complete
+        self._count = count
         self._observer: Observer | None = None
         self._tell: Callable[[Connection], None] = self.note
 
@@ -139,56 +150,15 @@ class Ledger:
         if connection.traced:
             return
         self.journal.add(connection)
-        if self._metrics is not None:
-            self._metrics.connection(connection)
+        if self._count is not None:
+            self._count(connection)
 
-    async def read(self, pipe: AccessLogPipe, strangers: Strangers, listeners: Listeners) -> None:
-        """Take in what Envoy reports, until cancelled.
-
-        Args:
-            pipe: Where Envoy reports.
-            strangers: Hears of each event first.
-            listeners: Completes those that no app took.
-        """
-        async for event in pipe.events():
-            strangers.hear(event)
-            if self._observer is not None:
-                connection = self._observer.connection(await listeners.complete(event))
-                self._tell(self.connections.marked(connection))
-
-    async def watch(self, watch: OverflowWatch) -> None:
-        """Take in what Envoy refuses for being too much, until cancelled."""
-        async for overflow in watch.overflows():
+    async def read(self, reports: AsyncIterator[ConnectionReport]) -> None:
+        """Take in what is reported, until that ends."""
+        async for report in reports:
             if self._observer is None:
                 continue
-            connection = self._observer.overflow(overflow, datetime.now(UTC))
+            connection = self._observer.named(await self._complete(report))
             if connection is not None:
-                self._tell(connection)
-
-    async def watch_strangers(self, strangers: Strangers) -> None:
-        """Take in what is dropped of strangers, until cancelled."""
-        async for dropped in strangers.dropped():
-            if self._observer is None:
-                continue
-            connection = self._observer.dropped(dropped, datetime.now(UTC))
-            if connection is not None:
-                self._tell(connection)
-
-    async def watch_unserved(self, unserved: Unserved, listeners: Listeners) -> None:
-        """Take in what the pods' kernel refuses because nothing serves it, until cancelled.
-
-        Args:
-            unserved: Who hears of it.
-            listeners: As of `read`.
-        """
-        async for refused in unserved.refused():
-            if self._observer is None:
-                continue
-            event = self._observer.unserved(refused, datetime.now(UTC))
-            if event is not None:
-                connection = self._observer.connection(await listeners.complete(event))
-                marked = self.connections.marked(connection)
-                if marked.traced:
-                    self._tell(marked)
-                if others := refused.count - marked.traced:
-                    self._tell(msgspec.structs.replace(connection, count=others))
+                for each in self.connections.marked(connection):
+                    self._tell(each)
