@@ -133,6 +133,37 @@ def package_of(module: str) -> str | None:
     return found
 
 
+def test_no_public_class_name_stands_for_two_things() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: there for name, there in places.items() if len(there) > 1} == {}
+
+
+def test_an_import_inside_a_function_says_what_it_saves() -> None:
+    silent = []
+    for path in sorted(ROOT.rglob("*.py")):
+        text = path.read_text("utf-8")
+        late = {
+            number
+            for function in ast.walk(ast.parse(text))
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        }
+        lines = ["", *text.splitlines()]
+        for first in sorted(number for number in late if number - 1 not in late):
+            last = next(number for number in range(first, len(lines)) if number + 1 not in late)
+            above = lines[first - 1].lstrip().startswith("# ")
+            beside = [each.partition("# noqa: PLC0415")[2] for each in lines[first : last + 1]]
+            if not (above or any(beside)):
+                silent.append(f"{path.relative_to(ROOT)}:{first}")
+    assert silent == []
+
+
 @pytest.mark.parametrize(
     ("command", "most"), [("why", 32), ("status", 40), ("events", 32)], ids=str
 )

@@ -12,7 +12,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from troth.envoy.process import (
-    Backoff,
     EnvoyOptions,
     EnvoyProcess,
     LogLine,
@@ -21,6 +20,7 @@ from troth.envoy.process import (
     parse_log_line,
 )
 from troth.errors import EnvironmentLackError
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -47,10 +47,6 @@ asyncio.run(main())
 """
 
 
-def same(delay: float) -> float:
-    return delay
-
-
 def proc_status(pid: int | None) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
@@ -72,29 +68,9 @@ def options(run_dir: Path) -> EnvoyOptions:
 
 @pytest.fixture
 async def envoy(options: EnvoyOptions) -> AsyncIterator[EnvoyProcess]:
-    process = EnvoyProcess(options, backoff=Backoff(same))
+    process = EnvoyProcess(options, backoff=Backoff(0.1, 5.0, at_once=True))
     yield process
     await process.stop()
-
-
-def test_the_first_restart_is_immediate_and_further_ones_wait_twice_as_long_each() -> None:
-    backoff = Backoff(same)
-    assert [backoff.delay(1) for _ in range(9)] == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5]
-
-
-def test_a_healthy_run_makes_the_next_restart_immediate() -> None:
-    backoff = Backoff(same)
-    assert [backoff.delay(ran) for ran in (1, 1, 1, 10, 9.9)] == [0, 0.1, 0.2, 0, 0.1]
-
-
-def test_many_failures_do_not_overflow() -> None:
-    backoff = Backoff(same)
-    assert {backoff.delay(0) for _ in range(5000)} == {0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5}
-
-
-def test_a_delay_is_spread() -> None:
-    backoff = Backoff(lambda delay: delay + 1)
-    assert [backoff.delay(0), backoff.delay(0)] == [0, 1.1]
 
 
 @pytest.mark.parametrize(

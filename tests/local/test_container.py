@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from troth.agent import netns
 from troth.control.messages import ContainerStatus, State
-from troth.local.container import CrashBackoff, ProbeHistory, ask, restarts, status_of
+from troth.local.container import ProbeHistory, ask, restarts, status_of
 from troth.local.network import Network
 from troth.local.pod import summarize
 from troth.manifests.workloads import HttpGet, Probe, RestartPolicy
@@ -83,16 +83,6 @@ def test_the_restart_policy_decides_who_starts_again(
 ) -> None:
     assert restarts(policy, code) is main
     assert restarts(policy, code, init=True) is init
-
-
-def test_delays_double_up_to_a_minute() -> None:
-    backoff = CrashBackoff()
-    assert [backoff.after(0) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
-
-
-def test_a_good_run_starts_the_delays_over() -> None:
-    backoff = CrashBackoff()
-    assert [backoff.after(ran) for ran in (0, 0, 9.9, 10, 0)] == [1, 2, 4, 1, 2]
 
 
 ADDRESS = "127.0.0.1"

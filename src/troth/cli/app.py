@@ -211,7 +211,7 @@ def _complain(*errors: object) -> None:
     # Here, because it takes a while, and most commands have nothing to complain of.
     from rich.markup import escape  # noqa: PLC0415
 
-    from troth.cli.console import err  # noqa: PLC0415
+    from troth.cli.console import err  # noqa: PLC0415 - see above
 
     for error in errors:
         err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)

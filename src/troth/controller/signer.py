@@ -23,6 +23,7 @@ from troth.errors import TrothError
 from troth.kube.errors import NotFoundError
 from troth.kube.kinds import CSR, POD
 from troth.kube.reflector import ANY_VERSION
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -95,7 +96,7 @@ class Signer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work_on(self, csr: CertificateSigningRequest) -> None:
-        pause = _FIRST_RETRY
+        backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         latest: CertificateSigningRequest | None = csr
         while latest is not None and awaits_answer(latest):
             try:
@@ -105,8 +106,7 @@ class Signer:
                 _log.warning("a request was not answered", csr=_name(csr), reason=str(error))
             else:
                 return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_RETRY)
+            await asyncio.sleep(backoff.next())
             latest = await self._fetch(latest)
 
     async def _fetch(self, csr: CertificateSigningRequest) -> CertificateSigningRequest | None:

@@ -28,6 +28,7 @@ from troth.kube.errors import NotFoundError, NotServedError
 from troth.kube.follow import Followed
 from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -209,17 +210,17 @@ class Work:
 
 async def _keep_doing(step: Callable[[], Awaitable[None]], woken: asyncio.Event) -> None:
     """Take a step whenever woken, now and then without, and again after an error."""
-    pause = _FIRST_RETRY
+    backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
     while True:
         woken.clear()
         try:
             await step()
         except TrothError as error:
+            pause = backoff.next()
             _log.warning("will be tried again", reason=str(error), seconds=pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_RETRY)
             continue
-        pause = _FIRST_RETRY
+        backoff.reset()
         try:
             async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
                 await woken.wait()

@@ -19,6 +19,7 @@ import structlog
 
 from troth.envoy.pipe import LineBuffer
 from troth.errors import EnvironmentLackError
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -26,34 +27,11 @@ if TYPE_CHECKING:
 
 _BASE = 0.1
 _CEILING = 5.0
-_HEALTHY_AFTER = 10.0
 
 
 def _spread(delay: float) -> float:
     """Up to a tenth more, so that what failed together doesn't come back in step."""
     return delay * random.uniform(1.0, 1.1)  # noqa: S311  nothing secret about it
-
-
-class Backoff:
-    """Restart at once after a healthy run, then after 0.1 s, doubling up to 5 s.
-
-    Args:
-        jitter: Spreads a delay; the identity in tests.
-    """
-
-    def __init__(self, jitter: Callable[[float], float] = _spread) -> None:
-        self._jitter = jitter
-        self._failures = 0
-
-    def delay(self, ran_for: float) -> float:
-        """Seconds to wait after a run of ``ran_for`` seconds."""
-        if ran_for >= _HEALTHY_AFTER:
-            self._failures = 0
-        self._failures += 1
-        if self._failures == 1:
-            return 0.0
-        # The exponent is bounded, too: 2**n outgrows a float in a process that fails for days.
-        return self._jitter(min(_BASE * 2 ** min(self._failures - 2, 16), _CEILING))
 
 
 _LEVELS = {
@@ -222,7 +200,7 @@ class EnvoyProcess:
     ) -> None:
         """Prepare to run Envoy; the last three arguments are for tests."""
         self._options = options
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(_BASE, _CEILING, at_once=True, jitter=_spread)
         self._clock = clock
         self._sleep = sleep
         self._process: Process | None = None
@@ -276,7 +254,7 @@ class EnvoyProcess:
             await _drain(process)
             code = await process.wait()
             self._ended(process)
-            delay = self._backoff.delay(self._clock() - started)
+            delay = self._backoff.after(self._clock() - started)
             _log.error("Envoy ended and is started again", exit_code=code, delay_s=round(delay, 2))
             await self._sleep(delay)
             while True:
@@ -285,7 +263,7 @@ class EnvoyProcess:
                     process = await self._spawn(argv)
                     break
                 except EnvironmentLackError as error:
-                    delay = self._backoff.delay(0)
+                    delay = self._backoff.next()
                     _log.error("Envoy can't be started", error=str(error), delay_s=round(delay, 2))
                     await self._sleep(delay)
             self.restarts += 1

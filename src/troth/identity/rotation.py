@@ -21,6 +21,7 @@ from troth.identity.keys import new_key
 from troth.identity.profile import validate_svid_chain
 from troth.identity.spiffe import SpiffeId
 from troth.identity.svid import X509Svid
+from troth.retry import doubled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -55,8 +56,7 @@ def next_retry(attempt: int, jitter: float, *, remaining: timedelta | None = Non
             longer than an eighth of it (but a second at least), so there are always several
             attempts left before it expires.
     """
-    # The exponent is bounded, lest a long outage overflows.
-    wait = min(_FIRST_RETRY * (1 << min(attempt, 16)), _LONGEST_RETRY)
+    wait = doubled(_FIRST_RETRY, _LONGEST_RETRY, attempt)
     if remaining is not None:
         wait = min(wait, max(remaining / _RETRY_SHARE_OF_REMAINING, _FIRST_RETRY))
     return wait * (1 - jitter / 2)

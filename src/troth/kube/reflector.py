@@ -32,6 +32,7 @@ import msgspec
 
 from troth.errors import Problem, TrothError
 from troth.kube.resource import Item
+from troth.retry import doubled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -299,8 +300,7 @@ class Reflector(Generic[T]):
         return now - self._opened if self._opened is not None else 0.0
 
     def _backoff(self, failures: int) -> float:
-        # The exponent is bounded, too: 2**n outgrows a float when a server stays away for days.
-        delay = min(self._timing.base * 2.0 ** min(failures - 1, 16), self._timing.ceiling)
+        delay = doubled(self._timing.base, self._timing.ceiling, failures - 1)
         return delay * (0.5 + 0.5 * self._jitter())
 
     def _replace(self, items: Iterable[Item[T]]) -> Changes[T]:

@@ -20,6 +20,7 @@ from troth.errors import InputError, TrothError
 from troth.local.launch import join_command, launch_command
 from troth.local.processes import ContainerLog, Process
 from troth.manifests.workloads import RestartPolicy
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from troth.manifests.workloads import Container, Hook, HttpGet, Probe
 
 _LONGEST_STATUS_LINE = 1024
+_FIRST_RESTART_SECONDS, _LONGEST_RESTART_SECONDS = 1.0, 60.0
+"""Less than the kubelet's 10 s to 5 min, because somebody is waiting at a terminal."""
+
 _FIRST_PERIOD = 0.1
 """Seconds; doubled after each failure until it is the probe's own period."""
 
@@ -47,32 +51,6 @@ def restarts(policy: RestartPolicy, exit_code: int, *, init: bool = False) -> bo
     if exit_code == 0:
         return policy is RestartPolicy.ALWAYS and not init
     return True
-
-
-class CrashBackoff:
-    """How long to wait before a container is started again (``CrashLoopBackOff``). In seconds.
-
-    Shorter than the kubelet's 10 s to 5 min, because somebody is waiting at a terminal.
-
-    Args:
-        first: The first delay; each one doubles.
-        most: The longest delay.
-        reset_after: A run of that length makes the next delay the first again.
-    """
-
-    def __init__(self, first: float = 1, most: float = 60, reset_after: float = 10) -> None:
-        self._first = first
-        self._most = most
-        self._reset_after = reset_after
-        self._next = first
-
-    def after(self, ran_for: float) -> float:
-        """The delay after a run of ``ran_for`` seconds."""
-        if ran_for >= self._reset_after:
-            self._next = self._first
-        delay = self._next
-        self._next = min(self._next * 2, self._most)
-        return delay
 
 
 class Patience:
@@ -177,7 +155,7 @@ class ContainerRunner:
 
     async def run(self) -> int:
         """Runs the container, again and again if need be; the exit code of its last run."""
-        backoff = CrashBackoff()
+        backoff = Backoff(_FIRST_RESTART_SECONDS, _LONGEST_RESTART_SECONDS)
         while True:
             started = time.monotonic()
             code = await self._run_once()

@@ -16,6 +16,7 @@ from troth.errors import TrothError
 from troth.kube.errors import ConflictError, InvalidError, NotFoundError
 from troth.kube.kinds import RAW_POD
 from troth.mesh.model import CAPTURED_ANNOTATION, NO_PORTS, PLAINTEXT_ANNOTATION
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,7 +75,7 @@ class Marker:
 
     async def run(self) -> None:
         """Write marks until cancelled."""
-        pause = _FIRST_RETRY_SECONDS
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         while True:
             await self._woken.wait()
             self._woken.clear()
@@ -85,11 +86,10 @@ class Marker:
             troubles = await asyncio.gather(*(self._mark(*each) for each in due))
             self.trouble = next(filter(None, troubles), "")
             if not self.trouble:
-                pause = _FIRST_RETRY_SECONDS
+                backoff.reset()
                 asyncio.get_running_loop().call_later(_ECHO_SECONDS, self._woken.set)
                 continue
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+            await asyncio.sleep(backoff.next())
             self._woken.set()
 
     def _is_due(self, pod: Pod, mark: Mark, now: float) -> bool:

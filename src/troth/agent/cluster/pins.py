@@ -21,6 +21,7 @@ from troth.agent.addresses import addresses
 from troth.agent.discover import network_namespaces
 from troth.errors import PeerError, TrothError
 from troth.mesh.model import Pod
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,7 @@ Finder: TypeAlias = Callable[[Collection[Pod]], Awaitable[Mapping[str, Collectio
 
 _log = structlog.get_logger(__name__)
 
-_FIRST_RETRY_SECONDS = 0.05
+_FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 2.0
 """Between looks for namespaces that are still to come: a sandbox is made soon after binding."""
 
@@ -139,7 +140,7 @@ class Pins:
 
     async def run(self) -> None:
         """Look for what is missing, until cancelled; raises as `find` does."""
-        pause = _FIRST_RETRY_SECONDS
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         while True:
             before = self.problems
             pods = {uid: self._pods[uid] for uid in self._wanted & self._pods.keys()}
@@ -149,14 +150,13 @@ class Pins:
             self._sought = frozenset(pods)
             if True in changed or is_first or before != self.problems:
                 self._on_change()
-            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
             try:
-                async with asyncio.timeout(pause if self.missing else _REVIEW_SECONDS):
+                async with asyncio.timeout(backoff.next() if self.missing else _REVIEW_SECONDS):
                     await self._woken.wait()
             except TimeoutError:
                 continue
             self._woken.clear()
-            pause = _FIRST_RETRY_SECONDS
+            backoff.reset()
 
     def close(self) -> None:
         """Let go of all."""
