@@ -16,7 +16,7 @@ import pytest
 
 from troth.agent.cluster import announcements
 from troth.agent.cluster.announcements import Announcements, Waiting
-from troth.agent.cluster.cni import PluginSocket, PodName, Question, Verdict
+from troth.agent.cluster.cni import CniQuestion, CniVerdict, PluginSocket, PodName
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import Pod
 from troth.mesh.world import World
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 UID = "11111111-2222-3333-4444-555555555555"
 NAME = PodName("shop", "web", UID)
 POD = Pod(uid=UID, namespace="shop", name="web", node="node-1")
-QUESTION = Question(
+QUESTION = CniQuestion(
     version=1, command="ADD", sandbox="s1", pod=NAME, addresses=("10.0.0.7",), seconds=30
 )
 
@@ -67,7 +67,7 @@ class Pods:
         self.looked = asyncio.Event()
         self.made = Announcements(on_change=self.looked.set)
 
-    async def announce(self, namespace: int, **changes: Any) -> asyncio.Task[Verdict]:
+    async def announce(self, namespace: int, **changes: Any) -> asyncio.Task[CniVerdict]:
         self.looked.clear()
         question = msgspec.structs.replace(QUESTION, **changes)
         task = asyncio.create_task(self.made.announce(question, namespace))
@@ -103,19 +103,19 @@ async def test_what_is_left_of_an_earlier_sandbox_counts_for_nothing(
     over = pods.made.over(world(before)).pods[UID]
     assert (over.addresses, over.ready) == (("10.0.0.7",), False)
     assert pods.addresses(POD) == ("10.0.0.7",)
-    pods.made.look(lambda *_: Verdict("captured"))
-    assert await task == Verdict("captured")
+    pods.made.look(lambda *_: CniVerdict("captured"))
+    assert await task == CniVerdict("captured")
     after = msgspec.structs.replace(before, addresses=("10.0.0.7",))
     assert pods.made.over(world(after)).pods[UID].ready  # the API server's word again
 
 
 async def test_the_plugin_waits_until_there_is_a_verdict(pods: Pods, namespace: int) -> None:
     task = await pods.announce(namespace)
-    pods.made.look(lambda *_: Waiting(Verdict("refused", "not yet")))
+    pods.made.look(lambda *_: Waiting(CniVerdict("refused", "not yet")))
     inode = os.fstat(namespace).st_ino
     assert not task.done()
-    pods.made.look(lambda *asked: Verdict("captured" if asked == (UID, inode) else "out"))
-    assert await task == Verdict("captured")
+    pods.made.look(lambda *asked: CniVerdict("captured" if asked == (UID, inode) else "out"))
+    assert await task == CniVerdict("captured")
     assert pods.addresses(POD) == ("10.0.0.7",)
 
 
@@ -123,11 +123,11 @@ async def test_when_the_time_is_up_the_plugin_hears_what_is_in_the_way(
     pods: Pods, namespace: int
 ) -> None:
     task = await pods.announce(namespace, seconds=0.2)
-    pods.made.look(lambda *_: Waiting(Verdict("refused", "not yet")))
-    assert await task == Verdict("refused", "not yet")
+    pods.made.look(lambda *_: Waiting(CniVerdict("refused", "not yet")))
+    assert await task == CniVerdict("refused", "not yet")
     assert pods.addresses(POD) == ()
     task = await pods.announce(namespace, seconds=0)
-    assert await task == Verdict("unknown", "the API server has not told of the pod yet")
+    assert await task == CniVerdict("unknown", "the API server has not told of the pod yet")
 
 
 async def test_a_newer_sandbox_takes_the_place_and_only_its_own_end_ends_it(
@@ -148,7 +148,7 @@ async def test_nothing_of_the_nodes_own_network_is_captured(pods: Pods) -> None:
         verdict = await pods.made.announce(QUESTION, own)
     finally:
         os.close(own)
-    assert verdict == Verdict("out", "the sandbox is on the node's own network")
+    assert verdict == CniVerdict("out", "the sandbox is on the node's own network")
     assert pods.addresses(POD) == ()
 
 
@@ -180,16 +180,16 @@ def short() -> Iterator[Path]:
 class Server:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.heard: list[tuple[Question, bytes]] = []
+        self.heard: list[tuple[CniQuestion, bytes]] = []
         self.hangs = False
         self.asked = asyncio.Event()
 
-    async def answer(self, question: Question, namespace: int | None) -> Verdict:
+    async def answer(self, question: CniQuestion, namespace: int | None) -> CniVerdict:
         self.heard.append((question, os.pread(namespace, 99, 0) if namespace is not None else b""))
         self.asked.set()
         if self.hangs:
             await asyncio.get_running_loop().create_future()
-        return Verdict("captured", "for a test")
+        return CniVerdict("captured", "for a test")
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.agent.cluster.cni import Verdict
+from troth.agent.cluster.cni import CniVerdict
 from troth.agent.discover import node_namespaces
 from troth.errors import TrothError
 from troth.table import Table
@@ -21,7 +21,7 @@ from troth.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from troth.agent.cluster.cni import Question
+    from troth.agent.cluster.cni import CniQuestion
     from troth.agent.cluster.pins import Pins
     from troth.mesh.model import Pod
     from troth.mesh.world import World
@@ -36,7 +36,7 @@ class Waiting(msgspec.Struct, frozen=True):
         verdict: The one that there is when the time is up.
     """
 
-    verdict: Verdict
+    verdict: CniVerdict
 
 
 class _Announced:
@@ -47,16 +47,16 @@ class _Announced:
         source: A descriptor of its network namespace, until that is held.
     """
 
-    def __init__(self, question: Question, source: int) -> None:
+    def __init__(self, question: CniQuestion, source: int) -> None:
         self.question = question
         self.source: int | None = source
         self.inode = os.fstat(source).st_ino
         self.before: tuple[str, ...] | None = None
         self.refusal = ""
-        self.waiting = Verdict("unknown", _NOT_TOLD)
-        self.settled: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.waiting = CniVerdict("unknown", _NOT_TOLD)
+        self.settled: asyncio.Future[CniVerdict] = asyncio.get_running_loop().create_future()
 
-    def settle(self, verdict: Verdict) -> None:
+    def settle(self, verdict: CniVerdict) -> None:
         if not self.settled.done():
             self.settled.set_result(verdict)
 
@@ -102,7 +102,7 @@ class Announcements:
         pods: Mapping[str, Pod] = _changed(world.pods, changed)
         return msgspec.structs.replace(world, pods=pods)
 
-    async def announce(self, question: Question, namespace: int) -> Verdict:
+    async def announce(self, question: CniQuestion, namespace: int) -> CniVerdict:
         """Have a pod captured; returns when it is, or isn't to be, or the time is up.
 
         Args:
@@ -111,12 +111,12 @@ class Announcements:
         """
         uid = question.pod.uid
         if not question.addresses:
-            return Verdict("refused", "the network has given the pod no address")
+            return CniVerdict("refused", "the network has given the pod no address")
         self._forget(uid, "the pod has a newer sandbox")
         announced = self._announced[uid] = _Announced(question, os.dup(namespace))
         if announced.inode in await asyncio.to_thread(node_namespaces):
             self._forget(uid, "")
-            return Verdict("out", "the sandbox is on the node's own network")
+            return CniVerdict("out", "the sandbox is on the node's own network")
         self._on_change()
         try:
             async with asyncio.timeout(question.seconds):
@@ -128,7 +128,7 @@ class Announcements:
             self._on_change()
         return verdict
 
-    def forget(self, question: Question) -> None:
+    def forget(self, question: CniQuestion) -> None:
         """Take note that a sandbox is no more."""
         announced = self._announced.get(question.pod.uid)
         if announced is not None and announced.question.sandbox == question.sandbox:
@@ -148,7 +148,7 @@ class Announcements:
                 each.refusal = str(error)
             each.close()
 
-    def look(self, judge: Callable[[str, int], Verdict | Waiting]) -> None:
+    def look(self, judge: Callable[[str, int], CniVerdict | Waiting]) -> None:
         """Answer where there is an answer.
 
         Args:
@@ -161,7 +161,7 @@ class Announcements:
             if isinstance(verdict, Waiting):
                 each.waiting = verdict.verdict
                 if each.refusal:
-                    each.settle(Verdict("refused", each.refusal))
+                    each.settle(CniVerdict("refused", each.refusal))
             else:
                 each.settle(verdict)
 
@@ -175,7 +175,7 @@ class Announcements:
         if announced is None or (which is not None and announced is not which):
             return
         del self._announced[uid]
-        announced.settle(Verdict("refused", why))
+        announced.settle(CniVerdict("refused", why))
         announced.close()
 
 

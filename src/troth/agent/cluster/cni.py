@@ -50,7 +50,7 @@ class PodName(msgspec.Struct, frozen=True):
         return f"{self.namespace}/{self.name}"
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class CniQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """What the plugin asks.
 
     Attributes:
@@ -87,7 +87,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class CniVerdict(msgspec.Struct, frozen=True):
     """The answer.
 
     Attributes:
@@ -110,7 +110,7 @@ class PluginSocket:
     """
 
     def __init__(
-        self, path: Path, answer: Callable[[Question, int | None], Awaitable[Verdict]]
+        self, path: Path, answer: Callable[[CniQuestion, int | None], Awaitable[CniVerdict]]
     ) -> None:
         self._path = path
         self._answer = answer
@@ -176,20 +176,22 @@ class PluginSocket:
             with contextlib.suppress(OSError):  # it doesn't wait any more
                 connection.send(msgspec.json.encode(verdict))
 
-    async def _judge(self, message: bytes, descriptors: list[int], *, truncated: bool) -> Verdict:
+    async def _judge(
+        self, message: bytes, descriptors: list[int], *, truncated: bool
+    ) -> CniVerdict:
         try:
-            question = Question.parse(message)
+            question = CniQuestion.parse(message)
         except ValueError as error:
-            return Verdict("unknown", f"the agent can't read the question: {error}")
+            return CniVerdict("unknown", f"the agent can't read the question: {error}")
         if question.version != _VERSION:
-            return Verdict("unknown", f"the agent doesn't know version {question.version}")
+            return CniVerdict("unknown", f"the agent doesn't know version {question.version}")
         wanted = 0 if question.command == "DEL" else 1
         if truncated or len(descriptors) != wanted:
-            return Verdict("unknown", f"{len(descriptors)} descriptors came with the question")
+            return CniVerdict("unknown", f"{len(descriptors)} descriptors came with the question")
         try:
             return await self._answer(question, descriptors[0] if descriptors else None)
         except TrothError as error:
-            return Verdict("unknown", str(error))
+            return CniVerdict("unknown", str(error))
 
 
 _CUT = socket.MSG_TRUNC | socket.MSG_CTRUNC

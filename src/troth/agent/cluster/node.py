@@ -25,7 +25,7 @@ from troth.agent.capture import is_captured, tried_kernel
 from troth.agent.certificates import Issuers
 from troth.agent.cluster.announcements import Waiting
 from troth.agent.cluster.charge import Charge
-from troth.agent.cluster.cni import Verdict
+from troth.agent.cluster.cni import CniVerdict
 from troth.agent.cluster.cri import RuntimeFinder
 from troth.agent.cluster.hearing import Hearing
 from troth.agent.cluster.local_pods import LocalPods, LocalPodsKeeper, foresee
@@ -373,15 +373,17 @@ class ClusterNode:
         for uid in self._local.others:
             yield world.pods[uid], Mark(captured=uid in captured)
 
-    def _judge(self, agent: NodeAgent, pins: Pins, uid: str, namespace: int) -> Verdict | Waiting:
+    def _judge(
+        self, agent: NodeAgent, pins: Pins, uid: str, namespace: int
+    ) -> CniVerdict | Waiting:
         """What to answer the CNI plugin about a pod and the number of its network namespace."""
         world = self.world
         pod = world.pods.get(uid) if world is not None else None
         if world is None or pod is None or pod.node != self.settings.node_name:
-            return Waiting(Verdict("unknown", "the API server has not told of the pod yet"))
+            return Waiting(CniVerdict("unknown", "the API server has not told of the pod yet"))
         membership = world.membership(pod)
         if not membership.in_mesh:
-            return Verdict("out", membership.why)
+            return CniVerdict("out", membership.why)
         held = pins.held.get(uid)
         if uid not in self._local.wanted or held is None or netns.inode(held) != namespace:
             lack = "its network namespace is not known yet"
@@ -390,8 +392,8 @@ class ClusterNode:
         elif Mark.of(pod) != Mark(captured=True, plaintext=agent.offers.get(uid, NO_PORTS)):
             lack = "the API server has not taken its annotations yet"
         else:
-            return Verdict("captured")
-        return Waiting(Verdict("refused", lack))
+            return CniVerdict("captured")
+        return Waiting(CniVerdict("refused", lack))
 
     def _report(self, agent: NodeAgent, reporter: NodeReporter) -> None:
         credentials = agent.credentials

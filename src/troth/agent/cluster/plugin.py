@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from troth.agent.cluster.announcements import Announcements
-from troth.agent.cluster.cni import PluginSocket, Verdict
+from troth.agent.cluster.cni import CniVerdict, PluginSocket
 from troth.agent.cluster.cni_files import CniFiles
 from troth.agent.cluster.mesh_file import MeshFile
 from troth.agent.cluster.removal import Removal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from troth.agent.cluster.announcements import Waiting
     from troth.agent.cluster.charge import Charge
-    from troth.agent.cluster.cni import Question
+    from troth.agent.cluster.cni import CniQuestion
     from troth.agent.cluster.pins import Pins
     from troth.agent.cluster.settings import CniFolders
     from troth.kube.client import ApiClient
@@ -65,7 +65,7 @@ class CniPlugin:
         )
         self._removal = Removal(client, namespace=namespace)
         self._on_change = on_change
-        self._judge: Callable[[str, int], Verdict | Waiting] | None = None
+        self._judge: Callable[[str, int], CniVerdict | Waiting] | None = None
 
     @property
     def trouble(self) -> str:
@@ -80,7 +80,7 @@ class CniPlugin:
         """As `Announcements.hold`."""
         self._announcements.hold(pins, world, wanted)
 
-    def look(self, judge: Callable[[str, int], Verdict | Waiting]) -> None:
+    def look(self, judge: Callable[[str, int], CniVerdict | Waiting]) -> None:
         """As `Announcements.look`; the plugin's later questions are judged by it, too."""
         self._judge = judge
         self._announcements.look(judge)
@@ -138,13 +138,13 @@ class CniPlugin:
             self._written.set()
         self._on_change()
 
-    async def _answer(self, question: Question, namespace: int | None) -> Verdict:
+    async def _answer(self, question: CniQuestion, namespace: int | None) -> CniVerdict:
         if namespace is None:
             self._announcements.forget(question)
-            return Verdict("noted")
+            return CniVerdict("noted")
         if question.command == "ADD":
             return await self._announcements.announce(question, namespace)
         if self._judge is None:
-            return Verdict("unknown", "the agent has not looked yet")
+            return CniVerdict("unknown", "the agent has not looked yet")
         verdict = self._judge(question.pod.uid, os.fstat(namespace).st_ino)
-        return verdict if isinstance(verdict, Verdict) else verdict.verdict
+        return verdict if isinstance(verdict, CniVerdict) else verdict.verdict
