@@ -215,7 +215,7 @@ def _documents(objects: Iterable[_Object], keep: str) -> Iterator[Document]:
         is_made = each.owner in known and each.kind in _MAKE_PODS
         if each.key == keep or not (each.is_over or is_made):
             place = Location(_PLACE, number)
-            yield Document(value=each.document, location=place, text="", first_line=1)
+            yield Document(value=each.document, location=place)
 
 
 def _without_places(manifests: Manifests) -> Manifests:

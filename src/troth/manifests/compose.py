@@ -69,14 +69,17 @@ _LONGEST_INTEGER = 70  # characters of a 64-bit integer in binary, with sign and
 class _Frame:
     """A collection that is still open."""
 
-    __slots__ = ("anchor", "first_lines", "key", "merged", "size", "value")
+    __slots__ = ("anchor", "key", "line", "lines", "merged", "size", "value")
 
-    def __init__(self, value: dict[str, object] | list[object], anchor: str | None) -> None:
+    def __init__(
+        self, value: dict[str, object] | list[object], anchor: str | None, line: int
+    ) -> None:
         self.value = value
         self.anchor = anchor
+        self.line = line
         self.key: object = _NO_KEY  # of a mapping whose value comes next
         self.size = 1  # values in here, aliases expanded
-        self.first_lines: dict[str, int] = {}
+        self.lines: dict[str, int] = {}  # of keys, or of items by their number
         self.merged: list[dict[str, object]] = []
 
 
@@ -86,11 +89,14 @@ class Composer:
     Attributes:
         problems: What doesn't stop the building but refuses the document.
         line: Where the document's content begins, counted from 1; 0 while there is none.
+        lines: By the ``id`` of each collection in the value, the lines of its keys, or of its items
+            by their number. What a merge (``<<``) adds has none.
     """
 
     def __init__(self, *, subject: str, file: str, first_line: int) -> None:
         self.problems: list[Problem] = []
         self.line = 0
+        self.lines: dict[int, dict[str, int]] = {}
         self._subject = subject
         self._file = file
         self._first_line = first_line
@@ -136,7 +142,7 @@ class Composer:
             value = self._tagged(event, tag)
         if event.anchor is not None:
             self._anchors[event.anchor] = (value, 1)
-        self._place(value, 1, event)
+        self._place(value, 1, self._line(event))
 
     def _tagged(self, event: yaml.ScalarEvent, tag: str) -> object:
         wanted = _TYPE_OF_TAG.get(tag)
@@ -149,7 +155,7 @@ class Composer:
         if type(value) is not wanted:
             # The value isn't shown: it may be a Secret's.
             found = f"a value tagged !!{tag.removeprefix(_PREFIX)} is none"
-            self._note(event, found, "correct the value, or the tag")
+            self._note(self._line(event), found, "correct the value, or the tag")
         return value
 
     def _begin(
@@ -169,9 +175,10 @@ class Composer:
             self._unknown_tag(event, event.tag)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
+        line = self._line(event)
         if not self.line:
-            self.line = self._line(event)
-        self._open.append(_Frame(value, event.anchor))
+            self.line = line
+        self._open.append(_Frame(value, event.anchor, line))
 
     def _end(self) -> None:
         frame = self._open.pop()
@@ -180,7 +187,8 @@ class Composer:
                 frame.value.update({k: v for k, v in source.items() if k not in frame.value})
         if frame.anchor is not None:
             self._anchors[frame.anchor] = (frame.value, frame.size)
-        self._place(frame.value, frame.size, None)
+        self.lines[id(frame.value)] = frame.lines
+        self._place(frame.value, frame.size, frame.line)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         if event.anchor not in self._anchors:
@@ -200,55 +208,49 @@ class Composer:
                 f"aliases multiply the document by more than {MOST_ALIASED_VALUES} values",
                 "write the values out",
             )
-        self._place(value, size, event)
+        self._place(value, size, self._line(event))
 
-    def _place(self, value: object, size: int, event: yaml.NodeEvent | None) -> None:
-        """Put a finished value where it belongs; only collections come without an event."""
+    def _place(self, value: object, size: int, line: int) -> None:
+        """Put a finished value, which begins on ``line``, where it belongs."""
         if not self._open:
-            self._root = value
-            if event is not None:
-                self.line = self._line(event)
+            self._root, self.line = value, line
             return
         frame = self._open[-1]
         frame.size += size
         if isinstance(frame.value, list):
+            frame.lines[str(len(frame.value))] = line
             frame.value.append(value)
         elif frame.key is _NO_KEY:
-            if event is not None:
-                frame.key = self._new_key(frame, value, event)
+            frame.key = self._new_key(frame, value, line)
         elif frame.key is _MERGE_KEY:
             frame.key = _NO_KEY
-            self._merge(frame, value, event)
+            self._merge(frame, value, line)
         else:
             if isinstance(frame.key, str):
                 frame.value[frame.key] = value
             frame.key = _NO_KEY
 
-    def _new_key(self, frame: _Frame, value: object, event: yaml.NodeEvent) -> object:
+    def _new_key(self, frame: _Frame, value: object, line: int) -> object:
         if not isinstance(value, str | int | float):
-            self._note(event, f"a mapping's key is {described(value)}", "use text as the key")
+            found = f"a mapping's key is {described(value)}"
+            self._note(line, found, "use text as the key")
             return _REFUSED_KEY
         key = key_text(value)
-        if key in frame.first_lines:
-            first = frame.first_lines[key]
-            self._note(
-                event,
-                f"the key {described(key)} is given twice, first on line {first}",
-                "keep one of them",
-            )
+        if key in frame.lines:
+            first = frame.lines[key]
+            found = f"the key {described(key)} is given twice, first on line {first}"
+            self._note(line, found, "keep one of them")
             return _REFUSED_KEY
-        frame.first_lines[key] = self._line(event)
+        frame.lines[key] = line
         return key
 
-    def _merge(self, frame: _Frame, value: object, event: yaml.NodeEvent | None) -> None:
+    def _merge(self, frame: _Frame, value: object, line: int) -> None:
         for source in value if isinstance(value, list) else [value]:
             if isinstance(source, dict):
                 frame.merged.append(source)
-                continue
-            line = self._line(event) if event else self.line
-            self._note_at(
-                line, f"<< merges {described(source)}", "merge a mapping, or a list of mappings"
-            )
+            else:
+                found = f"<< merges {described(source)}"
+                self._note(line, found, "merge a mapping, or a list of mappings")
 
     def _expects_key(self) -> bool:
         if not self._open:
@@ -258,28 +260,19 @@ class Composer:
 
     def _unknown_tag(self, event: yaml.NodeEvent, tag: str) -> None:
         shown = tag.replace(_PREFIX, "!!", 1)
-        self._note(
-            event, f"the tag {described(shown)} is unknown", "Kubernetes manifests need no tags"
-        )
+        found = f"the tag {described(shown)} is unknown"
+        self._note(self._line(event), found, "Kubernetes manifests need no tags")
 
     def _line(self, event: yaml.Event) -> int:
         mark = event.start_mark
         return self._first_line + (mark.line if mark else 0)
 
     def _problem(self, line: int, found: str, wanted: str) -> Problem:
-        return Problem(
-            subject=self._subject,
-            path="",
-            found=found,
-            wanted=wanted,
-            location=Location(self._file, line),
-        )
+        where = Location(self._file, line)
+        return Problem(subject=self._subject, path="", found=found, wanted=wanted, location=where)
 
-    def _note_at(self, line: int, found: str, wanted: str) -> None:
+    def _note(self, line: int, found: str, wanted: str) -> None:
         self.problems.append(self._problem(line, found, wanted))
-
-    def _note(self, event: yaml.Event, found: str, wanted: str) -> None:
-        self._note_at(self._line(event), found, wanted)
 
     def _stop(self, event: yaml.Event, found: str, wanted: str) -> NoReturn:
         raise InputError([*self.problems, self._problem(self._line(event), found, wanted)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -48,15 +48,15 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         value: JSON-like: mappings have text as keys, there are no timestamps.
         location: Its first line of content.
-        text: The piece of the stream it came from; lines are looked up in it on demand.
-        first_line: The line on which ``text`` begins.
-        prefix: The path of ``value`` in ``text``; not empty for an item of a List.
+        whole: The value of the document that it is an item of, or its own.
+        lines: Of the collections in ``whole`` (see `Composer`); empty for what is no text.
+        prefix: The path of ``value`` in ``whole``; not empty for an item of a List.
     """
 
     value: object
     location: Location
-    text: str
-    first_line: int
+    whole: object = None
+    lines: Mapping[int, Mapping[str, int]] = {}
     prefix: str = ""
 
     def __repr__(self) -> str:  # the value may be a Secret
@@ -64,16 +64,18 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     def line_of(self, path: str) -> int:
         """The line of the field ``path``, or of the nearest field above it that is there."""
-        steps = [bracketed or bare for bracketed, bare in _PATH_STEP.findall(self._full(path))]
-        line = self.location.line - self.first_line
-        tree = _composed(self.text)
-        node = tree.root
-        for step in steps:
-            found = tree.child(node, step)
-            if found is None:
+        line, value = self.location.line, self.whole
+        for bracketed, bare in _PATH_STEP.findall(self._full(path)):
+            step = (bracketed or bare).strip('"')
+            there = self.lines.get(id(value), {})
+            if step not in there:
                 break
-            line, node = found
-        return self.first_line + line
+            line = there[step]
+            if isinstance(value, list):
+                value = value[int(step)]
+            elif isinstance(value, dict):
+                value = value.get(step)
+        return line
 
     def item(self, path: str, value: object) -> Document:
         """The document that ``value``, standing at ``path``, is by itself."""
@@ -186,7 +188,7 @@ def _read(piece: bytes, file: str, first_line: int, subject: str) -> Document | 
     if remark := unrendered(value, text, file):
         raise refuse(*remark)
     location = Location(file, composer.line)
-    return Document(value=value, location=location, text=text, first_line=first_line)
+    return Document(value=value, location=location, whole=value, lines=composer.lines)
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
@@ -229,33 +231,3 @@ def _explained(
 
 def _hint(problem: str) -> str:
     return next((hint for part, hint in _HINTS.items() if part in problem), _DEFAULT_HINT)
-
-
-class _Tree:
-    """The nodes of a text, each mapping's found by their keys without looking at all of them."""
-
-    def __init__(self, root: yaml.Node | None) -> None:
-        self.root = root
-        self._entries: dict[yaml.Node, dict[str, tuple[int, yaml.Node]]] = {}
-
-    def child(self, node: yaml.Node | None, step: str) -> tuple[int, yaml.Node] | None:
-        """The line (from 0) and the node of one step down a path."""
-        if isinstance(node, yaml.MappingNode):
-            if node not in self._entries:
-                # The first of two equal keys counts, as the later one is refused.
-                self._entries[node] = {
-                    key.value: (key.start_mark.line, value)
-                    for key, value in reversed(node.value)
-                    if isinstance(key, yaml.ScalarNode)
-                }
-            return self._entries[node].get(step.strip('"'))
-        if isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
-            child = node.value[int(step)]
-            return child.start_mark.line, child
-        return None
-
-
-@lru_cache(maxsize=1)
-def _composed(text: str) -> _Tree:
-    """The text's nodes; only for texts that were read, which bounds their nesting."""
-    return _Tree(yaml.compose(text, Loader=yaml.CSafeLoader))
