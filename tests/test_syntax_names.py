@@ -15,6 +15,8 @@ THERE = ("finance/payments", "finance/unready", "finance/web", "legacy/cron", "s
         ("finance/paymnts", "finance/payments"),
         ("finnance/web", "finance/web"),
         ("stauts", "status"),
+        ("Finance/PAYMENTS", "finance/payments"),
+        ("legacy/c-ron", "legacy/cron"),
         ("finance/nobody", ""),
         ("legacy/payments", ""),
         ("", ""),

@@ -35,12 +35,19 @@ Flaw: TypeAlias = tuple[str, str]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A question that names what was probably meant; empty where nothing is like it.
+    """A question that names what was probably meant; empty where nothing is like it."""
+    near = closest(name, known)
+    return f"did you mean {near}?" if near else ""
 
-    Of ``NAMESPACE/NAME`` either part may be misspelled; the part that is right counts for nothing.
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """What was probably meant by ``name``; empty where nothing is like it.
+
+    Case, hyphens and underscores count for nothing. Of ``NAMESPACE/NAME`` either part may be
+    misspelled; the part that is right doesn't make the other one any more alike.
     """
-    there = tuple(known)
-    head, _, own = name[:256].rpartition("/")
+    there = {_folded(each): each for each in known}
+    head, _, own = _folded(name[:256]).rpartition("/")
     for same, typed, part in ((0, own, 2), (2, head, 0)):
         beside = {
             each.rpartition("/")[part]: each
@@ -49,8 +56,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
         }
         near = difflib.get_close_matches(typed, list(beside), n=1, cutoff=0.7) if typed else ()
         if near:
-            return f"did you mean {beside[near[0]]}?"
+            return there[beside[near[0]]]
     return ""
+
+
+def _folded(name: str) -> str:
+    return name.strip().lower().replace("-", "").replace("_", "")
 
 
 def choices(name: str, known: Iterable[str]) -> str:

@@ -256,7 +256,17 @@ def test_the_line_of_a_field_is_found(path: str, line: int) -> None:
         "  odd key: 1\n"
     )
     document = read_documents(text, "f.yaml")[0][1]
-    assert document.line_of(path) == line
+    assert document.place(path).line == line
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [("c.x", 2), ("c.x.p", 3), ("l[1]", 7), ("l[1].p", 3), ("m.p", 8), ("m.q", 10), ("o.p", 11)],
+)
+def test_lines_are_found_through_aliases_and_not_through_merges(path: str, line: int) -> None:
+    text = "c:\n  x: &a\n    p: 1\n    q: 2\nl:\n- 1\n- *a\nm:\n  <<: *a\n  q: 3\no: {<<: *a}\n"
+    (document,) = read_documents(text, "f.yaml")[0]
+    assert document.place(path).line == line
 
 
 def test_a_document_does_not_show_its_value() -> None:
@@ -280,7 +290,7 @@ def test_any_yaml_like_text_becomes_documents_or_problems(text: str) -> None:
         assert 1 <= problem.location.line <= lines
     for document in documents:
         json.dumps(document.value)
-        assert document.line_of("a.b[0]") >= 1
+        assert document.place("a.b[0]").line >= 1
 
 
 KEYS = st.text(max_size=50)  # YAML allows no more than 1024 characters, escapes counted

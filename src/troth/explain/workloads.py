@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
@@ -12,7 +11,7 @@ import msgspec
 from troth.errors import InputError, Problem
 from troth.mesh.model import MESH_LABEL, Namespace, Protocol
 from troth.mesh.world import Membership, membership
-from troth.syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw
+from troth.syntax import LABEL_VALUE, NAME, NAMESPACE, label_key_flaw, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -171,10 +170,8 @@ def _nearest(index: WorkloadIndex, namespace: str, name: str) -> str:
     there = sorted({each.name for each in index.of_namespace(namespace)})
     if not there:
         return f"give manifests that have workloads in namespace {namespace}, or name labels"
-    near = difflib.get_close_matches(name[:64], there, n=1)
-    if near:
-        return f"did you mean {namespace}/{near[0]}?"
-    return f"in namespace {namespace} there are {listed(there)}"
+    near = nearest(f"{namespace}/{name}", (f"{namespace}/{each}" for each in there))
+    return near or f"in namespace {namespace} there are {listed(there)}"
 
 
 def _refuse(name: str, found: str, wanted: str) -> NoReturn:

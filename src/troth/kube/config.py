@@ -9,7 +9,6 @@ lightkube contributes the kubeconfig's parts, TLS and who to be, with tokens tha
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -24,6 +23,7 @@ from lightkube.config.models import NameValue, User
 
 from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.kube.errors import legible
+from troth.syntax import choices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def cluster_config(kubeconfig: Path | None = None, context: str | None = None) -
     found = _first([each.contexts for each in configs], name)
     if found is None:
         known = sorted({known for each in configs for known in each.contexts})
-        raise _wrong(f"context {name}", "is in no kubeconfig", _nearest(name, known))
+        raise _wrong(f"context {name}", "is in no kubeconfig", choices(name, known))
     cluster = _first([_clusters(each) for each in configs], found.cluster)
     if cluster is None:
         raise _undescribed(name, f"cluster {found.cluster}")
@@ -226,13 +226,6 @@ def _plugin(plugin: UserExec) -> UserExec:
 
 def _first(places: Sequence[Mapping[str, T]], name: str) -> T | None:
     return next((place[name] for place in places if name in place), None)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near: list[Any] = difflib.get_close_matches(name[:256], known, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"there are {', '.join(known[:5])}" if known else "name a kubeconfig that has it"
 
 
 def _wrong(subject: str, found: str, wanted: str) -> InputError:

@@ -5,7 +5,6 @@ A set with errors never takes down what was good before.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import msgspec
 from troth.errors import InputError, Location, Problem, Severity
 from troth.manifests.collect import Identity, Manifests, with_implied_namespaces
 from troth.manifests.kinds import COLLECTIONS, row_of
+from troth.syntax import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -104,22 +104,19 @@ def as_applied(
 def _named(without: Iterable[str], subjects: set[str]) -> set[str]:
     """The subjects that are meant, each ``KIND NAMESPACE/NAME``."""
     known: dict[str, str] = {}
+    names: dict[str, None] = {}
     for each in sorted(subjects, key=lambda subject: ("." in subject.partition(" ")[0], subject)):
         kind, _, rest = each.partition(" ")
         # The kind alone is enough where no other has it: Rollout for Rollout.argoproj.io.
         known.setdefault(_folded(f"{kind.partition('.')[0]}/{rest}"), each)
         known[_folded(f"{kind}/{rest}")] = each
+        names[f"{kind}/{rest}"] = None
     found, problems = set(), []
     for name in without:
         if subject := known.get(_folded(name)):
             found.add(subject)
             continue
-        near = difflib.get_close_matches(_folded(name)[:600], known, n=1)
-        wanted = (
-            f"did you mean {known[near[0]].replace(' ', '/', 1)}?"
-            if near
-            else "write KIND/NAMESPACE/NAME of an object that is given"
-        )
+        wanted = nearest(name, names) or "write KIND/NAMESPACE/NAME of an object that is given"
         problems.append(
             Problem(subject=f"object {name}", path="", found="isn't there", wanted=wanted)
         )

@@ -6,8 +6,8 @@ As of Kubernetes 1.34; the API drops what it doesn't know, so an unknown field i
 from __future__ import annotations
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 CONTAINER = _names("""
@@ -17,13 +17,6 @@ CONTAINER = _names("""
     volumeDevices volumeMounts workingDir
 """)
 """core/v1 Container."""
-
-OBJECT_META = _names("""
-    annotations clusterName creationTimestamp deletionGracePeriodSeconds deletionTimestamp
-    finalizers generateName generation labels managedFields name namespace ownerReferences
-    resourceVersion selfLink uid
-""")
-"""meta/v1 ObjectMeta."""
 
 LIFECYCLE = _names("postStart preStop stopSignal")
 """core/v1 Lifecycle."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from troth.errors import Location, Problem
-from troth.manifests.api import FORMER_GROUPS, FORMER_KINDS, OBJECT_META, OTHER_KINDS
+from troth.fields import OBJECT_META, UNNAMED, Fields, Report
+from troth.manifests.api import FORMER_GROUPS, FORMER_KINDS, OTHER_KINDS
 from troth.manifests.custom import CustomWorkload, custom_kind
 from troth.manifests.entrances import ENTRANCES, Entrance
 from troth.manifests.kinds import COLLECTIONS, KINDS, KindReader, Source, row_of
-from troth.manifests.reader import Fields, Report
 from troth.manifests.workloads import (
     ConfigMap,
     Deployment,
@@ -29,8 +28,7 @@ from troth.manifests.workloads import (
 from troth.mesh.model import Namespace
 from troth.policy.model import KIND as POLICY_KIND
 from troth.policy.model import PeerAuthentication
-from troth.policy.parse import UNNAMED
-from troth.syntax import NAMESPACE, SERVICE_NAME, described, legible_name
+from troth.syntax import NAMESPACE, SERVICE_NAME, described, legible_name, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -241,9 +239,9 @@ class _Collector:
         if row.namespaced and self._namespace != DEFAULT_NAMESPACE:
             document = _in_namespace(document, self._namespace)
         identity = _identity(document.value, kind, row)
-        report = Report(str(identity) if identity else kind, document)
+        report = Report(str(identity) if identity else kind, document.place)
         if identity is not None and self._is_second(identity, report, document.location):
-            self._problems += report.by_line()
+            self._problems += report.problems
             return
         source = Source(
             document,
@@ -260,7 +258,7 @@ class _Collector:
             if not row.checks_metadata:
                 source.top.fields("metadata").only(OBJECT_META)
         parsed = row.parse(source)
-        self._problems += report.by_line()
+        self._problems += report.problems
         if identity is None:
             self._unread.add(document.location.file)
         elif report.errors:
@@ -272,7 +270,7 @@ class _Collector:
     def _kind(self, document: Document) -> str | None:
         """The kind, if it is one that we read."""
         value = document.value
-        report = Report(_best_name(value), document)
+        report = Report(_best_name(value), document.place)
         if not isinstance(value, dict):
             report.error("", f"is {described(value)}", "write a Kubernetes object")
         else:
@@ -294,10 +292,10 @@ class _Collector:
                     self._ignored[f"{kind}.{group}" if group else kind] += 1
                     if not self._stored:
                         _check_labels(fields)
-                    self._problems += report.by_line()
+                    self._problems += report.problems
                     return None
         if report.errors:
-            self._problems += report.by_line()
+            self._problems += report.problems
             self._unread.add(document.location.file)
         return None
 
@@ -387,7 +385,6 @@ def _misspelt(fields: Fields, kind: str, group: str) -> bool:
     if group not in OTHER_KINDS or kind in OTHER_KINDS[group]:
         return False
     there = [name for name, row in KINDS.items() if row.group == group]
-    near = difflib.get_close_matches(kind[:64], there, n=1)
-    wanted = f"did you mean {near[0]}?" if near else "correct kind or apiVersion"
+    wanted = nearest(kind, there) or "correct kind or apiVersion"
     fields.error("kind", f"is {described(kind)}, which its apiVersion doesn't have", wanted)
     return True

@@ -23,7 +23,7 @@ from troth.syntax import NAMESPACE, Rule, described
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from troth.manifests.reader import Fields
+    from troth.fields import Fields
 
 LAST_PORT = 65535
 PORT_NAME = Rule(

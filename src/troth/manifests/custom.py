@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from troth.errors import Location
+from troth.fields import Fields
 from troth.manifests.api import FORMER_GROUPS, OTHER_KINDS
 from troth.manifests.containers import read_host_ports, read_ports
 from troth.manifests.entrances import ENTRANCES
-from troth.manifests.reader import Fields
 from troth.manifests.workloads import Container, PodTemplate
 from troth.mesh.model import ContainerPort
 from troth.syntax import NAME, field_path

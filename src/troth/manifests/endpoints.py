@@ -19,8 +19,8 @@ from troth.syntax import NAMESPACE, described
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from troth.fields import Fields
     from troth.manifests.kinds import Source
-    from troth.manifests.reader import Fields
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 _MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"

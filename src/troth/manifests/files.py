@@ -1,15 +1,18 @@
-"""Manifests are read from files, directories and standard input."""
+"""Manifests are read from files, directories and standard input.
+
+Helm charts and kustomizations are to be rendered first: of these only that is said.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from troth.errors import Location, Problem, Severity
 from troth.manifests.collect import DEFAULT_NAMESPACE, Manifests, collect
-from troth.manifests.unrendered import chart_of, is_kustomization, kustomized
 from troth.manifests.yaml import read_documents
 
 if TYPE_CHECKING:
@@ -25,6 +28,11 @@ LARGEST_FILE = 64 * 1024 * 1024
 
 _STDIN_NAME = "<stdin>"
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+_OF_A_CHART = frozenset({"templates", "charts", "ci"})
+_KUSTOMIZATIONS = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
+_ONLY_LISTS = frozenset({"apiVersion", "kind", "metadata", "resources"})
+"""Fields of a kustomization that changes nothing of what it lists."""
+_PATCHES = ("patches", "patchesStrategicMerge", "patchesJson6902", "replacements", "configurations")
 
 
 def load(
@@ -100,13 +108,13 @@ class ManifestFiles:
             if name not in contents:
                 continue  # another one's patch
             file = Path(name)
-            if problem := chart_of(file):
+            if problem := _chart_of(file):
                 del contents[name]
                 problems[problem] = None
-            elif is_kustomization(file):
+            elif _is_kustomization(file):
                 documents, _ = read_documents(contents.pop(name), name)
                 value = documents[0].value if documents else None
-                found, patches = kustomized(file, value, alone=file in self._paths)
+                found, patches = _kustomized(file, value, alone=file in self._paths)
                 if found:
                     kustomizations[file.parent] = found
                 for patch in patches:
@@ -198,3 +206,78 @@ def _unreadable(path: Path, reason: str) -> Problem:
         wanted="correct the path or its permissions",
         location=Location(str(path), 1),
     )
+
+
+def _chart_of(file: Path) -> Problem | None:
+    """Say so if a file belongs to a Helm chart that is to be rendered.
+
+    The same of all files of a chart, those of the charts in it among them. Definitions of kinds
+    (``crds``) are plain manifests.
+    """
+    root = None
+    absolute = file.absolute()
+    for depth, folder in enumerate(absolute.parents):
+        within = absolute.relative_to(folder).parts
+        own = within[0] in _OF_A_CHART if within[1:] else _is_charts_own(file.name)
+        if own and (folder / "Chart.yaml").is_file():
+            root = file.parents[depth] if depth < len(file.parents) else folder
+    if root is None:
+        return None
+    command = f"helm template {shlex.quote(str(root))}"
+    return Problem(
+        subject=f"Helm chart {root}",
+        path="",
+        found="is not rendered, so nothing of it is read",
+        wanted=f"give the output of: {command}",
+        location=Location(str(root / "Chart.yaml"), 1),
+    )
+
+
+def _is_charts_own(name: str) -> bool:
+    return name.startswith("values") or name == "Chart.yaml"
+
+
+def _is_kustomization(file: Path) -> bool:
+    """Whether kustomize, and it alone, would read a file of that name."""
+    return file.name in _KUSTOMIZATIONS
+
+
+def _kustomized(
+    file: Path, value: object, *, alone: bool
+) -> tuple[Problem | None, frozenset[Path]]:
+    """What a kustomization leaves to be said, and the files that are patches of others.
+
+    One that only lists files below its directory says nothing that these don't, if they are read,
+    too: unless it is ``alone``.
+    """
+    fields = (
+        {key: field for key, field in value.items() if field} if isinstance(value, dict) else {}
+    )
+    folder = file.parent
+    patches = frozenset(
+        folder / path for field in _PATCHES for path in _paths(fields.get(field, ()))
+    )
+    elsewhere = any(
+        # Not Path.exists, which raises for a name that is too long.
+        not os.path.exists(folder / path) or ".." in Path(path).parts  # noqa: PTH110
+        for path in _paths(fields.get("resources", ()))
+    )
+    if fields.get("kind") == "Component" and not alone:
+        return None, patches  # it changes what it is listed by, which is another kustomization
+    if fields and not (alone or elsewhere) and fields.keys() <= _ONLY_LISTS:
+        return None, patches
+    problem = Problem(
+        subject=f"kustomization {folder}",
+        path="",
+        found="is not rendered, so what it adds and changes isn't seen",
+        wanted=f"give the output of: kubectl kustomize {shlex.quote(str(folder))}",
+        location=Location(str(file), 1),
+    )
+    return problem, patches
+
+
+def _paths(entries: object) -> Iterator[str]:
+    for entry in entries if isinstance(entries, list) else ():
+        path = entry.get("path") if isinstance(entry, dict) else entry
+        if isinstance(path, str) and "\n" not in path:
+            yield path

@@ -12,11 +12,11 @@ import binascii
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth.fields import Fields, Report
 from troth.manifests import custom, endpoints, entrances, pods, services
-from troth.manifests.reader import Fields, Report
 from troth.manifests.workloads import ConfigMap, Secret, ServiceAccount
 from troth.mesh.model import Namespace
-from troth.policy.parse import parse_peer_authentication
+from troth.policy.parse import read_peer_authentication
 from troth.syntax import NAME, Rule, described, key_path
 
 if TYPE_CHECKING:
@@ -79,12 +79,7 @@ class Source:
 
 def parse_policy(source: Source) -> PeerAuthentication | None:
     """A security.istio.io PeerAuthentication."""
-    policy, problems = parse_peer_authentication(
-        source.document.value, location=source.location, stored=source.stored
-    )
-    for problem in problems:
-        source.report.add(problem)
-    return policy
+    return read_peer_authentication(source.top, location=source.location, stored=source.stored)
 
 
 def parse_namespace(source: Source) -> Namespace:

@@ -24,8 +24,8 @@ from troth.syntax import NAME, NAMESPACE, Rule, described, is_address
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from troth.fields import Fields
     from troth.manifests.kinds import Source
-    from troth.manifests.reader import Fields
 
 MOST_NAME_SERVERS = 3
 MOST_SEARCHES = 32

@@ -15,9 +15,9 @@ from troth.manifests.workloads import VolumeKind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from troth.fields import Fields
     from troth.manifests.collect import Manifests
     from troth.manifests.custom import CustomWorkload
-    from troth.manifests.reader import Fields
     from troth.manifests.workloads import PodTemplate, Workload
 
 _OF_BOTH = ("appArmorProfile", "runAsNonRoot", "seLinuxOptions", "seccompProfile", "windowsOptions")

@@ -16,9 +16,9 @@ from troth.syntax import NAME, NAMESPACE, described, is_address
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from troth.fields import Fields
     from troth.manifests.collect import Manifests
     from troth.manifests.kinds import Source
-    from troth.manifests.reader import Fields
     from troth.manifests.workloads import EndpointSliceSpec, EndpointsSpec
 
 _WORDS = {

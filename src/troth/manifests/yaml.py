@@ -3,14 +3,19 @@
 The stream is cut at its document markers first and each piece is parsed alone, so a syntax error
 ends at the next ``---``. That is sound because YAML forbids a marker at the start of a line inside
 any scalar. JSON is read as the YAML it is.
+
+Of what is no manifest yet (sources of Helm, SOPS, OpenShift) only that is said: read as it stands
+it would be wrong in a dozen places, none of which is the point.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
+import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import yaml
@@ -18,7 +23,6 @@ import yaml
 from troth.errors import InputError, Location, Problem
 from troth.kube.wire import JSON_TOKEN
 from troth.manifests.compose import Composer
-from troth.manifests.unrendered import template_in, unrendered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +45,21 @@ _HINTS = {
     "control characters are not allowed": "remove the control character, or escape it in quotes",
 }
 
+_ACTION = re.compile(
+    r"\{\{-?\s*(?:/\*|\.(?:Values|Release|Chart|Capabilities|Files|Template)\b"
+    r"|(?:if|else|end|range|with|include|template|define|block|tpl|toYaml)\b)"
+)
+"""What Helm's templates have in braces, and hardly another one's."""
+_OPENSHIFT_TEMPLATES = {("Template", version) for version in ("v1", "template.openshift.io/v1")}
+
+
+class _Remark(NamedTuple):
+    """What a document really is: the line (from 0), what was found, what would be right."""
+
+    line: int
+    found: str
+    wanted: str
+
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """One document of a stream, or one item of a List in it.
@@ -62,8 +81,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:  # the value may be a Secret
         return f"Document({self.location})"
 
-    def line_of(self, path: str) -> int:
-        """The line of the field ``path``, or of the nearest field above it that is there."""
+    def place(self, path: str) -> Location:
+        """Where the field ``path`` stands, or the nearest field above it that is there."""
         line, value = self.location.line, self.whole
         for bracketed, bare in _PATH_STEP.findall(self._full(path)):
             step = (bracketed or bare).strip('"')
@@ -75,12 +94,13 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
                 value = value[int(step)]
             elif isinstance(value, dict):
                 value = value.get(step)
-        return line
+        return Location(self.location.file, line)
 
     def item(self, path: str, value: object) -> Document:
         """The document that ``value``, standing at ``path``, is by itself."""
-        here = Location(self.location.file, self.line_of(path))
-        return msgspec.structs.replace(self, value=value, location=here, prefix=self._full(path))
+        return msgspec.structs.replace(
+            self, value=value, location=self.place(path), prefix=self._full(path)
+        )
 
     def _full(self, path: str) -> str:
         return f"{self.prefix}.{path}" if self.prefix and path else self.prefix or path
@@ -181,11 +201,11 @@ def _read(piece: bytes, file: str, first_line: int, subject: str) -> Document | 
     except InputError as error:
         value, composer.problems = None, list(error.problems)
     if composer.problems:
-        remark = template_in(text)
+        remark = _template_in(text)
         raise refuse(*remark) if remark else InputError(composer.problems)
     if value is None:
         return None
-    if remark := unrendered(value, text, file):
+    if remark := _unrendered(value, text, file):
         raise refuse(*remark)
     location = Location(file, composer.line)
     return Document(value=value, location=location, whole=value, lines=composer.lines)
@@ -213,7 +233,7 @@ def _explained(
     error: yaml.MarkedYAMLError | yaml.reader.ReaderError, text: str
 ) -> tuple[int, str, str]:
     """The line (from 0), what is wrong and what would be right."""
-    if remark := template_in(text):
+    if remark := _template_in(text):
         return remark
     if isinstance(error, yaml.reader.ReaderError):
         line = text.encode().count(b"\n", 0, error.position)
@@ -231,3 +251,46 @@ def _explained(
 
 def _hint(problem: str) -> str:
     return next((hint for part, hint in _HINTS.items() if part in problem), _DEFAULT_HINT)
+
+
+def _template_in(text: str) -> _Remark | None:
+    """Say so if a text that isn't YAML is a template of Helm's."""
+    action = _ACTION.search(text)
+    if action is None:
+        return None
+    line = text.count("\n", 0, action.start())
+    return _Remark(line, "is a Helm template", "give the output of: helm template CHART")
+
+
+def _unrendered(value: object, text: str, file: str) -> _Remark | None:
+    """Say so if a document that is YAML is no manifest yet."""
+    if not isinstance(value, dict):
+        return None
+    metadata = value.get("metadata")
+    if isinstance(metadata, dict) and any("{{" in each for each in _texts(metadata)):
+        # Quoted, or YAML would have stopped at the braces.
+        return _template_in(text)
+    seal = value.get("sops")
+    if isinstance(seal, dict) and "mac" in seal:
+        wanted = f"give the output of: sops -d {_named(file)}"
+        return _Remark(0, "is encrypted by SOPS", wanted)
+    if (value.get("kind"), value.get("apiVersion")) in _OPENSHIFT_TEMPLATES:
+        # A cluster stores it as it is: its objects come of it only when it is processed.
+        wanted = f"give the output of: oc process --local -f {shlex.quote(file)}"
+        return _Remark(0, "is an OpenShift template, so none of its objects is read", wanted)
+    name = PurePath(file).name
+    if name.startswith("values") and not {"apiVersion", "kind"} & value.keys():
+        wanted = f"give the output of: helm template -f {shlex.quote(file)} CHART"
+        return _Remark(0, "is no manifest, but looks like the values of a Helm chart", wanted)
+    return None
+
+
+def _named(file: str) -> str:
+    """A file's name in a command; standard input has none."""
+    return "FILE" if file.startswith("<") else shlex.quote(file)
+
+
+def _texts(metadata: Mapping[str, object]) -> Iterator[str]:
+    labels = metadata.get("labels")
+    values = (*metadata.values(), *(labels.values() if isinstance(labels, dict) else ()))
+    return (each for each in values if isinstance(each, str))

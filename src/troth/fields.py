@@ -1,18 +1,17 @@
 """Typed access to the fields of a decoded object of unknown shape, noting every problem.
 
-Reading never stops: a field that is wrong is noted with its path and line and read as its default,
-so that one pass finds all that is wrong. A null is an absent field, as in the Kubernetes API.
+An object may be anything that a decoder of YAML or JSON yields, of any type anywhere: it is looked
+at, never trusted. Reading never stops: a field that is wrong is noted with its path and read as its
+default, so that one pass finds all that is wrong. A null is an absent field, as in the Kubernetes
+API.
 """
 
 from __future__ import annotations
 
-import difflib
-from operator import itemgetter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
-from troth.errors import Location, Problem, Severity
+from troth.errors import Problem, Severity
 from troth.syntax import (
     LABEL_VALUE,
     Rule,
@@ -21,78 +20,107 @@ from troth.syntax import (
     field_path,
     key_path,
     label_key_flaw,
+    nearest,
     plain_address,
     string_wanted,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from enum import StrEnum
 
-    from troth.manifests.yaml import Document
+    from troth.errors import Location
 
     Choice = TypeVar("Choice", bound=StrEnum)
 
 _LARGEST = 2**31 - 1  # the API's int32
 _MOST_ANNOTATED = 256 * 1024
+_MOST_LISTED = 6
+
+OBJECT_META = (
+    *("name", "namespace", "labels", "annotations", "clusterName", "creationTimestamp"),
+    *("deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName"),
+    *("generation", "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid"),
+)
+"""The fields of meta/v1 ObjectMeta."""
+
+UNNAMED = "generateName makes another object each time, and kubectl apply refuses it: give a name"
+"""What to do where ``metadata.generateName`` stands instead of a name."""
 
 
 class Report:
     """Collects the problems of one object.
 
-    Attributes:
+    Args:
         subject: The object as problems name it.
+        place: Where the field of a path stands, if that is known.
+
+    Attributes:
         errors: How many problems refuse the object.
     """
 
-    def __init__(self, subject: str, document: Document) -> None:
-        self.subject = subject
-        self._problems: dict[Problem, int] = {}
+    def __init__(
+        self, subject: str, place: Callable[[str], Location | None] = lambda _: None
+    ) -> None:
+        self._subject = subject
+        self._place = place
+        self._problems: dict[Problem, None] = {}
         self.errors = 0
-        self._document = document
 
     def error(self, path: str, found: str, wanted: str) -> None:
         """Note what refuses the object."""
-        self.add(Problem(subject=self.subject, path=path, found=found, wanted=wanted))
+        self._add(path, found, wanted, Severity.ERROR)
 
     def warn(self, path: str, found: str, wanted: str) -> None:
         """Note what only deserves a look."""
-        severity = Severity.WARNING
-        self.add(
-            Problem(subject=self.subject, path=path, found=found, wanted=wanted, severity=severity)
+        self._add(path, found, wanted, Severity.WARNING)
+
+    def _add(self, path: str, found: str, wanted: str, severity: Severity) -> None:
+        """Note a problem at the place of its field; once, however often it is found."""
+        noted = Problem(
+            subject=self._subject,
+            path=path,
+            found=found,
+            wanted=wanted,
+            severity=severity,
+            location=self._place(path),
         )
+        if noted not in self._problems:
+            self._problems[noted] = None
+            self.errors += severity is Severity.ERROR
 
-    def add(self, problem: Problem) -> None:
-        """Note ``problem``, at the line of its field; once, however often it is found."""
-        line = self._document.line_of(problem.path)
-        where = Location(self._document.location.file, line)
-        noted = msgspec.structs.replace(problem, location=where)
-        if noted in self._problems:
-            return
-        self._problems[noted] = line
-        self.errors += problem.severity is Severity.ERROR
-
-    def by_line(self) -> list[Problem]:
-        """All that was noted, in the document's order."""
-        return [problem for problem, _ in sorted(self._problems.items(), key=itemgetter(1))]
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All that was noted: by line where that is known, else in the order of reading."""
+        return tuple(
+            sorted(self._problems, key=lambda each: each.location.line if each.location else 0)
+        )
 
 
 class Fields:
     """The fields of one mapping.
 
-    Attributes:
+    Args:
+        value: What stands there; what is no mapping is noted and has no fields.
         path: Where it stands in the object.
         report: Where its problems go.
+        example: What to write, shown where something else stands there.
+
+    Attributes:
+        path: As given.
+        report: As given.
+        entries: All that the mapping holds, as it was decoded.
     """
 
-    def __init__(self, value: object, path: str, report: Report) -> None:
+    def __init__(self, value: object, path: str, report: Report, example: str = "") -> None:
         self.path = path
         self.report = report
-        self._values: dict[str, object] = {}
-        if isinstance(value, dict):
-            self._values = value
+        self.entries: Mapping[object, object] = {}
+        if isinstance(value, Mapping):
+            self.entries = value
         elif value is not None:
-            report.error(path, f"is {described(value)}", "write a mapping")
+            such = f", such as {{{example}}}" if example else ""
+            report.error(path, f"is {described(value)}", f"write a mapping{such}")
 
     @property
     def name(self) -> str:
@@ -100,10 +128,10 @@ class Fields:
         return self.path.rpartition(".")[2]
 
     def __contains__(self, name: str) -> bool:
-        return self._values.get(name) is not None
+        return self.entries.get(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return (name for name in self.entries if isinstance(name, str))
 
     def at(self, name: str) -> str:
         """The path of a field."""
@@ -111,7 +139,7 @@ class Fields:
 
     def value(self, name: str) -> object:
         """A field as it was decoded; None when absent."""
-        return self._values.get(name)
+        return self.entries.get(name)
 
     def error(self, name: str, found: str, wanted: str) -> None:
         """Note an error of a field."""
@@ -127,16 +155,16 @@ class Fields:
 
     def only(self, known: Iterable[str]) -> None:
         """Warn of fields the API doesn't have; it would drop them."""
-        known = frozenset(known)
-        for name in self._values:
-            if name not in known:
-                near = difflib.get_close_matches(name[:64], known, n=1)
-                wanted = f"did you mean {near[0]}?" if near else "remove it"
-                self.warn(name, "is an unknown field and has no effect", wanted)
+        there = tuple(known)
+        for name in self.entries:
+            if name not in there:
+                wanted = nearest(name, there) if isinstance(name, str) else ""
+                path, found = field_path(self.path, name), "is an unknown field and has no effect"
+                self.report.warn(path, found, wanted or _instead(there))
 
     def string(self, name: str, default: str = "", *, rule: Rule | None = None) -> str:
         """A text field, which must keep ``rule`` when it is there."""
-        value = self._values.get(name)
+        value = self.entries.get(name)
         if value is None:
             return default
         if not isinstance(value, str):
@@ -149,7 +177,7 @@ class Fields:
 
     def needed(self, name: str, wanted: str, *, rule: Rule | None = None) -> str:
         """A text field that must be there and not be empty."""
-        if self._values.get(name) in (None, ""):
+        if self.entries.get(name) in (None, ""):
             self.missing(name, wanted)
             return ""
         return self.string(name, rule=rule)
@@ -166,7 +194,7 @@ class Fields:
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = _LARGEST) -> int:
         """A whole number from ``low`` to ``high``."""
-        value = self._values.get(name)
+        value = self.entries.get(name)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -176,7 +204,7 @@ class Fields:
 
     def boolean(self, name: str, *, default: bool = False) -> bool:
         """A field that is true or false."""
-        value = self._values.get(name)
+        value = self.entries.get(name)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -184,13 +212,22 @@ class Fields:
             return default
         return value
 
-    def fields(self, name: str) -> Fields:
-        """A mapping with fields of its own; without any when absent."""
-        return Fields(self._values.get(name), self.at(name), self.report)
+    def fields(self, name: str, known: Iterable[str] = (), *, example: str = "") -> Fields:
+        """A mapping with fields of its own; without any when absent.
+
+        Args:
+            name: Its field.
+            known: The fields that it may have (see `only`); empty for any.
+            example: As of `Fields`.
+        """
+        found = Fields(self.entries.get(name), self.at(name), self.report, example)
+        if known:
+            found.only(known)
+        return found
 
     def items(self, name: str) -> list[object]:
         """A list as it was decoded; empty when absent."""
-        value = self._values.get(name)
+        value = self.entries.get(name)
         if value is None:
             return []
         if not isinstance(value, list):
@@ -203,7 +240,7 @@ class Fields:
         found = []
         for index, item in enumerate(self.items(name)):
             path = f"{self.at(name)}[{index}]"
-            if isinstance(item, dict):
+            if isinstance(item, Mapping):
                 found.append(Fields(item, path, self.report))
             else:
                 self.report.error(path, f"is {described(item)}", "write a mapping")
@@ -263,3 +300,10 @@ class Fields:
         if size > _MOST_ANNOTATED:
             self.error(name, f"has {size} bytes", f"keep all of them below {_MOST_ANNOTATED}")
         return annotations
+
+
+def _instead(known: tuple[str, ...]) -> str:
+    """What to do about a field that is like none of those known."""
+    if len(known) == 1:
+        return f"the only field here is {known[0]}"
+    return f"the fields here are {', '.join(known)}" if len(known) <= _MOST_LISTED else "remove it"
