@@ -18,10 +18,9 @@ from troth.cli.why import render_why
 from troth.cli.write_policies import write_policies
 from troth.errors import EnvironmentLackError, InputError
 from troth.explain.audit import audit
-from troth.explain.noted import note
+from troth.explain.remedies import note
 from troth.explain.validate import validate
-from troth.explain.why import why
-from troth.explain.why_report import Conflict
+from troth.explain.why import Conflict, why
 from troth.manifests.files import load
 from troth.policy.model import Mode
 

@@ -18,7 +18,7 @@ from tests.explain.notation import ROOT, objects
 from troth.cli.render.explain import render_derivation
 from troth.cli.render.plan import render_plan
 from troth.explain.explain import explain
-from troth.explain.observed import Plaintext
+from troth.explain.noted import Plaintext
 from troth.explain.plan import plan
 from troth.identity.spiffe import TrustDomain
 

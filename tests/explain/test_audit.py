@@ -11,9 +11,9 @@ from troth.errors import Problem
 from troth.explain.audit import Known, audit
 from troth.explain.audit_report import PortState
 from troth.explain.front_doors import Breakage, FrontDoors
-from troth.explain.noted import note
-from troth.explain.observed import seen_in_plaintext
+from troth.explain.noted import seen_in_plaintext
 from troth.explain.plan import plan
+from troth.explain.remedies import note
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication

@@ -11,7 +11,7 @@ from troth.explain.front_doors import Breakage, FrontDoors
 from troth.explain.plan import plan
 
 if TYPE_CHECKING:
-    from troth.explain.plan_report import Plan
+    from troth.explain.plan import Plan
     from troth.manifests.collect import Manifests
 
 WORLD = ["+web", "Deployment web/shop 8080 9090"]

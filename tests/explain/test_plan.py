@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.explain.notation import ROOT, objects
 
 from troth.explain.front_doors import Breakage
-from troth.explain.observed import Plaintext
+from troth.explain.noted import Plaintext
 from troth.explain.plan import plan
 
 if TYPE_CHECKING:
-    from troth.explain.plan_report import Affected, Plan
+    from troth.explain.plan import Affected, Plan
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 WORLD = ["+finance", "-legacy", "Deployment finance/web 8080", "Pod legacy/cron"]

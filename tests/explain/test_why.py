@@ -7,16 +7,14 @@ import pytest
 import yaml
 from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
 
-from troth.explain.noted import note
-from troth.explain.remedies import TEXTS
-from troth.explain.why import why, with_conflicts
-from troth.explain.why_report import Conflict
+from troth.explain.remedies import TEXTS, note
+from troth.explain.why import Conflict, why, with_conflicts
 from troth.mesh.model import Endpoint, Service, ServicePort
 from troth.policy.model import Mode
 from troth.traffic.connection import Connection, Reason, Side
 
 if TYPE_CHECKING:
-    from troth.explain.why_report import Refusal, Why
+    from troth.explain.why import Refusal, Why
     from troth.mesh.world import World
     from troth.policy.model import PeerAuthentication
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from troth.errors import PeerError
-from troth.explain.why_report import Unanswered
+from troth.explain.why import Unanswered
 from troth.reviews.asker import Replies
 from troth.reviews.objects import EventsAnswer, TotalsAnswer
 

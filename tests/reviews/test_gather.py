@@ -10,8 +10,8 @@ from tests.explain.seen import NOON, connection, pod, totals, world
 
 from troth.explain.audit import audit
 from troth.explain.audit_report import PortState
-from troth.explain.noted import note
-from troth.explain.observed import noted_in_plaintext
+from troth.explain.noted import noted_in_plaintext
+from troth.explain.remedies import note
 from troth.explain.why import why
 from troth.mesh.model import Pod, PodPhase
 from troth.reviews.gather import Follower, concerned_nodes, gather

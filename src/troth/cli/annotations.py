@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from troth.errors import Location, Problem
-    from troth.explain.plan_report import Affected, Plan, PortChange
+    from troth.explain.plan import Affected, Plan, PortChange
     from troth.policy.model import PeerAuthentication
 
 

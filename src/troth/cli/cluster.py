@@ -201,7 +201,7 @@ def ask_status(
 
     from troth.cluster.installation import read_installation  # noqa: PLC0415 - see above
     from troth.explain.cluster_status import cluster_status  # noqa: PLC0415 - see above
-    from troth.explain.lint import lint_together  # noqa: PLC0415 - see above
+    from troth.explain.validate import lint_together  # noqa: PLC0415 - see above
 
     found = asyncio.run(
         read_installation(

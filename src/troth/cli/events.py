@@ -27,7 +27,7 @@ from troth.control.state_dir import StateDirectory
 from troth.traffic.connection import Connection, Outcome
 
 if TYPE_CHECKING:
-    from troth.explain.why_report import Unanswered
+    from troth.explain.why import Unanswered
     from troth.traffic.connection import Party
 
 _PAUSE_SECONDS = 2.0

@@ -40,15 +40,15 @@ from troth.cli.reviews import Asking, ask_totals, tell_unanswered
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.errors import InputError, PeerError, Severity, TrothError
-from troth.explain.observed import noted_in_plaintext, seen_in_plaintext
+from troth.explain.noted import noted_in_plaintext, seen_in_plaintext
 from troth.explain.plan import plan
 from troth.manifests.amend import amend, as_applied
 from troth.traffic.connection import Connection
 
 if TYPE_CHECKING:
     from troth.cli.cluster import Cluster
-    from troth.explain.observed import Plaintext
-    from troth.explain.plan_report import Plan
+    from troth.explain.noted import Plaintext
+    from troth.explain.plan import Plan
     from troth.manifests.collect import Manifests
 
 _FAILURES = frozenset({"breaks", "unencrypted", "weaker"})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from troth.ask.by_reviews import ReviewedMesh
     from troth.cli.cluster import Cluster
-    from troth.explain.why_report import Unanswered
+    from troth.explain.why import Unanswered
     from troth.reviews.asker import Replies
     from troth.reviews.gather import Gathered
     from troth.reviews.objects import EventsAnswer, Question

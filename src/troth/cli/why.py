@@ -27,14 +27,14 @@ from troth.cli.reviews import (
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.errors import PeerError, TrothError
-from troth.explain.why_report import Conflict, Why
+from troth.explain.why import Conflict, Why
 from troth.syntax import choices
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from troth.cli.cluster import Cluster
-    from troth.explain.why_report import Refusal
+    from troth.explain.why import Refusal
     from troth.mesh.world import World
 
 _MOST = 1000

@@ -11,7 +11,7 @@ import msgspec
 
 from troth.errors import Problem
 from troth.explain.front_doors import Breakage, FrontDoor
-from troth.explain.why_report import Unanswered
+from troth.explain.why import Unanswered
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
 

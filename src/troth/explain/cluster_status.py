@@ -61,7 +61,7 @@ def cluster_status(
         root_namespace: Where mesh-wide policies live.
         trust_domain: Of all identities.
         now: The time.
-        doubts: Policies that don't do what they seem to (`troth.explain.lint`).
+        doubts: Policies that don't do what they seem to (`troth.explain.validate`).
     """
     world = World(
         trust_domain=trust_domain,

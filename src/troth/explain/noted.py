@@ -9,24 +9,19 @@ Both ends' proxies may report one connection: `told_once` keeps the one that kno
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.explain.remedies import Explainer, Texts
 from troth.mesh.model import Endpoint
 from troth.traffic.connection import Outcome, Reason, Side
 from troth.traffic.tally import Total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
-    from troth.explain.names import NameIndex
-    from troth.mesh.world import World
-
-_NOTHING = Texts("", "")
-TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
+    from troth.traffic.connection import Connection
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,44 +51,6 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset({self.total.source, self.total.destination, self.destination})
 
 
-def note(
-    totals: Iterable[Total],
-    world: World,
-    *,
-    behind: Callable[[str], Iterable[str]] | None = None,
-) -> Iterator[Noted]:
-    """Note what was seen by ``world``, which names it and decides what there is to do.
-
-    One after the other: explaining takes its time, and the first may be enough. ``behind`` is as of
-    `Explainer`.
-    """
-    explainer = Explainer(world, behind=behind)
-    uncaptured = {pod.workload for pod in world.pods.values() if not pod.captured}
-    captured = {pod.workload for pod in world.pods.values()} - uncaptured
-    for total in totals:
-        in_trouble = total.newest.outcome in TROUBLE
-        texts = explainer.explain(total) if in_trouble else _NOTHING
-        yield Noted(
-            total=total,
-            destination=explainer.names.destination(total),
-            servers=tuple(_servers(total, explainer.names)),
-            client_captured=total.source in captured,
-            cause=texts.cause,
-            remedy=texts.remedy,
-            manifests=texts.manifests,
-        )
-
-
-def _servers(total: Total, names: NameIndex) -> Iterator[Endpoint]:
-    service = names.service(total)
-    if service is None:
-        yield Endpoint(total.newest.destination.address, total.port)
-        return
-    for port in service.ports:
-        if port.number == total.port:
-            yield from port.endpoints
-
-
 _Ends = tuple[str, str, int]
 """Client, the server's IP, and its port."""
 
@@ -118,7 +75,7 @@ def told_once(noted: Iterable[Noted]) -> tuple[Noted, ...]:
     server and port are the same and their newest connections began within five seconds.
     """
     noted = tuple(noted)
-    failed = [each for each in noted if each.total.newest.outcome in TROUBLE]
+    failed = [each for each in noted if each.total.newest.outcome.is_trouble]
     by_server: dict[_Ends, list[Noted]] = defaultdict(list)
     for each in failed:
         total = each.total
@@ -135,3 +92,50 @@ def told_once(noted: Iterable[Noted]) -> tuple[Noted, ...]:
                 if together and echo.total.newest.reason in _ECHOES:
                     echoes.add(id(echo))
     return tuple(each for each in noted if id(each) not in echoes)
+
+
+class Plaintext(msgspec.Struct, frozen=True, kw_only=True):
+    """Plaintext connections from one client to one port of a workload.
+
+    Attributes:
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP when it is none known.
+        destination: ``NAMESPACE/NAME`` of the workload.
+        count: How many connections passed.
+        last: When the newest of them ended.
+    """
+
+    source: str
+    destination: str
+    port: int
+    count: int
+    last: datetime
+
+
+def seen_in_plaintext(connections: Iterable[Connection]) -> tuple[Plaintext, ...]:
+    """Sum up the plaintext that workloads of the mesh took, by client and port."""
+    return _summed((each.source.name, each, each.count) for each in connections)
+
+
+def noted_in_plaintext(noted: Iterable[Noted]) -> tuple[Plaintext, ...]:
+    """The same of what the nodes of a cluster have noted."""
+    return _summed((each.total.source, each.total.newest, each.total.count) for each in noted)
+
+
+def _summed(seen: Iterable[tuple[str, Connection, int]]) -> tuple[Plaintext, ...]:
+    sums: dict[tuple[str, str, int], Plaintext] = {}
+    for source, newest, count in seen:
+        # A client's own report would count the connection a second time.
+        if newest.outcome is not Outcome.PLAINTEXT or newest.side is not Side.SERVER:
+            continue
+        if newest.destination.workload is None:
+            continue
+        key = (newest.destination.workload, source, newest.destination.port)
+        before = sums.get(key)
+        sums[key] = Plaintext(
+            source=source,
+            destination=newest.destination.workload,
+            port=newest.destination.port,
+            count=before.count + count if before else count,
+            last=max(before.last, newest.time) if before else newest.time,
+        )
+    return tuple(each for _, each in sorted(sums.items()))

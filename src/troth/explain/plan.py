@@ -21,36 +21,125 @@ clients times one group of ports.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
-from troth.errors import Severity
-from troth.explain.front_doors import Breakage, FrontDoors
-from troth.explain.plan_report import (
-    Affected,
-    Change,
-    Plan,
-    PortChange,
-    UnknownWorkload,
-    WorkloadName,
-)
+from troth.errors import Problem, Severity
+from troth.explain.audit_report import Proposal
+from troth.explain.front_doors import Breakage, FrontDoor, FrontDoors
+from troth.explain.noted import Plaintext
 from troth.explain.proposals import except_front_doors
 from troth.explain.validate import validate
 from troth.explain.workloads import belongs, tcp_ports
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode
+from troth.policy.verdict import DecidedBy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from troth.errors import Problem
-    from troth.explain.front_doors import FrontDoor
-    from troth.explain.observed import Plaintext
     from troth.manifests.collect import Manifests
     from troth.manifests.custom import CustomWorkload
     from troth.manifests.workloads import PodTemplate
     from troth.policy.verdict import Decision
+
+
+class WorkloadName(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """Names a workload among all others."""
+
+    namespace: str
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A port whose effective mode changes.
+
+    Attributes:
+        port: None for all ports of the workload that no other entry names.
+        before: ``from`` in JSON; None while the workload isn't in the mesh.
+        after: ``to`` in JSON; None once the workload isn't in the mesh.
+        decided_by: Where the new mode comes from; None without one.
+    """
+
+    workload: WorkloadName
+    port: int | None
+    before: Mode | None = msgspec.field(name="from")
+    after: Mode | None = msgspec.field(name="to")
+    decided_by: DecidedBy | None
+
+
+class PortChange(Change, frozen=True, kw_only=True):
+    """A port that clients lose, or lose the encryption of.
+
+    The modes may be equal: then it is the clients that change.
+
+    Attributes:
+        seen: The plaintext that running clients sent there, where it is known.
+        front_doors: By what clients from outside every mesh come to it, before and after.
+    """
+
+    seen: tuple[Plaintext, ...] = ()
+    front_doors: tuple[FrontDoor, ...] = ()
+
+
+class Affected(msgspec.Struct, frozen=True, kw_only=True):
+    """Every pair of one of the clients and one of the ports.
+
+    Attributes:
+        clients: By the manifests; empty when clients are known only from what was seen, or come
+            by front doors.
+    """
+
+    clients: tuple[WorkloadName, ...]
+    ports: tuple[PortChange, ...]
+
+
+class UnknownWorkload(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that makes pods of which nothing is known.
+
+    Attributes:
+        why: Why nothing is, in one clause.
+    """
+
+    workload: WorkloadName
+    why: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change would do; ``troth plan -o json`` prints exactly this.
+
+    Attributes:
+        verdict: Whether a client that gets through today would be refused.
+        would_break: One would be, seen or possible.
+        changes: By workload and port, for workloads that are there before and after.
+        breaks: Connections that are accepted today and would be refused.
+        unencrypted: Connections that are encrypted today and would pass in plaintext.
+        weaker: Those of ``changes`` after which a port takes more than before: plaintext that it
+            refused, or no longer the tunnel.
+        unknown: Workloads that the change may concern, and whose pods can't be told.
+        exceptions: Policies that keep front doors open which the change would shut.
+        problems: Errors of the manifests after the change. What they hide isn't in the plan.
+        warnings: What `validate` would find after the change and not before.
+    """
+
+    schema: Literal["troth/plan/v1"] = "troth/plan/v1"
+    verdict: Breakage
+    would_break: bool
+    changes: tuple[Change, ...]
+    breaks: tuple[Affected, ...]
+    unencrypted: tuple[Affected, ...]
+    weaker: tuple[Change, ...] = ()
+    unknown: tuple[UnknownWorkload, ...] = ()
+    exceptions: tuple[Proposal, ...] = ()
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
 
 _ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
 _STRENGTH = {Mode.STRICT: 2, Mode.PERMISSIVE: 1}

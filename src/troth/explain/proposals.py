@@ -16,7 +16,7 @@ import msgspec
 
 from troth.explain.audit_report import LeftOut, PortAudit, PortState, Proposal
 from troth.explain.front_doors import worst
-from troth.explain.names import stable_labels
+from troth.explain.remedies import stable_labels
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import yaml
 
-from troth.explain.names import NameIndex, stable_labels
-from troth.mesh.model import MESH_LABEL
+from troth.explain.noted import Noted
+from troth.mesh.model import MESH_LABEL, Endpoint
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope
@@ -21,11 +21,56 @@ from troth.syntax import label_text
 from troth.traffic.connection import Reason, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from troth.mesh.model import Pod
+    from troth.mesh.model import Pod, Service
     from troth.mesh.world import World
     from troth.traffic.tally import Total
+
+_OF_ONE_RELEASE = frozenset(
+    {
+        "app.kubernetes.io/version",
+        "controller-revision-hash",
+        "helm.sh/chart",
+        "pod-template-hash",
+        "rollouts-pod-template-hash",
+        "statefulset.kubernetes.io/pod-name",
+    }
+)
+"""Labels that the next rollout or release of a workload has otherwise, or each pod."""
+
+
+def stable_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels by which a policy can select a workload's pods for good."""
+    return {key: value for key, value in labels.items() if key not in _OF_ONE_RELEASE}
+
+
+class NameIndex:
+    """The names of one world, looked up without going through all of it each time."""
+
+    def __init__(self, world: World) -> None:
+        self._services = {
+            address: service
+            for service in world.services.values()
+            for address in service.cluster_ips
+        }
+        self._pods: dict[str, Pod] = {}
+        for pod in world.pods.values():
+            for name in (pod.workload, *pod.addresses):
+                self._pods.setdefault(name, pod)
+
+    def pod(self, name: str) -> Pod | None:
+        """One pod of a workload (``NAMESPACE/NAME``), or the pod that has the address."""
+        return self._pods.get(name)
+
+    def service(self, total: Total) -> Service | None:
+        """The service whose virtual IP was dialled."""
+        return self._services.get(total.newest.destination.address)
+
+    def destination(self, total: Total) -> str:
+        """The destination, by its service's name where the client dialled a virtual IP."""
+        service = self.service(total)
+        return str(service) if service else total.destination
 
 
 class Texts(NamedTuple):
@@ -158,6 +203,47 @@ TEXTS: Mapping[Reason, Texts] = {
 def explained(total: Total, world: World) -> Texts:
     """Cause and remedy of what one total counts; for many, make one `Explainer`."""
     return Explainer(world).explain(total)
+
+
+_NOTHING = Texts("", "")
+
+
+def note(
+    totals: Iterable[Total],
+    world: World,
+    *,
+    behind: Callable[[str], Iterable[str]] | None = None,
+) -> Iterator[Noted]:
+    """Note what was seen by ``world``, which names it and decides what there is to do.
+
+    One after the other: explaining takes its time, and the first may be enough. ``behind`` is as of
+    `Explainer`.
+    """
+    explainer = Explainer(world, behind=behind)
+    uncaptured = {pod.workload for pod in world.pods.values() if not pod.captured}
+    captured = {pod.workload for pod in world.pods.values()} - uncaptured
+    for total in totals:
+        in_trouble = total.newest.outcome.is_trouble
+        texts = explainer.explain(total) if in_trouble else _NOTHING
+        yield Noted(
+            total=total,
+            destination=explainer.names.destination(total),
+            servers=tuple(_servers(total, explainer.names)),
+            client_captured=total.source in captured,
+            cause=texts.cause,
+            remedy=texts.remedy,
+            manifests=texts.manifests,
+        )
+
+
+def _servers(total: Total, names: NameIndex) -> Iterator[Endpoint]:
+    service = names.service(total)
+    if service is None:
+        yield Endpoint(total.newest.destination.address, total.port)
+        return
+    for port in service.ports:
+        if port.number == total.port:
+            yield from port.endpoints
 
 
 class Explainer:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from troth.errors import PeerError
 from troth.explain.audit import Known, audit
 from troth.explain.front_doors import FrontDoors
-from troth.explain.noted import note
-from troth.explain.remedies import Explainer
+from troth.explain.remedies import Explainer, note
 from troth.explain.why import named, why
 from troth.syntax import choices
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.explain.audit_report import Audit
-    from troth.explain.why_report import Why
+    from troth.explain.why import Why
     from troth.local.mesh import LocalMesh
     from troth.local.requests import AuditRequest, WhyRequest
     from troth.local.sandbox import Sandbox

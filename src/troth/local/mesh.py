@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from troth.errors import TrothError
-from troth.explain.lint import lint_together
+from troth.explain.validate import lint_together
 from troth.local.addresses import ServiceAddresses
 from troth.local.hosts import HostDns
 from troth.local.launch import users

@@ -13,8 +13,7 @@ from troth.connect.attempt import ClientPod, connect, http_get
 from troth.connect.report import Credentials
 from troth.connect.route import cause, envoy_status, route
 from troth.errors import PeerError
-from troth.explain.noted import note
-from troth.explain.remedies import Explainer
+from troth.explain.remedies import Explainer, note
 from troth.identity.spiffe import SpiffeId
 from troth.mesh.target import Target, find_target, pod_at, target_key
 from troth.reviews.limits import MOST_BYTES, connections_of, that_fit, totals_of, world_of
@@ -27,7 +26,6 @@ from troth.reviews.objects import (
     TotalsAnswer,
     TraceAnswer,
 )
-from troth.traffic.connection import Connection, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -40,12 +38,11 @@ if TYPE_CHECKING:
     from troth.mesh.model import Pod
     from troth.mesh.world import World
     from troth.reviews.objects import ReviewSpec
+    from troth.traffic.connection import Connection
     from troth.traffic.tally import Total
 
 _REPORT_SECONDS = 10.0
 """How long reports of a traced connection may take, beside the connection itself."""
-
-_TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
 
 class Knowledge(NamedTuple):
@@ -215,7 +212,7 @@ def _since(spec: ReviewSpec) -> datetime | None:
 
 
 def _explained(connection: Connection | None, explainer: Explainer) -> Cause | None:
-    if connection is None or connection.outcome not in _TROUBLE:
+    if connection is None or not connection.outcome.is_trouble:
         return None
     return cause(explainer, connection)
 

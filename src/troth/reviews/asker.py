@@ -12,7 +12,7 @@ import msgspec
 from troth.cluster.contract import REPORT_LABEL, report_node
 from troth.cluster.state import PODS
 from troth.errors import EnvironmentLackError, PeerError, Problem, TrothError
-from troth.explain.why_report import Unanswered
+from troth.explain.why import Unanswered
 from troth.kube import wire
 from troth.kube.client import ApiClient, Readings
 from troth.kube.errors import NotFoundError

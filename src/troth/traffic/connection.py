@@ -26,6 +26,11 @@ class Outcome(StrEnum):
     FAILED = "failed"
     """Nothing forbade it, but it didn't get where it was going."""
 
+    @property
+    def is_trouble(self) -> bool:
+        """Whether it is to be explained."""
+        return self in {Outcome.REFUSED, Outcome.FAILED}
+
 
 class Reason(StrEnum):
     """Why a connection was refused or failed; codes are stable, Envoy's words are not."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from troth.explain.audit_report import Proposal
-    from troth.explain.observed import Plaintext
-    from troth.explain.plan_report import Affected, Change, Plan
+    from troth.explain.noted import Plaintext
+    from troth.explain.plan import Affected, Change, Plan
     from troth.policy.model import Mode
 
 _MOST_CLIENTS = 20

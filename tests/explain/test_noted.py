@@ -6,7 +6,7 @@ import pytest
 from tests import samples
 from tests.samples import NOON
 
-from troth.explain.observed import Plaintext, seen_in_plaintext
+from troth.explain.noted import Plaintext, seen_in_plaintext
 from troth.traffic.connection import Connection, Outcome, Party, Side
 
 
