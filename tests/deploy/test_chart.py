@@ -152,6 +152,23 @@ def test_the_node_agent_has_the_nodes_cni_folders_only_where_it_is_to_have_them(
     assert {name: mounts[name] for name in on_node} == on_node
 
 
+def test_the_node_agent_may_change_its_node_only_where_there_is_a_startup_taint() -> None:
+    def given(**values: Any) -> tuple[bool, bool, bool]:
+        (container,) = one("DaemonSet", "troth-node", node=values)["spec"]["template"]["spec"][
+            "containers"
+        ]
+        rules = one("ClusterRole", "troth-node", node=values)["rules"]
+        policies = [made["metadata"]["name"] for made in all_objects(node=values)]
+        return (
+            "--startup-taint" in container["args"],
+            any("nodes" in rule["resources"] and "patch" in rule["verbs"] for rule in rules),
+            policies.count("troth-node-taints") == 2,
+        )
+
+    assert given() == (False, False, False)
+    assert given(startupTaint=True) == (True, True, True)
+
+
 def test_the_node_agent_is_told_what_it_may_use() -> None:
     def container(**values: Any) -> Any:
         return one("DaemonSet", "troth-node", node=values)["spec"]["template"]["spec"][

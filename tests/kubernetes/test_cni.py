@@ -8,7 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lightkube.resources.core_v1 import Pod
+from lightkube import ApiError, Client
+from lightkube.resources.core_v1 import Node, Pod
+from tests.deploy import chart
 from tests.e2e.harness import eventually
 from tests.rig import cni
 from tests.rig.harness import at_address
@@ -199,6 +201,57 @@ def test_an_agent_without_the_plugin_takes_it_away(mesh: ClusterMesh, shop: str)
         new.terminate()
         old.start()
     await_plugin(mesh, "node-3")
+
+
+def test_the_startup_taint_goes_when_pods_can_be_captured_and_nothing_else_does(
+    mesh: ClusterMesh,
+) -> None:
+    def taints() -> list[str]:
+        found = mesh.cluster.get(Node, "node-3")["spec"].get("taints", [])
+        return [each["key"] for each in found]
+
+    agent = mesh.agents["node-3"]
+    agent.terminate()
+    keys = ("example.com/other", "troth.dev/agent-not-ready")
+    tainted = [{"key": key, "effect": "PreferNoSchedule"} for key in keys]
+    mesh.cluster.client.patch(Node, "node-3", {"spec": {"taints": tainted}})
+    policies = [
+        made
+        for made in chart.objects("node-admission.yaml", {"node": {"startupTaint": True}})
+        if made["metadata"]["name"] == "troth-node-taints"
+    ]
+    try:
+        for made in policies:
+            mesh.cluster.apply(made)
+        with Client(config=mesh.control.agent("node-3"), field_manager="test") as stolen:
+            for node, change, words in (
+                ("node-1", {"spec": {"unschedulable": True}}, "off its own node"),
+                ("node-3", {"spec": {"taints": None}}, "nothing of its node"),
+                ("node-3", {"spec": {"unschedulable": True}}, "nothing of its node"),
+                ("node-3", {"metadata": {"labels": {"a": "b"}}}, "nothing of its node"),
+                ("node-3", {"metadata": {"annotations": {"a": "b"}}}, "nothing of its node"),
+            ):
+                eventually(
+                    lambda node=node, change=change: refusal(stolen, node, change),  # type: ignore[misc]  # bound at once
+                    what=f"that {change} of {node} is refused",
+                )
+                assert words in refusal(stolen, node, change)
+        agent.start()
+        eventually(lambda: taints() == ["example.com/other"], what="the end of the startup taint")
+    finally:
+        mesh.cluster.client.patch(Node, "node-3", {"spec": {"taints": None}})
+        for made in policies:
+            mesh.cluster.kubectl("delete", made["kind"], made["metadata"]["name"])
+    mesh.await_agent("node-3")
+
+
+def refusal(client: Client, node: str, change: dict[str, Any]) -> str:
+    """Why a change of a node is refused; nothing is changed in any case."""
+    try:
+        client.patch(Node, node, change, dry_run=True)
+    except ApiError as error:
+        return str(error.status.message)
+    return ""
 
 
 def test_with_troth_the_plugin_goes(mesh: ClusterMesh) -> None:

@@ -64,7 +64,9 @@ class ClusterMesh:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
-            values = {"node": {"cni": {"enabled": self.with_plugin}}}
+            values = {
+                "node": {"cni": {"enabled": self.with_plugin}, "startupTaint": self.with_plugin}
+            }
             control = self.control = Control(self.cluster, NAMESPACE, values)
             plane = self.cluster.control_plane
             self.controller = Program(
@@ -133,6 +135,7 @@ class ClusterMesh:
         if not self.with_plugin:
             return ()
         return (
+            "--startup-taint",
             "--cni",
             f"--cni-program={find_program('cni')}/troth-cni",
             f"--cni-programs={cni.PROGRAMS}",

@@ -81,6 +81,13 @@ def node(
     ] = None,
     max_connections_per_pod: PodConnectionsOption = None,
     keepalive_seconds: KeepaliveOption = KEEPALIVE_SECONDS,
+    startup_taint: Annotated[
+        bool,
+        typer.Option(
+            help="Take the taint troth.dev/agent-not-ready off the node as soon as its pods can be "
+            "captured."
+        ),
+    ] = False,
     cni: Annotated[
         bool,
         typer.Option(
@@ -142,6 +149,7 @@ def node(
             pod_connections=max_connections_per_pod,
             keepalive_seconds=keepalive_seconds,
             memory=memory,
+            startup_taint=startup_taint,
             cni=CniFolders(
                 program=(cni_program or Path(sys.prefix, "bin", PLUGIN)).absolute(),
                 programs=cni_programs.absolute(),

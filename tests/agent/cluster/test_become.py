@@ -29,6 +29,7 @@ def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatc
         memory=2**30,
         keepalive_seconds=30,
         announcement_seconds=0.5,
+        startup_taint=True,
         cni=CniFolders(
             program=Path("/cni/program"),
             programs=Path("/cni/bin"),

@@ -35,6 +35,7 @@ from troth.agent.cluster.pins import Pins, find_by_cgroup
 from troth.agent.cluster.plugin import CniPlugin
 from troth.agent.cluster.ranges import ServiceRanges
 from troth.agent.cluster.slots import take_place
+from troth.agent.cluster.taint import take_off
 from troth.agent.csr_signer import CsrRequester
 from troth.agent.metrics import NodeMetrics
 from troth.agent.proxy import NodePaths
@@ -135,6 +136,7 @@ class ClusterNode:
         self._issuers = Issuers()
         self._stored: World | None = None
         self._plugin: CniPlugin | None = None
+        self._can_capture = asyncio.Event()
 
     def readiness(self) -> NodeReadiness:
         """Whether it does what it is there for, and if not, why."""
@@ -220,6 +222,8 @@ class ClusterNode:
                 tasks.create_task(self._show_metrics(charge))
                 if self._plugin is not None:
                     tasks.create_task(self._plugin.run(charge))
+                if self.settings.startup_taint:
+                    tasks.create_task(self._let_pods_in(client))
                 await self._reconcile_forever(agent, pins, marker, reporter, ranges)
         finally:
             self._memory.close()
@@ -248,6 +252,11 @@ class ClusterNode:
                 f"{path} can't be a socket for health checks: {error.strerror}",
                 "choose another with --health-socket",
             ) from error
+
+    async def _let_pods_in(self, client: ApiClient) -> None:
+        """Let pods be scheduled here from now on."""
+        await self._can_capture.wait()
+        await take_off(client, self.settings.node_name)
 
     async def _show_metrics(self, charge: Charge) -> None:
         """Show them while in charge: the next agent needs the port."""
@@ -312,13 +321,11 @@ class ClusterNode:
                 reporter.pause()  # the other agent's report stands
                 continue
             marker.want(self._marks(self.world, agent))
-            if self._plugin is not None:
-                self._plugin.tell(self.world, self._local.opted_out)
-                self._plugin.look(functools.partial(self._judge, agent, pins))
             if agent.follows:
                 self._followed = self._state
             if agent.is_settled:
                 self._enforced = self._state
+            self._answer_plugin(self.world, agent, pins)
             self._report(agent, reporter)
 
     async def _foresee(self, server: ApiClient, agent: NodeAgent) -> None:
@@ -372,6 +379,13 @@ class ClusterNode:
             yield world.pods[uid], Mark(captured=True, plaintext=offers.get(uid, NO_PORTS))
         for uid in self._local.others:
             yield world.pods[uid], Mark(captured=uid in captured)
+
+    def _answer_plugin(self, world: World, agent: NodeAgent, pins: Pins) -> None:
+        if self._plugin is not None:
+            self._plugin.tell(world, self._local.opted_out)
+            self._plugin.look(functools.partial(self._judge, agent, pins))
+        if agent.is_settled and (self._plugin is None or self._plugin.is_installed):
+            self._can_capture.set()
 
     def _judge(
         self, agent: NodeAgent, pins: Pins, uid: str, namespace: int

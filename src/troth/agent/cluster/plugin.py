@@ -68,6 +68,11 @@ class CniPlugin:
         self._judge: Callable[[str, int], CniVerdict | Waiting] | None = None
 
     @property
+    def is_installed(self) -> bool:
+        """Whether the container runtime calls it, as far as files can tell."""
+        return self._files.is_installed
+
+    @property
     def trouble(self) -> str:
         """Why pods start before they are captured; empty while they don't."""
         return self._file.trouble or self._files.trouble

@@ -75,6 +75,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         memory: How many bytes the agent and its Envoy may use; None if that isn't watched.
         keepalive_seconds: Within what time a vanished peer is noticed.
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
+        startup_taint: Whether to take the taint `troth.agent.cluster.taint.STARTUP_TAINT` off the
+            node as soon as its pods can be captured.
         cni: Where to keep a CNI plugin that has pods captured before they start; None for none.
     """
 
@@ -92,6 +94,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None = None
     keepalive_seconds: int = KEEPALIVE_SECONDS
     announcement_seconds: float = ANNOUNCEMENT_SECONDS
+    startup_taint: bool = False
     cni: CniFolders | None = None
 
 
