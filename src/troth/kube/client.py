@@ -54,7 +54,7 @@ _LONGEST_LINE = 64 * 2**20
 
 
 _SILENCE_SECONDS = 150.0
-"""The server sends a bookmark every minute."""
+"""The server sends a bookmark every minute, unless its etcd is an old one (before 3.5)."""
 
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -113,7 +113,7 @@ class ApiClient:
     Args:
         config: How to reach it, and as whom.
         field_manager: Under which name to write.
-        silence_seconds: A watch through which nothing came for so long is given up.
+        silence_seconds: A watch through which nothing came for so long is begun again.
 
     Attributes:
         name: The server, for messages.
@@ -234,7 +234,9 @@ class ApiClient:
     async def watch(
         self, resource: Resource[T], version: str, *, seconds: float
     ) -> AsyncGenerator[Opened | Upserted[T] | Deleted[T] | Bookmark, None]:
-        """What happens after ``version``, until the server ends it in good order.
+        """What happens after ``version``, until the server ends it in good order or falls silent.
+
+        Silence alone is no fault: to watch again shows whether the server is still there.
 
         Args:
             resource: What to watch.
@@ -262,8 +264,11 @@ class ApiClient:
                     raise absence(self.name, resource) from error
                 _keep_alive(response)
                 yield Opened()
-                async for line in _lines(response):
-                    yield self._event(resource, line)
+                try:
+                    async for line in _lines(response):
+                        yield self._event(resource, line)
+                except httpx2.ReadTimeout:
+                    return
 
     async def _send(
         self,
