@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from rich.console import Console
-from tests.explain.seen import NOON, at, connection, policy, totals, world
+from tests.explain.seen import NOON, at, connection, observed, policy, world
 
 from troth.cli.render.audit import render_audit
 from troth.cli.why import render_why
 from troth.cli.write_policies import write_policies
 from troth.errors import EnvironmentLackError, InputError
 from troth.explain.audit import audit
-from troth.explain.remedies import note
 from troth.explain.validate import validate
 from troth.explain.why import Conflict, why
 from troth.manifests.files import load
@@ -57,11 +56,14 @@ def rendered(value: RenderableType) -> str:
 def some_audit(*lines: str, now_strict: bool = False) -> Audit:
     now = world(policy("finance/default", Mode.STRICT)) if now_strict else world()
     return audit(
-        note(totals(connection(line, now) for line in lines), now),
-        now,
+        observed(
+            (connection(line, now) for line in lines),
+            now,
+            complete_since=NOON - timedelta(minutes=5),
+            not_captured={"finance/web": "no certificate"},
+        ),
         since=NOON - timedelta(hours=1),
-        complete_since=NOON - timedelta(minutes=5),
-        not_captured={"finance/web": "no certificate"},
+        now=NOON,
     )
 
 
@@ -75,17 +77,18 @@ MIXED = some_audit(
 RENDERINGS = {
     "why-refused": lambda: render_why(
         why(
-            note(totals([REFUSED, at(9, REFUSED), at(60, STRANGER)]), NOW),
-            NOW,
-            complete_since=NOON,
-            not_captured={"finance/web": "no certificate: the signer is gone"},
-            refused_by_envoy=["listener/inbound: bad [port]"],
+            observed(
+                [REFUSED, at(9, REFUSED), at(60, STRANGER)],
+                NOW,
+                not_captured={"finance/web": "no certificate: the signer is gone"},
+                refused_by_envoy=("listener/inbound: bad [port]",),
+            )
         )
     ),
-    "why-nothing": lambda: render_why(why((), NOW, complete_since=NOON)),
+    "why-nothing": lambda: render_why(why(observed((), NOW))),
     "why-cluster": lambda: render_why(
         msgspec.structs.replace(
-            why(note(totals([REFUSED]), NOW), NOW, complete_since=NOON),
+            why(observed([REFUSED], NOW)),
             conflicts=(
                 Conflict(
                     code="network-policy-blocks-tunnel",

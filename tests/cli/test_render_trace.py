@@ -27,11 +27,11 @@ from tests.samples import STRICT, WEB
 
 from troth.cli.render.trace import render_trace
 from troth.connect.diagnose import report
-from troth.connect.findings import Cause, Reached
+from troth.connect.findings import Reached
 from troth.connect.report import Credentials
 from troth.handshake.record import Verdict
 from troth.policy.model import Mode
-from troth.traffic.connection import Outcome, Reason
+from troth.traffic.connection import Cause, Outcome, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,12 +17,12 @@ from tests.connect.samples import (
 )
 from tests.samples import STRICT, WEB
 
-from troth.connect.findings import Cause, Reached
+from troth.connect.findings import Reached
 from troth.connect.judge import judge
 from troth.connect.report import Credentials, Hop
 from troth.handshake.record import Verdict
 from troth.policy.model import Mode
-from troth.traffic.connection import Connection, Outcome, Reason, Side
+from troth.traffic.connection import Cause, Connection, Outcome, Reason, Side
 
 if TYPE_CHECKING:
     from troth.connect.report import Findings

@@ -7,11 +7,13 @@ addresses, and the reason can be left out.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from tests import samples
 
+from troth.explain.noted import Observations
+from troth.explain.remedies import note
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import ContainerPort, Namespace, Pod, Service
 from troth.mesh.world import World
@@ -126,6 +128,12 @@ def totals(connections: Iterable[Connection]) -> tuple[Total, ...]:
     for each in connections:
         tally.add(each)
     return tally.totals()
+
+
+def observed(connections: Iterable[Connection], now: World, **more: Any) -> Observations:
+    """What an agent says of these connections; ``more`` are other fields."""
+    noted = tuple(note(totals(connections), now))
+    return Observations(**{"complete_since": NOON, "noted": noted, "world": now, **more})
 
 
 def at(seconds: float, each: Connection) -> Connection:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.explain.notation import objects
-from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
+from tests.explain.seen import NOON, at, connection, observed, pod, policy, world
 
 from troth.errors import Problem
 from troth.explain.audit import Known, audit
@@ -13,7 +13,6 @@ from troth.explain.audit_report import PortState
 from troth.explain.front_doors import Breakage, FrontDoors
 from troth.explain.noted import seen_in_plaintext
 from troth.explain.plan import plan
-from troth.explain.remedies import note
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
@@ -32,11 +31,16 @@ CRON = "legacy/cron > finance/payments:8080 plaintext"
 WEB = "finance/payments > finance/web:8080 accepted"
 
 
-def judged(*lines: str | Connection, now: World | None = None, **options: Any) -> Audit:
-    """Audit ``now`` after the connections of these lines."""
+def judged(
+    *lines: str | Connection,
+    now: World | None = None,
+    told: Mapping[str, object] | None = None,
+    **options: Any,
+) -> Audit:
+    """Audit ``now`` after the connections of these lines; ``told`` is what agents say beside."""
     now = now or world()
     seen = [each if isinstance(each, Connection) else connection(each, now) for each in lines]
-    return audit(note(totals(seen), now), now, since=NOON, complete_since=NOON, **options)
+    return audit(observed(seen, now, **(told or {})), since=NOON, now=NOON, **options)
 
 
 def workload(report: Audit, name: str) -> WorkloadAudit:
@@ -123,7 +127,7 @@ def test_a_workload_is_ready_when_it_is_captured_and_all_of_its_ports_are(
     name: str,
     ready: bool,  # noqa: FBT001 - a column
 ) -> None:
-    report = judged(now=world(pods=pods), not_captured={"finance/web": "no certificate"})
+    report = judged(now=world(pods=pods), told={"not_captured": {"finance/web": "no certificate"}})
     assert workload(report, name).ready is ready
     assert report.ready is ready
     assert ("no certificate" in workload(report, name).why) is not pods[0].captured

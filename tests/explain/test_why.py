@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.explain.seen import NOON, at, connection, pod, policy, totals, world
+from tests.explain.seen import NOON, at, connection, observed, pod, policy, totals, world
 
+from troth.errors import PeerError
 from troth.explain.remedies import TEXTS, note
-from troth.explain.why import Conflict, why, with_conflicts
+from troth.explain.why import Conflict, why
 from troth.mesh.model import Endpoint, Service, ServicePort
 from troth.policy.model import Mode
 from troth.traffic.connection import Connection, Reason, Side
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from troth.explain.why import Refusal, Why
     from troth.mesh.world import World
     from troth.policy.model import PeerAuthentication
@@ -28,8 +31,15 @@ PAYMENTS = Service(
 )
 
 
-def told(*connections: Connection, now: World, **options: object) -> Why:
-    return why(note(totals(connections), now), now, complete_since=NOON, **options)  # type: ignore[arg-type]  # as given
+def told(
+    *connections: Connection,
+    now: World,
+    about: str | None = None,
+    most: int = 10,
+    conflicts: Iterable[Conflict] = (),
+    **more: Any,
+) -> Why:
+    return why(observed(connections, now, **more), about=about, most=most, conflicts=conflicts)
 
 
 def one(each: Connection, now: World) -> Refusal:
@@ -360,7 +370,7 @@ def test_what_is_in_the_way_of_the_tunnel_is_named_as_a_cause(
     conflict = Conflict(
         code="x", where=where, what="admits 8080, but not 15007", why="It fails.", remedy="Add it."
     )
-    report = with_conflicts(told(connection(line, now), now=now), [conflict])
+    report = told(connection(line, now), now=now, conflicts=[conflict])
     (refusal,) = report.refusals
     assert report.conflicts == (conflict,)
     assert (f"{where} admits 8080, but not 15007." in refusal.cause) is named
@@ -417,3 +427,8 @@ def test_a_refusal_of_plaintext_comes_with_the_manifests_that_admit_it(
     assert admitting["metadata"] == {"name": name, "namespace": "finance"}
     assert admitting["spec"]["selector"] == {"matchLabels": labels}
     assert admitting["spec"]["portLevelMtls"][8080] == {"mode": "PERMISSIVE"}
+
+
+def test_a_name_that_nobody_has_is_refused_with_those_there_are() -> None:
+    with pytest.raises(PeerError, match="no workload, pod or service is called 'finance/pay'"):
+        told(now=world(), about="finance/pay")

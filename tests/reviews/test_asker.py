@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from troth.errors import PeerError
+from troth.explain.noted import Observations
 from troth.explain.why import Unanswered
 from troth.reviews.asker import Replies
-from troth.reviews.objects import EventsAnswer, TotalsAnswer
+from troth.reviews.objects import EventsAnswer
 
 GOOD = b'{"events": []}'
 DEEP = b'{"events": ' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -27,7 +28,7 @@ FORGED = (
         pytest.param(b"null", EventsAnswer, id="nothing"),
         pytest.param(b'{"events": [{"connection": {}}]}', EventsAnswer, id="another version's"),
         pytest.param(DEEP, EventsAnswer, id="nested without end"),
-        pytest.param(FORGED, TotalsAnswer, id="a value that can't be"),
+        pytest.param(FORGED, Observations, id="a value that can't be"),
     ],
 )
 def test_an_answer_that_makes_no_sense_takes_no_good_one_down(said: bytes, kind: type[Any]) -> None:

@@ -10,13 +10,13 @@ from tests.explain.seen import NOON, connection, pod, totals, world
 
 from troth.explain.audit import audit
 from troth.explain.audit_report import PortState
-from troth.explain.noted import noted_in_plaintext
+from troth.explain.noted import Observations, noted_in_plaintext
 from troth.explain.remedies import note
 from troth.explain.why import why
 from troth.mesh.model import Pod, PodPhase
 from troth.reviews.gather import Follower, concerned_nodes, gather
 from troth.reviews.limits import totals_of, world_of
-from troth.reviews.objects import EventsAnswer, Seen, TotalsAnswer
+from troth.reviews.objects import EventsAnswer, Seen
 from troth.traffic.connection import Side
 
 
@@ -51,10 +51,10 @@ def test_those_are_asked_who_may_have_seen_something(
 NOW = world()
 
 
-def answered(*lines: str, side: Side = Side.SERVER, minutes: int = 0) -> TotalsAnswer:
+def answered(*lines: str, side: Side = Side.SERVER, minutes: int = 0) -> Observations:
     """What a node says that has seen these connections."""
     seen = [connection(line, NOW, side=side) for line in lines]
-    return TotalsAnswer(
+    return Observations(
         complete_since=NOON + timedelta(minutes=minutes),
         noted=tuple(note(totals_of("finance", totals(seen)), NOW)),
         world=world_of("finance", NOW, node=""),
@@ -69,7 +69,7 @@ def test_one_connection_that_both_ends_nodes_report_is_told_once() -> None:
             "b": answered(f"{line} no_client_certificate"),
         }
     )
-    (refusal,) = why(seen.noted, seen.world, complete_since=seen.complete_since).refusals
+    (refusal,) = why(seen).refusals
     assert refusal.reason == "no_client_certificate"
 
 
@@ -80,7 +80,7 @@ def test_a_port_is_not_ready_when_any_node_has_seen_plaintext() -> None:
             "b": answered("legacy/cron > finance/payments:8080 plaintext", minutes=2),
         }
     )
-    report = audit(seen.noted, seen.world, since=NOON, complete_since=seen.complete_since)
+    report = audit(seen, since=NOON, now=NOON)
     (payments,) = (each for each in report.workloads if each.name == "payments")
     assert payments.ports[8080].state is PortState.PLAINTEXT
     assert [each.source for each in payments.ports[8080].because_of] == ["legacy/cron"]
@@ -91,7 +91,7 @@ def test_a_port_is_not_ready_when_any_node_has_seen_plaintext() -> None:
 
 def test_an_answer_is_read_as_it_was_written() -> None:
     answer = answered("finance/web > finance/payments:8080 refused not_tls")
-    assert msgspec.json.decode(msgspec.json.encode(answer), type=TotalsAnswer) == answer
+    assert msgspec.json.decode(msgspec.json.encode(answer), type=Observations) == answer
 
 
 NOW = world()

@@ -15,6 +15,7 @@ import msgspec
 from troth.connect.findings import Reached, belongs, is_echo
 from troth.errors import PeerError
 from troth.mesh.model import Endpoint
+from troth.mesh.target import find_pod
 from troth.reviews.objects import (
     ConnectAnswer,
     EventsAnswer,
@@ -29,11 +30,11 @@ from troth.syntax import choices
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from troth.connect.findings import Attempt, Cause, EnvoyStatus, Route
+    from troth.connect.findings import Attempt, EnvoyStatus, Route
     from troth.connect.report import Credentials, Trace
     from troth.mesh.model import Pod
     from troth.reviews.asker import Asker, Places
-    from troth.traffic.connection import Connection
+    from troth.traffic.connection import Cause, Connection
 
 T = TypeVar("T")
 
@@ -216,7 +217,7 @@ class ReviewedMesh:
         return frozenset(self._route.nodes.values() if self._route is not None else ())
 
     def _pod(self, name: str) -> Pod:
-        pod = self._places.find(name)
+        pod = find_pod(self._places.pods, name)
         if pod is None:
             raise PeerError(
                 "troth",

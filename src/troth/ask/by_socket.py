@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route
+from troth.connect.findings import Attempt, EnvoyStatus, Listening, Route
 from troth.connect.report import Trace
 from troth.control.messages import MeshStatus
 from troth.control.protocol import call
 from troth.errors import PeerError
+from troth.traffic.connection import Cause
 
 if TYPE_CHECKING:
     from pathlib import Path

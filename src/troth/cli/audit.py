@@ -29,7 +29,7 @@ from troth.cli.write_policies import write_policies
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
 from troth.explain.audit import audit
-from troth.explain.audit_report import Audit, LeftOut
+from troth.explain.audit_report import Audit
 from troth.traffic.tally import KEPT
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -96,25 +96,14 @@ def audit_command(
 
 
 def _of_cluster(asking: Asking, seconds: int) -> Audit:
-    """What a part of the nodes has not seen can't make anything ready, nor a policy safe."""
     now = datetime.now(UTC)
     seen, unanswered = ask_totals(asking, since_seconds=seconds)
-    report = audit(
-        seen.noted,
-        seen.world,
+    return audit(
+        seen,
         since=now - timedelta(seconds=seconds),
-        complete_since=now if unanswered else seen.complete_since,
-        not_captured=seen.not_captured,
+        now=now,
         known=known_clients(asking.cluster, seen.world.root_namespace),
-    )
-    if not unanswered:
-        return report
-    left_out = (
-        LeftOut(workload=each.key, why="not all nodes have said what they have seen")
-        for each in report.workloads
-    )
-    return msgspec.structs.replace(
-        report, ready=False, policies=(), left_out=tuple(left_out), unanswered=unanswered
+        unanswered=unanswered,
     )
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from troth.ask.by_reviews import ReviewedMesh
     from troth.cli.cluster import Cluster
+    from troth.explain.noted import Observations
     from troth.explain.why import Unanswered
     from troth.reviews.asker import Replies
-    from troth.reviews.gather import Gathered
     from troth.reviews.objects import EventsAnswer, Question
 
 T = TypeVar("T")
@@ -76,16 +76,17 @@ class Asking(NamedTuple):
 
 def ask_totals(
     asking: Asking, *, since_seconds: int | None = None
-) -> tuple[Gathered, tuple[Unanswered, ...]]:
+) -> tuple[Observations, tuple[Unanswered, ...]]:
     """What the agents have seen of a namespace's connections, and who didn't say.
 
     Raises:
         TrothError: None of them answered, or there is no right to ask.
     """
+    from troth.explain.noted import Observations  # noqa: PLC0415 - see above
     from troth.reviews.gather import gather  # noqa: PLC0415 - see above
-    from troth.reviews.objects import Question, TotalsAnswer  # noqa: PLC0415 - see above
+    from troth.reviews.objects import Question  # noqa: PLC0415 - see above
 
-    answers, unanswered = _answers(asking, Question.TOTALS, TotalsAnswer, since_seconds)
+    answers, unanswered = _answers(asking, Question.TOTALS, Observations, since_seconds)
     gathered = gather(answers)
     if gathered.left_out:
         err.print(

@@ -26,9 +26,8 @@ from troth.cli.reviews import (
 )
 from troth.control.protocol import call
 from troth.control.state_dir import StateDirectory
-from troth.errors import PeerError, TrothError
-from troth.explain.why import Conflict, Why
-from troth.syntax import choices
+from troth.errors import TrothError
+from troth.explain.why import Conflict, Why, why
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,29 +97,12 @@ def _within(report: Why, namespace: str | None, count: int) -> Why:
 
 
 def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
-    from troth.explain.why import named, why, with_conflicts  # noqa: PLC0415 - slow to import
-
     if about is not None:
         about = full_name(about, asking.cluster.namespace)
         asking = asking.about(about)
     seen, unanswered = ask_totals(asking)
-    if about is not None and about not in named(seen.noted, seen.world):
-        raise PeerError(
-            "troth",
-            f"no workload, pod or service is called {about!r}, and nobody by that name connected",
-            choices(about, (pod.workload for pod in seen.world.pods.values())),
-        )
-    report = why(
-        seen.noted,
-        seen.world,
-        complete_since=seen.complete_since,
-        about=about,
-        most=count,
-        not_captured=seen.not_captured,
-        refused_by_envoy=seen.refused_by_envoy,
-    )
-    report = with_conflicts(report, _conflicts(asking.cluster, seen.world))
-    return msgspec.structs.replace(report, unanswered=unanswered)
+    conflicts = _conflicts(asking.cluster, seen.world)
+    return why(seen, about=about, most=count, conflicts=conflicts, unanswered=unanswered)
 
 
 def _conflicts(cluster: Cluster, world: World) -> tuple[Conflict, ...]:

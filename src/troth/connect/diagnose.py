@@ -13,9 +13,9 @@ from troth.errors import PeerError
 from troth.traffic.connection import Outcome, Reason
 
 if TYPE_CHECKING:
-    from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route, Way
+    from troth.connect.findings import Attempt, EnvoyStatus, Listening, Route, Way
     from troth.connect.report import Credentials, Trace, TraceQuestion
-    from troth.traffic.connection import Connection
+    from troth.traffic.connection import Cause, Connection
 
 _ANSWER_SECONDS = 5.0
 # Longer than Envoy tries to connect (10 s), so that it says so itself; a pod's kernel says at once

@@ -106,18 +106,6 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
     sockets: tuple[Endpoint, ...]
 
 
-class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a connection was refused or failed and what to do about it, in a sentence each.
-
-    Attributes:
-        manifests: What to apply for it (YAML), where that is known; of several any one.
-    """
-
-    cause: str
-    remedy: str
-    manifests: str = ""
-
-
 class EnvoyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A node's Envoy: whether it is connected, how often restarted, what it refused."""
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from troth.connect.findings import Attempt, Cause, EnvoyStatus, Listening, Route, Way
+from troth.connect.findings import Attempt, EnvoyStatus, Listening, Route, Way
 from troth.handshake.steps import TraceReport
 from troth.mesh.decisions import ClientDecision, ServerDecision
-from troth.traffic.connection import Connection, Outcome
+from troth.traffic.connection import Cause, Connection, Outcome
 
 
 class Credentials(StrEnum):

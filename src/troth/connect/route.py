@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.connect.findings import Cause, EnvoyStatus, Route, Way
+from troth.connect.findings import EnvoyStatus, Route, Way
 from troth.mesh.decisions import client_decision, server_decision
-from troth.traffic.tally import Total
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from troth.agent.agent import NodeAgent
-    from troth.explain.remedies import Explainer
     from troth.mesh.model import Pod, Service
     from troth.mesh.target import Target
     from troth.mesh.world import World
-    from troth.traffic.connection import Connection
 
 
 def route(
@@ -63,22 +60,6 @@ def route(
         ),
         unready=tuple(unready) if dialled and not target.endpoints else (),
     )
-
-
-def cause(explainer: Explainer, connection: Connection) -> Cause:
-    """Why a connection was refused or failed, and what to do about it."""
-    source, destination = connection.source, connection.destination
-    alone = Total(
-        source=source.name,
-        destination=destination.name,
-        port=destination.port,
-        count=connection.count,
-        first=connection.time,
-        last=connection.time,
-        newest=connection,
-    )
-    texts = explainer.explain(alone)
-    return Cause(cause=texts.cause, remedy=texts.remedy, manifests=texts.manifests)
 
 
 def envoy_status(agent: NodeAgent, *, of: Collection[str] | None = None) -> EnvoyStatus:

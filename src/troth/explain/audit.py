@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from troth.explain.audit_report import (
     Audit,
     Client,
+    LeftOut,
     Pair,
     PortAudit,
     PortState,
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
     from troth.errors import Problem
     from troth.explain.front_doors import FrontDoor
-    from troth.explain.noted import Noted
+    from troth.explain.noted import Noted, Observations
+    from troth.explain.why import Unanswered
     from troth.manifests.collect import Manifests
     from troth.mesh.model import Pod
-    from troth.mesh.world import World
 
 _PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
 
@@ -70,36 +71,37 @@ class Known(NamedTuple):
 
 
 def audit(
-    noted: Iterable[Noted],
-    world: World,
+    seen: Observations,
     *,
     since: datetime,
-    complete_since: datetime,
-    not_captured: Mapping[str, str] | None = None,
+    now: datetime,
     selectors: Mapping[str, Mapping[str, str]] | None = None,
     known: Known | None = None,
+    unanswered: Iterable[Unanswered] = (),
 ) -> Audit:
     """Judge a mesh by its connections.
 
+    What a part of the nodes has not told of makes nothing ready, and no policy safe.
+
     Args:
-        noted: What was seen since then.
-        world: What runs and holds now.
+        seen: What was seen since then.
         since: The start of the time looked at.
-        complete_since: Since when ``noted`` lacks nothing.
-        not_captured: Why pods that should be in the mesh aren't, by UID.
+        now: Its end.
         selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by; where
             there are none, its pods' own count.
         known: What is known of clients beside what was seen.
+        unanswered: Whose part is missing.
     """
-    noted = tuple(noted)
-    known = known or Known()
+    world, known, unanswered = seen.world, known or Known(), tuple(unanswered)
     names = {pod.workload for pod in world.pods.values() if not world.membership(pod).in_mesh}
     known = known._replace(outside=tuple(sorted({*names, *known.outside})))
-    auditor = _Auditor(noted, world, not_captured or {}, known)
-    workloads = tuple(auditor.workloads())
+    workloads = tuple(_Auditor(seen, known).workloads())
     policies, left_out = propose(workloads, world, selectors or {}, unseen=known.verdict)
+    if unanswered:
+        why = "not all nodes have said what they have seen"
+        policies, left_out = (), tuple(LeftOut(workload=each.key, why=why) for each in workloads)
     return Audit(
-        ready=all(workload.ready for workload in workloads),
+        ready=not unanswered and all(workload.ready for workload in workloads),
         verdict=worst(
             verdict
             for each in workloads
@@ -110,11 +112,12 @@ def audit(
         ),
         outside=known.outside,
         since=since,
-        complete_since=complete_since,
-        pairs=_pairs(noted),
+        complete_since=now if unanswered else seen.complete_since,
+        pairs=_pairs(seen.noted),
         workloads=workloads,
         policies=policies,
         left_out=left_out,
+        unanswered=unanswered,
         problems=known.problems,
     )
 
@@ -143,24 +146,18 @@ def _pairs(noted: Iterable[Noted]) -> tuple[Pair, ...]:
 
 
 class _Auditor:
-    def __init__(
-        self,
-        noted: Iterable[Noted],
-        world: World,
-        not_captured: Mapping[str, str],
-        known: Known,
-    ) -> None:
-        self._world = world
+    def __init__(self, seen: Observations, known: Known) -> None:
+        world = self._world = seen.world
         self._known = known
         self._policies = {policy.key: policy for policy in world.policies}
-        self._not_captured = not_captured
+        self._not_captured = seen.not_captured
         self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
         self._pods: dict[str, list[Pod]] = defaultdict(list)
         for pod in world.pods.values():
             if world.membership(pod).in_mesh:
                 self._pods[pod.workload].append(pod)
         self._passed: dict[tuple[str, int], list[Noted]] = defaultdict(list)
-        for each in noted:
+        for each in seen.noted:
             if each.total.newest.outcome in _PASSED:
                 self._passed[each.total.destination, each.total.port].append(each)
 

@@ -9,12 +9,14 @@ Both ends' proxies may report one connection: `told_once` keeps the one that kno
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from troth.mesh.model import Endpoint
+from troth.mesh.world import World
 from troth.traffic.connection import Outcome, Reason, Side
 from troth.traffic.tally import Total
 
@@ -49,6 +51,26 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     def ends(self) -> frozenset[str]:
         """What the client and the server are called."""
         return frozenset({self.total.source, self.total.destination, self.destination})
+
+
+class Observations(msgspec.Struct, frozen=True, kw_only=True):
+    """What one or several node agents have seen of connections, and the world it happened in.
+
+    Attributes:
+        complete_since: From this moment on nothing is missing.
+        noted: The connections; of one agent the newest first.
+        left_out: How many were too many to tell.
+        world: What holds now, with the agents' pods.
+        not_captured: Why pods that should be captured are not, by UID.
+        refused_by_envoy: What Envoy refuses of their configuration.
+    """
+
+    complete_since: datetime
+    noted: tuple[Noted, ...]
+    left_out: int = 0
+    world: World
+    not_captured: Mapping[str, str] = {}
+    refused_by_envoy: tuple[str, ...] = ()
 
 
 _Ends = tuple[str, str, int]

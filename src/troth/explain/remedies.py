@@ -6,7 +6,7 @@ words about it) is only ever a value for them, never a text with braces of its o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import yaml
@@ -18,7 +18,7 @@ from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope
 from troth.policy.verdict import DecidedBy
 from troth.syntax import label_text
-from troth.traffic.connection import Reason, Side
+from troth.traffic.connection import Cause, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,14 +73,6 @@ class NameIndex:
         return str(service) if service else total.destination
 
 
-class Texts(NamedTuple):
-    """Cause and remedy, a sentence each, and what to apply for it (YAML), if that is known."""
-
-    cause: str
-    remedy: str
-    manifests: str = ""
-
-
 _TRACE = "`troth trace {source_name} {destination}:{port}` shows where it stops"
 _NO_WRAPPING = 10_000
 _BY_MANIFEST = frozenset({Reason.PLAINTEXT_TO_STRICT})
@@ -91,121 +83,116 @@ _CUT_SHORT = (
 _OWN_PORTS = "15001, 15006, 15007, 15101, 15106 and 15107 are troth's own ports in every pod"
 _A_CHECK = f"Let the check connect to the app's port; {_OWN_PORTS}"
 
-TEXTS: Mapping[Reason, Texts] = {
-    Reason.NONE: Texts("Nothing was refused.", "Nothing to do."),
-    Reason.PLAINTEXT_TO_STRICT: Texts("Plaintext, and {policy}.", "{admit}."),
-    Reason.NO_CLIENT_CERTIFICATE: Texts(
+TEXTS: Mapping[Reason, Cause] = {
+    Reason.NONE: Cause("Nothing was refused.", "Nothing to do."),
+    Reason.PLAINTEXT_TO_STRICT: Cause("Plaintext, and {policy}.", "{admit}."),
+    Reason.NO_CLIENT_CERTIFICATE: Cause(
         "It came to the tunnel of {destination} and showed no certificate.",
         "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
     ),
-    Reason.WRONG_CLIENT_IDENTITY: Texts(
+    Reason.WRONG_CLIENT_IDENTITY: Cause(
         "{source} showed a certificate for {claimed}, "
         "which is no identity of trust domain {trust_domain}.",
         "Run both ends in one trust domain (`troth up --trust-domain`), "
         "or find out who gave it this certificate.",
     ),
-    Reason.WRONG_SERVER_IDENTITY: Texts(
+    Reason.WRONG_SERVER_IDENTITY: Cause(
         "{address}:{port} answered with a certificate for {claimed}, "
         "which is not that of {destination}.",
         "Find out who answers there and by which service account it runs; "
         "if its pod was being replaced at that moment, connect again.",
     ),
-    Reason.UNKNOWN_AUTHORITY: Texts(
+    Reason.UNKNOWN_AUTHORITY: Cause(
         "{shower} showed a certificate ({claimed}) that no CA of the mesh has signed.",
         "Let troth issue its certificate: {join_shower}.",
     ),
-    Reason.CERTIFICATE_EXPIRED: Texts(
+    Reason.CERTIFICATE_EXPIRED: Cause(
         "{shower} showed a certificate ({claimed}) that had expired.",
         "Certificates of the mesh are renewed long before: see in `troth status` "
         "why this one was not, and compare both clocks.",
     ),
-    Reason.CERTIFICATE_NOT_YET_VALID: Texts(
+    Reason.CERTIFICATE_NOT_YET_VALID: Cause(
         "{shower} showed a certificate ({claimed}) that was not valid yet.",
         "Compare the clocks of both ends and of the CA.",
     ),
-    Reason.CERTIFICATE_INVALID: Texts(
+    Reason.CERTIFICATE_INVALID: Cause(
         "{shower} showed a certificate ({claimed}) that does not verify: {detail}.",
         "Let troth issue its certificate: {join_shower}.",
     ),
-    Reason.REFUSED_BY_PEER: Texts(
+    Reason.REFUSED_BY_PEER: Cause(
         "{shower} broke the handshake off: {detail}.",
         "The other end's own report says why: `troth events`. " + _TRACE + ".",
     ),
-    Reason.TLS_PARAMETERS: Texts(
+    Reason.TLS_PARAMETERS: Cause(
         "The two ends share no TLS version, cipher suite, group or application protocol.",
         "The tunnel is TLS 1.3 with ALPN troth, between pods of the mesh: {join}.",
     ),
-    Reason.NOT_TLS: Texts(
+    Reason.NOT_TLS: Cause(
         "It spoke something other than TLS to the tunnel of {destination}.",
         "Connect to the app's port; " + _OWN_PORTS + ".",
     ),
-    Reason.NO_HANDSHAKE: Texts(
+    Reason.NO_HANDSHAKE: Cause(
         "It came to the tunnel of {destination} and left without a handshake{unlike}.",
         "{no_handshake}.",
     ),
-    Reason.HANDSHAKE_FAILED: Texts("The TLS handshake failed: {detail}.", _TRACE + "."),
-    Reason.BAD_SERVER_NAME: Texts(
+    Reason.HANDSHAKE_FAILED: Cause("The TLS handshake failed: {detail}.", _TRACE + "."),
+    Reason.BAD_SERVER_NAME: Cause(
         "It came to the tunnel of {destination} and asked for no port of the pod: {detail}.",
         "Only troth uses the tunnel: {join}, and let the app connect to its port in plaintext.",
     ),
-    Reason.RESERVED_PORT: Texts(
+    Reason.RESERVED_PORT: Cause(
         "It dialled port {port} itself, and " + _OWN_PORTS + ".",
         "Connect to the app's port.",
     ),
-    Reason.NO_CERTIFICATE_YET: Texts(
+    Reason.NO_CERTIFICATE_YET: Cause(
         "The proxy of {reporter} had no certificate of its own yet.",
         "Connect again; if it stays, `troth status` says why there is none.",
     ),
-    Reason.PEER_VANISHED: Texts(
+    Reason.PEER_VANISHED: Cause(
         "{source} stopped answering on an open connection to port {port} of {destination}, "
         "which was ended therefore: {detail}.",
         "See whether its pod and node run and can be reached, and that nothing between the nodes "
         "drops connections; --keepalive-seconds says how soon it is noticed.",
     ),
-    Reason.APP_UNREACHABLE: Texts(
+    Reason.APP_UNREACHABLE: Cause(
         "It reached the pod, but nothing took the connection at port {port} of "
         "{destination} at {where}{said}.",
         "{listen}.",
     ),
-    Reason.UNREACHABLE: Texts(
+    Reason.UNREACHABLE: Cause(
         "{destination} takes no connections at port {port}, or there is no way to it.",
         "See that it runs and listens there; " + _TRACE + ".",
     ),
-    Reason.NO_ENDPOINTS: Texts(
+    Reason.NO_ENDPOINTS: Cause(
         "{destination} has no ready pod behind port {port}.",
         "{endpoints}.",
     ),
-    Reason.NOT_CONFIGURED: Texts(
+    Reason.NOT_CONFIGURED: Cause(
         "The proxy of {reporter} knew no way to port {port} of {destination}.",
         "See that it has such a port, and connect again; "
         "if it stays, `troth status` says what Envoy refuses.",
     ),
-    Reason.TOO_MANY_CONNECTIONS: Texts(
+    Reason.TOO_MANY_CONNECTIONS: Cause(
         "{reporter} had as many connections {detail} as one pod may have open at a time.",
         "Find out in `troth events` who keeps so many open, or let each pod of the node have more: "
         "--max-connections-per-pod (node.maxConnectionsPerPod of the chart).",
     ),
-    Reason.TOO_MANY_UNPROVED: Texts(
+    Reason.TOO_MANY_UNPROVED: Cause(
         "{source} came to the tunnel of {destination}, {detail}, more often than an address may "
         "that has proved no identity.",
         "Find out what runs at {source_address} and keeps connecting: only troth uses the tunnel. "
         "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
     ),
-    Reason.NODE_OVERLOADED: Texts(
+    Reason.NODE_OVERLOADED: Cause(
         "The node's Envoy {detail}, so it took none for {reporter}.",
         "Find out in `troth events` which pods of the node have so many, and let each have fewer "
         "(--max-connections-per-pod), or give the node agent more memory or open files.",
     ),
-    Reason.OTHER: Texts("Envoy reports: {detail}.", _TRACE + "."),
+    Reason.OTHER: Cause("Envoy reports: {detail}.", _TRACE + "."),
 }
 
 
-def explained(total: Total, world: World) -> Texts:
-    """Cause and remedy of what one total counts; for many, make one `Explainer`."""
-    return Explainer(world).explain(total)
-
-
-_NOTHING = Texts("", "")
+_NOTHING = Cause("", "")
 
 
 def note(
@@ -266,11 +253,11 @@ class Explainer:
         self._index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
         self._policies = {policy.key: policy for policy in world.policies}
 
-    def explain(self, total: Total) -> Texts:
-        """Cause and remedy of what a total counts."""
+    def explain(self, total: Total) -> Cause:
+        """Why what a total counts was refused or failed."""
         words = self._words(total)
         texts = TEXTS[total.newest.reason]
-        return Texts(
+        return Cause(
             texts.cause.format_map(words),
             _capital(texts.remedy.format_map(words)),
             words["manifests"] if total.newest.reason in _BY_MANIFEST else "",

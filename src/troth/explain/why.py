@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from troth.errors import PeerError
 from troth.explain.noted import told_once
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
+from troth.syntax import choices
 from troth.traffic.connection import Outcome, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from troth.explain.noted import Noted
+    from troth.explain.noted import Noted, Observations
     from troth.mesh.world import World
 
 
@@ -126,74 +128,77 @@ _LOST = frozenset(
 """What it looks like when something between the two proxies drops or redirects connections."""
 
 
-def named(noted: Iterable[Noted], world: World) -> frozenset[str]:
-    """All that `why` can be asked about."""
-    pods = world.pods.values()
-    return frozenset(
-        {
-            *world.services,
-            *(name for each in noted for name in each.ends),
-            *(name for pod in pods for name in (str(pod), pod.workload)),
-        }
-    )
-
-
 def why(
-    noted: Iterable[Noted],
-    world: World,
+    seen: Observations,
     *,
-    complete_since: datetime,
     about: str | None = None,
     most: int = 10,
-    not_captured: Mapping[str, str] | None = None,
-    refused_by_envoy: Iterable[str] = (),
+    conflicts: Iterable[Conflict] = (),
+    unanswered: Iterable[Unanswered] = (),
 ) -> Why:
     """Explain what was refused and what failed.
 
     Args:
-        noted: What was seen.
-        world: What holds now.
-        complete_since: Since when ``noted`` lacks nothing.
+        seen: What was seen.
         about: ``NAMESPACE/NAME`` of the one workload, pod or service to speak of.
         most: How many refusals to explain.
-        not_captured: Why pods that should be in the mesh aren't, by UID.
-        refused_by_envoy: What Envoy refuses now.
+        conflicts: What is in the way of the pods' connections, and so is named as a cause of those
+            that reach nobody.
+        unanswered: Whose part is missing.
+
+    Raises:
+        PeerError: Nothing that was seen, or that there is, has the name asked about.
     """
+    world, conflicts = seen.world, tuple(conflicts)
+    if about is not None:
+        _require_known(about, seen)
     wanted = _called(world, about) if about else None
     failed = (
         each
-        for each in sorted(told_once(noted), key=lambda each: each.total.last, reverse=True)
+        for each in sorted(told_once(seen.noted), key=lambda each: each.total.last, reverse=True)
         if each.total.newest.outcome.is_trouble and (wanted is None or wanted & each.ends)
     )
     missing = (
         NotCaptured(pod=str(world.pods[uid]), why=reason)
-        for uid, reason in (not_captured or {}).items()
+        for uid, reason in seen.not_captured.items()
         if uid in world.pods
         and (wanted is None or wanted & {str(world.pods[uid]), world.pods[uid].workload})
     )
     return Why(
-        complete_since=complete_since,
+        complete_since=seen.complete_since,
         not_captured=tuple(sorted(missing, key=lambda each: each.pod)),
-        refused_by_envoy=tuple(refused_by_envoy),
-        refusals=tuple(map(_refusal, islice(failed, most))),
+        refused_by_envoy=seen.refused_by_envoy,
+        refusals=tuple(
+            _blamed(refusal, conflicts) for refusal in map(_refusal, islice(failed, most))
+        ),
+        conflicts=conflicts,
+        unanswered=tuple(unanswered),
     )
 
 
-def with_conflicts(report: Why, conflicts: Iterable[Conflict]) -> Why:
-    """The same with what is in the way, which is then a cause of connections that reach nobody."""
-    conflicts = tuple(conflicts)
+def _require_known(about: str, seen: Observations) -> None:
+    pods = seen.world.pods.values()
+    names = {
+        *seen.world.services,
+        *(name for each in seen.noted for name in each.ends),
+        *(name for pod in pods for name in (str(pod), pod.workload)),
+    }
+    if about not in names:
+        raise PeerError(
+            "troth",
+            f"no workload, pod or service is called {about!r}, and nobody by that name connected",
+            choices(about, (pod.workload for pod in pods)),
+        )
 
-    def explained(refusal: Refusal) -> Refusal:
-        ends = {end.partition("/")[0] for end in (refusal.source, refusal.destination)}
-        for each in conflicts if refusal.reason in _LOST else ():
-            if each.where.rpartition(" ")[2].partition("/")[0] in ends:
-                cause = f"{refusal.cause} It may be that {each.where} {each.what}."
-                return msgspec.structs.replace(refusal, cause=cause, remedy=each.remedy)
-        return refusal
 
-    return msgspec.structs.replace(
-        report, conflicts=conflicts, refusals=tuple(map(explained, report.refusals))
-    )
+def _blamed(refusal: Refusal, conflicts: Iterable[Conflict]) -> Refusal:
+    """The refusal, with the conflict that may be its cause."""
+    ends = {end.partition("/")[0] for end in (refusal.source, refusal.destination)}
+    for each in conflicts if refusal.reason in _LOST else ():
+        if each.where.rpartition(" ")[2].partition("/")[0] in ends:
+            cause = f"{refusal.cause} It may be that {each.where} {each.what}."
+            return msgspec.structs.replace(refusal, cause=cause, remedy=each.remedy)
+    return refusal
 
 
 def _refusal(noted: Noted) -> Refusal:

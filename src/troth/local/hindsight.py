@@ -6,15 +6,16 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from troth.connect.route import envoy_status
 from troth.errors import PeerError
 from troth.explain.audit import Known, audit
 from troth.explain.front_doors import FrontDoors
+from troth.explain.noted import Observations
 from troth.explain.remedies import Explainer, note
-from troth.explain.why import named, why
-from troth.syntax import choices
+from troth.explain.why import why
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from troth.explain.audit_report import Audit
     from troth.explain.why import Why
@@ -56,24 +57,8 @@ def mesh_why(mesh: LocalMesh, request: WhyRequest) -> Why:
     Raises:
         PeerError: The mesh is only being made, or nothing has the name asked about.
     """
-    world = _world(mesh)
-    tally = mesh.agent.journal.tally
-    noted = tuple(note(tally.totals(), world, behind=partial(unready, mesh)))
-    if request.about is not None and request.about not in named(noted, world):
-        raise PeerError(
-            "troth",
-            f"no workload, pod or service is called {request.about!r}",
-            choices(request.about, (pod.workload for pod in world.pods.values())),
-        )
-    return why(
-        noted,
-        world,
-        complete_since=tally.complete_since,
-        about=request.about,
-        most=request.count,
-        not_captured=mesh.agent.refused,
-        refused_by_envoy=(f"{nack.name}: {nack.message}" for nack in mesh.agent.ads_status().nacks),
-    )
+    seen = _seen(mesh, behind=partial(unready, mesh))
+    return why(seen, about=request.about, most=request.count)
 
 
 def explainer_of(mesh: LocalMesh, world: World) -> Explainer:
@@ -87,17 +72,30 @@ def mesh_audit(mesh: LocalMesh, request: AuditRequest) -> Audit:
     Raises:
         PeerError: The mesh is only being made.
     """
-    since = datetime.now(UTC) - timedelta(seconds=request.seconds)
-    tally = mesh.agent.journal.tally
-    world = _world(mesh)
+    now = datetime.now(UTC)
+    since = now - timedelta(seconds=request.seconds)
     return audit(
-        note(tally.totals(since), world),
-        world,
+        _seen(mesh, since=since),
         since=since,
-        complete_since=tally.complete_since,
-        not_captured=mesh.agent.refused,
+        now=now,
         selectors={key: each.selector for key, each in mesh.manifests.deployments.items()},
         known=Known(FrontDoors(mesh.manifests)),
+    )
+
+
+def _seen(
+    mesh: LocalMesh,
+    *,
+    since: datetime | None = None,
+    behind: Callable[[str], Iterable[str]] | None = None,
+) -> Observations:
+    world, tally = _world(mesh), mesh.agent.journal.tally
+    return Observations(
+        complete_since=tally.complete_since,
+        noted=tuple(note(tally.totals(since), world, behind=behind)),
+        world=world,
+        not_captured=mesh.agent.refused,
+        refused_by_envoy=envoy_status(mesh.agent).refused,
     )
 
 

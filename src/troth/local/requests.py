@@ -10,7 +10,7 @@ import msgspec
 from troth.connect.attempt import ClientPod, connect, http_get, listening
 from troth.connect.findings import Listening
 from troth.connect.report import Credentials
-from troth.connect.route import cause, envoy_status, route
+from troth.connect.route import envoy_status, route
 from troth.control.messages import MeshStatus, PodReport, PortStatus
 from troth.errors import InputError, PeerError, Problem
 from troth.explain.explain import explain
@@ -22,6 +22,7 @@ from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.index import PolicyIndex
 from troth.syntax import choices
 from troth.traffic.connection import Connection
+from troth.traffic.tally import Total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -275,7 +276,7 @@ class Requests:
         if self._mesh.world is None:
             raise PeerError("troth", "the mesh is only being made", "try again in a moment")
         explainer = explainer_of(self._mesh, self._mesh.world)
-        yield cause(explainer, checked(request, CauseRequest).connection)
+        yield explainer.explain(Total.of(checked(request, CauseRequest).connection))
 
     async def _connect(self, request: Mapping[str, Any]) -> Answer:
         wanted = checked(request, ConnectRequest)

@@ -12,7 +12,7 @@ from troth.mesh.model import Endpoint, Pod, Protocol, Service
 from troth.syntax import choices
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from troth.mesh.world import World
 
@@ -99,7 +99,7 @@ def find_target(world: World, name: str, port: int, source: Pod | None = None) -
         for known in service.ports:
             if known.number == port and known.protocol is Protocol.TCP:
                 return _of_service(service, port, known.endpoints, source)
-    pod = _find_pod(world, name)
+    pod = find_pod(world.pods.values(), name)
     if pod is None:
         raise _unknown(world, name, port)
     if not pod.addresses:
@@ -108,6 +108,13 @@ def find_target(world: World, name: str, port: int, source: Pod | None = None) -
     return Target(
         address=pod.addresses[0], port=port, endpoints=(Endpoint(pod.addresses[0], port),)
     )
+
+
+def find_pod(pods: Iterable[Pod], name: str) -> Pod | None:
+    """The pod called ``NAMESPACE/NAME``, or any (a ready one first) of such a workload."""
+    found = [pod for pod in pods if str(pod) == name or pod.workload == name]
+    running = (pod for pod in found if str(pod) == name or not pod.phase.is_final)
+    return min(running, key=lambda pod: (str(pod) != name, not pod.ready, str(pod)), default=None)
 
 
 def pod_at(world: World, address: str) -> Pod | None:
@@ -129,14 +136,6 @@ def _of_service(
         for address in preferred(service.cluster_ips, source)
     ]
     return next((each for each in targets if each.endpoints), targets[0])
-
-
-def _find_pod(world: World, name: str) -> Pod | None:
-    pods = sorted(world.pods.values(), key=str)
-    owned = [pod for pod in pods if str(pod) == name] or [
-        pod for pod in pods if pod.workload == name
-    ]
-    return max(owned, key=lambda pod: pod.ready, default=None)
 
 
 def _unknown(world: World, name: str, port: int) -> PeerError:

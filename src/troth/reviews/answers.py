@@ -11,8 +11,9 @@ import msgspec
 
 from troth.connect.attempt import ClientPod, connect, http_get
 from troth.connect.report import Credentials
-from troth.connect.route import cause, envoy_status, route
+from troth.connect.route import envoy_status, route
 from troth.errors import PeerError
+from troth.explain.noted import Observations
 from troth.explain.remedies import Explainer, note
 from troth.identity.spiffe import SpiffeId
 from troth.mesh.target import Target, find_target, pod_at, target_key
@@ -23,23 +24,22 @@ from troth.reviews.objects import (
     Question,
     RouteAnswer,
     Seen,
-    TotalsAnswer,
     TraceAnswer,
 )
+from troth.traffic.tally import Total
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
     from troth.agent.agent import NodeAgent
-    from troth.connect.findings import Cause, EnvoyStatus
+    from troth.connect.findings import EnvoyStatus
     from troth.explain.noted import Noted
     from troth.identity.spiffe import TrustDomain
     from troth.mesh.model import Pod
     from troth.mesh.world import World
     from troth.reviews.objects import ReviewSpec
-    from troth.traffic.connection import Connection
-    from troth.traffic.tally import Total
+    from troth.traffic.connection import Cause, Connection
 
 _REPORT_SECONDS = 10.0
 """How long reports of a traced connection may take, beside the connection itself."""
@@ -80,7 +80,7 @@ async def answer(spec: ReviewSpec, namespace: str, known: Knowledge) -> msgspec.
             return await _trace(spec, _source(spec, namespace, known), known)
 
 
-async def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsAnswer:
+async def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> Observations:
     """What was seen of the namespace's connections, with the namespace as it is now.
 
     Raises:
@@ -90,7 +90,7 @@ async def _totals(spec: ReviewSpec, namespace: str, known: Knowledge) -> TotalsA
     # What changes is read first; what takes long has a thread.
     totals, complete_since = tally.totals(_since(spec)), tally.complete_since
     world, told, left_out = await asyncio.to_thread(_told, totals, namespace, known)
-    return TotalsAnswer(
+    return Observations(
         complete_since=max((complete_since, *(each.last for each in left_out))),
         noted=told,
         left_out=len(left_out),
@@ -214,7 +214,7 @@ def _since(spec: ReviewSpec) -> datetime | None:
 def _explained(connection: Connection | None, explainer: Explainer) -> Cause | None:
     if connection is None or not connection.outcome.is_trouble:
         return None
-    return cause(explainer, connection)
+    return explainer.explain(Total.of(connection))
 
 
 def _source(spec: ReviewSpec, namespace: str, known: Knowledge) -> Pod:

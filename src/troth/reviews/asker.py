@@ -53,13 +53,6 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
     agents: frozenset[str] | None
     problems: tuple[Problem, ...] = ()
 
-    def find(self, name: str) -> Pod | None:
-        """The pod called ``NAMESPACE/NAME``, or any (a ready one first) of such a workload."""
-        found = [pod for pod in self.pods if str(pod) == name] or [
-            pod for pod in self.pods if pod.workload == name and not pod.phase.is_final
-        ]
-        return max(found, key=lambda pod: pod.ready, default=None)
-
 
 async def read_places(config: SingleConfig, namespace: str, *, home: str) -> Places:
     """Read where to ask about a namespace.

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from troth.explain.noted import Noted
+from troth.explain.noted import Observations
 from troth.mesh.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from troth.mesh.model import Pod
-    from troth.reviews.objects import EventsAnswer, TotalsAnswer
+    from troth.reviews.objects import EventsAnswer
     from troth.traffic.connection import Connection
-
-
-class Gathered(msgspec.Struct, frozen=True, kw_only=True):
-    """What several nodes have seen of a namespace; attributes as of `TotalsAnswer`."""
-
-    complete_since: datetime
-    noted: tuple[Noted, ...]
-    left_out: int
-    world: World
-    not_captured: Mapping[str, str]
-    refused_by_envoy: tuple[str, ...]
 
 
 def concerned_nodes(
@@ -51,14 +36,14 @@ def concerned_nodes(
     return agents
 
 
-def gather(answers: Mapping[str, TotalsAnswer]) -> Gathered:
+def gather(answers: Mapping[str, Observations]) -> Observations:
     """Put together what nodes answered.
 
     Args:
         answers: By node; one at least.
     """
     worlds = [each.world for each in answers.values()]
-    return Gathered(
+    return Observations(
         complete_since=max(each.complete_since for each in answers.values()),
         noted=tuple(noted for each in answers.values() for noted in each.noted),
         left_out=sum(each.left_out for each in answers.values()),

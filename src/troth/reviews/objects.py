@@ -10,12 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from troth.cluster.contract import REVIEW_API, REVIEW_KIND, REVIEWS
-from troth.connect.findings import Attempt, Cause, EnvoyStatus, Route
+from troth.connect.findings import Attempt, EnvoyStatus, Route
 from troth.connect.report import Trace
-from troth.explain.noted import Noted
 from troth.kube.resource import ObjectKind
-from troth.mesh.world import World
-from troth.traffic.connection import Connection
+from troth.traffic.connection import Cause, Connection
 
 ASKER_LABEL = "troth.dev/asker"
 """Names the one run of a command that made the review."""
@@ -86,7 +84,7 @@ class ReviewStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         remedy: What to do where the question was refused.
-        answer: As the question has it: `TotalsAnswer` and so on.
+        answer: As the question has it: `Observations`, `EventsAnswer` and so on.
     """
 
     conditions: tuple[ReviewCondition, ...] = ()
@@ -124,26 +122,6 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
 CONNECTION_REVIEW = ObjectKind(
     kind=REVIEW_KIND, plural=REVIEWS, group=REVIEW_API[0], version=REVIEW_API[1], shape=Review
 )
-
-
-class TotalsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node has seen of a namespace's connections.
-
-    Attributes:
-        complete_since: From this moment on nothing is missing.
-        noted: The newest first.
-        left_out: How many were too many to tell.
-        world: The namespace, with its pods on the node, and the policies that hold there.
-        not_captured: Why pods of the node that should be captured are not, by UID.
-        refused_by_envoy: What Envoy refuses of their configuration.
-    """
-
-    complete_since: datetime
-    noted: tuple[Noted, ...]
-    left_out: int = 0
-    world: World
-    not_captured: Mapping[str, str] = {}
-    refused_by_envoy: tuple[str, ...] = ()
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,6 +153,18 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     traced: bool = False
 
 
+class Cause(msgspec.Struct, frozen=True):
+    """Why a connection was refused or failed and what to do about it, in a sentence each.
+
+    Attributes:
+        manifests: What to apply for it (YAML), where that is known; of several any one.
+    """
+
+    cause: str
+    remedy: str
+    manifests: str = ""
+
+
 class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
     """A connection as the proxy or the kernel of one pod reports it: its ends are only addresses.
 

@@ -53,6 +53,19 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     last: datetime
     newest: Connection
 
+    @classmethod
+    def of(cls, connection: Connection) -> Total:
+        """One connection alone."""
+        return cls(
+            source=connection.source.name,
+            destination=connection.destination.name,
+            port=connection.destination.port,
+            count=connection.count,
+            first=connection.time,
+            last=connection.time,
+            newest=connection,
+        )
+
 
 class _Seen(msgspec.Struct, kw_only=True):
     """A total as it grows; ``slots`` counts by the start of each stretch (seconds since 1970)."""
