@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from troth.health import health_socket
+from troth.http_server import health_pages, serving
+from troth.sockets import ListenAddress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,8 @@ async def probe(*arguments: str) -> tuple[int, str]:
 async def test_the_exit_code_is_the_answer(
     tmp_path: Path, waiting_for: tuple[str, ...], path: str, code: int
 ) -> None:
-    async with health_socket(lambda: Readiness(waiting_for), tmp_path / "health"):
+    address = ListenAddress(path=str(tmp_path / "health"))
+    async with serving(address, health_pages(lambda: Readiness(waiting_for))):
         done, text = await probe(str(tmp_path / "health"), path)
     assert done == code
     assert ("Envoy" in text) is (code == 1 and path == "/readyz")

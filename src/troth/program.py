@@ -1,18 +1,62 @@
-"""What troth's long-running programs have in common: they work until they are told to stop."""
+"""What troth's long-running programs have in common: logs, private memory, loops, and an end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import logging
+import os
+import resource
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import structlog
+
+from troth.errors import TrothError
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
 _log = structlog.get_logger(__name__)
+
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+
+def configure_logs() -> None:
+    """Log one line per event, ``key=value``, to standard output."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+    )
+
+
+def keep_private() -> None:
+    """Have no core dumped of this process and those that it starts, and let none look into it.
+
+    The limit is one byte and not zero: a core that goes through a pipe (core(5), ``core_pattern``)
+    knows no limit, except that with exactly this one the kernel dumps none at all. A file would be
+    too short to be written.
+
+    That others can't look into it (ptrace(2), ``/proc/PID/mem``) doesn't pass on to what it
+    executes.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 async def run_until_stopped(
@@ -42,3 +86,32 @@ async def run_until_stopped(
         working.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await working
+
+
+async def woken(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until an event is set, but no longer than so many seconds; whether it was set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+async def keep_doing(
+    step: Callable[[], Awaitable[None]], event: asyncio.Event, *, at_least_every: float
+) -> None:
+    """Take a step whenever ``event`` is set, until cancelled.
+
+    It is also taken every so many seconds, and again after an error: from 1 to 30 seconds later.
+    """
+    backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
+    while True:
+        event.clear()
+        try:
+            await step()
+        except TrothError as error:
+            pause = backoff.next()
+            _log.warning("will be tried again", reason=str(error), seconds=pause)
+            await asyncio.sleep(pause)
+            continue
+        backoff.reset()
+        await woken(event, at_least_every)

@@ -15,7 +15,7 @@ import pytest
 from troth.control.protocol import call
 from troth.errors import EnvironmentLackError, InputError, PeerError, Problem
 from troth.local.control import Answer, ControlServer, from_outside
-from troth.peers import Peer, is_our_user
+from troth.unix_sockets import Peer, is_our_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

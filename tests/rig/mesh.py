@@ -25,8 +25,8 @@ from tests.rig.programs import find as find_program
 
 from troth.cluster.contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
 from troth.controller.keyring import ROTATE_ANNOTATION
-from troth.keepalive import KEEPALIVE_SECONDS
 from troth.mesh.model import CAPTURED_ANNOTATION, MESH_LABEL
+from troth.sockets import KEEPALIVE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,8 +31,8 @@ from troth.agent.strangers import StrangerLimits, Strangers
 from troth.agent.unserved import Unserved
 from troth.envoy.build import SnapshotKeeper
 from troth.envoy.limits import Limits
-from troth.keepalive import KEEPALIVE_SECONDS, Keepalive
 from troth.mesh.ports import PORT_SETS
+from troth.sockets import KEEPALIVE_SECONDS, Keepalive
 from troth.traffic.ledger import Ledger
 
 if TYPE_CHECKING:

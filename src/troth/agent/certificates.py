@@ -16,6 +16,7 @@ import structlog
 from troth.errors import InputError, TrothError
 from troth.identity.profile import root_fingerprint, validate_svid_chain
 from troth.identity.rotation import CertificateRotation, SigningRequest
+from troth.program import woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -214,12 +215,8 @@ class CertificateKeeper:
 
     async def _sleep_until(self, wake_at: datetime | None) -> None:
         pause = None if wake_at is None else max(0.0, (wake_at - _now()).total_seconds())
-        try:
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
-        except TimeoutError:
-            return
-        self._woken.clear()
+        if await woken(self._woken, pause):
+            self._woken.clear()
 
     async def _ask(self, request: SigningRequest) -> None:
         identity = request.spiffe_id

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from troth.exposition import Page
+from troth.http_server import Page
 from troth.traffic.connection import Side
 
 if TYPE_CHECKING:

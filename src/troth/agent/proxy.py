@@ -14,14 +14,14 @@ from troth.envoy.overflow_watch import OverflowWatch
 from troth.envoy.pipe import AccessLogPipe
 from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.worker import Worker
-from troth.peers import is_our_user
+from troth.unix_sockets import is_our_user
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from troth.agent.metrics import NodeMetrics
     from troth.envoy.limits import Limits
-    from troth.peers import Peer
+    from troth.unix_sockets import Peer
 
 
 class NodePaths(msgspec.Struct, frozen=True, kw_only=True):

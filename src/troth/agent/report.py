@@ -22,6 +22,7 @@ from troth.cluster.contract import (
 from troth.errors import TrothError
 from troth.identity.profile import root_fingerprint
 from troth.kube.kinds import LEASE
+from troth.program import woken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +101,7 @@ class NodeReporter:
     async def run(self) -> None:
         """Write what is told, and renew it, until cancelled."""
         while True:
-            await self._wait(REPORT_SECONDS / 3 if self._report is not None else None)
+            await woken(self._changed, REPORT_SECONDS / 3 if self._report is not None else None)
             while self._report is not None:
                 self._changed.clear()
                 try:
@@ -110,13 +111,6 @@ class NodeReporter:
                     _log.warning("the node's report was not written", reason=str(error))
                     await asyncio.sleep(_RETRY_SECONDS)
             await asyncio.sleep(_PAUSE_SECONDS)
-
-    async def _wait(self, seconds: float | None) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return
 
     async def _write(self, report: NodeReport) -> None:
         name = report_lease(self._node)

@@ -19,8 +19,8 @@ from troth.cluster.contract import (
     SHORTEST_LIFETIME,
 )
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.listen import LISTEN, ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.sockets import LISTEN, ListenAddress
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from troth.keepalive import LONGEST_KEEPALIVE_SECONDS, SHORTEST_KEEPALIVE_SECONDS
+from troth.sockets import LONGEST_KEEPALIVE_SECONDS, SHORTEST_KEEPALIVE_SECONDS
 
 HomeOption = Annotated[
     str, typer.Option("--namespace", help="The namespace of the controller and the node agents.")

@@ -27,9 +27,8 @@ from troth.cli.mesh_options import (
 from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.errors import InputError, Problem
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.keepalive import KEEPALIVE_SECONDS
-from troth.listen import LISTEN, ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.sockets import KEEPALIVE_SECONDS, LISTEN, ListenAddress
 from troth.syntax import NAMESPACE
 
 

@@ -25,13 +25,12 @@ from troth.control.protocol import call
 from troth.control.state_dir import AuthorityFiles, Settings, StateDirectory
 from troth.errors import InputError, Problem, Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.keepalive import KEEPALIVE_SECONDS
-from troth.listen import LISTEN, ListenAddress
+from troth.local.init import ENDING
 from troth.local.outside import Ending, Outside, is_privileged
 from troth.manifests.runnable import ignored_notice
 from troth.mesh.model import PodPhase
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
-from troth.signals import ENDING
+from troth.sockets import KEEPALIVE_SECONDS, LISTEN, ListenAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,9 +14,8 @@ import msgspec
 
 from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN
-from troth.keepalive import KEEPALIVE_SECONDS
-from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.sockets import KEEPALIVE_SECONDS, ListenAddress
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from troth.exposition import Page
+from troth.http_server import Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from troth import log as logs
 from troth.cluster.contract import CONTROLLER
 from troth.controller.leader import LeaderElection
 from troth.controller.metrics import ControllerMetrics
 from troth.controller.work import Work
-from troth.errors import EnvironmentLackError
-from troth.exposition import serve_when_free
-from troth.health import health_server
+from troth.http_server import (
+    MOST_HEALTH_CONNECTIONS,
+    health_pages,
+    metrics_pages,
+    serve_when_free,
+    serving,
+)
 from troth.kube.client import ApiClient
 from troth.kube.config import program_config
-from troth.program import run_until_stopped
+from troth.program import configure_logs, run_until_stopped
+from troth.sockets import ListenAddress
 
 if TYPE_CHECKING:
     from lightkube import SingleConfig
@@ -56,7 +60,7 @@ def run_controller(settings: ControllerSettings) -> int:
     Raises:
         EnvironmentLackError: There is no way to an API server, or the port for health is taken.
     """
-    logs.configure()
+    configure_logs()
     controller = Controller(program_config(otherwise="set KUBECONFIG"), settings)
     asyncio.run(run_until_stopped(controller.run()))
     return 0
@@ -121,17 +125,19 @@ class Controller:
 
         try:
             async with (
-                health_server(self.readiness, port=settings.health_port) as port,
+                serving(
+                    ListenAddress(port=settings.health_port),
+                    health_pages(self.readiness),
+                    most=MOST_HEALTH_CONNECTIONS,
+                    remedy="choose another with --health-port",
+                ) as port,
                 asyncio.TaskGroup() as tasks,
             ):
                 self.health_port = port
                 if settings.metrics is not None:
-                    tasks.create_task(serve_when_free(settings.metrics, self._metrics.page))
+                    tasks.create_task(
+                        serve_when_free(settings.metrics, metrics_pages(self._metrics.page))
+                    )
                 await self._election.run(lead)
-        except OSError as error:
-            raise EnvironmentLackError(
-                f"port {settings.health_port} for health checks cannot be used: {error.strerror}",
-                "choose another with --health-port",
-            ) from error
         finally:
             await client.aclose()

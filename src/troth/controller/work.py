@@ -23,15 +23,14 @@ from troth.controller.metrics import LeaderFigures
 from troth.controller.signer import Signer
 from troth.controller.signing import SigningRules
 from troth.controller.status import StatusWriter
-from troth.errors import TrothError
 from troth.kube.errors import NotFoundError, NotServedError
 from troth.kube.follow import Followed
-from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
-from troth.retry import Backoff
+from troth.program import keep_doing
+from troth.sockets import ListenAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from troth.cluster.contract import NodeReport
     from troth.kube.client import ApiClient
@@ -58,9 +57,6 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _log = structlog.get_logger(__name__)
-
-_FIRST_RETRY = 1.0
-_LONGEST_RETRY = 30.0
 
 _LOOK_AGAIN_SECONDS = 60.0
 """A phase of a rotation may end by the passing of time alone."""
@@ -155,9 +151,21 @@ class Work:
             async with asyncio.TaskGroup() as tasks:
                 for each in self._all:
                     tasks.create_task(each.run())
-                tasks.create_task(_keep_doing(self._keep_authority, self._authority_woken))
-                tasks.create_task(_keep_doing(self._keep_status, self._status_woken))
-                tasks.create_task(_keep_doing(self._sweep, asyncio.Event()))
+                tasks.create_task(
+                    keep_doing(
+                        self._keep_authority,
+                        self._authority_woken,
+                        at_least_every=_LOOK_AGAIN_SECONDS,
+                    )
+                )
+                tasks.create_task(
+                    keep_doing(
+                        self._keep_status, self._status_woken, at_least_every=_LOOK_AGAIN_SECONDS
+                    )
+                )
+                tasks.create_task(
+                    keep_doing(self._sweep, asyncio.Event(), at_least_every=_LOOK_AGAIN_SECONDS)
+                )
         finally:
             await self._signer.close()
 
@@ -206,26 +214,6 @@ class Work:
 
     def _note_policies(self) -> None:
         self._status.note(self._policies.objects.values())
-
-
-async def _keep_doing(step: Callable[[], Awaitable[None]], woken: asyncio.Event) -> None:
-    """Take a step whenever woken, now and then without, and again after an error."""
-    backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
-    while True:
-        woken.clear()
-        try:
-            await step()
-        except TrothError as error:
-            pause = backoff.next()
-            _log.warning("will be tried again", reason=str(error), seconds=pause)
-            await asyncio.sleep(pause)
-            continue
-        backoff.reset()
-        try:
-            async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
-                await woken.wait()
-        except TimeoutError:
-            continue
 
 
 async def sweep_reviews(client: ApiClient, *, now: datetime) -> None:

@@ -19,9 +19,9 @@ from troth.control.protocol import call
 from troth.control.state_dir import Settings, StateDirectory
 from troth.demo.scenario import examples
 from troth.errors import PeerError
+from troth.local.init import ENDING
 from troth.local.outside import Outside
 from troth.manifests.files import load
-from troth.signals import ENDING
 
 if TYPE_CHECKING:
     import subprocess

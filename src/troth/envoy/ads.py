@@ -20,13 +20,13 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from troth.envoy.delta import AdsStatus, DeltaStream, Nack, Reaction, Response
 from troth.envoy.snapshot import Snapshot
 from troth.errors import EnvironmentLackError
-from troth.peers import is_our_user, shut_out
+from troth.unix_sockets import is_our_user, private_umask, shut_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
-    from troth.peers import Peer
+    from troth.unix_sockets import Peer
 
 _MAX_SOCKET_PATH = 107  # sun_path's 108 bytes less the NUL
 _MAX_REQUEST = 64 * 1024 * 1024  # after a reconnect Envoy lists all that it has in one request
@@ -100,16 +100,13 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         _prepare_directory(self._path)
         server = grpc.aio.server(options=_OPTIONS)
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(self, server)
-        # From creation only ours. The umask is the process's, but nothing else runs in between.
-        before = os.umask(0o177)
         try:
-            server.add_insecure_port(f"unix:{self._path}")
+            with private_umask():
+                server.add_insecure_port(f"unix:{self._path}")
         except RuntimeError as error:
             raise EnvironmentLackError(
                 f"cannot listen on {self._path}: {error}", "see that its file system takes sockets"
             ) from error
-        finally:
-            os.umask(before)
         await server.start()
         self._server = server
 

@@ -30,9 +30,9 @@ from troth.envoy.outbound import match_services, outbound
 from troth.envoy.resources import keeping_alive
 from troth.envoy.snapshot import Edits
 from troth.envoy.tls import bundle_secret, svid_secret
-from troth.keepalive import KEEPALIVE_SECONDS, Keepalive
 from troth.mesh.ports import PORT_SETS
 from troth.mesh.view import NodeView
+from troth.sockets import KEEPALIVE_SECONDS, Keepalive
 from troth.table import difference
 
 if TYPE_CHECKING:

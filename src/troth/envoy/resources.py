@@ -12,7 +12,7 @@ from google.protobuf import any_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from troth.keepalive import Keepalive
+    from troth.sockets import Keepalive
 
 INTERNAL_OUTBOUND = "outbound"
 """The internal listener, and the cluster that leads to it."""

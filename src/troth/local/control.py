@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ import msgspec
 import structlog
 
 from troth.errors import EnvironmentLackError, PeerError, TrothError
-from troth.peers import Peer, is_our_user
+from troth.unix_sockets import Peer, is_our_user, private_listener
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,13 +65,7 @@ class ControlServer:
         # It appears under its name only when it listens: who sees it may connect.
         unnamed = self._path.with_suffix(".new")
         unnamed.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        umask = os.umask(0o177)
-        try:
-            listener.bind(str(unnamed))
-        finally:
-            os.umask(umask)
-        listener.listen()
+        listener = private_listener(unnamed)
         unnamed.replace(self._path)
         server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=_LONGEST_REQUEST

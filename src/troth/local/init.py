@@ -11,7 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from troth.signals import ENDING
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a mesh: Ctrl-C, SIGTERM, and a terminal that was closed."""
 
 
 def main() -> int:

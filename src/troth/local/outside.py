@@ -24,7 +24,7 @@ import msgspec
 
 from troth.control.protocol import call
 from troth.errors import EnvironmentLackError, PeerError, TrothError
-from troth.signals import ENDING
+from troth.local.init import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

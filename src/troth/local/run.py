@@ -17,20 +17,19 @@ from troth.agent.certificates import Signed
 from troth.agent.proxy import NodePaths
 from troth.control.state_dir import Settings, StateDirectory
 from troth.errors import TrothError
-from troth.exposition import serving
+from troth.http_server import metrics_pages, serving
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
 from troth.local.addresses import SERVICE_RANGE_V4, SERVICE_RANGE_V6
 from troth.local.hosts import HostDns, host_dns
+from troth.local.init import ENDING
 from troth.local.launch import hold_program
 from troth.local.mesh import LocalMesh
 from troth.local.nameserver import NameServer
 from troth.local.network import Network
 from troth.local.requests import Requests
 from troth.local.sandbox import NODE_NAME
-from troth.log import configure as configure_logs
-from troth.memory import keep_private
-from troth.signals import ENDING
+from troth.program import configure_logs, keep_private
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from troth.agent.metrics import NodeMetrics
     from troth.identity.bundle import TrustBundle
     from troth.identity.rotation import SigningRequest
-    from troth.listen import ListenAddress
+    from troth.sockets import ListenAddress
 
 _ABANDONED_SECONDS = 2.0
 """What pods get to end when the command that runs their mesh has been killed."""
@@ -213,7 +212,7 @@ async def _metrics_page(
     if address is None or metrics is None:
         yield
         return
-    async with serving(address, metrics.page):
+    async with serving(address, metrics_pages(metrics.page)):
         yield
 
 

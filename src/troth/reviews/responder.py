@@ -17,6 +17,7 @@ from troth.kube.errors import NotFoundError
 from troth.kube.follow import Followed
 from troth.kube.resource import Resource, reader
 from troth.kube.wire import decode
+from troth.program import woken
 from troth.reviews.answers import answer
 from troth.reviews.limits import MOST_OF_NAMESPACE, Asked, next_turns
 from troth.reviews.objects import (
@@ -121,9 +122,7 @@ class Responder:
 
     async def _look_up(self) -> None:
         """Wait until something has changed, but not for long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_SECONDS):
-                await self._woken.wait()
+        await woken(self._woken, _LOOK_SECONDS)
         self._woken.clear()
 
     def _tell(self, error: TrothError | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from troth.agent.cluster.settings import CniFolders, NodeSettings, become_node, settings_told
 from troth.identity.spiffe import TrustDomain
-from troth.listen import ListenAddress
+from troth.sockets import ListenAddress
 
 
 def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:

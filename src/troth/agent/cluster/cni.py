@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from troth.errors import EnvironmentLackError, TrothError
-from troth.peers import Peer, is_our_user
+from troth.unix_sockets import Peer, is_our_user, private_umask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -126,8 +126,8 @@ class PluginSocket:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             try:
                 made.unlink(missing_ok=True)
-                listener.bind(str(made))
-                made.chmod(0o600)
+                with private_umask():
+                    listener.bind(str(made))
                 listener.listen(_MOST_AT_ONCE)
                 listener.setblocking(False)
                 ours = made.stat().st_ino

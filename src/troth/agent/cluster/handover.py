@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from troth.errors import PeerError
-from troth.peers import Peer, is_our_user
 from troth.traffic.connection import Connection
+from troth.unix_sockets import Peer, is_our_user
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

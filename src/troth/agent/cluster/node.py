@@ -42,15 +42,15 @@ from troth.agent.proxy import NodePaths
 from troth.agent.report import NodeReporter, node_report
 from troth.cluster.contract import policy_digest
 from troth.cluster.state import follow
-from troth.errors import EnvironmentLackError, TrothError
-from troth.exposition import serve_when_free
-from troth.health import health_socket
+from troth.errors import TrothError
+from troth.http_server import health_pages, metrics_pages, serve_when_free, serving
 from troth.kube import wire
 from troth.kube.client import ApiClient
 from troth.kube.resource import ObjectKind
 from troth.mesh.model import NO_PORTS
 from troth.reviews.answers import Knowledge
 from troth.reviews.responder import Responder
+from troth.sockets import ListenAddress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Mapping
@@ -244,14 +244,10 @@ class ClusterNode:
         if path is None:
             yield
             return
-        try:
-            async with health_socket(self.readiness, path):
-                yield
-        except OSError as error:
-            raise EnvironmentLackError(
-                f"{path} can't be a socket for health checks: {error.strerror}",
-                "choose another with --health-socket",
-            ) from error
+        address = ListenAddress(path=str(path))
+        pages = health_pages(self.readiness)
+        async with serving(address, pages, remedy="choose another with --health-socket"):
+            yield
 
     async def _let_pods_in(self, client: ApiClient) -> None:
         """Let pods be scheduled here from now on."""
@@ -265,7 +261,9 @@ class ClusterNode:
         while True:
             await charge.mine.wait()
             async with asyncio.TaskGroup() as tasks:
-                page = tasks.create_task(serve_when_free(self.settings.metrics, self._metrics.page))
+                page = tasks.create_task(
+                    serve_when_free(self.settings.metrics, metrics_pages(self._metrics.page))
+                )
                 await charge.others.wait()
                 page.cancel()
 

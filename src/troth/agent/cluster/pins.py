@@ -21,6 +21,7 @@ from troth.agent.addresses import addresses
 from troth.agent.discover import network_namespaces
 from troth.errors import PeerError, TrothError
 from troth.mesh.model import Pod
+from troth.program import woken
 from troth.retry import Backoff
 
 if TYPE_CHECKING:
@@ -150,13 +151,9 @@ class Pins:
             self._sought = frozenset(pods)
             if True in changed or is_first or before != self.problems:
                 self._on_change()
-            try:
-                async with asyncio.timeout(backoff.next() if self.missing else _REVIEW_SECONDS):
-                    await self._woken.wait()
-            except TimeoutError:
-                continue
-            self._woken.clear()
-            backoff.reset()
+            if await woken(self._woken, backoff.next() if self.missing else _REVIEW_SECONDS):
+                self._woken.clear()
+                backoff.reset()
 
     def close(self) -> None:
         """Let go of all."""

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth import log as logs
 from troth.agent.cluster.node import ClusterNode
 from troth.errors import TrothError
 from troth.kube.config import program_config
-from troth.memory import keep_private
-from troth.program import run_until_stopped
+from troth.program import configure_logs, keep_private, run_until_stopped
 
 if TYPE_CHECKING:
     from troth.agent.cluster.settings import NodeSettings
@@ -34,7 +32,7 @@ def run_node(settings: NodeSettings) -> int:
     Returns:
         The exit code: 0 after an ordinary stop, 1 when it could not run.
     """
-    logs.configure()
+    configure_logs()
     _raise_file_limit()
     keep_private()
     failures: list[BaseException] = []

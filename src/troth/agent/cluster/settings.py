@@ -11,9 +11,8 @@ import msgspec
 
 from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.identity.spiffe import TrustDomain
-from troth.keepalive import KEEPALIVE_SECONDS
-from troth.listen import ListenAddress
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.sockets import KEEPALIVE_SECONDS, ListenAddress
 
 ANNOUNCEMENT_SECONDS = 2.0
 """Within what time every node has heard what the API server says of a pod, as a rule.

@@ -1,17 +1,21 @@
+"""What Prometheus and the kubelet get, and what anybody else does."""
+
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from troth import exposition as _exposition
+from troth import http_server
+from troth.controller.run import ControllerReadiness
 from troth.errors import EnvironmentLackError
-from troth.exposition import Page, serve_when_free, serving
-from troth.listen import ListenAddress
+from troth.http_server import Page, health_pages, metrics_pages, serve_when_free, serving
+from troth.sockets import ListenAddress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,7 +27,9 @@ async def page(tmp_path: Path) -> AsyncIterator[Path]:
     """A served page that shows the Accept header; its socket."""
     path = tmp_path / "metrics"
     address = ListenAddress(path=str(path))
-    async with serving(address, lambda accept: Page(content_type="text/x", body=accept.encode())):
+    async with serving(
+        address, metrics_pages(lambda accept: Page(content_type="text/x", body=accept.encode()))
+    ):
         yield path
 
 
@@ -76,7 +82,7 @@ async def test_head_gets_no_body(page: Path) -> None:
 async def test_a_client_that_says_nothing_is_not_waited_for(
     page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_exposition, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(http_server, "_PATIENCE_SECONDS", 0.05)
     reader, writer = await asyncio.open_unix_connection(page)
     assert await reader.read() == b""
     writer.close()
@@ -94,7 +100,9 @@ async def test_more_clients_than_there_is_room_for_are_turned_away(page: Path) -
 
 async def test_the_socket_is_its_owners_alone_and_goes_with_the_server(tmp_path: Path) -> None:
     path = tmp_path / "metrics"
-    async with serving(ListenAddress(path=str(path)), lambda _: Page(content_type="", body=b"")):
+    async with serving(
+        ListenAddress(path=str(path)), metrics_pages(lambda _: Page(content_type="", body=b""))
+    ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
 
@@ -103,7 +111,9 @@ async def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Pa
     path = tmp_path / "metrics"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    async with serving(ListenAddress(path=str(path)), lambda _: Page(content_type="", body=b"x")):
+    async with serving(
+        ListenAddress(path=str(path)), metrics_pages(lambda _: Page(content_type="", body=b"x"))
+    ):
         assert (await ask(path, b"GET /metrics HTTP/1.1\r\n\r\n")).endswith(b"x")
 
 
@@ -112,7 +122,7 @@ async def test_what_is_in_the_way_stays(tmp_path: Path, page: Path) -> None:
     file.write_text("mine")
     for path in (file, page, tmp_path / "missing" / "metrics"):
         with pytest.raises(EnvironmentLackError, match="cannot listen on"):
-            async with serving(ListenAddress(path=str(path)), lambda _: None):  # type: ignore[arg-type,return-value]  # never asked
+            async with serving(ListenAddress(path=str(path)), metrics_pages(lambda _: None)):  # type: ignore[arg-type,return-value]  # never asked
                 pass
     assert file.read_text() == "mine"
     assert await ask(page, b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -122,7 +132,7 @@ async def test_a_tcp_port_is_served_too() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = ListenAddress(host="127.0.0.1", port=port)
-    async with serving(address, lambda _: Page(content_type="", body=b"x")):
+    async with serving(address, metrics_pages(lambda _: Page(content_type="", body=b"x"))):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert (await reader.read()).endswith(b"x")
@@ -136,7 +146,9 @@ async def test_a_port_without_an_address_is_served_once_it_is_free_and_everywher
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         page = Page(content_type="", body=b"x")
-        serving = asyncio.create_task(serve_when_free(ListenAddress(port=port), lambda _: page))
+        serving = asyncio.create_task(
+            serve_when_free(ListenAddress(port=port), metrics_pages(lambda _: page))
+        )
         await asyncio.sleep(0)
         assert not serving.done()
     try:
@@ -151,3 +163,64 @@ async def test_a_port_without_an_address_is_served_once_it_is_free_and_everywher
             writer.close()
     finally:
         serving.cancel()
+
+
+ANY_PORT = ListenAddress(host="127.0.0.1")
+READY = ControllerReadiness(leading=False, leader="other")
+NOT_READY = ControllerReadiness(
+    leading=True, leader="me", waiting_for=("the certificate authority",)
+)
+
+
+async def told(readiness: ControllerReadiness, request: bytes) -> tuple[str, dict[str, Any] | None]:
+    """The status line and the body."""
+    async with serving(ANY_PORT, health_pages(lambda: readiness)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head.partition(b"\r\n")[0].decode(), json.loads(body) if body.startswith(b"{") else None
+
+
+@pytest.mark.parametrize(
+    ("readiness", "path", "status"),
+    [
+        pytest.param(READY, "/readyz", "200 OK", id="a follower is ready"),
+        pytest.param(NOT_READY, "/readyz", "503 Service Unavailable", id="blocked"),
+        pytest.param(NOT_READY, "/healthz", "200 OK", id="alive though blocked"),
+        pytest.param(READY, "/readyz2", "404 Not Found", id="another path"),
+    ],
+)
+async def test_a_path_is_answered(readiness: ControllerReadiness, path: str, status: str) -> None:
+    line, _ = await told(readiness, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert line == f"HTTP/1.1 {status}"
+
+
+async def test_what_is_in_the_way_is_named() -> None:
+    _, body = await told(NOT_READY, b"GET /readyz HTTP/1.1\r\n\r\n")
+    assert body == {
+        "leading": True,
+        "leader": "me",
+        "waiting_for": ["the certificate authority"],
+        "rotation": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"GET /readyz", b"x" * 100_000, b"POST /readyz x\r\n\r\n"]
+)
+async def test_who_asks_strangely_does_no_harm(garbage: bytes) -> None:
+    answer = b""
+    async with serving(ANY_PORT, health_pages(lambda: READY)) as port:
+        for request in (garbage, b"GET /healthz HTTP/1.1\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            writer.write_eof()
+            try:
+                answer = await reader.read()
+            except ConnectionResetError:
+                answer = b""
+            writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK")

@@ -1,7 +1,11 @@
-"""Who is at the other end of a Unix socket, by the kernel's word (SO_PEERCRED of unix(7))."""
+"""Unix sockets that are ours alone, and who is at their other end.
+
+Who that is the kernel says (SO_PEERCRED of unix(7)).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -78,3 +82,48 @@ def _accepted_at(path: Path) -> Iterator[socket.socket]:
             yield copy
         else:
             copy.close()
+
+
+@contextlib.contextmanager
+def private_umask() -> Iterator[None]:
+    """What is made meanwhile is ours alone from its creation on, as mode 0600.
+
+    The umask is the process's: nothing else may run meanwhile, so there must be no ``await``.
+    """
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def private_listener(path: Path) -> socket.socket:
+    """A socket of mode 0600 that listens at ``path``.
+
+    Raises:
+        OSError: There can't be one.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with private_umask():
+            listener.bind(str(path))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def remove_stale(path: Path) -> None:
+    """Remove a socket of ours that nobody listens on any more; anything else is in the way."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
