@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # nft lives where a plain user's PATH doesn't lead on Debian; `troth` itself sees to that.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
@@ -76,8 +77,7 @@ def pytest_terminal_summary(
 
 
 _RUNNER = Path(__file__).with_name("node_namespace.py")
-_UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-_AS_MAPPED_ROOT = ("--user", "--map-root-user")
+_RUN_SECONDS = 120
 
 
 class InNode(Protocol):
@@ -86,27 +86,55 @@ class InNode(Protocol):
     def __call__(self, function: Callable[..., Any], *arguments: str | Path) -> None: ...
 
 
+class _Runner:
+    """A process that has imported a test module and runs functions of it in new namespaces."""
+
+    def __init__(self, file: str) -> None:
+        self._command = [sys.executable, str(_RUNNER), file]
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def run(self, output: Path, name: str, *arguments: str) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = json.dumps([str(output), name, *arguments])
+        self._process.stdin.write(f"{request}\n".encode())
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], _RUN_SECONDS)
+        if not ready:
+            self._process.kill()
+        code = self._process.stdout.readline().strip()
+        if code != b"0":
+            text = output.read_text() if output.exists() else "it has not even begun"
+            pytest.fail(f"{request} to {self._command}\n{code!r}\n{text}", pytrace=False)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def _runners() -> Iterator[dict[str, _Runner]]:
+    runners: dict[str, _Runner] = {}
+    yield runners
+    for runner in runners.values():
+        runner.close()
+
+
 @pytest.fixture
-def in_node_namespace() -> InNode:
+def in_node_namespace(
+    _runners: dict[str, _Runner], tmp_path_factory: pytest.TempPathFactory
+) -> InNode:
     """Runs ``function(*arguments)`` where this process is root over new namespaces.
 
-    The function is found by its name in its module's file and runs in a new process; when it
-    raises, the test fails with its output. To look around inside, run the printed command.
+    The function is found by its name in its module's file; when it raises, the test fails with its
+    output. To look around inside, give the printed command the printed line.
     """
 
     def run(function: Callable[..., Any], *arguments: str | Path) -> None:
-        command = [
-            *_UNSHARE,
-            *(() if os.geteuid() == 0 else _AS_MAPPED_ROOT),
-            "--",
-            sys.executable,
-            str(_RUNNER),
-            function.__code__.co_filename,
-            function.__name__,
-            json.dumps([str(argument) for argument in arguments]),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode:
-            pytest.fail(f"{command}\n{done.stdout}{done.stderr}", pytrace=False)
+        file = function.__code__.co_filename
+        runner = _runners.get(file) or _runners.setdefault(file, _Runner(file))
+        output = tmp_path_factory.mktemp("node") / "output"
+        runner.run(output, function.__name__, *map(str, arguments))
 
     return run
