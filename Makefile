@@ -29,6 +29,7 @@ test-nodes: setup
 	@scripts/helm >/dev/null
 	@scripts/containerd >/dev/null
 	@scripts/containerd-v2 >/dev/null
+	@$(BIN)/python -c 'from tests.deploy import image; image.build()'
 	@$(BIN)/pytest -m nodes tests/nodes
 
 # Needs root. The first run unpacks Debian's packages of the servers: 220 MB to fetch, once.

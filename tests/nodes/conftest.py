@@ -31,10 +31,10 @@ def cluster() -> Iterator[RealCluster]:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Lets a failed test tell what the cluster's programs said last."""
+    """Lets a failed test tell what the cluster's programs said last, while there is a cluster."""
     report = yield
     running = getattr(item, "funcargs", {}).get("cluster")
-    if report.failed and running is not None:
+    if report.failed and running is not None and report.when != "teardown":
         report.sections.append(("The programs of the cluster", running.last_words()))
         report.sections.append(("The pods of the cluster", running.describe()))
     return report

@@ -1,7 +1,8 @@
 """Cluster DNS: services' names, asked of the API server at every query.
 
 What stands for CoreDNS: A records of ``SERVICE.NAMESPACE.svc.cluster.local``, the addresses of the
-ready pods for a headless service. Nothing else exists.
+ready pods for a headless service, and of such a pod by its host name before that. Nothing else
+exists.
 """
 
 from __future__ import annotations
@@ -107,22 +108,28 @@ class ClusterDNS:
 
     def _look_up(self, name: str) -> list[str] | None:
         labels = name.removesuffix(f".svc.{DOMAIN}").split(".")
-        if not name.endswith(f".svc.{DOMAIN}") or len(labels) != len(("service", "namespace")):
+        if not name.endswith(f".svc.{DOMAIN}"):
             return None
-        service, namespace = labels
+        if len(labels) not in (len(("service", "namespace")), len(("pod", "service", "namespace"))):
+            return None
+        host = labels[0] if len(labels) > len(("service", "namespace")) else ""
+        service, namespace = labels[-2:]
         found = objects.find(self._client, Service, service, namespace)
         if found is None:
             return None
         address: str = found["spec"].get("clusterIP", "None")
-        return [address] if address != "None" else self._ready(service, namespace)
+        if not host and address != "None":
+            return [address]
+        return self._ready(service, namespace, host) or (None if host else [])
 
-    def _ready(self, service: str, namespace: str) -> list[str]:
+    def _ready(self, service: str, namespace: str, host: str) -> list[str]:
         label: dict[str, Any] = {"kubernetes.io/service-name": service}
         return [
             address
             for part in self._client.list(EndpointSlice, namespace=namespace, labels=label)
             for endpoint in part.endpoints or ()
             if endpoint.conditions is None or endpoint.conditions.ready is not False
+            if not host or endpoint.hostname == host
             for address in endpoint.addresses
         ]
 

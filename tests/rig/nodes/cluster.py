@@ -7,6 +7,7 @@ root, because only root may make cgroups, and cgroup hierarchies of version 1.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from tests.e2e.harness import PATIENCE_SECONDS, eventually
 from tests.rig import controlplane, objects, programs
 from tests.rig.controlplane import ControlPlane
 from tests.rig.dns import ClusterDNS
+from tests.rig.machine import remove_groups
 from tests.rig.nodes import images
 from tests.rig.nodes.node import RealNode, Software
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 LOAD = ("python3", "/app/load.py")
 """The command that a pod of the app's image sends requests by."""
+
+_PREFIX = "troth-nodes-"
+_LOCK = "lock"
+_GROUPS = ".cgroups"
 
 _FETCH = """
 import sys, urllib.request
@@ -53,8 +59,12 @@ class RealCluster:
         if os.geteuid() != 0:
             raise PermissionError("real nodes need cgroups: run `sudo make test-nodes`")
         with contextlib.ExitStack() as ends:
-            self.directory = Path(tempfile.mkdtemp(prefix="troth-nodes-", dir=programs.MEMORY))
+            _sweep()
+            self.directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=programs.MEMORY))
             ends.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            # Whoever finds it unlocked knows that nobody uses it any more.
+            lock = ends.enter_context((self.directory / _LOCK).open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
             software = Software.find(self.directory)
             self.control_plane = ends.enter_context(ControlPlane(self.directory, real_nodes=True))
             self.client = self.control_plane.client
@@ -64,7 +74,10 @@ class RealCluster:
             self.nodes = {}
             for number in range(1, self._count + 1):
                 node = RealNode(number, self._count, self.control_plane, software)
-                self.nodes[node.name] = ends.enter_context(node)
+                self.nodes[node.name] = node
+                groups = "".join(f"{root}\n" for root in node.machine.cgroups.roots)
+                (self.directory / f"{node.name}{_GROUPS}").write_text(groups)
+                ends.enter_context(node)
             for node in self.nodes.values():
                 node.await_ready()
             self._ends = ends.pop_all()
@@ -203,3 +216,20 @@ class RealCluster:
         yield str(self.control_plane.binaries / "kubectl")
         yield f"--kubeconfig={self.control_plane.kubeconfig()}"
         yield from ("exec", f"--namespace={namespace}", "--stdin", pod, "--", *argv)
+
+
+def _sweep() -> None:
+    """Remove what clusters left whose test was killed; their processes have ended with it."""
+    for directory in Path(programs.MEMORY or tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        groups = list(directory.glob(f"*{_GROUPS}"))
+        if not groups:
+            continue
+        with (directory / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            for file in groups:
+                for root in file.read_text().split():
+                    remove_groups(Path(root))
+            shutil.rmtree(directory, ignore_errors=True)

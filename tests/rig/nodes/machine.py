@@ -20,20 +20,23 @@ class CgroupTrees(CgroupTree):
 
     Args:
         name: What to call each part.
+
+    Attributes:
+        roots: The parts.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name, version=1)
-        self._roots: list[Path] = [hierarchy / name for hierarchy in _hierarchies()]
-        if self.root not in self._roots:
+        self.roots: list[Path] = [hierarchy / name for hierarchy in _hierarchies()]
+        if self.root not in self.roots:
             raise OSError("nodes need cgroup hierarchies of version 1, systemd's own among them")
 
     def joined(self, path: str) -> list[Path]:
         """The groups at ``path``, one in each hierarchy, made if need be."""
-        for root in self._roots:
+        for root in self.roots:
             for part in (Path(), *reversed(Path(path).parents), Path(path)):
                 _make(root / part)
-        return [root / path for root in self._roots]
+        return [root / path for root in self.roots]
 
     def make(self, path: str) -> Path:
         """Make the groups at ``path``; that in systemd's hierarchy."""
@@ -42,7 +45,7 @@ class CgroupTrees(CgroupTree):
 
     def remove(self, path: str = "") -> None:
         """End every process below ``path`` and remove the groups."""
-        for root in self._roots:
+        for root in self.roots:
             remove_groups(root / path)
 
 
@@ -62,7 +65,7 @@ class WholeMachine(Machine):
 
     def __init__(self, name: str, disk: Path, folders: Sequence[Path]) -> None:
         super().__init__(name, disk)
-        self.cgroups = CgroupTrees(f"troth-test-{name}-{uuid.uuid4().hex[:8]}")
+        self.cgroups: CgroupTrees = CgroupTrees(f"troth-test-{name}-{uuid.uuid4().hex[:8]}")
         self._folders = folders
 
     def _prepare(self) -> tuple[str, ...]:
