@@ -17,6 +17,7 @@ from troth.envoy.snapshot import LISTENER
 from troth.identity.authority import CertificateAuthority
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.model import Pod
+from troth.mesh.ports import PORT_SETS
 from troth.mesh.world import World
 from troth.policy.model import Mode, PeerAuthentication
 from troth.traffic.connection import Party
@@ -182,7 +183,7 @@ async def test_pods_exempt_no_probes_where_the_nodes_rules_are_not_in_place(
         exempt.append(probes)
         return False
 
-    monkeypatch.setattr(agent._pods, "act", act)
+    monkeypatch.setattr(agent._capturer, "act", act)
     world = World(trust_domain=TRUST_DOMAIN)
     agent.update(world, {})
     await agent._reconcile(world, {}, agent._generation)
@@ -280,7 +281,7 @@ async def test_a_policy_does_not_wait_for_a_new_pods_certificate(
 ) -> None:
     monkeypatch.setattr("troth.agent.certificates.PATIENCE_SECONDS", 3600)
     agent = make_agent(lambda: None, Signer("web"))
-    monkeypatch.setattr(agent._pods, "act", nothing_to_do)
+    monkeypatch.setattr(agent._capturer, "act", nothing_to_do)
     wanted = {"1": tmp_path}
     async with working(agent) as envoy:
         web, new = pod("1", "web"), pod("2", "api")
@@ -298,7 +299,7 @@ async def test_a_pod_whose_certificate_was_there_before_it_is_served_all_the_sam
     make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     agent = make_agent(lambda: None, Signer("web"))
-    monkeypatch.setattr(agent._pods, "act", nothing_to_do)
+    monkeypatch.setattr(agent._capturer, "act", nothing_to_do)
     async with working(agent) as envoy:
         web = pod("1", "web")
         agent.certificates.expect({web.spiffe_id(TRUST_DOMAIN)})
@@ -319,7 +320,7 @@ async def test_a_policy_does_not_wait_for_pods_that_are_being_captured(
         return False
 
     agent = make_agent(lambda: None, Signer("web"))
-    monkeypatch.setattr(agent._pods, "act", act)
+    monkeypatch.setattr(agent._capturer, "act", act)
     async with working(agent) as envoy:
         web = pod("1", "web")
         agent.update(World(trust_domain=TRUST_DOMAIN, pods={"1": web}), {"1": tmp_path})
@@ -334,3 +335,33 @@ async def test_a_policy_does_not_wait_for_pods_that_are_being_captured(
 
 async def nothing_to_do(*_: object, **__: object) -> bool:
     return False
+
+
+async def test_an_announced_pod_is_secured_when_it_is_captured_and_others_are_told(
+    make_agent: Callable[..., NodeAgent], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    captured: list[Path] = []
+
+    async def capture(netns: Path, *_: object, **__: object) -> None:
+        captured.append(netns)
+
+    monkeypatch.setattr("troth.agent.capturer.capture", capture)
+    monkeypatch.setattr("troth.agent.capturer.listening_ports", lambda _: frozenset(PORT_SETS[0]))
+    changed = asyncio.Event()
+    agent = make_agent(changed.set, Signer("web"))
+    there = {"1": tmp_path}
+    async with asyncio.timeout(60), working(agent):
+        # As the API server has a pod whose sandbox was made again.
+        web = msgspec.structs.replace(pod("1", "web"), ready=True)
+        agent.update(strict(web), there, there)
+        while "1" not in agent.captured:
+            await changed.wait()
+            changed.clear()
+        assert captured == [tmp_path]
+        assert not agent.joining
+        assert not agent.secures("1", tmp_path)
+        agent.update(strict(msgspec.structs.replace(web, captured=True)), there, there)
+        while not agent.secures("1", tmp_path):
+            await changed.wait()
+            changed.clear()
+        assert not agent.secures("1", tmp_path / "another")

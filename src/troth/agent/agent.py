@@ -2,7 +2,7 @@
 
 One loop tells Envoy what follows from the newest world, waits until Envoy has taken it, and only
 then captures or releases pods, so that traffic is never led to a listener that isn't there, nor
-left without one that it still needs. What others know of a pod decides how (see `enrolment`).
+left without one that it still needs. What others know of a pod decides how (see `pods`).
 While it waits for anything, Envoy is told of what is newer all the same.
 
 While two agents are on a node, one acts and the other only keeps its Envoy up to date: the new one
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from troth.agent.attention import Attention
+from troth.agent.capturer import Capturer
 from troth.agent.certificates import CertificateKeeper, CertificateSource
 from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
-from troth.agent.enroller import Enroller
-from troth.agent.enrolment import DRAIN_SECONDS
 from troth.agent.figures import Figures
 from troth.agent.host_rules import HostRules
 from troth.agent.listeners import Listeners
+from troth.agent.pods import DRAIN_SECONDS, Pods
 from troth.agent.proxy import Proxy
 from troth.agent.set_elements import PodSets
 from troth.agent.strangers import StrangerLimits, Strangers
@@ -74,7 +74,7 @@ class NodeAgent:
         signer: Who signs the certificates of the node's service accounts.
         service_ranges: As of `set_service_ranges`.
         on_change: Called when a new world has come into force, and when `captured`, `refused`,
-            `using`, `joining`, `redirected`, `trouble` or `credentials` has changed.
+            `using`, `joining`, `redirected`, `secures`, `trouble` or `credentials` has changed.
         metrics: Hears of connections and of what Envoy takes over.
         host: The node's own network namespace, if its processes are to reach captured pods.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
@@ -133,13 +133,16 @@ class NodeAgent:
         self._due: set[float] = set()
         self._waiting: frozenset[str] = frozenset()
         self._offers: Mapping[str, Ports] = {}
-        self._wanted: Mapping[str, Path] = {}
+        self._wanted: Mapping[str, Path | None] = {}
+        self._announced: Mapping[str, Path] = {}
+        self._secured: Mapping[str, Path] = {}
         self._ports = ports
         stranger_limits = StrangerLimits.of(limits)
         self._strangers = Strangers(stranger_limits)
         self._unserved = Unserved()
         self._sets = PodSets()
-        self._pods = Enroller(grace=announcement_seconds, ports=ports, strangers=stranger_limits)
+        self._pods = Pods(grace=announcement_seconds)
+        self._capturer = Capturer(self._pods, ports=ports, strangers=stranger_limits)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._credentials: EnvoyCredentials | None = None
@@ -186,9 +189,9 @@ class NodeAgent:
         """UIDs of the pods whose new connections go through Envoy, those that leave included."""
         return self._pods.redirected
 
-    def captures(self, uid: str, netns: Path) -> bool:
-        """Whether new connections of a pod go through Envoy in this network namespace of it."""
-        return uid in self._pods.redirected and self._pods.netns.get(uid) == netns
+    def secures(self, uid: str, netns: Path) -> bool:
+        """Whether a pod is held to the policy in this network namespace, and its mark is out."""
+        return self._secured.get(uid) == netns
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -271,16 +274,25 @@ class NodeAgent:
         """What Envoy has taken and refused."""
         return self._proxy.ads.status()
 
-    def update(self, world: World, wanted: Mapping[str, Path]) -> None:
+    def update(
+        self,
+        world: World,
+        wanted: Mapping[str, Path | None],
+        announced: Mapping[str, Path] = {},
+    ) -> None:
         """Enforce ``world`` from now on.
 
         Args:
             world: Everything that is known.
-            wanted: Network namespaces of the node's own pods that are to be captured, by UID.
+            wanted: The node's own pods that are to be captured, by UID, each with its network
+                namespace as soon as that is known.
+            announced: The network namespaces of those of them in which nothing runs before they
+                are captured: see `secures`.
         """
-        if world == self._world and wanted == self._wanted:
+        known = (self._world, self._wanted, self._announced)
+        if (world, wanted, announced) == known:
             return
-        self._world, self._wanted = world, dict(wanted)
+        self._world, self._wanted, self._announced = world, dict(wanted), dict(announced)
         self._ledger.follow(world)
         self._generation += 1
         self._wake()
@@ -331,7 +343,7 @@ class NodeAgent:
 
     async def connected(self) -> bool:
         """Whether any connection of the node's pods goes through Envoy."""
-        return await self._pods.connected()
+        return await self._capturer.connected()
 
     def note(self, connection: Connection) -> None:
         """Remember a connection of the node's pods."""
@@ -373,8 +385,10 @@ class NodeAgent:
             if self._world is not None:
                 await self._reconcile(self._world, self._wanted, self._generation)
 
-    async def _reconcile(self, world: World, wanted: Mapping[str, Path], generation: int) -> None:
-        self._pods.want(wanted, world.pods)
+    async def _reconcile(
+        self, world: World, wanted: Mapping[str, Path | None], generation: int
+    ) -> None:
+        self._capturer.see(wanted, world.pods, announced=self._announced)
         joining = self._pods.joining
         # Before anything that may take time: a policy that forbids something waits for nothing.
         told = self._push(world)
@@ -388,6 +402,7 @@ class NodeAgent:
         self._credentials = told.credentials
         self._joining = joining
         await self._attention.finish(self._act(told, world, self._not_ready(told.view, missing)))
+        self._secured = self._pods.secured if self.is_active else {}
         if told.rest_at is None:
             self._followed = generation
         self._waiting, self._offers = told.waiting, self._configurations.offers
@@ -468,24 +483,25 @@ class NodeAgent:
                 }
             )
             probes = self._host.in_place
-        if await self._pods.act(told.ready, reasons, probes=probes):
+        if await self._capturer.act(told.ready, reasons, probes=probes):
             self._wake()
         redirected = {uid: self._pods.netns[uid] for uid in self._pods.redirected}
         async with self._sets.of(redirected) as sets:
             await self._strangers.follow(sets)
             await self._unserved.follow(sets)
-        self._wake_at(self._pods.next_look())
+        self._wake_at(self._capturer.next_look())
 
     async def _prepare(self, world: World, served: Collection[str]) -> None:
         now = asyncio.get_running_loop().time()
-        in_use = {uid for uid in self._wanted if uid in world.pods and world.pods[uid].captured}
+        found = {uid for uid, netns in self._wanted.items() if netns is not None}
+        in_use = {uid for uid in found & world.pods.keys() if world.pods[uid].captured}
         refused = in_use & self._refused_by_envoy(in_use).keys()
         self._refused_since = {uid: self._refused_since.get(uid, now) for uid in refused}
         given_up = {
             uid for uid, since in self._refused_since.items() if now >= since + _REFUSAL_SECONDS
         }
         in_use -= given_up
-        deaf = await self._pods.not_listening(in_use.intersection(served))
+        deaf = await self._capturer.not_listening(in_use.intersection(served))
         self._prepared = not deaf and in_use.issubset(served)
         if not self._prepared:
             self._wake_at(now + _RETRY_SECONDS)
@@ -498,6 +514,7 @@ class NodeAgent:
             self.using,
             self.joining,
             self.redirected,
+            self._secured,
             self.trouble,
             self._credentials,
             self._prepared,

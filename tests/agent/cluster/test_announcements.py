@@ -119,6 +119,17 @@ async def test_the_plugin_waits_until_there_is_a_verdict(pods: Pods, namespace: 
     assert pods.addresses(POD) == ("10.0.0.7",)
 
 
+async def test_nothing_runs_in_a_sandbox_until_there_is_a_verdict(
+    pods: Pods, namespace: int
+) -> None:
+    await pods.announce(namespace)
+    held = {UID: Path(f"/pins/{UID}.{os.fstat(namespace).st_ino}")}
+    assert pods.made.awaited(held) == held
+    assert pods.made.awaited({UID: Path(f"/pins/{UID}.1")}) == pods.made.awaited({}) == {}
+    pods.made.look(lambda *_: CniVerdict("captured"))
+    assert pods.made.awaited(held) == {}
+
+
 async def test_when_the_time_is_up_the_plugin_hears_what_is_in_the_way(
     pods: Pods, namespace: int
 ) -> None:

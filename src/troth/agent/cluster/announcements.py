@@ -65,6 +65,10 @@ class _Announced:
             os.close(self.source)
             self.source = None
 
+    def is_in(self, held: Path) -> bool:
+        """Whether a network namespace is the sandbox's, by the name that `Pins` gives it."""
+        return held.name.endswith(f".{self.inode}")
+
     def over(self, pod: Pod) -> Pod:
         """The pod as it is, where the API server is behind."""
         return msgspec.structs.replace(pod, addresses=self.question.addresses, ready=False)
@@ -142,11 +146,23 @@ class Announcements:
                 continue
             try:
                 held = pins.hold(world.pods[uid], Path(f"/proc/self/fd/{each.source}"))
-                if not held.name.endswith(f".{each.inode}"):
+                if not each.is_in(held):
                     each.refusal = "the sandbox's network namespace doesn't have its addresses"
             except TrothError as error:
                 each.refusal = str(error)
             each.close()
+
+    def awaited(self, held: Mapping[str, Path]) -> Mapping[str, Path]:
+        """The network namespaces in which nothing runs before there is a verdict, by UID.
+
+        Args:
+            held: Where pods' network namespaces are, as of `Pins.held`.
+        """
+        return {
+            uid: held[uid]
+            for uid, each in self._announced.items()
+            if not each.settled.done() and uid in held and each.is_in(held[uid])
+        }
 
     def look(self, judge: Callable[[str, int], CniVerdict | Waiting]) -> None:
         """Answer where there is an answer.

@@ -309,7 +309,11 @@ class ClusterNode:
             agent.certificates.expect(_identities(self.world, coming))
             held = pins.held
             agent.set_service_ranges(ranges.networks)
-            agent.update(self.world, {uid: held[uid] for uid in self._local.wanted & held.keys()})
+            agent.update(
+                self.world,
+                {uid: held.get(uid) for uid in self._local.wanted},
+                self._plugin.announced(held) if self._plugin is not None else {},
+            )
             if agent.waiting:
                 self._waits.set()
             if self._charge and agent.is_prepared and self._local.wanted <= pins.sought:
@@ -372,9 +376,9 @@ class ClusterNode:
         What a pod of the mesh is marked as is left alone until it is captured: an earlier agent may
         have captured it.
         """
-        captured, offers = agent.captured, agent.offers
+        captured = agent.captured
         for uid in self._local.wanted & frozenset(captured):
-            yield world.pods[uid], Mark(captured=True, plaintext=offers.get(uid, NO_PORTS))
+            yield world.pods[uid], self._mark(uid, agent)
         for uid in self._local.others:
             yield world.pods[uid], Mark(captured=uid in captured)
 
@@ -399,13 +403,18 @@ class ClusterNode:
         held = pins.held.get(uid)
         if uid not in self._local.wanted or held is None or netns.inode(held) != namespace:
             lack = "its network namespace is not known yet"
-        elif not agent.captures(uid, held):
+        elif uid not in agent.captured:
             lack = agent.refused.get(uid, "Envoy has not taken its listeners yet")
-        elif Mark.of(pod) != Mark(captured=True, plaintext=agent.offers.get(uid, NO_PORTS)):
+        elif not agent.secures(uid, held) or Mark.of(pod) != self._mark(uid, agent):
             lack = "the API server has not taken its annotations yet"
         else:
             return CniVerdict("captured")
         return Waiting(CniVerdict("refused", lack))
+
+    @staticmethod
+    def _mark(uid: str, agent: NodeAgent) -> Mark:
+        """What others are to be told of a captured pod."""
+        return Mark(captured=True, plaintext=agent.offers.get(uid, NO_PORTS))
 
     def _report(self, agent: NodeAgent, reporter: NodeReporter) -> None:
         credentials = agent.credentials

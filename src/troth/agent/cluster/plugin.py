@@ -16,7 +16,7 @@ from troth.agent.cluster.mesh_file import MeshFile
 from troth.agent.cluster.removal import Removal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from troth.agent.cluster.announcements import Waiting
@@ -84,6 +84,10 @@ class CniPlugin:
     def hold(self, pins: Pins, world: World, wanted: frozenset[str]) -> None:
         """As `Announcements.hold`."""
         self._announcements.hold(pins, world, wanted)
+
+    def announced(self, held: Mapping[str, Path]) -> Mapping[str, Path]:
+        """As of `Announcements.awaited`."""
+        return self._announcements.awaited(held)
 
     def look(self, judge: Callable[[str, int], CniVerdict | Waiting]) -> None:
         """As `Announcements.look`; the plugin's later questions are judged by it, too."""

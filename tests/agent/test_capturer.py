@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from troth.agent import netns
 from troth.agent.capture import PROBE_SOURCE_V4, capture, is_captured
-from troth.agent.enroller import Enroller
+from troth.agent.capturer import Capturer
+from troth.agent.pods import Pods
 from troth.mesh.model import Pod
 from troth.mesh.ports import PORT_SETS
 
@@ -34,6 +35,10 @@ def envoy(pod: Path, ports: PortSet) -> Iterator[None]:
             server.bind(("127.0.0.1", port))
             server.listen()
         yield
+
+
+def capturer(ports: PortSet) -> Capturer:
+    return Capturer(Pods(grace=0.0), ports=ports)
 
 
 def led_to(pod: Path) -> PortSet | None:
@@ -75,16 +80,16 @@ def a_pod_goes_over_to_the_new_agents_envoy_and_back(directory: Path) -> None:
     pod = routed_pod(directory)
 
     async def scene() -> None:
-        old, new = Enroller(grace=0.0, ports=OLD), Enroller(grace=0.0, ports=NEW)
+        old, new = capturer(OLD), capturer(NEW)
         for agent, told in ((old, False), (new, True)):
-            agent.want({"a": pod}, known(captured=told))
+            agent.see({"a": pod}, known(captured=told))
             await agent.act({"a"}, {})
-            assert not agent.refused
+            assert not agent._pods.refused
             assert await asyncio.to_thread(led_to, pod) == agent._ports
-        old.want({"a": pod}, known(captured=True))
+        old.see({"a": pod}, known(captured=True))
         await old.act({"a"}, {})
         assert await asyncio.to_thread(led_to, pod) == NEW
-        old.take_charge()
+        old._pods.take_charge(())
         await old.act({"a"}, {})
         assert await asyncio.to_thread(led_to, pod) == OLD
 
@@ -96,10 +101,10 @@ def a_pod_is_not_led_to_an_envoy_that_does_not_listen(directory: Path) -> None:
     pod = routed_pod(directory)
 
     async def scene() -> None:
-        new = Enroller(grace=0.0, ports=NEW)
-        new.want({"a": pod}, known(captured=True))
+        new = capturer(NEW)
+        new.see({"a": pod}, known(captured=True))
         await new.act({"a"}, {})
-        assert new.refused == {"a": "Envoy does not listen in its network namespace yet"}
+        assert new._pods.refused == {"a": "Envoy does not listen in its network namespace yet"}
         assert await asyncio.to_thread(led_to, pod) == OLD
 
     asyncio.run(capture(pod, OLD))
@@ -111,9 +116,9 @@ def a_pod_that_left_the_mesh_leaves_also_by_the_next_agent(directory: Path) -> N
     pod = routed_pod(directory)
 
     async def scene() -> None:
-        new = Enroller(grace=0.0, ports=NEW)
-        new.adopt("a", pod)
-        new.want({}, known(captured=False))
+        new = capturer(NEW)
+        new._pods.adopt("a", pod)
+        new.see({}, known(captured=False))
         await new.act({"a"}, {})
         assert not await is_captured(pod)
 
@@ -132,8 +137,8 @@ def captured_pods_exempt_probes_only_while_that_is_safe(directory: Path) -> None
     pod = routed_pod(directory)
 
     async def scene() -> None:
-        agent = Enroller(grace=0.0)
-        agent.want({"a": pod}, known(captured=False))
+        agent = capturer(OLD)
+        agent.see({"a": pod}, known(captured=False))
         for safe in (True, False, True):
             await agent.act({"a"}, {}, probes=safe)
             assert exempts_probes(pod) is safe
