@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import yaml
 from tests.explain.seen import NOON, at, connection, observed, pod, policy, totals, world
@@ -10,9 +11,9 @@ from tests.explain.seen import NOON, at, connection, observed, pod, policy, tota
 from troth.errors import PeerError
 from troth.explain.remedies import TEXTS, note
 from troth.explain.why import Conflict, why
-from troth.mesh.model import Endpoint, Service, ServicePort
+from troth.mesh.model import Endpoint, Pod, Service, ServicePort
 from troth.policy.model import Mode
-from troth.traffic.connection import Connection, Reason, Side
+from troth.traffic.connection import Connection, Party, Reason, Side
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -432,3 +433,24 @@ def test_a_refusal_of_plaintext_comes_with_the_manifests_that_admit_it(
 def test_a_name_that_nobody_has_is_refused_with_those_there_are() -> None:
     with pytest.raises(PeerError, match="no workload, pod or service is called 'finance/pay'"):
         told(now=world(), about="finance/pay")
+
+
+def test_plaintext_from_a_nodes_address_is_told_as_the_nodes() -> None:
+    agent = Pod(
+        uid="agent",
+        namespace="troth-system",
+        name="troth-node-x",
+        node="node-1",
+        addresses=("172.30.0.11",),
+        host_network=True,
+    )
+    known = world(MTLS)
+    now = msgspec.structs.replace(known, pods={**known.pods, agent.uid: agent})
+    event = msgspec.structs.replace(
+        connection(REFUSED, now), source=Party(address="172.30.0.11", port=4711)
+    )
+    refusal = one(event, now)
+    assert refusal.remedy.startswith(
+        "172.30.0.11 is node node-1, whose own processes and host-network pods are outside the mesh"
+    )
+    assert "troth-system" not in refusal.manifests

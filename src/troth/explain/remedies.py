@@ -55,13 +55,22 @@ class NameIndex:
             for address in service.cluster_ips
         }
         self._pods: dict[str, Pod] = {}
+        self._nodes: dict[str, str] = {}
         for pod in world.pods.values():
-            for name in (pod.workload, *pod.addresses):
-                self._pods.setdefault(name, pod)
+            self._pods.setdefault(pod.workload, pod)
+            for address in pod.addresses:
+                if pod.host_network:
+                    self._nodes[address] = pod.node
+                else:
+                    self._pods.setdefault(address, pod)
 
     def pod(self, name: str) -> Pod | None:
         """One pod of a workload (``NAMESPACE/NAME``), or the pod that has the address."""
         return self._pods.get(name)
+
+    def node(self, address: str) -> str | None:
+        """The node that has an address, as far as pods on its own network tell."""
+        return self._nodes.get(address)
 
     def service(self, total: Total) -> Service | None:
         """The service whose virtual IP was dialled."""
@@ -283,8 +292,8 @@ class Explainer:
             "detail": event.detail.rstrip(".") or "without a word",
             "said": f": {event.detail}" if event.detail else "",
             "trust_domain": str(self._world.trust_domain),
-            "join": _join(self._world, source, total.source),
-            "join_shower": _join(self._world, self.names.pod(shower), shower),
+            "join": self._join(source, total.source),
+            "join_shower": self._join(self.names.pod(shower), shower),
             "policy": policy,
             "admit": admit,
             "manifests": manifests,
@@ -309,6 +318,23 @@ class Explainer:
             )
         return "its selector matches no pod: correct it, or the labels of the pods"
 
+    def _join(self, pod: Pod | None, name: str) -> str:
+        """What brings a client into the mesh."""
+        if pod is None:
+            if node := self.names.node(name):
+                return (
+                    f"{name} is node {node}, whose own processes and host-network pods are outside "
+                    "the mesh, so let a pod of the mesh connect"
+                )
+            return f"nothing known has the address {name}, so let a pod of the mesh connect"
+        if self._world.membership(pod).in_mesh:
+            if pod.captured:
+                return f"{name} is captured now, so let it connect again"
+            return f"see in `troth status` why {name} is not captured"
+        if pod.labels.get(MESH_LABEL) == "disabled":
+            return f"remove the label {MESH_LABEL}: disabled from {name}"
+        return f"put namespace {pod.namespace} in the mesh"
+
     def _policy(self, total: Total, source: Pod | None) -> tuple[str, str, str]:
         """What a policy said, how to come to terms with it, and the manifests that do."""
         port = total.port or total.newest.destination.port
@@ -322,7 +348,7 @@ class Explainer:
         if mode is not Mode.STRICT:
             return past, f"nothing to do: port {port} of {total.destination} is {mode} now", ""
         policy = self._present(now, destination, port) if then == now else past
-        join = _join(self._world, source, total.source)
+        join = self._join(source, total.source)
         manifests = _either(_labelled(self._world, source), self._exception(now, destination, port))
         if now.scope is Scope.WORKLOAD:
             return policy, f"{join}, or set PERMISSIVE for port {port} in {now.policy}", manifests
@@ -404,19 +430,6 @@ def _either(*manifests: Mapping[str, object]) -> str:
         if each
     )
     return "---  # or\n".join(texts)
-
-
-def _join(world: World, pod: Pod | None, name: str) -> str:
-    """What brings a client into the mesh."""
-    if pod is None:
-        return f"nothing known has the address {name}, so let a pod of the mesh connect"
-    if world.membership(pod).in_mesh:
-        if pod.captured:
-            return f"{name} is captured now, so let it connect again"
-        return f"see in `troth status` why {name} is not captured"
-    if pod.labels.get(MESH_LABEL) == "disabled":
-        return f"remove the label {MESH_LABEL}: disabled from {name}"
-    return f"put namespace {pod.namespace} in the mesh"
 
 
 def _capital(text: str) -> str:

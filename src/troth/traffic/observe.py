@@ -36,7 +36,8 @@ class Observer:
                 if holder is not None and holder.uid == pod.uid:
                     del self._by_address[address]
         for pod in pods.upserted.values():
-            self._by_address |= dict.fromkeys(pod.addresses, pod)
+            if not pod.host_network:  # its addresses are the node's, and anybody's there
+                self._by_address |= dict.fromkeys(pod.addresses, pod)
 
     def named(self, report: ConnectionReport) -> Connection | None:
         """The connection with names, and with the mode that was in force for it.
