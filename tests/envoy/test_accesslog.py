@@ -15,11 +15,11 @@ import pytest
 from google.protobuf import json_format
 
 from troth.envoy.accesslog import (
+    Role,
     connected_access_log,
     connected_log_options,
     failed_access_log,
 )
-from troth.envoy.events import Role
 from troth.envoy.pipe import AccessLogPipe
 from troth.envoy.process import EnvoyOptions, command, find_envoy
 from troth.traffic.connection import Outcome, Reason, Side

@@ -23,9 +23,8 @@ from tests.envoy.matching import Arrived, chosen_chain
 from troth.envoy.build import SnapshotKeeper, build_snapshot
 from troth.envoy.clusters import external_cluster, pod_clusters, service_clusters
 from troth.envoy.inbound import plain_in, tunnel_in
-from troth.envoy.internal_outbound import InternalOutbound
 from troth.envoy.limits import BUFFER_BYTES
-from troth.envoy.outbound import match_services, outbound
+from troth.envoy.outbound import InternalOutbound, match_services, outbound
 from troth.envoy.resources import INTERNAL_OUTBOUND
 from troth.envoy.snapshot import CLUSTER, LISTENER, RUNTIME
 from troth.envoy.tls import bundle_secret, svid_secret

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from troth.envoy.accesslog import Role
 from troth.envoy.bootstrap import bootstrap
-from troth.envoy.events import Role
 from troth.envoy.limits import POD_CONNECTIONS, Limits, runtime_layer
 from troth.mesh.ports import PORT_SETS
 

@@ -12,12 +12,12 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import any_pb2
 
+from troth.envoy.accesslog import Role
 from troth.envoy.ads import AdsServer
 from troth.envoy.bootstrap import bootstrap
-from troth.envoy.events import Role
 from troth.envoy.filters import tls_inspector
 from troth.envoy.limits import RUNTIME_LAYER, Limits, runtime_layer
-from troth.envoy.overflow_watch import OverflowWatch
+from troth.envoy.overflow import OverflowWatch
 from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.resources import listener_name
 from troth.envoy.snapshot import Snapshot, XdsResource

@@ -10,7 +10,7 @@ import msgspec
 
 from troth.envoy.ads import AdsServer
 from troth.envoy.bootstrap import bootstrap
-from troth.envoy.overflow_watch import OverflowWatch
+from troth.envoy.overflow import OverflowWatch
 from troth.envoy.pipe import AccessLogPipe
 from troth.envoy.process import EnvoyOptions, EnvoyProcess, find_envoy
 from troth.envoy.worker import Worker

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING
 
 from troth.envoy.clusters import external_cluster, outbound_cluster, pod_clusters, service_clusters
 from troth.envoy.inbound import plain_in, tunnel_in
-from troth.envoy.internal_outbound import InternalOutbound
 from troth.envoy.limits import POD_CONNECTIONS, runtime_layer
-from troth.envoy.outbound import match_services, outbound
+from troth.envoy.outbound import InternalOutbound, match_services, outbound
 from troth.envoy.resources import keeping_alive
 from troth.envoy.snapshot import Edits
 from troth.envoy.tls import bundle_secret, svid_secret

@@ -9,18 +9,8 @@ from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.config.listener.v3 import listener_pb2
 from google.protobuf import duration_pb2
 
-from troth.envoy.accesslog import connected_access_log, failed_access_log
-from troth.envoy.events import Role
+from troth.envoy.accesslog import Role, connected_access_log, failed_access_log
 from troth.envoy.filters import (
-    original_dst,
-    original_src,
-    set_filter_state,
-    state,
-    tcp_proxy,
-    tls_inspector,
-)
-from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS, buffer_limit
-from troth.envoy.matchers import (
     DESTINATION_IP,
     DESTINATION_PORT,
     LOOPBACK,
@@ -32,7 +22,14 @@ from troth.envoy.matchers import (
     match_range,
     match_ranges,
     match_whole,
+    original_dst,
+    original_src,
+    set_filter_state,
+    state,
+    tcp_proxy,
+    tls_inspector,
 )
+from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS, buffer_limit
 from troth.envoy.resources import RESET, Message, cluster_name, listener_name, socket_address
 from troth.envoy.tls import server_socket
 from troth.mesh.ports import APP_MARK, OWN_PORTS, PORT_SETS

@@ -13,7 +13,7 @@ import msgspec
 from envoy.service.runtime.v3 import rtds_pb2
 from google.protobuf import wrappers_pb2
 
-from troth.envoy.events import Role
+from troth.envoy.accesslog import Role
 from troth.envoy.resources import listener_name
 
 if TYPE_CHECKING:

@@ -1,43 +1,61 @@
-"""The listener for what leaves a pod: it only says whose it is, and whether it is a service's."""
+"""The listeners for what leaves pods: one in each pod, and one inside Envoy that all share.
+
+A pod's own listener only says whose a connection is, and whether it is a service's. The internal
+one knows the whole mesh: by destination, the tunnel or plaintext. A chain per identity pins the
+server's certificate to exactly that identity (secure naming); an IP tree leads to it, with a map of
+ports where some ports are the exception.
+
+Envoy ends the connections of a chain that is gone. So the chain of an identity that nobody has any
+more stays for a while, without anything that leads to it: a pod that leaves the mesh ends no
+connection by that.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from bisect import insort
+from typing import TYPE_CHECKING, NamedTuple
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as components_pb2
 from envoy.config.listener.v3 import listener_pb2
 
-from troth.envoy.accesslog import unrouted_access_log
-from troth.envoy.events import POD_STATE, Role
+from troth.envoy.accesslog import POD_STATE, Role, failed_access_log, unrouted_access_log
 from troth.envoy.filters import (
+    DESTINATION_PORT,
     FROM_STATE,
+    LOOPBACK,
+    REFUSED,
     SHARED_ONCE,
     SHARED_TRANSITIVE,
+    choose_chain,
+    choose_matcher,
+    match_exact,
+    match_range,
+    match_ranges,
     original_dst,
     set_filter_state,
     state,
     tcp_proxy,
 )
 from troth.envoy.limits import buffer_limit
-from troth.envoy.matchers import (
-    DESTINATION_PORT,
-    choose_chain,
-    choose_matcher,
-    match_exact,
-    match_range,
-    match_ranges,
+from troth.envoy.resources import (
+    INTERNAL_OUTBOUND,
+    Message,
+    cluster_name,
+    listener_name,
+    socket_address,
 )
-from troth.envoy.resources import INTERNAL_OUTBOUND, Message, listener_name, socket_address
 from troth.mesh.ports import PORT_SETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from troth.envoy.resources import Message
     from troth.mesh.addresses import ExternalPort
     from troth.mesh.ports import PortSet
-    from troth.mesh.view import LocalPod
+    from troth.mesh.view import Destination, LocalPod
+    from troth.table import Difference
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 
@@ -122,3 +140,152 @@ def outbound(
             address=socket_address("::1", ports.outbound, netns=netns)
         )
     return listener
+
+
+_TOGETHER = 0.1
+"""Part of the time that a chain stays, for which it may stay longer."""
+
+
+class _Way(NamedTuple):
+    """What destinations have in common that are reached alike."""
+
+    identity: str
+    tunnel: bool
+    exceptions: tuple[int, ...]
+
+    @classmethod
+    def to(cls, destination: Destination) -> _Way:
+        return cls(
+            str(destination.identity), destination.tunnel, tuple(sorted(destination.exceptions))
+        )
+
+
+class InternalOutbound:
+    """Builds the listener, again after each change with the parts that are still good.
+
+    Args:
+        log: The access log.
+        drain_seconds: How long chains stay that nothing leads to any more; a tenth more at most, if
+            it is built when it is to be (`prune_at`).
+    """
+
+    def __init__(self, log: Path, drain_seconds: float = 0.0) -> None:
+        self._log = log
+        self._drain_seconds = drain_seconds
+        self._left: dict[str, float] = {}
+        self._addresses: dict[_Way, list[str]] = {}
+        self._ranges: dict[_Way, bytes] = {}
+        self._chains: dict[str, Message] = {}
+
+    def follow(self, changes: Difference[Destination], before: Mapping[str, Destination]) -> None:
+        """Take note of what has become of the destinations since ``before``."""
+        for uid, destination in changes.removed.items():
+            del uid
+            self._leave(destination)
+        for uid, destination in changes.upserted.items():
+            if uid in before:
+                self._leave(before[uid])
+            self._join(destination)
+
+    @property
+    def prune_at(self) -> float | None:
+        """When to build it without chains that have stayed for long enough; None if none stays.
+
+        Each build leaves those out. Envoy takes the whole listener over each time, so this is a
+        while after the first of them might go: to let several go at once.
+        """
+        if not self._left:
+            return None
+        return min(self._left.values()) + self._drain_seconds * (1 + _TOGETHER)
+
+    def build(self, now: float = 0.0) -> Message:
+        """The listener for the destinations as they are.
+
+        Args:
+            now: By any clock that never goes back, in seconds.
+        """
+        ways = sorted(self._addresses)
+        named = {way.identity for way in ways}
+        left = self._chains.keys() - named
+        since = {each: self._left.get(each, now) for each in left}
+        self._left = {
+            each: then for each, then in since.items() if now - then < self._drain_seconds
+        }
+        identities = sorted(named | self._left.keys())
+        self._chains = {each: self._chains.get(each) or _to_tunnel(each) for each in identities}
+        for way in ways:
+            if way not in self._ranges:
+                self._ranges[way] = match_range(self._addresses[way], _lead(way))
+        # Loopback is never captured: only a connection made to 15001 by hand has it, and passing
+        # it on would loop.
+        loopback = match_range(LOOPBACK, choose_chain(REFUSED))
+        return listener_pb2.Listener(
+            name=INTERNAL_OUTBOUND,
+            internal_listener=listener_pb2.Listener.InternalListenerConfig(),
+            per_connection_buffer_limit_bytes=buffer_limit(),
+            listener_filters=[original_dst()],
+            filter_chains=[_to_plain(), *self._chains.values()],
+            filter_chain_matcher=match_ranges(
+                [loopback, *(self._ranges[way] for way in ways)], choose_chain("plain")
+            ),
+            access_log=failed_access_log(Role.OUTBOUND, None, self._log),
+        )
+
+    def _join(self, destination: Destination) -> None:
+        way = _Way.to(destination)
+        addresses = self._addresses.setdefault(way, [])
+        for address in destination.addresses:
+            insort(addresses, address)
+        self._ranges.pop(way, None)
+
+    def _leave(self, destination: Destination) -> None:
+        way = _Way.to(destination)
+        addresses = self._addresses[way]
+        for address in destination.addresses:
+            addresses.remove(address)
+        self._ranges.pop(way, None)
+        if not addresses:
+            del self._addresses[way]
+
+
+def _lead(way: _Way) -> Message:
+    """The action for what goes that way."""
+    usual, exception = choose_chain(f"tunnel-{way.identity}"), choose_chain("plain")
+    if not way.tunnel:
+        usual, exception = exception, usual
+    if not way.exceptions:
+        return usual
+    by_port = {str(port): exception for port in way.exceptions}
+    return choose_matcher(match_exact(DESTINATION_PORT, by_port, usual))
+
+
+def _to_tunnel(identity: str) -> Message:
+    return components_pb2.FilterChain(
+        name=f"tunnel-{identity}",
+        filters=[
+            set_filter_state(
+                state("envoy.network.upstream_subject_alt_names", identity, shared=SHARED_ONCE),
+                state(
+                    "envoy.network.upstream_server_name",
+                    "%DOWNSTREAM_LOCAL_PORT%",
+                    shared=SHARED_ONCE,
+                ),
+                state("envoy.tcp_proxy.cluster", _of_pod("tunnel")),
+            ),
+            tcp_proxy(FROM_STATE),
+        ],
+    )
+
+
+def _to_plain() -> Message:
+    return components_pb2.FilterChain(
+        name="plain",
+        filters=[
+            set_filter_state(state("envoy.tcp_proxy.cluster", _of_pod("plain"))),
+            tcp_proxy(FROM_STATE),
+        ],
+    )
+
+
+def _of_pod(role: str) -> str:
+    return cluster_name(f"%FILTER_STATE({POD_STATE}:PLAIN)%", role)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from troth.envoy.events import parse
+from troth.envoy.accesslog import parse
 from troth.errors import EnvironmentLackError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.envoy.events import LOG_FORMAT, parse, port_of_server_name
+from troth.envoy.accesslog import LOG_FORMAT, parse, port_of_server_name
 from troth.traffic.connection import Connection, ConnectionReport, Outcome, Party, Reason, Side
 
 CLIENT = "spiffe://cluster.local/ns/default/sa/client"
