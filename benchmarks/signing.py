@@ -25,7 +25,6 @@ from benchmarks.framework import Benchmark, Better, Figure, Run, interleaved, ra
 from benchmarks.framework.yardstick import timed
 from troth.cluster.contract import (
     CSR_USAGES,
-    DEFAULT_NAMESPACE,
     NODE_NAME_ATTRIBUTE,
     NODE_SERVICE_ACCOUNT,
     SIGNER_NAME,
@@ -35,6 +34,7 @@ from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.mesh.world import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,8 +164,8 @@ def _request(key: ec.EllipticCurvePrivateKey, identity: SpiffeId) -> Certificate
             request=base64.b64encode(build_csr(key, identity)).decode(),
             signerName=SIGNER_NAME,
             usages=list(CSR_USAGES),
-            username=f"system:serviceaccount:{DEFAULT_NAMESPACE}:{NODE_SERVICE_ACCOUNT}",
-            groups=[f"system:serviceaccounts:{DEFAULT_NAMESPACE}"],
+            username=f"system:serviceaccount:{DEFAULT_HOME}:{NODE_SERVICE_ACCOUNT}",
+            groups=[f"system:serviceaccounts:{DEFAULT_HOME}"],
             extra={NODE_NAME_ATTRIBUTE: ["node-1"]},
         ),
     )

@@ -11,11 +11,11 @@ import pytest
 import typer
 from tests.cli.manifests import WORLD
 
-from troth.cli import cluster as _cluster
-from troth.cli import explain, main, status, validate
-from troth.cli import plan as _plan
+from troth.ask import by_reviews, cluster
+from troth.ask.by_reviews import ClusterMesh
+from troth.cli import main
 from troth.cli.app import command_tree, run
-from troth.cli.cluster import full_name, full_object_name
+from troth.cli.asked import full_name, full_object_name
 from troth.cluster.manifests import ClusterManifests
 from troth.errors import EnvironmentLackError
 from troth.explain.cluster_report import ClusterStatus
@@ -64,12 +64,12 @@ def asked(monkeypatch: pytest.MonkeyPatch, write: Callable[[str, str], str]) -> 
     questions: list[Any] = []
     found = ClusterManifests(manifests=load([Path(write("cluster.yaml", WORLD))]))
 
-    def ask(cluster: _cluster.Cluster, **options: Any) -> ClusterManifests:
-        questions.append((cluster.config.context_name, options))
+    def read(asked: cluster.Cluster, **options: Any) -> ClusterManifests:
+        questions.append((asked.config.context_name, options))
         return found
 
-    for module in (explain, _plan, validate):
-        monkeypatch.setattr(module, "ask_cluster", ask)
+    for module in (by_reviews, cluster):
+        monkeypatch.setattr(module, "read_objects", read)
     return questions
 
 
@@ -199,7 +199,7 @@ def test_explain_answers_only_what_the_right_that_lacks_could_not_change(
     text = f"{WORLD}---\n{POLICY.replace('default', 'default, namespace: finance')}"
     manifests = load([Path(write("cluster.yaml", text if mode else WORLD))])
     found = ClusterManifests(manifests=manifests, unreadable=(lacking,))
-    monkeypatch.setattr(explain, "ask_cluster", lambda *_, **__: found)
+    monkeypatch.setattr(by_reviews, "read_objects", lambda *_, **__: found)
     if mode and lacking.namespace == "istio-system":
         code = 0
     assert run(["explain", "web", "--kubeconfig", kubeconfig]) == code
@@ -264,7 +264,7 @@ def test_status_exits_by_whether_something_is_missing(
         pods=(),
         problems=(),
     )
-    monkeypatch.setattr(status, "ask_status", lambda *_, **__: report)
+    monkeypatch.setattr(ClusterMesh, "status", lambda *_, **__: report)
     assert run(["status", "--kubeconfig", kubeconfig]) == (0 if ready else 1)
     assert ("waiting for a controller" in capsys.readouterr().out) is not ready
 

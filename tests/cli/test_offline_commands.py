@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.cli.manifests import WORLD
 
-from troth.cli import manifests, plan
+from troth.ask import by_socket
+from troth.cli import manifests
 from troth.cli.app import run
 from troth.traffic.connection import Outcome, Side
 
@@ -461,11 +462,11 @@ def test_plan_observed_counts_clients_that_no_manifest_has(
     observed: list[str],
     code: int,
 ) -> None:
-    def call(_path: Path, op: str) -> Iterator[dict[str, object]]:
-        assert op == "events"
+    def call(_path: Path, op: str, *, follow: bool) -> Iterator[dict[str, object]]:
+        assert (op, follow) == ("events", False)
         yield _event(None)
 
-    monkeypatch.setattr(plan, "call", call)
+    monkeypatch.setattr(by_socket, "call", call)
     change = ["--with", file("p.yaml", POLICY), "--without", "Pod/legacy/cron"]
 
     assert run(["plan", "-f", world, *change, *observed]) == code

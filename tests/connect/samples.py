@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 from tests.samples import ACCEPTED, CLIENT, SERVER, WEB, handshake_record
 
-from troth.connect.findings import Attempt, EnvoyStatus, Listening, Reached, Route, Way
+from troth.connect.findings import Attempt, Listening, Reached, Route, Way
 from troth.connect.report import Credentials, Findings, Trace, TraceQuestion
 from troth.handshake.record import Verdict
 from troth.handshake.steps import build_report
-from troth.mesh.model import Endpoint
+from troth.mesh.model import Endpoint, EnvoyStatus
 from troth.traffic.connection import Connection, Outcome, Reason
 
 OUTSIDE = "namespace legacy is not labelled troth.dev/mesh: enabled"

@@ -12,6 +12,7 @@ import troth
 from troth.cli.app import command_tree
 from troth.cluster import contract
 from troth.mesh.model import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
+from troth.mesh.world import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,7 +217,7 @@ def test_nothing_is_named_otherwise_than_in_the_programs() -> None:
     for name in (
         contract.AUTHORITY_SECRET,
         contract.CONTROLLER,
-        contract.DEFAULT_NAMESPACE,
+        DEFAULT_HOME,
         contract.NODE_NAME_ATTRIBUTE,
         contract.NODE_SERVICE_ACCOUNT,
         contract.REVIEWS,

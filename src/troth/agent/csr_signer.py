@@ -20,7 +20,6 @@ from troth.agent.answers import THE_CONTROLLER, Answers
 from troth.agent.certificates import Signed
 from troth.cluster.contract import (
     CSR_USAGES,
-    DEFAULT_NAMESPACE,
     SIGNER_NAME,
     SIGNING_ROOT_ANNOTATION,
     TRUST_BUNDLE,
@@ -31,6 +30,7 @@ from troth.identity.bundle import TrustBundle
 from troth.kube.client import ApiClient
 from troth.kube.follow import Followed
 from troth.kube.kinds import CONFIG_MAP, CSR
+from troth.mesh.world import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ class CsrRequester:
         config: SingleConfig,
         *,
         trust_domain: TrustDomain,
-        namespace: str = DEFAULT_NAMESPACE,
+        namespace: str = DEFAULT_HOME,
         lifetime: timedelta | None = None,
         on_bundle: Callable[[], None] = lambda: None,
         answer_seconds: float = _ANSWER_SECONDS,

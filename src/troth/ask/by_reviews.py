@@ -1,21 +1,41 @@
-"""A cluster's mesh, asked by reviews about one connection: what `troth trace` makes and explains.
-
-The client's node makes the connection; what the server's proxy did with it is known on the
-server's node, which is asked for its events before and after.
-"""
+"""Asking the mesh of a cluster: its API, and its node agents by ConnectionReviews."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from troth.ask.cluster import (
+    known_clients,
+    read_objects,
+    require_essentials,
+    require_no_default,
+    with_known_workloads,
+)
+from troth.ask.mesh import Heard
+from troth.check.gather import gather_namespace
+from troth.check.judge import judge_namespaces
+from troth.cluster.installation import read_installation
+from troth.connect.diagnose import diagnose
 from troth.connect.findings import Reached, belongs, is_echo
-from troth.errors import PeerError
+from troth.errors import EnvironmentLackError, InputError, PeerError, Problem, TrothError
+from troth.explain.audit import audit
+from troth.explain.cluster_status import cluster_status
+from troth.explain.explain import explain
+from troth.explain.noted import Observations, noted_in_plaintext
+from troth.explain.validate import lint_together
+from troth.explain.why import Conflict, why
+from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.mesh.model import Endpoint
 from troth.mesh.target import find_pod
+from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.reviews.asker import Asker, read_places
+from troth.reviews.gather import Follower, concerned_nodes, gather
 from troth.reviews.objects import (
     ConnectAnswer,
     EventsAnswer,
@@ -28,12 +48,21 @@ from troth.reviews.objects import (
 from troth.syntax import choices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
-    from troth.connect.findings import Attempt, EnvoyStatus, Route
-    from troth.connect.report import Credentials, Trace
-    from troth.mesh.model import Pod
-    from troth.reviews.asker import Asker, Places
+    from troth.ask.cluster import Cluster
+    from troth.ask.mesh import Tell
+    from troth.connect.findings import Attempt, Route
+    from troth.connect.report import Credentials, Diagnosis, Trace, TraceQuestion
+    from troth.explain.audit_report import Audit
+    from troth.explain.cluster_report import ClusterStatus
+    from troth.explain.explain import Derivation
+    from troth.explain.noted import Plaintext
+    from troth.explain.why import Unanswered, Why
+    from troth.mesh.model import EnvoyStatus, Pod
+    from troth.mesh.world import World
+    from troth.reviews.asker import Places, Replies
     from troth.traffic.connection import Cause, Connection
 
 T = TypeVar("T")
@@ -48,10 +77,263 @@ _EVENT_SECONDS = 120
 """How far back events are asked for: further than clocks differ."""
 
 _MOST_EVENTS = 200
+_FOLLOW_SECONDS = 2.0
+_FOLLOW_SECONDS_PER_NODE = 0.1
 
 
-class ReviewedMesh:
-    """Asks node agents in turn, as `troth.connect` wants it.
+class ClusterMesh:
+    """The mesh of a cluster, as a `Mesh`.
+
+    Args:
+        cluster: The cluster, of whose namespace's connections agents are asked.
+        only: The one namespace whose pods a status has; empty for all.
+        home: Where the controller and the node agents run.
+        everywhere: Ask the agents of all nodes.
+        seconds: How long to wait for agents.
+        tell: Told what an answer is without.
+    """
+
+    has_authority = False
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        only: str,
+        home: str,
+        everywhere: bool,
+        seconds: float,
+        tell: Tell,
+    ) -> None:
+        self.namespace = cluster.namespace
+        self._cluster = cluster
+        self._only = only
+        self._agents = _Agents(cluster, home, everywhere, seconds, tell)
+
+    def followed(self) -> tuple[Path, ...]:
+        """None: it is told by its API."""
+        return ()
+
+    def status(self, *, root_namespace: str, trust_domain: str) -> ClusterStatus:
+        """How it is.
+
+        Raises:
+            InputError: There is no such namespace.
+        """
+        found = asyncio.run(
+            read_installation(
+                self._cluster.config,
+                home=self._agents.home,
+                root_namespace=root_namespace,
+                namespace=self._only,
+            )
+        )
+        if self._only and not found.namespaces:
+            problem = Problem(
+                subject=f"namespace {self._only}",
+                path="",
+                found="isn't there",
+                wanted="name one of the cluster's, or leave -n out for all",
+            )
+            raise InputError([problem])
+        objects = read_objects(self._cluster, root_namespace=root_namespace, namespace=self._only)
+        return cluster_status(
+            found,
+            home=self._agents.home,
+            root_namespace=root_namespace,
+            trust_domain=TrustDomain.parse(trust_domain),
+            now=datetime.now(UTC),
+            doubts=lint_together(with_known_workloads(objects), root_namespace=root_namespace),
+        )
+
+    def why(self, about: str | None, *, most: int) -> Why:
+        """Why connections were refused or failed, as far as agents have answered."""
+        agents = self._agents
+        if about is not None:
+            agents = agents.about(about.partition("/")[0])
+        seen, unanswered = agents.totals()
+        conflicts = _conflicts(agents, seen.world)
+        return why(seen, about=about, most=most, conflicts=conflicts, unanswered=unanswered)
+
+    def audit(self, *, seconds: float) -> Audit:
+        """Who connected to whom, and who is ready for STRICT."""
+        now = datetime.now(UTC)
+        seen, unanswered = self._agents.totals(since_seconds=int(seconds))
+        return audit(
+            seen,
+            since=now - timedelta(seconds=int(seconds)),
+            now=now,
+            known=known_clients(self._cluster, seen.world.root_namespace),
+            unanswered=unanswered,
+        )
+
+    def events(self, *, follow: bool) -> Iterator[Heard]:
+        """The newest connections; what comes is learnt by asking again and again."""
+        follower = Follower()
+        while True:
+            asked = time.monotonic()
+            answers, unanswered = self._agents.answers(
+                Question.EVENTS, EventsAnswer, follower.since_seconds(asked)
+            )
+            fresh = follower.take(tuple(answers.values()), asked=asked, complete=not unanswered)
+            yield Heard(fresh.connections, fresh.left_out, unanswered)
+            if not follow:
+                return
+            # Each time costs an object per node.
+            time.sleep(max(_FOLLOW_SECONDS, len(answers) * _FOLLOW_SECONDS_PER_NODE))
+
+    def trace(self, question: TraceQuestion) -> Diagnosis:
+        """Make one connection and trace one handshake."""
+        namespace = question.source.partition("/")[0]
+        with self._agents.about(namespace).connector() as connector:
+            return diagnose(connector, question)
+
+    def explain(
+        self, name: str, *, root_namespace: str | None, trust_domain: str | None
+    ) -> tuple[Derivation, tuple[Problem, ...]]:
+        """Which mode holds for a workload and why, and what could not be read."""
+        root = root_namespace or DEFAULT_ROOT_NAMESPACE
+        domain = TrustDomain.parse(trust_domain or DEFAULT_TRUST_DOMAIN)
+        place = name.partition("/")[0]
+        found = read_objects(self._cluster, root_namespace=root, namespace=place, keep=name)
+        require_essentials(found, but_in=root)
+        # What a missing right hides has been looked at above.
+        lacking = {each.problem for each in found.unreadable}
+        problems = tuple(each for each in found.manifests.problems if each not in lacking)
+        manifests = msgspec.structs.replace(found.manifests, problems=problems)
+        derivation = explain(manifests, name, root_namespace=root, trust_domain=domain)
+        require_no_default(found, derivation.explanation)
+        return derivation, found.manifests.problems
+
+    def plaintext(self, namespaces: Iterable[str]) -> tuple[Plaintext, ...]:
+        """Who spoke plaintext to workloads of these namespaces, as far as agents tell."""
+        seen: list[Plaintext] = []
+        for namespace in namespaces:
+            try:
+                found, unanswered = self._agents.about(namespace).totals()
+            except TrothError as error:
+                self._agents.tell(f"nothing observed in {namespace}", str(error))
+                continue
+            for each in unanswered:
+                self._agents.tell(f"node {each.node} did not answer", each.why)
+            seen += noted_in_plaintext(found.noted)
+        return tuple(seen)
+
+
+class _Agents(NamedTuple):
+    """The node agents that are asked about a namespace.
+
+    Attributes:
+        cluster: The cluster, whose namespace is asked about.
+        home: Where the agents run.
+        everywhere: Ask those of all nodes.
+        seconds: How long to wait.
+        tell: Told what an answer is without.
+    """
+
+    cluster: Cluster
+    home: str
+    everywhere: bool
+    seconds: float
+    tell: Tell
+
+    def about(self, namespace: str) -> _Agents:
+        """The same, asked about another namespace."""
+        return self._replace(cluster=self.cluster._replace(namespace=namespace))
+
+    def totals(
+        self, *, since_seconds: int | None = None
+    ) -> tuple[Observations, tuple[Unanswered, ...]]:
+        """What the agents have seen of the namespace's connections, and who didn't say."""
+        answers, unanswered = self.answers(Question.TOTALS, Observations, since_seconds)
+        gathered = gather(answers)
+        if gathered.left_out:
+            self.tell(
+                "too much to tell",
+                f"{gathered.left_out} older kinds of connections are left out",
+            )
+        return gathered, unanswered
+
+    def answers(
+        self, question: Question, kind: type[T], since_seconds: int | None
+    ) -> tuple[Mapping[str, T], tuple[Unanswered, ...]]:
+        """The answers by node, one at least, and who gave none.
+
+        Raises:
+            PeerError: No agent answered.
+            TrothError: There is no right to ask.
+        """
+        replies = asyncio.run(self._ask(question, since_seconds))
+        answers, unanswered = replies.read(kind)
+        if not answers:
+            said = "; ".join(f"node {each.node}: {each.why}" for each in unanswered)
+            raise PeerError(
+                "troth", f"no agent answered: {said}", "see whether they run: troth status"
+            )
+        return answers, unanswered
+
+    async def _ask(self, question: Question, since_seconds: int | None) -> Replies:
+        """Ask every node that is concerned."""
+        config, namespace = self.cluster
+        places = await read_places(config, namespace, home=self.home)
+        nodes = concerned_nodes(places.pods, places.agents, everywhere=self.everywhere)
+        if places.agents is None and (
+            self.everywhere or not any(pod.captured for pod in places.pods)
+        ):
+            for problem in places.problems:
+                self.tell("only the nodes of its own pods are asked", str(problem))
+        if not nodes:
+            raise EnvironmentLackError(
+                f"no node is known whose agent could be asked about namespace {namespace}",
+                "see that it has running pods and that the agents run: troth status",
+            )
+        specs = [
+            ReviewSpec(node_name=node, question=question, since_seconds=since_seconds)
+            for node in sorted(nodes)
+        ]
+        async with Asker(config, namespace) as asker:
+            return await asker.ask(specs, seconds=self.seconds)
+
+    @contextlib.contextmanager
+    def connector(self) -> Iterator[ReviewConnector]:
+        """What has pods of the namespace make connections."""
+        config, namespace = self.cluster
+        with asyncio.Runner() as runner:
+            places = runner.run(read_places(config, namespace, home=self.home))
+            asker = Asker(config, namespace)
+            runner.run(asker.__aenter__())
+            try:
+                yield ReviewConnector(runner, asker, places, seconds=self.seconds)
+            finally:
+                runner.run(asker.__aexit__(None, None, None))
+
+
+def _conflicts(agents: _Agents, world: World) -> tuple[Conflict, ...]:
+    """What `troth check` finds in the way of the namespace's pods, as far as it may be read."""
+    if not any(each.in_mesh for each in world.namespaces.values()):
+        return ()
+    try:
+        facts = asyncio.run(gather_namespace(*agents.cluster))
+    except TrothError as error:
+        agents.tell("not looked at", str(error))
+        return ()
+    return tuple(
+        Conflict(
+            code=each.code,
+            where=each.where,
+            what=each.what,
+            why=each.why,
+            remedy=each.remedy,
+        )
+        for each in judge_namespaces(facts)
+    )
+
+
+class ReviewConnector:
+    """Asks node agents in turn, as `troth.connect.diagnose` has them make connections.
+
+    The client's node makes a connection; what the server's proxy did with it is known on the
+    server's node, which is asked for its events before and after.
 
     Args:
         runner: Runs the asking.

@@ -23,11 +23,11 @@ from troth.check.facts import (
     NetworkPolicy,
     NodeObject,
 )
-from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.kube import wire
 from troth.kube.client import ApiClient, Readings
 from troth.kube.errors import ForbiddenError, NotFoundError
 from troth.kube.resource import ObjectKind
+from troth.mesh.world import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -81,7 +81,7 @@ _ACCESS_REVIEW = ObjectKind(
 
 
 async def gather_cluster(
-    config: SingleConfig, *, wanted: Collection[str] = (), home: str = DEFAULT_NAMESPACE
+    config: SingleConfig, *, wanted: Collection[str] = (), home: str = DEFAULT_HOME
 ) -> ClusterFacts:
     """Ask a cluster; what may not be read is noted.
 

@@ -80,7 +80,7 @@ PLUGIN_COMMANDS = (
 """Those of kubectl's plugin: they can ask a cluster, and there do so by themselves."""
 
 
-_COLUMNS_FOR_FRAMES = 100
+_COLUMNS_FOR_FRAMES = 110
 _LISTING = frozenset({"-h", "--help", "--version"})
 
 

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, is_of, known_clients
+from troth.cli.asked import asked_mesh, tell_unanswered
 from troth.cli.console import Output, OutputOption, err, print_json, print_tables
-from troth.cli.render.audit import render_audit
-from troth.cli.reviews import (
+from troth.cli.options import (
     TIMEOUT_SECONDS,
     TROTH_NAMESPACE,
     AllNodesOption,
     AskedNamespaceOption,
-    Asking,
+    ContextOption,
+    KubeconfigOption,
     TimeoutOption,
     TrothNamespaceOption,
-    ask_totals,
-    tell_unanswered,
 )
+from troth.cli.render.audit import render_audit
 from troth.cli.write_policies import write_policies
-from troth.control.protocol import call
-from troth.control.state_dir import StateDirectory
-from troth.explain.audit import audit
 from troth.explain.audit_report import Audit
 from troth.traffic.tally import KEPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -74,64 +72,35 @@ def audit_command(
     ready, and 1 when one is not, or when a node of a cluster didn't answer.
     """
     seconds = _duration(since).total_seconds()
-    cluster = chosen_cluster(
-        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    mesh = asked_mesh(
+        ctx,
+        context=context,
+        kubeconfig=kubeconfig,
+        namespace=namespace,
+        home=troth_namespace,
+        everywhere=all_nodes,
+        seconds=timeout,
     )
-    if cluster:
-        asking = Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout)
-        report = _of_cluster(asking, int(seconds))
-    else:
-        (answer,) = call(StateDirectory().control, "audit", seconds=seconds)
-        report = _within(msgspec.convert(answer, Audit, strict=False), namespace)
+    report = mesh.audit(seconds=seconds)
     if output is Output.JSON:
         print_json(report)
     else:
         print_tables(render_audit(report))
     tell_unanswered(report.unanswered)
     if write_policy is not None:
-        if cluster is None and report.policies and not yes:
-            _ask_first(write_policy)
+        if report.policies and not yes:
+            _ask_first(write_policy, mesh.followed())
         _write(report, write_policy)
     return 0 if report.ready else 1
 
 
-def _of_cluster(asking: Asking, seconds: int) -> Audit:
-    now = datetime.now(UTC)
-    seen, unanswered = ask_totals(asking, since_seconds=seconds)
-    return audit(
-        seen,
-        since=now - timedelta(seconds=seconds),
-        now=now,
-        known=known_clients(asking.cluster, seen.world.root_namespace),
-        unanswered=unanswered,
-    )
-
-
-def _within(report: Audit, namespace: str | None) -> Audit:
-    """What of it is about a namespace's workloads."""
-    if namespace is None:
-        return report
-    workloads = tuple(each for each in report.workloads if each.namespace == namespace)
-    return msgspec.structs.replace(
-        report,
-        ready=all(each.ready for each in workloads),
-        workloads=workloads,
-        pairs=tuple(
-            each for each in report.pairs if is_of(namespace, each.source, each.destination)
-        ),
-        policies=tuple(each for each in report.policies if is_of(namespace, *each.workloads)),
-        left_out=tuple(each for each in report.left_out if is_of(namespace, each.workload)),
-    )
-
-
-def _ask_first(directory: Path) -> None:
+def _ask_first(directory: Path, followed: Iterable[Path]) -> None:
     """Ask whether to write where the mesh would put it in force at once.
 
     Raises:
         typer.Abort: The answer is no, or nobody is there to give one.
     """
     target = directory.resolve()
-    followed = (Path(path) for path in StateDirectory().read_settings().paths)
     if any(target.is_relative_to(each) for each in followed):
         err.print(
             f"[yellow]{escape(str(directory))} is followed by the running mesh:[/yellow] what is "

@@ -12,7 +12,8 @@ from rich.console import Group
 from rich.markup import escape
 
 from troth.cli.console import Output, OutputOption, err, out, print_json, print_tables
-from troth.cluster.contract import DEFAULT_NAMESPACE
+from troth.cli.options import ClusterContextOption, ClusterKubeconfigOption
+from troth.mesh.world import DEFAULT_HOME
 from troth.rows import Rows
 
 if TYPE_CHECKING:
@@ -24,14 +25,6 @@ _LOOK_SECONDS = 1.0
 _IMPATIENT_LOOKS = 10
 
 _NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="The controller's.")]
-_KubeconfigOption = Annotated[
-    Path | None,
-    typer.Option("--kubeconfig", help="The kubeconfig file; by default as kubectl has it."),
-]
-_ContextOption = Annotated[
-    str | None,
-    typer.Option("--context", help="The kubeconfig's context; by default the current one."),
-]
 
 _PHASES = {
     "stable": "one root signs and is believed",
@@ -49,9 +42,9 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    namespace: _NamespaceOption = DEFAULT_NAMESPACE,
-    kubeconfig: _KubeconfigOption = None,
-    context: _ContextOption = None,
+    namespace: _NamespaceOption = DEFAULT_HOME,
+    kubeconfig: ClusterKubeconfigOption = None,
+    context: ClusterContextOption = None,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Show the roots that the mesh believes in, and how their rotation stands.
@@ -67,9 +60,9 @@ def status(
 
 
 def rotate(
-    namespace: _NamespaceOption = DEFAULT_NAMESPACE,
-    kubeconfig: _KubeconfigOption = None,
-    context: _ContextOption = None,
+    namespace: _NamespaceOption = DEFAULT_HOME,
+    kubeconfig: ClusterKubeconfigOption = None,
+    context: ClusterContextOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> int:
     """Replace the root in phases, without losing a connection, and follow until it is done.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +12,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from troth.cli.console import Output, OutputOption, counted, print_json, print_tables
-from troth.cluster.contract import DEFAULT_NAMESPACE
+from troth.cli.options import ClusterContextOption, ClusterKubeconfigOption
 from troth.errors import Severity
+from troth.mesh.world import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,17 +38,11 @@ def check(
             help="A namespace to look at as if it were in the mesh already; may be repeated.",
         ),
     ] = None,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option("--kubeconfig", help="The kubeconfig file; by default as kubectl has it."),
-    ] = None,
-    context: Annotated[
-        str | None,
-        typer.Option("--context", help="The kubeconfig's context; by default the current one."),
-    ] = None,
+    kubeconfig: ClusterKubeconfigOption = None,
+    context: ClusterContextOption = None,
     home: Annotated[
         str, typer.Option(help="The namespace that troth is, or is to be, installed in.")
-    ] = DEFAULT_NAMESPACE,
+    ] = DEFAULT_HOME,
     machine: Annotated[
         bool, typer.Option("--machine", help="Look at this machine instead of a cluster.")
     ] = False,

@@ -7,19 +7,10 @@ from typing import Annotated
 
 import typer
 
-from troth.cli.mesh_options import (
-    HomeOption,
-    RootNamespaceOption,
-    TrustDomainOption,
-)
-from troth.cluster.contract import (
-    DEFAULT_NAMESPACE,
-    LONGEST_LIFETIME,
-    NODE_SERVICE_ACCOUNT,
-    SHORTEST_LIFETIME,
-)
+from troth.cli.options import HomeOption, RootNamespaceOption, TrustDomainOption
+from troth.cluster.contract import LONGEST_LIFETIME, NODE_SERVICE_ACCOUNT, SHORTEST_LIFETIME
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.mesh.world import DEFAULT_HOME, DEFAULT_ROOT_NAMESPACE
 from troth.sockets import LISTEN, ListenAddress
 
 
@@ -29,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def controller(
-    namespace: HomeOption = DEFAULT_NAMESPACE,
+    namespace: HomeOption = DEFAULT_HOME,
     trust_domain: TrustDomainOption = DEFAULT_TRUST_DOMAIN,
     root_namespace: RootNamespaceOption = DEFAULT_ROOT_NAMESPACE,
     node_service_account: Annotated[

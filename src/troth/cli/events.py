@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 from rich.markup import escape
 
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, is_of
+from troth.cli.asked import asked_mesh, tell_unanswered
 from troth.cli.console import Output, OutputOption, err, out, print_json
-from troth.cli.reviews import (
+from troth.cli.options import (
     TIMEOUT_SECONDS,
     TROTH_NAMESPACE,
     AllNodesOption,
     AskedNamespaceOption,
-    Asking,
+    ContextOption,
+    KubeconfigOption,
     TimeoutOption,
     TrothNamespaceOption,
-    ask_events,
-    tell_unanswered,
 )
-from troth.control.protocol import call
-from troth.control.state_dir import StateDirectory
 from troth.traffic.connection import Connection, Outcome
 
 if TYPE_CHECKING:
     from troth.explain.why import Unanswered
     from troth.traffic.connection import Party
-
-_PAUSE_SECONDS = 2.0
-_PAUSE_SECONDS_PER_NODE = 0.1
 
 _COLOURS = {
     Outcome.ACCEPTED: "green",
@@ -67,40 +60,25 @@ def events(
     every two seconds, or less often where many nodes are concerned. With -o json, one object per
     line. The exit code is 0, or 1 when a node of a cluster didn't answer.
     """
-    cluster = chosen_cluster(
-        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    mesh = asked_mesh(
+        ctx,
+        context=context,
+        kubeconfig=kubeconfig,
+        namespace=namespace,
+        home=troth_namespace,
+        everywhere=all_nodes,
+        seconds=timeout,
     )
-    if cluster is None:
-        for answer in call(StateDirectory().control, "events", follow=follow):
-            connection = msgspec.convert(answer, Connection)
-            if is_of(namespace, connection.source.workload, connection.destination.workload):
-                _print(connection, output)
-        return 0
-    asking = Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout)
-    return _ask_cluster(asking, output, follow=follow)
-
-
-def _ask_cluster(asking: Asking, output: Output, *, follow: bool) -> int:
-    """Print what the agents have seen; ask again and again, if that is wanted."""
-    from troth.reviews.gather import Follower  # noqa: PLC0415 - slow to import
-
-    follower = Follower()
     told: tuple[Unanswered, ...] = ()
-    while True:
-        asked = time.monotonic()
-        answers, unanswered = ask_events(asking, since_seconds=follower.since_seconds(asked))
-        fresh = follower.take(answers, asked=asked, complete=not unanswered)
-        for connection in fresh.connections:
+    for heard in mesh.events(follow=follow):
+        for connection in heard.connections:
             _print(connection, output)
-        if fresh.left_out:
-            err.print(f"[yellow]{fresh.left_out} older ones are left out[/yellow]", soft_wrap=True)
-        if unanswered != told:
-            tell_unanswered(unanswered)
-            told = unanswered
-        if not follow:
-            return 1 if unanswered else 0
-        # Each time costs an object per node.
-        time.sleep(max(_PAUSE_SECONDS, len(answers) * _PAUSE_SECONDS_PER_NODE))
+        if heard.left_out:
+            err.print(f"[yellow]{heard.left_out} older ones are left out[/yellow]", soft_wrap=True)
+        if heard.unanswered != told:
+            tell_unanswered(heard.unanswered)
+            told = heard.unanswered
+    return 1 if told else 0
 
 
 def _print(connection: Connection, output: Output) -> None:

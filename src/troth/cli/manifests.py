@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.markup import escape
 
 from troth.cli.console import err
@@ -24,9 +23,6 @@ FILES_HELP = "Manifest file, directory, or - for standard input; may be repeated
 LARGEST_STDIN = 64 * 1024 * 1024
 """Bytes; more is refused, as it is of a file."""
 
-RootNamespaceOption = Annotated[
-    str, typer.Option("--root-namespace", help="Where policies without a selector are mesh-wide.")
-]
 ROOT_NAMESPACE = DEFAULT_ROOT_NAMESPACE
 
 

@@ -17,17 +17,16 @@ from troth.agent.cluster.settings import (
     NodeSettings,
     become_node,
 )
-from troth.cli.mesh_options import (
+from troth.cli.options import (
     HomeOption,
     KeepaliveOption,
     PodConnectionsOption,
     RootNamespaceOption,
     TrustDomainOption,
 )
-from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.errors import InputError, Problem
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.mesh.world import DEFAULT_HOME, DEFAULT_ROOT_NAMESPACE
 from troth.sockets import KEEPALIVE_SECONDS, LISTEN, ListenAddress
 from troth.syntax import NAMESPACE
 
@@ -51,7 +50,7 @@ def node(
     run_dir: Annotated[
         Path, typer.Option(help="For sockets and files of the node's agents; theirs alone.")
     ] = Path("/run/troth"),
-    namespace: HomeOption = DEFAULT_NAMESPACE,
+    namespace: HomeOption = DEFAULT_HOME,
     trust_domain: TrustDomainOption = DEFAULT_TRUST_DOMAIN,
     root_namespace: RootNamespaceOption = DEFAULT_ROOT_NAMESPACE,
     health_socket: Annotated[

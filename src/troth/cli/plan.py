@@ -6,9 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
-from rich.markup import escape
 
 from troth.cli.annotations import (
     CheckOutput,
@@ -17,37 +15,22 @@ from troth.cli.annotations import (
     as_sarif,
     of_plan,
 )
-from troth.cli.cluster import (
-    ContextOption,
-    KubeconfigOption,
-    NamespaceOption,
-    ask_cluster,
-    chosen_cluster,
-    full_object_name,
-    require_essentials,
-)
-from troth.cli.console import err, print_json, print_lines, print_tables
+from troth.cli.asked import asked_cluster, full_object_name, mesh_of
+from troth.cli.console import print_json, print_lines, print_tables
 from troth.cli.manifests import (
     FILES_HELP,
     ROOT_NAMESPACE,
-    RootNamespaceOption,
     pass_on_warnings,
     read_manifests,
     warn_of_errors,
 )
+from troth.cli.options import ContextOption, KubeconfigOption, NamespaceOption, RootNamespaceOption
 from troth.cli.render.plan import render_plan
-from troth.cli.reviews import Asking, ask_totals, tell_unanswered
-from troth.control.protocol import call
-from troth.control.state_dir import StateDirectory
-from troth.errors import InputError, PeerError, Severity, TrothError
-from troth.explain.noted import noted_in_plaintext, seen_in_plaintext
+from troth.errors import InputError, Severity
 from troth.explain.plan import plan
 from troth.manifests.amend import amend, as_applied
-from troth.traffic.connection import Connection
 
 if TYPE_CHECKING:
-    from troth.cli.cluster import Cluster
-    from troth.explain.noted import Plaintext
     from troth.explain.plan import Plan
     from troth.manifests.collect import Manifests
 
@@ -109,7 +92,7 @@ def plan_command(
     failures = _failures(fail_on)
     if not new_files and not without:
         raise typer.BadParameter("say what would change: --with or --without")
-    cluster = chosen_cluster(
+    cluster = asked_cluster(
         ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=files
     )
     if cluster:
@@ -122,7 +105,9 @@ def plan_command(
     if errors := [each for each in new.problems if each.severity is Severity.ERROR]:
         raise InputError(errors)
     if cluster:
-        found = ask_cluster(cluster, root_namespace=root_namespace, entrances=True)
+        from troth.ask.cluster import read_objects, require_essentials  # noqa: PLC0415 - slow
+
+        found = read_objects(cluster, root_namespace=root_namespace, entrances=True)
         require_essentials(found)
         current = found.manifests
         new = as_applied(new, found.created, now=datetime.now(UTC))
@@ -134,7 +119,8 @@ def plan_command(
     planned = amend(current, new=new, without=gone)
     report = plan(current, planned, root_namespace=root_namespace)
     if observed:
-        seen = _observed_in(cluster, report) if cluster else _observed()
+        changing = sorted({each.workload.namespace for each in report.changes})
+        seen = mesh_of(cluster).plaintext(changing)
         report = plan(current, planned, root_namespace=root_namespace, observed=seen)
     _print(report, planned, output)
     failed = any(getattr(report, name) for name in (*failures, "problems", "unknown"))
@@ -168,30 +154,3 @@ def _failures(text: str) -> frozenset[str]:
             f"--fail-on: {words!r} is none of {', '.join(sorted(_FAILURES))} and none"
         )
     return names
-
-
-def _observed() -> tuple[Plaintext, ...]:
-    try:
-        events = call(StateDirectory().control, "events")
-        return seen_in_plaintext(msgspec.convert(event, Connection) for event in events)
-    except PeerError as error:
-        err.print(f"[yellow]nothing observed:[/yellow] {escape(str(error))}", soft_wrap=True)
-        return ()
-
-
-def _observed_in(cluster: Cluster, report: Plan) -> tuple[Plaintext, ...]:
-    """What the agents of a cluster have seen of the namespaces in which something would change."""
-    seen: list[Plaintext] = []
-    for namespace in sorted({each.workload.namespace for each in report.changes}):
-        asking = Asking(cluster._replace(namespace=namespace))
-        try:
-            found, unanswered = ask_totals(asking)
-        except TrothError as error:
-            err.print(
-                f"[yellow]nothing observed in {escape(namespace)}:[/yellow] {escape(str(error))}",
-                soft_wrap=True,
-            )
-            continue
-        tell_unanswered(unanswered)
-        seen += noted_in_plaintext(found.noted)
-    return tuple(seen)

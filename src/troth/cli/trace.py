@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name
+from troth.cli.asked import asked_mesh, full_name
 from troth.cli.console import Output, OutputOption, print_json, print_report
-from troth.cli.reviews import (
+from troth.cli.options import (
     TIMEOUT_SECONDS,
     TROTH_NAMESPACE,
     AskedNamespaceOption,
-    Asking,
+    ContextOption,
+    KubeconfigOption,
     TimeoutOption,
     TrothNamespaceOption,
-    reviewed_mesh,
 )
-from troth.control.state_dir import StateDirectory
 from troth.errors import InputError, Problem
 from troth.mesh.target import target_key
 
@@ -83,9 +82,7 @@ def trace(
     beside it, with the pod's own certificate, or with what an impostor would show. The exit code
     is 0 when it was let in, and 1 when it was refused or failed.
     """
-    from troth.ask.by_socket import ControlSocket  # noqa: PLC0415
     from troth.cli.render.trace import render_trace  # noqa: PLC0415 - for a trace alone
-    from troth.connect.diagnose import diagnose  # noqa: PLC0415
 
     flags = {
         "--plaintext": plaintext,
@@ -94,32 +91,26 @@ def trace(
         "--foreign-ca": foreign_ca,
     }
     given = [flag for flag, is_given in flags.items() if is_given]
-    cluster = chosen_cluster(
-        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    mesh = asked_mesh(
+        ctx,
+        context=context,
+        kubeconfig=kubeconfig,
+        namespace=namespace,
+        home=troth_namespace,
+        seconds=timeout,
     )
-    if cluster:
-        if expired:
-            raise typer.BadParameter(
-                "--expired needs the key of the mesh's own authority, which no agent of a cluster "
-                "has; --foreign-ca and --no-certificate don't"
-            )
-        question = read_question(
-            full_name(source, cluster.namespace),
-            full_destination(destination, cluster.namespace),
-            given,
-            claim=claim and full_name(claim, cluster.namespace),
+    if expired and not mesh.has_authority:
+        raise typer.BadParameter(
+            "--expired needs the key of the mesh's own authority, which no agent of a cluster "
+            "has; --foreign-ca and --no-certificate don't"
         )
-        asking = Asking(cluster, troth_namespace, seconds=timeout).about(question.source)
-        with reviewed_mesh(asking) as mesh:
-            diagnosis = diagnose(mesh, question)
-    else:
-        question = read_question(
-            full_name(source, namespace),
-            destination,
-            given,
-            claim=claim and full_name(claim, namespace),
-        )
-        diagnosis = diagnose(ControlSocket(StateDirectory().control), question)
+    question = read_question(
+        full_name(source, mesh.namespace),
+        full_destination(destination, mesh.namespace),
+        given,
+        claim=claim and full_name(claim, mesh.namespace),
+    )
+    diagnosis = mesh.trace(question)
     if output is Output.JSON:
         print_json(diagnosis)
     else:
@@ -127,10 +118,12 @@ def trace(
     return 0 if diagnosis.passed else 1
 
 
-def full_destination(destination: str, namespace: str) -> str:
+def full_destination(destination: str, namespace: str | None) -> str:
     """TO:PORT with a namespace, if it is a name without one."""
     name, _, port = destination.rpartition(":")
-    return f"{target_key(name, namespace)}:{port}" if name and name[0] != "[" else destination
+    if namespace is None or not name or name[0] == "[":
+        return destination
+    return f"{target_key(name, namespace)}:{port}"
 
 
 def read_question(

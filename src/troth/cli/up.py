@@ -9,19 +9,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 
 from troth.cli.console import counted, err
-from troth.cli.mesh_options import (
+from troth.cli.options import (
     KeepaliveOption,
     PodConnectionsOption,
     RootNamespaceOption,
     TrustDomainOption,
 )
 from troth.control.messages import MeshStatus
-from troth.control.protocol import call
+from troth.control.protocol import ask, call
 from troth.control.state_dir import AuthorityFiles, Settings, StateDirectory
 from troth.errors import InputError, Problem, Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
@@ -280,8 +279,7 @@ def _handle_signals(handler: Callable[[int, object], None] | signal.Handlers) ->
 
 
 def _status(outside: Outside) -> MeshStatus:
-    (answer,) = call(outside.state.control, "status")
-    return msgspec.convert(answer, MeshStatus, strict=False)
+    return ask(outside.state.control, "status", MeshStatus)
 
 
 def _print_problems(outside: Outside) -> bool:

@@ -15,15 +15,10 @@ from troth.cli.annotations import (
     as_sarif,
     of_problems,
 )
-from troth.cli.cluster import (
-    ContextOption,
-    KubeconfigOption,
-    ask_cluster,
-    chosen_cluster,
-    with_known_workloads,
-)
+from troth.cli.asked import asked_cluster
 from troth.cli.console import counted, err, out, print_json, print_lines
-from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, RootNamespaceOption, read_manifests
+from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests
+from troth.cli.options import ContextOption, KubeconfigOption, RootNamespaceOption
 from troth.errors import Severity
 from troth.explain.validate import validate
 
@@ -69,12 +64,14 @@ def validate_command(
     The exit code is 0 when there is no error, and 1 when there is one.
     """
     named = [*(files or ()), *(paths or ())]
-    cluster = chosen_cluster(
+    cluster = asked_cluster(
         ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, files=named
     )
     if cluster:
+        from troth.ask.cluster import read_objects, with_known_workloads  # noqa: PLC0415 - slow
+
         manifests = with_known_workloads(
-            ask_cluster(cluster, root_namespace=root_namespace, namespace=namespace or "")
+            read_objects(cluster, root_namespace=root_namespace, namespace=namespace or "")
         )
     elif named:
         (manifests,) = read_manifests(named, namespace=namespace)

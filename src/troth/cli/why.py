@@ -4,39 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.console import Group
 from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from troth.cli.cluster import ContextOption, KubeconfigOption, chosen_cluster, full_name, is_of
-from troth.cli.console import Output, OutputOption, err, moment, print_json, print_tables
-from troth.cli.reviews import (
+from troth.cli.asked import asked_mesh, full_name, tell_unanswered
+from troth.cli.console import Output, OutputOption, moment, print_json, print_tables
+from troth.cli.options import (
     TIMEOUT_SECONDS,
     TROTH_NAMESPACE,
     AllNodesOption,
     AskedNamespaceOption,
-    Asking,
+    ContextOption,
+    KubeconfigOption,
     TimeoutOption,
     TrothNamespaceOption,
-    ask_totals,
-    tell_unanswered,
 )
-from troth.control.protocol import call
-from troth.control.state_dir import StateDirectory
-from troth.errors import TrothError
-from troth.explain.why import Conflict, Why, why
+from troth.explain.why import Why
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from troth.cli.cluster import Cluster
     from troth.explain.why import Refusal
-    from troth.mesh.world import World
-
-_MOST = 1000
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +44,7 @@ def why_command(
             metavar="[NAMESPACE/WORKLOAD]",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="How many to show.", min=1, max=_MOST)] = 10,
+    count: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 10,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
     namespace: AskedNamespaceOption = None,
@@ -67,68 +58,22 @@ def why_command(
     The newest come first; those that failed alike are one, with a count. In a cluster it is about
     the pods of one namespace. The exit code is 0, or 1 when a node of a cluster didn't answer.
     """
-    cluster = chosen_cluster(
-        ctx, context=context, kubeconfig=kubeconfig, namespace=namespace, or_local=True
+    mesh = asked_mesh(
+        ctx,
+        context=context,
+        kubeconfig=kubeconfig,
+        namespace=namespace,
+        home=troth_namespace,
+        everywhere=all_nodes,
+        seconds=timeout,
     )
-    if cluster:
-        report = _of_cluster(
-            Asking(cluster, troth_namespace, everywhere=all_nodes, seconds=timeout), about, count
-        )
-    else:
-        about = about and full_name(about, namespace)
-        most = count if namespace is None else _MOST
-        (answer,) = call(StateDirectory().control, "why", about=about, count=most)
-        report = _within(msgspec.convert(answer, Why), namespace, count)
+    report = mesh.why(about and full_name(about, mesh.namespace), most=count)
     if output is Output.JSON:
         print_json(report)
     else:
         print_tables(render_why(report))
     tell_unanswered(report.unanswered)
     return 1 if report.unanswered else 0
-
-
-def _within(report: Why, namespace: str | None, count: int) -> Why:
-    """What of it is about a namespace's pods."""
-    refusals = [each for each in report.refusals if is_of(namespace, each.source, each.destination)]
-    missing = [each for each in report.not_captured if is_of(namespace, each.pod)]
-    return msgspec.structs.replace(
-        report, refusals=tuple(refusals[:count]), not_captured=tuple(missing)
-    )
-
-
-def _of_cluster(asking: Asking, about: str | None, count: int) -> Why:
-    if about is not None:
-        about = full_name(about, asking.cluster.namespace)
-        asking = asking.about(about)
-    seen, unanswered = ask_totals(asking)
-    conflicts = _conflicts(asking.cluster, seen.world)
-    return why(seen, about=about, most=count, conflicts=conflicts, unanswered=unanswered)
-
-
-def _conflicts(cluster: Cluster, world: World) -> tuple[Conflict, ...]:
-    """What `troth check` finds in the way of the namespace's pods, as far as it may be read."""
-    import asyncio  # noqa: PLC0415 - slow to import
-
-    from troth.check.gather import gather_namespace  # noqa: PLC0415 - slow to import
-    from troth.check.judge import judge_namespaces  # noqa: PLC0415 - slow to import
-
-    if not any(each.in_mesh for each in world.namespaces.values()):
-        return ()
-    try:
-        facts = asyncio.run(gather_namespace(cluster.config, cluster.namespace))
-    except TrothError as error:
-        err.print(f"[yellow]not looked at:[/yellow] {escape(str(error))}", soft_wrap=True)
-        return ()
-    return tuple(
-        Conflict(
-            code=each.code,
-            where=each.where,
-            what=each.what,
-            why=each.why,
-            remedy=each.remedy,
-        )
-        for each in judge_namespaces(facts)
-    )
 
 
 def render_why(report: Why) -> RenderableType:

@@ -17,8 +17,6 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-DEFAULT_NAMESPACE = "troth-system"
-"""Where the controller and the node agents run, and all their own objects are."""
 
 NODE_SERVICE_ACCOUNT = "troth-node"
 """The service account of the node agents."""

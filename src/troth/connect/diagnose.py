@@ -13,8 +13,9 @@ from troth.errors import PeerError
 from troth.traffic.connection import Outcome, Reason
 
 if TYPE_CHECKING:
-    from troth.connect.findings import Attempt, EnvoyStatus, Listening, Route, Way
+    from troth.connect.findings import Attempt, Listening, Route, Way
     from troth.connect.report import Credentials, Trace, TraceQuestion
+    from troth.mesh.model import EnvoyStatus
     from troth.traffic.connection import Cause, Connection
 
 _ANSWER_SECONDS = 5.0
@@ -25,8 +26,8 @@ _TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 _NOT_LISTENING = frozenset({Reason.APP_UNREACHABLE, Reason.UNREACHABLE})
 
 
-class Mesh(Protocol):
-    """A running mesh that is asked; every method raises PeerError for what it refuses."""
+class Connector(Protocol):
+    """A running mesh that makes connections; every method raises PeerError for what it refuses."""
 
     def route(self, source: str, destination: str, port: int) -> Route:
         """Where a connection from ``source`` would go; names as `TraceQuestion` has them."""
@@ -57,7 +58,7 @@ class Mesh(Protocol):
         """How the Envoy of the client's node is."""
 
 
-def diagnose(mesh: Mesh, question: TraceQuestion) -> Diagnosis:
+def diagnose(mesh: Connector, question: TraceQuestion) -> Diagnosis:
     """Make and trace one connection.
 
     Args:
@@ -128,7 +129,7 @@ def report(findings: Findings) -> Diagnosis:
     )
 
 
-def _connect(mesh: Mesh, question: TraceQuestion, route: Route) -> Attempt:
+def _connect(mesh: Connector, question: TraceQuestion, route: Route) -> Attempt:
     destination, port = question.destination, question.port
     if question.past_tunnel and route.ways:
         # The proxy balances services; past it there is nobody who does.
@@ -144,7 +145,7 @@ def _connect(mesh: Mesh, question: TraceQuestion, route: Route) -> Attempt:
 
 
 def _trace(
-    mesh: Mesh, question: TraceQuestion, route: Route, way: Way | None
+    mesh: Connector, question: TraceQuestion, route: Route, way: Way | None
 ) -> tuple[Trace | None, str | None]:
     """A handshake, or why there is none."""
     if reason := why_no_handshake(question, route, way):
@@ -164,14 +165,14 @@ def _trace(
     return trace, None
 
 
-def _explained(mesh: Mesh, findings: Findings) -> Cause | None:
+def _explained(mesh: Connector, findings: Findings) -> Cause | None:
     event = findings.event
     if event is None or event.outcome not in _TROUBLE:
         return None
     return mesh.cause(event)
 
 
-def _listening(mesh: Mesh, findings: Findings) -> Listening | None:
+def _listening(mesh: Connector, findings: Findings) -> Listening | None:
     pod = findings.way.client.destination if findings.way else None
     event = findings.event
     refused = event is None and findings.attempt.reached is Reached.UNREACHABLE
@@ -180,7 +181,7 @@ def _listening(mesh: Mesh, findings: Findings) -> Listening | None:
     return None
 
 
-def _envoy(mesh: Mesh, findings: Findings) -> EnvoyStatus | None:
+def _envoy(mesh: Connector, findings: Findings) -> EnvoyStatus | None:
     if findings.event is None and findings.attempt.reached is not Reached.ANSWERED:
         return mesh.envoy()
     return None

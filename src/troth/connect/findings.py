@@ -106,14 +106,6 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
     sockets: tuple[Endpoint, ...]
 
 
-class EnvoyStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's Envoy: whether it is connected, how often restarted, what it refused."""
-
-    connected: bool
-    restarts: int
-    refused: tuple[str, ...] = ()
-
-
 def belongs(
     connection: Connection,
     source: Pod,

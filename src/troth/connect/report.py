@@ -7,9 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from troth.connect.findings import Attempt, EnvoyStatus, Listening, Route, Way
+from troth.connect.findings import Attempt, Listening, Route, Way
 from troth.handshake.steps import TraceReport
 from troth.mesh.decisions import ClientDecision, ServerDecision
+from troth.mesh.model import EnvoyStatus
 from troth.traffic.connection import Cause, Connection, Outcome
 
 

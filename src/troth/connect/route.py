@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from troth.connect.findings import EnvoyStatus, Route, Way
+from troth.connect.findings import Route, Way
 from troth.mesh.decisions import client_decision, server_decision
+from troth.mesh.model import EnvoyStatus
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -9,9 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from troth.connect.findings import EnvoyStatus
 from troth.errors import Problem
-from troth.mesh.model import PodPhase
+from troth.mesh.model import EnvoyStatus, PodPhase
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from troth.errors import PeerError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+T = TypeVar("T")
 
 NO_MESH = "start one with: troth up -d PATH; or ask a cluster with --context NAME or -n NAMESPACE"
 _SHORTEST_WAIT = 0.001  # seconds; 0 would make the socket non-blocking
@@ -57,6 +59,13 @@ def call(
                     peer, remedy = answer.get("peer", "troth"), answer.get("remedy", "")
                     raise PeerError(peer, answer["error"], remedy)
                 yield answer
+
+
+def ask(path: Path, op: str, kind: type[T], **arguments: object) -> T:
+    """Ask the mesh behind the socket ``path`` for one answer; raises as `call`."""
+    for answer in call(path, op, **arguments):
+        return msgspec.convert(answer, kind, strict=False)
+    raise PeerError("troth", f"the mesh ended while it was asked to {op}")
 
 
 @contextlib.contextmanager

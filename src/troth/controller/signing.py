@@ -20,7 +20,6 @@ import msgspec
 
 from troth.cluster.contract import (
     CSR_USAGES,
-    DEFAULT_NAMESPACE,
     LONGEST_LIFETIME,
     MIRROR_ANNOTATION,
     NODE_NAME_ATTRIBUTE,
@@ -31,6 +30,7 @@ from troth.cluster.contract import (
 from troth.errors import InputError
 from troth.identity.csr import CsrRequest, parse_csr
 from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.mesh.world import DEFAULT_HOME
 from troth.syntax import NAME, NAMESPACE, described
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SigningRules(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     trust_domain: TrustDomain
-    namespace: str = DEFAULT_NAMESPACE
+    namespace: str = DEFAULT_HOME
     service_account: str = NODE_SERVICE_ACCOUNT
     lifetime: timedelta = timedelta(hours=12)
 

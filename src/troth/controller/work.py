@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from troth.cluster.contract import (
-    DEFAULT_NAMESPACE,
-    REVIEW_LIFETIME,
-)
+from troth.cluster.contract import REVIEW_LIFETIME
 from troth.cluster.state import NAMESPACES
 from troth.controller import objects
 from troth.controller.authority import Authority
@@ -25,7 +22,7 @@ from troth.controller.signing import SigningRules
 from troth.controller.status import StatusWriter
 from troth.kube.errors import NotFoundError, NotServedError
 from troth.kube.follow import Followed
-from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.mesh.world import DEFAULT_HOME, DEFAULT_ROOT_NAMESPACE
 from troth.program import keep_doing
 from troth.sockets import ListenAddress
 
@@ -49,7 +46,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rules: SigningRules
-    namespace: str = DEFAULT_NAMESPACE
+    namespace: str = DEFAULT_HOME
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
     health_port: int = 8086
     metrics: ListenAddress | None = None

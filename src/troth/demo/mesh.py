@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from troth.connect.findings import Attempt
 from troth.connect.report import Trace
 from troth.control.messages import MeshStatus
-from troth.control.protocol import call
+from troth.control.protocol import ask
 from troth.control.state_dir import Settings, StateDirectory
 from troth.demo.scenario import examples
 from troth.errors import PeerError
@@ -103,7 +101,7 @@ class DemoMesh:
 
     def status(self) -> MeshStatus:
         """The mesh as it is now."""
-        return msgspec.convert(self._ask("status"), MeshStatus, strict=False)
+        return ask(self._outside.state.control, "status", MeshStatus)
 
     def apply(self, file: str) -> str:
         """Have ``file`` of the example policies in force and no other; empty for none.
@@ -135,27 +133,27 @@ class DemoMesh:
 
     def connect(self, tried: Try) -> Attempt:
         """Make an ordinary request from inside the source's pod."""
-        answer = self._ask(
-            "connect", source=tried.source, destination=tried.destination, port=tried.port
+        return ask(
+            self._outside.state.control,
+            "connect",
+            Attempt,
+            source=tried.source,
+            destination=tried.destination,
+            port=tried.port,
         )
-        return msgspec.convert(answer, Attempt, strict=False)
 
     def trace(self, tried: Try) -> Trace:
         """Make a traced handshake from the source's pod with the destination's tunnel port."""
-        answer = self._ask(
+        return ask(
+            self._outside.state.control,
             "trace",
+            Trace,
             source=tried.source,
             destination=tried.destination,
             port=tried.port,
             credentials=tried.credentials,
             claim=tried.claim,
         )
-        return msgspec.convert(answer, Trace, strict=False)
-
-    def _ask(self, op: str, **arguments: object) -> dict[str, object]:
-        for answer in call(self._outside.state.control, op, **arguments):
-            return answer
-        raise PeerError("troth", f"the mesh ended while it was asked to {op}")
 
     def _await(self, complaint: str, is_so: Callable[[MeshStatus], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS

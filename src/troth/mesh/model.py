@@ -229,3 +229,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+class EnvoyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's Envoy: whether it is connected, how often restarted, what it refused."""
+
+    connected: bool
+    restarts: int
+    refused: tuple[str, ...] = ()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DEFAULT_ROOT_NAMESPACE = "istio-system"
 """Where mesh-wide policies live unless told otherwise (Istio's ``meshConfig.rootNamespace``)."""
 
+DEFAULT_HOME = "troth-system"
+"""Where the controller and the node agents run, and all their own objects are."""
+
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a pod belongs in the mesh, and the one reason why."""

@@ -33,10 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.agent.agent import NodeAgent
-    from troth.connect.findings import EnvoyStatus
     from troth.explain.noted import Noted
     from troth.identity.spiffe import TrustDomain
-    from troth.mesh.model import Pod
+    from troth.mesh.model import EnvoyStatus, Pod
     from troth.mesh.world import World
     from troth.reviews.objects import ReviewSpec
     from troth.traffic.connection import Cause, Connection

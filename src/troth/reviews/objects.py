@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from troth.cluster.contract import REVIEW_API, REVIEW_KIND, REVIEWS
-from troth.connect.findings import Attempt, EnvoyStatus, Route
+from troth.connect.findings import Attempt, Route
 from troth.connect.report import Trace
 from troth.kube.resource import ObjectKind
+from troth.mesh.model import EnvoyStatus
 from troth.traffic.connection import Cause, Connection
 
 ASKER_LABEL = "troth.dev/asker"

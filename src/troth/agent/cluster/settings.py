@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from troth.cluster.contract import DEFAULT_NAMESPACE
 from troth.identity.spiffe import TrustDomain
-from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.mesh.world import DEFAULT_HOME, DEFAULT_ROOT_NAMESPACE
 from troth.sockets import KEEPALIVE_SECONDS, ListenAddress
 
 ANNOUNCEMENT_SECONDS = 2.0
@@ -84,7 +83,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: Path | None = None
     run_dir: Path = Path("/run/troth")
     root_namespace: str = DEFAULT_ROOT_NAMESPACE
-    namespace: str = DEFAULT_NAMESPACE
+    namespace: str = DEFAULT_HOME
     health_socket: Path | None = None
     drain_seconds: float = DRAIN_SECONDS
     metrics: ListenAddress | None = None

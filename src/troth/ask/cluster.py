@@ -1,0 +1,120 @@
+"""Reading the objects of a cluster, as far as who asks has the right to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from troth.cluster.manifests import read_cluster
+from troth.explain.audit import Known
+from troth.policy.scope import Scope
+
+if TYPE_CHECKING:
+    from lightkube import SingleConfig
+
+    from troth.cluster.manifests import ClusterManifests
+    from troth.explain.explain import Explanation
+    from troth.manifests.collect import Manifests
+
+_NAMESPACES = "namespaces"
+_PODS = "pods"
+_POLICIES = "peerauthentications.security.istio.io"
+
+
+class Cluster(NamedTuple):
+    """The cluster that is meant.
+
+    Attributes:
+        config: How to reach it, and as whom.
+        namespace: Of names without one.
+    """
+
+    config: SingleConfig
+    namespace: str
+
+
+def read_objects(
+    cluster: Cluster,
+    *,
+    root_namespace: str,
+    namespace: str = "",
+    keep: str = "",
+    entrances: bool = False,
+) -> ClusterManifests:
+    """What a cluster was asked to run; see `troth.cluster.manifests.read_cluster`.
+
+    Raises:
+        TrothError: It can't be asked.
+    """
+    return asyncio.run(
+        read_cluster(
+            cluster.config,
+            root_namespace=root_namespace,
+            namespace=namespace,
+            keep=keep,
+            entrances=entrances,
+        )
+    )
+
+
+def known_clients(cluster: Cluster, root_namespace: str) -> Known:
+    """Who may call a namespace's pods, by what there is a right to read.
+
+    Raises:
+        TrothError: The cluster can't be asked.
+    """
+    found = read_objects(cluster, root_namespace=root_namespace, entrances=True)
+    lacking = {each.resource: each.problem for each in found.unreadable}
+    if lacking:
+        # Who may read this namespace alone sees what leads to it from there.
+        own = read_objects(
+            cluster, root_namespace=root_namespace, namespace=cluster.namespace, entrances=True
+        )
+        if not lacking.keys().isdisjoint({_NAMESPACES, _PODS}):
+            found = own
+        still = {each.resource for each in own.unreadable} | {_PODS}
+        lacking = {name: each for name, each in lacking.items() if name in still}
+    lacking.pop(_POLICIES, None)  # they say nothing of clients
+    return Known.of(found.manifests, lacking.values())
+
+
+def with_known_workloads(found: ClusterManifests) -> Manifests:
+    """A cluster's objects, without any workloads if some are unknown.
+
+    Nothing can be said then about which policy selects none.
+    """
+    if found.has_all_workloads:
+        return found.manifests
+    return msgspec.structs.replace(found.manifests, pods={}, deployments={}, workloads={})
+
+
+def require_essentials(found: ClusterManifests, *, but_in: str = "") -> None:
+    """Refuse to say anything about modes without all namespaces and policies that matter.
+
+    Args:
+        found: What was read.
+        but_in: The namespace whose policies may be missing.
+
+    Raises:
+        EnvironmentLackError: One of them may not be read.
+    """
+    for each in found.unreadable:
+        if each.resource in {_NAMESPACES, _POLICIES} and (
+            each.resource == _NAMESPACES or not but_in or each.namespace != but_in
+        ):
+            raise each.error
+
+
+def require_no_default(found: ClusterManifests, explanation: Explanation) -> None:
+    """Refuse what a policy that may not be read could change.
+
+    Raises:
+        EnvironmentLackError: A mode is the default only because mesh-wide policies are unknown.
+    """
+    decided = (explanation.decided_by, *(port.decided_by for port in explanation.ports.values()))
+    if any(each.scope is Scope.DEFAULT for each in decided):
+        for lack in found.unreadable:
+            if lack.resource == _POLICIES:
+                raise lack.error
