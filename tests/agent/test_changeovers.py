@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from troth.agent.changeovers import Changeovers
+from troth.agent.configuration import Changeovers
 from troth.identity.spiffe import TrustDomain
 from troth.mesh.changeover import PATIENCE_SECONDS
 from troth.mesh.model import NO_PORTS, ContainerPort, Pod, Ports

@@ -7,8 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.samples import NOON, connection
 
-from troth.agent.figures import Figures
-from troth.agent.metrics import _MOST_SERIES, NodeMetrics
+from troth.agent.metrics import _MOST_SERIES, Figures, NodeMetrics
 from troth.envoy.delta import Nack
 from troth.traffic.connection import Outcome, Party, Reason, Side
 

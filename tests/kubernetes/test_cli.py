@@ -14,7 +14,7 @@ from tests.rig.control import Control, in_thread, leading, running, soon
 from tests.rig.harness import Cluster
 from tests.rig.objects import PeerAuthentication
 
-from troth.agent.report import NodeReporter
+from troth.agent.cluster.report import NodeReporter
 from troth.cli.app import run
 from troth.cluster.contract import NodeReport, policy_digest
 from troth.kube.client import ApiClient

@@ -48,8 +48,8 @@ from tests.rig.harness import Cluster
 from tests.rig.objects import PeerAuthentication, find
 
 from troth.agent.certificates import Signed
-from troth.agent.csr_signer import CsrRequester
-from troth.agent.report import NodeReporter
+from troth.agent.cluster.report import NodeReporter
+from troth.agent.cluster.requester import CsrRequester
 from troth.cluster.contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest
 from troth.controller.authority import Authority
 from troth.controller.events import Events

@@ -15,10 +15,10 @@ import pytest
 from tests.rig.containerd import Containerd
 
 from troth.agent import netns
-from troth.agent.addresses import addresses
-from troth.agent.cluster import cri_messages as cri
+from troth.agent.cluster import cri
 from troth.agent.cluster.cri import RuntimeFinder, SandboxInfo
-from troth.agent.cluster.pins import Pins, find_by_cgroup
+from troth.agent.netlink import addresses
+from troth.agent.pod_namespaces import Pins, find_by_cgroup
 from troth.mesh.model import Pod
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import grpc
 from tests.e2e.harness import eventually
 from tests.rig.programs import find
 
-from troth.agent.cluster.cri_messages import message_classes
+from troth.agent.cluster.cri import message_classes
 
 if TYPE_CHECKING:
     from troth.mesh.model import Pod

@@ -21,9 +21,9 @@ from troth.agent.attention import Attention
 from troth.agent.capturer import Capturer
 from troth.agent.certificates import CertificateKeeper, CertificateSource
 from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
-from troth.agent.figures import Figures
 from troth.agent.host_rules import HostRules
 from troth.agent.listeners import Listeners
+from troth.agent.metrics import Figures
 from troth.agent.pods import DRAIN_SECONDS, Pods
 from troth.agent.proxy import Proxy
 from troth.agent.set_elements import PodSets

@@ -27,8 +27,8 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth.agent.netlink import keep_inside
 from troth.agent.netns import call_in, call_in_cgroups, call_in_new
-from troth.agent.routes import keep_inside
 from troth.agent.strangers import (
     StrangerLimits,
     idle_stranger_rules,

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.agent.changeovers import Changeovers
 from troth.envoy.snapshot import Snapshot
 from troth.identity.bundle import TrustBundle
 from troth.identity.svid import X509Svid
+from troth.mesh.changeover import Changeover, Wanted
+from troth.mesh.model import ALL_PORTS, NO_PORTS
 from troth.mesh.view import NodeView, ViewKeeper
-from troth.table import difference
+from troth.table import Table, difference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -33,8 +34,170 @@ if TYPE_CHECKING:
     from troth.mesh.world import World
     from troth.policy.model import PeerAuthentication
 
+
 _SECONDS_PER_DESTINATION = 20e-6
 """Of pause: a few times what Envoy needs, so that it is idle most of the time."""
+
+
+class Changeovers:
+    """All changes of mode that are under way on a node.
+
+    How far each of its pods, and the pod's clients, are with what the policies say of it.
+
+    Args:
+        alone: Whether there is no other node.
+
+    Attributes:
+        until: When a pod that takes plaintext for its clients' sake ends doing so in any case;
+            None if there is none.
+        waiting: UIDs of those that do so for the sake of clients on other nodes.
+        hurries: Whether one does so for the sake of clients on this node.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self._alone = alone
+        self._of: dict[str, Changeover] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._from: dict[str, tuple[LocalPod, Destination | None, Ports]] = {}
+        self._sent: dict[str, Ports] = {}
+        # Where clients elsewhere have had a reason to send plaintext, as far as they may still.
+        self._sent_elsewhere: dict[str, Ports] = {}
+        self._busy: set[str] = set()
+        self._policies: tuple[PeerAuthentication, ...] = ()
+        self._heard = False
+        self.until: float | None = None
+        self.waiting: frozenset[str] = frozenset()
+        self.hurries = False
+
+    def step(self, view: NodeView, policies: tuple[PeerAuthentication, ...], *, now: float) -> None:
+        """Go on towards ``view``, which follows from ``policies``, as far as may be now."""
+        if policies is not self._policies and policies != self._policies:
+            self._policies, self._heard = policies, False
+        for uid in self._of.keys() - view.local_pods.keys():
+            self._forget(uid)
+        for uid, local in view.local_pods.items():
+            if self._want(uid, local, view.destinations.get(uid)):
+                self._busy.add(uid)
+        for uid in self._busy:
+            wanted, known = self._wanted[uid], self._of.get(uid)
+            self._of[uid] = (
+                known.step(wanted, now=now, heard=self._heard)
+                if known is not None
+                else Changeover.begin(wanted, now=now)
+            )
+        late = [(uid, self._of[uid], self._wanted[uid]) for uid in self._busy]
+        late = [each for each in late if each[1].until is not None]
+        self.until = min((of.until for _, of, _ in late if of.until is not None), default=None)
+        self.waiting = frozenset(
+            uid for uid, of, wanted in late if of.takes & ~wanted.takes & of.elsewhere
+        )
+        self.hurries = any(of.takes & ~wanted.takes & of.maybe_sent for _, of, wanted in late)
+
+    def held(self, uid: str, local: LocalPod) -> LocalPod:
+        """A pod as Envoy is to be told of it."""
+        takes = self._of[uid].takes
+        if takes == self._wanted[uid].takes:
+            return local
+        return msgspec.structs.replace(local, held=takes)
+
+    def reached(self, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
+        """The destinations as Envoy is to be told of them."""
+        other = {
+            uid: there.reached(self._of[uid].sent)
+            for uid in self._busy
+            if (there := destinations.get(uid)) is not None
+            and there.plaintext != self._of[uid].sent
+        }
+        if not other:
+            return destinations
+        assert isinstance(destinations, Table)  # noqa: S101 - `ViewKeeper` makes them one
+        return destinations.changed(other)
+
+    def told(self, destinations: Mapping[str, Destination]) -> None:
+        """Take note of the destinations that Envoy is told of now."""
+        for uid in tuple(self._busy):
+            there = destinations.get(uid)
+            # Of a pod that they don't know clients only think what is to be in the end.
+            sent = there.plaintext if there is not None else self._strangers_send(uid)
+            if self._sent.get(uid) != sent:
+                self._sent[uid] = sent
+                self._of[uid] = self._of[uid].told(sent)
+            self._rest(uid)
+
+    def confirm(self) -> None:
+        """Take note that Envoy has in force all that it was told."""
+        for uid in tuple(self._busy):
+            self._of[uid] = self._of[uid].confirmed(self._sent[uid])
+            self._rest(uid)
+
+    def hear(self, policies: tuple[PeerAuthentication, ...]) -> None:
+        """Take note that the pods of all other nodes, as clients, go by ``policies`` by now.
+
+        What was heard before policies changed, even if they have changed back, counts no more.
+        """
+        self._heard = policies == self._policies
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there may be more to tell once Envoy has in force what it was told."""
+        return any(
+            of.maybe_sent != self._sent[uid] or of.surely_takes != of.takes
+            for uid in self._busy
+            for of in (self._of[uid],)
+        )
+
+    @property
+    def offers(self) -> Mapping[str, Ports]:
+        """Where pods of other nodes may be told to send plaintext, by UID."""
+        return {uid: ports for uid in self._of if (ports := self._offer(uid))}
+
+    def _forget(self, uid: str) -> None:
+        for each in (self._of, self._wanted, self._from, self._sent, self._sent_elsewhere):
+            each.pop(uid, None)
+        self._busy.discard(uid)
+
+    def _rest(self, uid: str) -> None:
+        """Leave a pod alone of which all is as it is to be in the end."""
+        of, wanted = self._of[uid], self._wanted[uid]
+        if (
+            of.until is None
+            and of.moved is None
+            and of.takes == of.surely_takes == wanted.takes
+            and of.maybe_sent == self._sent[uid] == wanted.sent
+        ):
+            self._busy.discard(uid)
+
+    def _want(self, uid: str, local: LocalPod, there: Destination | None) -> bool:
+        """Take note of what is to be of a pod in the end; whether that is news."""
+        offer = NO_PORTS if self._alone or uid not in self._of else self._offer(uid)
+        known = self._from.get(uid)
+        if known and known[0] is local and known[1] is there and known[2] == offer:
+            return False
+        self._from[uid] = (local, there, offer)
+        strangers = ALL_PORTS if local.lenient else NO_PORTS
+        sent = there.plaintext if there is not None else NO_PORTS
+        # Who may write to the pod may write its annotation, too. So it counts only where a policy
+        # that this agent has known had clients send plaintext. What others make of one that was
+        # there before is a matter of seconds, and no reason to open what the policy closes.
+        offered = offer | (local.pod.plaintext & (self._sent_elsewhere.get(uid, NO_PORTS) | sent))
+        self._sent_elsewhere[uid] = offered | sent
+        self._wanted[uid] = Wanted(
+            takes=local.plaintext,
+            sent=sent if there is not None else strangers,
+            offered=NO_PORTS if self._alone else offered,
+            labels=local.pod.labels,
+        )
+        return True
+
+    def _offer(self, uid: str) -> Ports:
+        local, there, _ = self._from[uid]
+        if there is None or (there.tunnel and not there.exceptions) or not local.pod.captured:
+            return NO_PORTS
+        return there.plaintext & self._of[uid].surely_takes
+
+    def _strangers_send(self, uid: str) -> Ports:
+        local, there, _ = self._from[uid]
+        return ALL_PORTS if local.lenient or there is not None else NO_PORTS
 
 
 class EnvoyCredentials(msgspec.Struct, frozen=True):

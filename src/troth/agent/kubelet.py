@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from troth.agent.discover import pod_uid
 from troth.agent.netns import call_in_cgroups
+from troth.agent.pod_namespaces import pod_uid
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

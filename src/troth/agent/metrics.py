@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import msgspec
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from troth.agent.figures import Figures
     from troth.envoy.delta import Nack
     from troth.traffic.connection import Connection, Party
+
 
 _MOST_SERIES = 2000
 _UNKNOWN = "unknown"
@@ -38,6 +41,31 @@ _REPORTERS = {Side.CLIENT: "source", Side.SERVER: "destination"}  # as Istio's m
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds."""
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent knows of itself at one moment.
+
+    Attributes:
+        generation: Number of the world in force; the newest is ``wanted_generation``.
+        captured: How many pods' traffic goes through Envoy.
+        not_captured: Pods that should be captured but aren't.
+        envoy_connected: Envoy has its configuration stream open.
+        envoy_restarts: How often Envoy had to be started again.
+        refused_resources: How many resources Envoy refuses now.
+        certificates: Until when each identity's certificate is valid, by SPIFFE ID.
+        lost_events: How many connection events could not be kept on disk.
+    """
+
+    generation: int
+    wanted_generation: int
+    captured: int
+    not_captured: int
+    envoy_connected: bool
+    envoy_restarts: int
+    refused_resources: int
+    certificates: Mapping[str, datetime]
+    lost_events: int
 
 
 class NodeMetrics(Collector):

@@ -1,15 +1,28 @@
-"""Asks the kernel for all there is of something, or to change it, by netlink(7)."""
+"""Addresses, rules and routes of a network namespace, by netlink(7).
+
+The routes let a pod's app see who calls. Envoy reaches the app from its client's own address,
+although that address is another pod's, and sets `APP_MARK` on these sockets. The answers would
+leave the pod by its default route, so what carries the mark is routed to loopback. By sysctl
+(`troth.agent.sysctls`) an answer carries the mark of what it answers.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
+
+from troth.agent.netns import call_in
+from troth.errors import PeerError
+from troth.mesh.ports import APP_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # linux/netlink.h
 _NLMSG_ERROR = 2
@@ -24,6 +37,37 @@ _TYPE_MASK = 0x3FFF
 
 _BUFFER = 65_536
 """Twice the largest part of a dump that the kernel sends."""
+
+
+# linux/rtnetlink.h, linux/if_addr.h
+_RTM_NEWADDR = 20
+_RTM_GETADDR = 22
+_IFA_ADDRESS = 1
+_IFA_LOCAL = 2
+
+_ADDRESS = struct.Struct("=BBBBI")
+
+TABLE = 15007
+"""Of the routes to the app. Low numbers are what others take, as the CNI's source-based routing."""
+
+_PRIORITY = 1000
+"""Of the rule that leads to them: behind the table of local addresses, ahead of the main one."""
+
+# linux/rtnetlink.h, linux/fib_rules.h
+_RTM_NEWROUTE = 24
+_RTM_NEWRULE = 32
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_RULE = struct.Struct("=BBBBB2xBI")
+_FR_ACT_TO_TBL = 1
+_FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 6, 10, 15, 16
+_RTA_OIF, _RTA_TABLE = 4, 15
+_RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL = 4, 254, 2
+_NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
+_LOOPBACK = 1
+"""Its index in every network namespace."""
+
+_WITHOUT_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES})
+"""How a kernel or a namespace says that it has no IPv6; such a pod has no IPv6 address either."""
 
 
 def dump(protocol: int, kind: int, request: bytes) -> Iterator[tuple[int, bytes]]:
@@ -98,3 +142,65 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 def aligned(size: int) -> int:
     """The size that something takes in a message (``NLMSG_ALIGN``)."""
     return (size + 3) & ~3
+
+
+def addresses(netns: Path) -> frozenset[str]:
+    """All addresses that are local in the network namespace at ``netns``, in canonical form.
+
+    Raises:
+        PeerError: There is no network namespace there, or the kernel refused to answer.
+        EnvironmentLackError: It may not be entered.
+    """
+    try:
+        return frozenset(call_in(netns, lambda: list(_dump())))
+    except OSError as error:
+        raise PeerError(f"network namespace {netns}", f"tells no addresses: {error}") from error
+
+
+def _dump() -> Iterator[str]:
+    request = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    for kind, body in dump(socket.NETLINK_ROUTE, _RTM_GETADDR, request):
+        if kind == _RTM_NEWADDR:
+            yield _local_address(body)
+
+
+def _local_address(body: bytes) -> str:
+    """The own address of an ``ifaddrmsg``; of a point-to-point link the other one is the peer's."""
+    told = dict(attributes(body[_ADDRESS.size :]))
+    return str(ip_address(told.get(_IFA_LOCAL) or told[_IFA_ADDRESS]))
+
+
+def keep_inside() -> None:
+    """Keep Envoy's connections to the app inside the calling thread's network namespace.
+
+    Harmless when repeated.
+
+    Raises:
+        PeerError: The kernel refused the routes.
+    """
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            _put(family)
+        except OSError as error:
+            if family is socket.AF_INET6 and error.errno in _WITHOUT_IPV6:
+                return
+            raise PeerError("the pod's network namespace", f"takes no routes: {error}") from error
+
+
+def _put(family: socket.AddressFamily) -> None:
+    table = attribute(_RTA_TABLE, _number(TABLE))
+    # The route first: a rule without one would let the packets out.
+    route = _ROUTE.pack(family, 0, 0, 0, 0, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0)
+    route += table + attribute(_RTA_OIF, _number(_LOOPBACK))
+    change(socket.NETLINK_ROUTE, _RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, route)
+    rule = _RULE.pack(family, 0, 0, 0, 0, _FR_ACT_TO_TBL, 0)
+    rule += attribute(_FRA_TABLE, _number(TABLE))
+    rule += attribute(_FRA_PRIORITY, _number(_PRIORITY))
+    rule += attribute(_FRA_FWMARK, _number(APP_MARK))
+    rule += attribute(_FRA_FWMASK, _number(0xFFFF_FFFF))
+    with contextlib.suppress(FileExistsError):
+        change(socket.NETLINK_ROUTE, _RTM_NEWRULE, _NLM_F_CREATE | _NLM_F_EXCL, rule)
+
+
+def _number(value: int) -> bytes:
+    return struct.pack("=I", value)

@@ -63,7 +63,7 @@ POD_SYSCTLS = (
     # the app's own port, which answers with a reset, and that ends the connection.
     Sysctl(f"{_CONNTRACK}_be_liberal", "1"),
     # What the app answers to Envoy, a refusal too, carries Envoy's mark, by which it is routed back
-    # to Envoy and not to the client whose address Envoy has taken (`troth.agent.routes`).
+    # to Envoy and not to the client whose address Envoy has taken (`troth.agent.netlink`).
     Sysctl("ipv4/tcp_fwmark_accept", "1", vital=True),
     Sysctl("ipv4/fwmark_reflect", "1", vital=True),
     Sysctl("ipv6/fwmark_reflect", "1", vital=True),

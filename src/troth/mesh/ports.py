@@ -41,7 +41,7 @@ ENVOY_MARK = 0x539
 APP_MARK = 0x53A
 """SO_MARK of every socket by which Envoy reaches a pod's app under its client's address.
 
-The pod's routes keep what carries it inside the pod, in both directions. See `troth.agent.routes`.
+The pod's routes keep what carries it inside the pod, in both directions. See `troth.agent.netlink`.
 """
 
 TUNNEL_ALPN = "troth"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from troth.agent.cluster.slots import take_place
+from troth.agent.cluster.handover import take_place
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.agent.cluster.cni import CniVerdict
-from troth.agent.discover import node_namespaces
+from troth.agent.pod_namespaces import node_namespaces
 from troth.errors import TrothError
 from troth.table import Table
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from troth.agent.cluster.cni import CniQuestion
-    from troth.agent.cluster.pins import Pins
+    from troth.agent.pod_namespaces import Pins
     from troth.mesh.model import Pod
     from troth.mesh.world import World
 

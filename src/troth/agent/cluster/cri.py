@@ -11,22 +11,22 @@ with the sandbox's first process and its runtime-spec, in the JSON of a verbose 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
 import msgspec
 import structlog
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from troth.agent import netns
-from troth.agent.cluster import cri_messages as cri
-from troth.agent.discover import node_namespaces
+from troth.agent.pod_namespaces import node_namespaces
 from troth.errors import PeerError, TrothError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from troth.agent.cluster.pins import Finder
+    from troth.agent.pod_namespaces import Finder
     from troth.mesh.model import Pod
 
 _log = structlog.get_logger(__name__)
@@ -42,6 +42,64 @@ _OPTIONS = (
     ("grpc.default_authority", "localhost"),
     ("grpc.max_receive_message_length", _LONGEST_ANSWER),
 )
+
+
+# The few messages that are needed (``runtime.v1`` of k8s.io/cri-api), made at run time. Fields that
+# troth doesn't look at are left out: protobuf passes over what it doesn't know. Enums are declared
+# as the integers, and maps as the lists of pairs, that they are on the wire.
+_PACKAGE = "runtime.v1"
+_REPEATED = "repeated "
+
+Fields: TypeAlias = tuple[tuple[str, str, int], ...]
+"""A message's fields: name, kind and number of each."""
+
+_MESSAGES: dict[str, Fields] = {
+    "PodSandboxStateValue": (("state", "int32", 1),),
+    "PodSandboxFilter": (("state", "PodSandboxStateValue", 2),),
+    "ListPodSandboxRequest": (("filter", "PodSandboxFilter", 1),),
+    "PodSandboxMetadata": (("name", "string", 1), ("uid", "string", 2), ("namespace", "string", 3)),
+    "PodSandbox": (("id", "string", 1), ("metadata", "PodSandboxMetadata", 2)),
+    "ListPodSandboxResponse": (("items", "repeated PodSandbox", 1),),
+    "PodSandboxStatusRequest": (("pod_sandbox_id", "string", 1), ("verbose", "bool", 2)),
+    "Pair": (("key", "string", 1), ("value", "string", 2)),
+    "PodSandboxStatusResponse": (("info", "repeated Pair", 2),),
+}
+
+SANDBOX_READY = 0
+"""Of the enum PodSandboxState."""
+
+
+def message_classes(more: Mapping[str, Fields] | None = None) -> dict[str, Any]:
+    """Classes of all messages, by name; ``more`` are further ones that may refer to them."""
+    messages = {**_MESSAGES, **(more or {})}
+    file = descriptor_pb2.FileDescriptorProto(
+        name="troth/cri.proto", package=_PACKAGE, syntax="proto3"
+    )
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for field, words, number in fields:
+            kind = words.removeprefix(_REPEATED)
+            label = "LABEL_REPEATED" if words != kind else "LABEL_OPTIONAL"
+            made = message.field.add(name=field, number=number, label=label)
+            if kind in messages:
+                made.type, made.type_name = made.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+            else:
+                made.type = getattr(made, f"TYPE_{kind.upper()}")
+    # A pool of its own: nobody else's idea of these messages gets in the way.
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+        for name in messages
+    }
+
+
+_CLASSES = message_classes()
+ListPodSandboxRequest: Any = _CLASSES["ListPodSandboxRequest"]
+PodSandboxStatusRequest: Any = _CLASSES["PodSandboxStatusRequest"]
+RESPONSES: Mapping[str, Any] = {
+    method: _CLASSES[f"{method}Response"] for method in ("ListPodSandbox", "PodSandboxStatus")
+}
 
 
 class _Namespace(msgspec.Struct, frozen=True):
@@ -107,7 +165,7 @@ class RuntimeFinder:
         """Why the runtime can't be asked; empty while it can."""
 
     async def __call__(self, pods: Collection[Pod]) -> Mapping[str, Collection[Path]]:
-        """What may be the pods' network namespaces, by UID: a `troth.agent.cluster.pins.Finder`."""
+        """What may be the pods' network namespaces, by UID: a `Finder`."""
         found: dict[str, Collection[Path]] = {}
         if pods:
             try:
@@ -124,12 +182,12 @@ class RuntimeFinder:
         never = node_namespaces(self._proc)
         found: dict[str, dict[int, Path]] = {}
         async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=_OPTIONS) as channel:
-            ready = cri.ListPodSandboxRequest(filter={"state": {"state": cri.SANDBOX_READY}})
+            ready = ListPodSandboxRequest(filter={"state": {"state": SANDBOX_READY}})
             for sandbox in (await self._call(channel, "ListPodSandbox", ready)).items:
                 uid = uids.get(sandbox.metadata.uid)
                 if uid is None:
                     continue
-                which = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox.id, verbose=True)
+                which = PodSandboxStatusRequest(pod_sandbox_id=sandbox.id, verbose=True)
                 status = await self._call(channel, "PodSandboxStatus", which)
                 for place, inode in self._visible(_sandbox_info(status)):
                     if inode not in never:
@@ -147,7 +205,7 @@ class RuntimeFinder:
         call = channel.unary_unary(
             f"{_SERVICE}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=cri.RESPONSES[method].FromString,
+            response_deserializer=RESPONSES[method].FromString,
         )
         try:
             return await call(request, timeout=_ANSWER_SECONDS)

@@ -1,8 +1,16 @@
-"""How the agents of a node hand it over, from the old one to the new.
+"""How one agent of a node follows another: room for two, and whose turn it is.
 
-The new one connects to the old one's socket when it starts, and says ``take`` when its Envoy can
+A slot is a directory, which an agent holds by a lock for as long as it lives, and a set of ports
+for its Envoy. Agents of different versions meet here, so the layout is to stay::
+
+    RUN_DIR/agents/0/lock        held (flock) while an agent lives
+    RUN_DIR/agents/0/handover    the socket below
+    RUN_DIR/agents/1/...
+    RUN_DIR/events/              the journal, of whichever agent acts
+
+The new agent connects to the old one's socket when it starts, and says ``take`` when its Envoy can
 serve all. The old one then steps back and answers with a `Handover`, and with what connections it
-still sees: JSON, a line each. Whoever is at the other end when the connection ends is gone: a new
+still sees: JSON, a line each. If the connection ends, the agent at its other end is gone: a new
 agent that dies leaves the node to the old one again.
 """
 
@@ -10,28 +18,99 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
 
 from troth.errors import PeerError
+from troth.mesh.ports import PORT_SETS, PortSet
 from troth.traffic.connection import Connection
 from troth.unix_sockets import Peer, is_our_user
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from troth.agent.cluster.slots import Slot
+    from troth.agent.agent import NodeAgent
 
 _log = structlog.get_logger(__name__)
 
 _TAKE = b"take\n"
 _ANSWER_SECONDS = 15.0
 _LOOK_SECONDS = 0.1
+_SLOT_LOOK_SECONDS = 0.2
 _LONGEST_LINE = 16 * 1024 * 1024
 _MOST_UNSENT = 4 * 1024 * 1024
+
+_DRAIN_LOOK_SECONDS = 1.0
+"""How often one that is to end looks for connections that are left."""
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent's place on its node.
+
+    Attributes:
+        directory: For sockets and files of its own.
+        ports: Where its Envoy listens in every pod.
+    """
+
+    directory: Path
+    ports: PortSet
+
+    @property
+    def handover(self) -> Path:
+        """The socket by which the agent here hands its node over."""
+        return self.directory / "handover"
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether there is an agent here that lives."""
+        file = self._locked()
+        if file is None:
+            return True
+        os.close(file)
+        return False
+
+    def _locked(self) -> int | None:
+        """The lock's file, locked until it is closed; None when somebody else has it."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self.directory / "lock", flags, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        return file
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where an agent is, and where there may be another one."""
+
+    own: Slot
+    other: Slot
+
+
+@contextlib.asynccontextmanager
+async def take_place(run_dir: Path) -> AsyncIterator[Place]:
+    """Hold a slot while the block runs, as soon as one is free."""
+    first, second = (
+        Slot(directory=run_dir / "agents" / str(number), ports=ports)
+        for number, ports in enumerate(PORT_SETS)
+    )
+    while True:
+        for place in (Place(first, second), Place(second, first)):
+            file = place.own._locked()  # noqa: SLF001 - of this very module
+            if file is not None:
+                try:
+                    yield place
+                finally:
+                    os.close(file)
+                return
+        await asyncio.sleep(_SLOT_LOOK_SECONDS)
 
 
 class Handover(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,3 +276,73 @@ def _parse(line: bytes) -> Handover:
         return msgspec.json.decode(line, type=Handover)
     except msgspec.MsgspecError as error:
         raise PeerError("the agent before this one", f"answered strangely: {error}") from error
+
+
+class Charge:
+    """Has an agent take charge of its node when it can, and hand it over to whoever asks.
+
+    Args:
+        agent: The agent, standing by.
+        place: Its place, and that of the other one.
+
+    Attributes:
+        prepared: To be set when the agent can serve all.
+        mine: Set while the agent is in charge.
+        others: Set when another one is, and the agent has been.
+    """
+
+    def __init__(self, agent: NodeAgent, place: Place) -> None:
+        self.prepared = asyncio.Event()
+        self.mine = asyncio.Event()
+        self.others = asyncio.Event()
+        self._agent = agent
+        self._place = place
+        self._successors = Successors(self)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the agent has yet to be in charge."""
+        return not (self.mine.is_set() or self.others.is_set())
+
+    async def run(self, adopt: Callable[[], Awaitable[None]]) -> None:
+        """Take charge, and hand over when somebody asks, until cancelled.
+
+        Args:
+            adopt: Finds what an earlier agent left behind, just before.
+        """
+        async with self._successors.served(self._place.own.handover):
+            predecessor = await take_over(self._place.other, self.prepared.wait)
+            await adopt()
+            self.take_charge(predecessor.handover.joining if predecessor else ())
+            if predecessor is not None:
+                with contextlib.closing(predecessor):
+                    async for connection in predecessor.connections():
+                        self._agent.note(connection)
+            await asyncio.get_running_loop().create_future()
+
+    async def drained(self, seconds: float) -> None:
+        """Wait for as long as the agent's end would cut connections though another one is there.
+
+        Args:
+            seconds: The longest time.
+        """
+        if not self._successors.are_there:
+            return
+        _log.info("waiting for connections to end", seconds=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.mine.is_set() or await self._agent.connected():  # noqa: ASYNC110 - sockets tell nobody
+                    await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+
+    def take_charge(self, joining: Iterable[str] = ()) -> None:
+        """Be in charge from now on; the argument as of `NodeAgent.take_charge`."""
+        self.mine.set()
+        self.others.clear()
+        self._agent.take_charge(joining)
+
+    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
+        """Be in charge no more; as `NodeAgent.step_back`."""
+        joining = await self._agent.step_back(tell)
+        self.mine.clear()
+        self.others.set()
+        return joining

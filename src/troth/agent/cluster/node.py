@@ -24,22 +24,20 @@ from troth.agent.agent import NodeAgent
 from troth.agent.capture import is_captured, tried_kernel
 from troth.agent.certificates import Issuers
 from troth.agent.cluster.announcements import Waiting
-from troth.agent.cluster.charge import Charge
 from troth.agent.cluster.cni import CniVerdict
 from troth.agent.cluster.cri import RuntimeFinder
-from troth.agent.cluster.hearing import Hearing
+from troth.agent.cluster.handover import Charge, take_place
 from troth.agent.cluster.local_pods import LocalPods, LocalPodsKeeper, foresee
 from troth.agent.cluster.marker import Mark, Marker
 from troth.agent.cluster.memory import MemoryKeeper
-from troth.agent.cluster.pins import Pins, find_by_cgroup
 from troth.agent.cluster.plugin import CniPlugin
 from troth.agent.cluster.ranges import ServiceRanges
-from troth.agent.cluster.slots import take_place
+from troth.agent.cluster.report import Hearing, NodeReporter, node_report
+from troth.agent.cluster.requester import CsrRequester
 from troth.agent.cluster.taint import take_off
-from troth.agent.csr_signer import CsrRequester
 from troth.agent.metrics import NodeMetrics
+from troth.agent.pod_namespaces import Pins, find_by_cgroup
 from troth.agent.proxy import NodePaths
-from troth.agent.report import NodeReporter, node_report
 from troth.cluster.contract import policy_digest
 from troth.cluster.state import follow
 from troth.errors import TrothError
@@ -57,8 +55,8 @@ if TYPE_CHECKING:
 
     from lightkube import SingleConfig
 
+    from troth.agent.cluster.handover import Place, Slot
     from troth.agent.cluster.settings import NodeSettings
-    from troth.agent.cluster.slots import Place, Slot
     from troth.cluster.world import ClusterState
     from troth.identity.spiffe import SpiffeId
     from troth.mesh.model import Pod

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.agent.cluster.announcements import Waiting
-    from troth.agent.cluster.charge import Charge
     from troth.agent.cluster.cni import CniQuestion
-    from troth.agent.cluster.pins import Pins
+    from troth.agent.cluster.handover import Charge
     from troth.agent.cluster.settings import CniFolders
+    from troth.agent.pod_namespaces import Pins
     from troth.kube.client import ApiClient
     from troth.mesh.world import World
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from troth.agent.discover import network_namespaces, pod_uid
+from troth.agent.pod_namespaces import network_namespaces, pod_uid
 from troth.errors import EnvironmentLackError
 from troth.mesh.model import Pod
 

@@ -15,10 +15,9 @@ from lightkube.config.models import Cluster
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import ConfigMap
 
-from troth.agent.answers import certificate
 from troth.agent.certificates import Issuers, issuers
-from troth.agent.csr_signer import CsrRequester
-from troth.agent.report import NodeReporter, node_report
+from troth.agent.cluster.report import NodeReporter, node_report
+from troth.agent.cluster.requester import CsrRequester, certificate
 from troth.cluster.contract import SIGNER_NAME, NodeReport
 from troth.errors import PeerError
 from troth.identity.authority import CertificateAuthority
@@ -187,7 +186,7 @@ class Applied:
 async def test_after_a_pause_the_same_report_is_written_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("troth.agent.report._PAUSE_SECONDS", 0)
+    monkeypatch.setattr("troth.agent.cluster.report._PAUSE_SECONDS", 0)
     server = Applied()
     reporter = NodeReporter(
         cast("ApiClient", server), node="node-1", node_uid="1", namespace="troth-system"

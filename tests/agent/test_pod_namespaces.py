@@ -12,8 +12,7 @@ import msgspec
 import pytest
 
 from troth.agent import netns
-from troth.agent.cluster.pins import Pins
-from troth.agent.discover import network_namespaces
+from troth.agent.pod_namespaces import Pins, network_namespaces
 from troth.errors import PeerError
 from troth.mesh.model import Pod
 

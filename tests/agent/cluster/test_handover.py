@@ -11,15 +11,13 @@ import pytest
 from tests.samples import connection
 
 from troth.agent.cluster import handover
-from troth.agent.cluster.handover import Successors, take_over
-from troth.agent.cluster.slots import take_place
+from troth.agent.cluster.handover import Successors, take_over, take_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from troth.agent.cluster.handover import Predecessor
-    from troth.agent.cluster.slots import Place
+    from troth.agent.cluster.handover import Place, Predecessor
     from troth.traffic.connection import Connection
 
 
