@@ -235,19 +235,19 @@ def test_the_owner_is_what_a_person_deployed(owners: object, owner: str) -> None
         pytest.param(
             {"spec__nodeName": 7},
             "spec.nodeName: is not what the API has there: Expected `str | null`, got `int`; "
-            "correct the object",
+            "write it as the API documents it",
             id="another type",
         ),
         pytest.param(
             {"status__phase": "Dancing"},
             "status.phase: is not what the API has there: Invalid enum value 'Dancing'; "
-            "correct the object",
+            "write it as the API documents it",
             id="another phase",
         ),
         pytest.param(
             {"spec": []},
             "spec: is not what the API has there: Expected `object`, got `array`; "
-            "correct the object",
+            "write it as the API documents it",
             id="no spec",
         ),
     ],

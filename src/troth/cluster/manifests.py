@@ -69,7 +69,7 @@ class ClusterManifests(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_all_workloads(self) -> bool:
         """Whether every kind of workload could be read."""
-        workloads = {f"{_resource(kind)}" for kind in _MAKE_PODS}
+        workloads = {f"{resource_of(kind)}" for kind in _MAKE_PODS}
         return all(each.resource not in workloads for each in self.unreadable)
 
 
@@ -130,10 +130,10 @@ async def read_cluster(
     readings = Readings(server)
     try:
         # The first request alone, so that a credential plugin is asked once.
-        items = [*(await readings.read(_resource("Namespace", namespace)) or ())]
+        items = [*(await readings.read(resource_of("Namespace", namespace)) or ())]
         doors = await _served_entrances(server) if entrances else ()
         others = [
-            _resource(kind, place)
+            resource_of(kind, place)
             for kind in (*_PLURALS, *doors)
             if kind != "Namespace"
             for place in _places(kind, namespace, root_namespace)
@@ -170,7 +170,8 @@ def _places(kind: str, namespace: str, root_namespace: str) -> Iterable[str]:
     )
 
 
-def _resource(kind: str, namespace: str = "") -> Resource[_Object]:
+def resource_of(kind: str, namespace: str = "") -> Resource[_Object]:
+    """Objects of a kind, as `read_cluster` reads them."""
     entrance = ENTRANCES.get(kind)
     row = entrance or KINDS[kind]
     if not row.namespaced and kind != "Namespace":

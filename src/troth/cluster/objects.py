@@ -23,9 +23,9 @@ from troth.cluster.world import (
     NodeTopology,
     SliceEndpoint,
 )
-from troth.errors import Problem, Severity
+from troth.fields import Report
 from troth.kube import wire
-from troth.kube.resource import Item, make_item, misfit, read_header
+from troth.kube.resource import Item, make_item, misfit, read_header, subject_of
 from troth.kube.wire import decode
 from troth.mesh.model import (
     CAPTURED_ANNOTATION,
@@ -41,7 +41,7 @@ from troth.mesh.model import (
 )
 from troth.policy.model import API_VERSIONS, KIND, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
-from troth.syntax import NAME, NAMESPACE, Rule, described, legible_name, plain_address
+from troth.syntax import NAME, NAMESPACE, Rule, described, plain_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -124,14 +124,11 @@ def _read(
     try:
         sent = decode(raw, shape)
     except msgspec.DecodeError as error:
-        header = read_header(raw, kind)
-        checks = Checks(kind, header)
-        checks.refuse(*misfit(error))
-        return make_item(header, problems=checks.problems)
+        return misfit(read_header(raw, kind), kind, error)
     checks = Checks(kind, sent.metadata)
     value = convert(checks, sent)
     return make_item(
-        sent.metadata, value=None if checks.refused else value, problems=checks.problems
+        sent.metadata, value=None if checks.errors else value, problems=checks.problems
     )
 
 
@@ -365,49 +362,20 @@ def _slice_ports(
     return found
 
 
-class Checks:
-    """Passes on what has a syntax of its own, and notes what is wrong with it.
-
-    Attributes:
-        problems: All that was wrong.
-    """
+class Checks(Report):
+    """Passes on what has a syntax of its own, and notes what is wrong with it."""
 
     def __init__(self, kind: str, header: wire.Header) -> None:
-        place = legible_name(header.name)
-        if header.namespace:
-            place = f"{legible_name(header.namespace)}/{place}"
-        self.problems: list[Problem] = []
-        self._subject = f"{kind} {place}"
+        super().__init__(subject_of(kind, header))
         rule = NAMESPACE if kind == "Namespace" else NAME
         self.name(header.name, "metadata.name", rule)
         if header.namespace:
             self.name(header.namespace, "metadata.namespace", NAMESPACE)
 
-    def refuse(self, path: str, found: str, wanted: str = "correct the object") -> None:
-        """Note an error."""
-        self.problems.append(Problem(subject=self._subject, path=path, found=found, wanted=wanted))
-
-    def warn(self, path: str, found: str, wanted: str) -> None:
-        """Note what the object is used in spite of."""
-        self.problems.append(
-            Problem(
-                subject=self._subject,
-                path=path,
-                found=found,
-                wanted=wanted,
-                severity=Severity.WARNING,
-            )
-        )
-
-    @property
-    def refused(self) -> bool:
-        """Whether an error was noted."""
-        return any(problem.severity is Severity.ERROR for problem in self.problems)
-
     def name(self, text: str, path: str, rule: Rule = NAME) -> str:
         """A name, by default of the most liberal kind."""
         if flaw := rule.flaw(text):
-            self.refuse(path, *flaw)
+            self.error(path, *flaw)
         return text
 
     def uid(self, text: str) -> str:
@@ -423,18 +391,18 @@ class Checks:
         if plain != text:
             return self.address(plain, path)
         if "%" in text:
-            self.refuse(path, *flaw)
+            self.error(path, *flaw)
             return ""
         try:
             return intern(_canonical(text))
         except ValueError:
-            self.refuse(path, *flaw)
+            self.error(path, *flaw)
             return ""
 
     def port(self, number: int, path: str) -> int:
         """A port number."""
         if not is_port(number):
-            self.refuse(path, f"is {described(number)}", "write a port, 1 to 65535")
+            self.error(path, f"is {described(number)}", "write a port, 1 to 65535")
         return number
 
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from troth.errors import PeerError, Problem, Severity
+from troth.fields import Report
 from troth.kube import wire
 from troth.kube.wire import decode
+from troth.syntax import legible_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -203,14 +205,7 @@ def reader(
         try:
             return make_item(header, value=convert(raw))
         except msgspec.DecodeError as error:
-            path, found = misfit(error)
-            problem = Problem(
-                subject=f"{kind} {header.key}",
-                path=path,
-                found=found,
-                wanted="write it as the API documents it",
-            )
-            return make_item(header, problems=(problem,))
+            return misfit(header, kind, error)
 
     return read
 
@@ -242,8 +237,17 @@ def make_item(
     )
 
 
-def misfit(error: msgspec.DecodeError) -> tuple[str, str]:
-    """The path of the field that isn't as expected, if it is told, and what is wrong with it."""
+def misfit(header: wire.Header, kind: str, error: msgspec.DecodeError) -> Item[Any]:
+    """The object with that header, refused because it isn't what the API has."""
     match = _MISFIT.fullmatch(str(error))
-    found, path = (match["found"], match["path"]) if match else (str(error), "")
-    return path or "", f"is not what the API has there: {found}"
+    said, path = (match["found"], match["path"]) if match else (str(error), "")
+    report = Report(subject_of(kind, header))
+    found = f"is not what the API has there: {said}"
+    report.error(path or "", found, "write it as the API documents it")
+    return make_item(header, problems=report.problems)
+
+
+def subject_of(kind: str, header: wire.Header) -> str:
+    """An object as problems name it."""
+    parts = (header.namespace, header.name) if header.namespace else (header.name,)
+    return f"{kind} {'/'.join(map(legible_name, parts))}"
