@@ -108,14 +108,9 @@ def _unenforced(found: Installation) -> Iterator[Problem]:
         if here:
             named = ", ".join(here[:_MOST_NAMED])
             more = f" and {len(here) - _MOST_NAMED} more" if here[_MOST_NAMED:] else ""
-            yield Problem(
-                subject=kind,
-                path="",
-                found=f"isn't enforced in namespaces of the mesh ({named}{more}): "
-                f"{consequence(kind)}",
-                wanted="remove it, or leave those namespaces to Istio",
-                severity=Severity.WARNING,
-            )
+            text = f"isn't enforced in namespaces of the mesh ({named}{more}): {consequence(kind)}"
+            wanted = "remove it, or leave those namespaces to Istio"
+            yield Problem.warning(kind, "", text, wanted)
 
 
 def _is_shown(world: World, pod: Pod) -> bool:

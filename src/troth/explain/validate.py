@@ -177,14 +177,7 @@ def _by_namespace(services: Iterable[ServiceSpec]) -> dict[str, list[ServiceSpec
 
 
 def _warning(policy: PeerAuthentication, path: str, found: str, wanted: str) -> Problem:
-    return Problem(
-        subject=f"{KIND} {policy.key}",
-        path=path,
-        found=found,
-        wanted=wanted,
-        severity=Severity.WARNING,
-        location=policy.location,
-    )
+    return Problem.warning(f"{KIND} {policy.key}", path, found, wanted, location=policy.location)
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):

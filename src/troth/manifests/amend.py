@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.errors import InputError, Location, Problem, Severity
+from troth.errors import InputError, Location, Problem
 from troth.manifests.collect import Identity, Manifests, with_implied_namespaces
 from troth.manifests.kinds import COLLECTIONS, row_of
 from troth.syntax import nearest
@@ -196,11 +196,6 @@ def _unread(file: str, current: Manifests) -> bool:
 
 def _note(subject: str, origin: Location, current: Manifests) -> Problem:
     cause = "its new version is refused" if subject in current.refused else "its file has errors"
-    return Problem(
-        subject=subject,
-        path="",
-        found=f"was kept as it was, because {cause}",
-        wanted="correct the errors to change or remove it",
-        severity=Severity.WARNING,
-        location=origin,
-    )
+    found = f"was kept as it was, because {cause}"
+    wanted = "correct the errors to change or remove it"
+    return Problem.warning(subject, "", found, wanted, location=origin)

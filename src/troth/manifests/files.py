@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from troth.errors import Location, Problem, Severity
+from troth.errors import Location, Problem
 from troth.manifests.collect import DEFAULT_NAMESPACE, Manifests, collect
 from troth.manifests.yaml import read_documents
 
@@ -189,13 +189,8 @@ def _read(file: Path) -> bytes:
 
 def _nothing_in(directory: Path) -> Problem:
     """A wrong path would else pass for one where all is well."""
-    return Problem(
-        subject=f"directory {directory}",
-        path="",
-        found=f"has no manifests in it (*{', *'.join(sorted(_SUFFIXES))})",
-        wanted="see that it is the one you mean",
-        severity=Severity.WARNING,
-    )
+    found = f"has no manifests in it (*{', *'.join(sorted(_SUFFIXES))})"
+    return Problem.warning(f"directory {directory}", "", found, "see that it is the one you mean")
 
 
 def _unreadable(path: Path, reason: str) -> Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from troth.errors import Problem, Severity
+from troth.errors import Problem
 from troth.manifests import api, runnable
 from troth.manifests.containers import LAST_PORT, PORT_NAME
 from troth.manifests.endpoints import SERVICE_NAME_LABEL
@@ -313,11 +313,4 @@ def _unmatched(subject: str, each: EndpointSliceSpec, service: ServiceSpec) -> I
 def _warning(
     at: EndpointSliceSpec | EndpointsSpec, subject: str, path: str, found: str, wanted: str
 ) -> Problem:
-    return Problem(
-        subject=subject,
-        path=path,
-        found=found,
-        wanted=wanted,
-        severity=Severity.WARNING,
-        location=at.location,
-    )
+    return Problem.warning(subject, path, found, wanted, location=at.location)

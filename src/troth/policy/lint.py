@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from troth.errors import Problem, Severity
+from troth.errors import Problem
 from troth.policy.index import NamespacePolicies
 from troth.policy.model import KIND
 from troth.policy.scope import scope_of, why_before
@@ -41,7 +41,7 @@ def lint_policies(
     label_sets: dict[str, set[frozenset[tuple[str, str]]]] = defaultdict(set)
     for namespace, labels in workloads:
         label_sets[namespace].add(frozenset(labels.items()))
-    findings: list[_Finding] = []
+    findings: list[Problem] = []
     for namespace, unordered in by_namespace.items():
         those = NamespacePolicies(unordered)
         if namespace == root_namespace:
@@ -50,33 +50,19 @@ def lint_policies(
         else:
             findings += _always_shadowed(those, those.policies)
             findings += _meeting_on_workloads(those, label_sets[namespace])
-    findings.sort(key=lambda finding: (finding.policy.namespace, finding.policy.name))
-    return tuple(finding.problem() for finding in findings)
+    return tuple(sorted(findings, key=lambda finding: finding.subject.split("/")))
 
 
-class _Finding(NamedTuple):
-    policy: PeerAuthentication
-    path: str
-    found: str
-    wanted: str
-
-    def problem(self) -> Problem:
-        return Problem(
-            subject=f"{KIND} {self.policy.key}",
-            path=self.path,
-            found=self.found,
-            wanted=self.wanted,
-            severity=Severity.WARNING,
-            location=self.policy.location,
-        )
+def _warning(policy: PeerAuthentication, path: str, found: str, wanted: str) -> Problem:
+    return Problem.warning(f"{KIND} {policy.key}", path, found, wanted, location=policy.location)
 
 
 def _selecting_in_root(
     policies: Iterable[PeerAuthentication], root_namespace: str
-) -> Iterator[_Finding]:
+) -> Iterator[Problem]:
     for policy in policies:
         if scope_of(policy, root_namespace) is None:
-            yield _Finding(
+            yield _warning(
                 policy,
                 "spec.selector",
                 f"a policy with a selector in the root namespace ({root_namespace}) holds for no "
@@ -88,7 +74,7 @@ def _selecting_in_root(
 
 def _always_shadowed(
     those: NamespacePolicies, policies: Iterable[PeerAuthentication]
-) -> Iterator[_Finding]:
+) -> Iterator[Problem]:
     for policy in policies:
         # Whatever matches all labels of this selector also matches one that asks for fewer.
         head = (
@@ -97,7 +83,7 @@ def _always_shadowed(
             else those.oldest_without_selector
         )
         if head is not None and head is not policy:
-            yield _Finding(
+            yield _warning(
                 policy,
                 "spec.selector" if policy.selector else "",
                 f"never has an effect, because {head.key} holds wherever it does and only one "
@@ -110,7 +96,7 @@ def _always_shadowed(
 
 def _meeting_on_workloads(
     those: NamespacePolicies, label_sets: Iterable[frozenset[tuple[str, str]]]
-) -> Iterator[_Finding]:
+) -> Iterator[Problem]:
     by_name = {
         policy.key
         for policy in those.policies
@@ -125,7 +111,7 @@ def _meeting_on_workloads(
         both = ", ".join(
             label_text(key, value) for key, value in {**head.selector, **loser.selector}.items()
         )
-        yield _Finding(
+        yield _warning(
             loser,
             "spec.selector",
             f"also selects workloads of {head.key} (those with {both}), and has no effect on "
