@@ -29,6 +29,7 @@ test-nodes: setup
 	@scripts/helm >/dev/null
 	@scripts/containerd >/dev/null
 	@scripts/containerd-v2 >/dev/null
+	@scripts/cni >/dev/null
 	@$(BIN)/python -c 'from tests.deploy import image; image.build()'
 	@$(BIN)/pytest -m nodes tests/nodes
 

@@ -10,7 +10,7 @@ shift 2
 hostname "$name"
 ip link set lo up
 mount --make-rprivate /
-mkdir -p "$disk"/{root,kubelet,containerd,cni,pods,containers}
+mkdir -p "$disk"/{root,kubelet,containerd,cni,cni-programs,cni-networks,troth,pods,containers}
 mount -t tmpfs -o mode=755 node "$disk/root"
 mkdir "$disk"/root/{upper,work,new}
 root=$disk/root/new
@@ -42,10 +42,13 @@ bind() { mkdir -p "$root$2" && mount --bind "$disk/$1" "$root$2"; }
 bind kubelet /var/lib/kubelet
 bind containerd /var/lib/containerd
 bind cni /var/lib/cni
+bind cni-programs /opt/cni/bin
+bind cni-networks /etc/cni/net.d
+bind troth /var/lib/troth
 bind pods /var/log/pods
 bind containers /var/log/containers
 
-mkdir -p "$root/run/lock" "$root/run/netns" "$root/opt/cni/bin" "$root/etc/cni/net.d"
+mkdir -p "$root/run/lock" "$root/run/netns"
 # There are no name servers; asking one ends at once.
 rm -f "$root/etc/resolv.conf"
 echo nameserver 127.0.0.1 >"$root/etc/resolv.conf"

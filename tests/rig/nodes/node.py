@@ -220,7 +220,9 @@ class RealNode:
         self.file(_CNI_CONFIG).write_text(json.dumps(config))
         for name in _CNI_PLUGINS:
             plugin = self._software.debian / "usr" / "lib" / "cni" / name
-            self.file(f"/opt/cni/bin/{name}").symlink_to(plugin)
+            link = self.file(f"/opt/cni/bin/{name}")
+            link.unlink(missing_ok=True)
+            link.symlink_to(plugin)
 
     def _import_images(self, ends: contextlib.ExitStack) -> None:
         """Start to import the images; it takes a while, and all nodes do it at the same time."""

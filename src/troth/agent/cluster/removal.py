@@ -10,9 +10,8 @@ import msgspec
 import structlog
 
 from troth.errors import TrothError
-from troth.kube.errors import NotFoundError
 from troth.kube.follow import Followed
-from troth.kube.resource import ObjectKind, Resource, reader
+from troth.kube.resource import Resource, reader
 from troth.kube.wire import decode
 
 if TYPE_CHECKING:
@@ -28,35 +27,45 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
     deletion_timestamp: datetime | None = None
 
 
-class _DaemonSet(msgspec.Struct, frozen=True):
+class _Deletable(msgspec.Struct, frozen=True):
     metadata: _Metadata
 
-
-_KIND = ObjectKind(kind="DaemonSet", plural="daemonsets", group="apps", shape=_DaemonSet)
+    @property
+    def is_deleted(self) -> bool:
+        return self.metadata.deletion_timestamp is not None
 
 
 class Removal:
-    """Follows the DaemonSet that the agent is of.
+    """Follows the DaemonSet that the agent is of, and its namespace.
 
-    An agent without one (`troth node` started by hand) is never removed in this sense. The watch
-    tells of the end also where the agent's rights end with it, as what is open stays open.
+    Both, because with a namespace go its pods first, while their DaemonSet is still there. An agent
+    without a DaemonSet (`troth node` started by hand) is never removed in this sense. A watch tells
+    of the end also where the agent's rights end with it, as what is open stays open.
 
     Args:
         client: Of the API server.
         namespace: The DaemonSet's.
 
     Attributes:
-        begun: Set while it is deleted, or about to be.
-        averted: Set while it isn't.
+        begun: Set while one of them is deleted, or about to be.
+        averted: Set while none is.
     """
 
     def __init__(self, client: ApiClient, *, namespace: str) -> None:
         self.begun, self.averted = asyncio.Event(), asyncio.Event()
         self.averted.set()
         self._client = client
-        self._namespace = namespace
         self._was_there = False
-        self._followed = Followed(
+        self._namespaces = Followed(
+            client,
+            Resource(
+                plural="namespaces",
+                read=reader("Namespace", _read),
+                field_selector=f"metadata.name={namespace}",
+            ),
+            on_change=self._look,
+        )
+        self._daemon_sets = Followed(
             client,
             Resource(
                 plural="daemonsets",
@@ -69,8 +78,10 @@ class Removal:
         )
 
     async def run(self) -> None:
-        """Follow it until cancelled."""
-        await self._followed.run()
+        """Follow them until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._namespaces.run())
+            tasks.create_task(self._daemon_sets.run())
 
     async def ask(self) -> bool:
         """Whether it is so, at the agent's end; False if that can't be said."""
@@ -78,19 +89,23 @@ class Removal:
             return self.begun.is_set()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                found = await self._client.get(_KIND, _NAME, self._namespace)
-        except NotFoundError:
-            return True
+                for followed in (self._namespaces, self._daemon_sets):
+                    listed = await self._client.list(followed.resource)
+                    if all(
+                        item.value is not None and item.value.is_deleted for item in listed.items
+                    ):
+                        return True
         except (TrothError, TimeoutError) as error:
             _log.warning("whether troth is being removed is not known", reason=str(error))
-            return False
-        return _is_deleted(found)
+        return False
 
     def _look(self) -> None:
-        found = self._followed.objects.values()
+        found = self._daemon_sets.objects.values()
         self._was_there = self._was_there or bool(found)
+        deleted = all(each.is_deleted for each in found)
+        namespace_goes = any(each.is_deleted for each in self._namespaces.objects.values())
         # One that was deleted may be made again, and take the agents over that are left of it.
-        if self._was_there and all(map(_is_deleted, found)):
+        if self._was_there and (deleted or namespace_goes):
             self.averted.clear()
             self.begun.set()
         else:
@@ -98,9 +113,5 @@ class Removal:
             self.averted.set()
 
 
-def _read(raw: msgspec.Raw) -> _DaemonSet:
-    return decode(raw, _DaemonSet)
-
-
-def _is_deleted(found: _DaemonSet) -> bool:
-    return found.metadata.deletion_timestamp is not None
+def _read(raw: msgspec.Raw) -> _Deletable:
+    return decode(raw, _Deletable)
