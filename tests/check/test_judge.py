@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.check.facts import MESH, codes, judged, namespace, network_policy, node, pod
 
-from troth.check.facts import Crd, MachineFacts
+from troth.check.facts import AgentsObject, Crd, MachineFacts
 from troth.check.gather import foreign_redirects
 from troth.check.judge import judge_machine
 from troth.errors import Severity
@@ -23,6 +23,15 @@ def test_in_a_good_cluster_nothing_is_found() -> None:
     check = judged(namespaces=(MESH,), pods=pods, nodes=(node(),))
     assert check.findings == ()
     assert check.errors == 0
+
+
+@pytest.mark.parametrize("args", [None, ["--drain-seconds=1"], ["--cni-programs=/x"], ["--cni"]])
+def test_agents_without_the_plugin_are_told_of(args: list[str] | None) -> None:
+    spec = {"template": {"spec": {"containers": [{"args": args}]}}}
+    metadata = {"namespace": "troth-system", "name": "troth-node"}
+    agents = msgspec.convert({"metadata": metadata, "spec": spec}, AgentsObject)
+    found = [each.where for each in judged(agents=(agents,)).findings]
+    assert found == ([] if args == ["--cni"] else ["DaemonSet troth-system/troth-node"])
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,42 @@ class NodeObject(wire.Object, frozen=True):
     status: NodeStatusFields = NodeStatusFields()
 
 
+class AgentContainer(wire.Wire, frozen=True):
+    """core/v1 Container of a node agent."""
+
+    args: list[str] | None = None
+
+
+class AgentPodSpec(wire.Wire, frozen=True):
+    """core/v1 PodSpec of a node agent."""
+
+    containers: list[AgentContainer] | None = None
+
+
+class AgentPodTemplate(wire.Wire, frozen=True):
+    """core/v1 PodTemplateSpec of a node agent."""
+
+    spec: AgentPodSpec = AgentPodSpec()
+
+
+class AgentsSpec(wire.Wire, frozen=True):
+    """apps/v1 DaemonSetSpec of the node agents."""
+
+    template: AgentPodTemplate = AgentPodTemplate()
+
+
+class AgentsObject(wire.Object, frozen=True):
+    """apps/v1 DaemonSet of the node agents."""
+
+    spec: AgentsSpec = AgentsSpec()
+
+    @property
+    def has_plugin(self) -> bool:
+        """Whether they have pods captured before these start."""
+        containers = self.spec.template.spec.containers or ()
+        return any("--cni" in (container.args or ()) for container in containers)
+
+
 class LabelSelector(wire.Wire, frozen=True):
     """metav1 LabelSelector; expressions only to tell two apart."""
 
@@ -102,6 +138,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
         review_crd: That of ConnectionReview, or None.
         lacking: The rights to install troth that the user lacks, as ``create clusterroles``.
         unreadable: What may not be read, and so was not looked at.
+        agents: The node agents' DaemonSet, if it may be read.
         wanted: Namespaces to be looked at as if they were in the mesh.
         home: The namespace that troth is installed in.
     """
@@ -116,6 +153,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[wire.Object, ...] = ()
     pods: tuple[wire.PodObject, ...] = ()
     network_policies: tuple[NetworkPolicy, ...] = ()
+    agents: tuple[AgentsObject, ...] = ()
     wanted: frozenset[str] = frozenset()
     home: str = "troth-system"
 

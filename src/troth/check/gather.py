@@ -17,6 +17,7 @@ from troth.agent.capture import complete_rules
 from troth.agent.strangers import StrangerLimits
 from troth.check.facts import (
     DEFINITIONS,
+    AgentsObject,
     ClusterFacts,
     Crd,
     MachineFacts,
@@ -44,6 +45,10 @@ _PODS = ObjectKind(kind="Pod", plural="pods", shape=wire.PodObject).objects()
 _NETWORK_POLICIES = ObjectKind(
     kind="NetworkPolicy", plural="networkpolicies", group="networking.k8s.io", shape=NetworkPolicy
 ).objects()
+_AGENTS = msgspec.structs.replace(
+    ObjectKind(kind="DaemonSet", plural="daemonsets", group="apps", shape=AgentsObject).objects(),
+    field_selector="metadata.name=troth-node",
+)
 
 # What installing needs, at its most demanding: verb, API group, resource, whether in `home`.
 _INSTALLING = (
@@ -108,6 +113,8 @@ async def gather_cluster(
             namespaces=await _values(readings, _NAMESPACES),
             pods=await _values(readings, _PODS),
             network_policies=await _values(readings, _NETWORK_POLICIES),
+            # Who may not read it is told nothing of it.
+            agents=await _values(Readings(client), _AGENTS.within(home)),
             unreadable=(*unreadable, *(each.resource for each in readings.unreadable)),
             wanted=frozenset(wanted),
             home=home,

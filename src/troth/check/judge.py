@@ -55,6 +55,7 @@ def judge_cluster(facts: ClusterFacts) -> Check:
         *_rights(facts),
         *(found for node in facts.nodes for found in _node(node)),
         *_home(facts),
+        *_agents(facts),
         *judge_namespaces(facts),
         *_unreadable(facts),
     ]
@@ -133,6 +134,20 @@ def _home(facts: ClusterFacts) -> Iterator[Finding]:
                 why="Node agents enter other pods' network namespaces, so none can be made there.",
                 remedy=f"kubectl label namespace {facts.home} --overwrite "
                 f"{_POD_SECURITY}=privileged",
+            )
+
+
+def _agents(facts: ClusterFacts) -> Iterator[Finding]:
+    for agents in facts.agents:
+        if not agents.has_plugin:
+            yield warning(
+                "plaintext-at-start",
+                f"DaemonSet {agents.metadata.key}",
+                "runs without the CNI plugin",
+                why="A pod takes plaintext for some seconds after its start, and for as long as "
+                "its node has no agent, whatever the policies say.",
+                remedy="Install troth with node.cni.enabled=true (docs/install.md, Capture pods "
+                "before they start).",
             )
 
 
