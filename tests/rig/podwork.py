@@ -59,6 +59,11 @@ class PodWorker:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"pod {self.name}", daemon=True)
 
+    @property
+    def has_sandbox(self) -> bool:
+        """Whether its namespaces are there; its network may still be about to be set up."""
+        return self._sandbox_made is not None
+
     def start(self) -> None:
         """Start the pod."""
         self._thread.start()
