@@ -121,6 +121,19 @@ def test_a_service_account_is_read(read: Callable[..., Manifests]) -> None:
     assert list(manifests.service_accounts) == ["ns/a"]
 
 
+def test_a_headless_service_is_read_as_an_api_server_stores_it(
+    read: Callable[..., Manifests],
+) -> None:
+    manifests = read(
+        service(
+            "type: ClusterIP, selector: {app: web}, clusterIP: None, clusterIPs: [None], "
+            "ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, ports: [{port: 80}]"
+        )
+    )
+    assert manifests.problems == ()
+    assert manifests.services["default/web"].headless
+
+
 def test_every_field_of_a_service_is_read(read: Callable[..., Manifests]) -> None:
     manifests = read(
         service(

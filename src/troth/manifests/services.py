@@ -121,7 +121,7 @@ def _check_cluster_ips(spec: Fields, service: ServiceSpec) -> None:
         spec.error("clusterIPs", "does not begin with clusterIP", "let the first be the same")
     elif "None" in addresses[1:] or (service.headless and len(addresses) > 1):
         spec.error("clusterIPs", "has None beside an address", "write None alone")
-    elif len({_family(each) for each in addresses}) < len(addresses):
+    elif len({_family(each) for each in service.requested_ips}) < len(service.requested_ips):
         spec.error("clusterIPs", "has several of one IP family", "keep one of each")
 
 
