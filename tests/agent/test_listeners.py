@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from troth.agent import netns
-from troth.agent.listeners import listening_instead
-from troth.agent.sockets import ListeningSocket, listening_sockets
+from troth.agent.sockets import ListeningSocket, listening_instead, listening_sockets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,11 +22,11 @@ from troth.agent.capturer import Capturer
 from troth.agent.certificates import CertificateKeeper, CertificateSource
 from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
 from troth.agent.host_rules import HostRules
-from troth.agent.listeners import Listeners
 from troth.agent.metrics import Figures
 from troth.agent.pods import DRAIN_SECONDS, Pods
 from troth.agent.proxy import Proxy
 from troth.agent.set_elements import PodSets
+from troth.agent.sockets import Listeners
 from troth.agent.strangers import StrangerLimits, Strangers
 from troth.agent.unserved import Unserved
 from troth.envoy.build import SnapshotKeeper
