@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth.agent.netlink import keep_inside
 from troth.agent.netns import call_in, call_in_cgroups, call_in_new
+from troth.agent.set_elements import FIRST_PACKET
 from troth.agent.strangers import (
     StrangerLimits,
     idle_stranger_rules,
@@ -55,8 +56,6 @@ PROBE_SOURCE_V6 = "fd74:726f:7468::7:150"
 """
 
 _PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} return;"
-
-FIRST_PACKET = "tcp flags syn / fin,syn,rst,ack"
 
 _TO_APP = f"""\
   chain answered {{

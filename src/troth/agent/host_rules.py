@@ -25,13 +25,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from troth.agent.capture import (
-    FIRST_PACKET,
     PROBE_SOURCE_V4,
     PROBE_SOURCE_V6,
     apply_ruleset,
 )
 from troth.agent.kubelet import NODE_CGROUPS, find_kubelet
-from troth.agent.set_elements import SetChange, SetElements, transaction
+from troth.agent.set_elements import FIRST_PACKET, SetChange, SetElements, transaction
 from troth.errors import TrothError
 
 if TYPE_CHECKING:

@@ -6,19 +6,14 @@ from `_MOST_SERIES` on new pairs of workloads are counted as ``other``.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
+from prometheus_client import Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -41,6 +36,8 @@ _REPORTERS = {Side.CLIENT: "source", Side.SERVER: "destination"}  # as Istio's m
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds."""
+
+disable_created_metrics()  # when a series began is no news: with the agent
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +75,12 @@ class NodeMetrics(Collector):
         self._figures: Callable[[], Figures] | None = None
         self._connections: Counter[tuple[str, str, str, str, str]] = Counter()
         self._nacks: Counter[str] = Counter()
-        self._acks = [0] * (len(_BUCKETS) + 1)
-        self._ack_seconds = 0.0
+        self._acks = Histogram(
+            "troth_change_to_ack_seconds",
+            "Time from a change of the configuration to Envoy's ACK of it.",
+            buckets=_BUCKETS,
+            registry=None,
+        )
 
     def watch(self, figures: Callable[[], Figures]) -> None:
         """Ask ``figures`` for the state at each scrape."""
@@ -98,8 +99,7 @@ class NodeMetrics(Collector):
     def acked(self, type_url: str, names: tuple[str, ...], seconds: float | None) -> None:  # noqa: ARG002 - the observer's protocol
         """Take note of how long it took Envoy to take a change over."""
         if seconds is not None:
-            self._acks[bisect_left(_BUCKETS, seconds)] += 1
-            self._ack_seconds += seconds
+            self._acks.observe(seconds)
 
     def nacked(self, nack: Nack, seconds: float | None) -> None:  # noqa: ARG002 - the observer's protocol
         """Count a refusal of Envoy's."""
@@ -119,17 +119,7 @@ class NodeMetrics(Collector):
         for kind, count in sorted(self._nacks.items()):
             nacks.add_metric([kind], count)
         yield nacks
-        yield HistogramMetricFamily(
-            "troth_change_to_ack_seconds",
-            "Time from a change of the configuration to Envoy's ACK of it.",
-            buckets=[
-                (bound, count)
-                for bound, count in zip(
-                    (*map(str, _BUCKETS), "+Inf"), accumulate(self._acks), strict=True
-                )
-            ],
-            sum_value=self._ack_seconds,
-        )
+        yield from self._acks.collect()
         if self._figures is not None:
             yield from _of_figures(self._figures())
 

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FIRST_PACKET = "tcp flags syn / fin,syn,rst,ack"
+"""What matches the segment that asks for a connection, in nftables' language."""
+
+IP_VERSIONS = (("ip", "ipv4_addr"), ("ip6", "ipv6_addr"))
+"""nftables' names of the two versions of IP, and of their addresses' types."""
+
 # linux/netlink.h, linux/netfilter/nfnetlink.h
 _NETLINK_NETFILTER = 12
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3

@@ -29,7 +29,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import structlog
 
-from troth.agent.set_elements import SetChange, increases, packed, read_counts, transaction
+from troth.agent.set_elements import (
+    FIRST_PACKET,
+    IP_VERSIONS,
+    SetChange,
+    increases,
+    packed,
+    read_counts,
+    transaction,
+)
 from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS
 from troth.mesh.ports import TUNNEL_PORT
 from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
@@ -78,8 +86,7 @@ _MOST_TOLD = 16_384
 _MOST_INTRODUCED = 1024
 """To each pod: the kernel keeps as many elements for each of them."""
 
-_FIRST = "tcp flags syn / fin,syn,rst,ack"
-_VERSIONS = ("ip", "ip6")
+_VERSIONS = tuple(version for version, _ in IP_VERSIONS)
 _NETWORK = "ffff:ffff:ffff:ffff::"
 """Who has one address of an IPv6 network of 64 bits may have them all."""
 
@@ -145,7 +152,7 @@ def stranger_rules(limits: StrangerLimits) -> str:
         f"size {_MOST_STRANGERS}; timeout 30s; gc-interval 5s; }}"
     )
     chains = {
-        "door": [f"tcp dport {TUNNEL_PORT} {_FIRST} jump knock"],
+        "door": [f"tcp dport {TUNNEL_PORT} {FIRST_PACKET} jump knock"],
         "knock": [
             *(
                 f"{v} saddr @{_peers(v)} update @{_peers(v)} {{ {v} saddr }} return"

@@ -30,7 +30,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.agent.set_elements import Counted, SetChange, increases, packed, read_counts, transaction
+from troth.agent.set_elements import (
+    FIRST_PACKET,
+    IP_VERSIONS,
+    Counted,
+    SetChange,
+    increases,
+    packed,
+    read_counts,
+    transaction,
+)
 from troth.mesh.model import Protocol
 from troth.mesh.ports import TUNNEL_PORT
 from troth.table import difference
@@ -57,11 +66,9 @@ _MOST_TOLD = 32
 
 _LOOK_SECONDS = 2.0
 
-_FIRST = "tcp flags syn / fin,syn,rst,ack"
-_VERSIONS = (("ip", "ipv4_addr"), ("ip6", "ipv6_addr"))
-_SETS = tuple(f"{kind}_{version}" for kind in ("virtual", "served") for version, _ in _VERSIONS)
-_REFUSED = tuple(f"refused_{version}" for version, _ in _VERSIONS)
-_UNHEARD = tuple(f"unheard_{version}" for version, _ in _VERSIONS)
+_SETS = tuple(f"{kind}_{version}" for kind in ("virtual", "served") for version, _ in IP_VERSIONS)
+_REFUSED = tuple(f"refused_{version}" for version, _ in IP_VERSIONS)
+_UNHEARD = tuple(f"unheard_{version}" for version, _ in IP_VERSIONS)
 _PORT = struct.Struct("!Hxx")
 """As in a key of several fields, each of which is padded to four bytes."""
 
@@ -85,13 +92,13 @@ def unserved_rules(*, unheard: bool = True, uncounted: Collection[str] = ()) -> 
     """
     lines = [f"add table inet {TABLE}"]
     counts = f"flags dynamic,timeout; size {_MOST_COUNTED}; timeout 60s; gc-interval 5s;"
-    for version, kind in _VERSIONS:
+    for version, kind in IP_VERSIONS:
         lines.append(f"add set inet {TABLE} virtual_{version} {{ type {kind}; }}")
         lines.append(f"add set inet {TABLE} served_{version} {{ type {kind} . inet_service; }}")
         for name in ("refused", "unheard"):
             kinds = f"type {kind} . inet_service"
             lines.append(f"add set inet {TABLE} {name}_{version} {{ {kinds}; {counts} }}")
-    versions = [version for version, _ in _VERSIONS]
+    versions = [version for version, _ in IP_VERSIONS]
     chains = {
         "unserved": [
             *(f"update @refused_{v} {{ {v} daddr . tcp dport counter }}" for v in versions),
@@ -107,11 +114,12 @@ def unserved_rules(*, unheard: bool = True, uncounted: Collection[str] = ()) -> 
             "reject with tcp reset",
         ],
         "output": [
-            f"{_FIRST} {v} daddr @virtual_{v} {v} daddr . tcp dport != @served_{v} goto unserved"
+            f"{FIRST_PACKET} {v} daddr @virtual_{v} {v} daddr . tcp dport != @served_{v} goto unserved"
             for v in versions
         ],
         "input": [
-            f'iif != "lo" fib daddr type local tcp dport != {TUNNEL_PORT} {_FIRST} goto unheard'
+            f'iif != "lo" fib daddr type local tcp dport != {TUNNEL_PORT} {FIRST_PACKET} '
+            "goto unheard"
         ],
     }
     # Behind connection tracking, so that a reset is known to belong to what it answers; what comes
@@ -310,7 +318,7 @@ class Unserved:
         """Refuse nothing in a pod, rather than what is served, until it is loaded once more."""
         self._loaded.discard(uid)
         sets = self._pods.get(uid)
-        for version, _ in _VERSIONS:
+        for version, _ in IP_VERSIONS:
             if sets is None:
                 return
             try:
