@@ -51,7 +51,7 @@ from troth.agent.certificates import Signed
 from troth.agent.cluster.report import NodeReporter
 from troth.agent.cluster.requester import CsrRequester
 from troth.cluster.contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest
-from troth.controller.authority import Authority
+from troth.controller.authority import AuthorityKeeper
 from troth.controller.events import Events
 from troth.controller.keyring import ROTATE_ANNOTATION
 from troth.errors import PeerError
@@ -400,7 +400,7 @@ async def test_two_replicas_that_start_first_at_once_make_one_root(cluster: Clus
             client = ApiClient(config, field_manager="test")
             ends.push_async_callback(client.aclose)
             authorities.append(
-                Authority(
+                AuthorityKeeper(
                     client,
                     trust_domain=TRUST_DOMAIN,
                     namespace=control.namespace,

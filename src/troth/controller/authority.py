@@ -63,7 +63,7 @@ _TOLD = {
 }
 
 
-class Authority:
+class AuthorityKeeper:
     """The mesh's certificate authority, as its Secret says.
 
     Args:

@@ -13,7 +13,7 @@ import structlog
 from troth.cluster.contract import REVIEW_LIFETIME
 from troth.cluster.state import NAMESPACES
 from troth.controller import objects
-from troth.controller.authority import Authority
+from troth.controller.authority import AuthorityKeeper
 from troth.controller.election import ElectionTiming
 from troth.controller.events import Events
 from troth.controller.metrics import LeaderFigures
@@ -80,7 +80,7 @@ class Work:
     ) -> None:
         self._client = client
         events = Events(client)
-        self._authority = Authority(
+        self._authority = AuthorityKeeper(
             client,
             trust_domain=settings.rules.trust_domain,
             namespace=settings.namespace,
