@@ -128,7 +128,7 @@ def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False) 
     )
 
 
-class Issuer(NamedTuple):
+class CaKeyPair(NamedTuple):
     """A signing key with its certificates.
 
     Attributes:
@@ -156,7 +156,7 @@ def load_issuer(
     root: bytes,
     now: datetime,
     subject: str,
-) -> Issuer:
+) -> CaKeyPair:
     """Read an issuer and prove that what it signs for ``trust_domain`` is believed.
 
     Raises:
@@ -180,7 +180,7 @@ def load_issuer(
     if own.public_key() != signing_key.public_key():
         flaws.append(Flaw("is not the certificate's", "give the pair", "key"))
     refuse(subject, flaws)
-    issuer = Issuer(signing_key, own, intermediates, bundle, own.not_valid_after_utc)
+    issuer = CaKeyPair(signing_key, own, intermediates, bundle, own.not_valid_after_utc)
     return issuer._replace(not_after=_proven_until(issuer, now, subject))
 
 
@@ -232,7 +232,7 @@ def _trust_domain_flaws(own: x509.Certificate, trust_domain: TrustDomain) -> Ite
             )
 
 
-def _proven_until(issuer: Issuer, now: datetime, subject: str) -> datetime:
+def _proven_until(issuer: CaKeyPair, now: datetime, subject: str) -> datetime:
     """Sign for a workload that doesn't exist and have it verified.
 
     That shows path lengths, validity, name constraints and signatures to be right as a peer will
@@ -280,7 +280,7 @@ class CertificateAuthority:
     Make one with `self_signed` or `from_pem`.
     """
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: CaKeyPair) -> None:
         self._issuer = issuer
 
     @classmethod
@@ -293,7 +293,7 @@ class CertificateAuthority:
         bundle = TrustBundle(
             trust_domain=trust_domain, certificates=(root.public_bytes(Encoding.PEM),)
         )
-        return cls(Issuer(key, root, (), bundle, root.not_valid_after_utc))
+        return cls(CaKeyPair(key, root, (), bundle, root.not_valid_after_utc))
 
     @classmethod
     def from_pem(
