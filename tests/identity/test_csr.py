@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import InputError
-from troth.identity.csr import CsrRequest, build_csr, parse_csr
+from troth.identity.csr import CheckedCsr, build_csr, parse_csr
 from troth.identity.keys import new_key
 from troth.identity.spiffe import SpiffeId, TrustDomain
 
@@ -206,7 +206,7 @@ def test_a_request_by_an_accepted_key_names_identity_and_key(
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
 ) -> None:
     parsed = parse_csr(request(key=key))
-    assert parsed == CsrRequest(spiffe_id=WEB, public_key=key.public_key())
+    assert parsed == CheckedCsr(spiffe_id=WEB, public_key=key.public_key())
 
 
 def test_a_request_may_ask_for_just_what_every_svid_has() -> None:

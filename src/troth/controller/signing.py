@@ -28,7 +28,7 @@ from troth.cluster.contract import (
     SIGNER_NAME,
 )
 from troth.errors import InputError
-from troth.identity.csr import CsrRequest, parse_csr
+from troth.identity.csr import CheckedCsr, parse_csr
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.mesh.world import DEFAULT_HOME
 from troth.syntax import NAME, NAMESPACE, described
@@ -81,7 +81,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     namespace: str
     service_account: str
-    request: CsrRequest
+    request: CheckedCsr
     lifetime: timedelta
 
 
@@ -197,7 +197,7 @@ def _lifetime_flaws(spec: CertificateSigningRequestSpec) -> Iterator[str]:
         )
 
 
-def _content(spec: CertificateSigningRequestSpec) -> tuple[CsrRequest | None, list[str]]:
+def _content(spec: CertificateSigningRequestSpec) -> tuple[CheckedCsr | None, list[str]]:
     try:
         pem = base64.b64decode(spec.request, validate=True)
     except (binascii.Error, ValueError):

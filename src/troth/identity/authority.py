@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from troth.identity.bundle import TrustBundle, ca_flaws
-from troth.identity.csr import CsrRequest, parse_csr
+from troth.identity.csr import CheckedCsr, parse_csr
 from troth.identity.flaws import Flaw, refusal, refuse, shown
 from troth.identity.keys import PrivateKeyPem, SigningKey, key_flaws, load_signing_key, new_key
 from troth.identity.profile import USAGES, load_certificates, verify_path
@@ -371,7 +371,7 @@ class CertificateAuthority:
 
     def sign(
         self,
-        request: CsrRequest | bytes,
+        request: CheckedCsr | bytes,
         *,
         now: datetime,
         lifetime: timedelta = SVID_LIFETIME,

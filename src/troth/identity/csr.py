@@ -30,7 +30,7 @@ _BEGIN = b"-----BEGIN CERTIFICATE REQUEST-----"
 _END = b"-----END CERTIFICATE REQUEST-----"
 
 
-class CsrRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CheckedCsr(msgspec.Struct, frozen=True, kw_only=True):
     """What a checked request asks for; its maker holds the private key.
 
     Attributes:
@@ -54,7 +54,7 @@ def build_csr(key: ec.EllipticCurvePrivateKey, spiffe_id: SpiffeId) -> bytes:
     return csr.public_bytes(serialization.Encoding.PEM)
 
 
-def parse_csr(pem: bytes, *, subject: str = "certificate signing request") -> CsrRequest:
+def parse_csr(pem: bytes, *, subject: str = "certificate signing request") -> CheckedCsr:
     """Read and check a request, from whomever it comes.
 
     Args:
@@ -80,7 +80,7 @@ def parse_csr(pem: bytes, *, subject: str = "certificate signing request") -> Cs
         flaws += (flaw for extension in extensions for flaw in _extension_flaws(extension.value))
     if flaws or spiffe_id is None or public_key is None:
         raise refusal(subject, *flaws)
-    return CsrRequest(spiffe_id=spiffe_id, public_key=public_key)
+    return CheckedCsr(spiffe_id=spiffe_id, public_key=public_key)
 
 
 def _load(pem: bytes, subject: str) -> x509.CertificateSigningRequest:
