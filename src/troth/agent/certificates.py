@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from troth.identity.svid import X509Svid
 
 
-class Issuers:
+class IssuerCache:
     """Tells the roots of the same certificates again and again, but verifies each of them once.
 
     A node is asked for them after each change of the mesh, and to verify one takes 0.3 ms.

@@ -15,7 +15,7 @@ from lightkube.config.models import Cluster
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.core_v1 import ConfigMap
 
-from troth.agent.certificates import Issuers, issuers
+from troth.agent.certificates import IssuerCache, issuers
 from troth.agent.cluster.report import NodeReporter, node_report
 from troth.agent.cluster.requester import CsrRequester, certificate
 from troth.cluster.contract import SIGNER_NAME, NodeReport
@@ -50,7 +50,7 @@ def fingerprint(bundle: TrustBundle) -> str:
 
 
 def test_a_report_names_the_roots_believed_and_those_in_use() -> None:
-    issuers = Issuers().of([svid(NEW)], BOTH, NOW)
+    issuers = IssuerCache().of([svid(NEW)], BOTH, NOW)
     report = node_report(policies="p", bundle=BOTH, issuers=issuers)
     old, new = fingerprint(OLD.trust_bundle), fingerprint(NEW.trust_bundle)
     assert report.roots == {old, new}
@@ -59,14 +59,14 @@ def test_a_report_names_the_roots_believed_and_those_in_use() -> None:
 
 def test_the_old_root_is_in_use_as_long_as_a_certificate_of_it_is() -> None:
     old, new = svid(OLD), svid(NEW)
-    known = Issuers()
+    known = IssuerCache()
     assert known.of([new, old], BOTH, NOW) == set(map(fingerprint, ROOTS))
     assert known.of([new], BOTH, NOW) == {fingerprint(NEW.trust_bundle)}
     assert known.of([new, old], BOTH, old.not_after + timedelta(seconds=1)) == set()
 
 
 def test_certificates_are_judged_anew_by_another_bundle() -> None:
-    known, both = Issuers(), [svid(OLD), svid(NEW)]
+    known, both = IssuerCache(), [svid(OLD), svid(NEW)]
     for bundle in ROOTS:
         assert known.of(both, bundle, NOW) == {fingerprint(bundle)}
 
@@ -76,7 +76,7 @@ def test_a_certificate_is_verified_once_however_often_it_is_asked_for(
 ) -> None:
     verified = Mock(wraps=issuers)
     monkeypatch.setattr("troth.agent.certificates.issuers", verified)
-    known, certificate = Issuers(), svid(NEW)
+    known, certificate = IssuerCache(), svid(NEW)
     answers = {known.of([certificate], BOTH, NOW) for _ in range(3)}
     assert answers == {frozenset({fingerprint(NEW.trust_bundle)})}
     assert verified.call_count == 1

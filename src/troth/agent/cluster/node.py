@@ -22,7 +22,7 @@ import structlog
 from troth.agent import netns
 from troth.agent.agent import NodeAgent
 from troth.agent.capture import is_captured, tried_kernel
-from troth.agent.certificates import Issuers
+from troth.agent.certificates import IssuerCache
 from troth.agent.cluster.announcements import Waiting
 from troth.agent.cluster.cni import CniVerdict
 from troth.agent.cluster.cri import RuntimeFinder
@@ -131,7 +131,7 @@ class ClusterNode:
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
         self._memory = MemoryKeeper()
-        self._issuers = Issuers()
+        self._issuers = IssuerCache()
         self._stored: World | None = None
         self._plugin: CniPlugin | None = None
         self._can_capture = asyncio.Event()
