@@ -7,7 +7,7 @@ that misbehaves, and an environment that lacks something. Bugs stay ordinary Pyt
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 
@@ -90,6 +90,38 @@ class InputError(TrothError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+class Flaw(NamedTuple):
+    """One thing wrong with one field, as it is found; `refuse` names the object it belongs to."""
+
+    found: str
+    wanted: str
+    path: str = ""
+
+
+def refusal(subject: str, *flaws: Flaw) -> InputError:
+    """The error that lists ``flaws``, to be raised where nothing can go on."""
+    return InputError(
+        Problem(subject=subject, path=flaw.path, found=flaw.found, wanted=flaw.wanted)
+        for flaw in flaws
+    )
+
+
+def refuse(subject: str, flaws: Iterable[Flaw]) -> None:
+    """Return if there are no flaws.
+
+    Raises:
+        InputError: There are some; each is one of its problems.
+    """
+    if found := tuple(flaws):
+        raise refusal(subject, *found)
+
+
+def flaws_of(error: InputError, path: str) -> Iterable[Flaw]:
+    """What is wrong with a part, told as flaws of the field ``path`` of the whole."""
+    for problem in error.problems:
+        yield Flaw(f"{problem.subject}: {problem.found}", problem.wanted, path)
 
 
 class PeerError(TrothError):

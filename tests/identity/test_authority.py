@@ -271,7 +271,7 @@ REFUSED: dict[str, tuple[Callable[[Forge, dt.datetime], object], str]] = {
     ),
     "another-trust-domain": (
         lambda forge, now: load(forge.make("root", uris=("spiffe://other",)), now),
-        "certificate: is the CA of 'spiffe://other'; give the CA of spiffe://cluster.local",
+        'certificate: is the CA of "spiffe://other"; give the CA of spiffe://cluster.local',
     ),
     "uri-constraints": (
         lambda forge, now: load(

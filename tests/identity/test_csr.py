@@ -92,7 +92,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "no-spiffe-id": (
         lambda: request(names=(uri("https://cluster.local/a"),)),
         (
-            "subjectAltName: SPIFFE ID 'https://cluster.local/a': is no spiffe URI; "
+            'subjectAltName: SPIFFE ID "https://cluster.local/a": is no spiffe URI; '
             "begin it with spiffe://"
         ),
     ),
@@ -121,7 +121,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "subject": (
         lambda: request(subject="system:masters"),
-        "subject: is 'CN=system:masters'; leave it empty: the SPIFFE ID is the name",
+        'subject: is "CN=system:masters"; leave it empty: the SPIFFE ID is the name',
     ),
     "weak-rsa": (
         weak_rsa,

@@ -34,18 +34,21 @@ HOSTILE_IDS = {
     ),
     "trailing-slash": ("spiffe://td/a/", "the path ends with a slash; leave the last slash out"),
     "only-a-slash": ("spiffe://td/", "the path ends with a slash; leave the last slash out"),
-    "empty-segment": ("spiffe://td/a//b", "path segment '' is empty; put a name there"),
-    "dot": ("spiffe://td/./a", "path segment '.' is relative; write the path in full"),
-    "dot-dot": ("spiffe://td/a/../b", "path segment '..' is relative; write the path in full"),
+    "empty-segment": ("spiffe://td/a//b", 'path segment "" is empty; put a name there'),
+    "dot": ("spiffe://td/./a", 'path segment "." is relative; write the path in full'),
+    "dot-dot": ("spiffe://td/a/../b", 'path segment ".." is relative; write the path in full'),
     "encoded-slash": (
         "spiffe://td/a%2Fb",
-        f"path segment 'a%2Fb' contains '%'; {_SEGMENT_HINT}",
+        f"path segment \"a%2Fb\" contains '%'; {_SEGMENT_HINT}",
     ),
-    "query": ("spiffe://td/a?b", f"path segment 'a?b' contains '?'; {_SEGMENT_HINT}"),
-    "fragment": ("spiffe://td/a#b", f"path segment 'a#b' contains '#'; {_SEGMENT_HINT}"),
-    "line-end": ("spiffe://td/a\n", f"path segment 'a\\n' contains '\\n'; {_SEGMENT_HINT}"),
-    "zero-byte": ("spiffe://td/a\0b", f"path segment 'a\\x00b' contains '\\x00'; {_SEGMENT_HINT}"),
-    "umlaut": ("spiffe://td/\u00e4", f"path segment '\\xe4' contains '\\xe4'; {_SEGMENT_HINT}"),
+    "query": ("spiffe://td/a?b", f"path segment \"a?b\" contains '?'; {_SEGMENT_HINT}"),
+    "fragment": ("spiffe://td/a#b", f"path segment \"a#b\" contains '#'; {_SEGMENT_HINT}"),
+    "line-end": ("spiffe://td/a\n", f"path segment \"a\\n\" contains '\\n'; {_SEGMENT_HINT}"),
+    "zero-byte": (
+        "spiffe://td/a\0b",
+        f"path segment \"a\\u0000b\" contains '\\x00'; {_SEGMENT_HINT}",
+    ),
+    "umlaut": ("spiffe://td/\u00e4", f"path segment \"\\u00e4\" contains '\\xe4'; {_SEGMENT_HINT}"),
     "too-long": (
         f"spiffe://td/{'a' * 2037}",
         "is longer than 2048 bytes; use at most 2048",
@@ -83,8 +86,8 @@ def test_every_flaw_of_a_spiffe_id_is_listed_at_once() -> None:
     assert [problem.found for problem in caught.value.problems] == [
         "the trust domain contains 'A'",
         "the path ends with a slash",
-        "path segment '..' is relative",
-        "path segment 'b%' contains '%'",
+        'path segment ".." is relative',
+        "path segment \"b%\" contains '%'",
     ]
 
 

@@ -98,7 +98,7 @@ def unserved_rules(*, unheard: bool = True, uncounted: Collection[str] = ()) -> 
         for name in ("refused", "unheard"):
             kinds = f"type {kind} . inet_service"
             lines.append(f"add set inet {TABLE} {name}_{version} {{ {kinds}; {counts} }}")
-    versions = [version for version, _ in IP_VERSIONS]
+    first, versions = FIRST_PACKET, [version for version, _ in IP_VERSIONS]
     chains = {
         "unserved": [
             *(f"update @refused_{v} {{ {v} daddr . tcp dport counter }}" for v in versions),
@@ -114,12 +114,11 @@ def unserved_rules(*, unheard: bool = True, uncounted: Collection[str] = ()) -> 
             "reject with tcp reset",
         ],
         "output": [
-            f"{FIRST_PACKET} {v} daddr @virtual_{v} {v} daddr . tcp dport != @served_{v} goto unserved"
+            f"{first} {v} daddr @virtual_{v} {v} daddr . tcp dport != @served_{v} goto unserved"
             for v in versions
         ],
         "input": [
-            f'iif != "lo" fib daddr type local tcp dport != {TUNNEL_PORT} {FIRST_PACKET} '
-            "goto unheard"
+            f'iif != "lo" fib daddr type local tcp dport != {TUNNEL_PORT} {first} goto unheard'
         ],
     }
     # Behind connection tracking, so that a reset is known to belong to what it answers; what comes

@@ -17,12 +17,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from troth.errors import Flaw, refusal, refuse
 from troth.identity.bundle import TrustBundle, ca_flaws
 from troth.identity.csr import CheckedCsr, parse_csr
-from troth.identity.flaws import Flaw, refusal, refuse, shown
 from troth.identity.keys import PrivateKeyPem, SigningKey, key_flaws, load_signing_key, new_key
 from troth.identity.profile import USAGES, load_certificates, verify_path
 from troth.identity.spiffe import SpiffeId, TrustDomain
+from troth.syntax import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -147,7 +148,7 @@ class CaKeyPair(NamedTuple):
     not_after: datetime
 
 
-def load_issuer(
+def load_ca_key_pair(
     *,
     trust_domain: TrustDomain,
     certificate: bytes,
@@ -228,7 +229,7 @@ def _trust_domain_flaws(own: x509.Certificate, trust_domain: TrustDomain) -> Ite
     for uri in san.get_values_for_type(x509.UniformResourceIdentifier):
         if uri.startswith("spiffe:") and uri != str(trust_domain.id):
             yield Flaw(
-                f"is the CA of {shown(uri)}", f"give the CA of {trust_domain.id}", "certificate"
+                f"is the CA of {described(uri)}", f"give the CA of {trust_domain.id}", "certificate"
             )
 
 
@@ -325,7 +326,7 @@ class CertificateAuthority:
                 problems' paths are the arguments' names.
         """
         return cls(
-            load_issuer(
+            load_ca_key_pair(
                 trust_domain=trust_domain,
                 certificate=certificate,
                 key=key,

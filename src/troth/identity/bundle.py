@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from troth.identity.flaws import Flaw, refuse
+from troth.errors import Flaw, refuse
 from troth.identity.keys import key_flaws
 from troth.identity.profile import load_certificates
 from troth.identity.spiffe import TrustDomain

@@ -13,10 +13,11 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from troth.identity.flaws import Flaw, refusal, shown
+from troth.errors import Flaw, refusal
 from troth.identity.keys import PublicKey, key_flaws
 from troth.identity.profile import SIGNATURE_HASHES, UNREADABLE, USAGES, set_key_usages, workload_id
 from troth.identity.spiffe import SpiffeId
+from troth.syntax import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +134,7 @@ def _subject_flaws(csr: x509.CertificateSigningRequest) -> Iterator[Flaw]:
         return
     if name.rdns:
         yield Flaw(
-            f"is {shown(name.rfc4514_string())}",
+            f"is {described(name.rfc4514_string())}",
             "leave it empty: the SPIFFE ID is the name",
             "subject",
         )

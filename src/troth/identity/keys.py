@@ -8,7 +8,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from troth.identity.flaws import Flaw, refusal, refuse
+from troth.errors import Flaw, refusal, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

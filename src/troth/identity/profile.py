@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from troth.errors import InputError
-from troth.identity.flaws import Flaw, flaws_of, refusal, refuse
+from troth.errors import Flaw, InputError, flaws_of, refusal, refuse
 from troth.identity.keys import key_flaws
 from troth.identity.spiffe import SpiffeId
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from troth.identity.flaws import Flaw, refuse, shown
+from troth.errors import Flaw, refuse
+from troth.syntax import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ class TrustDomain(msgspec.Struct, frozen=True, order=True):
     name: str
 
     def __post_init__(self) -> None:
-        refuse(f"trust domain {shown(self.name)}", _trust_domain_flaws(self.name))
+        refuse(f"trust domain {described(self.name)}", _trust_domain_flaws(self.name))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -76,7 +77,7 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
     path: str
 
     def __post_init__(self) -> None:
-        refuse(f"SPIFFE ID {shown(str(self))}", _id_flaws(self.trust_domain.name, self.path))
+        refuse(f"SPIFFE ID {described(str(self))}", _id_flaws(self.trust_domain.name, self.path))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -85,7 +86,7 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
         Raises:
             InputError: ``text`` is no SPIFFE ID; every flaw is listed.
         """
-        subject = f"SPIFFE ID {shown(text)}"
+        subject = f"SPIFFE ID {described(text)}"
         if not text.startswith(_SCHEME):
             refuse(subject, [Flaw("is no spiffe URI", f"begin it with {_SCHEME}")])
         name, slash, rest = text.removeprefix(_SCHEME).partition("/")
@@ -102,9 +103,9 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
             InputError: One of the names doesn't fit in exactly one path segment.
         """
         refuse(
-            f"service account {shown(f'{namespace}/{service_account}')}",
+            f"service account {described(f'{namespace}/{service_account}')}",
             (
-                Flaw(f"{shown(name)} {flaw.found}", flaw.wanted, path)
+                Flaw(f"{described(name)} {flaw.found}", flaw.wanted, path)
                 for path, name in (("namespace", namespace), ("name", service_account))
                 for flaw in _segment_flaws(name)
             ),
@@ -166,7 +167,7 @@ def _path_flaws(path: str) -> Iterator[Flaw]:
         segments.pop()
     for segment in dict.fromkeys(segments):
         for flaw in _segment_flaws(segment):
-            yield Flaw(f"path segment {shown(segment)} {flaw.found}", flaw.wanted)
+            yield Flaw(f"path segment {described(segment)} {flaw.found}", flaw.wanted)
 
 
 def _segment_flaws(segment: str) -> Iterator[Flaw]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from troth.errors import Flaw, refuse
 from troth.identity.bundle import TrustBundle
-from troth.identity.flaws import Flaw, refuse
 from troth.identity.keys import PrivateKeyPem
 from troth.identity.profile import verify_svid
 from troth.identity.spiffe import SpiffeId

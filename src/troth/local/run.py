@@ -82,9 +82,7 @@ class _Mesh:
         network = Network()
         await network.start()
         authority = _authority(settings)
-        signer = _AuthoritySigner(
-            authority, timedelta(seconds=settings.certificate_lifetime_seconds)
-        )
+        signer = _OwnAuthority(authority, timedelta(seconds=settings.certificate_lifetime_seconds))
         metrics = _metrics() if settings.metrics else None
         agent = NodeAgent(
             node_name=NODE_NAME,
@@ -146,7 +144,7 @@ class _Mesh:
         self._stop.set()
 
 
-class _AuthoritySigner:
+class _OwnAuthority:
     """The node agent's signer when the authority is in the same process."""
 
     def __init__(self, authority: CertificateAuthority, lifetime: timedelta) -> None:

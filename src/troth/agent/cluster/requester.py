@@ -65,7 +65,7 @@ _AT_ONCE = 4
 class CsrRequester:
     """Asks the controller for certificates, and knows the roots to believe.
 
-    Implements `Signer`. Needs the rights to create, list, watch and delete
+    Implements `CertificateSource`. Needs the rights to create, list, watch and delete
     CertificateSigningRequests, and to list and watch the trust bundle in ``namespace``.
 
     Args:
