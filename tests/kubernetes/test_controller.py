@@ -683,4 +683,5 @@ def get(port: int, path: str) -> tuple[int, dict[str, Any]]:
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, json.load(error)
+            body = error.read()
+            return error.code, json.loads(body) if body.startswith(b"{") else {}
