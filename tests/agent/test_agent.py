@@ -184,6 +184,7 @@ async def test_pods_exempt_no_probes_where_the_nodes_rules_are_not_in_place(
         return False
 
     monkeypatch.setattr(agent._capturer, "act", act)
+    monkeypatch.setattr(type(agent._pods), "wanted", frozenset({"web"}))
     world = World(trust_domain=TRUST_DOMAIN)
     agent.update(world, {})
     await agent._reconcile(world, {}, agent._generation)

@@ -268,6 +268,23 @@ def rules_that_somebody_flushes_come_back(directory: Path) -> None:
     asyncio.run(scene())
 
 
+def rules_that_no_pod_goes_by_are_taken_away(directory: Path) -> None:
+    host = directory / "host"
+    create(host)
+
+    async def scene() -> None:
+        rules = HostRules(host, review_seconds=0.05)
+        await rules.let_in(BOTH)
+        assert tables(host) == {TABLE, BRIDGE_TABLE}
+        async with running(rules):
+            await rules.remove()
+            assert tables(host) == set()
+            await rules.let_in(BOTH)
+            assert tables(host) == {TABLE, BRIDGE_TABLE}
+
+    asyncio.run(scene())
+
+
 def rules_that_could_not_be_put_there_are_told_and_tried_again(directory: Path) -> None:
     host = directory / "host"
     create(host)
@@ -319,6 +336,7 @@ def a_guard_of_bridges_that_failed_alone_is_told_and_tried_again(directory: Path
         a_pod_captured_without_probes_exempts_nobody,
         pods_that_are_not_captured_see_the_node_as_it_is,
         rules_that_somebody_flushes_come_back,
+        rules_that_no_pod_goes_by_are_taken_away,
         rules_that_could_not_be_put_there_are_told_and_tried_again,
         a_guard_of_bridges_that_failed_alone_is_told_and_tried_again,
     ],

@@ -71,4 +71,6 @@ def test_the_page_is_followed_from_the_check_to_the_end(cluster: Cluster) -> Non
     assert answers("finance", "friend")
     cluster.await_gone(Namespace, "troth-system")
     assert find(cluster.client, ConfigMap, "troth-trust-bundle", "finance") is None
+    for node in cluster.nodes.values():
+        assert "troth" not in node.run("nft", "list", "tables").stdout
     assert find(cluster.client, CustomResourceDefinition, DEFINITION) is not None

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from troth.identity.spiffe import SpiffeId, TrustDomain
     from troth.mesh.model import Ports
     from troth.mesh.ports import PortSet
-    from troth.mesh.view import NodeView
+    from troth.mesh.view import LocalPod, NodeView
     from troth.mesh.world import World
     from troth.traffic.connection import Connection
 
@@ -473,18 +473,13 @@ class NodeAgent:
     async def _enrol(self, told: Configuration, reasons: Mapping[str, str]) -> None:
         probes = False
         if self._host is not None:
-            local_pods = told.view.local_pods.values()
-            await self._host.let_in(
-                {
-                    (address, port)
-                    for each in local_pods
-                    for address in each.pod.addresses
-                    for port in each.pod.probed
-                }
-            )
+            if self._pods.wanted or self._pods.redirected:
+                await self._host.let_in(_probed(told.view.local_pods.values()))
             probes = self._host.in_place
         if await self._capturer.act(told.ready, reasons, probes=probes):
             self._wake()
+        if self._host is not None and not (self._pods.wanted or self._pods.redirected):
+            await self._host.remove()
         redirected = {uid: self._pods.netns[uid] for uid in self._pods.redirected}
         async with self._sets.of(redirected) as sets:
             await self._strangers.follow(sets)
@@ -559,3 +554,13 @@ class NodeAgent:
 
     def _wake(self) -> None:
         self._attention.wake()
+
+
+def _probed(local_pods: Iterable[LocalPod]) -> set[tuple[str, int]]:
+    """The addresses and ports that the kubelet may reach as they are."""
+    return {
+        (address, port)
+        for each in local_pods
+        for address in each.pod.addresses
+        for port in each.pod.probed
+    }

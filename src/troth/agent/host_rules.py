@@ -175,6 +175,7 @@ class HostRules:
         self._kubelet: _WatchedKubelet | None = None
         self._listed: Cgroup | None = None
         self._not_told = ""
+        self._removed = False
         self._due = asyncio.Event()
         self._applying = asyncio.Lock()
 
@@ -198,12 +199,28 @@ class HostRules:
             if not self.in_place:
                 await self._apply(self._wanted, bridges=self._applied is None)
 
+    async def remove(self) -> None:
+        """Take the rules away, as no pod of the node goes by them."""
+        async with self._applying:
+            if self._removed:
+                return
+            self._forget()
+            self._removed = True
+            for table in (TABLE, BRIDGE_TABLE):
+                try:
+                    await apply_ruleset(self._netns, f"add table {table}\ndelete table {table}\n")
+                except TrothError as error:
+                    _log.warning("the node's rules stay", table=table, reason=str(error))
+
     async def let_go(self) -> None:
         """Leave the rules to somebody else, until the next `let_in`."""
         async with self._applying:
-            self._wanted = self._applied = None
-            self._troubles = dict.fromkeys(self._troubles, "")
-            self._watch(None)
+            self._forget()
+
+    def _forget(self) -> None:
+        self._wanted = self._applied = self._listed = None
+        self._troubles = dict.fromkeys(self._troubles, "")
+        self._watch(None)
 
     async def run(self) -> None:
         """Put the rules there again, until cancelled: from time to time, and soon what is due."""
@@ -234,6 +251,7 @@ class HostRules:
         if bridges:
             trouble = "pods on one bridge can pass for the node"
             await self._put(BRIDGE_TABLE, bridge_rules(), trouble)
+        self._removed = False
         found = await asyncio.to_thread(self._find)
         if found is not None:
             self._watch(found)
