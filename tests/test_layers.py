@@ -28,6 +28,7 @@ PURE_MODULES = (
     "envoy/build.py",
     "envoy/clusters.py",
     "table.py",
+    "fields.py",
     "envoy/delta.py",
     "envoy/snapshot.py",
     "envoy/accesslog.py",

@@ -430,7 +430,7 @@ def within_limits(checks: Checks, service: ClusterService) -> ClusterService:
     and a small Service with 200 addresses and 100 ports would be 20,000 of them.
 
     Always the same is left out: the highest ports, and of its addresses the last ones in order.
-    Addresses are heeded on all ports or on none; a load balancer's come first, because only its
+    An address counts on all ports or on none; a load balancer's come first, because only its
     controller can write them.
     """
     known = sorted({port.number for port in service.ports if port.protocol is Protocol.TCP})

@@ -13,7 +13,7 @@ has only terminating ones           those that still serve, wherever they are
 ``internalTrafficPolicy: Local``    the same, but only of this node's, whatever the hints
 ==================================  ======================================================
 
-That policy, like ``externalTrafficPolicy``, is of no account for pods that use an address of its
+That policy, like ``externalTrafficPolicy``, has no effect on pods that use an address of its
 load balancer or an external IP: they reach what they would without it.
 
 Whether an endpoint is ready is the EndpointSlice's to say: its controller has taken the pod's

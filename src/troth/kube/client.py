@@ -204,8 +204,8 @@ class ApiClient:
 
     async def delete(self, kind: ObjectKind[Any], name: str, namespace: str = "") -> None:
         """Delete an object."""
-        whatever = msgspec.structs.replace(kind, shape=msgspec.Raw)  # a Status, or the object
-        await self._send("DELETE", whatever, name, namespace)
+        any_answer = msgspec.structs.replace(kind, shape=msgspec.Raw)  # a Status, or the object
+        await self._send("DELETE", any_answer, name, namespace)
 
     async def list(self, resource: Resource[T], *, since: str = "") -> Listed[T]:
         """All objects of a resource; of a named one that isn't there, none.

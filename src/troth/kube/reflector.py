@@ -1,7 +1,7 @@
 """One kind of object followed at an API server, without I/O: list, then watch from that version.
 
 A `Reflector` is told what happened and says what to do next. Its view is always one that the server
-had: after ``410 Gone``, or when watching fails again and again, it lists anew and takes the
+had: after ``410 Gone``, or when watching fails again and again, it lists again and takes the
 difference, so that deletions in between are seen.
 
 The first list, and one after 410, may come from the server's cache: it is at least as new as what
@@ -318,7 +318,7 @@ class Reflector(Generic[T]):
 
     def _upsert(self, item: Item[T]) -> Changes[T]:
         former = self._known.get(item.key)
-        # An object that was made anew under its name has no last good version.
+        # An object that was deleted and made again has no last good version.
         if item.is_refused:
             kept = former.value if former is not None and former.uid == item.uid else None
             item = msgspec.structs.replace(item, value=kept)

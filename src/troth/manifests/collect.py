@@ -231,7 +231,8 @@ class _Collector:
         return with_implied_namespaces(Manifests(**known))  # type: ignore[arg-type]  # rows of KINDS
 
     def add(self, document: Document) -> None:
-        self._dated = self._dated or _is_dated(document.value)
+        # Made by an API server; tools write a null where it is still to be.
+        self._dated = self._dated or bool(_metadata(document.value).get("creationTimestamp"))
         kind = self._kind(document)
         if kind is None:
             return
@@ -307,38 +308,35 @@ class _Collector:
         return True
 
 
+def _metadata(value: object) -> dict[str, object]:
+    """An object's metadata; empty where there is none."""
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def _in_namespace(document: Document, namespace: str) -> Document:
     """The object in ``namespace``, unless it names one itself."""
-    value = document.value
-    metadata = value.get("metadata") if isinstance(value, dict) else None
-    if not (isinstance(value, dict) and isinstance(metadata, dict)) or metadata.get("namespace"):
+    value, metadata = document.value, _metadata(document.value)
+    if not isinstance(value, dict) or not metadata or metadata.get("namespace"):
         return document
     placed = value | {"metadata": metadata | {"namespace": namespace}}
     return msgspec.structs.replace(document, value=placed)
 
 
-def _is_dated(value: object) -> bool:
-    """Whether an API server has made the object; tools write a null where it is still to be."""
-    metadata = value.get("metadata") if isinstance(value, dict) else None
-    return isinstance(metadata, dict) and bool(metadata.get("creationTimestamp"))
-
-
 def _best_name(value: object) -> str:
     """What to call an object that may be of any kind, or none."""
-    metadata = value.get("metadata") if isinstance(value, dict) else None
-    if isinstance(value, dict) and isinstance(metadata, dict):
-        kind, name = legible_name(value.get("kind")), legible_name(metadata.get("name"))
-        namespace = legible_name(metadata.get("namespace") or DEFAULT_NAMESPACE)
-        if "?" not in (kind, name):
-            namespaced = kind not in KINDS or KINDS[kind].namespaced
-            return f"{kind} {namespace}/{name}" if namespaced else f"{kind} {name}"
-    return "object"
+    metadata = _metadata(value)
+    kind = legible_name(value.get("kind") if isinstance(value, dict) else None)
+    name = legible_name(metadata.get("name"))
+    namespace = legible_name(metadata.get("namespace") or DEFAULT_NAMESPACE)
+    if "?" in (kind, name):
+        return "object"
+    namespaced = kind not in KINDS or KINDS[kind].namespaced
+    return f"{kind} {namespace}/{name}" if namespaced else f"{kind} {name}"
 
 
 def _identity(value: object, kind: str, row: KindReader) -> Identity | None:
-    metadata = value.get("metadata") if isinstance(value, dict) else None
-    if not isinstance(metadata, dict):
-        return None
+    metadata = _metadata(value)
     name = metadata.get("name")
     namespace = (metadata.get("namespace") or DEFAULT_NAMESPACE) if row.namespaced else ""
     if row.name.flaw(name) or (row.namespaced and NAMESPACE.flaw(namespace)):

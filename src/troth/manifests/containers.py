@@ -182,20 +182,14 @@ def _mount(fields: Fields) -> VolumeMount:
 
 
 def _probe(fields: Fields, ports: tuple[ContainerPort, ...]) -> Probe | None:
-    handlers = ("httpGet", "tcpSocket", "exec")
-    given = [handler for handler in handlers if handler in fields]
-    if len(given) != 1:
-        found = f"has {' and '.join(given)}" if given else "does nothing"
-        fields.report.error(fields.path, found, f"write one of {', '.join(handlers)}")
+    handler = _handler(fields, ("httpGet", "tcpSocket", "exec"))
+    if not handler:
         return None
-    action = fields.fields(given[0])
-    command = action.strings("command") if given[0] == "exec" else None
-    if command == ():
-        action.missing("command", "write the command to run")
+    action = fields.fields(handler)
     return Probe(
-        http_get=_http_get(action, ports) if given[0] == "httpGet" else None,
-        tcp_port=_probe_port(action, ports) if given[0] == "tcpSocket" else None,
-        command=command,
+        http_get=_http_get(action, ports) if handler == "httpGet" else None,
+        tcp_port=_probe_port(action, ports) if handler == "tcpSocket" else None,
+        command=_command(action) if handler == "exec" else None,
         initial_delay=fields.integer("initialDelaySeconds", 0),
         # A zero is the API's way to ask for the default.
         period=fields.integer("periodSeconds", 0) or 10,
@@ -210,18 +204,13 @@ def _hook(lifecycle: Fields, name: str, ports: tuple[ContainerPort, ...]) -> Hoo
         return None
     fields = lifecycle.fields(name)
     handlers = ("exec", "httpGet", "sleep")
-    given = [handler for handler in (*handlers, "tcpSocket") if handler in fields]
-    if len(given) != 1:
-        found = f"has {' and '.join(given)}" if given else "does nothing"
-        fields.report.error(fields.path, found, f"write one of {', '.join(handlers)}")
+    handler = _handler(fields, handlers, "tcpSocket")
+    if not handler:
         return None
-    action = fields.fields(given[0])
-    match given[0]:
+    action = fields.fields(handler)
+    match handler:
         case "exec":
-            command = action.strings("command")
-            if not command:
-                action.missing("command", "write the command to run")
-            return Hook(command=command)
+            return Hook(command=_command(action))
         case "httpGet":
             return Hook(http_get=_http_get(action, ports))
         case "sleep":
@@ -232,6 +221,23 @@ def _hook(lifecycle: Fields, name: str, ports: tuple[ContainerPort, ...]) -> Hoo
             found = "is a hook that Kubernetes doesn't run"
             fields.warn("tcpSocket", found, f"write one of {', '.join(handlers)}")
             return None
+
+
+def _handler(fields: Fields, handlers: tuple[str, ...], *others: str) -> str:
+    """The one handler given; empty if there are several or none, which is noted."""
+    given = [handler for handler in (*handlers, *others) if handler in fields]
+    if len(given) == 1:
+        return given[0]
+    found = f"has {' and '.join(given)}" if given else "does nothing"
+    fields.report.error(fields.path, found, f"write one of {', '.join(handlers)}")
+    return ""
+
+
+def _command(action: Fields) -> tuple[str, ...]:
+    command = action.strings("command")
+    if not command:
+        action.missing("command", "write the command to run")
+    return command
 
 
 def _http_get(fields: Fields, ports: tuple[ContainerPort, ...]) -> HttpGet:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from troth.manifests import api, runnable
 from troth.manifests.containers import read_container, read_security
 from troth.manifests.workloads import (
@@ -110,15 +112,7 @@ def parse_pod(source: Source) -> PodTemplate:
 
 def parse_deployment(source: Source) -> Deployment:
     """An apps/v1 Deployment."""
-    workload = parse_workload(source)
-    return Deployment(
-        namespace=workload.namespace,
-        name=workload.name,
-        replicas=workload.replicas,
-        selector=workload.selector,
-        template=workload.template,
-        location=workload.location,
-    )
+    return Deployment(**msgspec.structs.asdict(parse_workload(source)))
 
 
 def parse_workload(source: Source) -> Workload:

@@ -49,7 +49,7 @@ _ACTION = re.compile(
     r"\{\{-?\s*(?:/\*|\.(?:Values|Release|Chart|Capabilities|Files|Template)\b"
     r"|(?:if|else|end|range|with|include|template|define|block|tpl|toYaml)\b)"
 )
-"""What Helm's templates have in braces, and hardly another one's."""
+"""What Helm's templates have in braces, and other templates rarely."""
 _OPENSHIFT_TEMPLATES = {("Template", version) for version in ("v1", "template.openshift.io/v1")}
 
 

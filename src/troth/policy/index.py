@@ -280,7 +280,7 @@ class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
         kept, known = {id(policy) for policy in after}, {id(policy) for policy in before}
         removed = [policy for policy in before if id(policy) not in kept]
         added = [policy for policy in after if id(policy) not in known]
-        # Read anew, most say what they said.
+        # Read again, most say what they said.
         former = {policy.key: policy for policy in removed}
         same = {policy.key for policy in added if former.get(policy.key) == policy}
         return cls(
