@@ -116,11 +116,10 @@ class Announcements:
         uid = question.pod.uid
         if not question.addresses:
             return CniVerdict("refused", "the network has given the pod no address")
+        if os.fstat(namespace).st_ino in await asyncio.to_thread(node_namespaces):
+            return CniVerdict("out", "the sandbox is on the node's own network")
         self._forget(uid, "the pod has a newer sandbox")
         announced = self._announced[uid] = _Announced(question, os.dup(namespace))
-        if announced.inode in await asyncio.to_thread(node_namespaces):
-            self._forget(uid, "")
-            return CniVerdict("out", "the sandbox is on the node's own network")
         self._on_change()
         try:
             async with asyncio.timeout(question.seconds):

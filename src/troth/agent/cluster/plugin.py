@@ -152,8 +152,22 @@ class CniPlugin:
             self._announcements.forget(question)
             return CniVerdict("noted")
         if question.command == "ADD":
-            return await self._announcements.announce(question, namespace)
+            return await self._announce(question, namespace)
         if self._judge is None:
             return CniVerdict("unknown", "the agent has not looked yet")
         verdict = self._judge(question.pod.uid, os.fstat(namespace).st_ino)
         return verdict if isinstance(verdict, CniVerdict) else verdict.verdict
+
+    async def _announce(self, question: CniQuestion, namespace: int) -> CniVerdict:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        verdict = await self._announcements.announce(question, namespace)
+        if verdict.verdict != "out":
+            _log.info(
+                "a pod has waited for its capture",
+                pod=str(question.pod),
+                verdict=verdict.verdict,
+                reason=verdict.why,
+                seconds=round(clock() - begun, 3),
+            )
+        return verdict
