@@ -340,8 +340,8 @@ def _endpoint(text: str) -> tuple[str, int]:
         return "", 0
 
 
-# A node's connections have few ends, and few identities: to read each of them anew would be most of
-# what a line costs. Strangers can push the known out of the caches, and no more.
+# A node's connections have few ends, and few identities: to parse them for each line would be most
+# of what a line costs. Strangers can push known ones out of the caches, and no more.
 
 
 @lru_cache(maxsize=1024)

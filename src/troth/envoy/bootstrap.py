@@ -139,7 +139,7 @@ def _answering(path: Path) -> dict[str, Any]:
 
 
 def _reset_listener(socket: Path) -> dict[str, Any]:
-    """Resets whoever connects and says anything.
+    """Resets every connection that sends anything.
 
     Envoy has no such filter. But it closes a connection that no filter chain is for, and the kernel
     makes a reset of that if there is something unread. The inspector waits for the first bytes,

@@ -216,7 +216,7 @@ class DeltaStream:
     def update(self, snapshot: Snapshot) -> tuple[Response, ...]:
         """Turn to another snapshot; returns what to send for it, which is only what differs.
 
-        What doesn't differ has been sent to whoever asked for it, and isn't looked at.
+        What hasn't changed was sent to all that asked for it, and is skipped.
         """
         before, self._snapshot = self._snapshot, snapshot
         changes = {
@@ -304,7 +304,7 @@ class DeltaStream:
             state.wildcard = True
         names.discard(_WILDCARD)
         state.names |= names
-        # What it has from an earlier stream counts as sent, and whatever differs is sent anew.
+        # What it has from an earlier stream counts as sent, and what differs is sent again.
         known = dict(request.initial_resource_versions) if first else {}
         state.sent.update(known)
         state.acked.update(known)

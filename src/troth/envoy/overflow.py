@@ -18,11 +18,16 @@ from troth.envoy.accesslog import Role
 from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     Counts = Mapping["Overflowing", int]
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+
+_PAUSE_SECONDS = 2.0
+_PATIENCE_SECONDS = 5.0
+
+_STATS = "/stats?usedonly"
+"""Only what was ever counted, which is nothing as a rule."""
 
 
 class _Counter(NamedTuple):
@@ -83,7 +88,7 @@ def read_counts(text: str) -> Counts:
 
 
 def overflows(before: Counts, now: Counts, time: datetime) -> tuple[ConnectionReport, ...]:
-    """What happened between two looks at the counters, the second of them at ``time``."""
+    """What was refused between two readings of the counters, the second at ``time``."""
     found = []
     for what, count in now.items():
         past = before.get(what, 0)
@@ -104,13 +109,6 @@ def overflows(before: Counts, now: Counts, time: datetime) -> tuple[ConnectionRe
     return tuple(found)
 
 
-_PAUSE_SECONDS = 2.0
-_PATIENCE_SECONDS = 5.0
-
-_STATS = "/stats?usedonly"
-"""Only what was ever counted, which is nothing as a rule."""
-
-
 class OverflowWatch:
     """Notices connections that Envoy closed for being too many.
 
@@ -123,7 +121,7 @@ class OverflowWatch:
         self._counts: Counts = {}
 
     async def overflows(self) -> AsyncIterator[ConnectionReport]:
-        """Whatever is new every two seconds, without end."""
+        """What is new, every two seconds, without end."""
         while True:
             await asyncio.sleep(_PAUSE_SECONDS)
             # There is none while Envoy starts or ends; its counters have time.

@@ -53,7 +53,7 @@ _ROUTINE = (
 """Warnings of Envoy's that say nothing new: it was stopped, or the agent was."""
 
 _QUIET = "misc:error"
-"""Among others it warns, for each address in an IP matcher anew, that the matcher's API may still
+"""Among others it warns, again for each address in an IP matcher, that the matcher's API may still
 change. In a large mesh writing and reading those lines took longer than all else of a change."""
 
 

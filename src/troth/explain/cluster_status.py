@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _MOST_NAMED = 3
 
 _SLACK = timedelta(seconds=60)
-"""How far the clock of whoever renewed a lease may be behind the one that it is held against."""
+"""How far the clock that renewed a lease may be behind ours."""
 
 
 def cluster_status(

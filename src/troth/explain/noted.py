@@ -1,9 +1,7 @@
-"""Connections with all that only those know who have seen them: in whose words they are reported.
+"""What node agents have seen, with what only they know of it: names, causes, remedies.
 
-What one node has noted can be put together with what others have, and be judged without knowing
-their worlds.
-
-Both ends' proxies may report one connection: `told_once` keeps the one that knows more.
+Notes of several nodes can be put together and judged without the nodes' own worlds. Both ends'
+proxies may report one connection: `told_once` keeps the report that knows more.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ never meet. So what a server takes and what its clients do are told apart, one s
 - Clients enter the tunnel as soon as they shall. The server ends taking plaintext when nothing
   that their Envoys may have in force sends it.
 
-The tunnel's listener takes connections in every mode, so whoever is in the tunnel is served.
+The tunnel's listener takes connections in every mode, so every client in the tunnel is served.
 
 Clients on other nodes go by what the server's node has *offered* them (an annotation on the pod),
 and have moved when their nodes say so. Nobody is waited for longer than `PATIENCE_SECONDS`: a node

@@ -28,7 +28,7 @@ Which of them gets a pod's connections is a matter of its capture rules, and cha
 OUTBOUND_PORT, INBOUND_PORT, TUNNEL_PORT = PORT_SETS[0]
 """The ports by which people know troth.
 
-The third is where others send the tunnel to (TLS 1.3 between captured pods), whoever listens.
+Clients dial the third for a tunnel (TLS 1.3 between captured pods), whichever Envoy listens.
 (15008 is Istio ambient's.)
 """
 

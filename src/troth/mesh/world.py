@@ -110,7 +110,7 @@ class PodGroup:
         self.decision: Decision = index.decide(self.namespace, self.labels, self.ports)
 
     def decide(self, index: PolicyIndex) -> bool:
-        """Decide anew; whether it came out differently."""
+        """Decide again; whether the answer has changed."""
         former = self.decision
         self.decision = index.decide(self.namespace, self.labels, self.ports)
         return self.decision is not former and self.decision != former

@@ -8,7 +8,7 @@ hold restores the last events themselves.
 Events are written in batches twice a second, by a thread, so a killed agent loses the last half
 second. A disk that is full or gone costs events and one line in the log, nothing else.
 
-Only one may have the directory open at a time: who hands over closes it before the next one opens.
+Only one agent may have the directory open at a time: it closes the journal before it hands over.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Journal:
         self.tally = Tally(now)
 
     def open(self) -> Self:
-        """Turn to what is on disk, and write there from now on."""
+        """Restore what is on disk, and write there from now on."""
         self.restored.clear()
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
@@ -98,7 +98,7 @@ class Journal:
         return self
 
     def close(self) -> None:
-        """Write what is left, and nothing any more."""
+        """Write what is left, and then nothing more."""
         self._is_open = False
         self._write(*self._take())
         self._give_up_segment()
@@ -178,7 +178,7 @@ class Journal:
         self._file, self._written = file, 0
 
     def _give_up_segment(self) -> None:
-        """Add nothing to it any more: its last line may be half written, or it is another's now."""
+        """Stop writing to it: its last line may be half written, or another agent has it now."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -4,8 +4,8 @@ At a high rate single events are soon forgotten; counts are not. Every connectio
 total of its kind, and to that of the stretch of time it began in: five minutes, or an hour once
 it is two hours old. Nothing is kept longer than a week.
 
-What strangers (addresses that are no pod's) do can't make the tally grow without end: from
-`Tally`'s ``most`` totals on, new strangers are counted together as `OTHERS`. What a workload took
+Strangers (addresses that are no pod's) can't make the tally grow without end: from `Tally`'s
+``most`` totals on, new strangers are counted together as `OTHERS`. What a workload took
 in plaintext, and at which port, is never lost that way.
 """
 
@@ -233,7 +233,7 @@ def _key(connection: Connection, source: str, destination: str, port: int) -> _K
 
 
 def _folded(key: _Key, connection: Connection) -> _Key:
-    """A key whose number the mesh bounds, and not whoever knocks at its doors."""
+    """A key of which strangers can't make more and more: the mesh bounds their number."""
     # Only ports at which an app answers have connections that passed.
     passed = connection.outcome in {Outcome.ACCEPTED, Outcome.PLAINTEXT}
     return key._replace(
