@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from troth.controller.metrics import ControllerMetrics, LeaderFigures
+from troth.controller.run import ControllerMetrics
+from troth.controller.work import LeaderFigures
 
 FIGURES = LeaderFigures(
     policies=3, refused_policies=1, enforced_policies=2, nodes=37, troubled_nodes=4

@@ -353,15 +353,6 @@ def test_bundles_of_two_trust_domains_do_not_merge(
         authority.trust_bundle.merge(other.trust_bundle)
 
 
-def test_an_expired_root_leaves_the_bundle(
-    authority: CertificateAuthority, now: dt.datetime
-) -> None:
-    old = CertificateAuthority.self_signed(TD, now, dt.timedelta(hours=1))
-    both = authority.trust_bundle.merge(old.trust_bundle)
-    assert both.without_expired(now) == both
-    assert both.without_expired(now + dt.timedelta(hours=2)) == authority.trust_bundle
-
-
 def test_no_representation_shows_a_private_key(
     authority: CertificateAuthority, web: SpiffeId, now: dt.datetime
 ) -> None:

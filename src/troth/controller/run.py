@@ -1,21 +1,25 @@
-"""The controller as a process: elected, working, asked for its health, told to stop."""
+"""The controller as a process: elected, working, asked for its health and metrics, told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from troth.cluster.contract import CONTROLLER
 from troth.controller.leader import LeaderElection
-from troth.controller.metrics import ControllerMetrics
-from troth.controller.work import Work
+from troth.controller.work import LeaderFigures, Work
 from troth.http_server import (
     MOST_HEALTH_CONNECTIONS,
+    Page,
     health_pages,
     metrics_pages,
     serve_when_free,
@@ -27,9 +31,14 @@ from troth.program import configure_logs, run_until_stopped
 from troth.sockets import ListenAddress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from lightkube import SingleConfig
+    from prometheus_client import Metric
 
     from troth.controller.work import ControllerSettings
+
+_log = structlog.get_logger(__name__)
 
 
 class ControllerReadiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +57,52 @@ class ControllerReadiness(msgspec.Struct, frozen=True, kw_only=True):
     rotation: tuple[str, ...] = ()
 
 
-_log = structlog.get_logger(__name__)
+_MEANINGS = {
+    "policies": "PeerAuthentications that are stored.",
+    "refused_policies": "PeerAuthentications that can't be used as they are.",
+    "enforced_policies": "PeerAuthentications that are in force on every node.",
+    "nodes": "Nodes whose agents report.",
+    "troubled_nodes": "Nodes whose agents say that something is amiss, or can't be understood.",
+}
+
+
+class ControllerMetrics(Collector):
+    """Counts what a replica answers, and shows that and what it knows to Prometheus.
+
+    Args:
+        figures: Asked at each scrape; None while another replica leads.
+    """
+
+    def __init__(self, figures: Callable[[], LeaderFigures | None]) -> None:
+        self._figures = figures
+        self._answers: Counter[tuple[str, str]] = Counter()
+
+    def answered(self, outcome: str, reason: str) -> None:
+        """Count the answer to a certificate request; the reasons are the signer's own few."""
+        self._answers[outcome, reason] += 1
+
+    def page(self, accept: str) -> Page:
+        """What a scrape gets, in the format that its ``Accept`` header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return Page(content_type=content_type, body=encode(self))
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics as they are now."""
+        answers = CounterMetricFamily(
+            "troth_certificate_requests",
+            "Certificate requests by what came of them.",
+            labels=["outcome", "reason"],
+        )
+        for labels, count in sorted(self._answers.items()):
+            answers.add_metric(labels, count)
+        yield answers
+        figures = self._figures()
+        yield GaugeMetricFamily(
+            "troth_leading", "Whether this replica does the work.", value=figures is not None
+        )
+        if figures is not None:
+            for name, meaning in _MEANINGS.items():
+                yield GaugeMetricFamily(f"troth_{name}", meaning, value=getattr(figures, name))
 
 
 def run_controller(settings: ControllerSettings) -> int:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 from lightkube.models.core_v1 import ObjectReference
 
 from troth.controller.conditions import (
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from troth.errors import Problem
     from troth.kube.client import ApiClient
 
-_log = structlog.get_logger(__name__)
 
 _PEER_AUTHENTICATION = ObjectKind(
     kind=KIND, plural="peerauthentications", group="security.istio.io", shape=msgspec.Raw

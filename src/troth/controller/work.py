@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 
 from troth.cluster.contract import REVIEW_LIFETIME
 from troth.cluster.state import NAMESPACES
@@ -16,7 +15,6 @@ from troth.controller import objects
 from troth.controller.authority import AuthorityKeeper
 from troth.controller.election import ElectionTiming
 from troth.controller.events import Events
-from troth.controller.metrics import LeaderFigures
 from troth.controller.signer import Signer
 from troth.controller.signing import SigningRules
 from troth.controller.status import StatusWriter
@@ -53,13 +51,29 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     timing: ElectionTiming = ElectionTiming()
 
 
-_log = structlog.get_logger(__name__)
-
 _LOOK_AGAIN_SECONDS = 60.0
 """A phase of a rotation may end by the passing of time alone."""
 
 _STATUS_PAUSE_SECONDS = 1.0
 """Nodes report one by one; a policy's status is not written for each of them."""
+
+
+class LeaderFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the leader knows, in numbers.
+
+    Attributes:
+        policies: How many PeerAuthentications are stored.
+        refused_policies: How many of them can't be used as they are.
+        enforced_policies: How many are in force on every node.
+        nodes: How many nodes report.
+        troubled_nodes: How many of these say that something is amiss, or can't be understood.
+    """
+
+    policies: int
+    refused_policies: int
+    enforced_policies: int
+    nodes: int
+    troubled_nodes: int
 
 
 class Work:

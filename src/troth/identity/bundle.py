@@ -16,7 +16,6 @@ from troth.identity.spiffe import TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
 
 class TrustBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,15 +62,6 @@ class TrustBundle(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"{other.trust_domain} is not {self.trust_domain}")
         both = dict.fromkeys((*self.certificates, *other.certificates))
         return msgspec.structs.replace(self, certificates=tuple(both))
-
-    def without_expired(self, now: datetime) -> Self:
-        """The roots that can still vouch for something at ``now``; there may be none left."""
-        alive = tuple(
-            pem
-            for pem in self.certificates
-            if now <= x509.load_pem_x509_certificate(pem).not_valid_after_utc
-        )
-        return msgspec.structs.replace(self, certificates=alive)
 
 
 def _root_flaws(root: x509.Certificate, path: str) -> Iterator[Flaw]:
