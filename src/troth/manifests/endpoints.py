@@ -64,10 +64,14 @@ def parse_endpoint_slice(source: Source) -> EndpointSliceSpec:
 
 
 def _slice_port(fields: Fields) -> EndpointPort:
-    fields.only(api.ENDPOINT_PORT)
     if "port" not in fields:
         # To the API it means any port, and to those who balance none.
         fields.warn("port", "is missing, so no port of a Service leads there", "write a port")
+    return _port(fields)
+
+
+def _port(fields: Fields) -> EndpointPort:
+    fields.only(api.ENDPOINT_PORT)
     return EndpointPort(
         number=fields.integer("port", 0, low=1, high=LAST_PORT),
         name=fields.string("name", rule=NAMESPACE),
@@ -148,17 +152,12 @@ def _subset(source: Source, subset: Fields) -> Iterator[EndpointSliceSpec]:
 
 
 def _endpoints_port(fields: Fields, *, named: bool) -> EndpointPort:
-    fields.only(api.ENDPOINT_PORT)
     if "port" not in fields:
         fields.missing("port", f"write a port, 1 to {LAST_PORT}")
-    name = fields.string("name", rule=NAMESPACE)
-    if named and not name:
+    port = _port(fields)
+    if named and not fields.value("name"):
         fields.missing("name", "name each of several ports")
-    return EndpointPort(
-        number=fields.integer("port", 1, low=1, high=LAST_PORT),
-        name=name,
-        protocol=fields.choice("protocol", Protocol, Protocol.TCP),
-    )
+    return port
 
 
 def _pod(endpoint: Fields, namespace: str) -> str:
