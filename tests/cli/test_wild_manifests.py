@@ -199,7 +199,7 @@ def test_explain_sees_through_anchors(tmp_path: Path, capsys: pytest.CaptureFixt
     }
 
 
-def test_10000_documents_are_read_planned_and_explained(
+def test_4000_documents_are_read_planned_and_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pod = (
@@ -212,15 +212,15 @@ def test_10000_documents_are_read_planned_and_explained(
         "metadata: {{name: p{0}, namespace: n{1}}}\n"
         "spec: {{selector: {{matchLabels: {{app: p{0}}}}}, mtls: {{mode: STRICT}}}}\n"
     )
-    documents = [kind.format(n, n % 7) for n in range(5000) for kind in (pod, policy)]
+    documents = [kind.format(n, n % 7) for n in range(2000) for kind in (pod, policy)]
     path = tmp_path / "all.yaml"
     path.write_text("---\n".join(documents))
     manifests = ["-f", str(path), "-o", "json"]
 
     assert run(["validate", *manifests]) == 0
     assert json.loads(capsys.readouterr().out)["objects"] == {
-        "PeerAuthentication": 5000,
-        "Pod": 5000,
+        "PeerAuthentication": 2000,
+        "Pod": 2000,
     }
 
     assert run(["explain", "n3/p10", *manifests]) == 0
@@ -233,4 +233,4 @@ def test_10000_documents_are_read_planned_and_explained(
     )
     assert run(["plan", *manifests, "--with", str(joining)]) == 1
     (breaks,) = json.loads(capsys.readouterr().out)["breaks"]
-    assert (len(breaks["ports"]), len(breaks["clients"])) == (714, 4286)
+    assert (len(breaks["ports"]), len(breaks["clients"])) == (286, 1714)

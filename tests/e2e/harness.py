@@ -17,8 +17,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import msgspec
+
+from troth.control.messages import MeshStatus
+from troth.control.protocol import call
+from troth.control.state_dir import StateDirectory
+from troth.local.launch import join_command
+from troth.traffic.connection import Connection
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -41,7 +49,7 @@ def eventually(
     deadline = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return seen
 
 
@@ -176,22 +184,22 @@ class Mesh:
     def exec(
         self, pod: str, *command: str, check: bool = False, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a pod."""
-        return self.troth("exec", pod, "--", *command, check=check, **options)
+        """Run a command in a pod, as `troth exec` does."""
+        return self.host.run(*self._in_pod(pod, command), check=check, plain=self.plain, **options)
 
     def start(self, pod: str, *command: str, **options: Any) -> subprocess.Popen[Any]:
-        """Start a command in a pod."""
-        argv = (TROTH, "exec", pod, "--", *command)
-        return self.host.start(*argv, plain=self.plain, env=self.environment, **options)
+        """Start a command in a pod, as `troth exec` does."""
+        return self.host.start(*self._in_pod(pod, command), plain=self.plain, **options)
 
     def on_node(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in the mesh's own namespaces, outside every pod."""
-        return self.troth("exec", "--node", "--", *command, **options)
+        return self.host.run(*self._enter(), *command, plain=self.plain, **options)
 
     def status(self) -> dict[str, Any]:
-        """What `troth status` reports."""
-        report: dict[str, Any] = json.loads(self.troth("status", "-o", "json", check=False).stdout)
-        return report
+        """What `troth status -o json` reports, without a process for each question."""
+        (answer,) = self.ask("status")
+        status = msgspec.convert(answer, MeshStatus, strict=False)
+        return dict(msgspec.json.decode(msgspec.json.encode(status)))
 
     def pod(self, name: str) -> dict[str, Any]:
         """One pod's part of the status, by ``NAMESPACE/NAME``."""
@@ -201,8 +209,12 @@ class Mesh:
         raise AssertionError(f"no pod {name}")
 
     def events(self) -> list[dict[str, Any]]:
-        """The connections seen so far, oldest first."""
-        return list(self._events())
+        """The connections seen so far, oldest first, as `troth events -o json` has them."""
+        return [
+            {"schema": "troth/event/v1", **json.loads(msgspec.json.encode(connection))}
+            for answer in self.ask("events", follow=False)
+            for connection in (msgspec.convert(answer, Connection),)
+        ]
 
     def event(self, **wanted: Any) -> dict[str, Any]:
         """Wait for a connection with these properties (``source`` and ``destination`` by pod)."""
@@ -231,9 +243,24 @@ class Mesh:
         result = self.exec(pod, PYTHON, "-c", _FETCH, url, str(seconds))
         return result.stdout if result.returncode == 0 else None
 
-    def _events(self) -> Iterator[dict[str, Any]]:
-        for line in self.troth("events", "-o", "json").stdout.splitlines():
-            yield json.loads(line)
+    def _enter(self) -> list[str]:
+        """What `troth exec` puts before a command to run it in the mesh's own namespaces."""
+        first = json.loads(StateDirectory(self.state).pid.read_text())["pid"]
+        user = ["--user", "--preserve-credentials"] if self.plain else []
+        return ["nsenter", f"--target={first}", *user, "--mount", "--net", "--pid", "--"]
+
+    def _in_pod(self, pod: str, command: Sequence[str]) -> list[str]:
+        """What `troth exec` becomes, without a start of it for each command."""
+        (found,) = self.ask("find", name=pod)
+        files = StateDirectory(self.state).pods / found["uid"]
+        spec = files / f"{found['containers'][0]}.json"
+        assert spec.exists(), f"{found['pod']} does not run yet: {found['waiting']}"
+        return [*self._enter(), *join_command(spec, command)]
+
+    def ask(self, op: str, **arguments: object) -> list[dict[str, Any]]:
+        """Ask the mesh itself, as the commands do, without a process for each question."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        return list(call(StateDirectory(self.state).control, op, until, **arguments))
 
 
 _FETCH = """

@@ -9,19 +9,15 @@ import itertools
 import json
 import os
 import subprocess
-import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pytest
 from tests.e2e.client import PROGRAMS
 from tests.e2e.harness import PYTHON, Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server, service
-from tests.e2e.policies import FILE
+from tests.e2e.policies import FILE, apply
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-CHANGES = int(os.environ.get("TROTH_MODE_CHANGES", "60"))
+CHANGES = int(os.environ.get("TROTH_MODE_CHANGES", "24"))
 SECONDS_PER_CHANGE = 5
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300 + SECONDS_PER_CHANGE * CHANGES)]
@@ -46,46 +42,16 @@ def manifests() -> dict[str, str]:
     return {"mesh.yaml": document(objects)}
 
 
-class Witness:
-    """Sees what is in force for payments."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    def __enter__(self) -> Self:
-        self._process = self._mesh.host.start(
-            *(sys.executable, str(PROGRAMS / "witness.py")),
-            env=self._mesh.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate("")
-
-    def change(self, mode: str, port_mode: str = NONE) -> None:
-        """Make these payments' only modes, of all ports and of 8080, and wait for them."""
-        objects = []
-        if mode != NONE:
-            objects.append(policy("finance/default", mode))
-        if port_mode != NONE:
-            own = policy("finance/own", None, selector={"app": "payments"}, ports={8080: port_mode})
-            objects.append(own)
-        self._mesh.write(FILE, document(objects))
-        wanted = ("PERMISSIVE", None) if mode == NONE else (mode, "finance/default")
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"finance/payments {wanted[0]} {wanted[1]}\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "in force\n"
-
-
-@pytest.fixture
-def witness(mesh: Mesh) -> Iterator[Witness]:
-    with Witness(mesh) as running:
-        yield running
+def change(mesh: Mesh, mode: str, port_mode: str = NONE) -> None:
+    """Make these payments' only modes, of all ports and of 8080, and wait for them."""
+    objects = []
+    if mode != NONE:
+        objects.append(policy("finance/default", mode))
+    if port_mode != NONE:
+        own = policy("finance/own", None, selector={"app": "payments"}, ports={8080: port_mode})
+        objects.append(own)
+    said = "PERMISSIVE by None" if mode == NONE else f"{mode} by finance/default"
+    apply(mesh, *objects, modes={"finance/payments": said})
 
 
 class Calls:
@@ -126,28 +92,28 @@ def test_the_round_goes_through_every_ordered_pair_of_modes() -> None:
     assert sorted(itertools.pairwise(ROUND)) == sorted(itertools.permutations(set(ROUND), 2))
 
 
-def test_no_change_of_mode_loses_a_new_connection(mesh: Mesh, witness: Witness) -> None:
-    witness.change(NONE)
+def test_no_change_of_mode_loses_a_new_connection(mesh: Mesh) -> None:
+    change(mesh, NONE)
     with Calls(mesh, "finance/web", "payments", 8080) as calls:
         for mode in itertools.islice(itertools.cycle(ROUND[1:]), CHANGES):
-            witness.change(mode)
+            change(mesh, mode)
             calls.go_on()
 
 
-def test_no_change_of_a_ports_mode_loses_a_new_connection(mesh: Mesh, witness: Witness) -> None:
-    witness.change("STRICT")
+def test_no_change_of_a_ports_mode_loses_a_new_connection(mesh: Mesh) -> None:
+    change(mesh, "STRICT")
     with (
         Calls(mesh, "finance/web", "payments", 8080) as changed,
         Calls(mesh, "finance/web", "payments", 9090) as other,
     ):
-        for port_mode in itertools.islice(itertools.cycle(ROUND[1:]), CHANGES // 4):
-            witness.change("STRICT", port_mode)
+        for port_mode in itertools.islice(itertools.cycle(ROUND[1:]), CHANGES // 2):
+            change(mesh, "STRICT", port_mode)
             changed.go_on()
             other.go_on()
 
 
 def test_a_namespace_that_comes_and_goes_while_modes_change_loses_no_new_connection(
-    mesh: Mesh, witness: Witness
+    mesh: Mesh,
 ) -> None:
     def label(*, in_mesh: bool) -> None:
         objects = [
@@ -157,13 +123,13 @@ def test_a_namespace_that_comes_and_goes_while_modes_change_loses_no_new_connect
         ]
         mesh.write("later.yaml", document(objects))
 
-    witness.change(NONE)
+    change(mesh, NONE)
     label(in_mesh=False)
     eventually(
         lambda: mesh.fetch("finance/web", "http://app.later:8080/") is not None, what="an answer"
     )
     with Calls(mesh, "finance/web", "app.later", 8080) as calls:
-        for mode in itertools.islice(itertools.cycle(("STRICT", "DISABLE")), CHANGES // 10):
+        for mode in itertools.islice(itertools.cycle(("STRICT", "DISABLE")), CHANGES // 6):
             for in_mesh in (True, False):
                 mesh.write(FILE, document([policy("istio-system/default", mode)]))
                 label(in_mesh=in_mesh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -246,3 +247,19 @@ def test_pods_reach_the_host(mesh: Mesh, web: Client, cron: Client) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def test_the_commands_say_what_the_other_tests_ask_the_control_socket_for(
+    mesh: Mesh, web: Client
+) -> None:
+    assert web.get("payments", 8080).body
+    mesh.event(source="finance/web", port=8080)
+    status = json.loads(mesh.troth("status", "-o", "json").stdout)
+    assert status["pods"] == mesh.status()["pods"]
+    events = [json.loads(line) for line in mesh.troth("events", "-o", "json").stdout.splitlines()]
+    assert events == mesh.events()[: len(events)] != []
+    said = mesh.troth("exec", "finance/web", "--", "cat", "/etc/hosts").stdout
+    assert said == mesh.exec("finance/web", "cat", "/etc/hosts", check=True).stdout
+    said = mesh.troth("exec", "--node", "--", "cat", "/proc/net/dev").stdout
+    assert "troth0:" in said
+    assert "troth0:" in mesh.on_node("cat", "/proc/net/dev").stdout

@@ -7,11 +7,13 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.columns import FULL, WIDTHS, lost
+from tests.e2e.client import PROGRAMS
 from tests.e2e.harness import TROTH, Mesh
 from tests.e2e.manifests import deployment, document, namespace, policy, server, service
 from tests.e2e.policies import clients
@@ -65,13 +67,13 @@ def used(mesh: Mesh) -> Mesh:
     return mesh
 
 
-def on_a_terminal(mesh: Mesh, command: Sequence[str], *, columns: int) -> str:
-    """Run a command of troth on a terminal and return what is on it, without colours."""
+def on_a_terminal(mesh: Mesh, *command: str) -> str:
+    """Run a command on a terminal and return what is on it, without colours."""
     ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, WIDTHS[0], 0, 0))
     surroundings = {k: v for k, v in mesh.environment.items() if k not in {"COLUMNS", "NO_COLOR"}}
     process = mesh.host.start(
-        *(TROTH, *command),
+        *command,
         env=surroundings | {"TERM": "xterm-256color"},
         stdin=its,
         stdout=its,
@@ -90,6 +92,15 @@ def on_a_terminal(mesh: Mesh, command: Sequence[str], *, columns: int) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
 
 
+def at_widths(mesh: Mesh, command: Sequence[str], *widths: int) -> list[str]:
+    """What a command of troth prints on a terminal of each of these widths."""
+    program = (sys.executable, str(PROGRAMS / "at_widths.py"), ",".join(map(str, widths)))
+    *shown, rest = on_a_terminal(mesh, *program, *command).split("\f")
+    assert not rest
+    assert len(shown) == len(widths)
+    return shown
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_report_loses_nothing_on_a_narrow_terminal(used: Mesh, name: str) -> None:
     files = {"mesh": OBJECTS, "changed": CHANGED, "wrong": WRONG}
@@ -97,16 +108,20 @@ def test_a_report_loses_nothing_on_a_narrow_terminal(used: Mesh, name: str) -> N
         (used.home / f"{file}.yaml").write_text(document(objects))
     places = {file: str(used.home / f"{file}.yaml") for file in files}
     command = [word.format(**places) for word in COMMANDS[name]]
-    full = on_a_terminal(used, command, columns=FULL)
+    full, *others = at_widths(used, command, FULL, *WIDTHS)
     assert len(full.splitlines()) > 1
-    for columns in WIDTHS:
-        shown = on_a_terminal(used, command, columns=columns)
+    for columns, shown in zip(WIDTHS, others, strict=True):
         assert not lost(full, shown), f"{columns} columns:\n{shown}"
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
-def test_a_trace_stays_within_the_terminal(used: Mesh, columns: int) -> None:
+def test_the_command_itself_prints_for_its_terminal(used: Mesh) -> None:
+    [expected] = at_widths(used, ["events"], WIDTHS[0])
+    assert on_a_terminal(used, TROTH, "events") == expected
+
+
+def test_a_trace_stays_within_the_terminal(used: Mesh) -> None:
     # Each trace makes a connection of its own, so what it says is compared where it is drawn.
-    shown = on_a_terminal(used, ["trace", "finance/web", f"finance/{NAME}:8080"], columns=columns)
-    assert max(map(len, shown.splitlines())) <= columns
-    assert "accepted by the tunnel" in shown
+    command = ["trace", "finance/web", f"finance/{NAME}:8080"]
+    for columns, shown in zip(WIDTHS, at_widths(used, command, *WIDTHS), strict=True):
+        assert max(map(len, shown.splitlines())) <= columns
+        assert "accepted by the tunnel" in shown

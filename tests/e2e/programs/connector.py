@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LEAST_PAUSE_SECONDS = 0.005
+MOST_ROUNDS_A_SECOND = 1000
+"""Of all connections that are opened together, so that they leave the machine time for others."""
+
 
 class Stream:
     """An echo connection, used again and again until told to stop."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, pause: float) -> None:
         self._connection = connection
+        self._pause = pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.rounds, self.error, self.ended = 0, "", 0.0
@@ -31,7 +36,7 @@ class Stream:
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(0.002):
+            while not self._stop.wait(self._pause):
                 text = f"{self.rounds:08}".encode()
                 self._connection.sendall(text)
                 if (got := exactly(self._connection, len(text))) != text:
@@ -83,8 +88,9 @@ def udp(host: str, port: int, text: str) -> dict[str, Any]:
 
 
 def stream(host: str, port: int, count: int) -> dict[str, Any]:
+    pause = max(LEAST_PAUSE_SECONDS, count / MOST_ROUNDS_A_SECOND)
     for _ in range(count):
-        held[len(held)] = Stream(socket.create_connection((host, port), timeout=5))
+        held[len(held)] = Stream(socket.create_connection((host, port), timeout=5), pause)
     return {"streams": list(held)[-count:]}
 
 
