@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.agent.attention import Attention
+from troth.agent.admission import AdmissionLimits, TunnelAdmission
 from troth.agent.capturer import Capturer
 from troth.agent.certificates import CertificateKeeper, CertificateSource
 from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
@@ -25,10 +25,10 @@ from troth.agent.host_rules import HostRules
 from troth.agent.metrics import Figures
 from troth.agent.pods import DRAIN_SECONDS, Pods
 from troth.agent.proxy import Proxy
+from troth.agent.refusals import KernelRefusals
 from troth.agent.set_elements import PodSets
 from troth.agent.sockets import Listeners
-from troth.agent.strangers import StrangerLimits, Strangers
-from troth.agent.unserved import Unserved
+from troth.agent.wakeups import Wakeups
 from troth.envoy.build import SnapshotKeeper
 from troth.envoy.limits import Limits
 from troth.mesh.ports import PORT_SETS
@@ -113,7 +113,7 @@ class NodeAgent:
             count=metrics.connection if metrics is not None else None,
         )
         self.connections, self.journal = self._ledger.connections, self._ledger.journal
-        self._attention = Attention(self._tell_envoy_of_news)
+        self._wakeups = Wakeups(self._tell_envoy_of_news)
         self.certificates = CertificateKeeper(signer, on_change=self._wake)
         self._service_ranges = tuple(service_ranges)
         self._on_change = on_change
@@ -137,12 +137,12 @@ class NodeAgent:
         self._announced: Mapping[str, Path] = {}
         self._secured: Mapping[str, Path] = {}
         self._ports = ports
-        stranger_limits = StrangerLimits.of(limits)
-        self._strangers = Strangers(stranger_limits)
-        self._unserved = Unserved()
+        admission_limits = AdmissionLimits.of(limits)
+        self._admission = TunnelAdmission(admission_limits)
+        self._refusals = KernelRefusals()
         self._sets = PodSets()
         self._pods = Pods(grace=announcement_seconds)
-        self._capturer = Capturer(self._pods, ports=ports, strangers=stranger_limits)
+        self._capturer = Capturer(self._pods, ports=ports, admission=admission_limits)
         self._host = HostRules(host, on_change=self._wake) if host is not None else None
         self._alarm: asyncio.TimerHandle | None = None
         self._credentials: EnvoyCredentials | None = None
@@ -334,8 +334,8 @@ class NodeAgent:
         async with self._acting:  # until what it does is done
             if self._host is not None:
                 await self._host.let_go()
-            self._strangers.close()
-            self._unserved.close()
+            self._admission.close()
+            self._refusals.close()
             self._sets.close()
             self._ledger.hand_over(tell)
             self._on_change()
@@ -368,9 +368,9 @@ class NodeAgent:
         async with self._proxy.running() as pipe, asyncio.TaskGroup() as tasks:
             tasks.create_task(self.certificates.run())
             for reports in (
-                self._strangers.heard(pipe.reports()),
-                self._strangers.dropped(),
-                self._unserved.refused(),
+                self._admission.heard(pipe.reports()),
+                self._admission.dropped(),
+                self._refusals.refused(),
                 self._proxy.overflows.overflows(),
             ):
                 tasks.create_task(self._ledger.read(reports))
@@ -381,7 +381,7 @@ class NodeAgent:
 
     async def _reconcile_forever(self) -> None:
         while True:
-            await self._attention.awake()
+            await self._wakeups.awake()
             if self._world is not None:
                 await self._reconcile(self._world, self._wanted, self._generation)
 
@@ -393,7 +393,7 @@ class NodeAgent:
         # Before anything that may take time: a policy that forbids something waits for nothing.
         told = self._push(world)
         self.certificates.want({local.identity for local in told.view.local_pods.values()})
-        undisturbed = self._attention.unless_disturbed
+        undisturbed = self._wakeups.unless_disturbed
         missing = await undisturbed(self.certificates.missing())
         taken = None if missing is None else await undisturbed(self._taken(world, told))
         if missing is None or taken is None:
@@ -401,7 +401,7 @@ class NodeAgent:
         told = taken
         self._credentials = told.credentials
         self._joining = joining
-        await self._attention.finish(self._act(told, world, self._not_ready(told.view, missing)))
+        await self._wakeups.finish(self._act(told, world, self._not_ready(told.view, missing)))
         self._secured = self._pods.secured if self.is_active else {}
         if told.rest_at is None:
             self._followed = generation
@@ -439,7 +439,7 @@ class NodeAgent:
         )
         for moment in {told.rest_at, told.until, told.prune_at} - {None}:
             self._wake_once(moment)
-        self._unserved.update(told.view.services)
+        self._refusals.update(told.view.services)
         if told.snapshot != self._pushed:
             self._pushed = told.snapshot
             self._proxy.ads.update(told.snapshot)
@@ -482,8 +482,8 @@ class NodeAgent:
             await self._host.remove()
         redirected = {uid: self._pods.netns[uid] for uid in self._pods.redirected}
         async with self._sets.of(redirected) as sets:
-            await self._strangers.follow(sets)
-            await self._unserved.follow(sets)
+            await self._admission.follow(sets)
+            await self._refusals.follow(sets)
         self._wake_at(self._capturer.next_look())
 
     async def _prepare(self, world: World, served: Collection[str]) -> None:
@@ -553,7 +553,7 @@ class NodeAgent:
         self._alarm = None if moment is None else loop.call_at(moment, self._wake)
 
     def _wake(self) -> None:
-        self._attention.wake()
+        self._wakeups.wake()
 
 
 def _probed(local_pods: Iterable[LocalPod]) -> set[tuple[str, int]]:

@@ -27,17 +27,17 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from troth.agent.admission import (
+    AdmissionLimits,
+    admission_rules,
+    idle_admission_rules,
+    no_admission_rules,
+)
 from troth.agent.netlink import keep_inside
 from troth.agent.netns import call_in, call_in_cgroups, call_in_new
+from troth.agent.refusals import IF_HEARD, no_refusal_rules, refusal_rules
 from troth.agent.set_elements import FIRST_PACKET
-from troth.agent.strangers import (
-    StrangerLimits,
-    idle_stranger_rules,
-    no_stranger_rules,
-    stranger_rules,
-)
 from troth.agent.sysctls import apply_sysctls
-from troth.agent.unserved import IF_HEARD, no_unserved_rules, unserved_rules
 from troth.errors import EnvironmentLackError, PeerError
 from troth.mesh.ports import APP_MARK, ENVOY_MARK, OWN_PORTS, PORT_SETS, TUNNEL_PORT
 
@@ -209,15 +209,15 @@ def complete_rules(
     ports: PortSet = PORT_SETS[0],
     *,
     probes: bool = False,
-    strangers: StrangerLimits | None = None,
+    admission: AdmissionLimits | None = None,
     kernel: Kernel = Kernel(refusing=True),  # noqa: B008 - immutable
 ) -> str:
     """All tables of a captured pod as one nftables transaction; arguments as of `capture`."""
     return "".join(
         (
             capture_rules(ports, probes=probes, patient=kernel.refusing),
-            no_stranger_rules() if strangers is None else stranger_rules(strangers),
-            unserved_rules(
+            no_admission_rules() if admission is None else admission_rules(admission),
+            refusal_rules(
                 unheard=kernel.refusing,
                 uncounted=(PROBE_SOURCE_V4, PROBE_SOURCE_V6) if probes else (),
             ),
@@ -244,7 +244,7 @@ def _try() -> Kernel:
     ports = PORT_SETS[1]
     for kernel in (Kernel(refusing=True), Kernel(refusing=False)):
         try:
-            _capture_here(complete_rules(ports, probes=True, strangers=_ANY_LIMITS, kernel=kernel))
+            _capture_here(complete_rules(ports, probes=True, admission=_ANY_LIMITS, kernel=kernel))
         except PeerError as error:
             complaint = " ".join(error.reason.replace("^", " ").split())[:_MOST_SAID]
         else:
@@ -269,7 +269,7 @@ def _takes(rules: str) -> bool:
 _MOST_SAID = 300
 """Characters of what nft says."""
 
-_ANY_LIMITS = StrangerLimits(burst=4, total_burst=8, total_rate=1)
+_ANY_LIMITS = AdmissionLimits(burst=4, total_burst=8, total_rate=1)
 
 _TRIAL = "troth_trial"
 
@@ -302,7 +302,7 @@ async def capture(
     ports: PortSet = PORT_SETS[0],
     *,
     probes: bool = False,
-    strangers: StrangerLimits | None = None,
+    admission: AdmissionLimits | None = None,
 ) -> None:
     """Lead the TCP of the network namespace at ``netns`` through Envoy; harmless when repeated.
 
@@ -310,7 +310,7 @@ async def capture(
         netns: The pod's.
         ports: As of `capture_rules`.
         probes: As of `capture_rules`.
-        strangers: How often they may come to the tunnel; None for no limit.
+        admission: How often they may come to the tunnel; None for no limit.
 
     Raises:
         EnvironmentLackError: As of `tried_kernel`, or the kernel doesn't let us set sysctls.
@@ -319,7 +319,7 @@ async def capture(
 
     def visit() -> None:
         kernel = tried_kernel()
-        _capture_here(complete_rules(ports, probes=probes, strangers=strangers, kernel=kernel))
+        _capture_here(complete_rules(ports, probes=probes, admission=admission, kernel=kernel))
 
     await asyncio.to_thread(call_in, netns, visit)
 
@@ -340,7 +340,7 @@ async def release(netns: Path, ports: PortSet = PORT_SETS[0]) -> None:
         netns: The pod's.
         ports: As of `release_rules`.
     """
-    door = idle_stranger_rules() + no_unserved_rules()
+    door = idle_admission_rules() + no_refusal_rules()
     await apply_ruleset(netns, release_rules(ports) + door)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
+    from troth.agent.admission import AdmissionLimits
     from troth.agent.pods import Pods
-    from troth.agent.strangers import StrangerLimits
     from troth.mesh.model import Pod
     from troth.mesh.ports import PortSet
 
@@ -45,7 +45,7 @@ class Capturer:
     Args:
         pods: Their records.
         ports: Where the agent's Envoy listens in every pod.
-        strangers: As of `capture`.
+        admission: As of `capture`.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Capturer:
         pods: Pods,
         *,
         ports: PortSet = PORT_SETS[0],
-        strangers: StrangerLimits | None = None,
+        admission: AdmissionLimits | None = None,
     ) -> None:
-        self._pods, self._ports, self._strangers = pods, ports, strangers
+        self._pods, self._ports, self._admission = pods, ports, admission
 
     def see(
         self,
@@ -139,7 +139,7 @@ class Capturer:
         async def lead(uid: str) -> None:
             try:
                 async with slots:
-                    await capture(netns[uid], self._ports, probes=probes, strangers=self._strangers)
+                    await capture(netns[uid], self._ports, probes=probes, admission=self._admission)
             except TrothError as error:
                 refused[uid] = str(error)
             else:

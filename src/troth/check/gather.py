@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from troth.agent.admission import AdmissionLimits
 from troth.agent.capture import complete_rules
-from troth.agent.strangers import StrangerLimits
 from troth.check.facts import (
     DEFINITIONS,
     AgentsObject,
@@ -222,8 +222,8 @@ def _try_capture() -> str | None:
         What the kernel says against them; None if no namespace can be made.
     """
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    limits = StrangerLimits(burst=4, total_burst=8, total_rate=1)  # any
-    rules = complete_rules(strangers=limits)
+    limits = AdmissionLimits(burst=4, total_burst=8, total_rate=1)  # any
+    rules = complete_rules(admission=limits)
     done = _run(("unshare", *user, "--net", "nft", "--file", "-"), rules)
     if done is None or (done.returncode and _NOT_PERMITTED.search(done.stderr)):
         return None

@@ -80,7 +80,7 @@ Also one in TIME-WAIT, which a client may open again (RFC 9293, 3.6.1). Of that 
 """
 
 
-def unserved_rules(*, unheard: bool = True, uncounted: Collection[str] = ()) -> str:
+def refusal_rules(*, unheard: bool = True, uncounted: Collection[str] = ()) -> str:
     """The table as an nftables transaction that keeps what is in its sets.
 
     A set can't be redefined: what changes here needs another name.
@@ -137,12 +137,12 @@ def unserved_rules(*, unheard: bool = True, uncounted: Collection[str] = ()) -> 
     return "\n".join(lines) + "\n"
 
 
-def no_unserved_rules() -> str:
+def no_refusal_rules() -> str:
     """The table's removal as an nftables transaction, also where it isn't there."""
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
-class Unserved:
+class KernelRefusals:
     """Keeps the sets in all captured pods as the Services are, and reads what they count.
 
     Args:

@@ -23,10 +23,10 @@ from tests.agent.test_capture import (
 from tests.explain.seen import world
 from tests.samples import NOON, at_noon
 
+from troth.agent.admission import TABLE, AdmissionLimits, TunnelAdmission
 from troth.agent.capture import capture, release
 from troth.agent.netns import enter_command, socket_in
 from troth.agent.set_elements import PodSets, SetElements
-from troth.agent.strangers import TABLE, StrangerLimits, Strangers
 from troth.envoy.limits import Limits
 from troth.mesh.ports import TUNNEL_PORT
 from troth.traffic.connection import Connection, ConnectionReport, Outcome, Party, Reason, Side
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import InNode
 
-LIMITS = StrangerLimits(burst=4, total_burst=100, total_rate=100)
+LIMITS = AdmissionLimits(burst=4, total_burst=100, total_rate=100)
 WAYS = ((POD, OTHER), (POD_V6, OTHER_V6))
 SOON = 0.3
 """Seconds, less than until a SYN that was dropped is sent again."""
@@ -57,9 +57,9 @@ def come(netns: Path, address: str, count: int, *, source: str = "") -> int:
 
 
 @contextlib.asynccontextmanager
-async def following(pods: Mapping[str, Path]) -> AsyncIterator[Strangers]:
+async def following(pods: Mapping[str, Path]) -> AsyncIterator[TunnelAdmission]:
     """Strangers told from peers in pods with these network namespaces, by UID."""
-    strangers = Strangers(LIMITS)
+    strangers = TunnelAdmission(LIMITS)
     with PodSets() as keeper:
         async with keeper.of(pods) as sets:
             await strangers.follow(sets)
@@ -106,7 +106,7 @@ def dropped(pod: str, address: str, count: int, words: str = "by itself") -> Con
 
 def a_stranger_gets_no_more_than_its_part(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
     for mine, _ in WAYS:
         with listening(pod, mine, TUNNEL_PORT):
             assert LIMITS.burst <= come(other, mine, 8) < 8
@@ -114,8 +114,8 @@ def a_stranger_gets_no_more_than_its_part(directory: Path) -> None:
 
 def all_strangers_together_get_no_more_than_theirs(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    few = StrangerLimits(burst=4, total_burst=6, total_rate=1)
-    asyncio.run(capture(pod, strangers=few))
+    few = AdmissionLimits(burst=4, total_burst=6, total_rate=1)
+    asyncio.run(capture(pod, admission=few))
     with listening(pod, POD, TUNNEL_PORT):
         enter = [*enter_command(other), "ip", "addr", "add", "10.9.9.3/24", "dev", "eth9"]
         asyncio.run(succeed(*enter))
@@ -126,8 +126,8 @@ def all_strangers_together_get_no_more_than_theirs(directory: Path) -> None:
 
 def an_ipv6_network_gets_no_more_than_half_of_that(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    few = StrangerLimits(burst=4, total_burst=12, total_rate=2)
-    asyncio.run(capture(pod, strangers=few))
+    few = AdmissionLimits(burst=4, total_burst=12, total_rate=2)
+    asyncio.run(capture(pod, admission=few))
     with listening(pod, POD_V6, TUNNEL_PORT):
         sources = [f"fd99::{number}" for number in range(3, 9)]
         for source in sources:
@@ -140,21 +140,21 @@ def an_ipv6_network_gets_no_more_than_half_of_that(directory: Path) -> None:
 
 def the_apps_ports_have_no_such_limit(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
     with listening(pod, POD, 15006), listening(pod, POD, 80):
         assert all(reaches(other, POD, 80, seconds=SOON) for _ in range(20))
 
 
 def who_has_proved_an_identity_has_no_such_limit(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
 
     async def scene(mine: str, theirs: str) -> None:
         async with following({"a": pod}) as strangers:
             strangers.hear(event(theirs))
             assert await asyncio.to_thread(come, other, mine, 50) == 50
             for change in (capture, capture):  # also by the rules of the next agent
-                await change(pod, strangers=LIMITS)
+                await change(pod, admission=LIMITS)
                 assert await asyncio.to_thread(come, other, mine, 20) == 20
         async with following({"a": pod}):
             assert await asyncio.to_thread(come, other, mine, 20) == 20
@@ -166,7 +166,7 @@ def who_has_proved_an_identity_has_no_such_limit(directory: Path) -> None:
 
 def who_proves_nothing_any_more_is_a_stranger_again(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
 
     async def scene() -> None:
         async with following({"a": pod}) as strangers:
@@ -184,7 +184,7 @@ def who_proves_nothing_any_more_is_a_stranger_again(directory: Path) -> None:
 
 def what_is_dropped_of_strangers_is_told_and_of_newcomers_is_not(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
 
     async def scene(mine: str, theirs: str) -> None:
         async with following({"a": pod}) as strangers:
@@ -206,7 +206,7 @@ def what_is_dropped_of_strangers_is_told_and_of_newcomers_is_not(directory: Path
 def a_released_pod_knows_no_strangers(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
     asyncio.run(release(pod))
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
     with listening(pod, POD, TUNNEL_PORT):
         assert come(other, POD, 20) < 20
         asyncio.run(release(pod))
@@ -215,14 +215,14 @@ def a_released_pod_knows_no_strangers(directory: Path) -> None:
 
 def a_pod_that_comes_back_knows_its_peers(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
 
     async def scene(mine: str, theirs: str) -> None:
         async with following({"a": pod}) as strangers:
             strangers.hear(event(theirs))
             await release(pod)
             await strangers.follow({})
-            await capture(pod, strangers=LIMITS)
+            await capture(pod, admission=LIMITS)
             assert await asyncio.to_thread(come, other, mine, 20) == 20
 
     for mine, theirs in WAYS:
@@ -232,12 +232,12 @@ def a_pod_that_comes_back_knows_its_peers(directory: Path) -> None:
 
 def a_pod_that_joins_knows_the_peers_of_another(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
-    asyncio.run(capture(other, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
+    asyncio.run(capture(other, admission=LIMITS))
     asyncio.run(release(other))  # what leaves it is to come to the pod directly
 
     async def scene() -> None:
-        strangers = Strangers(LIMITS)
+        strangers = TunnelAdmission(LIMITS)
         with PodSets() as keeper:
             async with keeper.of({"a": other}) as sets:
                 await strangers.follow(sets)
@@ -258,7 +258,7 @@ def a_pod_that_joins_knows_the_peers_of_another(directory: Path) -> None:
 
 def a_peer_of_an_earlier_agents_that_proves_nothing_is_a_stranger_again(directory: Path) -> None:
     pod, other = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
 
     async def scene() -> None:
         async with following({"a": pod}) as earlier:
@@ -276,7 +276,7 @@ def a_peer_of_an_earlier_agents_that_proves_nothing_is_a_stranger_again(director
 
 def sets_are_read_and_changed(directory: Path) -> None:
     pod, _ = two_linked_namespaces(directory)
-    asyncio.run(capture(pod, strangers=LIMITS))
+    asyncio.run(capture(pod, admission=LIMITS))
     keys = [socket.inet_aton(f"10.0.{number // 200}.{number % 200}") for number in range(3000)]
     with SetElements(pod) as sets:
         sets.add(TABLE, "peers_ip", keys)
@@ -323,7 +323,7 @@ def test_strangers_in_the_kernel(
 @pytest.mark.parametrize("descriptors", [256, 1024, 4096, 20_000, 65_536, 1_048_576])
 def test_half_of_a_pods_places_are_left_to_peers(descriptors: int) -> None:
     limits = Limits.of(descriptors=descriptors)
-    strangers = StrangerLimits.of(limits)
+    strangers = AdmissionLimits.of(limits)
     kept = max(limits.pod_connections // 2, limits.pod_connections - 16)
     assert strangers.total_burst + 15 * strangers.total_rate <= max(kept, 23)
 
@@ -331,7 +331,7 @@ def test_half_of_a_pods_places_are_left_to_peers(descriptors: int) -> None:
 @pytest.mark.parametrize("descriptors", [40_000, 65_536, 1_048_576])
 def test_one_address_that_goes_to_all_pods_takes_less_than_all_places(descriptors: int) -> None:
     limits = Limits.of(descriptors=descriptors)
-    assert 110 * (StrangerLimits.of(limits).burst + 15) < 0.6 * limits.connections
+    assert 110 * (AdmissionLimits.of(limits).burst + 15) < 0.6 * limits.connections
 
 
 @pytest.mark.parametrize("words", ["by itself", "together with others"])

@@ -23,8 +23,8 @@ from tests.samples import NOON, at_noon
 
 from troth.agent.capture import PROBE_SOURCE_V4, capture, release
 from troth.agent.netns import enter_command, socket_in
+from troth.agent.refusals import MOST_ENTRIES, TABLE, KernelRefusals
 from troth.agent.set_elements import SetElements
-from troth.agent.unserved import MOST_ENTRIES, TABLE, Unserved
 from troth.mesh.model import Endpoint, Protocol, Service, ServicePort
 from troth.mesh.ports import PORT_SETS
 from troth.traffic.connection import ConnectionReport, Outcome, Reason, Side
@@ -71,7 +71,7 @@ class Captured(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def captured(directory: Path, unserved: Unserved) -> AsyncIterator[Captured]:
+async def captured(directory: Path, unserved: KernelRefusals) -> AsyncIterator[Captured]:
     """A captured pod, where something stands for Envoy, and its sets are kept."""
     pod, other = await asyncio.to_thread(two_linked_namespaces, directory)
     for gateway in (OTHER, OTHER_V6):
@@ -88,7 +88,7 @@ async def captured(directory: Path, unserved: Unserved) -> AsyncIterator[Capture
 
 
 async def what_has_no_endpoint_of_its_family_is_refused(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, *_):
         for endpoints in ((), ENDPOINTS, ENDPOINTS[:1], ENDPOINTS[1:], ENDPOINTS, ()):
             unserved.update({"shop/web": service(*endpoints)})
@@ -97,7 +97,7 @@ async def what_has_no_endpoint_of_its_family_is_refused(directory: Path) -> None
 
 
 async def a_port_that_the_service_does_not_have_is_refused(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, *_):
         for virtual in (V4, V6):
             unserved.update({"shop/web": service(*ENDPOINTS)})
@@ -107,7 +107,7 @@ async def a_port_that_the_service_does_not_have_is_refused(directory: Path) -> N
 
 
 async def what_is_not_known_is_not_refused(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, *_):
         others: dict[str, Any] = {
             "load_balancer_ips": ("198.51.100.8",),
@@ -122,7 +122,7 @@ async def what_is_not_known_is_not_refused(directory: Path) -> None:
 
 
 async def an_address_that_goes_from_one_service_to_another_is_served(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, *_):
         old, new = service(), service(*ENDPOINTS)
         for services in ({"a": old}, {"a": old, "b": new}, {"b": new}, {"a": new}):
@@ -133,7 +133,7 @@ async def an_address_that_goes_from_one_service_to_another_is_served(directory: 
 
 async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None:
     loop = asyncio.get_running_loop()
-    unserved = Unserved()
+    unserved = KernelRefusals()
     pod, _ = await asyncio.to_thread(two_linked_namespaces, directory)
     for gateway in (OTHER, OTHER_V6):
         run(*enter_command(pod), "ip", "route", "add", "default", "via", gateway)
@@ -161,7 +161,7 @@ async def an_open_connection_outlives_the_last_endpoint(directory: Path) -> None
 
 
 async def with_too_many_services_nothing_is_refused(directory: Path) -> None:
-    unserved = Unserved(most=10)
+    unserved = KernelRefusals(most=10)
     async with captured(directory, unserved) as (pod, _, sets):
         nobodys = {"shop/web": service(cluster_ips=(V4,))}
         for count, refused in ((4, REFUSED), (5, ""), (6, ""), (4, REFUSED)):
@@ -173,7 +173,7 @@ async def with_too_many_services_nothing_is_refused(directory: Path) -> None:
 
 
 async def the_most_services_that_there_may_be_are_known_to_the_kernel(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (*_, sets):
         services = many(MOST_ENTRIES // 2)
         for step in (services, {}, services):
@@ -183,7 +183,7 @@ async def the_most_services_that_there_may_be_are_known_to_the_kernel(directory:
 
 
 async def a_successor_brings_up_to_date_what_it_finds(directory: Path) -> None:
-    former, successor = Unserved(), Unserved()
+    former, successor = KernelRefusals(), KernelRefusals()
     async with captured(directory, former) as (pod, _, sets):
         gone = service(name="gone", cluster_ips=("10.96.0.8",))
         former.update({"shop/web": service(), "shop/gone": gone})
@@ -200,7 +200,7 @@ async def a_successor_brings_up_to_date_what_it_finds(directory: Path) -> None:
 
 
 async def capture_again_keeps_what_is_refused_and_release_ends_it(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, *_):
         unserved.update({"shop/web": service()})
         for _ in range(2):
@@ -213,7 +213,7 @@ async def capture_again_keeps_what_is_refused_and_release_ends_it(directory: Pat
 
 
 async def a_pod_that_lost_its_table_gets_it_back_whole(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, _, sets):
         unserved.update({"shop/web": service()})
         run(*enter_command(pod), "nft", "delete", "table", "inet", TABLE)
@@ -244,7 +244,7 @@ def port_of(report: ConnectionReport) -> int:
 
 
 async def what_is_refused_on_the_way_out_is_told_once_with_its_reason(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, *_):
         for virtual in (V4, V6):
             unserved.update({"shop/web": service()})
@@ -264,7 +264,7 @@ async def what_is_refused_on_the_way_out_is_told_once_with_its_reason(directory:
 
 
 async def what_nobody_listens_for_is_told_once_with_its_client(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, other, _):
         for mine, theirs in ((POD, OTHER), (POD_V6, OTHER_V6)):
             with listening(pod, mine, 8080), listening(pod, mine, PORTS.inbound):
@@ -277,7 +277,7 @@ async def what_nobody_listens_for_is_told_once_with_its_client(directory: Path) 
 
 
 async def a_probe_that_finds_nobody_is_refused_and_not_told(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, other, _):
         await capture(pod, probes=True)
         for netns, *what in (
@@ -293,7 +293,7 @@ async def a_probe_that_finds_nobody_is_refused_and_not_told(directory: Path) -> 
 
 
 async def a_flood_of_refusals_is_told_in_part_and_the_others_are_refused(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, other, sets):
         unserved.update({"shop/web": service()})
         for port in range(1, 400):
@@ -310,12 +310,12 @@ async def a_flood_of_refusals_is_told_in_part_and_the_others_are_refused(directo
 
 
 async def what_an_earlier_agent_has_seen_is_not_told_again(directory: Path) -> None:
-    unserved = Unserved()
+    unserved = KernelRefusals()
     async with captured(directory, unserved) as (pod, other, sets):
         unserved.update({"shop/web": service()})
         assert call(pod, V4) == call(other, POD) == REFUSED
         await capture(pod)
-        successor = Unserved()
+        successor = KernelRefusals()
         successor.update({"shop/web": service()})
         await successor.follow({"pod": sets})
         assert await successor.news() == []

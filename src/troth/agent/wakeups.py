@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Attention:
-    """Waits for one thing at a time, and looks up whenever it is woken.
+class Wakeups:
+    """Waits for one thing at a time, and handles each wake-up meanwhile.
 
     Args:
         look: Called when it is woken while it waits; says whether that disturbs the wait.
@@ -43,7 +43,7 @@ class Attention:
             task.cancel()
 
     async def finish(self, work: Coroutine[None, None, None]) -> None:
-        """Wait for ``work`` whatever happens; it is looked up from it all the same."""
+        """Wait until ``work`` is done; wake-ups are still handled meanwhile."""
         task = asyncio.ensure_future(work)
         try:
             while not await self._undisturbed(task):

@@ -93,7 +93,7 @@ _NETWORK = "ffff:ffff:ffff:ffff::"
 _ALONE, _TOGETHER = "alone", "together"
 
 
-class StrangerLimits(NamedTuple):
+class AdmissionLimits(NamedTuple):
     """How often strangers may come to a pod's tunnel.
 
     Attributes:
@@ -107,7 +107,7 @@ class StrangerLimits(NamedTuple):
     total_rate: int
 
     @classmethod
-    def of(cls, limits: Limits) -> StrangerLimits:
+    def of(cls, limits: Limits) -> AdmissionLimits:
         """What keeps half of a pod's places for peers.
 
         Also half of the node's, or more, from one address that goes to each of 110 pods, where
@@ -125,7 +125,7 @@ class StrangerLimits(NamedTuple):
 _LEAST_TOTAL, _LEAST_BURST, _MOST_BURST = 8, 4, 64
 
 
-def stranger_rules(limits: StrangerLimits) -> str:
+def admission_rules(limits: AdmissionLimits) -> str:
     """The table as an nftables transaction that keeps what is in its sets.
 
     A set can't be redefined: what changes here needs another name.
@@ -177,12 +177,12 @@ def stranger_rules(limits: StrangerLimits) -> str:
     return "\n".join(lines) + "\n"
 
 
-def idle_stranger_rules() -> str:
+def idle_admission_rules() -> str:
     """What ends all limits and keeps what is in the sets, as an nftables transaction."""
     return f"add table inet {TABLE}\nflush table inet {TABLE}\n"
 
 
-def no_stranger_rules() -> str:
+def no_admission_rules() -> str:
     """The table's removal as an nftables transaction, also where it isn't there."""
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 
@@ -196,14 +196,14 @@ class _Record(msgspec.Struct):
     unproved: int = 0
 
 
-class Strangers:
+class TunnelAdmission:
     """Tells strangers from peers, pod by pod.
 
     Args:
         limits: How often strangers may come.
     """
 
-    def __init__(self, limits: StrangerLimits) -> None:
+    def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
         self._doors: dict[str, SetElements] = {}
         self._records: dict[tuple[str, str], _Record] = {}

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from troth.agent.attention import Attention
+from troth.agent.wakeups import Wakeups
 
 
 async def answer() -> str:
@@ -13,7 +13,7 @@ async def answer() -> str:
 
 
 async def test_work_that_nothing_disturbs_is_waited_for() -> None:
-    assert await Attention(lambda: True).unless_disturbed(answer()) == "done"
+    assert await Wakeups(lambda: True).unless_disturbed(answer()) == "done"
 
 
 @pytest.mark.parametrize(("disturbs", "result"), [(True, None), (False, "done")])
@@ -30,9 +30,9 @@ async def test_work_is_given_up_when_what_happens_disturbs_it(
         await go_on.wait()
         return "done"
 
-    attention = Attention(look)
-    waiting = asyncio.create_task(attention.unless_disturbed(work()))
-    attention.wake()
+    wakeups = Wakeups(look)
+    waiting = asyncio.create_task(wakeups.unless_disturbed(work()))
+    wakeups.wake()
     await looked.wait()
     go_on.set()
     assert await waiting == result
@@ -47,22 +47,22 @@ async def test_work_that_must_be_finished_is_disturbed_in_vain() -> None:
         if len(looks) == 2:
             go_on.set()
         else:
-            attention.wake()
+            wakeups.wake()
         return True
 
     async def work() -> None:
         await go_on.wait()
 
-    attention = Attention(look)
-    attention.wake()
-    await attention.finish(work())
+    wakeups = Wakeups(look)
+    wakeups.wake()
+    await wakeups.finish(work())
     assert len(looks) == 2
 
 
 async def test_what_happened_during_a_wait_is_still_news_after_it() -> None:
-    attention = Attention(lambda: True)
-    attention.wake()
-    assert await attention.unless_disturbed(asyncio.Event().wait()) is None
-    await asyncio.wait_for(attention.awake(), timeout=10)
+    wakeups = Wakeups(lambda: True)
+    wakeups.wake()
+    assert await wakeups.unless_disturbed(asyncio.Event().wait()) is None
+    await asyncio.wait_for(wakeups.awake(), timeout=10)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(attention.awake(), timeout=0.01)
+        await asyncio.wait_for(wakeups.awake(), timeout=0.01)
