@@ -11,7 +11,7 @@ from tests.e2e.harness import eventually
 from tests.e2e.manifests import document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from tests.e2e.harness import Mesh
     from tests.e2e.manifests import Object
@@ -29,15 +29,18 @@ def apply(mesh: Mesh, *policies: Object, modes: Mapping[str, str]) -> None:
             and ``MODE`` or ``MODE by NAMESPACE/POLICY``.
     """
     mesh.write(FILE, document(policies))
-    wait_for(mesh, modes)
+    metadata = [each["metadata"] for each in policies]
+    wait_for(mesh, modes, policies={f"{each['namespace']}/{each['name']}" for each in metadata})
 
 
-def wait_for(mesh: Mesh, modes: Mapping[str, str]) -> None:
-    """Wait until these modes are in force, as `apply` has them."""
+def wait_for(
+    mesh: Mesh, modes: Mapping[str, str], *, policies: Collection[str] | None = None
+) -> None:
+    """Wait until these modes are in force, as `apply` has them, by no other policies than these."""
 
     def in_force() -> bool:
         status = mesh.status()
-        if not status["ready"]:
+        if not status["ready"] or policies not in (None, set(status["policies"])):
             return False
         seen = set()
         for pod in status["pods"]:

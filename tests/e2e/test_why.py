@@ -26,7 +26,9 @@ OBJECTS = [
     service("finance/payments", 8080, (99, 99)),
 ]
 STRICT = policy("finance/payments-mtls", "STRICT", selector={"app": "payments"})
-STRICT_PAYMENTS = {"finance/payments": "STRICT by finance/payments-mtls"}
+STRICT_PAYMENTS = dict.fromkeys(
+    ("finance/payments", "finance/payments:8080"), "STRICT by finance/payments-mtls"
+)
 
 
 @pytest.fixture(scope="module")
