@@ -57,10 +57,10 @@ def kubelet(group: Path) -> Iterator[None]:
             process.kill()
 
 
-def seen(net: Net, address: str, group: Path, *as_user: str) -> str:
+def seen(net: Net, address: str, group: Path, *as_user: str, source: int = 0) -> str:
     """Where the pod sees a process of that cgroup come from."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    connect = ("bash", "-c", f"exec 3<>/dev/tcp/{address}/{PORT}")
+    connect = connecting(address, source)
     with socket_in(net.pod, family) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((address, PORT))
@@ -69,6 +69,14 @@ def seen(net: Net, address: str, group: Path, *as_user: str) -> str:
         subprocess.run(in_cgroups([group], *as_user, *connect), check=True)
         with server.accept()[0] as connection:
             return str(connection.getpeername()[0])
+
+
+def connecting(address: str, source: int) -> tuple[str, ...]:
+    """A command that connects from a port of its own choice; 0 for any."""
+    if not source:
+        return ("bash", "-c", f"exec 3<>/dev/tcp/{address}/{PORT}")
+    connect = f"create_connection({(address, PORT)}, source_address=('', {source}))"
+    return (sys.executable, "-c", f"import socket; socket.{connect}")
 
 
 def only_the_kubelets_cgroup_passes(directory: Path) -> None:
@@ -80,6 +88,17 @@ def only_the_kubelets_cgroup_passes(directory: Path) -> None:
         assert seen(net, POD, tree.root / INGRESS) == HOST
         assert seen(net, POD_V6, tree.root / INGRESS) == HOST_V6
         assert seen(net, POD, tree.root / KUBELET, *NOBODY) == HOST
+
+
+def a_port_that_the_kubelet_has_just_used_is_worth_nothing(directory: Path) -> None:
+    net = Net(directory)
+    with cgroups() as tree, kubelet(tree.root / KUBELET):
+        asyncio.run(HostRules(net.host).let_in(BOTH))
+        for address, own, source in ((POD, HOST, 40_004), (POD_V6, HOST_V6, 40_006)):
+            # Refused, as nobody listens: the port is free at once.
+            probe = in_cgroups([tree.root / KUBELET], *connecting(address, source))
+            assert subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 1
+            assert seen(net, address, tree.root / INGRESS, *NOBODY, source=source) == own
 
 
 def a_kubelet_that_starts_again_is_found(directory: Path) -> None:
@@ -117,6 +136,7 @@ def a_pods_process_on_the_kubelets_port_is_not_the_kubelet(_: Path) -> None:
     "scene",
     [
         only_the_kubelets_cgroup_passes,
+        a_port_that_the_kubelet_has_just_used_is_worth_nothing,
         a_kubelet_that_starts_again_is_found,
         without_a_cgroup_of_the_kubelets_own_root_passes_alone,
         a_pods_process_on_the_kubelets_port_is_not_the_kubelet,

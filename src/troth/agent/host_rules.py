@@ -75,10 +75,12 @@ def host_rules(probed: Iterable[tuple[str, int]], *, level: int | None = None) -
     else:
         # Who owns a socket is known on its packets' way out, by its cgroup only at its beginning.
         of_kubelet = f"{_ROOT} socket cgroupv2 level {level} @kubelet"
+        # What was noted of a port is not for whoever has it next, so each packet is judged anew.
         asking = "".join(
-            f"    {of_kubelet} {family} daddr . tcp dport @{probed} {FIRST_PACKET}"
-            f" add @{name} {{ {family} saddr . tcp sport . {family} daddr . tcp dport }}\n"
+            f"    {whose}{family} daddr . tcp dport @{probed} {FIRST_PACKET}"
+            f" {note} @{name} {{ {family} saddr . tcp sport . {family} daddr . tcp dport }}\n"
             for family, probed, name in (("ip", "probed", "asking"), ("ip6", "probed6", "asking6"))
+            for whose, note in (("", "delete"), (f"{of_kubelet} ", "add"))
         )
         own = "{0} saddr . tcp sport . {0} daddr . tcp dport @{2}"
     expires = f"flags dynamic, timeout; timeout {_ASKING_SECONDS}s; size 65535"
