@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import InNode
 
+    from troth.agent.kubelet import Cgroup
+
 pytestmark = pytest.mark.cluster
 
 KUBELET, SUCCESSOR = "system.slice/kubelet.service", "system.slice/kubelet-2.service"
@@ -90,6 +92,22 @@ def only_the_kubelets_cgroup_passes(directory: Path) -> None:
         assert seen(net, POD, tree.root / KUBELET, *NOBODY) == HOST
 
 
+def nobody_else_passes_while_the_rules_are_made(directory: Path) -> None:
+    net = Net(directory)
+    passed = []
+
+    class Watched(HostRules):
+        def _list(self, cgroup: Cgroup) -> None:
+            passed.append(seen(net, POD, tree.root / INGRESS))
+            super()._list(cgroup)
+            passed.append(seen(net, POD, tree.root / INGRESS))
+
+    with cgroups() as tree, kubelet(tree.root / KUBELET):
+        asyncio.run(Watched(net.host).let_in(BOTH))
+        assert passed == [HOST] * 4
+        assert seen(net, POD, tree.root / KUBELET) == PROBE_SOURCE_V4
+
+
 def a_port_that_the_kubelet_has_just_used_is_worth_nothing(directory: Path) -> None:
     net = Net(directory)
     with cgroups() as tree, kubelet(tree.root / KUBELET):
@@ -136,6 +154,7 @@ def a_pods_process_on_the_kubelets_port_is_not_the_kubelet(_: Path) -> None:
     "scene",
     [
         only_the_kubelets_cgroup_passes,
+        nobody_else_passes_while_the_rules_are_made,
         a_port_that_the_kubelet_has_just_used_is_worth_nothing,
         a_kubelet_that_starts_again_is_found,
         without_a_cgroup_of_the_kubelets_own_root_passes_alone,

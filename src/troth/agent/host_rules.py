@@ -54,6 +54,11 @@ _PRIORITY = 90
 _ROOT = "meta skuid 0"
 
 _ASKING_SECONDS = 1
+
+_KUBELET_SET = f"""\
+add table {TABLE}
+add set {TABLE} kubelet {{ typeof socket cgroupv2 level 1; }}
+"""
 _CGROUP = struct.Struct("=Q")
 
 
@@ -85,8 +90,7 @@ def host_rules(probed: Iterable[tuple[str, int]], *, level: int | None = None) -
         own = "{0} saddr . tcp sport . {0} daddr . tcp dport @{2}"
     expires = f"flags dynamic, timeout; timeout {_ASKING_SECONDS}s; size 65535"
     return f"""\
-add table {TABLE}
-add set {TABLE} kubelet {{ typeof socket cgroupv2 level 1; }}
+{_KUBELET_SET}\
 add set {TABLE} probed {{ type ipv4_addr . inet_service; }}
 add set {TABLE} probed6 {{ type ipv6_addr . inet_service; }}
 add set {TABLE} asking {{ type ipv4_addr . inet_service . ipv4_addr . inet_service; {expires}; }}
@@ -272,8 +276,8 @@ class HostRules:
             return await self._put(TABLE, host_rules(wanted), consequence)
         try:
             if self._listed is None:
-                # No probe must fail until the kernel knows the kubelet's cgroup.
-                if not await self._put(TABLE, host_rules(wanted), consequence):
+                # What is there meanwhile stays: no probe fails, and nobody else gets in.
+                if not await self._put(TABLE, _KUBELET_SET, consequence):
                     return False
                 await asyncio.to_thread(self._list, cgroup)
             rules = host_rules(wanted, level=cgroup.level)
