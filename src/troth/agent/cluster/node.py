@@ -395,6 +395,10 @@ class ClusterNode:
         pod = world.pods.get(uid) if world is not None else None
         if world is None or pod is None or pod.node != self.settings.node_name:
             return Waiting(CniVerdict("unknown", "the API server has not told of the pod yet"))
+        if pod.namespace not in world.namespaces:  # it is watched apart from its pods
+            return Waiting(
+                CniVerdict("unknown", "the API server has not told of its namespace yet")
+            )
         membership = world.membership(pod)
         if not membership.in_mesh:
             return CniVerdict("out", membership.why)
