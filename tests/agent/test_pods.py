@@ -243,6 +243,18 @@ def test_what_an_earlier_agent_captured_of_a_pod_outside_the_mesh_is_released_in
     assert node.pods.due(Action.RELEASE) == {"a"}
 
 
+def test_what_an_earlier_agent_captured_is_released_though_this_one_could_not_capture_it(
+    node: Node,
+) -> None:
+    node.see(pod(ready=True, told=True))
+    node.pods.refuse({"a": "no certificate"})
+    pods = node.see(pod(ready=True, told=True), wanted=False)
+    assert (pods.redirected, pods.lenient, marked(pods)) == (A, A, NONE)
+    node.see(pod(ready=True), wanted=False)
+    node.see(pod(ready=True), wanted=False, later=GRACE)
+    assert pods.due(Action.RELEASE) == A
+
+
 def test_a_pod_that_an_earlier_agent_captured_long_ago_is_enforced_at_once(node: Node) -> None:
     node.see(pod(ready=True, told=True))
     capture(node.pods)

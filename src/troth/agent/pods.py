@@ -311,6 +311,8 @@ class Pods:
         for uid in self._records.keys() - wanted.keys():
             pod = pods.get(uid)
             has_ended = pod is None or pod.phase.is_final or not pod.addresses
+            if pod is not None and pod.captured and self._records[uid].row.action is Action.CAPTURE:
+                self._change(uid, stage=Stage.CAPTURED)  # by an earlier agent, whose rules stay
             self.happened(uid, PodEvent.ENDED if has_ended else PodEvent.UNWANTED)
         for uid, netns in wanted.items():
             self._find(uid, netns)
