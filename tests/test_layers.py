@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "envoy": "identity mesh traffic",
     "agent": "policy identity mesh traffic kube cluster envoy",
     "connect": "policy identity mesh traffic handshake envoy agent",
-    "control": "policy identity mesh",
+    "control": "policy identity mesh traffic",
     "reviews": "identity mesh traffic kube cluster explain connect",
     "agent/cluster": "identity mesh traffic kube cluster envoy agent reviews",
     "controller": "policy identity mesh kube cluster",

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from tests.explain.seen import NOON, at, connection, observed, policy, world
 
+from troth.cli.audit import write_policies
 from troth.cli.render.audit import render_audit
 from troth.cli.why import render_why
-from troth.cli.write_policies import write_policies
 from troth.errors import EnvironmentLackError, InputError
 from troth.explain.audit import audit
 from troth.explain.validate import validate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -23,12 +24,17 @@ from troth.cli.options import (
     TrothNamespaceOption,
 )
 from troth.cli.render.audit import render_audit
-from troth.cli.write_policies import write_policies
+from troth.cli.render.plan import commented, manifest_yaml
+from troth.errors import EnvironmentLackError, InputError, Problem
 from troth.explain.audit_report import Audit
+from troth.explain.front_doors import Breakage
+from troth.explain.workloads import listed
 from troth.traffic.tally import KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from troth.explain.audit_report import Proposal
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -130,3 +136,61 @@ def _duration(text: str) -> timedelta:
     if duration > KEPT:
         raise typer.BadParameter(f"{text} is longer than connections are remembered: at most 7d")
     return duration
+
+
+def write_policies(audit: Audit, directory: Path) -> list[Path]:
+    """Write one file for each proposal; nothing is overwritten, and it is all or nothing.
+
+    Raises:
+        InputError: A file is there already.
+        EnvironmentLackError: The directory can't be written to.
+    """
+    files = {directory / _file_name(each): _file_text(each, audit) for each in audit.policies}
+    _refuse_existing(path for path in files if os.path.lexists(path))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+    except FileExistsError as error:
+        _refuse_existing([Path(error.filename)])
+    except OSError as error:
+        raise EnvironmentLackError(
+            f"cannot write {error.filename}: {error.strerror}", "name another directory"
+        ) from error
+    return list(files)
+
+
+def _refuse_existing(existing: Iterable[Path]) -> None:
+    problems = [
+        Problem(
+            subject=str(path),
+            path="",
+            found="exists already",
+            wanted="remove it, or write to an empty directory",
+        )
+        for path in existing
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _file_name(proposal: Proposal) -> str:
+    metadata = proposal.manifest["metadata"]
+    return f"{metadata['namespace']}.{metadata['name']}.yaml"
+
+
+def _file_text(proposal: Proposal, audit: Audit) -> str:
+    seen_since = max(audit.since, audit.complete_since).isoformat(timespec="seconds")
+    came = "All that was seen came by the tunnel"
+    but = ", but at the ports below" if proposal.exceptions else ""
+    outside = ""
+    if audit.outside and proposal.verdict is Breakage.POSSIBLE:
+        outside = f" Outside the mesh: {listed(audit.outside)}."
+    comments = [
+        f"{came} since {seen_since}{but}.",
+        f"Breaks: {proposal.verdict}.{outside}",
+        f"Makes STRICT: {', '.join(proposal.workloads)}.",
+        *(f"Left as it is: {why}." for why in proposal.exceptions.values()),
+    ]
+    return commented(comments) + manifest_yaml(proposal)

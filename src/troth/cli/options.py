@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -81,4 +82,24 @@ ClusterContextOption = Annotated[
 ClusterKubeconfigOption = Annotated[
     Path | None,
     typer.Option("--kubeconfig", help="The kubeconfig file; by default as kubectl has it."),
+]
+
+
+class CheckOutput(StrEnum):
+    """How a report is written that a pull request check may want."""
+
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+    GITHUB = "github"
+
+
+CheckOutputOption = Annotated[
+    CheckOutput,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Report as text for people, as stable JSON, as SARIF for code scanning, or as "
+        "annotations of a GitHub workflow.",
+    ),
 ]

@@ -8,13 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from troth.cli.annotations import (
-    CheckOutput,
-    CheckOutputOption,
-    as_github,
-    as_sarif,
-    of_plan,
-)
 from troth.cli.asked import asked_cluster, full_object_name, mesh_of
 from troth.cli.console import print_json, print_lines, print_tables
 from troth.cli.manifests import (
@@ -24,7 +17,15 @@ from troth.cli.manifests import (
     read_manifests,
     warn_of_errors,
 )
-from troth.cli.options import ContextOption, KubeconfigOption, NamespaceOption, RootNamespaceOption
+from troth.cli.options import (
+    CheckOutput,
+    CheckOutputOption,
+    ContextOption,
+    KubeconfigOption,
+    NamespaceOption,
+    RootNamespaceOption,
+)
+from troth.cli.render.annotations import as_github, as_sarif, of_plan
 from troth.cli.render.plan import render_plan
 from troth.errors import InputError, Severity
 from troth.explain.plan import plan

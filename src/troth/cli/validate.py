@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from troth.cli.annotations import (
-    CheckOutput,
-    CheckOutputOption,
-    as_github,
-    as_sarif,
-    of_problems,
-)
 from troth.cli.asked import asked_cluster
 from troth.cli.console import counted, err, out, print_json, print_lines
 from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests
-from troth.cli.options import ContextOption, KubeconfigOption, RootNamespaceOption
+from troth.cli.options import (
+    CheckOutput,
+    CheckOutputOption,
+    ContextOption,
+    KubeconfigOption,
+    RootNamespaceOption,
+)
+from troth.cli.render.annotations import as_github, as_sarif, of_problems
 from troth.errors import Severity
 from troth.explain.validate import validate
 

@@ -46,8 +46,9 @@ class ClientPod(NamedTuple):
     netns: Path
 
 
-def http_get(host: str) -> bytes:
-    """A request that every HTTP server answers, and then closes the connection."""
+def http_get(name: str) -> bytes:
+    """A request for ``NAMESPACE/NAME`` that every HTTP server answers, and then closes."""
+    host = ".".join(reversed(name.split("/")))
     return f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
 
 

@@ -1,11 +1,11 @@
-"""What a running mesh answers to the `troth` command, as values with a stable JSON form."""
+"""What the `troth` command asks a running mesh, and the status with its stable JSON form."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from troth.errors import Problem
 from troth.mesh.model import EnvoyStatus, PodPhase
 from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
+from troth.traffic.connection import Connection
 
 
 class State(StrEnum):
@@ -106,3 +107,83 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     ignored: Mapping[str, int]
     pods: tuple[PodReport, ...]
     problems: tuple[Problem, ...]
+
+
+class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to look at.
+
+    Attributes:
+        source: The pod (or Deployment) that connects, ``NAMESPACE/NAME``.
+        destination: As for `find_target`, as is ``port``.
+    """
+
+    source: str
+    destination: str
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class TalkRequest(RouteRequest, frozen=True, kw_only=True):
+    """A connection to make, and so many seconds to wait for an answer."""
+
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
+
+
+class ConnectRequest(TalkRequest, frozen=True, kw_only=True):
+    """A connection to make from a pod as its own processes would.
+
+    Attributes:
+        uncaptured: Make it past the pod's proxy, as a pod outside the mesh would.
+    """
+
+    uncaptured: bool = False
+
+
+class TraceRequest(TalkRequest, frozen=True, kw_only=True):
+    """A handshake to trace from a pod to another's tunnel port.
+
+    Attributes:
+        credentials: What the client shows, as `troth.connect.report.Credentials` has it.
+        claim: The pod (or Deployment) whose identity a forged certificate claims; by default the
+            source's.
+    """
+
+    credentials: Literal["own", "none", "expired", "foreign-ca"] = "own"
+    claim: str | None = None
+
+
+class CauseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection, as a proxy has reported it, to explain."""
+
+    connection: Connection
+
+
+class WhyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Refusals to explain.
+
+    Attributes:
+        about: The one workload, pod or service to speak of, ``NAMESPACE/NAME``.
+        count: How many to explain at most.
+    """
+
+    about: str | None = None
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+
+
+class AuditRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections to look at.
+
+    Attributes:
+        seconds: Those that began this long ago or later; at most a week.
+    """
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 3600
+
+
+class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the mesh.
+
+    Attributes:
+        grace: Seconds that pods may take to end, if less than their own grace periods.
+    """
+
+    grace: Annotated[float, msgspec.Meta(ge=0)] | None = None

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
 
-from troth.errors import EnvironmentLackError, PeerError, TrothError
+from troth.errors import EnvironmentLackError, InputError, PeerError, Problem, TrothError
 from troth.unix_sockets import Peer, is_our_user, private_listener
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 _LONGEST_REQUEST = 64 * 1024
 
@@ -36,6 +38,24 @@ def from_outside(peer: Peer) -> bool:
 async def one(answer: Awaitable[Any]) -> Answer:
     """An answer of one line."""
     yield await answer
+
+
+def checked(request: Mapping[str, Any], kind: type[T]) -> T:
+    """Read a request's arguments.
+
+    Raises:
+        InputError: They are not what the request takes.
+    """
+    try:
+        return msgspec.convert(request, kind)
+    except msgspec.ValidationError as error:
+        problem = Problem(
+            subject=f"request {request['op']}",
+            path="",
+            found=str(error),
+            wanted=f"give {', '.join(kind.__struct_fields__)}",
+        )
+        raise InputError([problem]) from error
 
 
 class ControlServer:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,144 +13,44 @@ from troth.connect.attempt import ClientPod, connect, http_get, listening
 from troth.connect.findings import Listening
 from troth.connect.report import Credentials
 from troth.connect.route import envoy_status, route
-from troth.control.messages import MeshStatus, PodReport, PortStatus
-from troth.errors import InputError, PeerError, Problem
+from troth.control.messages import (
+    AuditRequest,
+    CauseRequest,
+    ConnectRequest,
+    MeshStatus,
+    PodReport,
+    PortStatus,
+    RouteRequest,
+    StopRequest,
+    TraceRequest,
+    WhyRequest,
+)
+from troth.errors import PeerError
+from troth.explain.audit import Known, audit
 from troth.explain.explain import explain
-from troth.local.control import Answer, ControlServer
-from troth.local.hindsight import explainer_of, mesh_audit, mesh_why, unready
+from troth.explain.front_doors import FrontDoors
+from troth.explain.noted import Observations
+from troth.explain.remedies import Explainer, note
+from troth.explain.why import why
+from troth.local.control import Answer, ControlServer, checked
 from troth.manifests.services import service_of
 from troth.mesh.ports import OWN_PORTS
 from troth.mesh.target import find_target, is_address, target_key
 from troth.policy.index import PolicyIndex
 from troth.syntax import choices
-from troth.traffic.connection import Connection
 from troth.traffic.tally import Total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from troth.identity.authority import CertificateAuthority
     from troth.local.mesh import LocalMesh
     from troth.local.sandbox import Sandbox
+    from troth.manifests.workloads import ServiceSpec
     from troth.mesh.model import Pod
     from troth.mesh.target import Target
     from troth.mesh.world import World
-
-
-class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to look at.
-
-    Attributes:
-        source: The pod (or Deployment) that connects, ``NAMESPACE/NAME``.
-        destination: As for `find_target`, as is ``port``.
-    """
-
-    source: str
-    destination: str
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-
-
-class _TalkRequest(RouteRequest, frozen=True, kw_only=True):
-    """A connection to make.
-
-    Attributes:
-        payload: What to say first; None sends a GET of ``/``.
-        timeout: Seconds to wait for an answer.
-    """
-
-    payload: str | None = None
-    timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
-
-    @property
-    def first_words(self) -> bytes:
-        """The payload as bytes."""
-        if self.payload is not None:
-            return self.payload.encode()
-        return http_get(".".join(reversed(self.destination.split("/"))))
-
-
-class ConnectRequest(_TalkRequest, frozen=True, kw_only=True):
-    """A connection to make from a pod as its own processes would.
-
-    Attributes:
-        uncaptured: Make it past the pod's proxy, as a pod outside the mesh would.
-    """
-
-    uncaptured: bool = False
-
-
-class TraceRequest(_TalkRequest, frozen=True, kw_only=True):
-    """A handshake to trace from a pod to another's tunnel port.
-
-    Attributes:
-        credentials: What the client shows, as `troth.connect.report.Credentials` has it.
-        claim: The pod (or Deployment) whose identity a forged certificate claims; by default the
-            source's.
-    """
-
-    credentials: Literal["own", "none", "expired", "foreign-ca"] = "own"
-    claim: str | None = None
-
-
-class CauseRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection, as a proxy has reported it, to explain."""
-
-    connection: Connection
-
-
-class WhyRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Refusals to explain.
-
-    Attributes:
-        about: The one workload, pod or service to speak of, ``NAMESPACE/NAME``.
-        count: How many to explain at most.
-    """
-
-    about: str | None = None
-    count: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-
-
-class AuditRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Connections to look at.
-
-    Attributes:
-        seconds: Those that began this long ago or later; at most a week.
-    """
-
-    seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 3600
-
-
-class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of the mesh.
-
-    Attributes:
-        grace: Seconds that pods may take to end, if less than their own grace periods.
-    """
-
-    grace: Annotated[float, msgspec.Meta(ge=0)] | None = None
-
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-def checked(request: Mapping[str, Any], kind: type[T]) -> T:
-    """Read a request's arguments.
-
-    Raises:
-        InputError: They are not what the request takes.
-    """
-    try:
-        return msgspec.convert(request, kind)
-    except msgspec.ValidationError as error:
-        problem = Problem(
-            subject=f"request {request['op']}",
-            path="",
-            found=str(error),
-            wanted=f"give {', '.join(kind.__struct_fields__)}",
-        )
-        raise InputError([problem]) from error
-
 
 _NAME_SECONDS = 3.0
 """How long a name outside of the mesh may take to resolve."""
@@ -273,9 +175,7 @@ class Requests:
         yield Listening(pod=sandbox.key, sockets=tuple(sockets))
 
     async def _cause(self, request: Mapping[str, Any]) -> Answer:
-        if self._mesh.world is None:
-            raise PeerError("troth", "the mesh is only being made", "try again in a moment")
-        explainer = explainer_of(self._mesh, self._mesh.world)
+        explainer = Explainer(self._world(), behind=partial(unready, self._mesh))
         yield explainer.explain(Total.of(checked(request, CauseRequest).connection))
 
     async def _connect(self, request: Mapping[str, Any]) -> Answer:
@@ -286,7 +186,7 @@ class Requests:
             place,
             await self._target(world, wanted, place.pod),
             connections=self._mesh.agent.connections,
-            payload=wanted.first_words,
+            payload=http_get(wanted.destination),
             timeout=wanted.timeout,
             captured=not wanted.uncaptured,
         )
@@ -310,15 +210,47 @@ class Requests:
                 authority=self._authority,
             ),
             connections=self._mesh.agent.connections,
-            payload=wanted.first_words,
+            payload=http_get(wanted.destination),
             timeout=wanted.timeout,
         )
 
     async def _audit(self, request: Mapping[str, Any]) -> Answer:
-        yield mesh_audit(self._mesh, checked(request, AuditRequest))
+        now = datetime.now(UTC)
+        since = now - timedelta(seconds=checked(request, AuditRequest).seconds)
+        deployments = self._mesh.manifests.deployments
+        yield audit(
+            self._seen(since=since),
+            since=since,
+            now=now,
+            selectors={key: each.selector for key, each in deployments.items()},
+            known=Known(FrontDoors(self._mesh.manifests)),
+        )
 
     async def _why(self, request: Mapping[str, Any]) -> Answer:
-        yield mesh_why(self._mesh, checked(request, WhyRequest))
+        wanted = checked(request, WhyRequest)
+        seen = self._seen(behind=partial(unready, self._mesh))
+        yield why(seen, about=wanted.about, most=wanted.count)
+
+    def _seen(
+        self,
+        *,
+        since: datetime | None = None,
+        behind: Callable[[str], Iterable[str]] | None = None,
+    ) -> Observations:
+        world, agent = self._world(), self._mesh.agent
+        tally = agent.journal.tally
+        return Observations(
+            complete_since=tally.complete_since,
+            noted=tuple(note(tally.totals(since), world, behind=behind)),
+            world=world,
+            not_captured=agent.refused,
+            refused_by_envoy=envoy_status(agent).refused,
+        )
+
+    def _world(self) -> World:
+        if self._mesh.world is None:
+            raise PeerError("troth", "the mesh is only being made", "try again in a moment")
+        return self._mesh.world
 
     def _place(self, name: str) -> tuple[World, ClientPod]:
         sandbox = find(self._mesh, name)
@@ -388,6 +320,31 @@ def find(mesh: LocalMesh, name: str) -> Sandbox:
         return max(owned, key=lambda sandbox: sandbox.status.ready)
     known = (sandbox.key for sandbox in mesh.sandboxes)
     raise PeerError("troth", f"no pod or Deployment is called {name!r}", choices(name, known))
+
+
+def unready(mesh: LocalMesh, name: str) -> Iterator[str]:
+    """The pods that a Service selects, and why it doesn't lead to them."""
+    spec = mesh.manifests.services.get(name)
+    if spec is None or not spec.selector:
+        return
+    for sandbox in mesh.sandboxes:
+        labels = sandbox.template.labels
+        if sandbox.template.namespace == spec.namespace and spec.selector.items() <= labels.items():
+            yield f"{sandbox.key}: {_why_left_out(spec, sandbox)}"
+
+
+def _why_left_out(spec: ServiceSpec, sandbox: Sandbox) -> str:
+    if sandbox.status.ready:
+        named = {port.name: port.number for port in sandbox.template.ports if port.name}
+        for port in spec.ports:
+            if isinstance(port.target, str) and port.target not in named:
+                there = ", ".join(f"{name} ({number})" for name, number in named.items())
+                return (
+                    f"has no container port called {port.target!r}, which is the targetPort of "
+                    f"port {port.number}; it has {there or 'none with a name'}"
+                )
+        return "has no address of the service's IP family"
+    return sandbox.blocker or "runs, but its readiness probe does not succeed"
 
 
 def mesh_status(mesh: LocalMesh) -> MeshStatus:

@@ -161,7 +161,7 @@ async def _connect(spec: ReviewSpec, source: Pod, known: Knowledge) -> ConnectAn
         await _place(source, known),
         target,
         connections=known.agent.connections,
-        payload=_first_words(to),
+        payload=http_get(to),
         timeout=spec.timeout_seconds,
         captured=not spec.past_tunnel,
         node=known.node,
@@ -187,7 +187,7 @@ async def _trace(spec: ReviewSpec, source: Pod, known: Knowledge) -> TraceAnswer
         claimed=_claimed(spec, known.world.trust_domain),
         identities=tracing.Identities(current=certificates.current(), roots=certificates.bundle),
         connections=known.agent.connections,
-        payload=_first_words(to),
+        payload=http_get(to),
         timeout=spec.timeout_seconds,
         node=known.node,
     )
@@ -275,7 +275,3 @@ async def _place(pod: Pod, known: Knowledge) -> ClientPod:
     if pod.uid not in found:
         raise PeerError("troth", f"{pod} has no process on node {known.node}", "see that it runs")
     return ClientPod(pod=pod, netns=found[pod.uid])
-
-
-def _first_words(to: str) -> bytes:
-    return http_get(".".join(reversed(to.split("/"))))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
+import yaml
 from rich.console import Group
 from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
 from troth.cli.console import coloured, counted, moment
-from troth.cli.write_policies import commented, manifest_yaml
 from troth.explain.front_doors import Breakage
 from troth.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import RenderableType
 
@@ -152,3 +153,22 @@ def _seen(seen: Plaintext) -> str:
 
 def _mode(mode: Mode | None) -> str:
     return coloured(mode) if mode else "[dim]not in the mesh[/dim]"
+
+
+def commented(sentences: Iterable[str]) -> str:
+    """YAML comments, each sentence on lines of its own that fit any terminal."""
+    lines = (
+        line
+        for each in sentences
+        for line in textwrap.wrap(each[0].upper() + each[1:], 57, break_on_hyphens=False)
+    )
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def manifest_yaml(proposal: Proposal) -> str:
+    """The policy as a manifest."""
+    manifest = dict(proposal.manifest)
+    if ports := manifest["spec"].get("portLevelMtls"):
+        by_number = {int(number): mode for number, mode in ports.items()}
+        manifest["spec"] = {**manifest["spec"], "portLevelMtls": by_number}
+    return yaml.safe_dump(manifest, sort_keys=False)

@@ -6,11 +6,8 @@ need no upload (docs.github.com: "Workflow commands for GitHub Actions").
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
-
-import typer
 
 from troth import __version__
 from troth.errors import Severity
@@ -21,26 +18,6 @@ if TYPE_CHECKING:
     from troth.errors import Location, Problem
     from troth.explain.plan import Affected, Plan, PortChange
     from troth.policy.model import PeerAuthentication
-
-
-class CheckOutput(StrEnum):
-    """How a report is written that a pull request check may want."""
-
-    TEXT = "text"
-    JSON = "json"
-    SARIF = "sarif"
-    GITHUB = "github"
-
-
-CheckOutputOption = Annotated[
-    CheckOutput,
-    typer.Option(
-        "--output",
-        "-o",
-        help="Report as text for people, as stable JSON, as SARIF for code scanning, or as "
-        "annotations of a GitHub workflow.",
-    ),
-]
 
 
 class Annotation(NamedTuple):
