@@ -112,7 +112,7 @@ func askOnce(socket string, request Request, namespace *os.File, deadline time.T
 	return strange(fmt.Sprintf("the verdict %.80q", answer.Verdict)), true, nil
 }
 
-// strange stands for an answer that says nothing: whoever sends it won't answer better if it is
+// strange stands for an answer that says nothing: its sender won't answer better if it is
 // asked again.
 func strange(found string) *Answer {
 	return &Answer{Verdict: unknown, Why: "troth's agent on this node answers strangely: " + found}

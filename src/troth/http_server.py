@@ -36,7 +36,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 _MOST_CONNECTIONS = 32
 MOST_HEALTH_CONNECTIONS = 1024
-"""Whoever reaches the port must not keep the kubelet from asking by a few idle connections."""
+"""A few idle connections from anybody must not keep the kubelet from asking."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

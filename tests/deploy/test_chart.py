@@ -44,7 +44,7 @@ def pods(**values: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_plain_manifests_are_the_charts(name: str) -> None:
-    made = "make it anew: python -m tests.deploy.chart"
+    made = "write it again: python -m tests.deploy.chart"
     path, text = chart.plain(name)
     assert path.read_text() == text, made
 

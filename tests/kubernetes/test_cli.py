@@ -1,4 +1,4 @@
-"""explain, plan, validate and status against a cluster, with the rights of whoever asks."""
+"""explain, plan, validate and status against a cluster, with the rights of the user who asks."""
 
 from __future__ import annotations
 

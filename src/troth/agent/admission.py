@@ -54,7 +54,7 @@ TABLE = "troth_strangers"
 
 _PEER_SECONDS = 3600
 _TOLD_SECONDS = _PEER_SECONDS / 2
-"""How long the kernel surely knows a peer: it forgets one an hour after its last SYN."""
+"""How long the kernel knows a peer for certain: it forgets one an hour after its last SYN."""
 
 _UNPROVED = frozenset(
     {

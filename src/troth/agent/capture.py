@@ -5,10 +5,10 @@ connection is refused, never passed around it. UDP is left alone, and so is what
 pod, and what the node's own processes send to it (see `host_rules`). They look at a connection's
 first packet only (SYN), so connections that were there before the pod was captured live on.
 
-To lead a connection anywhere is the business of NAT, which the kernel asks once for each connection
-that it tracks, and it takes any segment for the first of one. Whoever sends an ACK ahead of the SYN
-could so have a connection that isn't led anywhere (and one that died unseen can leave the like). So
-each SYN is looked at once more behind NAT, and goes nowhere but to Envoy.
+NAT decides once per tracked connection, and the kernel takes any segment for the first. A client
+that sends an ACK ahead of the SYN could evade NAT that way (and a connection that died unseen can
+have the same effect). So each SYN is checked once more behind NAT, and is dropped unless it goes to
+Envoy.
 
 Envoy's connections to the app come from their client's own address (see `routes`). One may have
 both addresses and both ports in common with the connection that it continues. If the kernel tracked

@@ -87,7 +87,7 @@ class Signed(NamedTuple):
 
 
 class CertificateSource(Protocol):
-    """Whoever signs: the authority in this process, or a cluster's controller."""
+    """What signs: the authority in this process, or a cluster's controller."""
 
     @property
     def bundle(self) -> TrustBundle:
@@ -186,7 +186,7 @@ class CertificateKeeper:
         """
         patience = None
         if waited_for := self._since.keys() & self._missing():
-            # By the longest waited for: a signer that is away must not hold up every attempt anew.
+            # By the longest waited for: a signer that is away must not delay each attempt again.
             patience = min(self._since[each] for each in waited_for) + PATIENCE_SECONDS
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(patience), self._answered:

@@ -47,7 +47,7 @@ _log = structlog.get_logger(__name__)
 _REVIEW_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
 
-# Just before kube-proxy and CNIs choose a source, as whoever chooses first does so for good.
+# Just before kube-proxy and CNIs choose a source, as the first choice is final.
 _PRIORITY = 90
 
 # A packet of a socket in this very namespace has an owner; a forwarded one has none.
@@ -80,7 +80,7 @@ def host_rules(probed: Iterable[tuple[str, int]], *, level: int | None = None) -
     else:
         # Who owns a socket is known on its packets' way out, by its cgroup only at its beginning.
         of_kubelet = f"{_ROOT} socket cgroupv2 level {level} @kubelet"
-        # What was noted of a port is not for whoever has it next, so each packet is judged anew.
+        # The next socket with that port may be another process's, so each first packet is judged.
         asking = "".join(
             f"    {whose}{family} daddr . tcp dport @{probed} {FIRST_PACKET}"
             f" {note} @{name} {{ {family} saddr . tcp sport . {family} daddr . tcp dport }}\n"

@@ -44,7 +44,7 @@ _LONGEST_RETRY_SECONDS = 2.0
 """Between looks for namespaces that are still to come: a sandbox is made soon after binding."""
 
 _REVIEW_SECONDS = 30.0
-"""How often all are looked at again, because a sandbox can be made anew."""
+"""How often all are looked at again, because a sandbox can be replaced."""
 
 _UID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}"
 # Static pods' UIDs are hashes without dashes.
@@ -89,8 +89,9 @@ def network_namespaces(
     """Find what may be the pods' network namespaces.
 
     A process's cgroup is a hint and no proof: a container may have made namespaces of its own, and
-    one that can make cgroups gives them whatever name it likes. So whoever captures one of these
-    sees first that the pod's addresses are there. The node's own namespace is never among them.
+    one that can make cgroups gives them whatever name it likes. So before one of these is
+    captured, the caller checks that the pod's addresses are there. The node's own namespace is
+    never among them.
 
     Args:
         pods: The pods to look for; host-network pods must not be among them.

@@ -206,8 +206,8 @@ def _pod(pod: wire.PodObject) -> Iterator[Finding]:
             where,
             f"is captured by {other}",
             why="Both would redirect its connections, and they would fail.",
-            remedy=f"Take it out of {other}'s mesh and make it anew, or keep it out of troth's by "
-            f"the label {MESH_LABEL}=disabled.",
+            remedy=f"Take it out of {other}'s mesh and create it again, or keep it out of troth's "
+            f"by the label {MESH_LABEL}=disabled.",
         )
     declared = {
         port.container_port

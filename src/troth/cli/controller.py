@@ -41,7 +41,7 @@ def controller(
         str | None,
         typer.Option(
             metavar=LISTEN,
-            help="Show Prometheus the controller's metrics at /metrics there, whoever asks.",
+            help="Show Prometheus the controller's metrics at /metrics there, to anybody.",
         ),
     ] = None,
 ) -> int:

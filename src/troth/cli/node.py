@@ -67,7 +67,7 @@ def node(
         str | None,
         typer.Option(
             metavar=LISTEN,
-            help="Show Prometheus the agent's metrics at /metrics there, whoever asks.",
+            help="Show Prometheus the agent's metrics at /metrics there, to anybody.",
         ),
     ] = None,
     cri_socket: Annotated[

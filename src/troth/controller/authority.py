@@ -273,7 +273,7 @@ class AuthorityKeeper:
         self.trouble = str(
             EnvironmentLackError(
                 f"{self._subject} is gone, and with it the root that the mesh believes in",
-                "restore it from a backup, or, to begin anew with a root that no running "
+                "restore it from a backup, or, to start over with a root that no running "
                 f"workload believes in yet, delete ConfigMap {self._namespace}/{TRUST_BUNDLE}",
             )
         )

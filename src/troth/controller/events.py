@@ -39,7 +39,8 @@ class EventType(StrEnum):
 class Events:
     """Records Events; best effort, as Events are.
 
-    The same words on the same object become one Event, whoever leads: its name is made from them.
+    The same words on the same object become one Event, whichever replica leads, because its
+    name is made from them.
     """
 
     def __init__(self, client: ApiClient) -> None:

@@ -36,7 +36,7 @@ REVIEW = ObjectKind(
     shape=wire.Object,
     metadata_only=True,
 )
-# Whoever may ask decides how many there are, and how large.
+# Their number and size are up to those who may ask.
 REVIEWS = REVIEW.objects(page=50)
 
 

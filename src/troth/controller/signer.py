@@ -188,7 +188,7 @@ class Signer:
 
     async def _refuse(self, csr: CertificateSigningRequest, refusal: Denial) -> None:
         if has_condition(csr, "Approved"):
-            # Whoever approved it did so for another signer's rules; it can't be denied any more.
+            # It was approved by another signer's rules, and can't be denied any more.
             condition = _condition("Failed", refusal.reason, refusal.message)
             await self._write(csr, _with_condition(csr, condition), "status")
         else:

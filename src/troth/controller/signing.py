@@ -190,7 +190,7 @@ def _lifetime_flaws(spec: CertificateSigningRequestSpec) -> Iterator[str]:
         int(each.total_seconds()) for each in (SHORTEST_LIFETIME, LONGEST_LIFETIME)
     )
     if asked is not None and not shortest <= asked <= longest:
-        # Not cut down: whoever asks for more would count on it.
+        # Not cut down: a requester that asks for more would count on it.
         yield (
             f"spec.expirationSeconds: is {described(asked, bare=True)}; ask for {shortest} to "
             f"{longest}, or leave it out"

@@ -145,7 +145,7 @@ STAGES: tuple[ScenarioStep, ...] = (
     ),
     ScenarioStep(
         title="STRICT for namespace finance",
-        says="Nothing gets in but by the tunnel, so with an identity. For web nothing changes.",
+        says="Only the tunnel gets in, so only clients with an identity. For web nothing changes.",
         policy="strict-namespace.yaml",
         tries=(_by_tunnel("finance/strict"), _refused("finance/strict")),
     ),
@@ -186,7 +186,7 @@ STAGES: tuple[ScenarioStep, ...] = (
     ),
     ScenarioStep(
         title="Impostors at the tunnel",
-        says="Whoever comes to the tunnel's port has to prove an identity, whatever the mode.",
+        says="Every client of the tunnel's port has to prove an identity, whatever the mode.",
         tries=(
             _impostor(Credentials.FOREIGN_CA, reason=Reason.UNKNOWN_AUTHORITY, alert="unknown_ca"),
             _impostor(

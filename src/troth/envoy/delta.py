@@ -4,7 +4,7 @@ r"""The server's side of the incremental xDS protocol for one stream, without I/
 "xDS REST and gRPC protocol", section "Incremental xDS"; where troth chooses:
 
 - Only listeners and clusters know a wildcard subscription. Secrets hold private keys and are sent
-  to whoever names them.
+  only to a client that names them.
 - A name that is subscribed but doesn't exist is answered as removed, so that Envoy needn't wait
   for it; except a secret. Without its secret a listener shall not serve yet (Envoy keeps it
   warming), and for Envoy a secret can't be removed anyway: it forgets one when nothing names it.

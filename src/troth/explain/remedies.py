@@ -146,7 +146,7 @@ TEXTS: Mapping[Reason, Cause] = {
     ),
     Reason.HANDSHAKE_FAILED: Cause("The TLS handshake failed: {detail}.", _TRACE + "."),
     Reason.BAD_SERVER_NAME: Cause(
-        "It came to the tunnel of {destination} and asked for no port of the pod: {detail}.",
+        "It came to the tunnel of {destination} without naming a port of the pod: {detail}.",
         "Only troth uses the tunnel: {join}, and let the app connect to its port in plaintext.",
     ),
     Reason.RESERVED_PORT: Cause(
@@ -155,13 +155,13 @@ TEXTS: Mapping[Reason, Cause] = {
     ),
     Reason.NO_CERTIFICATE_YET: Cause(
         "The proxy of {reporter} had no certificate of its own yet.",
-        "Connect again; if it stays, `troth status` says why there is none.",
+        "Connect again; if that doesn't help, `troth status` says why there is none.",
     ),
     Reason.PEER_VANISHED: Cause(
         "{source} stopped answering on an open connection to port {port} of {destination}, "
-        "which was ended therefore: {detail}.",
-        "See whether its pod and node run and can be reached, and that nothing between the nodes "
-        "drops connections; --keepalive-seconds says how soon it is noticed.",
+        "so the connection was closed: {detail}.",
+        "Check that its pod and node run and can be reached, and that nothing between the nodes "
+        "drops connections; --keepalive-seconds sets how soon this is noticed.",
     ),
     Reason.APP_UNREACHABLE: Cause(
         "It reached the pod, but nothing took the connection at port {port} of "
@@ -169,7 +169,7 @@ TEXTS: Mapping[Reason, Cause] = {
         "{listen}.",
     ),
     Reason.UNREACHABLE: Cause(
-        "{destination} takes no connections at port {port}, or there is no way to it.",
+        "{destination} takes no connections at port {port}, or can't be reached.",
         "See that it runs and listens there; " + _TRACE + ".",
     ),
     Reason.NO_ENDPOINTS: Cause(
@@ -177,9 +177,9 @@ TEXTS: Mapping[Reason, Cause] = {
         "{endpoints}.",
     ),
     Reason.NOT_CONFIGURED: Cause(
-        "The proxy of {reporter} knew no way to port {port} of {destination}.",
-        "See that it has such a port, and connect again; "
-        "if it stays, `troth status` says what Envoy refuses.",
+        "The proxy of {reporter} had no route to port {port} of {destination}.",
+        "Check that it has such a port, and connect again; "
+        "if that doesn't help, `troth status` says what Envoy refuses.",
     ),
     Reason.TOO_MANY_CONNECTIONS: Cause(
         "{reporter} had as many connections {detail} as one pod may have open at a time.",
@@ -187,8 +187,8 @@ TEXTS: Mapping[Reason, Cause] = {
         "--max-connections-per-pod (node.maxConnectionsPerPod of the chart).",
     ),
     Reason.TOO_MANY_UNPROVED: Cause(
-        "{source} came to the tunnel of {destination}, {detail}, more often than an address may "
-        "that has proved no identity.",
+        "{source} came to the tunnel of {destination}, {detail}, more often than an address "
+        "without a proven identity may.",
         "Find out what runs at {source_address} and keeps connecting: only troth uses the tunnel. "
         "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
     ),

@@ -48,7 +48,7 @@ _WRONG = {
     Kind.CERTIFICATE_VERIFY: Kind.WRONG_CERTIFICATE_VERIFY,
     Kind.FINISHED: Kind.WRONG_FINISHED,
 }
-# A server that ends the connection in the ordinary way has finished its handshake: whoever refuses
+# A server that ends the connection in the ordinary way has finished its handshake: one that refuses
 # a client says so by an error alert, which close_notify isn't (RFC 8446 section 6).
 _LETTING_IN = frozenset({Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA, Kind.CLOSE_NOTIFY})
 _UNJUDGED = "the server neither accepted nor refused the client"

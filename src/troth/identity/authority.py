@@ -385,8 +385,8 @@ class CertificateAuthority:
             request: A checked request, or the PEM of one to be checked by `parse_csr`.
             now: The certificate is valid from a minute before it.
             lifetime: How long after ``now`` it is valid.
-            expected: The identity that the requester may have. Leave it out only where whoever
-                asks may have any identity of the trust domain.
+            expected: The identity that the requester may have. Leave it out only where the
+                requester may have any identity of the trust domain.
             subject: What to call the request in messages.
 
         Raises:

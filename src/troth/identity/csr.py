@@ -2,7 +2,7 @@
 
 A request names one SPIFFE ID and proves that its maker holds the key. Nothing of it but these two
 reaches the certificate; yet a request that asks for anything else is refused, not trimmed, because
-whoever made it expects something that it won't get.
+its maker would expect something that it won't get.
 """
 
 from __future__ import annotations

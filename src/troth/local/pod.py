@@ -104,7 +104,7 @@ class PodRunner:
         template: What it is made from.
         netns: The path of its network namespace.
         directory: The pod's own, not yet existing; logs are there as ``CONTAINER.log``.
-        prepare: Gives each container its environment and volumes, asked anew before every start;
+        prepare: Gives each container its environment and volumes, asked again before every start;
             raises InputError when a reference leads nowhere, and is then asked again later.
         working_directory: Of containers that name none.
         hidden: Directories that containers must see empty, such as the mesh's state directory.

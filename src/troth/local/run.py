@@ -125,7 +125,7 @@ class _Mesh:
         for number in ENDING:
             loop.add_signal_handler(number, self._end_by_signal)
         if not os.path.sameopenfile(0, os.open(os.devnull, os.O_RDONLY)):
-            # A pipe from whoever started us in the foreground: when they are gone, so are we.
+            # A pipe from the command that started us in the foreground: we end with it.
             loop.add_reader(0, self._end_abandoned)
 
     def _end_by_signal(self) -> None:

@@ -1,8 +1,8 @@
 """Services' addresses beside their cluster IPs: whose such an address is, port by port.
 
 Unlike a cluster IP, such an address can be anything: a node's own, one that several Services share,
-or one that a Service has no business with, because whoever may make Services may write what he
-likes to ``externalIPs`` (CVE-2020-8554). So it stands for the Service on the Service's ports alone,
+or one that a Service has no business with, because users who may create Services may write anything
+to ``externalIPs`` (CVE-2020-8554). So it stands for the Service on the Service's ports alone,
 and only if nobody has a better claim:
 
 1. a captured pod, or a Service whose cluster IP it is

@@ -106,7 +106,7 @@ class PluginSocket:
     Args:
         path: The socket; its directory must be root's alone to write to.
         answer: Called with each question and a descriptor of the network namespace, if there is
-            one. Whoever is called needs a copy of it to keep it.
+            one. The callee must copy it to keep it.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class PluginSocket:
         self._answer = answer
 
     async def serve(self) -> None:
-        """Answer until cancelled. Whose question is not answered by then asks whoever comes next.
+        """Answer until cancelled. A plugin without an answer by then asks the next agent.
 
         Raises:
             EnvironmentLackError: There can't be a socket.

@@ -2,7 +2,7 @@
 
 Whose configuration comes first in the folder is what the container runtime goes by. troth's comes
 first: it says the same as the one that would be first without it, with troth's plugin behind the
-others. So no file of another program is changed, and when another program writes its own anew,
+others. So no file of another program is changed, and when another program rewrites its own,
 there is no moment without the plugin.
 """
 

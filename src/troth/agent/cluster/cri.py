@@ -1,8 +1,8 @@
 """Finds pods' network namespaces by asking the node's container runtime (the CRI).
 
-It is asked only where an administrator gives its socket: whoever may talk to it may do anything on
-the node, and processes' cgroups tell the same of nearly all pods. Those of which they don't are
-pods without processes on the node, such as ones in virtual machines.
+It is asked only where an administrator gives its socket, because that socket gives control of the
+whole node. Processes' cgroups tell the same of nearly all pods; the exceptions are pods without
+processes on the node, such as ones in virtual machines.
 
 The answers are the same from containerd and CRI-O as far as they are used: ``info`` is an object
 with the sandbox's first process and its runtime-spec, in the JSON of a verbose status.
@@ -140,7 +140,7 @@ class SandboxInfo(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class RuntimeFinder:
-    """Asks the container runtime, and whoever else knows of the pods that it doesn't tell of.
+    """Asks the container runtime, and another finder for the pods that it doesn't know.
 
     Args:
         socket: The runtime's, such as ``/run/containerd/containerd.sock``.

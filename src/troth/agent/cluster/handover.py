@@ -136,7 +136,7 @@ class Holder(Protocol):
 
 
 class Successors:
-    """Hands a node over to whoever asks.
+    """Hands a node over to the agent that asks.
 
     Args:
         holder: Who has the node.
@@ -279,7 +279,7 @@ def _parse(line: bytes) -> Handover:
 
 
 class Charge:
-    """Has an agent take charge of its node when it can, and hand it over to whoever asks.
+    """Has an agent take charge of its node when it can, and hand it over to its successor.
 
     Args:
         agent: The agent, standing by.
