@@ -369,6 +369,10 @@ async def apply_ruleset(netns: Path, ruleset: str, *, cgroups: Path | None = Non
         await asyncio.to_thread(call_in_cgroups, cgroups, run)
 
 
+_NFT_SECONDS = 30.0
+"""A pod that slows its own kernel tables down must not hold up all others for long."""
+
+
 def _nft(commands: str) -> str:
     """What nft says to commands, in the calling thread's network namespace."""
     try:
@@ -379,9 +383,12 @@ def _nft(commands: str) -> str:
             encoding="utf-8",
             errors="replace",
             check=False,
+            timeout=_NFT_SECONDS,
         )
     except FileNotFoundError as error:
         raise EnvironmentLackError("nft is not installed", "install nftables") from error
+    except subprocess.TimeoutExpired as error:
+        raise PeerError("nft", f"no answer within {_NFT_SECONDS:.0f} s") from error
     if done.returncode:
         raise PeerError("nft", done.stderr.strip() or f"exit code {done.returncode}")
     return done.stdout

@@ -54,3 +54,27 @@ async def test_the_file_says_what_is_in_the_mesh_and_what_went_wrong(tmp_path: P
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def test_a_file_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    changed = asyncio.Event()
+    path = tmp_path / "mesh.json"
+    file = MeshFile(path, on_change=changed.set)
+    task = asyncio.create_task(file.run())
+    try:
+        async with asyncio.timeout(30):
+            file.tell(WORLD, ())
+            await changed.wait()
+            path.unlink()
+            changed.clear()
+            file.tell(WORLD, ())  # no news: nobody would write it
+            assert not path.exists()
+            file.write_again()
+            assert not file.is_written
+            await changed.wait()
+        assert file.is_written
+        assert json.loads(path.read_text())["namespaces"] == {"shop": True, "tools": False}
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -67,6 +67,11 @@ class MeshFile:
             self._told = (world.namespaces, opted_out)
             self._woken.set()
 
+    def write_again(self) -> None:
+        """Have it written though nothing has changed: it was removed."""
+        self.is_written = False
+        self._woken.set()
+
     async def run(self) -> None:
         """Write it until cancelled."""
         while True:

@@ -127,14 +127,16 @@ class CniPlugin:
         self._announcements.close()
 
     async def _install(self) -> None:
-        await self._written.wait()  # without it the plugin would hold up all pods
         while True:
+            await self._written.wait()  # without it the plugin would hold up all pods
             async with asyncio.TaskGroup() as tasks:
                 keeping = tasks.create_task(self._files.run())
                 await self._removal.begun.wait()
                 keeping.cancel()
             await self._remove()
             await self._removal.averted.wait()
+            self._written.clear()
+            self._file.write_again()
 
     async def _remove(self) -> None:
         try:
