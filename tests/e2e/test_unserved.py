@@ -108,7 +108,7 @@ def test_why_names_the_port_that_the_service_does_not_have(mesh: Mesh, web: Clie
     assert is_refused(web, "payments", 82)
     told = why(mesh, "finance/web", reason="not_configured", port=82)
     assert told["destination"] == "finance/payments"
-    assert "See that it has such a port" in told["remedy"]
+    assert "Check that it has such a port" in told["remedy"]
 
 
 def test_why_names_the_client_outside_of_the_mesh_that_nobody_listens_to(
