@@ -143,7 +143,7 @@ def test_why_names_the_flooder_and_nobody_else(version: int, mesh: Mesh) -> None
     assert found["count"] > 100
     assert found["cause"] == (
         "legacy/intruder came to the tunnel of finance/desk, by itself, more often than an address "
-        "may that has proved no identity."
+        "without a proven identity may."
     )
     assert found["remedy"].startswith(f"Find out what runs at {found['source_address']}")
     text = mesh.troth("why", "finance/desk").stdout
