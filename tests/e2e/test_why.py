@@ -108,9 +108,8 @@ def test_an_app_that_does_not_listen_is_told_apart_from_a_refusal(mesh: Mesh, we
 def test_an_app_that_listens_elsewhere_is_told_where(
     listens_on: str, family: int, told_of_it: str, mesh: Mesh, web: Client
 ) -> None:
-    server = mesh.start(
-        "finance/payments", PYTHON, "-c", _LISTEN, listens_on, stdout=subprocess.PIPE
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    server = mesh.start("finance/payments", PYTHON, "-c", _LISTEN, listens_on, **pipes)
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == b"listens\n"
@@ -127,10 +126,10 @@ def test_an_app_that_listens_elsewhere_is_told_where(
 
 
 _LISTEN = """
-import socket, sys, time
+import socket, sys
 server = socket.create_server((sys.argv[1], 7999))
 print("listens", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
