@@ -116,6 +116,8 @@ def test_it_leaves_nothing_behind(demo: Demo) -> None:
 def test_it_cleans_up_when_it_is_interrupted(
     host: Host, tmp_path: Path, temporary: str, number: signal.Signals
 ) -> None:
+    # Tests that run in the background have it ignored, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     output, pid = tmp_path / "output", tmp_path / "pid"
     process = host.start(
         *("sh", "-c", f'echo $$ >{pid}; exec "$0" demo >{output}', TROTH),
