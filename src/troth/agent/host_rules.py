@@ -258,7 +258,10 @@ class HostRules:
             trouble = "pods on one bridge can pass for the node"
             await self._put(BRIDGE_TABLE, bridge_rules(), trouble)
         self._removed = False
-        found = await asyncio.to_thread(self._find)
+        # To find it takes a look at all processes, so not with each pod that comes while it lives.
+        found = self._kubelet.process if self._kubelet is not None and not bridges else None
+        if found is None:
+            found = await asyncio.to_thread(self._find)
         if found is not None:
             self._watch(found)
         is_there = await self._put_for(wanted, found.cgroup if found else self._listed)
@@ -302,13 +305,13 @@ class HostRules:
     def _watch(self, kubelet: KubeletProcess | None) -> None:
         """Notice when that process ends; its successor is another one's matter."""
         if self._kubelet is not None:
-            if kubelet is not None and kubelet.pid == self._kubelet.pid:
+            if kubelet is not None and kubelet == self._kubelet.process:
                 return
             self._kubelet.close()
             self._kubelet = None
         if kubelet is not None:
             with contextlib.suppress(OSError):  # it has ended already: the next look finds another
-                self._kubelet = _WatchedKubelet(kubelet.pid, self._due.set)
+                self._kubelet = _WatchedKubelet(kubelet, self._due.set)
 
     async def _put(self, table: str, rules: str, consequence: str) -> bool:
         trouble = ""
@@ -329,12 +332,17 @@ class HostRules:
 class _WatchedKubelet:
     """Calls back when a process has ended."""
 
-    def __init__(self, pid: int, on_end: Callable[[], None]) -> None:
-        self.pid = pid
-        self._descriptor = os.pidfd_open(pid)
+    def __init__(self, kubelet: KubeletProcess, on_end: Callable[[], None]) -> None:
+        self._watched = kubelet
+        self._descriptor = os.pidfd_open(kubelet.pid)
         self._loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._loop.add_reader(self._descriptor, self._ended)
+
+    @property
+    def process(self) -> KubeletProcess | None:
+        """What is watched; None once it has ended."""
+        return self._watched if self._descriptor >= 0 else None
 
     def close(self) -> None:
         """Watch no longer."""
