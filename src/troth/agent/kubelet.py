@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from troth.agent.netns import call_in_cgroups
-from troth.agent.pod_namespaces import pod_uid
+from troth.agent.pod_namespaces import pod_uid, processes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -80,15 +80,14 @@ def _listening(net: Path, port: int) -> Iterator[str]:
 
 def _host_processes(proc: Path) -> Iterator[Path]:
     """Processes of root that are no pod's."""
-    for process in proc.iterdir():
-        if process.name.isdigit():
-            try:
-                owner = process.stat().st_uid
-                cgroup = (process / "cgroup").read_text("utf-8")
-            except OSError:
-                continue  # it has ended
-            if owner == 0 and pod_uid(cgroup) is None:
-                yield process
+    for process in processes(proc):
+        try:
+            owner = process.stat().st_uid
+            cgroup = (process / "cgroup").read_text("utf-8")
+        except OSError:
+            continue  # it has ended
+        if owner == 0 and pod_uid(cgroup) is None:
+            yield process
 
 
 def _has_open(process: Path, wanted: Collection[str]) -> bool:

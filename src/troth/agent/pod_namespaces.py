@@ -107,7 +107,7 @@ def network_namespaces(
     never = node_namespaces(proc)
     by_name = {pod.kubelet_uid or pod.uid: pod.uid for pod in pods}
     found: dict[str, dict[int, Path]] = {}
-    for process in _processes(proc):
+    for process in processes(proc):
         try:
             name = pod_uid((process / "cgroup").read_text())
             uid = by_name.get(name or "")
@@ -122,7 +122,8 @@ def network_namespaces(
     return {uid: tuple(namespaces.values()) for uid, namespaces in found.items()}
 
 
-def _processes(proc: Path) -> Iterator[Path]:
+def processes(proc: Path) -> Iterator[Path]:
+    """The node's processes, as directories of procfs (proc(5))."""
     for entry in proc.iterdir():
         if entry.name.isdigit():
             yield entry
