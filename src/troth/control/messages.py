@@ -94,7 +94,7 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         policies: The PeerAuthentications that were taken up, ``NAMESPACE/NAME``, in order. They are
             in force when ``ready``.
-        ignored: Objects of kinds that troth has no use for, by ``KIND.GROUP``.
+        ignored: Objects of kinds that troth doesn't use, by ``KIND.GROUP``.
     """
 
     schema: Literal["troth/status/v1"] = "troth/status/v1"

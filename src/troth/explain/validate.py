@@ -188,7 +188,7 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
         errors: How many problems refuse an object.
         warnings: How many problems only deserve a look.
         objects: How many objects of each kind are acceptable.
-        ignored: How many objects there are of kinds that troth has no use for, by ``KIND.GROUP``.
+        ignored: How many objects there are of kinds that troth doesn't use, by ``KIND.GROUP``.
         without_effect: How many fields and kinds mean something in a cluster and nothing to
             ``troth up``; None where that isn't asked.
         problems: By file and line.
