@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.markup import escape
 
-from troth.cli.console import SafeConsole
+from troth.cli.console import SafeConsole, counted
 from troth.rows import Rows
 
 
@@ -42,3 +42,18 @@ def test_what_we_colour_ourselves_is_coloured() -> None:
 
 def test_text_of_any_language_is_left_as_it_is() -> None:
     assert "żółć 漢字 עברית" in shown("żółć 漢字 עברית")
+
+
+@pytest.mark.parametrize(
+    ("kind", "plural"),
+    [
+        ("Service", "Services"),
+        ("Gateway", "Gateways"),
+        ("NetworkPolicy", "NetworkPolicies"),
+        ("Ingress", "Ingresses"),
+        ("Endpoints", "Endpoints"),
+    ],
+)
+def test_a_kind_is_counted_in_its_plural(kind: str, plural: str) -> None:
+    assert counted(1, kind) == f"1 {kind}"
+    assert counted(2, kind) == f"2 {plural}"

@@ -113,11 +113,12 @@ def print_tables(part: RenderableType) -> None:
 
 
 def counted(number: int, what: str) -> str:
-    """So many of something, in its singular or plural."""
-    if number == 1:
-        return f"1 {what}"
-    ending = "ies" if what.endswith("y") else "es" if what.endswith(("s", "x")) else "s"
-    return f"{number} {what[:-1] if ending == 'ies' else what}{ending}"
+    """A number of things, such as ``2 Gateways``; ``what`` is an English noun or a kind."""
+    if number == 1 or what == "Endpoints":  # Kubernetes' own plural
+        return f"{number} {what}"
+    if what.endswith("y") and not what.endswith(("ay", "ey", "oy", "uy")):
+        return f"{number} {what[:-1]}ies"
+    return f"{number} {what}{'es' if what.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def moment(when: datetime) -> str:
