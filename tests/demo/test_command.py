@@ -58,3 +58,8 @@ def test_the_exit_code_says_whether_everything_came_out(
     assert report["ok"] is (code == 0)
     assert report["steps"][0]["tries"][0]["ok"] is (code == 0)
     assert report["handshake"]["schema"] == "troth/handshake/v1"
+
+
+def test_json_does_not_wait_for_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--step", "-o", "json"]) == 2
+    assert "--step: is for people" in capsys.readouterr().err

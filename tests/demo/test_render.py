@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
-from tests.columns import assert_whole
+from tests.columns import assert_whole, drawn
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, RESET, refused_trace
 
 from troth.cli.render.demo import render_handshake, render_step, render_summary
@@ -103,3 +103,9 @@ def test_the_handshake_is_shown_with_both_ends_decisions_within_100_columns() ->
 def test_a_narrow_terminal_loses_nothing() -> None:
     assert_whole(render_step(_step(judge_attempt(BY_TUNNEL, ANSWERED))))
     assert_whole(render_handshake(refused_trace(), judge_trace(IMPOSTOR, refused_trace())))
+
+
+def test_the_handshake_is_a_table_at_80_columns() -> None:
+    text = drawn(render_handshake(refused_trace(), judge_trace(IMPOSTOR, refused_trace())), 80)
+    (heading,) = (line for line in text.splitlines() if line.strip().startswith("#   ms"))
+    assert heading.split() == ["#", "ms", "who", "does", "client", "server"]

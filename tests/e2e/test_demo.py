@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,33 @@ def test_it_cleans_up_when_it_is_interrupted(
     assert process.wait(PATIENCE_SECONDS) == 130
     assert _names(temporary) == []
     assert "troth.local" not in _commands(host)
+
+
+def test_step_by_step_it_waits_for_enter_and_then_says_what_to_try_next(
+    host: Host, tmp_path: Path, temporary: str
+) -> None:
+    output = tmp_path / "output"
+    environment = {**os.environ, "TMPDIR": temporary, "PATH": f"{Path(TROTH).parent}:/usr/bin:/bin"}
+    with output.open("w") as file:
+        process = host.start(
+            *(TROTH, "demo", "--step"), stdin=subprocess.PIPE, stdout=file, env=environment
+        )
+    assert process.stdin is not None
+    for number in range(1, 8):
+        heading = f"\n{number}  "
+        eventually(lambda: heading in output.read_text(), what=f"step {number}")  # noqa: B023
+        assert f"\n{number + 1}  " not in output.read_text()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    process.stdin.close()
+    assert process.wait(PATIENCE_SECONDS) == 0
+    _, _, following = output.read_text().partition("Next: the same mesh, yours to change\n")
+    commands = [line.strip() for line in following.splitlines()]
+    environment["TROTH_STATE_DIR"] = str(Path(temporary) / "state")
+    said = [host.run("sh", "-c", each, check=False, env=environment) for each in commands]
+    assert [each.returncode for each in said] == [0, 52, 0, 0]  # 52 is curl's: an empty reply
+    assert "legacy/cron" in said[2].stdout
+    assert "finance/payments-strict sets STRICT" in " ".join(said[2].stdout.split())
 
 
 def _commands(host: Host) -> str:

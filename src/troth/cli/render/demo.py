@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -79,15 +80,41 @@ def render_handshake(trace: Trace, judged: TryReport) -> RenderableType:
     )
 
 
-def render_summary(tries: Sequence[TryReport], *, seconds: float) -> RenderableType:
-    """Whether everything came out as it should."""
+def render_summary(tries: Sequence[TryReport], *, seconds: float | None) -> RenderableType:
+    """Whether everything came out as it should, and how long that took if it's of interest."""
     wrong = [report for report in tries if not report.ok]
     if not wrong:
-        text = f"✓ all {len(tries)} connections came out as they should, in {seconds:.1f} s"
+        took = "" if seconds is None else f", in {seconds:.1f} s"
+        text = f"✓ all {len(tries)} connections came out as they should{took}"
         return Group("", Text(text, style=_GOOD))
     text = f"✗ {len(wrong)} of {len(tries)} connections did NOT come out as they should:"
     lines = (Text(f"  {_route(report)}: {'; '.join(report.differs)}") for report in wrong)
     return Group("", Text(text, style=_BAD), *lines)
+
+
+def render_next(program: str, examples: Path) -> RenderableType:
+    """What to try after the demonstration, with the manifests that it has used.
+
+    Args:
+        program: What to type for ``troth``.
+        examples: Where they are.
+    """
+    finance, policy = examples / "finance", examples / "policies" / "strict-payments.yaml"
+    commands = (
+        f"{program} up -d {_shown(finance)} {_shown(policy)}",
+        f"{program} exec legacy/cron -- curl -sS payments.finance:8080",
+        f"{program} why     # who refused it, and what to do",
+        f"{program} down",
+    )
+    lines = (Text(command, style="cyan") for command in commands)
+    title = Text("Next: the same mesh, yours to change", style="bold")
+    return Group("", title, Padding(Group(*lines), (0, 0, 0, 2)))
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _applied(policy: Policy | None) -> RenderableType:

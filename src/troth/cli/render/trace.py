@@ -66,7 +66,8 @@ _STYLES: dict[str, str] = {
     ConnectionStatus.SERVER_AUTHENTICATED: _UNDER_WAY,
     ConnectionStatus.ESTABLISHED: _GOOD,
 }
-_COLUMNS_OF_STEPS = 96
+# The least width that a table of steps needs: with the results beside the steps, or below them.
+_COLUMNS_BESIDE, _COLUMNS_BELOW = 96, 70
 _ACTORS = {TlsRole.CLIENT: "cyan", TlsRole.SERVER: "magenta"}
 
 
@@ -209,7 +210,8 @@ def _table(title: str) -> Table:
 class _Steps:
     """The process: each step with the states it leaves client and server in.
 
-    It is a table, and where that has no room, some lines for each step.
+    A table of seven columns, or of six with the results below the steps; on a terminal that is
+    narrower still, some lines for each step.
     """
 
     def __init__(self, report: TraceReport) -> None:
@@ -217,30 +219,34 @@ class _Steps:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the form for which there is room."""
-        if options.max_width >= _COLUMNS_OF_STEPS:
-            yield self._table()
+        if options.max_width >= _COLUMNS_BELOW:
+            yield self._table(beside=options.max_width >= _COLUMNS_BESIDE)
         else:
             yield Text("Process", style="bold")
             yield from self._lines()
 
-    def _table(self) -> Table:
+    def _table(self, *, beside: bool) -> Table:
         table = _table("Process")
         table.add_column("#", justify="right")
         table.add_column("ms", justify="right", no_wrap=True)
         table.add_column("who", no_wrap=True)
-        table.add_column("does", max_width=26, overflow="fold")
+        table.add_column("does", max_width=26 if beside else None, overflow="fold")
         table.add_column("client", no_wrap=True)
         table.add_column("server", no_wrap=True)
-        table.add_column("result", overflow="fold")
+        if beside:
+            table.add_column("result", overflow="fold")
         for step in self._report.steps:
+            does, result = Text(step.action), _BEFORE_PATH.sub(r"\1\n\2", step.result)
+            if not beside and result:
+                does.append(f"\n{result}", style="dim")
             table.add_row(
                 str(step.number),
                 f"{step.elapsed_ms:.1f}",
                 Text(step.actor, style=_ACTORS[step.actor]),
-                Text(step.action),
+                does,
                 Text(step.client_state),
                 Text(step.server_state),
-                Text(_BEFORE_PATH.sub(r"\1\n\2", step.result)),
+                *([Text(result)] if beside else []),
             )
         return table
 
