@@ -102,6 +102,12 @@ def test_every_reason_of_an_event_is_documented(reason: Reason) -> None:
     assert f"`{reason}`" in REPORTS
 
 
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.NONE])
+def test_every_reason_of_an_event_has_a_row_of_advice(reason: Reason) -> None:
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|", DOCUMENTS["docs/troubleshoot.md"], re.MULTILINE)
+    assert [row for row in rows if f"`{reason}`" in row]
+
+
 @pytest.mark.parametrize("target", re.findall(r"`make ([a-z -]+)`", CONTRIBUTING))
 def test_contributing_names_make_targets_that_there_are(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
