@@ -6,7 +6,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from troth.agent.pods import DRAIN_SECONDS, LATE_SECONDS, LIFE, Action, PodEvent, Pods, Row, Stage
+from troth.agent.pods import (
+    DRAIN_SECONDS,
+    JOIN_SECONDS,
+    LATE_SECONDS,
+    LIFE,
+    Action,
+    PodEvent,
+    Pods,
+    Row,
+    Stage,
+)
 from troth.mesh.model import Pod, PodPhase
 
 GRACE = 2.0
@@ -96,9 +106,8 @@ def test_a_pod_in_use_takes_plaintext_until_its_announcement_has_been_out_for_th
     assert not marked(pods)
     capture(pods)
     assert marked(pods) == {"a"}
-    node.see(pod(ready=True), later=1000 * GRACE)
+    node.see(pod(ready=True), later=JOIN_SECONDS / 2)
     assert pods.lenient  # nobody has been told yet
-    assert pods.next_change is None
     node.see(pod(ready=True, told=True))
     assert pods.next_change == node.now + GRACE
     node.see(pod(ready=True, told=True), later=GRACE - 0.1)
@@ -106,6 +115,26 @@ def test_a_pod_in_use_takes_plaintext_until_its_announcement_has_been_out_for_th
     node.see(pod(ready=True, told=True), later=0.1)
     assert (marked(pods), pods.lenient) == (A, NONE)
     assert pods.next_change is None
+
+
+def test_a_pod_in_use_that_cannot_be_announced_is_held_to_the_policy_in_the_end(node: Node) -> None:
+    pods = node.captured(in_use=True)
+    node.see(pod(ready=True))
+    assert pods.next_change == node.now + JOIN_SECONDS
+    node.see(pod(ready=True), later=JOIN_SECONDS - 0.1)
+    assert pods.lenient
+    node.see(pod(ready=True), later=0.1)
+    assert (marked(pods), pods.lenient) == (A, NONE)
+
+
+def test_an_announcement_that_is_taken_back_again_and_again_keeps_no_pod_lenient(
+    node: Node,
+) -> None:
+    pods = node.captured(in_use=True)
+    node.see(pod(ready=True))
+    for told in (True, False) * round(JOIN_SECONDS / GRACE):
+        node.see(pod(ready=True, told=told), later=GRACE / 2)
+    assert pods.lenient == NONE
 
 
 def test_a_pod_joins_while_it_takes_plaintext_and_leaves_without_joining(node: Node) -> None:
@@ -368,6 +397,8 @@ def test_what_a_stage_promises_it_keeps() -> None:
         assert row.redirected or not row.marked, stage
         assert not (row.marked and not row.wanted), stage
         assert (row.clock is not None) == (PodEvent.EXPIRED in row.then), stage
+        bounded = row.clock and (row.clock.at_most or row.clock.once_marked is None)
+        assert bounded or not (row.redirected and row.lenient and row.wanted), stage
         assert PodEvent.ENDED in row.then or stage is Stage.GONE, stage
 
 
@@ -440,6 +471,7 @@ class OnePodsLife(RuleBasedStateMachine):
         self.is_captured = False
         self.told = False
         self.told_since = -1000.0
+        self.captured_at = 0.0
 
     @rule(
         wanted=st.booleans(),
@@ -458,7 +490,7 @@ class OnePodsLife(RuleBasedStateMachine):
         if envoy_is_quick:
             if pods.due(Action.CAPTURE):
                 capture(pods)
-                self.is_captured = True
+                self.is_captured, self.captured_at = True, self.node.now
             if pods.due(Action.RELEASE):
                 pods.happened("a", PodEvent.UNDONE)
                 self.is_captured = False
@@ -466,7 +498,8 @@ class OnePodsLife(RuleBasedStateMachine):
     @invariant()
     def plaintext_passes_for_as_long_as_some_may_still_send_it(self) -> None:
         some_send_plaintext = not self.told or self.node.now < self.told_since + GRACE
-        if self.is_captured and some_send_plaintext:
+        is_in_time = self.node.now < self.captured_at + JOIN_SECONDS
+        if self.is_captured and some_send_plaintext and is_in_time:
             assert self.node.pods.lenient
 
     @invariant()

@@ -42,6 +42,13 @@ They are no longer the mesh's, but cutting one amid a request would be the mesh'
 """
 
 
+JOIN_SECONDS = 60.0
+"""How long a pod that joins takes plaintext at most, though its clients can't be told of it.
+
+To mark it may fail for as long as an admission webhook likes, and a policy is not to wait for that.
+"""
+
+
 class Stage(Enum):
     """How far a pod is."""
 
@@ -110,10 +117,12 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
         seconds: After this time; after the time in which everybody hears of a mark if it is None.
         once_marked: Counted from when the pod's mark is out (True) or away (False), and again from
             the start if that changes; from the stage's beginning if it is None.
+        at_most: And after this time from the stage's beginning in any case.
     """
 
     seconds: float | None = None
     once_marked: bool | None = None
+    at_most: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,7 +187,7 @@ LIFE: Mapping[Stage, Row] = {
         redirected=True,
         marked=True,
         lenient=True,
-        clock=Clock(once_marked=True),
+        clock=Clock(once_marked=True, at_most=JOIN_SECONDS),
         then={
             PodEvent.ANNOUNCED: Stage.CAPTURED,
             PodEvent.REPLACED: Stage.PREPARED,
@@ -251,6 +260,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         netns: Its network namespace; None while that isn't known.
         until: When its stage expires; None if it doesn't, or its clock doesn't run yet.
+        latest: When it expires whether or not that clock runs; None if that is never.
         told: Whether its mark is out: others are told that it is captured.
         shown: Whether its mark is to be out, as of the last time that Envoy had its listeners.
         exempts: Whether its rules exempt the kubelet's probes; None if they don't lead to this
@@ -261,6 +271,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage
     netns: Path | None = None
     until: float | None = None
+    latest: float | None = None
     told: bool = False
     shown: bool = False
     exempts: bool | None = None
@@ -334,6 +345,7 @@ class Pods:
             record,
             stage=stage,
             until=None,
+            latest=None,
             exempts=record.exempts if row.redirected else None,
         )
 
@@ -438,7 +450,9 @@ class Pods:
     @property
     def next_change(self) -> float | None:
         """When time alone will have changed something; None if it won't."""
-        moments = (record.until for record in self._records.values())
+        moments = (
+            moment for record in self._records.values() for moment in (record.until, record.latest)
+        )
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _those(self, are: Callable[[PodRecord], bool]) -> frozenset[str]:
@@ -472,12 +486,13 @@ class Pods:
         clock = record.row.clock if record is not None else None
         if record is None or clock is None:
             return
-        if clock.once_marked not in (None, record.told):
-            self._change(uid, until=None)
-            return
-        seconds = self._grace if clock.seconds is None else clock.seconds
-        until = record.until if record.until is not None else now + seconds
-        self._change(uid, until=until)
-        if now >= until:
+        until, latest = None, record.latest
+        if clock.once_marked in (None, record.told):
+            seconds = self._grace if clock.seconds is None else clock.seconds
+            until = record.until if record.until is not None else now + seconds
+        if latest is None and clock.at_most is not None:
+            latest = now + clock.at_most
+        self._change(uid, until=until, latest=latest)
+        if any(moment is not None and now >= moment for moment in (until, latest)):
             self.happened(uid, PodEvent.EXPIRED)
             self._run_clock(uid, now)

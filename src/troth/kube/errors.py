@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,20 @@ class ConflictError(RefusedError):
 
 
 class InvalidError(RefusedError):
-    """The object can't be so, or not changed so (``422``)."""
+    """The object can't be so, or not changed so (``422``).
+
+    Attributes:
+        fields: The paths of the fields that are wrong, as far as the server names them.
+    """
+
+    fields: frozenset[str] = frozenset()
+
+
+class DeniedError(RefusedError):
+    """An admission webhook or policy of the cluster's doesn't let the request through.
+
+    They answer with any code that they like, ``403`` and ``422`` among them.
+    """
 
 
 class ExpiredError(RefusedError):
@@ -62,8 +76,15 @@ _BY_CODE: dict[int, type[RefusedError]] = {
 }
 
 
+_DENIED = re.compile(
+    r"(admission webhook|ValidatingAdmissionPolicy) .+ denied (the )?request", re.DOTALL
+)
+"""How the API server begins what it says of a request that admission refused."""
+
+
 class _Cause(msgspec.Struct, frozen=True):
     reason: str = ""
+    field: str = ""
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -100,6 +121,8 @@ def refusal(
     kind = _BY_CODE.get(code, RefusedError)
     if any(cause.reason == "NamespaceTerminating" for cause in causes):
         kind = NotFoundError
+    elif _DENIED.search(status.message):
+        kind = DeniedError
     elif code == httpx2.codes.FORBIDDEN:
         where = f" {scope}" if scope else ""
         return ForbiddenError(f"no permission to {doing}{where} ({server}: {said})", grant)
@@ -108,6 +131,8 @@ def refusal(
         remedy = "see that the token or client certificate is valid for this cluster"
     error = kind(server, f"refused to {doing}: {said}", remedy)
     error.retry_after = _retry_after(response)
+    if isinstance(error, InvalidError):
+        error.fields = frozenset(cause.field for cause in causes if cause.field)
     return error
 
 

@@ -47,8 +47,10 @@ class Client:
             await self.asked.wait()
 
 
-def refused(code: int) -> TrothError:
-    status = {"kind": "Status", "code": code, "message": "pods are forbidden"}
+def refused(code: int, message: str = "pods are forbidden", field: str = "") -> TrothError:
+    status: dict[str, Any] = {"kind": "Status", "code": code, "message": message}
+    if field:
+        status["details"] = {"causes": [{"reason": "FieldValueInvalid", "field": field}]}
     response = httpx2.Response(code, json=status)
     return refusal(API, "patch Pod shop/web", response, grant="")
 
@@ -120,6 +122,8 @@ async def test_a_mark_that_somebody_takes_away_is_written_again(
     "answer",
     [
         pytest.param(refused(403), id="forbidden"),
+        pytest.param(refused(409, "the object has been modified"), id="a conflict"),
+        pytest.param(refused(422, field="metadata.annotations"), id="invalid"),
         pytest.param(refused(500), id="an error of the server"),
         pytest.param(OUT_OF_REACH, id="out of reach"),
     ],
@@ -137,11 +141,32 @@ async def test_what_fails_is_told_and_tried_again(
     assert marker.trouble == ""
 
 
-@pytest.mark.parametrize("code", [404, 409, 422])
-async def test_another_pod_of_the_same_name_is_left_alone(
+@pytest.mark.parametrize("code", [403, 422])
+async def test_what_a_webhook_refuses_is_told_as_such_whatever_its_code(
     client: Client, marker: Marker, code: int
 ) -> None:
-    client.answers = [refused(code)]
+    client.answers = [refused(code, 'admission webhook "guard.example" denied the request: no')]
+    marker.want([(UNMARKED, CAPTURED)])
+    await client.asked_times(1)
+    await quiet()
+    why = marker.troubles["uid-1"]
+    assert "guard.example" in why
+    assert "let the annotations troth.dev/captured and troth.dev/plaintext pass" in why
+    assert "permission" not in why
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(refused(404), id="gone"),
+        pytest.param(refused(409, "Precondition failed: UID in precondition: a"), id="conflict"),
+        pytest.param(refused(422, field="metadata.uid"), id="its UID is immutable"),
+    ],
+)
+async def test_another_pod_of_the_same_name_is_left_alone(
+    client: Client, marker: Marker, answer: Exception
+) -> None:
+    client.answers = [answer]
     marker.want([(UNMARKED, CAPTURED)])
     await client.asked_times(1)
     await quiet()

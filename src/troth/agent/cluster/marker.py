@@ -2,7 +2,8 @@
 
 The patch names the pod's UID, so that a new pod of the same name is never marked for its
 predecessor: the API server refuses a patch that would change an object's UID. (Kubernetes' own
-controllers adopt objects that way.)
+controllers adopt objects that way.) Whatever else it refuses is told and tried again, with the same
+code or not: admission webhooks answer as they like.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from troth.errors import TrothError
-from troth.kube.errors import ConflictError, InvalidError, NotFoundError
+from troth.kube.errors import ConflictError, DeniedError, InvalidError, NotFoundError
 from troth.kube.kinds import RAW_POD
 from troth.mesh.model import CAPTURED_ANNOTATION, NO_PORTS, PLAINTEXT_ANNOTATION
 from troth.retry import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from troth.kube.client import ApiClient
     from troth.mesh.model import Pod, Ports
@@ -56,21 +57,30 @@ class Marker:
     Args:
         client: Of the API server.
 
-    Attributes:
-        trouble: Why a mark could not be written; empty when all is well.
     """
 
     def __init__(self, client: ApiClient) -> None:
-        self.trouble = ""
         self._client = client
+        self._troubles: dict[str, str] = {}
         self._wrong: dict[str, tuple[Pod, Mark]] = {}
         self._written: dict[str, tuple[Mark, float]] = {}
         self._woken = asyncio.Event()
+
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """Why marks could not be written, by the pods' UIDs."""
+        return self._troubles
+
+    @property
+    def trouble(self) -> str:
+        """Why one of them could not; empty when all is well."""
+        return next(iter(self._troubles.values()), "")
 
     def want(self, pods: Iterable[tuple[Pod, Mark]]) -> None:
         """Have each pod marked so where it isn't already."""
         self._wrong = {pod.uid: (pod, mark) for pod, mark in pods if Mark.of(pod) != mark}
         self._written = {uid: self._written[uid] for uid in self._written.keys() & self._wrong}
+        self._troubles = {uid: why for uid, why in self._troubles.items() if uid in self._wrong}
         self._woken.set()
 
     async def run(self) -> None:
@@ -84,8 +94,10 @@ class Marker:
             if not due:
                 continue
             troubles = await asyncio.gather(*(self._mark(*each) for each in due))
-            self.trouble = next(filter(None, troubles), "")
-            if not self.trouble:
+            self._troubles = {
+                pod.uid: why for (pod, _), why in zip(due, troubles, strict=True) if why
+            }
+            if not self._troubles:
                 backoff.reset()
                 asyncio.get_running_loop().call_later(_ECHO_SECONDS, self._woken.set)
                 continue
@@ -108,13 +120,28 @@ class Marker:
         change = {"metadata": {"uid": pod.uid, "annotations": annotations}}
         try:
             await self._client.patch(RAW_POD, pod.name, change, pod.namespace)
-        except (NotFoundError, ConflictError, InvalidError):
-            return ""  # the pod is gone, and what there is now is another one
         except TrothError as error:
-            _log.warning("a pod could not be marked", pod=str(pod), reason=str(error))
-            return str(error)
+            if _is_of_another(error):
+                return ""  # the watch will tell that the pod is gone
+            why = str(error)
+            if isinstance(error, DeniedError):
+                why += (
+                    f"; let the annotations {CAPTURED_ANNOTATION} and {PLAINTEXT_ANNOTATION} pass"
+                )
+            _log.warning("a pod could not be marked", pod=str(pod), reason=why)
+            return why
         self._written[pod.uid] = (mark, asyncio.get_running_loop().time())
         _log.info(
             "marked a pod", pod=str(pod), captured=mark.captured, plaintext=str(mark.plaintext)
         )
         return ""
+
+
+def _is_of_another(error: TrothError) -> bool:
+    """Whether there is no such pod, or another one by its name."""
+    match error:
+        case InvalidError():
+            return "metadata.uid" in error.fields
+        case ConflictError():  # or somebody else writes to it at the same time
+            return "uid" in error.reason.lower()
+    return isinstance(error, NotFoundError)
