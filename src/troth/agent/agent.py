@@ -306,8 +306,10 @@ class NodeAgent:
             self._wake()
 
     def adopt(self, uid: str, netns: Path) -> None:
-        """Take over a pod that an earlier agent captured, before the first `update`."""
+        """Take over a pod outside of the mesh that an earlier agent captured, to release it."""
         self._pods.adopt(uid, netns)
+        self._generation += 1
+        self._wake()
 
     def take_charge(self, joining: Iterable[str] = ()) -> None:
         """Capture, release and keep the journal from now on, as another agent did until now.

@@ -21,12 +21,13 @@ import structlog
 
 from troth.agent import netns
 from troth.agent.agent import NodeAgent
-from troth.agent.capture import is_captured, tried_kernel
+from troth.agent.capture import tried_kernel
 from troth.agent.certificates import IssuerCache
 from troth.agent.cluster.announcements import Waiting
 from troth.agent.cluster.cni import CniVerdict
 from troth.agent.cluster.cri import RuntimeFinder
 from troth.agent.cluster.handover import Charge, take_place
+from troth.agent.cluster.leftovers import Leftovers
 from troth.agent.cluster.local_pods import LocalPods, LocalPodsKeeper, foresee
 from troth.agent.cluster.marker import Mark, Marker
 from troth.agent.cluster.memory import MemoryKeeper
@@ -127,6 +128,7 @@ class ClusterNode:
         self._digests: list[tuple[object, str]] = []
         self._pins: Pins | None = None
         self._charge: Charge | None = None
+        self._leftovers: Leftovers | None = None
         self._metrics = NodeMetrics() if settings.metrics is not None else None
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
@@ -216,7 +218,9 @@ class ClusterNode:
                 tasks.create_task(reporter.run())
                 hearing = Hearing(client, namespace=self.settings.namespace)
                 tasks.create_task(self._hear(agent, hearing))
-                tasks.create_task(charge.run(functools.partial(self._adopt, agent, pins)))
+                self._leftovers = leftovers = Leftovers(agent, pins)
+                tasks.create_task(charge.run(functools.partial(self._adopt, leftovers)))
+                tasks.create_task(leftovers.run())
                 tasks.create_task(self._show_metrics(charge))
                 if self._plugin is not None:
                     tasks.create_task(self._plugin.run(charge))
@@ -320,6 +324,8 @@ class ClusterNode:
                 marker.want(())
                 reporter.pause()  # the other agent's report stands
                 continue
+            if self._leftovers is not None:
+                self._leftovers.see(self._local.wanted, self._others(self.world))
             marker.want(self._marks(self.world, agent))
             if agent.follows:
                 self._followed = self._state
@@ -454,18 +460,14 @@ class ClusterNode:
             for uid, reason in sorted(reasons.items())
         )
 
-    async def _adopt(self, agent: NodeAgent, pins: Pins) -> None:
+    async def _adopt(self, leftovers: Leftovers) -> None:
         """Find the pods outside of the mesh that an earlier agent captured, to release them."""
         await self._known.wait()
-        if self.world is None:
-            return
-        others = {uid: self.world.pods[uid] for uid in self._local.others}
-        for uid, place in (await pins.find(others.values())).items():
-            try:
-                if await is_captured(place):
-                    agent.adopt(uid, pins.hold(others[uid], place))
-            except TrothError as error:
-                _log.info("a pod can't be looked into", pod=uid, reason=str(error))
+        if self.world is not None:
+            await leftovers.look(self._others(self.world))
+
+    def _others(self, world: World) -> Mapping[str, Pod]:
+        return {uid: world.pods[uid] for uid in self._local.others}
 
     def _make_agent(self, slot: Slot) -> NodeAgent:
         own = slot.directory
