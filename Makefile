@@ -47,7 +47,7 @@ image: setup
 test-wheel: setup
 	@scripts/try-wheel
 
-# The tests that need neither Envoy nor namespaces, on other Pythons and with the oldest dependencies.
+# The tests that need neither a mesh nor namespaces, on other Pythons and with the oldest dependencies.
 test-pythons: setup
 	@scripts/other-environments pythons
 
