@@ -8,9 +8,10 @@ BIN := .venv/bin
 demo: setup
 	@$(BIN)/troth demo
 
-# A worker per core, as most tests wait for something else; each module's tests stay together.
+# Most tests wait for something else: hence more workers than a small machine has cores. Each module's
+# tests stay together, in the order of tests/conftest.py.
 test: setup
-	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadscope
+	@$(BIN)/pytest --numprocesses=4 --dist=loadscope --no-loadscope-reorder
 
 # Needs root. The first run builds Kubernetes and Helm with the Go toolchain: some minutes, once.
 test-cluster: setup

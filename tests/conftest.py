@@ -16,6 +16,10 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+# Else each worker, and each command that a test starts, compiles troth again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # nft lives where a plain user's PATH doesn't lead on Debian; `troth` itself sees to that.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
@@ -42,6 +46,11 @@ _LEFT_OUT = {
         "need real nodes and were left out: `make test-nodes` makes those and runs them.",
     ),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the slow tests on meshes, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
