@@ -430,7 +430,7 @@ def test_a_server_with_another_identity_is_refused_and_both_names_are_told(mesh:
         pytest.param(
             "finance/nobody",
             "finance/payments:8080",
-            "no pod or Deployment is called 'finance/nobody'; there are: finance/payments,",
+            "no pod or workload is called 'finance/nobody'; there are: finance/payments,",
             id="client",
         ),
         pytest.param(

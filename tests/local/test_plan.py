@@ -22,10 +22,13 @@ from troth.manifests.workloads import (
     EndpointPort,
     EndpointSliceSpec,
     EndpointSpec,
+    JobSpec,
     PodTemplate,
     Security,
     ServicePortSpec,
     ServiceSpec,
+    StatefulSpec,
+    VolumeKind,
     Workload,
 )
 from troth.mesh.model import ContainerPort, Endpoint, Pod, Protocol, Service
@@ -67,15 +70,52 @@ def manifests(*pods: PodTemplate, deployments: tuple[Deployment, ...] = ()) -> M
 # Which pods run.
 
 
-def test_a_workload_of_which_no_pods_are_run_is_told_of() -> None:
+def test_the_pods_of_a_stateful_set_have_ordinals_names_claims_and_an_order() -> None:
     database = Workload(
-        kind="StatefulSet", namespace="shop", name="db", template=template("db", owner="db")
+        kind="StatefulSet",
+        namespace="shop",
+        name="db",
+        replicas=2,
+        template=template("db", owner="db", owner_kind="StatefulSet"),
+        stateful=StatefulSpec(service="db", start=3, claims=("data",)),
     )
     plan = plan_pods(Manifests(workloads={str(database): database}))
-    (problem,) = plan.problems
-    assert plan.pods == {}
-    assert problem.severity is Severity.WARNING
-    assert problem.subject == "StatefulSet shop/db"
+    assert list(plan.pods) == ["shop/db-3", "shop/db-4"]
+    pod = plan.pods["shop/db-4"]
+    assert (pod.hostname, pod.subdomain) == ("db-4", "db")
+    assert pod.labels["statefulset.kubernetes.io/pod-name"] == "db-4"
+    (volume,) = pod.volumes
+    assert (volume.name, volume.kind, volume.source) == ("data", VolumeKind.CLAIM, "data-db-4")
+    assert plan.after == {"shop/db-4": "shop/db-3"}
+
+
+def test_the_pods_of_a_parallel_stateful_set_wait_for_nobody() -> None:
+    database = Workload(
+        kind="StatefulSet",
+        namespace="shop",
+        name="db",
+        replicas=2,
+        template=template("db", owner="db"),
+        stateful=StatefulSpec(at_once=True),
+    )
+    assert plan_pods(Manifests(workloads={str(database): database})).after == {}
+
+
+def test_a_daemon_set_has_one_pod_whatever_it_says() -> None:
+    agent = Workload(kind="DaemonSet", namespace="shop", name="agent", template=template("agent"))
+    assert list(plan_pods(Manifests(workloads={str(agent): agent})).pods) == ["shop/agent-0"]
+
+
+def test_what_keeps_a_job_from_running_is_told_before_it_has_pods() -> None:
+    job = Workload(
+        kind="CronJob",
+        namespace="shop",
+        name="backup",
+        template=template("backup", containers=(Container(name="app"),)),
+        job=JobSpec(),
+    )
+    (problem,) = plan_pods(Manifests(workloads={str(job): job})).problems
+    assert "has no command" in problem.found
 
 
 def test_bare_pods_and_every_replica_run_under_names_that_stay() -> None:

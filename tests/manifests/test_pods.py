@@ -757,7 +757,7 @@ def test_a_claim_template_is_a_volume_of_a_stateful_set(read: Callable[..., Mani
             "volumes: [{name: v, projected: {}}]",
             (
                 "volumes: the volume v is projected, which a local pod can't mount; "
-                "use configMap, secret, emptyDir or hostPath"
+                "use configMap, secret, emptyDir, hostPath or persistentVolumeClaim"
             ),
         ),
         (

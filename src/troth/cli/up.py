@@ -95,6 +95,14 @@ def up(
             "copies of their own.",
         ),
     ] = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep persistent volume claims in this directory, as NAMESPACE/NAME. By default "
+            "they end with the mesh.",
+        ),
+    ] = None,
     keepalive_seconds: KeepaliveOption = KEEPALIVE_SECONDS,
 ) -> int:
     """Start a mesh from Kubernetes manifests, on this machine, and keep it as they say.
@@ -117,6 +125,7 @@ def up(
         pod_connections=max_connections_per_pod,
         writable=_existing(writable or ()),
         keepalive_seconds=keepalive_seconds,
+        claims=_existing([claims])[0] if claims else "",
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()

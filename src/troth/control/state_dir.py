@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             for the default.
         writable: Absolute paths of the host that containers may change.
         keepalive_seconds: Within what time a vanished peer is noticed.
+        claims: An absolute path where persistent volume claims outlive the mesh; empty if they
+            don't.
     """
 
     paths: tuple[str, ...]
@@ -67,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_connections: int | None = None
     writable: tuple[str, ...] = ()
     keepalive_seconds: int = KEEPALIVE_SECONDS
+    claims: str = ""
 
 
 class StateDirectory:
@@ -96,6 +99,7 @@ class StateDirectory:
         self.journal = self.path / "events"
         self.netns = self.path / "netns"
         self.pods = self.path / "pods"
+        self.claims = self.path / "claims"
         self._check_owner()
 
     def prepare(self) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ _FROM_HOST = ("PATH", "HOME", "LANG")
 _KINDS = {"configMapRef": "ConfigMap", "secretRef": "Secret"}
 _MAPS = {VolumeKind.CONFIG_MAP: "ConfigMap", VolumeKind.SECRET: "Secret"}
 
+_EMPTY_AT_FIRST = frozenset({VolumeKind.EMPTY_DIR, VolumeKind.EPHEMERAL, VolumeKind.CLAIM})
+
 _EVERYBODYS = 0o777
 """An emptyDir's mode, as the kubelet has it: a container's processes may have several users."""
 
@@ -54,12 +56,16 @@ class EnvironmentSources(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         config_maps: By ``NAMESPACE/NAME``.
         secrets: By ``NAMESPACE/NAME``.
+        claims: PersistentVolumeClaims, by ``NAMESPACE/NAME``.
+        claims_directory: Where they are kept, each as ``NAMESPACE/NAME``.
         services: Those of every namespace.
         host_addresses: ``status.hostIPs``, the primary one first.
     """
 
     config_maps: Mapping[str, ConfigMap] = {}
     secrets: Mapping[str, Secret] = {}
+    claims: Collection[str] = ()
+    claims_directory: Path = Path()
     services: tuple[Service, ...] = ()
     host_addresses: tuple[str, ...] = ()
 
@@ -247,7 +253,7 @@ def mount_volumes(
                 )
             )
             continue
-        read_only = mount.read_only or volume.kind in _MAPS
+        read_only = mount.read_only or volume.read_only or volume.kind in _MAPS
         target = os.path.normpath("/" + mount.mount_path.lstrip("/"))
         binds.append(
             Bind(
@@ -282,9 +288,14 @@ def _source(
         root = Path(volume.source)
     else:
         root = directory
+        if volume.kind is VolumeKind.CLAIM:
+            key = f"{template.namespace}/{volume.source}"
+            if key not in sources.claims and not volume.optional:
+                raise _NowhereError(f"there is no PersistentVolumeClaim {volume.source!r}")
+            root = sources.claims_directory / key
         is_new = not root.exists()
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if is_new and volume.kind is VolumeKind.EMPTY_DIR:
+        if is_new and volume.kind in _EMPTY_AT_FIRST:
             root.chmod(_EVERYBODYS)
         if volume.kind in _MAPS:
             _write_files(root, _files(volume, template.namespace, sources))
@@ -297,7 +308,7 @@ def _source(
 
 def _look(root: Path, sub_path: str, volume: Volume) -> None:
     """See that what is to be mounted is there; an app may change that until the launcher looks."""
-    make = _EVERYBODYS if volume.kind is VolumeKind.EMPTY_DIR else None
+    make = _EVERYBODYS if volume.kind in _EMPTY_AT_FIRST else None
     try:
         directory = os.open(root, os.O_PATH | os.O_CLOEXEC)
         try:

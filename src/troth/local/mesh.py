@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from troth.errors import TrothError
 from troth.explain.validate import lint_together
 from troth.local.addresses import ServiceAddresses
 from troth.local.hosts import HostDns
+from troth.local.jobs import JobPods, Jobs, SeenPod
 from troth.local.launch import users
 from troth.local.names import names_of
 from troth.local.plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
@@ -25,7 +27,7 @@ from troth.local.sandbox import NODE_NAME, Sandbox
 from troth.manifests.collect import Manifests
 from troth.manifests.runnable import ignored_notice
 from troth.manifests.watch import watch
-from troth.mesh.model import Namespace, Pod
+from troth.mesh.model import Namespace, Pod, PodPhase
 from troth.mesh.world import Membership, World, membership
 from troth.traffic.history import History
 
@@ -44,8 +46,20 @@ _log = structlog.get_logger(__name__)
 _CATCH_UP_SECONDS = 1.0
 """How long a report waits for what is just changing."""
 
+_REPLACED_AT_ONCE = frozenset({"Deployment", "ReplicaSet", "ReplicationController"})
+"""The kinds of controllers whose pods have no name of their own in a cluster."""
+
+_OF_JOBS = frozenset({"Job", "CronJob"})
+
 _UNANNOUNCE_SECONDS = 2.0
 """How long a pod that ends waits for Envoy to send it nothing new."""
+
+
+def _seen(sandbox: Sandbox) -> SeenPod:
+    status = sandbox.status
+    containers = (*status.init_containers, *status.containers)
+    restarts = sum(each.restarts for each in containers)
+    return SeenPod(template=sandbox.template, phase=status.phase, restarts=restarts)
 
 
 class LocalMesh:
@@ -83,6 +97,8 @@ class LocalMesh:
         self._sandboxes: dict[str, Sandbox] = {}
         self._terminating: dict[str, Sandbox] = {}
         self._troubles: dict[str, str] = {}
+        self._jobs = Jobs()
+        self._job_pods = JobPods()
         self._plan = PodPlan(pods={})
         self._resolution = Resolution()
         self._doubts: tuple[Problem, ...] = ()
@@ -107,6 +123,7 @@ class LocalMesh:
         """All that is wrong with the manifests as they stand."""
         return (
             *self.manifests.problems,
+            *self._job_pods.problems,
             *self._plan.problems,
             *self._resolution.problems,
             *self._doubts,
@@ -131,6 +148,7 @@ class LocalMesh:
         blockers = [
             f"{key}: {blocker}" for key in self._plan.pods if (blocker := self._blocker(key))
         ]
+        blockers += (f"{key}: {blocker}" for key, blocker in self._job_pods.blockers.items())
         if not self.agent.is_settled:
             blockers.append("Envoy: has not taken the newest configuration yet")
         return tuple(blockers)
@@ -192,7 +210,11 @@ class LocalMesh:
 
     async def _reconcile_forever(self) -> None:
         while True:
-            await self._woken.wait()
+            due = self._job_pods.due
+            left = (due - datetime.now(UTC)).total_seconds() if due else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._woken.wait()
             self._woken.clear()
             wakes = self._wakes
             if self._loaded:
@@ -201,7 +223,14 @@ class LocalMesh:
             await self._note_change()
 
     async def _reconcile(self) -> None:
-        self._plan = plan_pods(self.manifests, one_user=users() == 1)
+        self._job_pods = self._jobs.observe(
+            self.manifests,
+            {key: _seen(sandbox) for key, sandbox in self._sandboxes.items()},
+            datetime.now(UTC),
+        )
+        for notice in self._job_pods.notices:
+            self.notices.add(notice)
+        self._plan = plan_pods(self.manifests, self._job_pods.pods, one_user=users() == 1)
         for gone in self._troubles.keys() - self._plan.pods.keys():
             del self._troubles[gone]
         ending = []
@@ -224,12 +253,21 @@ class LocalMesh:
         self._report_problems()
 
     def _has_to_wait(self, template: PodTemplate) -> bool:
-        """Whether a pod can't be made yet, as one of its name hasn't ended: they may share data.
+        """Whether a pod can't be made yet.
 
-        A Deployment's pods are made beside those that they replace.
+        One of its name hasn't ended, with which it may share data, or one of its StatefulSet is not
+        ready. A Deployment's pods are made beside those that they replace.
         """
         key = f"{template.namespace}/{template.name}"
-        return not template.owner and any(each.key == key for each in self._terminating.values())
+        if template.owner_kind not in _REPLACED_AT_ONCE and self._is_ending(key):
+            return True
+        before = self._plan.after.get(key)
+        if before is None:
+            return False
+        return before not in self._sandboxes or not self._sandboxes[before].status.ready
+
+    def _is_ending(self, key: str) -> bool:
+        return any(each.key == key for each in self._terminating.values())
 
     async def _make(self, template: PodTemplate) -> Sandbox:
         uid = str(uuid.uuid4())
@@ -241,6 +279,7 @@ class LocalMesh:
             network=self._network,
             host=self._host(),
             writable=self.settings.writable,
+            claims=Path(self.settings.claims) if self.settings.claims else self._state.claims,
             on_change=self.wake,
         )
         for each in sandbox.left_out:
@@ -317,8 +356,12 @@ class LocalMesh:
         if key in self._troubles:
             return self._troubles[key]
         if key not in self._sandboxes:
-            return "the pod that it replaces has not ended yet"
+            if self._is_ending(key):
+                return "the pod that it replaces has not ended yet"
+            return f"{self._plan.after.get(key, 'the pod before it')} is not ready"
         sandbox = self._sandboxes[key]
+        if sandbox.template.owner_kind in _OF_JOBS and sandbox.status.phase is PodPhase.FAILED:
+            return ""  # its Job tells what that means
         if self._meant(sandbox) and sandbox.uid not in self.agent.captured:
             return self.agent.refused.get(sandbox.uid, "not captured yet")
         return sandbox.blocker

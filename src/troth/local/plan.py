@@ -19,19 +19,32 @@ from troth.errors import InputError, Problem, Severity
 from troth.local.hosts import LONGEST_HOSTNAME, kernel_hostname
 from troth.manifests.runnable import not_run, not_served, runnable_problems
 from troth.manifests.services import aliases, service_problems
-from troth.manifests.workloads import PodTemplate
+from troth.manifests.workloads import PodTemplate, Volume, VolumeKind
 from troth.mesh.model import Pod, Service, ServicePort
 
 if TYPE_CHECKING:
     from troth.local.addresses import ServiceAddresses
     from troth.manifests.collect import Manifests
-    from troth.manifests.workloads import EndpointSliceSpec, ServicePortSpec, ServiceSpec
+    from troth.manifests.workloads import (
+        EndpointSliceSpec,
+        ServicePortSpec,
+        ServiceSpec,
+        StatefulSpec,
+        Workload,
+    )
 
 
 class PodPlan(msgspec.Struct, frozen=True):
-    """The pods that should run, by ``NAMESPACE/NAME``, and what keeps others from it."""
+    """The pods that should run, by ``NAMESPACE/NAME``, and what keeps others from it.
+
+    Attributes:
+        pods: Their templates, each with its own name.
+        after: For a pod that waits until another one is ready, that other one.
+        problems: What is wrong.
+    """
 
     pods: Mapping[str, PodTemplate]
+    after: Mapping[str, str] = {}
     problems: tuple[Problem, ...] = ()
 
 
@@ -42,20 +55,30 @@ class RunningPod(msgspec.Struct, frozen=True, kw_only=True):
     template: PodTemplate
 
 
-def plan_pods(manifests: Manifests, *, one_user: bool = False) -> PodPlan:
-    """Decide which pods should run: bare Pods, and each Deployment's replicas.
+def plan_pods(
+    manifests: Manifests, jobs: Iterable[PodTemplate] = (), *, one_user: bool = False
+) -> PodPlan:
+    """Decide which pods should run: bare Pods, and those of each controller.
 
-    With ``one_user``, who has started the mesh is no root, and containers can't be anybody else.
+    A replica is named ``WORKLOAD-INDEX``, so that it keeps its name over restarts.
 
-    A replica is named ``DEPLOYMENT-INDEX``, so that it keeps its name over restarts.
+    Args:
+        manifests: What is written.
+        jobs: The pods of Jobs, as `troth.local.jobs` has them.
+        one_user: Who has started the mesh is no root, and containers can't be anybody else.
     """
     pods: dict[str, PodTemplate] = {}
     problems: dict[Problem, None] = {}
-    for written, template in _instances(manifests):
+
+    def unfit(template: PodTemplate) -> list[Problem]:
+        return [*runnable_problems(template), *(_nobody_else(template) if one_user else ())]
+
+    for workload in manifests.workloads.values():
+        if workload.job is not None:  # also of one that has no pods yet
+            problems |= dict.fromkeys(unfit(workload.template))
+    for written, template in (*_instances(manifests), *((each, each) for each in jobs)):
         # Of replicas, what is wrong with all of them is said once, of what they are made from.
-        found = [*runnable_problems(written), *_unnamable(template)]
-        if one_user:
-            found += _nobody_else(written)
+        found = [*unfit(written), *_unnamable(template)]
         key = f"{template.namespace}/{template.name}"
         if (other := pods.get(key)) is not None:
             found.append(
@@ -70,7 +93,11 @@ def plan_pods(manifests: Manifests, *, one_user: bool = False) -> PodPlan:
         problems |= dict.fromkeys(found)
         if not any(problem.severity is Severity.ERROR for problem in found):
             pods[key] = template
-    return PodPlan(pods=pods, problems=(*problems, *not_run(manifests), *not_served(manifests)))
+    return PodPlan(
+        pods=pods,
+        after={key: before for key, before in _orders(manifests) if key in pods and before in pods},
+        problems=(*problems, *not_run(manifests), *not_served(manifests)),
+    )
 
 
 def _nobody_else(template: PodTemplate) -> Iterator[Problem]:
@@ -242,11 +269,53 @@ def _check_families(spec: ServiceSpec, own: Sequence[str], available: Sequence[s
 
 def _instances(manifests: Manifests) -> Iterator[tuple[PodTemplate, PodTemplate]]:
     """Each pod, as its template is written and with its own name."""
-    for workload in manifests.deployments.values():
+    for workload in (*manifests.deployments.values(), *manifests.workloads.values()):
+        if workload.job is not None:
+            continue
         written = workload.template
-        for index in range(workload.replicas):
-            yield written, msgspec.structs.replace(written, name=f"{workload.name}-{index}")
+        for name, ordinal in _names(workload):
+            template = msgspec.structs.replace(written, name=name)
+            if workload.stateful is not None:
+                template = _stateful(template, workload.stateful, ordinal)
+            yield written, template
     yield from ((pod, pod) for pod in manifests.pods.values())
+
+
+def _names(workload: Workload) -> Iterator[tuple[str, int]]:
+    start = workload.stateful.start if workload.stateful else 0
+    count = 1 if workload.kind == "DaemonSet" else workload.replicas  # there is one node
+    for ordinal in range(start, start + count):
+        yield f"{workload.name}-{ordinal}", ordinal
+
+
+def _stateful(template: PodTemplate, spec: StatefulSpec, ordinal: int) -> PodTemplate:
+    """What a StatefulSet's controller adds to a pod: its name in DNS, labels and claims."""
+    name = template.name
+    claims = tuple(
+        # The controller makes the claim, too.
+        Volume(name=each, kind=VolumeKind.CLAIM, source=f"{each}-{name}", optional=True)
+        for each in spec.claims
+    )
+    others = (each for each in template.volumes if each.name not in spec.claims)
+    return msgspec.structs.replace(
+        template,
+        hostname=name,
+        subdomain=spec.service,
+        labels={
+            **template.labels,
+            "statefulset.kubernetes.io/pod-name": name,
+            "apps.kubernetes.io/pod-index": str(ordinal),
+        },
+        volumes=(*others, *claims),
+    )
+
+
+def _orders(manifests: Manifests) -> Iterator[tuple[str, str]]:
+    """The pods of StatefulSets that wait for others, and for which."""
+    for workload in manifests.workloads.values():
+        if workload.stateful is not None and not workload.stateful.at_once:
+            keys = [f"{workload.namespace}/{name}" for name, _ in _names(workload)]
+            yield from zip(keys[1:], keys, strict=False)
 
 
 def _process(template: PodTemplate) -> PodTemplate:

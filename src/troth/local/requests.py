@@ -217,12 +217,13 @@ class Requests:
     async def _audit(self, request: Mapping[str, Any]) -> Answer:
         now = datetime.now(UTC)
         since = now - timedelta(seconds=checked(request, AuditRequest).seconds)
-        deployments = self._mesh.manifests.deployments
+        manifests = self._mesh.manifests
+        controllers = (*manifests.deployments.values(), *manifests.workloads.values())
         yield audit(
             self._seen(since=since),
             since=since,
             now=now,
-            selectors={key: each.selector for key, each in deployments.items()},
+            selectors={f"{each.namespace}/{each.name}": each.selector for each in controllers},
             known=Known(FrontDoors(self._mesh.manifests)),
         )
 
@@ -303,7 +304,7 @@ class Requests:
 
 
 def find(mesh: LocalMesh, name: str) -> Sandbox:
-    """The pod called ``NAMESPACE/NAME``, or any one (a ready one first) of such a Deployment.
+    """The pod called ``NAMESPACE/NAME``, or any one (a ready one first) of such a workload.
 
     Raises:
         PeerError: There is none; says which there are.
@@ -319,7 +320,7 @@ def find(mesh: LocalMesh, name: str) -> Sandbox:
     if owned:
         return max(owned, key=lambda sandbox: sandbox.status.ready)
     known = (sandbox.key for sandbox in mesh.sandboxes)
-    raise PeerError("troth", f"no pod or Deployment is called {name!r}", choices(name, known))
+    raise PeerError("troth", f"no pod or workload is called {name!r}", choices(name, known))
 
 
 def unready(mesh: LocalMesh, name: str) -> Iterator[str]:

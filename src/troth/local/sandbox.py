@@ -63,6 +63,7 @@ class Sandbox:
         hidden: Path,
         host: HostDns,
         writable: tuple[str, ...],
+        claims: Path,
         on_change: Callable[[], None],
     ) -> None:
         self.template = template
@@ -74,6 +75,7 @@ class Sandbox:
         self._hidden = hidden
         self._resolv_conf = resolv_conf(template, nameserver=network.gateways[0], host=host)
         self._writable = writable
+        self._claims = claims
         self._on_change = on_change
         self._runner: PodRunner | None = None
         self._manifests: Manifests | None = None
@@ -90,11 +92,13 @@ class Sandbox:
         network: Network,
         host: HostDns,
         writable: tuple[str, ...] = (),
+        claims: Path,
         on_change: Callable[[], None],
     ) -> Sandbox:
         """Make the pod's network namespace and link it to the others.
 
-        Containers share what is at ``writable`` with the host, and may change it.
+        Containers share what is at ``writable`` with the host, and may change it; persistent
+        volume claims are kept in ``claims``.
         ``host`` is what the host's resolver is told, if the mesh has a way out.
 
         Raises:
@@ -113,6 +117,7 @@ class Sandbox:
             hidden=state.path,
             host=host,
             writable=writable,
+            claims=claims,
             on_change=on_change,
         )
 
@@ -247,6 +252,8 @@ class Sandbox:
         sources = EnvironmentSources(
             config_maps=manifests.config_maps,
             secrets=manifests.secrets,
+            claims=manifests.claims,
+            claims_directory=self._claims,
             services=self._services,
             host_addresses=self._network.gateways,
         )

@@ -68,10 +68,26 @@ WORKLOAD_SPECS = {
 }
 """apps/v1: the controllers whose pods run until told to stop, and which need a selector."""
 
+REPLICATION_CONTROLLER_SPEC = _names("minReadySeconds replicas selector template")
+"""core/v1 ReplicationControllerSpec."""
+
+JOB_SPEC = _names("""
+    activeDeadlineSeconds backoffLimit backoffLimitPerIndex completionMode completions managedBy
+    manualSelector maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy selector
+    successPolicy suspend template ttlSecondsAfterFinished
+""")
+"""batch/v1 JobSpec."""
+
+CRON_JOB_SPEC = _names("""
+    concurrencyPolicy failedJobsHistoryLimit jobTemplate schedule startingDeadlineSeconds
+    successfulJobsHistoryLimit suspend timeZone
+""")
+"""batch/v1 CronJobSpec."""
+
 OTHER_KINDS = {
     "": _names("""
         Binding ComponentStatus Event LimitRange List Node PersistentVolume
-        PersistentVolumeClaim PodTemplate ReplicationController ResourceQuota
+        PodTemplate ResourceQuota
     """),
     "apps": _names("ControllerRevision"),
     "batch": _names(""),

@@ -23,6 +23,7 @@ from troth.manifests.workloads import (
     Secret,
     ServiceAccount,
     ServiceSpec,
+    VolumeClaim,
     Workload,
 )
 from troth.mesh.model import Namespace
@@ -48,7 +49,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         pods: Bare Pods.
         deployments: Deployments.
         workloads: Other controllers by ``KIND NAMESPACE/NAME``: StatefulSet, DaemonSet,
-            ReplicaSet, Job, CronJob.
+            ReplicaSet, ReplicationController, Job, CronJob.
         custom_workloads: Objects of other APIs that make pods, by ``KIND.GROUP NAMESPACE/NAME``.
         entrances: What leads clients from outside the mesh to Services, by ``KIND.GROUP`` and name.
         services: Services.
@@ -57,6 +58,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         config_maps: ConfigMaps.
         secrets: Secrets.
         service_accounts: ServiceAccounts.
+        claims: PersistentVolumeClaims.
         policies: PeerAuthentications.
         problems: What was refused or deserves a look.
         ignored: Kinds for which nothing is done (``KIND.GROUP``), and how many objects each has.
@@ -78,6 +80,7 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
     config_maps: Mapping[str, ConfigMap] = {}
     secrets: Mapping[str, Secret] = {}
     service_accounts: Mapping[str, ServiceAccount] = {}
+    claims: Mapping[str, VolumeClaim] = {}
     policies: Mapping[str, PeerAuthentication] = {}
     problems: tuple[Problem, ...] = ()
     ignored: tuple[tuple[str, int], ...] = ()

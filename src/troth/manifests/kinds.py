@@ -2,7 +2,7 @@
 
 To read another kind is to add a row to ``KINDS``, and its collection to ``Manifests``. Kinds with
 much to say have a module of their own; the others are read here: ConfigMap, Secret, ServiceAccount,
-Namespace, PeerAuthentication.
+Namespace, PersistentVolumeClaim, PeerAuthentication.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from troth.fields import Fields, Report
 from troth.manifests import custom, endpoints, entrances, pods, services
-from troth.manifests.workloads import ConfigMap, Secret, ServiceAccount
+from troth.manifests.workloads import ConfigMap, Secret, ServiceAccount, VolumeClaim
 from troth.mesh.model import Namespace
 from troth.policy.parse import read_peer_authentication
 from troth.syntax import NAME, Rule, described, key_path
@@ -91,6 +91,11 @@ def parse_namespace(source: Source) -> Namespace:
 def parse_service_account(source: Source) -> ServiceAccount:
     """A v1 ServiceAccount."""
     return ServiceAccount(namespace=source.namespace, name=source.name, location=source.location)
+
+
+def parse_claim(source: Source) -> VolumeClaim:
+    """A v1 PersistentVolumeClaim."""
+    return VolumeClaim(namespace=source.namespace, name=source.name, location=source.location)
 
 
 def parse_config_map(source: Source) -> ConfigMap:
@@ -183,7 +188,9 @@ KINDS = {
     "Endpoints": KindReader("", ("v1",), "endpoints", endpoints.parse_endpoints),
     "ConfigMap": KindReader("", ("v1",), "config_maps", parse_config_map),
     "Secret": KindReader("", ("v1",), "secrets", parse_secret),
+    "PersistentVolumeClaim": KindReader("", ("v1",), "claims", parse_claim),
     "Pod": KindReader("", ("v1",), "pods", pods.parse_pod),
+    "ReplicationController": KindReader("", ("v1",), "workloads", pods.parse_workload),
     "Deployment": KindReader("apps", ("v1",), "deployments", pods.parse_deployment),
     "StatefulSet": KindReader("apps", ("v1",), "workloads", pods.parse_workload),
     "DaemonSet": KindReader("apps", ("v1",), "workloads", pods.parse_workload),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,13 +11,17 @@ import msgspec
 from troth.manifests import api, runnable
 from troth.manifests.containers import read_container, read_security
 from troth.manifests.workloads import (
+    Concurrency,
     Container,
+    CronSpec,
     Deployment,
     DnsConfig,
     DnsPolicy,
     HostAlias,
+    JobSpec,
     PodTemplate,
     RestartPolicy,
+    StatefulSpec,
     Volume,
     VolumeKind,
     Workload,
@@ -118,34 +123,106 @@ def parse_deployment(source: Source) -> Deployment:
 def parse_workload(source: Source) -> Workload:
     """Any controller that has a pod template at ``spec.template``."""
     spec = source.top.fields("spec")
-    selects = source.kind in api.WORKLOAD_SPECS
-    if selects:
-        spec.only(api.WORKLOAD_SPECS[source.kind])
-    claims = (
-        claim.fields("metadata").string("name") for claim in spec.each("volumeClaimTemplates")
-    )
-    holder = spec
-    if source.kind == "CronJob":
-        holder = spec.fields("jobTemplate").fields("spec")
+    if known := _SPECS.get(source.kind):
+        spec.only(known)
+    stateful = _stateful(spec) if source.kind == "StatefulSet" else None
+    cron = _cron(spec) if source.kind == "CronJob" else None
+    holder = spec.fields("jobTemplate").fields("spec") if cron else spec
+    if cron:
+        holder.only(api.JOB_SPEC)
+    job = _job(holder) if source.kind in {"Job", "CronJob"} else None
     if "template" not in holder:
         holder.missing("template", "describe the pods to make")
+    claims = stateful.claims if stateful else ()
     template = _template(source, holder.fields("template"), owner=True, volumes=claims)
-    if selects and template.restart_policy is not RestartPolicy.ALWAYS:
-        path = f"{holder.at('template')}.spec.restartPolicy"
+    path = f"{holder.at('template')}.spec.restartPolicy"
+    if job and template.restart_policy is RestartPolicy.ALWAYS:
+        source.report.error(path, "is Always", "write OnFailure or Never")
+    if not job and template.restart_policy is not RestartPolicy.ALWAYS:
         found = f"is {template.restart_policy}"
         source.report.error(path, found, f"write Always, the only one a {source.kind} allows")
-    if source.kind in {"Job", "CronJob"} and template.restart_policy is RestartPolicy.ALWAYS:
-        path = f"{holder.at('template')}.spec.restartPolicy"
-        source.report.error(path, "is Always", "write OnFailure or Never")
+    selector: dict[str, str] = {}
+    if source.kind in api.WORKLOAD_SPECS:
+        selector = _selector(spec, template)
+    elif source.kind == "ReplicationController":
+        selector = spec.labels("selector") or dict(template.labels)
     return Workload(
         kind=source.kind,
         namespace=source.namespace,
         name=source.name,
         replicas=spec.integer("replicas", 1),
-        selector=_selector(spec, template) if selects else {},
+        selector=selector,
         template=template,
+        stateful=stateful,
+        job=job,
+        cron=cron,
         location=source.location,
     )
+
+
+_SPECS = {
+    **api.WORKLOAD_SPECS,
+    "ReplicationController": api.REPLICATION_CONTROLLER_SPEC,
+    "Job": api.JOB_SPEC,
+    "CronJob": api.CRON_JOB_SPEC,
+}
+
+
+class _Order(StrEnum):
+    ORDERED = "OrderedReady"
+    PARALLEL = "Parallel"
+
+
+class _Completion(StrEnum):
+    ANY = "NonIndexed"
+    INDEXED = "Indexed"
+
+
+def _stateful(spec: Fields) -> StatefulSpec:
+    order = spec.choice("podManagementPolicy", _Order, _Order.ORDERED)
+    return StatefulSpec(
+        service=spec.string("serviceName", rule=NAMESPACE),
+        start=spec.fields("ordinals").integer("start", 0),
+        at_once=order is _Order.PARALLEL,
+        claims=tuple(
+            claim.fields("metadata").needed("name", "name the claim", rule=NAMESPACE)
+            for claim in spec.each("volumeClaimTemplates")
+        ),
+    )
+
+
+def _job(spec: Fields) -> JobSpec:
+    mode = spec.choice("completionMode", _Completion, _Completion.ANY)
+    indexed = mode is _Completion.INDEXED
+    if indexed and "completions" not in spec:
+        spec.missing("completions", "say how many indexes there are, as completionMode is Indexed")
+    # The API's defaults: without both there is one pod, without completions a queue of work.
+    alone = 1 if "parallelism" not in spec or indexed else None
+    return JobSpec(
+        completions=spec.integer("completions", 1) if "completions" in spec else alone,
+        parallelism=spec.integer("parallelism", 1),
+        backoff_limit=spec.integer("backoffLimit", 6),
+        deadline=_seconds(spec, "activeDeadlineSeconds", low=1),
+        indexed=indexed,
+        suspended=spec.boolean("suspend"),
+        kept=_seconds(spec, "ttlSecondsAfterFinished"),
+    )
+
+
+def _cron(spec: Fields) -> CronSpec:
+    return CronSpec(
+        schedule=spec.needed("schedule", 'write when it runs, such as "*/5 * * * *"'),
+        time_zone=spec.string("timeZone"),
+        concurrency=spec.choice("concurrencyPolicy", Concurrency, Concurrency.ALLOW),
+        starting_deadline=_seconds(spec, "startingDeadlineSeconds"),
+        suspended=spec.boolean("suspend"),
+        kept_successful=spec.integer("successfulJobsHistoryLimit", 3),
+        kept_failed=spec.integer("failedJobsHistoryLimit", 1),
+    )
+
+
+def _seconds(spec: Fields, name: str, *, low: int = 0) -> int | None:
+    return spec.integer(name, low, low=low) if name in spec else None
 
 
 def _selector(spec: Fields, template: PodTemplate) -> dict[str, str]:
@@ -275,8 +352,11 @@ def _volume(fields: Fields) -> Volume:
     if kind is VolumeKind.OTHER:
         return Volume(name=name, kind=kind, source=field)
     source = fields.fields(field)
-    if kind is VolumeKind.EMPTY_DIR:
+    if kind in {VolumeKind.EMPTY_DIR, VolumeKind.EPHEMERAL}:
         return Volume(name=name, kind=kind)
+    if kind is VolumeKind.CLAIM:
+        claim = source.needed("claimName", "name the claim", rule=NAME)
+        return Volume(name=name, kind=kind, source=claim, read_only=source.boolean("readOnly"))
     if kind is VolumeKind.HOST_PATH:
         path = source.needed("path", "write the host's path")
         return Volume(name=name, kind=kind, source=path)

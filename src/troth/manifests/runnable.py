@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from troth.fields import Fields
     from troth.manifests.collect import Manifests
-    from troth.manifests.custom import CustomWorkload
-    from troth.manifests.workloads import PodTemplate, Workload
+    from troth.manifests.workloads import PodTemplate
 
 _OF_BOTH = ("appArmorProfile", "runAsNonRoot", "seLinuxOptions", "seccompProfile", "windowsOptions")
 """Fields of a securityContext, a pod's or a container's."""
@@ -93,7 +92,6 @@ _KINDS = {
     "Ingress.networking.k8s.io": "nothing listens for it",
     "LimitRange": "containers have no limits",
     "NetworkPolicy.networking.k8s.io": "pods reach each other whatever it says",
-    "PersistentVolumeClaim": "there is no storage behind it",
     "RequestAuthentication.security.istio.io": "no token is looked at",
     "ResourceQuota": "nothing is counted",
     "ServiceEntry.networking.istio.io": "no name or address comes of it",
@@ -115,25 +113,19 @@ def runnable_problems(template: PodTemplate) -> tuple[Problem, ...]:
 
 def not_run(manifests: Manifests) -> Iterator[Problem]:
     """Warn of workloads of which no local pods are made."""
-    for workload in manifests.workloads.values():
-        yield _not_run(workload)
     for custom in manifests.custom_workloads.values():
         if custom.hidden:
             found = f"holds {custom.hidden[0]}, which has no effect here"
             wanted = "give what it holds in a file of its own"
             yield Problem.warning(str(custom), "", found, wanted, location=custom.location)
         else:
-            yield _not_run(custom)
-
-
-def _not_run(workload: Workload | CustomWorkload) -> Problem:
-    return Problem.warning(
-        f"{workload.kind} {workload.namespace}/{workload.name}",
-        "kind",
-        f"is {workload.kind}, of which no pods are run here",
-        "write a Deployment or a Pod",
-        location=workload.location,
-    )
+            yield Problem.warning(
+                f"{custom.kind} {custom.namespace}/{custom.name}",
+                "kind",
+                f"is {custom.kind}, of which no pods are run here",
+                "write a Deployment or a Pod",
+                location=custom.location,
+            )
 
 
 def not_served(manifests: Manifests) -> Iterator[Problem]:
@@ -156,8 +148,8 @@ def not_served(manifests: Manifests) -> Iterator[Problem]:
 
 def without_effect(manifests: Manifests) -> Iterator[Problem]:
     """Warn of all that means something in a cluster and nothing to ``troth up``."""
-    templates = (each.template for each in manifests.deployments.values())
-    for template in (*manifests.pods.values(), *templates):
+    controllers = (*manifests.deployments.values(), *manifests.workloads.values())
+    for template in (*manifests.pods.values(), *(each.template for each in controllers)):
         for problem in runnable_problems(template):
             if problem.severity is Severity.WARNING:
                 yield problem
@@ -194,7 +186,8 @@ def _problems(template: PodTemplate) -> Iterator[Problem]:
                 yield unused_field(f"{path}.{unsupported}")
     for name, what in _unmountable(template):
         found = f"the volume {name} is {what}, which a local pod can't mount"
-        yield warning("volumes", found, "use configMap, secret, emptyDir or hostPath")
+        wanted = "use configMap, secret, emptyDir, hostPath or persistentVolumeClaim"
+        yield warning("volumes", found, wanted)
     for unsupported in template.unsupported:
         yield unused_field(unsupported)
     if template.host_network:
@@ -205,11 +198,10 @@ def _problems(template: PodTemplate) -> Iterator[Problem]:
 def _unmountable(template: PodTemplate) -> Iterator[tuple[str, str]]:
     """The volumes that are mounted and can't be here, and what they are."""
     containers = (*template.init_containers, *template.containers)
-    known = {volume.name: volume for volume in template.volumes}
-    for name in sorted({mount.name for each in containers for mount in each.volume_mounts}):
-        volume = known.get(name)
-        if volume is None or volume.kind is VolumeKind.OTHER:
-            yield name, volume.source if volume else "a claim template"
+    mounted = {mount.name for each in containers for mount in each.volume_mounts}
+    for volume in sorted(template.volumes, key=lambda each: each.name):
+        if volume.kind is VolumeKind.OTHER and volume.name in mounted:
+            yield volume.name, volume.source
 
 
 def unused(fields: Fields, names: Iterable[str]) -> Iterator[str]:

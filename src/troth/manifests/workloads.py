@@ -104,6 +104,8 @@ class VolumeKind(StrEnum):
     SECRET = "secret"  # noqa: S105 - a field's name, not a secret
     EMPTY_DIR = "emptyDir"
     HOST_PATH = "hostPath"
+    CLAIM = "persistentVolumeClaim"
+    EPHEMERAL = "ephemeral"
     OTHER = "other"
 
 
@@ -113,9 +115,11 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: What the mounts call it.
         kind: Where its content comes from.
-        source: The ConfigMap's or Secret's name, the host's path, or for ``OTHER`` the API's field.
+        source: The ConfigMap's, Secret's or claim's name, the host's path, or for ``OTHER`` the
+            API's field.
         items: For ConfigMap and Secret the keys to show and their paths; empty shows all.
-        optional: A missing ConfigMap or Secret is an empty directory.
+        optional: What it names need not be there: it is an empty directory then.
+        read_only: Whatever its mounts say (``persistentVolumeClaim.readOnly``).
     """
 
     name: str
@@ -123,6 +127,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     items: Mapping[str, str] = {}
     optional: bool = False
+    read_only: bool = False
 
 
 class Security(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,8 +314,76 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.owner_kind or 'Pod'} {self.namespace}/{self.name}"
 
 
+class StatefulSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a StatefulSet says of its pods beside their number (``StatefulSetSpec``).
+
+    Attributes:
+        service: The headless Service below which each has a name (``serviceName``).
+        start: The first pod's ordinal (``ordinals.start``).
+        at_once: ``podManagementPolicy: Parallel``: none waits for the one before it.
+        claims: The names of ``volumeClaimTemplates``.
+    """
+
+    service: str = ""
+    start: int = 0
+    at_once: bool = False
+    claims: tuple[str, ...] = ()
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Job says of its pods (``JobSpec``).
+
+    Attributes:
+        completions: How many have to succeed; None if one that succeeds is the sign for all.
+        parallelism: How many run at the same time.
+        backoff_limit: How many failures it bears.
+        deadline: Seconds that it may take (``activeDeadlineSeconds``); None for any.
+        indexed: ``completionMode: Indexed``: each pod has a number of its own.
+        suspended: ``suspend``: it has no pods for now.
+        kept: Seconds for which its pods are kept once it is over; None for ever.
+    """
+
+    completions: int | None = 1
+    parallelism: int = 1
+    backoff_limit: int = 6
+    deadline: int | None = None
+    indexed: bool = False
+    suspended: bool = False
+    kept: int | None = None
+
+
+class Concurrency(StrEnum):
+    """What becomes of a CronJob's run while the one before it goes on (``concurrencyPolicy``)."""
+
+    ALLOW = "Allow"
+    FORBID = "Forbid"
+    REPLACE = "Replace"
+
+
+class CronSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """When a CronJob makes a Job (``CronJobSpec``).
+
+    Attributes:
+        schedule: As of cron, in five fields or as a macro such as ``@hourly``.
+        time_zone: Its name; empty for that of this machine.
+        concurrency: What becomes of a run while the one before it goes on.
+        starting_deadline: Seconds by which a run may be late; None for any.
+        suspended: ``suspend``: there are no more runs for now.
+        kept_successful: How many Jobs that succeeded are kept.
+        kept_failed: How many Jobs that failed are kept.
+    """
+
+    schedule: str
+    time_zone: str = ""
+    concurrency: Concurrency = Concurrency.ALLOW
+    starting_deadline: int | None = None
+    suspended: bool = False
+    kept_successful: int = 3
+    kept_failed: int = 1
+
+
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """A controller of pods (Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob).
+    """A controller of pods: Deployment, StatefulSet, DaemonSet, ReplicaSet, Job and so on.
 
     Attributes:
         kind: Which of them.
@@ -319,6 +392,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         replicas: How many pods; 1 for kinds without the field.
         selector: ``spec.selector.matchLabels``; empty for kinds that need none.
         template: What its pods are made from.
+        stateful: Of a StatefulSet only.
+        job: Of a Job and a CronJob only.
+        cron: Of a CronJob only.
         location: Where the manifest stands.
     """
 
@@ -328,7 +404,13 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     selector: Mapping[str, str] = {}
     template: PodTemplate
+    stateful: StatefulSpec | None = None
+    job: JobSpec | None = None
+    cron: CronSpec | None = None
     location: Location | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
 
 
 class Deployment(Workload, frozen=True, kw_only=True):
@@ -365,6 +447,14 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True):
 
 class ServiceAccount(msgspec.Struct, frozen=True, kw_only=True):
     """A v1 ServiceAccount: only its name matters."""
+
+    namespace: str
+    name: str
+    location: Location | None = None
+
+
+class VolumeClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """A v1 PersistentVolumeClaim: only its name matters, as there is one kind of storage here."""
 
     namespace: str
     name: str
