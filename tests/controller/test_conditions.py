@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.controller.conftest import NOW
 
-from troth.cluster.contract import NodeReport, policy_digest
+from troth.cluster.contract import SILENCE, NodeReport, policy_digest
 from troth.controller.conditions import (
     PolicyCondition,
     PolicyHistory,
@@ -96,6 +96,13 @@ def test_nodes_that_are_behind_are_named_with_their_trouble() -> None:
         "1 of 5 nodes; waiting for node-2 (Envoy refused its configuration), "
         "node-3 (its report cannot be read), node-4 and 1 more"
     )
+
+
+def test_a_node_whose_agent_is_silent_is_behind_whatever_it_said_last() -> None:
+    reports = {f"node-{i}": report(POLICY) for i in (1, 2)}
+    _, enforced = conditions(POLICY, reports, history(POLICY), {"node-2"})
+    assert (enforced.status, enforced.reason) == ("False", "NotAllNodes")
+    assert enforced.message == f"1 of 2 nodes; waiting for node-2 ({SILENCE})"
 
 
 def test_a_node_behind_in_another_policy_enforces_this_one() -> None:

@@ -16,7 +16,7 @@ from tests.rig.objects import PeerAuthentication
 
 from troth.agent.cluster.report import NodeReporter
 from troth.cli.app import run
-from troth.cluster.contract import NodeReport, policy_digest
+from troth.cluster.contract import REPORT_SECONDS, NodeReport, policy_digest
 from troth.kube.client import ApiClient
 from troth.mesh.model import CAPTURED_ANNOTATION, MESH_LABEL
 
@@ -394,7 +394,7 @@ async def tell(config: SingleConfig, node: str, uid: str, told: NodeReport) -> N
     client = ApiClient(config, field_manager="troth-node")
     reporter = NodeReporter(client, node=node, node_uid=uid, namespace="troth-system")
     try:
-        await reporter._write(told)
+        assert not await reporter._write(told, node, REPORT_SECONDS)
     finally:
         await client.aclose()
 

@@ -15,7 +15,10 @@ from tests.e2e.harness import eventually
 from tests.rig.harness import at_address
 from tests.rig.mesh import ClusterMesh
 from tests.rig.objects import PeerAuthentication
+from tests.rig.person import Person
 from tests.rig.probes import http_status
+
+from troth.cluster.contract import SILENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -347,6 +350,47 @@ def test_an_agent_that_ends_leaves_its_pods_closed_and_the_next_one_takes_them_o
     mesh.await_captured(shop, "leaver", captured=False)
     eventually(lambda: not mesh.redirects(shop, "leaver"), what="the release")
     assert mesh.get(outside, "stranger", f"{address(leaver)}:8080") == "leaver 8080 /"
+
+
+def silent_nodes(person: Person) -> list[tuple[str, str]]:
+    """What ``troth status`` says of nodes whose agents are silent."""
+    status = json.loads(person.type("kubectl troth status -o json || true"))
+    return [(node["name"], node["why"]) for node in status["nodes"] if not node["alive"]]
+
+
+def test_an_agent_that_falls_silent_or_ends_is_named_by_policies_and_status_until_it_is_back(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    person = Person(mesh.cluster)
+    mesh.policy(shop, "STRICT")
+
+    def enforced(status: str, words: str = "") -> None:
+        """Wait for a policy to say so."""
+
+        def is_so() -> bool:
+            found = mesh.cluster.get(PeerAuthentication, "default", shop).get("status", {})
+            return any(
+                (each["type"], each["status"]) == ("Enforced", status) and words in each["message"]
+                for each in found.get("conditions", ())
+            )
+
+        eventually(is_so, what=f"Enforced {status} {words}")
+
+    enforced("True")
+    agent = mesh.agents["node-3"]
+    agent.pause()
+    try:
+        enforced("False", f"2 of 3 nodes; waiting for node-3 ({SILENCE})")
+        eventually(lambda: silent_nodes(person) == [("node-3", SILENCE)], what="the status")
+    finally:
+        agent.resume()
+    enforced("True")
+    agent.terminate()
+    try:
+        enforced("False", f"2 of 3 nodes; waiting for node-3 ({SILENCE})")
+    finally:
+        agent.start()
+    enforced("True")
 
 
 def test_a_container_runtime_that_cannot_be_asked_is_named_and_keeps_nobody_from_being_ready(

@@ -142,7 +142,7 @@ class ClusterMesh:
             home=self._agents.home,
             root_namespace=root_namespace,
             trust_domain=TrustDomain.parse(trust_domain),
-            now=datetime.now(UTC),
+            now=found.read_at or datetime.now(UTC),
             doubts=lint_together(with_known_workloads(objects), root_namespace=root_namespace),
         )
 

@@ -67,12 +67,14 @@ REPORT_LABEL = "troth.dev/report"
 REPORT_ANNOTATION = "troth.dev/report"
 """The `NodeReport` as JSON."""
 
-REPORT_SECONDS = 300
+REPORT_SECONDS = 15
 """``spec.leaseDurationSeconds`` of a report: renewed three times as often, or when it changes.
 
-It only tells people whether the agent lives. What an old report says still holds, because Envoy
-goes on with what it had when its agent died.
+After that long without a renewal the agent counts as silent.
 """
+
+SILENCE = "its agent is silent: captured pods keep what it enforced last, no others are captured"
+"""What that means for the node."""
 
 REVIEW_API = ("troth.dev", "v1alpha1")
 """API group and version of ConnectionReviews."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SLACK = timedelta(seconds=5)
+"""How far the clock that renewed a Lease may be behind another one."""
+
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """``LeaseSpec`` (coordination.k8s.io/v1), as far as it tells who lives.
@@ -51,6 +54,13 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None
     renew_time: datetime | None = None
+
+    def is_current(self, now: datetime) -> bool:
+        """Whether it has not run out by ``now``, which is by another clock than the holder's."""
+        if self.renew_time is None:
+            return False
+        duration = timedelta(seconds=self.lease_duration_seconds or 0)
+        return now < self.renew_time + duration + _SLACK
 
 
 class ReportedNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +103,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
         nodes: What agents reported.
         leader: The controller's lease; None also when there is none.
         bundles: By namespace.
+        read_at: When it was read, by the API server's clock; None if it doesn't tell.
         unenforced: Objects of kinds that Istio enforces and troth doesn't, as ``NAMESPACE/NAME`` by
             ``KIND.GROUP``; without those that may not be read.
         problems: What is wrong with objects, and what there is no right to read.
@@ -106,6 +117,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[ReportedNode, ...] | None = ()
     leader: Lease | None = None
     bundles: Mapping[str, TrustBundleMap] | None = {}
+    read_at: datetime | None = None
     unenforced: Mapping[str, tuple[str, ...]] = {}
     problems: tuple[Problem, ...] = ()
 
@@ -137,8 +149,9 @@ async def read_installation(
     server = ApiClient(config)
     try:
         found = await _read(Readings(server), home, root_namespace, namespace)
+        read_at = server.date
         unenforced = await _read_unenforced(Readings(server), namespace)
-        return msgspec.structs.replace(found, unenforced=unenforced)
+        return msgspec.structs.replace(found, unenforced=unenforced, read_at=read_at)
     finally:
         await server.aclose()
 
@@ -205,8 +218,15 @@ async def _policies_that_count(
 
 def _lease(raw: msgspec.Raw) -> ReportedNode | Lease | None:
     sent = decode(raw, _LeaseObject)
-    if sent.metadata.name == CONTROLLER:
-        return sent.spec
+    return sent.spec if sent.metadata.name == CONTROLLER else _reported(sent)
+
+
+def read_reported_node(raw: msgspec.Raw) -> ReportedNode | None:
+    """What a Lease says of a node; None if it is no report."""
+    return _reported(decode(raw, _LeaseObject))
+
+
+def _reported(sent: _LeaseObject) -> ReportedNode | None:
     told = read_report(sent.metadata)
     return ReportedNode(node=told[0], lease=sent.spec, report=told[1]) if told else None
 

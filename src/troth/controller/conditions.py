@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from troth.cluster.contract import policy_digest
+from troth.cluster.contract import SILENCE, policy_digest
 from troth.errors import Problem, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from troth.cluster.contract import NodeReport
@@ -98,7 +98,10 @@ class PolicyHistory:
 
 
 def conditions(
-    policy: StoredPolicy, reports: Mapping[str, NodeReport | None], history: PolicyHistory
+    policy: StoredPolicy,
+    reports: Mapping[str, NodeReport | None],
+    history: PolicyHistory,
+    silent: Collection[str] = (),
 ) -> tuple[PolicyCondition, PolicyCondition]:
     """``Accepted`` and ``Enforced`` of one policy.
 
@@ -106,8 +109,14 @@ def conditions(
         policy: As it is stored.
         reports: By node; None for one that can't be read.
         history: With the present set noted.
+        silent: The nodes whose agents have fallen silent.
     """
-    return _accepted(policy), _enforced(policy, reports, history)
+    behind = {
+        name: why
+        for name, report in reports.items()
+        if (why := SILENCE if name in silent else _behind(policy, report, history)) is not None
+    }
+    return _accepted(policy), _enforced(policy, len(reports), behind)
 
 
 def _accepted(policy: StoredPolicy) -> PolicyCondition:
@@ -126,20 +135,13 @@ def _accepted(policy: StoredPolicy) -> PolicyCondition:
     )
 
 
-def _enforced(
-    policy: StoredPolicy, reports: Mapping[str, NodeReport | None], history: PolicyHistory
-) -> PolicyCondition:
-    behind = {
-        name: why
-        for name, report in reports.items()
-        if (why := _behind(policy, report, history)) is not None
-    }
-    done = not policy.is_refused and not behind and bool(reports)
+def _enforced(policy: StoredPolicy, nodes: int, behind: Mapping[str, str]) -> PolicyCondition:
+    done = not policy.is_refused and not behind and bool(nodes)
     if policy.is_refused:
         reason, message = "NotAccepted", "this version is not enforced anywhere"
     else:
-        reason = "AllNodes" if done else "NotAllNodes" if reports else "NoNodes"
-        message = f"{len(reports) - len(behind)} of {len(reports)} nodes"
+        reason = "AllNodes" if done else "NotAllNodes" if nodes else "NoNodes"
+        message = f"{nodes - len(behind)} of {nodes} nodes"
         if behind:
             message += f"; waiting for {_shown(behind)}"
     return PolicyCondition(

@@ -20,7 +20,7 @@ from lightkube.resources.coordination_v1 import Lease
 from troth.controller.election import Election, ElectionTiming, LeaseRecord
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, NotFoundError
-from troth.kube.kinds import LEASE
+from troth.kube.kinds import LEASE, micro_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -197,11 +197,6 @@ def _spec(record: LeaseRecord) -> dict[str, Any]:
         "renewTime": micro_time(record.renewed),
         "leaseTransitions": record.transitions,
     }
-
-
-def micro_time(moment: datetime | None) -> datetime | None:
-    """A ``MicroTime`` as the API server reads it, with its microseconds never left out as 0."""
-    return moment.replace(microsecond=moment.microsecond or 1) if moment else None
 
 
 def _version(lease: Lease) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from troth.cluster.contract import (
     AUTHORITY_SECRET,
@@ -12,16 +10,18 @@ from troth.cluster.contract import (
     REVIEW_KIND,
     SIGNER_NAME,
     TRUST_BUNDLE,
-    NodeReport,
 )
 from troth.cluster.contract import REVIEWS as REVIEWS_PLURAL
-from troth.cluster.installation import read_report
+from troth.cluster.installation import ReportedNode, read_reported_node
 from troth.controller.status import PolicyObject, read_policy
 from troth.kube import wire
 from troth.kube.kinds import CONFIG_MAP, CSR
 from troth.kube.resource import ObjectKind, Resource, reader
 from troth.kube.wire import decode
 from troth.policy.model import API_VERSIONS, KIND
+
+if TYPE_CHECKING:
+    import msgspec
 
 REQUESTS = CSR.objects(field_selector=f"spec.signerName={SIGNER_NAME}")
 
@@ -38,13 +38,6 @@ REVIEW = ObjectKind(
 )
 # Their number and size are up to those who may ask.
 REVIEWS = REVIEW.objects(page=50)
-
-
-class Reported(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's name and report; None when it can't be read."""
-
-    node: str
-    report: NodeReport | None
 
 
 def policies() -> Resource[PolicyObject]:
@@ -78,16 +71,11 @@ def secret_versions(namespace: str) -> Resource[str]:
     )
 
 
-def reports(namespace: str) -> Resource[Reported]:
+def reports(namespace: str) -> Resource[ReportedNode]:
     """The nodes' reports."""
     return Resource(
         plural="leases",
         group="coordination.k8s.io",
         namespace=namespace,
-        read=reader("Lease", _report),
+        read=reader("Lease", read_reported_node),
     )
-
-
-def _report(raw: msgspec.Raw) -> Reported | None:
-    told = read_report(decode(raw, wire.Object).metadata)
-    return Reported(node=told[0], report=told[1]) if told else None

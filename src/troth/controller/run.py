@@ -62,7 +62,7 @@ _MEANINGS = {
     "refused_policies": "PeerAuthentications that can't be used as they are.",
     "enforced_policies": "PeerAuthentications that are in force on every node.",
     "nodes": "Nodes whose agents report.",
-    "troubled_nodes": "Nodes whose agents say that something is amiss, or can't be understood.",
+    "troubled_nodes": "Nodes whose agents report trouble, can't be understood, or are silent.",
 }
 
 

@@ -27,7 +27,7 @@ from troth.policy.model import KIND, PeerAuthentication
 from troth.policy.parse import parse_peer_authentication
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from troth.cluster.contract import NodeReport
     from troth.controller.events import Events
@@ -119,13 +119,17 @@ class StatusWriter:
         self._history.note(each.stored for each in policies)
 
     async def write(
-        self, policies: Sequence[PolicyObject], reports: Mapping[str, NodeReport | None]
+        self,
+        policies: Sequence[PolicyObject],
+        reports: Mapping[str, NodeReport | None],
+        silent: Collection[str] = (),
     ) -> None:
         """Write what has changed.
 
         Args:
             policies: All that are stored.
             reports: By node; None for one that can't be read.
+            silent: The nodes whose agents have fallen silent.
 
         Raises:
             TrothError: The API server refused some of it; the rest was written.
@@ -143,7 +147,7 @@ class StatusWriter:
                 namespace="" if policy.namespace == self._root_namespace else policy.namespace,
                 was_enforced=policy.is_enforced,
             )
-            wanted = conditions(stored, reports, self._history)
+            wanted = conditions(stored, reports, self._history, silent)
             after = merged(policy.conditions, wanted, now=datetime.now(UTC))
             if after is None:
                 continue

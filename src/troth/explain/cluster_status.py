@@ -7,12 +7,11 @@ the marks of captured pods are, too.
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from troth.cluster.contract import TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest
+from troth.cluster.contract import SILENCE, TRUST_BUNDLE, TRUST_BUNDLE_KEY, policy_digest
 from troth.errors import InputError, Problem, Severity
 from troth.explain.cluster_report import (
     ClusterPod,
@@ -32,6 +31,7 @@ from troth.policy.index import PolicyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from troth.cluster.contract import NodeReport
     from troth.cluster.installation import Installation, Lease, ReportedNode
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from troth.mesh.model import Pod
 
 _MOST_NAMED = 3
-
-_SLACK = timedelta(seconds=60)
-"""How far the clock that renewed a lease may be behind ours."""
 
 
 def cluster_status(
@@ -60,7 +57,7 @@ def cluster_status(
         home: The namespace of the controller and the node agents.
         root_namespace: Where mesh-wide policies live.
         trust_domain: Of all identities.
-        now: The time.
+        now: The time, by the API server's clock if that is known.
         doubts: Policies that don't do what they seem to (`troth.explain.validate`).
     """
     world = World(
@@ -117,12 +114,6 @@ def _is_shown(world: World, pod: Pod) -> bool:
     namespace = world.namespaces.get(pod.namespace)
     in_question = pod.captured or (namespace is not None and namespace.in_mesh)
     return in_question and not pod.phase.is_final
-
-
-def _is_alive(lease: Lease, now: datetime) -> bool:
-    if lease.renew_time is None:
-        return False
-    return now < lease.renew_time + timedelta(seconds=lease.lease_duration_seconds or 0) + _SLACK
 
 
 class _Reasons:
@@ -215,7 +206,7 @@ def _nodes(
                 name=name, reported=None, alive=False, enforces_all=False, why="no agent reports"
             )
             continue
-        alive = _is_alive(each.lease, now)
+        alive = each.lease.is_current(now)
         current = None if digest is None else bool(each.report and each.report.policies == digest)
         captured = each.report.captured if each.report else None
         leaving = 0 if captured is None or found.namespace else captured - staying[name]
@@ -232,10 +223,10 @@ def _nodes(
 def _trouble(report: NodeReport | None, *, alive: bool, current: bool | None, leaving: int) -> str:
     if report is None:
         return "its agent's report can't be read, so it may be of another version of troth"
+    if not alive:
+        return SILENCE
     if report.trouble:
         return report.trouble
-    if not alive:
-        return "its agent is silent; what it enforced last holds on"
     return _unfinished(report, current=current, leaving=leaving)
 
 
@@ -254,7 +245,7 @@ def _controller(lease: Lease | None, now: datetime) -> ControllerStatus:
     if lease is None or not lease.holder_identity:
         return ControllerStatus(leader="", renewed=None, alive=False)
     return ControllerStatus(
-        leader=lease.holder_identity, renewed=lease.renew_time, alive=_is_alive(lease, now)
+        leader=lease.holder_identity, renewed=lease.renew_time, alive=lease.is_current(now)
     )
 
 

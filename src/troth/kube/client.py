@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
@@ -35,6 +37,7 @@ from troth.kube.wire import decode, take_items
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from lightkube import SingleConfig
 
@@ -117,6 +120,8 @@ class ApiClient:
 
     Attributes:
         name: The server, for messages.
+        date: When it last answered a list, by its own clock (RFC 9110, section 6.6.1); None if it
+            doesn't say.
 
     Raises:
         EnvironmentLackError: The configuration can't be used.
@@ -134,6 +139,7 @@ class ApiClient:
         self._silence_seconds = silence_seconds
         self._served: dict[str, str] = {}
         self._client = http_client(config)
+        self.date: datetime | None = None
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -340,6 +346,7 @@ class ApiClient:
 
     async def _expect(self, resource: Resource[Any], response: httpx2.Response, verb: str) -> None:
         """Raise what an answer means that isn't the one hoped for."""
+        self.date = _date(response)
         if response.status_code != httpx2.codes.OK:
             await response.aread()
             grant = resource.grant(*(("get",) if resource.name else ("list", "watch")))
@@ -371,6 +378,13 @@ class ApiClient:
         if status.code == httpx2.codes.GONE:
             raise ExpiredError(self.name, reason)
         raise PeerError(self.name, reason)
+
+
+def _date(response: httpx2.Response) -> datetime | None:
+    try:
+        return parsedate_to_datetime(response.headers.get("Date", "")).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _name(document: Any) -> str:

@@ -6,12 +6,17 @@ read in numbers is read as the few fields of `troth.kube.wire`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import ConfigMap, Event, Pod, Secret
 
 from troth.kube.resource import ObjectKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 CSR = ObjectKind(
     kind="CertificateSigningRequest",
@@ -27,3 +32,8 @@ RAW_POD = ObjectKind(kind="Pod", plural="pods", shape=msgspec.Raw)
 """A pod that is patched and whose answer isn't read."""
 
 SECRET = ObjectKind(kind="Secret", plural="secrets", shape=Secret)
+
+
+def micro_time(moment: datetime | None) -> datetime | None:
+    """A ``MicroTime`` as the API server reads it, with its microseconds never left out as 0."""
+    return moment.replace(microsecond=moment.microsecond or 1) if moment else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import Mock
@@ -19,15 +20,20 @@ from troth.agent.certificates import IssuerCache, issuers
 from troth.agent.cluster.report import NodeReporter, node_report
 from troth.agent.cluster.requester import CsrRequester, certificate
 from troth.cluster.contract import SIGNER_NAME, NodeReport
-from troth.errors import PeerError
+from troth.errors import PeerError, TrothError
 from troth.identity.authority import CertificateAuthority
 from troth.identity.csr import build_csr
 from troth.identity.keys import new_key
 from troth.identity.profile import root_fingerprint
 from troth.identity.spiffe import SpiffeId, TrustDomain
 from troth.identity.svid import X509Svid
+from troth.kube.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lightkube.resources.coordination_v1 import Lease
+
     from troth.identity.bundle import TrustBundle
     from troth.kube.client import ApiClient
 
@@ -171,34 +177,80 @@ async def test_a_bundle_that_will_not_do_leaves_the_last_good_one(
     assert (agent.bundle, len(told)) == (OLD.trust_bundle, 1)
 
 
-class Applied:
-    """An API server that takes every Lease."""
+class Server:
+    """An API server that takes every Lease, or refuses it."""
 
     def __init__(self) -> None:
-        self.times = 0
+        self.holders: list[str] = []
+        self.error: TrothError | None = None
         self.again = asyncio.Event()
 
-    async def apply(self, *_: object, **__: object) -> None:
-        self.times += 1
+    async def apply(self, _: object, __: str, lease: Lease, ___: str) -> None:
+        assert lease.spec is not None
+        self.holders.append(lease.spec.holderIdentity or "nobody")
         self.again.set()
+        if self.error is not None:
+            raise self.error
+
+    async def asked(self) -> None:
+        await asyncio.wait_for(self.again.wait(), timeout=30)
+        self.again.clear()
 
 
-async def test_after_a_pause_the_same_report_is_written_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("troth.agent.cluster.report._PAUSE_SECONDS", 0)
-    server = Applied()
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    for name in ("_PAUSE_SECONDS", "_FIRST_RETRY_SECONDS"):
+        monkeypatch.setattr(f"troth.agent.cluster.report.{name}", 0)
+    return Server()
+
+
+@contextlib.asynccontextmanager
+async def reporting(server: Server) -> AsyncIterator[NodeReporter]:
     reporter = NodeReporter(
         cast("ApiClient", server), node="node-1", node_uid="1", namespace="troth-system"
     )
-    report = NodeReport(policies="", roots=frozenset(), issuers=frozenset())
     writing = asyncio.create_task(reporter.run())
     try:
-        for times in (1, 2):
-            reporter.tell(report)
-            await asyncio.wait_for(server.again.wait(), timeout=30)
-            assert server.times == times
-            server.again.clear()
-            reporter.pause()
+        yield reporter
     finally:
         writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
+
+
+REPORT = NodeReport(policies="", roots=frozenset(), issuers=frozenset())
+
+
+async def test_after_a_pause_the_same_report_is_written_again(server: Server) -> None:
+    async with reporting(server) as reporter:
+        for _ in range(2):
+            reporter.tell(REPORT)
+            await server.asked()
+            reporter.pause()
+    assert server.holders == ["node-1", "node-1"]
+
+
+async def test_a_report_is_renewed_while_the_agent_lives_and_given_back_at_its_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("troth.agent.cluster.report.REPORT_SECONDS", 0.01)
+    async with reporting(server) as reporter:
+        reporter.tell(REPORT)
+        for _ in range(3):
+            await server.asked()
+    assert set(server.holders[:-1]) == {"node-1"}
+    assert server.holders[-1] == "nobody"
+
+
+async def test_a_report_that_can_not_be_renewed_is_trouble_until_it_is(server: Server) -> None:
+    async with reporting(server) as reporter:
+        server.error = NotFoundError("the API server", "has none")
+        reporter.tell(REPORT)
+        for _ in range(2):
+            await server.asked()
+        assert "has none" in reporter.trouble
+        server.error = None
+        for _ in range(2):
+            reporter.tell(msgspec.structs.replace(REPORT, captured=len(server.holders)))
+            await server.asked()
+        assert not reporter.trouble

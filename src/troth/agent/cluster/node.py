@@ -122,6 +122,7 @@ class ClusterNode:
         self._responder = Responder(config, node_name=settings.node_name, known=self._knowledge)
         self._troubles: Mapping[str, TrothError] = {}
         self._marker: Marker | None = None
+        self._reporter: NodeReporter | None = None
         self._enforced: ClusterState | None = None
         self._followed: ClusterState | None = None
         self._waits = asyncio.Event()
@@ -165,6 +166,8 @@ class ClusterNode:
             blockers.append("the agent before this one has not handed over yet")
         if self._marker is not None and self._marker.trouble:
             blockers.append(self._marker.trouble)
+        if self._reporter is not None and self._reporter.trouble:
+            blockers.append(f"the node's report: {self._reporter.trouble}")
         return blockers
 
     async def run(self) -> None:
@@ -212,7 +215,7 @@ class ClusterNode:
                 await self._signer.ready()
                 self.agent = agent = self._make_agent(place.own)
                 tasks.create_task(self._foresee(client, agent))
-                reporter = await self._make_reporter(client)
+                self._reporter = reporter = await self._make_reporter(client)
                 self._charge = charge = Charge(agent, place)
                 tasks.create_task(agent.run())
                 tasks.create_task(reporter.run())

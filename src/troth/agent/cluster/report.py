@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,11 @@ from troth.cluster.installation import read_report
 from troth.errors import TrothError
 from troth.identity.profile import root_fingerprint
 from troth.kube import wire
-from troth.kube.kinds import LEASE
+from troth.kube.kinds import LEASE, micro_time
 from troth.kube.resource import Resource, reader
 from troth.kube.wire import decode
 from troth.program import woken
+from troth.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -39,7 +41,8 @@ _log = structlog.get_logger(__name__)
 _PAUSE_SECONDS = 0.5
 """Changes that come close together are told as one."""
 
-_RETRY_SECONDS = 5.0
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 5.0
+_WRITE_SECONDS = 4.0
 
 
 def node_report(
@@ -74,6 +77,11 @@ def node_report(
     )
 
 
+def _jittered(seconds: float) -> float:
+    """Not in step with other nodes."""
+    return seconds * random.uniform(0.8, 1)  # noqa: S311
+
+
 class NodeReporter:
     """Keeps a node's report up to date. Needs the right to create and patch its Lease.
 
@@ -82,9 +90,13 @@ class NodeReporter:
         node: The node's name.
         node_uid: Its ``metadata.uid``: the report is removed with the Node.
         namespace: The controller's.
+
+    Attributes:
+        trouble: Why the report can't be written or renewed; empty when all is well.
     """
 
     def __init__(self, client: ApiClient, *, node: str, node_uid: str, namespace: str) -> None:
+        self.trouble = ""
         self._client = client
         self._node = node
         self._node_uid = node_uid
@@ -101,24 +113,36 @@ class NodeReporter:
     def pause(self) -> None:
         """Write and renew nothing until the next report is told."""
         self._report = None
+        self.trouble = ""
 
     async def run(self) -> None:
-        """Write what is told, and renew it, until cancelled."""
-        while True:
-            await woken(self._changed, REPORT_SECONDS / 3 if self._report is not None else None)
-            while self._report is not None:
+        """Write what is told, and renew it, until cancelled; then say that nobody renews it."""
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS, jitter=_jittered)
+        try:
+            while True:
+                renewal = _jittered(REPORT_SECONDS / 3) if self._report is not None else None
+                await woken(self._changed, renewal)
                 self._changed.clear()
-                try:
-                    await self._write(self._report)
-                    break
-                except TrothError as error:
-                    _log.warning("the node's report was not written", reason=str(error))
-                    await asyncio.sleep(_RETRY_SECONDS)
-            await asyncio.sleep(_PAUSE_SECONDS)
+                trouble = await self._write(self._report, self._node, REPORT_SECONDS)
+                if trouble:
+                    self._changed.set()
+                if trouble and trouble != self.trouble:
+                    _log.warning("the node's report was not written", reason=trouble)
+                self.trouble = trouble if self._report is not None else ""
+                if trouble:
+                    await asyncio.sleep(backoff.next())
+                else:
+                    backoff.reset()
+                    await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            # What can't be given back runs out by itself.
+            await self._write(self._report, "", 1)
 
-    async def _write(self, report: NodeReport) -> None:
+    async def _write(self, report: NodeReport | None, holder: str, seconds: int) -> str:
+        """Write a report, if there is one; why it was not written, or nothing."""
+        if report is None:
+            return ""
         name = report_lease(self._node)
-        now = datetime.now(UTC)
         lease = Lease(
             metadata=ObjectMeta(
                 name=name,
@@ -134,13 +158,17 @@ class NodeReporter:
                 ],
             ),
             spec=LeaseSpec(
-                holderIdentity=self._node,
-                leaseDurationSeconds=REPORT_SECONDS,
-                # A MicroTime must have its microseconds, and the encoder leaves them out as 0.
-                renewTime=now.replace(microsecond=now.microsecond or 1),
+                holderIdentity=holder,
+                leaseDurationSeconds=seconds,
+                renewTime=micro_time(datetime.now(UTC)),
             ),
         )
-        await self._client.apply(LEASE, name, lease, self._namespace)
+        try:
+            async with asyncio.timeout(_WRITE_SECONDS):
+                await self._client.apply(LEASE, name, lease, self._namespace)
+        except (TrothError, TimeoutError) as error:
+            return str(error) or "the API server did not answer in time"
+        return ""
 
 
 _log = structlog.get_logger(__name__)

@@ -1,0 +1,60 @@
+"""Which nodes' agents have fallen silent, by the rule of client-go's elections: without I/O.
+
+A Lease has run out when it has been *seen* unrenewed for its whole duration, by a clock of this
+machine that never goes back. Other machines' clocks matter only for what was there at first sight.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from troth.cluster.installation import Lease
+
+
+class _Sight(NamedTuple):
+    """A Lease, and since when it is as it is."""
+
+    lease: Lease
+    since: float
+
+    def has_run_out(self, at: float) -> bool:
+        return at >= self.since + (self.lease.lease_duration_seconds or 0)
+
+
+class Liveness:
+    """What has been seen of the agents' Leases."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Sight] = {}
+
+    def silent(
+        self, leases: Mapping[str, Lease], *, at: float, now: datetime, up_to_date: bool
+    ) -> frozenset[str]:
+        """The nodes whose agents have let their Leases run out.
+
+        Args:
+            leases: As they are known to be, by node.
+            at: By the monotonic clock.
+            now: By the wall clock.
+            up_to_date: Whether renewals are seen. While they aren't, nobody's time runs.
+        """
+        self._seen = {
+            node: self._look(self._seen.get(node), lease, at, now, up_to_date=up_to_date)
+            for node, lease in leases.items()
+        }
+        return frozenset(node for node, sight in self._seen.items() if sight.has_run_out(at))
+
+    @staticmethod
+    def _look(
+        former: _Sight | None, lease: Lease, at: float, now: datetime, *, up_to_date: bool
+    ) -> _Sight:
+        if former is None:
+            return _Sight(lease, at if lease.is_current(now) else -math.inf)
+        if former.lease != lease or not (up_to_date or former.has_run_out(at)):
+            return _Sight(lease, at)
+        return former
