@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 
 .PHONY: demo test test-cluster test-nodes test-servers test-wheel test-pythons test-oldest coverage bench bench-check
-.PHONY: image lint setup clean
+.PHONY: image reference lint setup clean
 
 demo: setup
 	@$(BIN)/troth demo
@@ -43,6 +43,11 @@ test-servers: setup
 # Debian's package tools.
 image: setup
 	@$(BIN)/python -m tests.deploy.image
+
+# docs/commands.md, and manual pages in dist/man, from the commands' own help.
+reference: setup
+	@$(BIN)/python -m tests.docs.commands
+	@$(BIN)/python -m tests.docs.commands dist/man
 
 # The wheel, in an environment of its own, gives the demo.
 test-wheel: setup
