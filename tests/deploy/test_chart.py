@@ -133,10 +133,10 @@ def test_the_node_agent_has_the_nodes_cni_folders_only_where_it_is_to_have_them(
         rules = one("Role", "troth-node", node={"cni": values})["rules"]
         return [resource for rule in rules for resource in rule["resources"]]
 
-    assert "cni" not in str(daemon_set())
-    assert "daemonsets" not in rights()
-    assert "daemonsets" in rights(enabled=True)
-    spec = daemon_set(enabled=True, programs="/usr/libexec/cni", exempt="boot,dns")
+    assert "cni" not in str(daemon_set(enabled=False))
+    assert "daemonsets" not in rights(enabled=False)
+    assert "daemonsets" in rights()
+    spec = daemon_set(programs="/usr/libexec/cni", exempt="boot,dns")
     (container,) = spec["containers"]
     folders = ["/usr/libexec/cni", "/etc/cni/net.d", "/var/lib/troth"]
     assert [arg for arg in container["args"] if "cni" in arg] == [

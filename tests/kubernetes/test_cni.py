@@ -17,9 +17,10 @@ from tests.rig import cni
 from tests.rig.harness import at_address
 from tests.rig.mesh import NAMESPACE, ClusterMesh
 
+from troth.agent.cluster.settings import CNI_PROGRAMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.rig.harness import Cluster
 
@@ -85,13 +86,12 @@ def outside(mesh: ClusterMesh) -> Iterator[str]:
     mesh.cluster.client.deletecollection(Pod, namespace=name)
 
 
-def configuration(mesh: ClusterMesh, node: str) -> Path:
-    return cni.folder(mesh.cluster.nodes[node].machine) / "0-troth.conflist"
+def is_chained(mesh: ClusterMesh, node: str) -> bool:
+    return cni.is_chained(mesh.cluster.nodes[node].machine)
 
 
 def await_plugin(mesh: ClusterMesh, node: str, *, there: bool = True) -> None:
-    path = configuration(mesh, node)
-    eventually(lambda: path.exists() is there, what=f"{path} to be there: {there}")
+    eventually(lambda: is_chained(mesh, node) is there, what=f"the plugin of {node}: {there}")
 
 
 def program(text: str, *arguments: str) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def test_pods_start_while_agents_replace_each_other(mesh: ClusterMesh, shop: str
     old.terminate()
     mesh.client(shop, "last", "node-1")
     assert mesh.redirects(shop, "last")
-    assert configuration(mesh, "node-1").exists()
+    assert is_chained(mesh, "node-1")
 
 
 def test_an_agent_without_the_plugin_takes_it_away(mesh: ClusterMesh, shop: str) -> None:
@@ -207,7 +207,7 @@ def test_an_agent_without_the_plugin_takes_it_away(mesh: ClusterMesh, shop: str)
     eventually(lambda: mesh.readiness(new)[0], what="the next agent")
     old.terminate()
     try:
-        assert not configuration(mesh, "node-3").exists()
+        assert not is_chained(mesh, "node-3")
         mesh.client(shop, "late", "node-3")
         mesh.await_captured(shop, "late")
     finally:
@@ -273,14 +273,14 @@ def test_with_troth_the_plugin_goes(mesh: ClusterMesh) -> None:
         # An ordinary end leaves all as it is.
         agent = mesh.agents["node-2"]
         agent.terminate()
-        assert configuration(mesh, "node-2").exists()
+        assert is_chained(mesh, "node-2")
         agent.start()
         eventually(lambda: mesh.readiness(agent)[0], what="the agent again")
     finally:
         mesh.cluster.kubectl("delete", "daemonset", "troth-node", f"--namespace={NAMESPACE}")
     for node in mesh.agents:
         await_plugin(mesh, node, there=False)
-        programs = cni.folder(mesh.cluster.nodes[node].machine, cni.PROGRAMS)
+        programs = mesh.cluster.nodes[node].machine.path(str(CNI_PROGRAMS))
         eventually(lambda: not list(programs.iterdir()), what="the end of the program, too")  # noqa: B023 - called at once
     # Whoever makes it again has all of it again.
     mesh.cluster.apply(DAEMON_SET)

@@ -11,6 +11,7 @@ import pytest
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.core_v1 import ConfigMap, Namespace
 from tests.e2e.harness import TROTH, eventually
+from tests.rig import cni
 from tests.rig.harness import NODES, Cluster
 from tests.rig.mesh import SERVER, Load
 from tests.rig.objects import find
@@ -54,6 +55,7 @@ def test_the_page_is_followed_from_the_check_to_the_end(cluster: Cluster) -> Non
     eventually(lambda: answers("legacy", "stranger"), what="the service")
     person.follow("Check")
     person.follow("Install")
+    assert all(cni.is_chained(node.machine) for node in cluster.nodes.values())
     person.follow("Put a namespace into the mesh")
     assert answers("finance", "friend")
     assert answers("legacy", "stranger")
@@ -73,4 +75,5 @@ def test_the_page_is_followed_from_the_check_to_the_end(cluster: Cluster) -> Non
     assert find(cluster.client, ConfigMap, "troth-trust-bundle", "finance") is None
     for node in cluster.nodes.values():
         assert "troth" not in node.run("nft", "list", "tables").stdout
+        assert not cni.is_chained(node.machine)
     assert find(cluster.client, CustomResourceDefinition, DEFINITION) is not None

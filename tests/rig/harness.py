@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from lightkube.resources.core_v1 import Namespace, Pod
 from tests.e2e.harness import PATIENCE_SECONDS, eventually
-from tests.rig import controlplane, objects
+from tests.rig import cni, controlplane, objects
 from tests.rig.cgroups import CgroupDriver, CgroupNames
 from tests.rig.controlplane import ControlPlane
 from tests.rig.dns import ClusterDNS
@@ -73,6 +73,8 @@ class Cluster:
             )
             for file in sorted(_CRDS.glob("*.yaml")):
                 self.apply(file.read_text())
+            if self._configs:
+                cni.bring()
             self.nodes = {}
             for config in self._configs:
                 node = ends.enter_context(Node(config, self._configs, self.control_plane))

@@ -26,8 +26,17 @@ _IN_CGROUPS = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done;
 
 # There are no name servers; asking one ends at once. (Where /etc/resolv.conf is a link into /run,
 # the new /run alone sees to that.)
+#
+# What is written to some folders arrives on no other machine. (A mount below one of them is not to
+# be seen in it; a container's /etc/hosts is such a mount.)
+_OWN = ("/etc", "/opt", "/var/lib")
 _FIRST_PROCESS = (
-    'mount --bind "$2" /run && echo nameserver 127.0.0.1 > /run/resolv.conf'
+    'mount --bind "$2" /run && mkdir -m 700 /run/disk && mount -t tmpfs -o mode=755 disk /run/disk'
+    " && mkdir -p /run/disk/etc && cp /etc/hosts /run/disk/etc/hosts"
+    f" && for own in {' '.join(_OWN)}; do new=/run/disk$own old=/run/disk/work$own;"
+    ' mkdir -p "$new" "$old" && mount -t overlay -o "lowerdir=$own,upperdir=$new,workdir=$old"'
+    ' own "$own" || exit 1; done'
+    " && echo nameserver 127.0.0.1 > /run/resolv.conf"
     " && { mount --bind /run/resolv.conf /etc/resolv.conf || [ ! -e /etc/resolv.conf ]; }"
     ' && hostname "$1" && ip link set lo up && exec sleep infinity'
 )
@@ -109,6 +118,10 @@ class Machine:
     def netns(self) -> Path:
         """Its network namespace, by a path that is good outside of it."""
         return Path(f"/proc/{self.pid}/ns/net")
+
+    def path(self, path: str) -> Path:
+        """Where a path of the machine is for the test."""
+        return Path(f"/proc/{self.pid}/root{path}")
 
     def command(self, *argv: str, cgroup: str = "system.slice/test.service") -> list[str]:
         """The command line that runs ``argv`` on the machine, in a cgroup of it."""

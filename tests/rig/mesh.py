@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.rig import cni
 from tests.rig.control import Control
 from tests.rig.objects import find
 from tests.rig.programs import Program
-from tests.rig.programs import find as find_program
 
 from troth.cluster.contract import AUTHORITY_SECRET, REPORT_ANNOTATION, report_lease
 from troth.controller.keyring import ROTATE_ANNOTATION
@@ -82,9 +80,7 @@ class ClusterMesh:
             self.agents = {name: self.agent(name) for name in self.cluster.nodes}
             ends.callback(self._end_agents)
             for agent in self.agents.values():
-                if self.with_plugin:
-                    cni.prepare(agent.machine)
-                    ends.callback(shutil.rmtree, cni.folder(agent.machine))
+                ends.callback(cni.clear, agent.machine)
                 agent.start()
             for name in self.agents:
                 self.await_agent(name)
@@ -126,21 +122,9 @@ class ClusterMesh:
             f"--keepalive-seconds={self._keepalive_seconds}",
             f"--metrics={METRICS_PORT}",
             # A runtime that can't be asked: the test kubelet has none.
-            *self._plugin_options(),
+            *(("--startup-taint", "--cni") if self.with_plugin else ()),
             *(("--cri-socket=/run/none.sock",) if node == "node-3" else ()),
             log=self.cluster.control_plane.logs / f"{name}.log",
-        )
-
-    def _plugin_options(self) -> tuple[str, ...]:
-        if not self.with_plugin:
-            return ()
-        return (
-            "--startup-taint",
-            "--cni",
-            f"--cni-program={find_program('cni')}/troth-cni",
-            f"--cni-programs={cni.PROGRAMS}",
-            f"--cni-configurations={cni.CONFIGURATIONS}",
-            f"--cni-state={cni.STATE}",
         )
 
     def readiness(self, agent: Program) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from lightkube.resources.core_v1 import Node as NodeResource
-from tests.rig import controlplane
+from tests.rig import cni, controlplane
 from tests.rig.cgroups import CgroupNames
 from tests.rig.kubelet import Kubelet
 from tests.rig.machine import Machine
@@ -81,6 +81,7 @@ class Node:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
             ends.enter_context(self.machine)
+            cni.prepare(self.machine)
             self._connect()
             self._register()
             place = Place(

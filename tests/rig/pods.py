@@ -253,7 +253,7 @@ class Container:
         for target, source in mounts.items():
             path = PurePosixPath(target)
             below_run = any(path.is_relative_to(run) for run in ("/run", "/var/run"))
-            if not below_run and not Path(path).exists():
+            if not below_run and not self._sandbox.place.machine.path(target).exists():
                 raise ValueError(f"mount path {target} neither exists nor is below /run")
             pairs += [str(source), target]
         setup = ("sh", "-c", _SETUP, _SETTING_UP, *pairs, "--")

@@ -151,17 +151,13 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _host_path(sandbox: Sandbox, path: str) -> Path:
-    # A container's /run hides the node's, which is this directory.
     machine = sandbox.place.machine
+    machine.path(path).mkdir(parents=True, exist_ok=True)
+    # A container's /run hides the node's, which is this directory.
     for run in ("/var/run", "/run"):
         if path == run or path.startswith(f"{run}/"):
-            source = machine.directory / f"run{path.removeprefix(run)}"
-            break
-    else:
-        return Path(path)
-    if not source.exists():
-        source.mkdir(parents=True)
-    return source
+            return machine.directory / f"run{path.removeprefix(run)}"
+    return Path(path)
 
 
 def _field(sandbox: Sandbox, path: str) -> str:
