@@ -155,9 +155,10 @@ def test_step_by_step_it_waits_for_enter_and_then_says_what_to_try_next(
     commands = [line.strip() for line in following.splitlines()]
     environment["TROTH_STATE_DIR"] = str(Path(temporary) / "state")
     said = [host.run("sh", "-c", each, check=False, env=environment) for each in commands]
-    assert [each.returncode for each in said] == [0, 52, 0, 0]  # 52 is curl's: an empty reply
-    assert "legacy/cron" in said[2].stdout
-    assert "finance/payments-strict sets STRICT" in " ".join(said[2].stdout.split())
+    up, refused, why, down = said
+    assert (up.returncode, why.returncode, down.returncode) == (0, 0, 0)
+    assert refused.returncode in {52, 56}  # curl's: an empty reply, or a reset
+    assert "finance/payments-strict sets STRICT" in " ".join(why.stdout.split())
 
 
 def _commands(host: Host) -> str:
