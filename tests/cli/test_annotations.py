@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from troth.cli.annotations import Annotation, as_github
 from troth.cli.app import run
-from troth.cli.render.annotations import Annotation, as_github
 from troth.errors import Location, Severity
 
 WRONG = """\

@@ -13,8 +13,7 @@ import pytest
 from rich.console import Console
 from tests.explain.seen import NOON, at, connection, observed, policy, world
 
-from troth.cli.audit import write_policies
-from troth.cli.render.audit import render_audit
+from troth.cli.audit import render_audit, write_policies
 from troth.cli.why import render_why
 from troth.errors import EnvironmentLackError, InputError
 from troth.explain.audit import audit

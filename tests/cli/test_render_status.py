@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from tests.columns import assert_whole
 
-from troth.cli.render.status import render_pods
+from troth.cli.status import render_pods
 from troth.control.messages import ContainerStatus, PodReport, PortStatus
 from troth.mesh.model import PodPhase
 from troth.policy.model import Mode

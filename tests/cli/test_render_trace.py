@@ -25,7 +25,7 @@ from tests.connect.samples import (
 )
 from tests.samples import STRICT, WEB
 
-from troth.cli.render.trace import render_trace
+from troth.cli.trace import render_trace
 from troth.connect.diagnose import report
 from troth.connect.findings import Reached
 from troth.connect.report import Credentials

@@ -15,8 +15,8 @@ from rich.console import Console
 from tests.columns import assert_whole
 from tests.explain.notation import ROOT, objects
 
-from troth.cli.render.explain import render_derivation
-from troth.cli.render.plan import render_plan
+from troth.cli.explain import render_derivation
+from troth.cli.plan import render_plan
 from troth.explain.explain import explain
 from troth.explain.noted import Plaintext
 from troth.explain.plan import plan

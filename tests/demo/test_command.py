@@ -30,10 +30,10 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
 
     trace = refused_trace()
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr("troth.demo.mesh.running", running)
-    monkeypatch.setattr("troth.demo.walk.walk", lambda _: iter([step]))
+    monkeypatch.setattr("troth.cli.demo.running", running)
+    monkeypatch.setattr("troth.cli.demo.walk", lambda _: iter([step]))
     monkeypatch.setattr(
-        "troth.demo.walk.trace_handshake", lambda _: (trace, judge_trace(IMPOSTOR, trace))
+        "troth.cli.demo.trace_handshake", lambda _: (trace, judge_trace(IMPOSTOR, trace))
     )
 
 

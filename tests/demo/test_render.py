@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.columns import assert_whole, drawn
 from tests.demo.samples import ANSWERED, BY_TUNNEL, IMPOSTOR, RESET, refused_trace
 
-from troth.cli.render.demo import render_handshake, render_step, render_summary
+from troth.cli.demo import render_handshake, render_step, render_summary
 from troth.demo.scenario import STAGES, Happened, examples
 from troth.demo.walk import Policy, StepReport, TryReport, judge_attempt, judge_trace
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tests.columns import assert_whole
 
-from troth.cli.render.trace import render_report
+from troth.cli.trace import render_report
 from troth.handshake.record import Kind, TlsRole
 from troth.handshake.steps import _ENDINGS, _RULES, TraceReport, build_report
 from troth.handshake.wire import (

@@ -1,4 +1,4 @@
-"""`troth plan`."""
+"""`troth plan`, and how it reads: the modes that change, then who is hurt."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
 
+from troth.cli.annotations import as_github, as_sarif, of_plan
 from troth.cli.asked import asked_cluster, full_object_name, mesh_of
-from troth.cli.console import print_json, print_lines, print_tables
+from troth.cli.console import coloured, counted, moment, print_json, print_lines, print_tables
 from troth.cli.manifests import (
     FILES_HELP,
     ROOT_NAMESPACE,
@@ -25,17 +30,25 @@ from troth.cli.options import (
     NamespaceOption,
     RootNamespaceOption,
 )
-from troth.cli.render.annotations import as_github, as_sarif, of_plan
-from troth.cli.render.plan import render_plan
+from troth.cli.policies import VERDICTS, commented, manifest_yaml
 from troth.errors import InputError, Severity
 from troth.explain.plan import plan
 from troth.manifests.amend import amend, as_applied
+from troth.rows import Rows
 
 if TYPE_CHECKING:
-    from troth.explain.plan import Plan
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from troth.explain.audit_report import Proposal
+    from troth.explain.noted import Plaintext
+    from troth.explain.plan import Affected, Change, Plan
     from troth.manifests.collect import Manifests
+    from troth.policy.model import Mode
 
 _FAILURES = frozenset({"breaks", "unencrypted", "weaker"})
+_MOST_CLIENTS = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -155,3 +168,123 @@ def _failures(text: str) -> frozenset[str]:
             f"--fail-on: {words!r} is none of {', '.join(sorted(_FAILURES))} and none"
         )
     return names
+
+
+def render_plan(plan: Plan) -> RenderableType:
+    """Everything a change would do, for people."""
+    parts: list[RenderableType] = []
+    if plan.changes:
+        parts += [_changes(plan.changes), ""]
+    else:
+        parts += ["No port's mode would change.", ""]
+    for each in plan.breaks:
+        parts += [*_affected("[red]Would be refused[/red]", each), ""]
+    for each in plan.unencrypted:
+        parts += [*_affected("[yellow]Would no longer be encrypted[/yellow]", each), ""]
+    if plan.problems:
+        parts.append("[yellow]Some objects can't be read, and the plan is without them.[/yellow]")
+    if plan.unknown:
+        unknown = Rows("UNKNOWN", "WHY")
+        for one in plan.unknown:
+            unknown.add_row(escape(str(one.workload)), escape(one.why))
+        parts += [unknown, ""]
+    if plan.exceptions:
+        what = "To keep the front doors open" if len(plan.exceptions) > 1 else "To keep it open"
+        too = "" if any(each.replaces for each in plan.exceptions) else ", too"
+        parts += [f"{what}, apply this{too}:", *map(_exception, plan.exceptions), ""]
+    parts.append(_conclusion(plan))
+    return Group(*(Text.from_markup(part) if isinstance(part, str) else part for part in parts))
+
+
+def _exception(proposal: Proposal) -> Text:
+    """The policy that keeps a front door open, to be pasted."""
+    metadata = proposal.manifest["metadata"]
+    name = f"{metadata['namespace']}/{metadata['name']}"
+    comments = commented(
+        (
+            *([f"In place of PeerAuthentication {name}."] if proposal.replaces else []),
+            *(f"{each}." for each in proposal.exceptions.values()),
+        )
+    )
+    return Text(f"---\n{comments}{manifest_yaml(proposal)}".rstrip())
+
+
+def _conclusion(plan: Plan) -> str:
+    """All that matters in one line, the worst first."""
+    colour, meaning = VERDICTS[plan.verdict]
+    said = [meaning] if meaning else []
+    if plan.unencrypted:
+        said.append("connections would lose their encryption")
+    if plan.weaker:
+        said.append(f"{_who(plan.weaker)} would be less protected")
+    stricter = [each for each in plan.changes if each not in plan.weaker]
+    if stricter:
+        said.append(f"{_who(stricter)} would be stricter")
+    text = "; ".join(said) or "nobody that these manifests show would be refused"
+    return f"[{colour}]Breaks: {plan.verdict}.[/] {text[0].upper()}{text[1:]}."
+
+
+def _who(changes: Sequence[Change]) -> str:
+    count = len({each.workload for each in changes})
+    return "1 workload" if count == 1 else f"{count} workloads"
+
+
+def _changes(changes: Sequence[Change]) -> Rows:
+    """Ports of a workload that change alike share a row."""
+    alike: dict[object, list[Change]] = {}
+    for each in changes:
+        alike.setdefault((each.workload, each.before, each.after, each.decided_by), []).append(each)
+    rows = Rows("WORKLOAD", "PORT", "FROM", "TO", "DECIDED BY")
+    last = None
+    for group in alike.values():
+        first = group[0]
+        rows.add_row(
+            escape(str(first.workload)) if first.workload != last else "",
+            _ports(group, alone=first.workload != last),
+            _mode(first.before),
+            _mode(first.after),
+            escape(str(first.decided_by)) if first.decided_by else "",
+        )
+        last = first.workload
+    return rows
+
+
+def _ports(changes: Sequence[Change], *, alone: bool) -> str:
+    ports = ", ".join(str(each.port) for each in changes if each.port is not None)
+    if changes[-1].port is not None:
+        return ports
+    if not ports:
+        return "all" if alone else "others"
+    return f"{ports} and others"
+
+
+def _affected(what: str, affected: Affected) -> list[RenderableType]:
+    """Who can't go on where, as two short lists rather than all their pairs."""
+    names = [str(client) for client in affected.clients]
+    hidden = len(names) - _MOST_CLIENTS
+    clients = ", ".join(names[:_MOST_CLIENTS]) + (f" and {hidden} more" if hidden > 0 else "")
+    seen = any(port.seen for port in affected.ports)
+    doors = any(port.front_doors for port in affected.ports)
+    more = [*(["SEEN IN PLAINTEXT"] if seen else []), *(["FRONT DOOR"] if doors else [])]
+    rows = Rows("TO", "PORT", "FROM", "TO BE", *more)
+    for port in affected.ports:
+        rows.add_row(
+            escape(str(port.workload)),
+            "all" if port.port is None else str(port.port),
+            _mode(port.before),
+            _mode(port.after),
+            *([escape("\n".join(map(_seen, port.seen)))] if seen else []),
+            *([escape("\n".join(map(str, port.front_doors)))] if doors else []),
+        )
+    callers = {each.clients: None for port in affected.ports for each in port.front_doors}
+    whose = [*([clients] if names else []), *callers]
+    of_whom = f"connections of {', '.join(whose) or 'clients seen'}"
+    return [f"{what}: {escape(of_whom)}", Padding(rows, (0, 0, 0, 2), expand=False)]
+
+
+def _seen(seen: Plaintext) -> str:
+    return f"{seen.source}, {counted(seen.count, 'time')}, last {moment(seen.last)}"
+
+
+def _mode(mode: Mode | None) -> str:
+    return coloured(mode) if mode else "[dim]not in the mesh[/dim]"

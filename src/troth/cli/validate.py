@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from troth.cli.annotations import as_github, as_sarif, of_problems
 from troth.cli.asked import asked_cluster
 from troth.cli.console import counted, err, out, print_json, print_lines
 from troth.cli.manifests import FILES_HELP, ROOT_NAMESPACE, read_manifests
@@ -18,7 +19,6 @@ from troth.cli.options import (
     KubeconfigOption,
     RootNamespaceOption,
 )
-from troth.cli.render.annotations import as_github, as_sarif, of_problems
 from troth.errors import Severity
 from troth.explain.validate import validate
 

@@ -1,1 +1,0 @@
-"""How each report reads for people: values in, rich renderables out."""
