@@ -97,7 +97,7 @@ def troth(cluster: RealCluster) -> Iterator[RealCluster]:
 def shop(troth: RealCluster) -> Iterator[str]:
     """A namespace of the mesh under STRICT, with somebody outside who sends plaintext to it."""
     cluster = troth
-    cluster.namespace("shop", **{MESH_LABEL: "enabled"})
+    cluster.namespace("shop", {MESH_LABEL: "enabled"})
     cluster.apply(
         {
             "apiVersion": "security.istio.io/v1",

@@ -142,7 +142,7 @@ def shop(cluster: RealCluster) -> Iterator[RealCluster]:
     """A cluster with all of them in a namespace of the mesh under STRICT."""
     person = Person(cluster)
     person.follow("Install")
-    cluster.namespace("shop", **{MESH_LABEL: "enabled"})
+    cluster.namespace("shop", {MESH_LABEL: "enabled"})
     cluster.namespace("legacy")
     cluster.apply(
         {

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from lightkube.resources.core_v1 import Namespace, Pod
 from tests.e2e.harness import PATIENCE_SECONDS, eventually
-from tests.rig import cni, controlplane, objects
+from tests.rig import cni, controlplane
+from tests.rig.any_cluster import AnyCluster
 from tests.rig.cgroups import CgroupDriver, CgroupNames
 from tests.rig.controlplane import ControlPlane
 from tests.rig.dns import ClusterDNS
@@ -46,7 +47,7 @@ NODES = (
 )
 
 
-class Cluster:
+class Cluster(AnyCluster):
     """A running cluster.
 
     Args:
@@ -54,8 +55,8 @@ class Cluster:
     """
 
     def __init__(self, nodes: tuple[NodeConfig, ...] = NODES) -> None:
+        super().__init__()
         self._configs = nodes
-        self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
@@ -84,49 +85,6 @@ class Cluster:
                 node.await_ready()
             self._ends = ends.pop_all()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.close()
-
-    def apply(self, manifests: str | dict[str, Any]) -> None:
-        """Apply manifests (YAML, or one object) as the administrator."""
-        self.control_plane.apply(manifests)
-
-    def kubectl(self, *arguments: str, **options: Any) -> str:
-        """What `kubectl` says to the administrator."""
-        return self.control_plane.kubectl(*arguments, **options)
-
-    def get(self, kind: Any, name: str, namespace: str | None = None) -> dict[str, Any]:
-        """An object that must exist."""
-        found = objects.find(self.client, kind, name, namespace)
-        assert found is not None, f"no {kind.__name__} {namespace}/{name}"
-        return found
-
-    def delete(self, kind: Any, name: str, namespace: str | None = None) -> None:
-        """Delete an object and wait until it has gone."""
-        options: dict[str, Any] = {"namespace": namespace} if namespace else {}
-        self.client.delete(kind, name, **options)
-        self.await_gone(kind, name, namespace)
-
-    def await_gone(self, kind: Any, name: str, namespace: str | None = None) -> None:
-        """Wait until an object has gone."""
-        eventually(
-            lambda: objects.find(self.client, kind, name, namespace) is None,
-            what=f"the end of {kind.__name__} {namespace}/{name}",
-        )
-
-    def namespace(self, name: str, labels: Mapping[str, str] | None = None) -> str:
-        """Make a namespace that is ready for pods."""
-        metadata = {"name": name, "labels": dict(labels or {})}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        self.service_account(name, "default")
-        return name
-
-    def service_account(self, namespace: str, name: str) -> str:
-        """Make a service account."""
-        metadata = {"namespace": namespace, "name": name}
-        self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
-        return name
 
     def run_pod(
         self, pod: Mapping[str, Any], command: Sequence[str] = (), *, ready: bool = True
@@ -190,11 +148,6 @@ class Cluster:
         settings |= {"env": container.environment, **options}
         return subprocess.run(container.exec_command(*argv), check=False, **settings)
 
-    def fetch(self, namespace: str, name: str, url: str, *, seconds: float = 5.0) -> str | None:
-        """GET ``url`` from inside a pod: the body, or None when there was no good answer."""
-        done = self.exec(namespace, name, "python3", "-c", _FETCH, url, str(seconds))
-        return done.stdout if done.returncode == 0 else None
-
     def start(self, namespace: str, name: str, *argv: str, **options: Any) -> subprocess.Popen[Any]:
         """Start a command in a pod's first container, once it runs."""
         container = self._running(namespace, name)
@@ -231,17 +184,6 @@ class Cluster:
     def _workers(self, namespace: str, name: str) -> list[PodWorker]:
         found = (node.kubelet.worker(namespace, name) for node in self.nodes.values())
         return [worker for worker in found if worker is not None]
-
-
-_FETCH = """
-import sys, urllib.request
-url, seconds = sys.argv[1], float(sys.argv[2])
-try:
-    with urllib.request.urlopen(url, timeout=seconds) as reply:
-        sys.stdout.write(reply.read().decode())
-except OSError as error:
-    sys.exit(str(error))
-"""
 
 
 def at_address(address: str) -> dict[str, str]:

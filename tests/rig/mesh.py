@@ -29,8 +29,8 @@ from troth.sockets import KEEPALIVE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.rig.any_cluster import AnyCluster
     from tests.rig.harness import Cluster
-    from tests.rig.nodes.cluster import RealCluster
 
 NAMESPACE = "troth-system"
 METRICS_PORT = 9464
@@ -334,7 +334,7 @@ class Load:
 
     def __init__(
         self,
-        cluster: Cluster | RealCluster,
+        cluster: AnyCluster,
         namespace: str,
         client: str,
         url: str,

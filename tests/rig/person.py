@@ -13,8 +13,7 @@ from tests.e2e.harness import TROTH
 from tests.rig import programs
 
 if TYPE_CHECKING:
-    from tests.rig.harness import Cluster
-    from tests.rig.nodes.cluster import RealCluster
+    from tests.rig.any_cluster import AnyCluster
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -33,7 +32,7 @@ def commands(heading: str, *, page: str = "install.md", language: str = "console
 class Person:
     """Somebody who types what the page says, as the cluster's administrator."""
 
-    def __init__(self, cluster: Cluster | RealCluster) -> None:
+    def __init__(self, cluster: AnyCluster) -> None:
         plane = cluster.control_plane
         folders = (plane.binaries, programs.find("helm"), Path(TROTH).parent)
         path = ":".join((*map(str, folders), os.environ["PATH"]))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from lightkube.resources.core_v1 import Pod
-from tests.e2e.harness import PATIENCE_SECONDS, eventually
-from tests.rig import controlplane, objects, programs
+from tests.rig import controlplane, programs
+from tests.rig.any_cluster import AnyCluster
 from tests.rig.controlplane import ControlPlane
 from tests.rig.dns import ClusterDNS
 from tests.rig.machine import remove_groups
@@ -34,17 +34,8 @@ _PREFIX = "troth-nodes-"
 _LOCK = "lock"
 _GROUPS = ".cgroups"
 
-_FETCH = """
-import sys, urllib.request
-try:
-    with urllib.request.urlopen(sys.argv[1], timeout=5) as reply:
-        sys.stdout.write(reply.read().decode())
-except OSError as error:
-    sys.exit(str(error))
-"""
 
-
-class RealCluster:
+class RealCluster(AnyCluster):
     """A running cluster.
 
     Args:
@@ -52,8 +43,8 @@ class RealCluster:
     """
 
     def __init__(self, count: int = 2) -> None:
+        super().__init__()
         self._count = count
-        self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
@@ -82,35 +73,6 @@ class RealCluster:
                 node.await_ready()
             self._ends = ends.pop_all()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.close()
-
-    def apply(self, manifests: str | dict[str, Any]) -> None:
-        """Apply manifests (YAML, or one object) as the administrator."""
-        self.control_plane.apply(manifests)
-
-    def kubectl(self, *arguments: str, **options: Any) -> str:
-        """What `kubectl` says to the administrator."""
-        return self.control_plane.kubectl(*arguments, **options)
-
-    def delete(self, kind: Any, name: str, namespace: str | None = None) -> None:
-        """Delete an object and wait until it has gone."""
-        options: dict[str, Any] = {"namespace": namespace} if namespace else {}
-        self.client.delete(kind, name, **options)
-        self.await_gone(kind, name, namespace)
-
-    def await_gone(self, kind: Any, name: str, namespace: str | None = None) -> None:
-        """Wait until an object has gone."""
-        eventually(
-            lambda: objects.find(self.client, kind, name, namespace) is None,
-            what=f"the end of {kind.__name__} {namespace}/{name}",
-        )
-
-    def namespace(self, name: str, **labels: str) -> None:
-        """Make a namespace."""
-        metadata = {"name": name, "labels": labels}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
     def run(
         self, namespace: str, name: str, command: Sequence[str] = (), *, nodes: Sequence[str]
@@ -151,8 +113,8 @@ class RealCluster:
                 }
             },
         }
+        self.service_account(namespace, name)
         metadata = {"namespace": namespace, "name": name}
-        self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
         self.apply(
             {
                 "apiVersion": "apps/v1",
@@ -180,19 +142,16 @@ class RealCluster:
         assert pod.metadata is not None
         return str(pod.metadata.name)
 
-    def fetch(self, namespace: str, pod: str, url: str) -> str | None:
-        """GET ``url`` from inside a pod: the body, or None when there was no good answer."""
-        done = self.exec(namespace, pod, "python3", "-c", _FETCH, url)
-        return done.stdout if done.returncode == 0 else None
-
-    def start(self, namespace: str, pod: str, *argv: str, **options: Any) -> subprocess.Popen[Any]:
+    def start(self, namespace: str, name: str, *argv: str, **options: Any) -> subprocess.Popen[Any]:
         """Start a command in a pod's first container; its input is the process's."""
-        return self.control_plane.machine.start(*self._exec(namespace, pod, *argv), **options)
+        return self.control_plane.machine.start(*self._exec(namespace, name, *argv), **options)
 
-    def exec(self, namespace: str, pod: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    def exec(
+        self, namespace: str, name: str, *argv: str, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in a pod's first container, and wait for it."""
-        command = self._exec(namespace, pod, *argv)
-        return self.control_plane.machine.run(*command, check=False, timeout=PATIENCE_SECONDS)
+        command = self._exec(namespace, name, *argv)
+        return self.control_plane.machine.run(*command, check=False, **options)
 
     def last_words(self) -> str:
         """The ends of all programs' output."""
