@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PODS_PREFIX = "10.244"
 _NODES_PREFIX = "172.30.0"
-_CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
+_CNI_PLUGINS = ("bridge", "host-local", "loopback")
 _CNI_CONFIG = "/etc/cni/net.d/10-test.conflist"
 _SOCKET = "/run/containerd/containerd.sock"
 
@@ -46,8 +46,8 @@ class Software(msgspec.Struct, frozen=True):
 
     Attributes:
         kubernetes: With kubelet and kube-proxy.
-        containerd: With containerd, its shim and ctr.
-        debian: With runc and the CNI plugins.
+        containerd: With containerd, its shim, ctr, and a CNI plugin.
+        debian: With runc and the other CNI plugins.
         images: The archive of all images.
     """
 
@@ -215,12 +215,17 @@ class RealNode:
             "hairpinMode": True,
             "ipam": {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}]},
         }
-        portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+        portmap = {
+            "type": "portmap",
+            "capabilities": {"portMappings": True},
+            "backend": "nftables",
+        }
         config = {"cniVersion": "1.0.0", "name": "test", "plugins": [bridge, portmap]}
         self.file(_CNI_CONFIG).write_text(json.dumps(config))
-        for name in _CNI_PLUGINS:
-            plugin = self._software.debian / "usr" / "lib" / "cni" / name
-            link = self.file(f"/opt/cni/bin/{name}")
+        folder = self._software.debian / "usr" / "lib" / "cni"
+        # Debian's portmap needs iptables.
+        for plugin in (self._software.containerd / "portmap", *(folder / n for n in _CNI_PLUGINS)):
+            link = self.file(f"/opt/cni/bin/{plugin.name}")
             link.unlink(missing_ok=True)
             link.symlink_to(plugin)
 
