@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
-from lightkube.resources.core_v1 import Event, Namespace, Pod
-from tests.deploy import chart
+from lightkube.resources.core_v1 import Event, Pod
 from tests.e2e.harness import eventually
 from tests.rig.nodes import images
 
@@ -18,13 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.rig.nodes.cluster import RealCluster
-    from tests.rig.nodes.node import RealNode
+    from tests.rig.nodes.installation import Installation
 
-SYSTEM = "troth-system"
 NODES = ("node-1", "node-2")
-TROTH = "docker.io/library/troth:0.1.0"
-HELD_BACK = "docker.io/library/held-back:1"
-CONFIGURATION = "/etc/cni/net.d/0-troth.conflist"
+_numbers = itertools.count(1)
 
 LISTENER = """
 import socket, threading
@@ -68,55 +63,34 @@ with socket.create_connection((sys.argv[1], 8080), timeout=5) as connection:
 
 
 @pytest.fixture(scope="module")
-def troth(cluster: RealCluster) -> Iterator[RealCluster]:
-    """Troth with its plugin on all nodes, as the chart installs it."""
-    cluster.namespace(SYSTEM)
-    for definition in sorted((chart.DEPLOY / "crds").glob("*.yaml")):
-        cluster.apply(definition.read_text())
-    values = {"node": {"cni": {"enabled": True}}, "controller": {"replicas": 1}}
-    made = [each for path in chart.templates() for each in chart.objects(path.name, values)]
-    for each in made:
-        cluster.apply(each)
-    for what in ("deployment/troth-controller", "daemonset/troth-node"):
-        cluster.kubectl("rollout", "status", what, f"--namespace={SYSTEM}", "--timeout=110s")
-    for node in cluster.nodes.values():
-        await_plugin(node)
-    yield cluster
-    cluster.kubectl("label", "namespaces", "--all", f"{MESH_LABEL}-")
-    cluster.delete(Namespace, SYSTEM)
-    for node in cluster.nodes.values():
-        await_plugin(node, there=False)
-    for each in made:
-        if not each["metadata"].get("namespace"):
-            cluster.kubectl("delete", each["kind"], each["metadata"]["name"])
-    for name in ("peerauthentications.security.istio.io", "connectionreviews.troth.dev"):
-        cluster.delete(CustomResourceDefinition, name)
+def outside(cluster: RealCluster) -> Iterator[str]:
+    """A namespace outside of the mesh, with somebody who sends plaintext to all pods."""
+    cluster.namespace("outside")
+    start(cluster, "outside", "stranger", "node-1", STRANGER)
+    ready(cluster, "outside", "stranger")
+    yield "outside"
+    end(cluster, "outside")
 
 
 @pytest.fixture
-def shop(troth: RealCluster) -> Iterator[str]:
-    """A namespace of the mesh under STRICT, with somebody outside who sends plaintext to it."""
-    cluster = troth
-    cluster.namespace("shop", {MESH_LABEL: "enabled"})
+def shop(cluster: RealCluster, troth: Installation, outside: str) -> Iterator[str]:  # noqa: ARG001 - both are there
+    """A namespace of the mesh under STRICT."""
+    name = cluster.namespace(f"shop-{next(_numbers)}", {MESH_LABEL: "enabled"})
     cluster.apply(
         {
             "apiVersion": "security.istio.io/v1",
             "kind": "PeerAuthentication",
-            "metadata": {"namespace": "shop", "name": "default"},
+            "metadata": {"namespace": name, "name": "default"},
             "spec": {"mtls": {"mode": "STRICT"}},
         }
     )
-    cluster.namespace("outside")
-    start(cluster, "outside", "stranger", "node-1", STRANGER)
-    ready(cluster, "outside", "stranger")
-    yield "shop"
-    cluster.delete(Namespace, "shop")
-    cluster.delete(Namespace, "outside")
+    yield name
+    end(cluster, name)
 
 
-def await_plugin(node: RealNode, *, there: bool = True) -> None:
-    file = node.file(CONFIGURATION)
-    eventually(lambda: file.exists() is there, what=f"{file} to be there: {there}")
+def end(cluster: RealCluster, namespace: str) -> None:
+    """Delete a namespace; its end takes a while, and nobody waits for it."""
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def start(cluster: RealCluster, namespace: str, name: str, node: str, program: str) -> None:
@@ -164,39 +138,17 @@ def address(cluster: RealCluster, namespace: str, name: str) -> str:
     return str(pod.status.podIP)
 
 
-@contextlib.contextmanager
-def image_held_back(node: RealNode) -> Iterator[None]:
-    """Let the node have no image of troth for the block."""
-    rename(node, TROTH, HELD_BACK)
-    try:
-        yield
-    finally:
-        rename(node, HELD_BACK, TROTH)
-
-
-def rename(node: RealNode, old: str, new: str) -> None:
-    ctr(node, "images", "tag", "--force", old, new)
-    ctr(node, "images", "rm", old)
-
-
-def ctr(node: RealNode, *words: str) -> None:
-    node.machine.run(str(node._software.containerd / "ctr"), "--namespace=k8s.io", *words)
-
-
 @pytest.mark.timeout(600)
 def test_no_plaintext_reaches_a_strict_pod_while_agents_come_and_go(
-    cluster: RealCluster, shop: str
+    cluster: RealCluster, troth: Installation, shop: str
 ) -> None:
     names = [f"web-{number}" for number in range(12)]
     for number, name in enumerate(names):
         start(cluster, shop, name, NODES[number % 2], LISTENER)
         if number == 3:
-            cluster.kubectl("rollout", "restart", "daemonset/troth-node", f"--namespace={SYSTEM}")
+            troth.restart_agents()
         if number == 8:
-            selector = "--selector=app.kubernetes.io/component=node"
-            cluster.kubectl(
-                "delete", "pods", selector, f"--namespace={SYSTEM}", "--grace-period=0", "--force"
-            )
+            troth.delete_agents()
     ready(cluster, shop, *names)
     start(cluster, shop, "friend", "node-1", "import time; time.sleep(10**6)")
     ready(cluster, shop, "friend")
@@ -210,20 +162,19 @@ def test_no_plaintext_reaches_a_strict_pod_while_agents_come_and_go(
 
 @pytest.mark.timeout(600)
 def test_after_a_reboot_pods_of_the_mesh_wait_for_the_agent(
-    cluster: RealCluster, shop: str
+    cluster: RealCluster, shop: str, outside: str
 ) -> None:
     node = cluster.nodes["node-2"]
     start(cluster, shop, "web", "node-2", LISTENER)
-    start(cluster, "outside", "other", "node-2", LISTENER)
+    start(cluster, outside, "other", "node-2", LISTENER)
     ready(cluster, shop, "web")
-    ready(cluster, "outside", "other")
-    with image_held_back(node):
-        node.__exit__(None, None, None)
-        node.__enter__()
+    ready(cluster, outside, "other")
+    with node.image_held_back():
+        node.reboot()
         why = f"troth: pod {shop}/web is not started uncaptured: namespace {shop} is in the mesh"
         eventually(lambda: why in reasons(cluster, shop), what="the reason why it waits")
         eventually(
-            lambda: "plaintext" in first_bytes(cluster, "outside", "other"),
+            lambda: "plaintext" in first_bytes(cluster, outside, "other"),
             what="a pod outside of the mesh, and the stranger's plaintext in it",
         )
     eventually(

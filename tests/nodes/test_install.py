@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
-from lightkube.resources.core_v1 import Namespace, Pod
+from lightkube.resources.core_v1 import Namespace
 from tests.e2e.harness import eventually
 from tests.rig.mesh import Load
 from tests.rig.nodes.cluster import LOAD
+from tests.rig.nodes.installation import names_of_agents
 from tests.rig.objects import find
 from tests.rig.person import Person, commands
 
@@ -26,7 +27,7 @@ WAIT = "--wait --timeout=90s"
 CHANGE = "--set node.keepaliveSeconds=60"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def namespaces(cluster: RealCluster) -> Iterator[None]:
     """Somebody's services, which know nothing of troth."""
     for namespace in ("finance", "legacy"):
@@ -38,7 +39,13 @@ def namespaces(cluster: RealCluster) -> Iterator[None]:
     for namespace in ("finance", "legacy"):
         cluster.await_available(namespace)
     yield
-    cluster.kubectl("delete", "namespace", "finance", "legacy")
+    cluster.kubectl("delete", "namespace", "finance", "legacy", "--wait=false")
+
+
+@pytest.fixture(autouse=True)
+def _definitions(cluster: RealCluster) -> Iterator[None]:
+    """Ends what the page leaves: the definitions, and the policies with them."""
+    yield
     cluster.kubectl("delete", "crd", "--ignore-not-found", *DEFINITIONS)
 
 
@@ -81,12 +88,12 @@ def test_helm_installs_upgrades_and_removes_troth_and_no_request_fails(
     assert answers(cluster, "finance", friend)
     assert not answers(cluster, "legacy", stranger)
 
-    before = agents(cluster)
+    before = names_of_agents(cluster)
     with Load(cluster, "finance", friend, URL, program=LOAD):
         person.type("kubectl apply -f deploy/crds/connectionreviews.yaml")
         person.type(f"helm upgrade {RELEASE} deploy/chart {CHANGE} {WAIT}")
         person.type(commands("Upgrade", language="sh")[0])
-    assert before.isdisjoint(agents(cluster))
+    assert before.isdisjoint(names_of_agents(cluster))
     assert not answers(cluster, "legacy", stranger)
     person.type("kubectl troth status")
 
@@ -96,17 +103,6 @@ def test_helm_installs_upgrades_and_removes_troth_and_no_request_fails(
     assert answers(cluster, "legacy", stranger)
     assert answers(cluster, "finance", friend)
     person.type("kubectl delete namespace troth-system")
-
-
-def agents(cluster: RealCluster) -> set[str]:
-    """The pods of the node agents that are there to stay."""
-    label: dict[str, Any] = {"app.kubernetes.io/component": "node"}
-    pods = cluster.client.list(Pod, namespace="troth-system", labels=label)
-    return {
-        str(pod.metadata.name)
-        for pod in pods
-        if pod.metadata is not None and pod.metadata.deletionTimestamp is None
-    }
 
 
 def answers(cluster: RealCluster, namespace: str, pod: str) -> bool:

@@ -1,4 +1,4 @@
-"""Workloads of every kind on real nodes, under STRICT, with troth installed by its page."""
+"""Workloads of every kind on real nodes, under STRICT, with the CNI plugin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lightkube.resources.core_v1 import Namespace
 from tests.rig.nodes import images
 from tests.rig.person import Person
 
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.rig.nodes.cluster import RealCluster
+    from tests.rig.nodes.installation import Installation
 
 pytestmark = pytest.mark.timeout(600)  # the first one waits for all of them
 
-DEFINITIONS = ("peerauthentications.security.istio.io", "connectionreviews.troth.dev")
 NODES = ("node-1", "node-2")
 
 SERVER = ("python3", "/app/hello.py", "web", "http:8080", "http:8081")
@@ -138,10 +137,8 @@ WORKLOADS = (
 
 
 @pytest.fixture(scope="module")
-def shop(cluster: RealCluster) -> Iterator[RealCluster]:
+def shop(cluster: RealCluster, troth: Installation) -> Iterator[RealCluster]:  # noqa: ARG001 - it runs
     """A cluster with all of them in a namespace of the mesh under STRICT."""
-    person = Person(cluster)
-    person.follow("Install")
     cluster.namespace("shop", {MESH_LABEL: "enabled"})
     cluster.namespace("legacy")
     cluster.apply(
@@ -164,10 +161,7 @@ def shop(cluster: RealCluster) -> Iterator[RealCluster]:
         *("wait", "peerauthentication/strict", "--namespace=shop", "--for=condition=Enforced")
     )
     yield cluster
-    person.follow("Remove")
-    cluster.delete(Namespace, "shop")
-    cluster.delete(Namespace, "legacy")
-    cluster.kubectl("delete", "crd", "--ignore-not-found", *DEFINITIONS)
+    cluster.kubectl("delete", "namespace", "shop", "legacy", "--wait=false")
 
 
 CAPTURED = (

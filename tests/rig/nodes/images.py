@@ -9,6 +9,7 @@ from tests.rig import oci, programs
 from tests.rig.oci import Image, Layer
 
 PAUSE = "troth.test/pause:1"
+TROTH = image.NAME
 APP = "troth.test/app:1"
 """Debian's Python, and the programs of the end-to-end tests in ``/app``."""
 

@@ -18,6 +18,8 @@ from tests.rig.nodes.machine import WholeMachine
 from tests.rig.programs import Program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.rig.controlplane import ControlPlane
 
 _PODS_PREFIX = "10.244"
@@ -25,6 +27,7 @@ _NODES_PREFIX = "172.30.0"
 _CNI_PLUGINS = ("bridge", "host-local", "loopback")
 _CNI_CONFIG = "/etc/cni/net.d/10-test.conflist"
 _SOCKET = "/run/containerd/containerd.sock"
+_HELD_BACK = "docker.io/library/held-back:1"
 
 _CONTAINERD = """
 version = 3
@@ -38,6 +41,15 @@ version = 3
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
   BinaryName = "{runc}"
   SystemdCgroup = false
+"""
+
+# In the memory group of a process: no more memory than there is, and one who wants some.
+_EXHAUST = """
+group=/sys/fs/cgroup/memory$(sed -n 's/.*:memory://p' "/proc/$1/cgroup")
+echo 1000 >"/proc/$1/oom_score_adj"
+echo $(($(cat "$group/memory.usage_in_bytes") + (8 << 20))) >"$group/memory.limit_in_bytes"
+echo 0 >"$group/cgroup.procs"
+exec python3 -c 'b"x" * (48 << 20)'
 """
 
 
@@ -98,7 +110,7 @@ class RealNode:
                 ends.callback(program.join)
             ends.enter_context(self.machine)
             self._connect()
-            self._install_network()
+            self.install_network()
             self.containerd.start()
             self.containerd.await_ready(self.file(_SOCKET).exists)
             if not self._has_images:
@@ -112,6 +124,45 @@ class RealNode:
         """Cut its power; its disk stays."""
         self._ends.close()
 
+    def reboot(self) -> None:
+        """Cut its power and switch it on again; see `await_ready`."""
+        self.__exit__(None, None, None)
+        self.__enter__()
+
+    def restart(self, name: str) -> None:
+        """Restart ``containerd`` or ``kubelet``, and nothing that it has started."""
+        program: Program = getattr(self, name)
+        program.ask_to_end()
+        program.await_end()
+        program.start()
+
+    def processes(self, word: str) -> list[int]:
+        """The processes with a word in their command lines, by the PIDs that they have here."""
+        found = []
+        for file in self.file("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if word.encode() in file.read_bytes():
+                    found.append(int(file.parent.name))
+        return found
+
+    def kill(self, word: str) -> None:
+        """End the processes with a word in their command lines, as a crash would."""
+        pids = [str(pid) for pid in self.processes(word)]
+        assert pids, f"{self.name} has no process with {word}"
+        self.machine.run("kill", "-KILL", *pids)
+
+    def exhaust_memory(self, word: str) -> None:
+        """Let a container use up its memory, so that the kernel kills its process with the word."""
+        (pid,) = self.processes(word)
+        self.machine.run("sh", "-ec", _EXHAUST, "sh", str(pid), check=False)
+
+    def next_pod_address(self) -> str:
+        """The address that its next pod will get."""
+        last = self.machine.directory / "cni" / "networks" / "test" / "last_reserved_ip.0"
+        text = last.read_text() if last.exists() else ""
+        number = int(text.rpartition(".")[2] or 1) % 254 + 1
+        return f"{_PODS_PREFIX}.{self._number}.{max(number, 2)}"
+
     def await_ready(self) -> None:
         """Wait until it can run pods."""
         if not self._has_images:
@@ -123,6 +174,29 @@ class RealNode:
     def file(self, path: str) -> Path:
         """A file of the node, by a path that is good outside of it."""
         return Path(f"/proc/{self.machine.pid}/root{path}")
+
+    def ctr(self, *words: str) -> None:
+        """Have containerd's own client do something with the node's images."""
+        self.machine.run(str(self._software.containerd / "ctr"), "--namespace=k8s.io", *words)
+
+    @contextlib.contextmanager
+    def image_held_back(self) -> Iterator[None]:
+        """Let the node have no image of troth for the block."""
+        self._rename(images.TROTH, _HELD_BACK)
+        try:
+            yield
+        finally:
+            self._rename(_HELD_BACK, images.TROTH)
+
+    def output(self, namespace: str) -> dict[str, list[str]]:
+        """What the pods of a namespace here have said, by pod, also of containers that ended."""
+        found: dict[str, list[str]] = {}
+        for file in sorted((self.machine.directory / "pods").glob(f"{namespace}_*/*/*.log")):
+            pod = file.parents[1].name.split("_")[1]
+            # Time, stream, and whether the line is complete; see the CRI's logging format.
+            lines = [line.split(" ", 3)[3] for line in file.read_text().splitlines()]
+            found.setdefault(pod, []).extend(lines)
+        return found
 
     def last_words(self) -> str:
         """The ends of its programs' output."""
@@ -206,7 +280,8 @@ class RealNode:
             *(f"route add {_pods(peer)} via {_address(peer)}" for peer in self._peers),
         )
 
-    def _install_network(self) -> None:
+    def install_network(self) -> None:
+        """Write the network's configuration, and the plugins that it names, as its program does."""
         ranges = [[{"subnet": _pods(self._number)}]]
         bridge = {
             "type": "bridge",
@@ -228,6 +303,10 @@ class RealNode:
             link = self.file(f"/opt/cni/bin/{plugin.name}")
             link.unlink(missing_ok=True)
             link.symlink_to(plugin)
+
+    def _rename(self, old: str, new: str) -> None:
+        self.ctr("images", "tag", "--force", old, new)
+        self.ctr("images", "rm", old)
 
     def _import_images(self, ends: contextlib.ExitStack) -> None:
         """Start to import the images; it takes a while, and all nodes do it at the same time."""
