@@ -60,7 +60,10 @@ def register(app: typer.Typer) -> None:
 def audit_command(
     ctx: typer.Context,
     since: Annotated[
-        str, typer.Option(help="How far to look back, such as 30m, 1h or 7d (the most).")
+        str,
+        typer.Option(
+            metavar="TIME", help="How far to look back, such as 30m, 1h or 7d (the most)."
+        ),
     ] = "1h",
     write_policy: Annotated[
         Path | None,

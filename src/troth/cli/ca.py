@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 1.0
 _IMPATIENT_LOOKS = 10
 
-_NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="The controller's.")]
+_NamespaceOption = Annotated[
+    str, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="The controller's.")
+]
 
 _PHASES = {
     "stable": "one root signs and is believed",

@@ -41,7 +41,10 @@ def check(
     kubeconfig: ClusterKubeconfigOption = None,
     context: ClusterContextOption = None,
     home: Annotated[
-        str, typer.Option(help="The namespace that troth is, or is to be, installed in.")
+        str,
+        typer.Option(
+            metavar="NAMESPACE", help="The namespace that troth is, or is to be, installed in."
+        ),
     ] = DEFAULT_HOME,
     machine: Annotated[
         bool, typer.Option("--machine", help="Look at this machine instead of a cluster.")

@@ -62,10 +62,14 @@ def explain_command(
     namespace: NamespaceOption = None,
     root_namespace: Annotated[
         str | None,
-        typer.Option(help=f"Where policies without a selector are mesh-wide: {ROOT_NAMESPACE}."),
+        typer.Option(
+            metavar="NAMESPACE",
+            help=f"Where policies without a selector are mesh-wide: {ROOT_NAMESPACE}.",
+        ),
     ] = None,
     trust_domain: Annotated[
-        str | None, typer.Option(help="The trust domain of every identity: cluster.local.")
+        str | None,
+        typer.Option(metavar="DOMAIN", help="The trust domain of every identity: cluster.local."),
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> int:

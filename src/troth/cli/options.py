@@ -13,16 +13,29 @@ from troth.sockets import LONGEST_KEEPALIVE_SECONDS, SHORTEST_KEEPALIVE_SECONDS
 
 # Of what runs a mesh or a part of it: all parts must be told the same.
 HomeOption = Annotated[
-    str, typer.Option("--namespace", help="The namespace of the controller and the node agents.")
+    str,
+    typer.Option(
+        "--namespace",
+        metavar="NAMESPACE",
+        help="The namespace of the controller and the node agents.",
+    ),
 ]
-TrustDomainOption = Annotated[str, typer.Option(help="The trust domain of every identity.")]
+TrustDomainOption = Annotated[
+    str, typer.Option(metavar="DOMAIN", help="The trust domain of every identity.")
+]
 RootNamespaceOption = Annotated[
-    str, typer.Option("--root-namespace", help="Where policies without a selector are mesh-wide.")
+    str,
+    typer.Option(
+        "--root-namespace",
+        metavar="NAMESPACE",
+        help="Where policies without a selector are mesh-wide.",
+    ),
 ]
 KeepaliveOption = Annotated[
     int,
     typer.Option(
         "--keepalive-seconds",
+        metavar="SECONDS",
         help="Within what time it is noticed that the other end of a connection has vanished.",
         min=SHORTEST_KEEPALIVE_SECONDS,
         max=LONGEST_KEEPALIVE_SECONDS,
@@ -32,6 +45,7 @@ PodConnectionsOption = Annotated[
     int | None,
     typer.Option(
         "--max-connections-per-pod",
+        metavar="NUMBER",
         help="How many connections one pod may have open at a time of each kind: that leave it, "
         "that come by the tunnel, and that come in plaintext. By default 4096, and never more than "
         "a quarter of what the limit on open files allows to all pods.",
@@ -41,20 +55,28 @@ PodConnectionsOption = Annotated[
 
 # Of what asks a mesh.
 ContextOption = Annotated[
-    str | None, typer.Option("--context", help="Ask the cluster of this kubeconfig context.")
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Ask the cluster of this kubeconfig context."),
 ]
 KubeconfigOption = Annotated[
-    Path | None, typer.Option("--kubeconfig", help="Ask the cluster of this kubeconfig file.")
+    Path | None,
+    typer.Option("--kubeconfig", metavar="FILE", help="Ask the cluster of this kubeconfig file."),
 ]
 NamespaceOption = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="The namespace of names without one, in a cluster."),
+    typer.Option(
+        "--namespace",
+        "-n",
+        metavar="NAMESPACE",
+        help="The namespace of names without one, in a cluster.",
+    ),
 ]
 AskedNamespaceOption = Annotated[
     str | None,
     typer.Option(
         "--namespace",
         "-n",
+        metavar="NAMESPACE",
         help="Ask about this namespace: of the mesh on this machine, or of a cluster.",
     ),
 ]
@@ -68,20 +90,28 @@ AllNodesOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float,
-    typer.Option(help="In a cluster: how many seconds to wait for agents.", min=0.1, max=300),
+    typer.Option(
+        metavar="SECONDS", help="In a cluster: how long to wait for agents.", min=0.1, max=300
+    ),
 ]
-TrothNamespaceOption = Annotated[str, typer.Option(help="In a cluster: where the node agents run.")]
+TrothNamespaceOption = Annotated[
+    str, typer.Option(metavar="NAMESPACE", help="In a cluster: where the node agents run.")
+]
 TIMEOUT_SECONDS = 15.0
 TROTH_NAMESPACE = DEFAULT_HOME
 
 # Of what is about a cluster and nothing else.
 ClusterContextOption = Annotated[
     str | None,
-    typer.Option("--context", help="The kubeconfig's context; by default the current one."),
+    typer.Option(
+        "--context", metavar="NAME", help="The kubeconfig's context; by default the current one."
+    ),
 ]
 ClusterKubeconfigOption = Annotated[
     Path | None,
-    typer.Option("--kubeconfig", help="The kubeconfig file; by default as kubectl has it."),
+    typer.Option(
+        "--kubeconfig", metavar="FILE", help="The kubeconfig file; by default as kubectl has it."
+    ),
 ]
 
 

@@ -52,16 +52,26 @@ def status(
     kubeconfig: KubeconfigOption = None,
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="Only the pods of this namespace."),
+        typer.Option(
+            "--namespace", "-n", metavar="NAMESPACE", help="Only the pods of this namespace."
+        ),
     ] = None,
     troth_namespace: Annotated[
-        str, typer.Option(help="In a cluster: where the controller and the node agents run.")
+        str,
+        typer.Option(
+            metavar="NAMESPACE", help="In a cluster: where the controller and the node agents run."
+        ),
     ] = DEFAULT_HOME,
     root_namespace: Annotated[
-        str, typer.Option(help="In a cluster: where policies without a selector are mesh-wide.")
+        str,
+        typer.Option(
+            metavar="NAMESPACE",
+            help="In a cluster: where policies without a selector are mesh-wide.",
+        ),
     ] = DEFAULT_ROOT_NAMESPACE,
     trust_domain: Annotated[
-        str, typer.Option(help="In a cluster: the trust domain of every identity.")
+        str,
+        typer.Option(metavar="DOMAIN", help="In a cluster: the trust domain of every identity."),
     ] = DEFAULT_TRUST_DOMAIN,
     output: OutputOption = Output.TEXT,
 ) -> int:

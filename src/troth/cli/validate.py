@@ -46,7 +46,10 @@ def validate_command(
     namespace: Annotated[
         str | None,
         typer.Option(
-            "--namespace", "-n", help="Only this namespace of a cluster; without -n all of them."
+            "--namespace",
+            "-n",
+            metavar="NAMESPACE",
+            help="Only this namespace of a cluster; without -n all of them.",
         ),
     ] = None,
     root_namespace: RootNamespaceOption = ROOT_NAMESPACE,

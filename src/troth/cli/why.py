@@ -44,7 +44,9 @@ def why_command(
             metavar="[NAMESPACE/WORKLOAD]",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 10,
+    count: Annotated[
+        int, typer.Option(metavar="NUMBER", help="How many to show.", min=1, max=1000)
+    ] = 10,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
     namespace: AskedNamespaceOption = None,
