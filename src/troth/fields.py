@@ -218,7 +218,7 @@ class Fields:
         Args:
             name: Its field.
             known: The fields that it may have (see `only`); empty for any.
-            example: As of `Fields`.
+            example: See `Fields`.
         """
         found = Fields(self.entries.get(name), self.at(name), self.report, example)
         if known:

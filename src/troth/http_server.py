@@ -120,7 +120,7 @@ async def serving(
 
 
 async def serve_when_free(address: ListenAddress, pages: Pages) -> None:
-    """Serve until cancelled, once the address can be listened on; arguments as of `serving`.
+    """Serve until cancelled, once the address can be listened on; arguments as for `serving`.
 
     For a program whose predecessor may be there yet, and which has more important things to do.
     """

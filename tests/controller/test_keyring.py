@@ -158,7 +158,10 @@ def test_an_intermediate_renewed_below_the_same_root_brings_no_new_root() -> Non
             {"ca-cert.pem": None, "ca-key.pem": b""}, {}, "data[ca-cert.pem]: is missing", id="both"
         ),
         pytest.param(
-            {"ca-key.pem": b"x"}, {}, "data[ca-key.pem]: is no unencrypted private", id="bad key"
+            {"ca-key.pem": b"x"},
+            {},
+            "data[ca-key.pem]: is not an unencrypted private",
+            id="bad key",
         ),
         pytest.param({"root-cert.pem": b"x"}, {}, "data[root-cert.pem]: ", id="bad root"),
         pytest.param({}, {PHASE_ANNOTATION: "lost"}, 'is "lost"; write one of', id="phase"),

@@ -391,7 +391,7 @@ def test_an_address_nobody_has_is_told(mesh: Mesh) -> None:
     report = trace(mesh, "finance/web", "10.244.200.200:80")
     assert (report["verdict"], report["stopped_at"]) == ("failed", "network")
     assert report["connection"]["event"]["reason"] == "unreachable"
-    assert report["client"]["why"] == "10.244.200.200 is no pod of the mesh"
+    assert report["client"]["why"] == "10.244.200.200 is not a pod of the mesh"
 
 
 @pytest.mark.parametrize("port", [15001, 15006, 15007])

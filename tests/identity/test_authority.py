@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[Callable[[Forge, dt.datetime], object], str]] = {
         lambda forge, now: load(
             forge.make("x", root := forge.make("root"), ca=False), now, root=root
         ),
-        "certificate: CN=x is no CA certificate; have basicConstraints CA:TRUE",
+        "certificate: CN=x is not a CA certificate; have basicConstraints CA:TRUE",
     ),
     "no-cert-sign": (
         lambda forge, now: load(
@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[Callable[[Forge, dt.datetime], object], str]] = {
     ),
     "no-key": (
         lambda forge, now: load(forge.make("root"), now, key=b"s3cret"),
-        "key: is no unencrypted private key in PEM; use ECDSA P-256",
+        "key: is not an unencrypted private key in PEM; use ECDSA P-256",
     ),
     "expired": (
         lambda forge, now: load(forge.make("root", end=dt.timedelta(hours=-1)), now),

@@ -92,7 +92,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "no-spiffe-id": (
         lambda: request(names=(uri("https://cluster.local/a"),)),
         (
-            'subjectAltName: SPIFFE ID "https://cluster.local/a": is no spiffe URI; '
+            'subjectAltName: SPIFFE ID "https://cluster.local/a": is not a spiffe URI; '
             "begin it with spiffe://"
         ),
     ),

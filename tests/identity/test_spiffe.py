@@ -14,10 +14,10 @@ _SEGMENT_HINT = "use only a-z, A-Z, 0-9, '.', '-' and '_' (no percent-encoding, 
 _DOMAIN_HINT = "use only a-z, 0-9, '.', '-' and '_' (no user, port, query or fragment)"
 
 HOSTILE_IDS = {
-    "empty": ("", "is no spiffe URI; begin it with spiffe://"),
-    "another-scheme": ("https://td/a", "is no spiffe URI; begin it with spiffe://"),
-    "scheme-in-capitals": ("SPIFFE://td/a", "is no spiffe URI; begin it with spiffe://"),
-    "blank-in-front": (" spiffe://td/a", "is no spiffe URI; begin it with spiffe://"),
+    "empty": ("", "is not a spiffe URI; begin it with spiffe://"),
+    "another-scheme": ("https://td/a", "is not a spiffe URI; begin it with spiffe://"),
+    "scheme-in-capitals": ("SPIFFE://td/a", "is not a spiffe URI; begin it with spiffe://"),
+    "blank-in-front": (" spiffe://td/a", "is not a spiffe URI; begin it with spiffe://"),
     "no-trust-domain": (
         "spiffe:///a",
         "the trust domain is empty; name one, such as cluster.local",

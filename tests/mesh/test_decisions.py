@@ -186,7 +186,7 @@ def _policy(mode: Mode, **ports: Mode) -> PeerAuthentication:
             id="to a pod that isn't captured yet",
         ),
         pytest.param(
-            WEB, "1.2.3.4", (), False, "1.2.3.4 is no pod of the mesh", id="to the outside world"
+            WEB, "1.2.3.4", (), False, "1.2.3.4 is not a pod of the mesh", id="to the outside world"
         ),
     ],
 )

@@ -72,11 +72,11 @@ class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
     """A Service as it is asked for; its endpoints stand in EndpointSlices.
 
     Attributes:
-        load_balancer_ips: As of `troth.mesh.model.Service`.
-        external_ips: As of `troth.mesh.model.Service`.
+        load_balancer_ips: See `troth.mesh.model.Service`.
+        external_ips: See `troth.mesh.model.Service`.
         ports: Without endpoints.
         only_own_node: ``internalTrafficPolicy: Local``.
-        client_ip_affinity: As of `troth.mesh.model.Service`.
+        client_ip_affinity: See `troth.mesh.model.Service`.
     """
 
     namespace: str
@@ -187,7 +187,7 @@ def with_own_addresses(
     Args:
         pod: As its object says.
         claimants: All pods whose objects say that they have an address, by address.
-        node: As of `pods_by_uid`.
+        node: See `pods_by_uid`.
     """
     if pod.host_network or all(len(claimants[address]) == 1 for address in pod.addresses):
         return pod
@@ -314,7 +314,7 @@ class ClusterPods:
     """All pods, each address with the one that has it now: `pods_by_uid`, change by change.
 
     Args:
-        node: As of `pods_by_uid`.
+        node: See `pods_by_uid`.
 
     Attributes:
         by_uid: The pods.

@@ -55,7 +55,7 @@ def build_snapshot(
     ports: PortSet = PORT_SETS[0],
     pod_connections: int = POD_CONNECTIONS,
 ) -> Snapshot:
-    """Build every resource of the node's Envoy; arguments as of `SnapshotKeeper`."""
+    """Build every resource of the node's Envoy; arguments as for `SnapshotKeeper`."""
     keeper = SnapshotKeeper(access_log=access_log, ports=ports, pod_connections=pod_connections)
     return keeper.update(view, svids, bundle)
 
@@ -66,7 +66,7 @@ class SnapshotKeeper:
     Args:
         access_log: The FIFO that connection events are read from.
         ports: Where to listen.
-        pod_connections: As of `Limits`.
+        pod_connections: See `Limits`.
         drain_seconds: How long open connections of the tunnel live on when nobody has the identity
             any more that they were made to; as of `InternalOutbound`.
         keepalive: Of every socket in a pod.
@@ -195,7 +195,7 @@ class _Past:
 
     @property
     def prune_at(self) -> float | None:
-        """As of `InternalOutbound`."""
+        """See `InternalOutbound`."""
         return self._internal_outbound.prune_at
 
     def _follow_destinations(self, before: NodeView, view: NodeView, now: float) -> None:

@@ -1,8 +1,8 @@
-"""The certificate authority of one trust domain: made here, or an intermediate of one's own PKI.
+"""The certificate authority of one trust domain: generated here, or an intermediate of your PKI.
 
-Its own certificate and key are read from PEM and proven before they are used. It makes two kinds of
-certificates, a root and a workload's SVID. Every field of their profile is here and nowhere else;
-the tests check it extension by extension.
+Its certificate and key are read from PEM and verified before use. It issues two kinds of
+certificates, a root and a workload's SVID. Every field of their profiles is here and nowhere else;
+the tests check them extension by extension.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 CLOCK_SKEW = timedelta(seconds=60)
-"""How far certificates are backdated, for peers whose clock is behind."""
+"""How far certificates are backdated, for peers whose clocks are behind."""
 
 
 def build_root(
@@ -40,8 +40,8 @@ def build_root(
 ) -> x509.Certificate:
     """Make a self-signed root that signs workloads directly, and no further CA."""
     serial = x509.random_serial_number()
-    # A subject of its own, so that two roots in one bundle can be told apart by name. The trust
-    # domain is in the SAN: it may be longer than the 64 characters of a common name.
+    # A unique subject, so that two roots in one bundle have different names. The trust domain is
+    # in the SAN: it may be longer than the 64 characters of a common name.
     name = x509.Name(
         [
             x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "troth"),
@@ -74,7 +74,7 @@ def build_leaf(
     now: datetime,
     not_after: datetime,
 ) -> x509.Certificate:
-    """Make the certificate of one workload: an X509-SVID with no subject and one URI as name."""
+    """Make a workload's certificate: an X509-SVID with an empty subject and one URI as its name."""
     return (
         _leaf_template(issuer)
         .public_key(public_key)
@@ -90,7 +90,7 @@ def build_leaf(
 
 @lru_cache(maxsize=2)
 def _leaf_template(issuer: x509.Certificate) -> x509.CertificateBuilder:
-    """What all of an issuer's leaves have in common; a builder never changes."""
+    """The fields that all of an issuer's leaves share; builders are immutable."""
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
@@ -107,7 +107,7 @@ def _uri_san(spiffe_id: SpiffeId) -> x509.SubjectAlternativeName:
 
 
 def _authority_key_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """The issuer's own key identifier, which a foreign CA may have computed in another way."""
+    """The issuer's key identifier as its certificate has it: a foreign CA may compute its own."""
     try:
         key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
@@ -135,8 +135,8 @@ class CaKeyPair(NamedTuple):
     Attributes:
         key: The private key.
         certificate: The CA certificate of that key.
-        intermediates: What a peer needs to get from a leaf to a root: ``certificate`` and those
-            above it, or nothing if ``certificate`` is a root itself.
+        intermediates: Sent with each leaf: ``certificate`` and the intermediates above it, or
+            nothing if ``certificate`` is a root itself.
         bundle: The roots that vouch for it.
         not_after: When the first certificate up to and with the root expires.
     """
@@ -158,10 +158,10 @@ def load_ca_key_pair(
     now: datetime,
     subject: str,
 ) -> CaKeyPair:
-    """Read an issuer and prove that what it signs for ``trust_domain`` is believed.
+    """Read an issuer and verify that peers accept what it signs for ``trust_domain``.
 
     Raises:
-        InputError: It isn't. The problems' paths are the arguments' names.
+        InputError: They don't. The problems' paths are the arguments' names.
     """
     own, *above = load_certificates(certificate, subject=subject, path="certificate")
     if chain.strip():
@@ -197,7 +197,7 @@ def _ca_flaws(certificate: x509.Certificate, own: x509.Certificate) -> Iterator[
     for extension in certificate.extensions:
         match extension.value:
             case x509.ExtendedKeyUsage() as purposes:
-                # TLS libraries apply an issuer's purposes to all below it.
+                # TLS libraries apply an issuer's purposes to everything below it.
                 allowed = {*purposes}
                 if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in allowed:
                     continue
@@ -234,10 +234,10 @@ def _trust_domain_flaws(own: x509.Certificate, trust_domain: TrustDomain) -> Ite
 
 
 def _proven_until(issuer: CaKeyPair, now: datetime, subject: str) -> datetime:
-    """Sign for a workload that doesn't exist and have it verified.
+    """Sign for a workload that doesn't exist, and verify the result as a peer would.
 
-    That shows path lengths, validity, name constraints and signatures to be right as a peer will
-    see them. Returns when the first certificate on the path expires.
+    That checks path lengths, validity, name constraints and signatures. Returns when the first
+    certificate on the path expires.
     """
     probe = build_leaf(
         issuer.certificate,
@@ -258,7 +258,7 @@ SVID_LIFETIME = timedelta(hours=12)
 
 
 class IssuedCertificate(msgspec.Struct, frozen=True, kw_only=True):
-    """What the authority answers to a request.
+    """The authority's answer to a request.
 
     Attributes:
         spiffe_id: The identity that the leaf carries.
@@ -311,18 +311,18 @@ class CertificateAuthority:
         """Take over a root, or an intermediate below a root that isn't here.
 
         Args:
-            trust_domain: Whose identities it is to sign.
+            trust_domain: The one whose identities it signs.
             certificate: PEM of the CA certificate; its chain may follow in the same text, as in
                 the ``tls.crt`` of a Secret.
             key: PEM of its private key, unencrypted.
             chain: PEM of the intermediates above it, nearest first; the CA certificate and the
                 root may be repeated in it.
-            root: PEM of the roots to believe; may be left out when ``certificate`` is a root.
+            root: PEM of the trusted roots; may be left out if ``certificate`` is a root.
             now: When it has to be valid.
-            subject: What to call it in messages, such as ``Secret troth-system/troth-ca``.
+            subject: Its name in messages, such as ``Secret troth-system/troth-ca``.
 
         Raises:
-            InputError: Certificates that it signed would not be believed, or not be SVIDs. The
+            InputError: Peers would not accept what it signs, or it would not sign SVIDs. The
                 problems' paths are the arguments' names.
         """
         return cls(
@@ -347,27 +347,27 @@ class CertificateAuthority:
 
     @property
     def trust_bundle(self) -> TrustBundle:
-        """The roots that believe in its signatures."""
+        """The roots that vouch for what it signs."""
         return self._issuer.bundle
 
     @property
     def not_after(self) -> datetime:
-        """When the first certificate from here up to the root expires; nothing outlives it."""
+        """When the first certificate up to the root expires; nothing it signs is valid longer."""
         return self._issuer.not_after
 
     @property
     def certificate_pem(self) -> bytes:
-        """The CA certificate, for keeping it; read again as ``certificate`` of `from_pem`."""
+        """The CA certificate, to store: the ``certificate`` of `from_pem`."""
         return self._issuer.certificate.public_bytes(Encoding.PEM)
 
     @property
     def chain_pem(self) -> bytes:
-        """What stands between a leaf and the root: empty when the CA certificate is the root."""
+        """The intermediates up to the root; empty if the CA certificate is the root."""
         return b"".join(each.public_bytes(Encoding.PEM) for each in self._issuer.intermediates)
 
     @property
     def private_key(self) -> PrivateKeyPem:
-        """The CA's key, for keeping it; read again as ``key`` of `from_pem`."""
+        """The CA's key, to store: the ``key`` of `from_pem`."""
         return PrivateKeyPem(self._issuer.key)
 
     def sign(
@@ -379,15 +379,15 @@ class CertificateAuthority:
         expected: SpiffeId | None = None,
         subject: str = "certificate signing request",
     ) -> IssuedCertificate:
-        """Answer a request with an SVID that never outlives this authority.
+        """Answer a request with an SVID that expires no later than this authority.
 
         Args:
             request: A checked request, or the PEM of one to be checked by `parse_csr`.
             now: The certificate is valid from a minute before it.
-            lifetime: How long after ``now`` it is valid.
-            expected: The identity that the requester may have. Leave it out only where the
-                requester may have any identity of the trust domain.
-            subject: What to call the request in messages.
+            lifetime: How long after ``now`` the certificate is valid.
+            expected: The identity that the requester may have. Leave it out only if the requester
+                may have any identity of the trust domain.
+            subject: The request's name in messages.
 
         Raises:
             InputError: The request is refused, or this authority has expired.

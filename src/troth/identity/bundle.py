@@ -1,4 +1,4 @@
-"""The trust bundle: whose signatures a trust domain believes."""
+"""The trust bundle: the roots that a trust domain accepts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class TrustBundle(msgspec.Struct, frozen=True, kw_only=True):
     """The root certificates of one trust domain.
 
-    There are several while a root is being replaced: the new one is believed before it signs, and
+    There are several while a root is being replaced: the new one is trusted before it signs, and
     the old one until its last certificate has expired.
 
     Attributes:
-        trust_domain: The only one that these roots speak for.
-        certificates: PEM, one self-signed CA certificate each, in the order given, none twice.
+        trust_domain: The only one that these roots vouch for.
+        certificates: PEM, one self-signed CA certificate each, in the order given, without repeats.
     """
 
     trust_domain: TrustDomain
@@ -39,8 +39,8 @@ class TrustBundle(msgspec.Struct, frozen=True, kw_only=True):
         """Read the roots of ``trust_domain`` from concatenated PEM.
 
         Raises:
-            InputError: There is none, or one of them is no self-signed CA certificate; ``subject``
-                and ``path`` name the input in the message.
+            InputError: There is none, or one of them isn't a self-signed CA certificate;
+                ``subject`` and ``path`` name the input in the message.
         """
         roots = load_certificates(pem, subject=subject, path=path)
         refuse(subject, (flaw for root in roots for flaw in _root_flaws(root, path)))
@@ -49,14 +49,14 @@ class TrustBundle(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pem(self) -> bytes:
-        """All roots in one piece, as files and Envoy's ``trusted_ca`` want them."""
+        """All roots concatenated, as files and Envoy's ``trusted_ca`` have them."""
         return b"".join(self.certificates)
 
     def merge(self, other: Self) -> Self:
         """Both bundles' roots, this one's first, for the overlap of a rotation.
 
         Raises:
-            ValueError: They are of different trust domains.
+            ValueError: Their trust domains differ.
         """
         if other.trust_domain != self.trust_domain:
             raise ValueError(f"{other.trust_domain} is not {self.trust_domain}")
@@ -69,7 +69,7 @@ def _root_flaws(root: x509.Certificate, path: str) -> Iterator[Flaw]:
     try:
         root.verify_directly_issued_by(root)
     except (ValueError, TypeError, InvalidSignature):
-        # An intermediate as anchor works in some TLS libraries and not in others.
+        # An intermediate as trust anchor works in some TLS libraries and not in others.
         yield Flaw(f"{name} is not self-signed", "give the root of its chain", path)
     yield from key_flaws(root.public_key(), path)
     yield from ca_flaws(root, path)
@@ -88,6 +88,6 @@ def ca_flaws(certificate: x509.Certificate, path: str) -> Iterator[Flaw]:
     except x509.ExtensionNotFound:
         may_sign = False
     if not is_ca:
-        yield Flaw(f"{name} is no CA certificate", "have basicConstraints CA:TRUE", path)
+        yield Flaw(f"{name} is not a CA certificate", "have basicConstraints CA:TRUE", path)
     if not may_sign:
         yield Flaw(f"{name} may not sign certificates", "have keyUsage keyCertSign", path)

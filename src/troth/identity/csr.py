@@ -1,8 +1,8 @@
 """Certificate signing requests (PKCS #10, RFC 2986): made by a node, checked by the authority.
 
-A request names one SPIFFE ID and proves that its maker holds the key. Nothing of it but these two
-reaches the certificate; yet a request that asks for anything else is refused, not trimmed, because
-its maker would expect something that it won't get.
+A request names one SPIFFE ID and proves that its maker holds the key. Only the ID and the key reach
+the certificate. A request that asks for anything else is refused, not trimmed: its maker would
+expect something that it won't get.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class CheckedCsr(msgspec.Struct, frozen=True, kw_only=True):
     """What a checked request asks for; its maker holds the private key.
 
     Attributes:
-        spiffe_id: The identity it asks for. Whether it may have it is the authority's to say.
-        public_key: Of a kind that `key_flaws` passes.
+        spiffe_id: The identity it asks for. The authority decides whether it may have it.
+        public_key: A key that `key_flaws` accepts.
     """
 
     spiffe_id: SpiffeId
@@ -44,7 +44,7 @@ class CheckedCsr(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_csr(key: ec.EllipticCurvePrivateKey, spiffe_id: SpiffeId) -> bytes:
-    """Ask for an SVID of ``spiffe_id``: PEM, empty subject, the ID as only SAN."""
+    """Make a request for an SVID of ``spiffe_id``: PEM, empty subject, the ID as the only SAN."""
     san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id))])
     csr = (
         x509.CertificateSigningRequestBuilder()
@@ -56,16 +56,16 @@ def build_csr(key: ec.EllipticCurvePrivateKey, spiffe_id: SpiffeId) -> bytes:
 
 
 def parse_csr(pem: bytes, *, subject: str = "certificate signing request") -> CheckedCsr:
-    """Read and check a request, from whomever it comes.
+    """Read and check an untrusted request.
 
     Args:
         pem: One ``CERTIFICATE REQUEST`` block and nothing else (``spec.request`` of a
             CertificateSigningRequest, once decoded).
-        subject: What to call the request in messages.
+        subject: The request's name in messages.
 
     Raises:
-        InputError: It is malformed, its signature or key won't do, or it asks for something other
-            than an SVID of one workload. Every problem is listed.
+        InputError: It is malformed, its signature or key is unacceptable, or it asks for something
+            other than an SVID of one workload. Every problem is listed.
     """
     csr = _load(pem, subject)
     public_key, proof_flaws = _proven_key(csr)
@@ -97,19 +97,19 @@ def _load(pem: bytes, subject: str) -> x509.CertificateSigningRequest:
         return x509.load_pem_x509_csr(text)
     except UNREADABLE as error:
         raise refusal(
-            subject, Flaw(f"is no PKCS #10 request ({error})", "encode it as RFC 2986 says")
+            subject, Flaw(f"is not a PKCS #10 request ({error})", "encode it as RFC 2986 says")
         ) from error
 
 
 def _proven_key(csr: x509.CertificateSigningRequest) -> tuple[PublicKey | None, list[Flaw]]:
-    """The key, if it is good and the request's maker holds it; otherwise why not."""
+    """The key, if it is acceptable and the request's maker holds it; otherwise why not."""
     try:
         key = csr.public_key()
         flaws = list(key_flaws(key, "subjectPublicKey"))
     except UNREADABLE as error:
         return None, [Flaw(f"cannot be read ({error})", "send a public key", "subjectPublicKey")]
     if flaws or not isinstance(key, PublicKey):
-        return None, flaws  # verifying with a bad key proves nothing, and a huge one takes long
+        return None, flaws  # verifying with a weak key proves nothing, with a huge one takes long
     try:
         weak = not isinstance(csr.signature_hash_algorithm, SIGNATURE_HASHES)
         proven = not weak and csr.is_signature_valid
@@ -141,7 +141,7 @@ def _subject_flaws(csr: x509.CertificateSigningRequest) -> Iterator[Flaw]:
 
 
 def _extension_flaws(extension: x509.ExtensionType) -> Iterator[Flaw]:
-    """Refuse what would make the certificate more than an SVID of one workload."""
+    """Refuse an extension that an SVID of one workload doesn't have."""
     match extension:
         case x509.SubjectAlternativeName():
             for name in extension:

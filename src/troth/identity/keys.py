@@ -1,4 +1,4 @@
-"""Key pairs: which ones are good enough, and how a private one is kept out of sight."""
+"""Key pairs: which ones are acceptable, and how private keys are kept out of logs and messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
-# What both BoringSSL (in Envoy) and OpenSSL verify without being told to, at 112 bits and more.
+# What both BoringSSL (in Envoy) and OpenSSL verify by default, at 112 bits of security and more.
+
 # Ed25519 and P-521 are off in BoringSSL's default TLS configuration, so their owner could never
 # complete a handshake. The upper bound keeps one request from costing seconds of arithmetic.
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
@@ -36,10 +37,10 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 
 class PrivateKeyPem:
-    """A private key in PEM (PKCS #8, unencrypted) that shows itself only when asked by name.
+    """A private key in PEM (PKCS #8, unencrypted) that only `reveal` shows.
 
-    Its `repr` has no key material, it cannot be pickled, and an encoder that meets it (JSON, a log
-    renderer) fails instead of writing it down.
+    Its `repr` has no key material, it cannot be pickled, and an encoder (JSON, a log renderer)
+    fails on it instead of writing it.
     """
 
     __slots__ = ("_pem",)
@@ -56,12 +57,12 @@ class PrivateKeyPem:
         """Read an unencrypted private key of a kind that troth accepts.
 
         Raises:
-            InputError: It is none; ``subject`` and ``path`` name it in the message.
+            InputError: It isn't one; ``subject`` and ``path`` name it in the message.
         """
         return cls(load_signing_key(pem, subject=subject, path=path))
 
     def reveal(self) -> bytes:
-        """The key itself, for the one who has to use it."""
+        """The key itself: only for its user."""
         return self._pem
 
     def __repr__(self) -> str:
@@ -75,15 +76,14 @@ def load_signing_key(pem: bytes, *, subject: str, path: str) -> SigningKey:
     """Read an unencrypted private key in PEM.
 
     Raises:
-        InputError: It isn't one, or of a kind that `key_flaws` refuses. The message never repeats
-            any of it.
+        InputError: It isn't one, or `key_flaws` refuses it. The message never quotes any of it.
     """
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Not chained: the cause's text could quote the key.
         raise refusal(
-            subject, Flaw("is no unencrypted private key in PEM", _WANTED, path)
+            subject, Flaw("is not an unencrypted private key in PEM", _WANTED, path)
         ) from None
     if not isinstance(key, SigningKey):
         raise refusal(subject, Flaw("is a key of a kind that is not accepted", _WANTED, path))
@@ -92,7 +92,7 @@ def load_signing_key(pem: bytes, *, subject: str, path: str) -> SigningKey:
 
 
 def key_flaws(key: CertificatePublicKeyTypes, path: str) -> Iterator[Flaw]:
-    """Say why ``key`` is not good enough for a certificate, if it isn't."""
+    """Say why ``key`` is not acceptable in a certificate, if it isn't."""
     match key:
         case ec.EllipticCurvePublicKey():
             if not isinstance(key.curve, _CURVES):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SIGNATURE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
-"""The extended key usages of every SVID: a workload is both ends of its connections."""
+"""The extended key usages of every SVID: a workload is both client and server."""
 
 UNREADABLE = (
     ValueError,
@@ -36,13 +36,13 @@ UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What cryptography raises for malformed or exotic X.509, depending on where it is malformed."""
+"""What cryptography raises for malformed or exotic X.509, depending on the field."""
 
 MAX_BUNDLE_BYTES = 1024 * 1024
 
 
 def load_certificates(pem: bytes, *, subject: str, path: str) -> list[x509.Certificate]:
-    """Read the certificates in ``pem``, in their order; comments between them are allowed.
+    """Read the certificates in ``pem``, in order; comments between them are allowed.
 
     Raises:
         InputError: There are none, or something other than certificates is among them.
@@ -51,7 +51,7 @@ def load_certificates(pem: bytes, *, subject: str, path: str) -> list[x509.Certi
     if len(pem) > MAX_BUNDLE_BYTES:
         raise refusal(subject, Flaw(f"is longer than {MAX_BUNDLE_BYTES} bytes", wanted, path))
     if pem.count(b"-----BEGIN ") != pem.count(b"-----BEGIN CERTIFICATE-----"):
-        # A private key that slipped into a bundle would be handed out with it.
+        # A private key that slipped into a bundle would be distributed with it.
         raise refusal(subject, Flaw("has other PEM blocks than certificates", wanted, path))
     try:
         certificates = x509.load_pem_x509_certificates(pem)
@@ -87,7 +87,7 @@ def workload_id(extensions: x509.Extensions) -> tuple[SpiffeId | None, tuple[Fla
 
 
 def set_key_usages(usage: x509.KeyUsage) -> Iterator[str]:
-    """The names (RFC 5280, section 4.2.1.3) of the bits that are set."""
+    """The names of the bits that are set (RFC 5280, section 4.2.1.3)."""
     bits = {
         "digitalSignature": usage.digital_signature,
         "contentCommitment": usage.content_commitment,
@@ -109,7 +109,7 @@ _FORBIDDEN_LEAF_USAGES = frozenset({"keyCertSign", "cRLSign"})
 
 
 class VerifiedSvid(NamedTuple):
-    """A chain that was found good.
+    """A chain that passed validation.
 
     Attributes:
         spiffe_id: The identity it proves.
@@ -135,18 +135,18 @@ def validate_svid_chain(
 ) -> SpiffeId:
     """Decide whether ``chain`` proves an identity at ``now``, and which (X509-SVID, section 5).
 
-    A chain with URI name constraints is refused: the verifier beneath does not know them, so it
-    cannot tell whether they hold.
+    A chain with URI name constraints is refused: the underlying verifier does not support them, so
+    it cannot check them.
 
     Args:
         chain: PEM, the leaf first, then its intermediates.
-        bundle: The roots to believe, for identities of the bundle's trust domain only.
+        bundle: The trusted roots, for identities of the bundle's trust domain only.
         now: When it has to be valid.
-        expected: The identity that it has to prove, if that is known.
-        subject: What to call the chain in messages.
+        expected: The identity that it has to prove, if known.
+        subject: The chain's name in messages.
 
     Raises:
-        InputError: It proves nothing, or another identity than ``expected``.
+        InputError: It proves nothing, or an identity other than ``expected``.
     """
     return verify_svid(chain, bundle, now=now, expected=expected, subject=subject).spiffe_id
 
@@ -154,7 +154,7 @@ def validate_svid_chain(
 def verify_svid(
     chain: bytes, bundle: TrustBundle, *, now: datetime, expected: SpiffeId | None, subject: str
 ) -> VerifiedSvid:
-    """Do what `validate_svid_chain` says; the path that vouches is part of the answer."""
+    """The same as `validate_svid_chain`, but return the verified path, too."""
     leaf, *intermediates = load_certificates(chain, subject=subject, path="")
     spiffe_id, flaws = workload_id(leaf.extensions)
     flaws += (*_leaf_flaws(leaf),)
@@ -186,8 +186,8 @@ def verify_path(
         verification.PolicyBuilder()
         .store(verification.Store(roots))
         .time(now)
-        # Of the two verifiers the one that doesn't insist on a DNS name. Being a server is checked
-        # with the leaf's usages.
+        # The server verifier would insist on a DNS name. Server usage is checked with the leaf's
+        # other usages.
         .build_client_verifier()
     )
     try:
@@ -247,7 +247,7 @@ def _identity_flaws(
 def _validity_flaws(
     certificates: Sequence[x509.Certificate], now: datetime, field: str
 ) -> Iterator[Flaw]:
-    """The commonest reason, in plain words beside the verifier's."""
+    """The most common reason, in plainer words than the verifier's."""
     for certificate in certificates:
         start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if not start <= now <= end:

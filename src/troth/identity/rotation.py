@@ -1,10 +1,10 @@
-"""The certificates of a node's identities, each renewed in time: what to do next, not the doing.
+"""Timely renewal of the certificates of a node's identities: a state machine without I/O.
 
-A driver tells this machine what happened (`CertificateRotation.want`, `issued`, `failed`, `adopt`,
-`hasten`), asks for the next `CertificateRotation.step`, sends the requests in it to a signer, and
-sleeps until ``wake_at`` or the next event. Time only enters as an argument, and so does jitter, a
-number in [0, 1). It spreads what began together, such as all the pods of a node, so that the
-authority isn't asked by everyone at once.
+A driver reports what happened (`CertificateRotation.want`, `issued`, `failed`, `adopt`, `hasten`),
+asks for the next `CertificateRotation.step`, sends its requests to a signer, and sleeps until
+``wake_at`` or the next event. Time is an argument, and so is jitter, a number in [0, 1). Jitter
+spreads the renewals of identities that began together, such as those of all pods of a node, so
+that the authority doesn't get all requests at once.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _RETRY_SHARE_OF_REMAINING = 8
 
 
 def renew_at(not_before: datetime, not_after: datetime, jitter: float) -> datetime:
-    """The moment to ask for a successor: after 40 to 60 % of the validity.
+    """When to renew: after 40 to 60 % of the validity.
 
-    Half a lifetime is left for an authority that is down, which with 12 hours is a night's outage.
+    That leaves about half a lifetime for an outage of the authority: with 12 hours, a night.
     """
     share = _RENEW_AT_SHARE + _RENEW_SPREAD * (2 * jitter - 1)
     return not_before + (not_after - not_before) * share
@@ -52,9 +52,9 @@ def next_retry(attempt: int, jitter: float, *, remaining: timedelta | None = Non
     Args:
         attempt: How many attempts have failed before this one; 0 after the first failure.
         jitter: In [0, 1).
-        remaining: How long the present certificate is still valid, if there is one. No wait is
-            longer than an eighth of it (but a second at least), so there are always several
-            attempts left before it expires.
+        remaining: How long the current certificate is still valid, if there is one. No wait is
+            longer than an eighth of it (but at least a second), so several attempts are left
+            before it expires.
     """
     wait = doubled(_FIRST_RETRY, _LONGEST_RETRY, attempt)
     if remaining is not None:
@@ -66,11 +66,11 @@ _RANDOM = SystemRandom()
 
 
 class SigningRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to be brought to a signer; hand it back with the answer.
+    """A request to send to a signer; pass it back with the answer.
 
     Attributes:
-        spiffe_id: Whose certificate it is for.
-        csr: PEM of the PKCS #10 request. Its key is new and stays in the machine.
+        spiffe_id: The identity to certify.
+        csr: PEM of the PKCS #10 request. Its key is new and stays in the state machine.
     """
 
     spiffe_id: SpiffeId
@@ -78,12 +78,12 @@ class SigningRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RotationStep(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done now.
+    """What to do now.
 
     Attributes:
-        requests: To be sent; each must be answered by `issued` or `failed`, a timeout too.
+        requests: To send; answer each by `issued` or `failed`, also after a timeout.
         wake_at: When to take the next step if nothing happens before; None if only an event or an
-            answer can bring one.
+            answer can cause one.
     """
 
     requests: tuple[SigningRequest, ...]
@@ -91,7 +91,7 @@ class RotationStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Identity:
-    """The state of one wanted identity; ``due`` counts while nothing is in flight."""
+    """The state of one wanted identity; ``due`` is valid while no request is in flight."""
 
     __slots__ = ("current", "due", "failures", "in_flight", "key")
 
@@ -104,13 +104,13 @@ class _Identity:
 
 
 class CertificateRotation:
-    """Holds the current SVID of every wanted identity and says when to ask for the next.
+    """Holds the current SVID of every wanted identity and says when to renew it.
 
-    Key, certificate and bundle change as one value; a failure of any kind keeps the old one, and an
-    answer to a request that no longer counts is ignored.
+    Key, certificate and bundle change as one value. After any failure the old one is kept; an
+    answer to an obsolete request is ignored.
 
     Args:
-        jitter: Gives numbers in [0, 1), for spreading renewals and retries.
+        jitter: Returns numbers in [0, 1), to spread renewals and retries.
     """
 
     def __init__(self, *, jitter: Callable[[], float] = _RANDOM.random) -> None:
@@ -119,7 +119,7 @@ class CertificateRotation:
 
     @property
     def current(self) -> Mapping[SpiffeId, X509Svid]:
-        """The SVIDs at hand, of the wanted identities that have got one."""
+        """The current SVIDs, of the wanted identities that have one."""
         return {
             spiffe_id: identity.current
             for spiffe_id, identity in self._identities.items()
@@ -132,7 +132,7 @@ class CertificateRotation:
         return frozenset(self._identities) - self.current.keys()
 
     def want(self, spiffe_ids: Collection[SpiffeId], *, now: datetime) -> None:
-        """Take ``spiffe_ids`` as all that is wanted; keys of others are let go at once."""
+        """Want exactly ``spiffe_ids``; the keys of others are dropped at once."""
         wanted = frozenset(spiffe_ids)
         for spiffe_id in self._identities.keys() - wanted:
             del self._identities[spiffe_id]
@@ -140,7 +140,7 @@ class CertificateRotation:
             self._identities[spiffe_id] = _Identity(now)
 
     def step(self, now: datetime) -> RotationStep:
-        """Begin what is due."""
+        """Start what is due."""
         requests = []
         for spiffe_id, identity in self._identities.items():
             if identity.in_flight is None and identity.due <= now:
@@ -155,20 +155,20 @@ class CertificateRotation:
     def issued(
         self, request: SigningRequest, *, chain: bytes, bundle: TrustBundle, now: datetime
     ) -> X509Svid | None:
-        """Take a signer's answer, after checking that it is one to this request.
+        """Take a signer's answer, if it is valid for this request.
 
         Args:
-            request: What was asked, as `step` gave it.
+            request: The request, as `step` returned it.
             chain: PEM, the leaf first, then the intermediates.
             bundle: The roots in force.
             now: When it has to be valid.
 
         Returns:
-            The new current SVID, or None if the request no longer counts.
+            The new current SVID, or None if the request is obsolete.
 
         Raises:
-            InputError: The answer is no SVID for this identity and key. It has been counted as a
-                failure.
+            InputError: The answer isn't an SVID for this identity and key. It has been recorded as
+                a failure.
         """
         identity = self._awaiting(request)
         if identity is None or identity.key is None:
@@ -183,12 +183,12 @@ class CertificateRotation:
         identity.current = svid
         identity.in_flight = identity.key = None
         identity.failures = 0
-        # From now on, not from the backdated start: else a short-lived one would be due at once.
+        # Relative to now, not to the backdated start: a short-lived one would be due at once.
         identity.due = renew_at(max(svid.not_before, now), svid.not_after, self._jitter())
         return svid
 
     def failed(self, request: SigningRequest, *, now: datetime) -> None:
-        """Note that ``request`` got no certificate; it will be tried again with a new key."""
+        """Record that ``request`` failed; it is retried with a new key."""
         identity = self._awaiting(request)
         if identity is None:
             return
@@ -198,16 +198,16 @@ class CertificateRotation:
         identity.in_flight = identity.key = None
 
     def adopt(self, bundle: TrustBundle, *, now: datetime) -> Mapping[SpiffeId, X509Svid]:
-        """Believe in ``bundle`` from now on, in every SVID.
+        """Put ``bundle`` into every SVID.
 
-        Where it no longer vouches for an SVID itself, a renewal is due at once; the SVID stays
-        until that succeeds, as peers may not have heard yet.
+        If it no longer vouches for an SVID itself, a renewal is due at once; the SVID stays until
+        the renewal succeeds, as peers may still have the old bundle.
 
         Returns:
             The SVIDs that changed.
 
         Raises:
-            ValueError: The bundle is of another trust domain.
+            ValueError: It is another trust domain's bundle.
         """
         changed = {}
         for spiffe_id, svid in self.current.items():
@@ -224,7 +224,7 @@ class CertificateRotation:
         return changed
 
     def hasten(self, spiffe_ids: Collection[SpiffeId], *, now: datetime, within: timedelta) -> None:
-        """Have these SVIDs renewed within a time, each at a moment of its own."""
+        """Renew these SVIDs within some time, each at a random moment."""
         for spiffe_id in spiffe_ids:
             identity = self._identities.get(spiffe_id)
             if identity is not None and identity.current is not None:

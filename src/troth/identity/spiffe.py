@@ -1,8 +1,8 @@
 """SPIFFE IDs and trust domains as values that are checked once and then trusted.
 
 The rules are those of the SPIFFE-ID standard (section 2). They are stricter than RFC 3986: an
-identity has exactly one spelling, so comparing two is comparing their text. Nothing is normalised;
-whatever isn't in its one spelling is refused.
+identity has exactly one spelling, so two are equal if their texts are. Nothing is normalised; other
+spellings are refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SCHEME = "spiffe://"
-# Bytes and characters alike: whatever isn't ASCII is refused by its characters.
+# In bytes and characters alike: only ASCII is allowed.
 _MAX_TRUST_DOMAIN_LENGTH = 255
 _MAX_ID_LENGTH = 2048
 _TRUST_DOMAIN_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + ".-_")
@@ -27,14 +27,14 @@ _SEGMENT_CHARACTERS = frozenset(string.ascii_letters + string.digits + ".-_")
 
 
 DEFAULT_TRUST_DOMAIN = "cluster.local"
-"""The trust domain where none is named (Istio's ``meshConfig.trustDomain``)."""
+"""The default trust domain (Istio's ``meshConfig.trustDomain``)."""
 
 
 class TrustDomain(msgspec.Struct, frozen=True, order=True):
-    """The name of a trust domain, such as ``cluster.local``: whose word identities rest on.
+    """The name of a trust domain, such as ``cluster.local``: the authority behind identities.
 
     Raises:
-        InputError: On construction, when ``name`` breaks the SPIFFE-ID standard, section 2.1.
+        InputError: On construction, if ``name`` violates the SPIFFE-ID standard, section 2.1.
     """
 
     name: str
@@ -47,7 +47,7 @@ class TrustDomain(msgspec.Struct, frozen=True, order=True):
         """Read a bare name; a URI such as ``spiffe://cluster.local`` is a `SpiffeId`, not this.
 
         Raises:
-            InputError: ``text`` is no trust domain name; every flaw is listed.
+            InputError: ``text`` isn't a trust domain name; every flaw is listed.
         """
         return cls(text)
 
@@ -69,7 +69,7 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
             itself.
 
     Raises:
-        InputError: On construction, when ``path`` breaks the SPIFFE-ID standard, section 2.2, or
+        InputError: On construction, if ``path`` violates the SPIFFE-ID standard, section 2.2, or
             the whole is too long (section 2.3).
     """
 
@@ -84,11 +84,11 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
         """Read a ``spiffe://`` URI.
 
         Raises:
-            InputError: ``text`` is no SPIFFE ID; every flaw is listed.
+            InputError: ``text`` isn't a SPIFFE ID; every flaw is listed.
         """
         subject = f"SPIFFE ID {described(text)}"
         if not text.startswith(_SCHEME):
-            refuse(subject, [Flaw("is no spiffe URI", f"begin it with {_SCHEME}")])
+            refuse(subject, [Flaw("is not a spiffe URI", f"begin it with {_SCHEME}")])
         name, slash, rest = text.removeprefix(_SCHEME).partition("/")
         refuse(subject, _id_flaws(name, slash + rest))
         return cls(TrustDomain(name), slash + rest)
@@ -100,7 +100,7 @@ class SpiffeId(msgspec.Struct, frozen=True, order=True):
         """Name a Kubernetes service account, ``/ns/NAMESPACE/sa/SERVICEACCOUNT`` as Istio does.
 
         Raises:
-            InputError: One of the names doesn't fit in exactly one path segment.
+            InputError: One of the names isn't valid as one path segment.
         """
         refuse(
             f"service account {described(f'{namespace}/{service_account}')}",
@@ -183,7 +183,7 @@ def _segment_flaws(segment: str) -> Iterator[Flaw]:
 
 
 def _foreign_characters(text: str, allowed: frozenset[str]) -> str:
-    """The characters of ``text`` that are not allowed, the first few of them, fit for a message."""
+    """The first few characters of ``text`` that are not allowed, for a message."""
     if allowed.issuperset(text):
         return ""
     foreign = dict.fromkeys(character for character in text if character not in allowed)

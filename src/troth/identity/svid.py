@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class X509Svid(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a workload needs to prove who it is and to judge others.
+    """All that a workload needs to prove its identity and to verify others'.
 
-    It is replaced whole, never in parts, so key and certificate always belong together. The key is
-    in no `repr`, and encoding an SVID as JSON fails rather than writing the key down.
+    It is replaced as a whole, so key and certificate always belong together. The key is in no
+    `repr`, and encoding an SVID as JSON fails rather than writing the key.
 
     Attributes:
         spiffe_id: The identity it proves.
         private_key: The leaf's key; `PrivateKeyPem.reveal` gives the PEM.
         chain: PEM, the leaf first, then the intermediates, without the root.
-        bundle: The roots that its owner believes when others present theirs.
+        bundle: The roots by which its owner verifies others.
         not_before: Start of the leaf's validity.
         not_after: End of the leaf's validity.
     """
@@ -49,11 +49,11 @@ class X509Svid(msgspec.Struct, frozen=True, kw_only=True):
         now: datetime,
         expected: SpiffeId | None = None,
     ) -> Self:
-        """Put an issued chain and its key together, after checking that it is what was asked for.
+        """Combine an issued chain with its key, if the chain is what was requested.
 
         Raises:
-            InputError: The chain proves nothing at ``now``, another identity than ``expected``, or
-                belongs to another key.
+            InputError: The chain is invalid at ``now``, proves an identity other than ``expected``,
+                or belongs to another key.
         """
         subject = f"certificate for {expected}" if expected else "certificate chain"
         verified = verify_svid(chain, bundle, now=now, expected=expected, subject=subject)

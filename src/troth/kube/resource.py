@@ -160,7 +160,7 @@ class ObjectKind(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         is_optional: bool = False,
         is_bulk: bool = False,
     ) -> Resource[T]:
-        """All objects of the kind, or the selected ones; arguments as of `Resource`."""
+        """All objects of the kind, or the selected ones; arguments as for `Resource`."""
         return Resource(
             plural=self.plural,
             group=self.group,

@@ -38,7 +38,7 @@ class AddressClaims:
 
     Attributes:
         outside: Virtual IPs outside of the ranges, in order.
-        external_ports: As of `NodeView`.
+        external_ports: See `NodeView`.
     """
 
     def __init__(self, ranges: Iterable[str]) -> None:
@@ -118,7 +118,7 @@ class ExternalPort(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         endpoints: Where its connections go; some may be of the other IP family.
-        client_ip_affinity: As of `Service`.
+        client_ip_affinity: See `Service`.
     """
 
     address: str

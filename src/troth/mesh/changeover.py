@@ -70,7 +70,7 @@ class Changeover(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def begin(cls, wanted: Wanted, *, now: float) -> Changeover:
-        """A pod that this agent hasn't known before: arguments as of `step`."""
+        """A pod that this agent hasn't known before: arguments as for `step`."""
         # Whatever an earlier agent has offered, no more is taken than the policies say.
         sent = wanted.sent & wanted.takes
         start = cls(

@@ -115,7 +115,7 @@ def _way(
 
 def _outside(world: World, pod: Pod | None, endpoint: Endpoint) -> str:
     if pod is None:
-        return f"{endpoint.address} is no pod of the mesh"
+        return f"{endpoint.address} is not a pod of the mesh"
     belongs = world.membership(pod)
     if belongs.in_mesh:
         return f"{pod} is not captured yet"

@@ -196,7 +196,7 @@ class ViewKeeper:
         lenient: Collection[str] = (),
         service_ranges: tuple[str, ...] = (),
     ) -> NodeView:
-        """The view of a world; arguments as of `node_view`."""
+        """The view of a world; arguments as for `node_view`."""
         # What fails half-way is not gone on from.
         past, self._past = self._past, None
         if past is None or not past.goes_on(world, service_ranges):

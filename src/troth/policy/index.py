@@ -1,9 +1,9 @@
-"""Policies arranged for asking which of them hold for a workload and what they decide.
+"""An index of policies: which of them apply to a workload, and what they decide.
 
-The rules are in `troth.policy.scope`; this is the index that makes asking cheap. Only the
-policies of the root namespace and of the workload's own are looked at, and of those with a
-selector only the ones that share a label with the workload. `PolicyChanges` is what differs between
-two sets of policies, by which an index is brought up to date.
+The rules are in `troth.policy.scope`; the index makes lookups cheap. A lookup reads only the
+policies of the root namespace and of the workload's own, and of those with a selector only the ones
+that share a label with the workload. `PolicyChanges`, the difference between two sets of policies,
+updates an index.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ if TYPE_CHECKING:
 
 
 class NamespacePolicies:
-    """The policies of one namespace, found by the labels they select.
-
-    It does not change; `changed` makes another one.
+    """The policies of one namespace, indexed by the labels they select. Immutable.
 
     Args:
         policies: In any order.
-        by_label: Those with a selector, each under one of its labels; made if it isn't given.
+        by_label: Those with a selector, each under one of its labels; computed if not given.
 
     Attributes:
         policies: All of them, oldest first.
@@ -56,9 +54,9 @@ class NamespacePolicies:
     def changed(
         self, removed: Iterable[PeerAuthentication], added: Iterable[PeerAuthentication]
     ) -> Self:
-        """The same without ``removed`` and with ``added``.
+        """A copy without ``removed`` and with ``added``.
 
-        Costs what is different and a copy of two tables of references.
+        The cost is that of the difference, plus copying two tables of references.
         """
         policies, by_label = self.policies.copy(), dict(self._by_label)
         for policy in removed:
@@ -94,10 +92,10 @@ class NamespacePolicies:
 def _file(
     by_label: dict[Label, tuple[PeerAuthentication, ...]], policy: PeerAuthentication
 ) -> None:
-    """Put a policy under one of its labels: a workload without that can't match."""
+    """Index a policy under one of its labels: a workload without that label can't match."""
     if not policy.selector:
         return
-    # The one that leads to the fewest so far, so that a label that all share leads to few.
+    # The label with the fewest policies so far, so that a label all share doesn't collect them.
     label = min(policy.selector.items(), key=lambda label: (len(by_label.get(label, ())), label))
     by_label[label] = tuple(sorted((*by_label.get(label, ()), policy), key=by_age))
 
@@ -118,18 +116,16 @@ _DEFAULT_MODE = Mode.PERMISSIVE
 _DEFAULT = DecidedBy(scope=Scope.DEFAULT)
 
 _DECISIONS_KEPT = 4096
-"""Most workloads share theirs with others; ports that connections name may be any."""
+"""Bounded, because a connection may name any port; most workloads share their ports anyway."""
 
 
 class PolicyIndex:
-    """All policies of a mesh, arranged for asking what holds for a workload.
-
-    It does not change; `changed` makes another one.
+    """All policies of a mesh, indexed for lookups by workload. Immutable.
 
     Args:
         policies: In any order; no two may have the same `PeerAuthentication.key`.
         root_namespace: Where mesh-wide policies live (``MeshConfig.rootNamespace``).
-        others: Policies of namespaces that ``policies`` has none of, already arranged.
+        others: Indexed policies of other namespaces, which ``policies`` must not have any of.
     """
 
     def __init__(
@@ -146,7 +142,7 @@ class PolicyIndex:
         self._decisions: dict[tuple[int, ...], Decision] = {}
 
     def changed(self, changes: PolicyChanges) -> Self:
-        """The index of the policies after ``changes``; it shares what these don't touch."""
+        """The index after ``changes``; unaffected parts are shared."""
         namespaces = self._namespaces.copy()
         removed, added = _by_namespace(changes.removed), _by_namespace(changes.added)
         for name in removed.keys() | added.keys():
@@ -159,7 +155,7 @@ class PolicyIndex:
     def decide(
         self, namespace: str, labels: Mapping[str, str], ports: Iterable[int] = ()
     ) -> Decision:
-        """Decide a workload's effective modes, without the reasons: cheap enough for every pod.
+        """Decide a workload's effective modes without reasons: cheap enough for every pod.
 
         Args:
             namespace: The workload's.
@@ -180,7 +176,7 @@ class PolicyIndex:
     ) -> PolicyVerdict:
         """Decide a workload's effective modes and say why, policy by policy.
 
-        Takes the same arguments as `decide` and decides the same.
+        Arguments and modes are those of `decide`.
         """
         heads = self._heads(namespace, labels)
         decision = _decision(heads, ports)
@@ -202,7 +198,7 @@ class PolicyIndex:
     def _heads(
         self, namespace: str, labels: Mapping[str, str]
     ) -> dict[Scope, PeerAuthentication | None]:
-        """The one policy that each scope puts forward for a workload."""
+        """The policy that counts in each scope for a workload."""
         own = _NO_POLICIES if namespace == self._root_namespace else self._of(namespace)
         return {
             Scope.MESH: self._root.oldest_without_selector,
@@ -258,11 +254,11 @@ def _entry(policy: PeerAuthentication, entry: Mode, rest: PortVerdict) -> PortVe
 
 
 class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
-    """The policies that only one of two sets has; one that was edited is in both fields.
+    """The difference between two sets of policies; an edited policy is in both fields.
 
     Attributes:
-        removed: Those that only the former set has.
-        added: Those that only the later one has.
+        removed: Only in the old set.
+        added: Only in the new set.
     """
 
     removed: tuple[PeerAuthentication, ...] = ()
@@ -272,7 +268,7 @@ class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
     def between(
         cls, before: Sequence[PeerAuthentication], after: Sequence[PeerAuthentication]
     ) -> Self:
-        """Compare two sets in which most policies are the very same objects: a glance at each."""
+        """Compare two sets; cheap if they share most of their policies as objects."""
         start = _shared(before, after)
         before, after = before[start:], after[start:]
         end = _shared(before[::-1], after[::-1])
@@ -280,7 +276,7 @@ class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
         kept, known = {id(policy) for policy in after}, {id(policy) for policy in before}
         removed = [policy for policy in before if id(policy) not in kept]
         added = [policy for policy in after if id(policy) not in known]
-        # Read again, most say what they said.
+        # Most policies that were parsed again are equal.
         former = {policy.key: policy for policy in removed}
         same = {policy.key for policy in added if former.get(policy.key) == policy}
         return cls(
@@ -293,11 +289,11 @@ class PolicyChanges(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def all(self) -> tuple[PeerAuthentication, ...]:
-        """Every policy that a workload's modes may depend on in only one of the sets."""
+        """Every policy that is in only one of the sets."""
         return self.removed + self.added
 
 
 def _shared(one: Sequence[PeerAuthentication], other: Sequence[PeerAuthentication]) -> int:
-    """How many the two have in common before they first differ."""
+    """The length of their common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((n for n, (a, b) in pairs if a is not b), min(len(one), len(other)))

@@ -28,9 +28,9 @@ def lint_policies(
     Args:
         policies: In any order; no two may have the same `PeerAuthentication.key`.
         root_namespace: Where mesh-wide policies live.
-        workloads: Namespace and labels of those that are known. Policies without a
-            creationTimestamp whose selectors differ meet only on a workload, so that is found
-            with these alone.
+        workloads: Namespace and labels of the known ones. Policies without a creationTimestamp
+            and with different selectors conflict only on a workload, so without workloads that
+            isn't found.
 
     Returns:
         Warnings, by the policy's namespace and name.
@@ -76,7 +76,7 @@ def _always_shadowed(
     those: NamespacePolicies, policies: Iterable[PeerAuthentication]
 ) -> Iterator[Problem]:
     for policy in policies:
-        # Whatever matches all labels of this selector also matches one that asks for fewer.
+        # A workload that matches all labels of this selector also matches a subset of them.
         head = (
             those.oldest_matching(policy.selector)
             if policy.selector

@@ -11,7 +11,7 @@ import msgspec
 from troth.errors import Location
 
 API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
-"""The versions understood; they differ in nothing but their name."""
+"""The supported versions; they differ only in name."""
 
 KIND = "PeerAuthentication"
 
@@ -26,7 +26,7 @@ class Mode(StrEnum):
     """Mutual TLS only."""
 
     PERMISSIVE = "PERMISSIVE"
-    """Mutual TLS and plaintext; what holds when no policy says anything."""
+    """Mutual TLS and plaintext; the default without policies."""
 
     DISABLE = "DISABLE"
     """Plaintext; clients don't use mutual TLS."""
@@ -39,7 +39,7 @@ class PeerAuthentication(msgspec.Struct, frozen=True, kw_only=True):
         selector: ``spec.selector.matchLabels``; empty when the policy has no selector.
         mode: ``spec.mtls.mode``; UNSET also stands for a missing ``mtls``.
         port_modes: ``spec.portLevelMtls`` by the workload's (the container's) port.
-        created: ``metadata.creationTimestamp`` with its time zone; None in a file that has none.
+        created: ``metadata.creationTimestamp`` with its time zone; None if a file has none.
         location: Where it was read, if from a file.
     """
 
@@ -54,12 +54,12 @@ class PeerAuthentication(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """``NAMESPACE/NAME``, which no two policies of a mesh share."""
+        """``NAMESPACE/NAME``, unique in a mesh."""
         return f"{self.namespace}/{self.name}"
 
     @property
     def manifest(self) -> dict[str, object]:
-        """As it is written in a file."""
+        """The policy as a document for a file."""
         spec: dict[str, object] = {}
         if self.selector:
             spec["selector"] = {"matchLabels": dict(self.selector)}

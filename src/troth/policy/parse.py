@@ -1,8 +1,8 @@
 """Read one PeerAuthentication from decoded YAML or JSON, refusing what Istio's API refuses.
 
 The rules are those of Istio's CustomResourceDefinition (its schema and CEL rules) and of Kubernetes
-for names and labels. A document may be anything a decoder yields, of any type anywhere: it is
-looked at, never trusted, and every problem is reported, not only the first.
+for names and labels. A document is untrusted: any value may have any type a decoder yields. Every
+problem is reported, not only the first.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _RFC3339 = re.compile(
 )
 _PORT_KEY = re.compile(r"[0-9]{1,20}")
 _STORED_PORT_KEY = re.compile(r"[-+]?[0-9]{1,20}")
-"""What the CEL of Istio's definition takes for a number, and Istio as well."""
+"""A number, to Istio and to the CEL rules of its CustomResourceDefinition."""
 _LAST_PORT = 65535
 
 
 def parse_peer_authentication(
     document: object, *, location: Location | None = None, stored: bool = False
 ) -> tuple[PeerAuthentication | None, tuple[Problem, ...]]:
-    """Read a policy and say all that is wrong with it.
+    """Read a policy and report all its problems.
 
     Args:
         document: One decoded YAML or JSON document.
         location: Where it was read; goes into the problems and the policy.
-        stored: As of `read_peer_authentication`.
+        stored: See `read_peer_authentication`.
 
     Returns:
-        The policy, or None when a problem is an error; and the problems, warnings among them.
+        The policy, or None if a problem is an error; and the problems, including warnings.
     """
     report = Report(_subject(document), lambda _: location)
     if document is None:
@@ -69,17 +69,17 @@ def parse_peer_authentication(
 def read_peer_authentication(
     top: Fields, *, location: Location | None = None, stored: bool = False
 ) -> PeerAuthentication | None:
-    """Read a policy; what is wrong with it goes to the report of its fields.
+    """Read a policy; problems go to the report of its fields.
 
     Args:
         top: The policy's fields.
         location: Where it was read; goes into the policy.
-        stored: The object is in a cluster already, so that what Istio makes of it holds. Labels
-            that no pod can have select none; ports that are none, or stand without selector
-            labels, are ignored, and the mode counts. In a file all that is an error.
+        stored: The object is in a cluster already, so it is read as Istio reads it. Labels that
+            no pod can have select none; invalid ports, and ports without selector labels, are
+            ignored, and the mode counts. In a file each of these is an error.
 
     Returns:
-        None when a problem is an error.
+        None if a problem is an error.
     """
     top.only(_TOP)
     for field, known in (("apiVersion", API_VERSIONS), ("kind", (KIND,))):
@@ -111,7 +111,7 @@ def read_peer_authentication(
 
 
 def _subject(document: object) -> str:
-    """What names the document best, whatever state it is in."""
+    """The best name for the document, however broken it is."""
     metadata = document.get("metadata") if isinstance(document, Mapping) else None
     if not isinstance(metadata, Mapping):
         return KIND
@@ -144,7 +144,7 @@ def _rfc3339(value: object) -> datetime | None:
 
 
 def _selector(spec: Fields, *, stored: bool) -> dict[str, str] | None:
-    """The labels to match; empty for no selector, None when what stands there is refused."""
+    """The labels to match; empty without a selector, None if the selector is invalid."""
     if "selector" not in spec:
         return {}
     report = spec.report
@@ -157,7 +157,7 @@ def _selector(spec: Fields, *, stored: bool) -> dict[str, str] | None:
             (key_path(labels.path, key), text, LABEL_VALUE.flaw(text)),
         ):
             if flaw and stored and isinstance(part, str):
-                # Refused, it would leave the version before it in force, which may protect less.
+                # Refusing it would keep the previous version in force, which may protect less.
                 found, wanted = flaw
                 report.warn(place, f"{found}, which no pod can have: it selects none", wanted)
             elif flaw:
@@ -190,7 +190,7 @@ def _port_modes(spec: Fields, selector: dict[str, str] | None, *, stored: bool) 
     if "portLevelMtls" not in spec:
         return {}
     report = spec.report
-    # What the API refuses but finds in a cluster all the same is ignored, as Istio does.
+    # Like Istio, ignore what the API would refuse today but is stored in a cluster nevertheless.
     complain = report.warn if stored else report.error
     before = report.errors
     ports = spec.fields("portLevelMtls", example="8080: {mode: STRICT}")

@@ -1,9 +1,9 @@
-"""Which policies can hold for a workload, and which of several counts: the rules, as data.
+"""Which policies can apply to a workload, and which of several counts: the rules, as data.
 
-A policy's scope follows from two facts, where it lives and whether it has a selector. Each scope
-puts forward at most one policy, the oldest; the narrowest scope whose policy sets a mode decides,
-and UNSET passes the question on to the next wider one. What a scope's oldest policy leaves open, a
-younger one of the same scope does not fill in.
+A policy's scope follows from two facts: where it lives and whether it has a selector. In each scope
+at most one policy counts, the oldest. The narrowest scope whose policy sets a mode decides; UNSET
+defers to the next wider one. If a scope's oldest policy leaves a mode open, a younger one of the
+same scope does not fill it in.
 
 This is what istiod does: ``ComposePeerAuthentication`` in ``pilot/pkg/security/authn`` composes the
 scopes, and ``sortConfigByCreationTime`` in ``pilot/pkg/model`` is the order of age.
@@ -31,8 +31,8 @@ class Scope(StrEnum):
 
 NARROWEST_FIRST = (Scope.WORKLOAD, Scope.NAMESPACE, Scope.MESH)
 
-# (lives in the root namespace, has a selector) -> scope; None holds for no workload at all, not
-# even for those of the root namespace.
+# (lives in the root namespace, has a selector) -> scope; None applies to no workload at all, not
+# even to those of the root namespace.
 _SCOPES = {
     (True, False): Scope.MESH,
     (False, False): Scope.NAMESPACE,
@@ -45,21 +45,21 @@ _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
 def scope_of(policy: PeerAuthentication, root_namespace: str) -> Scope | None:
-    """The scope that ``policy`` takes part in; None when it holds for nothing."""
+    """The scope of ``policy``; None if it applies to nothing."""
     return _SCOPES[policy.namespace == root_namespace, bool(policy.selector)]
 
 
 def by_age(policy: PeerAuthentication) -> tuple[datetime, str, str]:
-    """Sort key: of the policies in one scope, the smallest counts.
+    """Sort key: the policy with the smallest one counts in its scope.
 
-    Names are compared by code point, which is their UTF-8 bytes' order: ``rule-10`` is before
+    Names are compared by code point, the order of their UTF-8 bytes: ``rule-10`` is before
     ``rule-9``.
     """
     return policy.created or _BEFORE_ALL, policy.name, policy.namespace
 
 
 def why_before(winner: PeerAuthentication, loser: PeerAuthentication) -> str:
-    """Say in a clause why ``winner`` counts and ``loser`` doesn't, both being in one scope."""
+    """Say in a clause why ``winner`` counts rather than ``loser``, in the scope of both."""
     if winner.created is None and loser.created is None:
         return f"{winner.key} comes first by name (neither has a creationTimestamp)"
     if winner.created is None:

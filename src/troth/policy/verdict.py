@@ -1,4 +1,4 @@
-"""What was decided for a workload, and why each policy that was looked at counts or doesn't."""
+"""The decision for a workload, and why each policy considered counts or doesn't."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DecidedBy(msgspec.Struct, frozen=True, kw_only=True):
     """Where a mode comes from.
 
     Attributes:
-        policy: ``NAMESPACE/NAME``; None when no policy sets a mode (scope ``default``).
+        policy: ``NAMESPACE/NAME``; None if no policy sets a mode (scope ``default``).
     """
 
     scope: Scope
@@ -51,7 +51,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         mode: Of every port that ``ports`` doesn't name; never UNSET.
         ports: By the workload's own (the container's) port, in ascending order: those asked for
-            and those that its workload policy names.
+            and those named by its workload policy.
     """
 
     mode: Mode
@@ -68,23 +68,23 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyOutcome(StrEnum):
-    """What became of a policy that was looked at for a workload."""
+    """The effect of one policy on a workload."""
 
     DECIDES = "decides"
-    """The workload's mode or that of one of its ports comes from it."""
+    """It sets the workload's mode or that of one of its ports."""
 
     INHERITS = "inherits"
-    """It is the one that counts in its scope, but leaves the mode to the next wider one."""
+    """It is the one that counts in its scope, but leaves the mode to the next wider scope."""
 
     SHADOWED = "shadowed"
-    """It would hold, but an older one of its scope or one of a narrower scope counts."""
+    """It would apply, but an older one of its scope or one of a narrower scope counts."""
 
     NO_MATCH = "no match"
-    """It does not hold for this workload."""
+    """It does not apply to this workload."""
 
 
 class Considered(msgspec.Struct, frozen=True, kw_only=True):
-    """A policy that was looked at for a workload, and what became of it.
+    """A policy considered for a workload, and its effect.
 
     Attributes:
         policy: ``NAMESPACE/NAME``.
@@ -98,7 +98,7 @@ class Considered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyVerdict(Decision, frozen=True, kw_only=True):
-    """The effective modes of a workload, and why each policy that was looked at counts or not.
+    """The effective modes of a workload, and why each policy considered counts or doesn't.
 
     Attributes:
         considered: The policies of the root namespace and of the workload's own, from mesh over
@@ -108,7 +108,7 @@ class PolicyVerdict(Decision, frozen=True, kw_only=True):
     considered: tuple[Considered, ...]
 
 
-# How wide a scope is. The default is wider than any policy.
+# Narrow to wide. The default is wider than any policy.
 _WIDTH = {scope: width for width, scope in enumerate((*NARROWEST_FIRST, Scope.DEFAULT))}
 
 
@@ -120,12 +120,12 @@ def explain(
     labels: Mapping[str, str],
     root_namespace: str,
 ) -> tuple[Considered, ...]:
-    """Tell each policy's fate, the widest scope first and otherwise in the order given.
+    """Explain each policy's effect, widest scope first, otherwise in the order given.
 
     Args:
         policies: Those of the root namespace and of the workload's own.
-        heads: The one policy that each scope puts forward for the workload.
-        decision: What followed from ``heads``.
+        heads: The policy that counts in each scope.
+        decision: The result of ``heads``.
         labels: The workload's.
         root_namespace: Where mesh-wide policies live.
     """
@@ -133,7 +133,7 @@ def explain(
     for policy in policies:
         scope = scope_of(policy, root_namespace)
         if scope is None:
-            # It was meant for a workload, and is listed where its author would look for it.
+            # Meant for a workload, it is listed where its author would look for it.
             scope = Scope.WORKLOAD
             verdict, why = (
                 PolicyOutcome.NO_MATCH,
@@ -150,7 +150,7 @@ def explain(
 
 
 def _mismatch(selector: Mapping[str, str], labels: Mapping[str, str]) -> str:
-    """The first selector label that the workload does not have, in a sentence."""
+    """Name the first selector label that the workload lacks, in a sentence."""
     for key, value in selector.items():
         needed = label_text(key, value)
         if key not in labels:
