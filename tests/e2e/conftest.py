@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tests.e2e.client import Client
+    from tests.e2e.lifetimes import MakeMesh
 
 
 @pytest.fixture
@@ -19,6 +22,19 @@ def host() -> Iterator[Host]:
     """A machine of the test's own."""
     with Host() as machine:
         yield machine
+
+
+@pytest.fixture
+def make_mesh(host: Host) -> Iterator[MakeMesh]:
+    """Meshes whose files go when the test has ended, whatever became of them."""
+    with contextlib.ExitStack() as ended:
+
+        def make(manifests: Mapping[str, str], *, plain: bool = False) -> Mesh:
+            mesh = Mesh(host, manifests, plain=plain)
+            ended.callback(shutil.rmtree, mesh.home, ignore_errors=True)
+            return mesh
+
+        yield make
 
 
 @pytest.fixture(scope="module")

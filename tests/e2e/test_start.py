@@ -1,253 +1,22 @@
-"""The beginning and the end of a mesh, however it comes to it: nothing may be left behind."""
+"""The beginning of a mesh, and what it says of what it was given."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-import shutil
 import stat
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.harness import PATIENCE_SECONDS, TROTH, Host, Mesh, eventually
-from tests.e2e.lingering import lingering
+from tests.e2e.harness import Host, Mesh, eventually
+from tests.e2e.lifetimes import CTRL_C, ONE_POD, THREE_PODS, Foreground, MakeMesh, leaving_nothing
 from tests.e2e.manifests import document, namespace, policy, server
 from tests.e2e.policies import wait_serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.e2e
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "finance"
-THREE_PODS = {path.name: path.read_text() for path in sorted(EXAMPLE.iterdir())}
-ONE_POD = {
-    "mesh.yaml": document([namespace("finance", mesh=True), *server("finance/web", "http:8080")])
-}
-CTRL_C = b"\x03"
-
-
-class MakeMesh(Protocol):
-    """Makes a mesh that isn't up yet, on the test's own machine."""
-
-    def __call__(self, manifests: Mapping[str, str], *, plain: bool = False) -> Mesh: ...
-
-
-@pytest.fixture
-def make_mesh(host: Host) -> Iterator[MakeMesh]:
-    """Meshes whose files go when the test has ended, whatever became of them."""
-    with contextlib.ExitStack() as ended:
-
-        def make(manifests: Mapping[str, str], *, plain: bool = False) -> Mesh:
-            mesh = Mesh(host, manifests, plain=plain)
-            ended.callback(shutil.rmtree, mesh.home, ignore_errors=True)
-            return mesh
-
-        yield make
-
-
-def traces(mesh: Mesh) -> dict[str, Any]:
-    """What a mesh could leave behind on its host."""
-    commands = {
-        "links": ["ip", "-o", "link"],
-        "addresses": ["ip", "-o", "address"],
-        "rules": ["nft", "list", "ruleset"],
-        "namespaces": ["ip", "netns"],
-        "mounts": ["cat", "/proc/self/mountinfo"],
-        "processes": ["ps", "-e", "-ww", "-o", "state=,comm="],
-    }
-    found: dict[str, Any] = {
-        name: [
-            line
-            for line in mesh.host.run(*command).stdout.splitlines()
-            # The machine's first process here is no init that reaps orphans.
-            if name != "processes" or not line.startswith("Z")
-        ]
-        for name, command in commands.items()
-    }
-    found["state"] = mesh.state.exists()
-    return found
-
-
-@contextlib.contextmanager
-def leaving_nothing(mesh: Mesh) -> Iterator[None]:
-    """See that the host is afterwards as it was before."""
-    before = traces(mesh)
-    yield
-    with contextlib.suppress(AssertionError):  # the one below says more
-        eventually(lambda: traces(mesh) == before)
-    assert traces(mesh) == before
-
-
-class Foreground:
-    """`troth up` on a terminal, as a person runs it."""
-
-    def __init__(self, mesh: Mesh, *, ready: bool = True) -> None:
-        self._terminal, end = os.openpty()
-        self._process = mesh.host.start(
-            *("setsid", "--ctty", "--wait", TROTH, "up", str(mesh.directory)),
-            env=mesh.environment,
-            stdin=end,
-            stdout=end,
-            stderr=end,
-            start_new_session=True,
-        )
-        os.close(end)
-        self._output = b""
-        if not ready:
-            return
-        self.read_until(b"Ctrl-C ends it")
-        # Of the mesh's processes it is the only one in the host's own namespaces.
-        commands = mesh.host.run("ps", "-e", "-ww", "-o", "pid=,args=").stdout.splitlines()
-        (self.pid,) = (
-            int(line.split()[0])
-            for line in commands
-            if f"{TROTH} up" in line and "setsid" not in line
-        )
-
-    def read_until(self, words: bytes) -> None:
-        """Wait until it has said this."""
-        while words not in self._output:
-            try:
-                self._read()
-            except OSError as error:  # Linux' way of saying that the other end is closed
-                raise AssertionError(self.output) from error
-
-    @property
-    def output(self) -> str:
-        """What it said."""
-        return self._output.decode()
-
-    def type(self, keys: bytes) -> None:
-        """Press keys."""
-        os.write(self._terminal, keys)
-
-    def wait(self) -> int:
-        """Wait until it has ended; its exit code."""
-        with contextlib.suppress(OSError):  # Linux' way of saying that the other end is closed
-            while True:
-                self._read()
-        os.close(self._terminal)
-        return self._process.wait(PATIENCE_SECONDS)
-
-    def _read(self) -> None:
-        data = os.read(self._terminal, 65536)
-        assert data, self._output
-        self._output += data
-
-
-@pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
-def test_down_leaves_nothing_behind(make_mesh: MakeMesh, *, plain: bool) -> None:
-    mesh = make_mesh(THREE_PODS, plain=plain)
-    with leaving_nothing(mesh), mesh:
-        assert mesh.status()["ready"]
-
-
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGINT", "SIGTERM", "SIGHUP"])
-def test_ending_a_mesh_in_the_foreground_leaves_nothing_behind(
-    make_mesh: MakeMesh, how: str
-) -> None:
-    mesh = make_mesh(ONE_POD)
-    with leaving_nothing(mesh):
-        troth = Foreground(mesh)
-        if how == "Ctrl-C":
-            troth.type(CTRL_C)
-        else:
-            mesh.host.run("kill", f"-{how}", str(troth.pid))
-        assert troth.wait() == 0
-
-
-def test_a_second_ctrl_c_does_not_keep_the_first_from_cleaning_up(make_mesh: MakeMesh) -> None:
-    mesh = make_mesh(ONE_POD)
-    with leaving_nothing(mesh):
-        troth = Foreground(mesh)
-        troth.type(CTRL_C)
-        troth.read_until(b"stopping")
-        troth.type(CTRL_C)
-        assert troth.wait() == 0
-
-
-def test_ctrl_c_waits_for_the_pods_to_end_and_another_one_does_not(
-    make_mesh: MakeMesh, tmp_path: Path
-) -> None:
-    mesh = make_mesh(
-        {"mesh.yaml": document(lingering(server("finance/web", "http:8080"), tmp_path))}
-    )
-    with leaving_nothing(mesh):
-        troth = Foreground(mesh)
-        troth.type(CTRL_C)
-        troth.read_until(b"waiting up to 600 s for finance/web to end")
-        assert running(mesh)
-        troth.type(CTRL_C)
-        troth.read_until(b"ending them at once")
-        assert troth.wait() == 0
-    assert not (tmp_path / "left").exists()
-
-
-@pytest.mark.parametrize("reached", ["lock", "settings.json", "pid", "control.sock", "pods"])
-def test_ctrl_c_while_a_mesh_starts_leaves_nothing_behind(
-    make_mesh: MakeMesh, reached: str
-) -> None:
-    mesh = make_mesh(ONE_POD)
-    with leaving_nothing(mesh):
-        troth = Foreground(mesh, ready=False)
-        eventually((mesh.state / reached).exists, what=f"{reached} of the state directory")
-        troth.type(CTRL_C)
-        assert troth.wait() in {0, 130}, troth.output  # 0 where it was ready just before
-
-
-def first_process(mesh: Mesh) -> int:
-    """As the host numbers it."""
-    pid: int = json.loads((mesh.state / "pid").read_bytes())["pid"]
-    return pid
-
-
-def running(mesh: Mesh) -> bool:
-    return mesh.on_node("true", check=False).returncode == 0
-
-
-@pytest.mark.parametrize("gentle", [False, True], ids=["", "with a pod that takes its time"])
-def test_a_mesh_ends_with_the_killed_command_in_the_foreground(
-    make_mesh: MakeMesh, tmp_path: Path, *, gentle: bool
-) -> None:
-    pod = lingering(server("finance/web", "http:8080"), tmp_path)
-    mesh = make_mesh({"mesh.yaml": document(pod)} if gentle else ONE_POD)
-    with leaving_nothing(mesh):
-        troth = Foreground(mesh)
-        mesh.host.run("kill", "-KILL", str(troth.pid))
-        troth.wait()
-        eventually(lambda: not running(mesh), what="its end")
-        with mesh:  # the next one works, and cleans up what is left
-            assert mesh.status()["ready"]
-
-
-def test_the_command_in_the_foreground_ends_and_cleans_up_when_its_mesh_is_killed(
-    make_mesh: MakeMesh,
-) -> None:
-    mesh = make_mesh(ONE_POD)
-    with leaving_nothing(mesh):
-        troth = Foreground(mesh)
-        mesh.host.run("kill", "-KILL", str(first_process(mesh)))
-        assert troth.wait() == 1
-
-
-@pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
-@pytest.mark.parametrize("after", ["up", "down"])
-def test_a_killed_mesh_is_cleaned_up_by_the_next_command(
-    make_mesh: MakeMesh, after: str, *, plain: bool
-) -> None:
-    mesh = make_mesh(ONE_POD, plain=plain)
-    with leaving_nothing(mesh):
-        mesh.up()
-        mesh.host.run("kill", "-KILL", str(first_process(mesh)))
-        eventually(lambda: not running(mesh), what="its end")
-        if after == "up":
-            mesh.up()
-            assert mesh.status()["ready"]
-        mesh.troth("down")
 
 
 @pytest.fixture(scope="module")
@@ -263,17 +32,6 @@ def test_a_second_mesh_in_the_same_state_directory_is_refused(one_pod: Mesh) -> 
     assert "a mesh is running already" in second.stderr
     assert "troth down" in second.stderr
     assert one_pod.status()["ready"]
-
-
-@pytest.mark.parametrize("plain", [False, True], ids=["privileged", "plain user"])
-def test_two_meshes_run_side_by_side(make_mesh: MakeMesh, *, plain: bool) -> None:
-    one = make_mesh(ONE_POD, plain=plain)
-    with leaving_nothing(one), one, make_mesh(ONE_POD, plain=plain) as other:
-        other.troth("down")
-        assert one.status()["ready"]
-        other.up()
-        assert one.status()["ready"]
-        assert other.status()["ready"]
 
 
 def test_a_path_that_does_not_exist_is_wrong_use(make_mesh: MakeMesh) -> None:
