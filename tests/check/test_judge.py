@@ -9,6 +9,8 @@ from tests.check.facts import MESH, codes, judged, namespace, network_policy, no
 from troth.check.facts import AgentsObject, Crd, MachineFacts
 from troth.check.gather import foreign_redirects
 from troth.check.judge import judge_machine
+from troth.cluster.contract import NodeReport
+from troth.cluster.installation import Lease, ReportedNode
 from troth.errors import Severity
 
 WEB = "podSelector: {matchLabels: {app: web}}"
@@ -32,6 +34,15 @@ def test_agents_without_the_plugin_are_told_of(args: list[str] | None) -> None:
     agents = msgspec.convert({"metadata": metadata, "spec": spec}, AgentsObject)
     found = [each.where for each in judged(agents=(agents,)).findings]
     assert found == ([] if args == ["--cni"] else ["DaemonSet troth-system/troth-node"])
+
+
+@pytest.mark.parametrize("plugin", [None, True, False])
+def test_a_node_without_the_plugin_is_told_of(plugin: bool | None) -> None:  # noqa: FBT001 - from the list
+    report = NodeReport(policies="", plugin=plugin, trouble="/opt/cni/bin can't be written to")
+    reported = ReportedNode(node="node-1", lease=Lease(), report=report)
+    found = [(each.where, each.what) for each in judged(reports=(reported,)).findings]
+    told = ("Node node-1", "has no CNI plugin (/opt/cni/bin can't be written to)")
+    assert found == ([told] if plugin is False else [])
 
 
 @pytest.mark.parametrize(

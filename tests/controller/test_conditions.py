@@ -72,6 +72,24 @@ def test_a_warning_does_not_refuse_a_policy() -> None:
     assert enforced.status == "True"
 
 
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_where_pods_start_before_they_are_captured_strict_is_not_all_that_it_says(
+    is_strict: bool,  # noqa: FBT001 - from the list
+) -> None:
+    policy = msgspec.structs.replace(POLICY, is_strict=is_strict)
+    reports: dict[str, NodeReport | None] = {
+        name: msgspec.structs.replace(report(policy), plugin=plugin)
+        for name, plugin in (("a", True), ("b", None), ("c", False), ("d", False))
+    }
+    _, enforced = conditions(policy, reports, history(policy))
+    assert (enforced.status, enforced.reason) == ("True", "AllNodes")
+    gap = (
+        "; on 2 without the CNI plugin (c, d), pods may take plaintext between their start and "
+        "their capture"
+    )
+    assert enforced.message == "4 of 4 nodes" + (gap if is_strict else "")
+
+
 def test_a_policy_is_enforced_when_every_node_says_so() -> None:
     reports = {f"node-{i}": report(POLICY, OTHER) for i in range(37)}
     _, enforced = conditions(POLICY, reports, history(POLICY, OTHER))

@@ -94,6 +94,13 @@ def await_plugin(mesh: ClusterMesh, node: str, *, there: bool = True) -> None:
     eventually(lambda: is_chained(mesh, node) is there, what=f"the plugin of {node}: {there}")
 
 
+def enforced(mesh: ClusterMesh, namespace: str) -> str:
+    """What a namespace's policy says of where it is in force."""
+    path = '{.status.conditions[?(@.type=="Enforced")].message}'
+    policy = ("get", "peerauthentication", "default", f"--namespace={namespace}")
+    return mesh.cluster.kubectl(*policy, "-o", f"jsonpath={path}")
+
+
 def program(text: str, *arguments: str) -> dict[str, Any]:
     return {"command": [sys.executable, "-c", text, *arguments]}
 
@@ -208,12 +215,15 @@ def test_an_agent_without_the_plugin_takes_it_away(mesh: ClusterMesh, shop: str)
     old.terminate()
     try:
         assert not is_chained(mesh, "node-3")
+        gap = "on 1 without the CNI plugin (node-3), pods may take plaintext between their start"
+        eventually(lambda: gap in enforced(mesh, shop), what=f"a status that says: {gap}")
         mesh.client(shop, "late", "node-3")
         mesh.await_captured(shop, "late")
     finally:
         new.terminate()
         old.start()
     await_plugin(mesh, "node-3")
+    eventually(lambda: enforced(mesh, shop) == "3 of 3 nodes", what="a status without a gap")
 
 
 def test_the_startup_taint_goes_when_pods_can_be_captured_and_nothing_else_does(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from troth.cluster.installation import ReportedNode
 from troth.kube import wire
 
 DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
@@ -139,6 +140,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
         lacking: The rights to install troth that the user lacks, as ``create clusterroles``.
         unreadable: What may not be read, and so was not looked at.
         agents: The node agents' DaemonSet, if it may be read.
+        reports: What they said last, if that may be read.
         wanted: Namespaces to be looked at as if they were in the mesh.
         home: The namespace that troth is installed in.
     """
@@ -154,6 +156,7 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
     pods: tuple[wire.PodObject, ...] = ()
     network_policies: tuple[NetworkPolicy, ...] = ()
     agents: tuple[AgentsObject, ...] = ()
+    reports: tuple[ReportedNode, ...] = ()
     wanted: frozenset[str] = frozenset()
     home: str = "troth-system"
 

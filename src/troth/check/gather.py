@@ -24,6 +24,7 @@ from troth.check.facts import (
     NetworkPolicy,
     NodeObject,
 )
+from troth.cluster.installation import LEASES, ReportedNode
 from troth.kube import wire
 from troth.kube.client import ApiClient, Readings
 from troth.kube.errors import ForbiddenError, NotFoundError
@@ -115,6 +116,11 @@ async def gather_cluster(
             network_policies=await _values(readings, _NETWORK_POLICIES),
             # Who may not read it is told nothing of it.
             agents=await _values(Readings(client), _AGENTS.within(home)),
+            reports=tuple(
+                each
+                for each in await _values(Readings(client), LEASES.within(home))
+                if isinstance(each, ReportedNode)
+            ),
             unreadable=(*unreadable, *(each.resource for each in readings.unreadable)),
             wanted=frozenset(wanted),
             home=home,

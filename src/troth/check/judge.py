@@ -44,6 +44,11 @@ _MACHINES = frozenset({"x86_64", "aarch64"})
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 _SIDECARS = {"istio-proxy": "Istio", "istio-init": "Istio", "linkerd-proxy": "Linkerd"}
 
+_GAP = (
+    "A pod takes plaintext for some seconds after its start, and for as long as its node has no "
+    "agent, whatever the policies say."
+)
+
 _ANY = frozenset({b"", b"[]", b"null"})
 
 
@@ -144,9 +149,19 @@ def _agents(facts: ClusterFacts) -> Iterator[Finding]:
                 "plaintext-at-start",
                 f"DaemonSet {agents.metadata.key}",
                 "runs without the CNI plugin",
-                why="A pod takes plaintext for some seconds after its start, and for as long as "
-                "its node has no agent, whatever the policies say.",
+                why=_GAP,
                 remedy="Install troth with node.cni.enabled=true (docs/install.md, Capture pods "
+                "before they start).",
+            )
+            return
+    for each in facts.reports:
+        if each.report is not None and each.report.plugin is False:
+            yield warning(
+                "plaintext-at-start",
+                f"Node {each.node}",
+                f"has no CNI plugin ({each.report.trouble or 'its agent is an earlier one'})",
+                why=_GAP,
+                remedy="See to it that the agent can install it (docs/install.md, Capture pods "
                 "before they start).",
             )
 

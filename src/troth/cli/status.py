@@ -192,13 +192,14 @@ def _cluster_pods(pods: tuple[ClusterPod, ...]) -> Rows:
 
 
 def _nodes(nodes: tuple[NodeStatus, ...], now: datetime) -> Rows:
-    rows = Rows("NODE", "REPORTED", "ENFORCES ALL", "CAPTURED", "TROUBLE")
+    rows = Rows("NODE", "REPORTED", "ENFORCES ALL", "CAPTURED", "CNI PLUGIN", "TROUBLE")
     for node in nodes:
         rows.add_row(
             escape(node.name),
             _ago(node.reported, now),
             _YES[node.enforces_all],
             "unknown" if node.captured is None else str(node.captured),
+            _YES[node.plugin],
             escape(node.why),
         )
     return rows

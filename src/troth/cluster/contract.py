@@ -106,6 +106,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
             because servers wait for clients on other nodes; empty if not told.
         captured: How many pods' new connections go through Envoy, those included that are out of
             the mesh and still to be released.
+        plugin: Whether pods are captured before they start, by the CNI plugin; None if not told.
         trouble: Why it isn't further, in words; empty when all is well.
     """
 
@@ -115,6 +116,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     joining: frozenset[str] = frozenset()
     clients: str = ""
     captured: int | None = None
+    plugin: bool | None = None
     trouble: str = ""
 
 

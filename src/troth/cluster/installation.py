@@ -162,7 +162,7 @@ async def _read(readings: Readings, home: str, root_namespace: str, namespace: s
     pods, policies, leases = await asyncio.gather(
         readings.read(PODS.within(namespace)),
         readings.read(POLICIES),
-        readings.read(_LEASES.within(home)),
+        readings.read(LEASES.within(home)),
     )
     bundles = [
         await readings.read(_BUNDLES.within(place))
@@ -256,7 +256,7 @@ def _bundle(raw: msgspec.Raw) -> TrustBundleMap:
     )
 
 
-_LEASES: Resource[ReportedNode | Lease] = Resource(
+LEASES: Resource[ReportedNode | Lease] = Resource(
     plural="leases", group="coordination.k8s.io", read=reader("Lease", _lease)
 )
 

@@ -62,6 +62,7 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
         generation: ``metadata.generation``: changes with the spec, and with that alone.
         namespace: ``metadata.namespace``; empty for a policy that may hold in all of them.
         was_enforced: Its status says already that every node enforced this generation.
+        is_strict: It refuses plaintext at some port.
         problems: What is wrong with it, warnings among it.
     """
 
@@ -69,6 +70,7 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     namespace: str = ""
     was_enforced: bool = False
+    is_strict: bool = False
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -116,7 +118,8 @@ def conditions(
         for name, report in reports.items()
         if (why := SILENCE if name in silent else _behind(policy, report, history)) is not None
     }
-    return _accepted(policy), _enforced(policy, len(reports), behind)
+    late = [name for name, report in reports.items() if report and report.plugin is False]
+    return _accepted(policy), _enforced(policy, len(reports), behind, late)
 
 
 def _accepted(policy: StoredPolicy) -> PolicyCondition:
@@ -135,7 +138,10 @@ def _accepted(policy: StoredPolicy) -> PolicyCondition:
     )
 
 
-def _enforced(policy: StoredPolicy, nodes: int, behind: Mapping[str, str]) -> PolicyCondition:
+def _enforced(
+    policy: StoredPolicy, nodes: int, behind: Mapping[str, str], late: Collection[str]
+) -> PolicyCondition:
+    """Args as there; ``late`` are nodes on which pods start before they are captured."""
     done = not policy.is_refused and not behind and bool(nodes)
     if policy.is_refused:
         reason, message = "NotAccepted", "this version is not enforced anywhere"
@@ -144,6 +150,11 @@ def _enforced(policy: StoredPolicy, nodes: int, behind: Mapping[str, str]) -> Po
         message = f"{nodes - len(behind)} of {nodes} nodes"
         if behind:
             message += f"; waiting for {_shown(behind)}"
+        if policy.is_strict and late:
+            message += (
+                f"; on {len(late)} without the CNI plugin ({_listed(late)}), pods may take "
+                "plaintext between their start and their capture"
+            )
     return PolicyCondition(
         type=ENFORCED,
         status=Truth.TRUE if done else Truth.FALSE,

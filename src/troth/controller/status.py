@@ -93,7 +93,12 @@ def read_policy(document: Mapping[str, Any]) -> PolicyObject:
         namespace=metadata.namespace,
         name=metadata.name,
         version=metadata.resource_version,
-        stored=StoredPolicy(uid=metadata.uid, generation=metadata.generation, problems=problems),
+        stored=StoredPolicy(
+            uid=metadata.uid,
+            generation=metadata.generation,
+            is_strict=policy is not None and policy.is_strict,
+            problems=problems,
+        ),
         policy=policy,
         conditions=tuple(present) if isinstance(present, list) else (),
     )

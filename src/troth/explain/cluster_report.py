@@ -65,6 +65,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
             known which are stored.
         captured: How many pods' new connections its Envoy gets, those included that it has to
             release yet; None when it doesn't say.
+        plugin: Whether the CNI plugin has its pods captured before they start; None when it doesn't
+            say.
         why: What is amiss; empty when nothing is.
     """
 
@@ -73,6 +75,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool
     enforces_all: bool | None
     captured: int | None = None
+    plugin: bool | None = None
     why: str
 
 

@@ -216,6 +216,7 @@ def _nodes(
             alive=alive,
             enforces_all=current,
             captured=captured,
+            plugin=each.report.plugin if each.report else None,
             why=_trouble(each.report, alive=alive, current=current, leaving=leaving),
         )
 

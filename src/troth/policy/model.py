@@ -58,6 +58,11 @@ class PeerAuthentication(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.name}"
 
     @property
+    def is_strict(self) -> bool:
+        """Whether it says STRICT somewhere."""
+        return Mode.STRICT in (self.mode, *self.port_modes.values())
+
+    @property
     def manifest(self) -> dict[str, object]:
         """The policy as a document for a file."""
         spec: dict[str, object] = {}

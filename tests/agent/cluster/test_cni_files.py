@@ -29,7 +29,7 @@ class Node:
             configurations=root / "net.d",
             state=root / "state" / "mesh.json",
         )
-        self.changes: list[tuple[bool, str]] = []
+        self.changes: list[tuple[bool | None, str]] = []
         for folder in ("image", "bin", "net.d", "state"):
             (root / folder).mkdir()
         self.folders.program.write_bytes(b"the program")
@@ -117,6 +117,21 @@ def test_where_the_plugin_can_t_be_chained_the_network_stays_as_it_is(
     with pytest.raises(EnvironmentLackError, match=problem):
         node.files.put()
     assert node.ours is None
+
+
+def test_a_folder_that_can_t_be_written_to_is_named_with_its_value(node: Node) -> None:
+    node.write("10-net.conflist", NETWORK)
+    node.folders.programs.rmdir()
+    node.folders.programs.write_text("no folder")
+    with pytest.raises(EnvironmentLackError, match=r"bin can't be .*; set node\.cni\.programs"):
+        node.files.put()
+    assert node.ours is None
+
+
+def test_a_folder_that_isn_t_there_is_one_without_a_network(node: Node) -> None:
+    node.folders.configurations.rmdir()
+    with pytest.raises(EnvironmentLackError, match=r"no configuration .* set node\.cni\.conf"):
+        node.files.put()
 
 
 def test_what_somebody_has_chained_by_hand_is_left_alone(node: Node) -> None:

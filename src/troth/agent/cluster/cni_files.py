@@ -35,6 +35,11 @@ CONFIGURATION = "0-troth.conflist"
 _KINDS = frozenset({".conf", ".conflist", ".json"})
 """What the container runtime takes for a configuration."""
 
+_PROGRAMS = "node.cni.programs (--cni-programs) to where the container runtime looks for plugins"
+_NETWORKS = (
+    "node.cni.configurations (--cni-configurations) to the folder that the container runtime reads"
+)
+
 _LARGEST = 1024 * 1024
 _OLD = ("0.1.0", "0.2.0")
 _LOOK_SECONDS = 10.0
@@ -52,12 +57,13 @@ class CniFiles:
         on_change: Called when `trouble` or `is_installed` has changed.
 
     Attributes:
-        is_installed: Whether the plugin is in use, as far as files can tell.
+        is_installed: Whether the plugin is in use, as far as files can tell; None until they have
+            been looked at.
         trouble: Why it isn't; empty when all is well.
     """
 
     def __init__(self, folders: CniFolders, *, socket: Path, on_change: Callable[[], None]) -> None:
-        self.is_installed = False
+        self.is_installed: bool | None = None
         self.trouble = ""
         self._folders = folders
         self._entry = {
@@ -88,13 +94,14 @@ class CniFiles:
         """Write what isn't as it should be; whether the plugin is in use.
 
         Raises:
-            EnvironmentLackError: There is nothing that it can be chained behind.
-            OSError: The node's folders can't be written to.
+            EnvironmentLackError: There is nothing that it can be chained behind, or the node's
+                folders can't be written to.
+            OSError: The image is without it, or the folders can't be read.
         """
         folders = self._folders
         program = folders.program.read_bytes()
         if _read(folders.programs / PLUGIN, len(program)) != program:
-            write_file(folders.programs / PLUGIN, program, 0o755)
+            _write(folders.programs / PLUGIN, program, 0o755, value=_PROGRAMS)
             _log.info("put the CNI plugin on the node", path=str(folders.programs / PLUGIN))
         ours = folders.configurations / CONFIGURATION
         try:
@@ -110,7 +117,7 @@ class CniFiles:
             ours.unlink(missing_ok=True)
             return True
         if _read(ours, _LARGEST) != wanted:
-            write_file(ours, wanted, 0o600)
+            _write(ours, wanted, 0o600, value=_NETWORKS)
             _log.info("put the CNI plugin into the node's configuration", path=str(ours))
         return True
 
@@ -145,7 +152,8 @@ class CniFiles:
                 return None
             return chained(path, configuration, self._entry)
         raise EnvironmentLackError(
-            f"there is no configuration of a network in {folder}", "install the cluster's network"
+            f"there is no configuration of a network in {folder}",
+            f"install the cluster's network, or set {_NETWORKS}",
         )
 
     def _note(self, is_installed: bool, trouble: str) -> None:  # noqa: FBT001 - what is noted
@@ -184,7 +192,7 @@ def chained(path: Path, configuration: dict[str, Any], entry: dict[str, Any]) ->
 
 def _configurations(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The readable ones of others, in the container runtime's order, all as lists of plugins."""
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix not in _KINDS or path.name == CONFIGURATION:
             continue
         try:
@@ -199,6 +207,15 @@ def _configurations(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         plugins = content.get("plugins")
         if isinstance(plugins, list) and plugins and all(map(_is_plugin, plugins)):
             yield path, content
+
+
+def _write(path: Path, content: bytes, mode: int, *, value: str) -> None:
+    try:
+        write_file(path, content, mode)
+    except OSError as error:
+        raise EnvironmentLackError(
+            f"{path.parent} can't be written to ({error.strerror})", f"set {value}"
+        ) from error
 
 
 def _is_plugin(value: Any) -> bool:

@@ -440,6 +440,7 @@ class ClusterNode:
                 joining={pods[uid].namespace for uid in agent.joining & pods.keys()},
                 clients=self._digest(self._followed) if self._followed is not None else "",
                 captured=len(agent.redirected),
+                plugin=self._plugin.is_installed if self._plugin is not None else False,
                 trouble="; ".join(
                     (*map(str, self._troubles.values()), *self._refused(), *self._notes())
                 ),

@@ -68,8 +68,8 @@ class CniPlugin:
         self._judge: Callable[[str, int], CniVerdict | Waiting] | None = None
 
     @property
-    def is_installed(self) -> bool:
-        """Whether the container runtime calls it, as far as files can tell."""
+    def is_installed(self) -> bool | None:
+        """As of `CniFiles`."""
         return self._files.is_installed
 
     @property

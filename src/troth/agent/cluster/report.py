@@ -53,6 +53,7 @@ def node_report(
     joining: Iterable[str] = (),
     clients: str = "",
     captured: int | None = None,
+    plugin: bool | None = None,
     trouble: str = "",
 ) -> NodeReport:
     """Sum up what Envoy has acknowledged.
@@ -64,6 +65,7 @@ def node_report(
         joining: Namespaces with pods that take plaintext because they have just joined.
         clients: `policy_digest` of what the node's pods go by as clients.
         captured: How many pods' new connections are led to Envoy.
+        plugin: Whether the CNI plugin is installed, if that is known.
         trouble: Why it isn't further.
     """
     return NodeReport(
@@ -73,6 +75,7 @@ def node_report(
         joining=frozenset(joining),
         clients=clients,
         captured=captured,
+        plugin=plugin,
         trouble=trouble,
     )
 
