@@ -1,10 +1,10 @@
 """The client of the Kubernetes API: single objects, lists and watches.
 
-lightkube contributes how to reach the server and who to be there (kubeconfig or the pod's service
-account, TLS, tokens that change). The requests are made here, because its own watch asks for no
-bookmarks and takes characters that may stand inside a JSON string (U+0085) for the end of a line,
-its lists fail as a whole on one object that isn't as expected, and it asks for no metadata alone,
-without which a Secret's content would leave the API server.
+lightkube provides the server's address and the credentials (kubeconfig or the pod's service
+account, TLS, rotated tokens). The requests are made here, because lightkube's watch requests no
+bookmarks and splits lines at characters that are valid inside a JSON string (U+0085), one
+unexpected object fails its whole list, and it can't request metadata alone, without which a
+Secret's content would leave the API server.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _JSON_PATCH = "application/json-patch+json"
 _APPLY_PATCH = "application/apply-patch+yaml"
 
 _LONGEST_LINE = 64 * 2**20
-"""Of a watch; etcd holds no object that comes near it."""
+"""In one line of a watch; far more than etcd stores of one object."""
 
 
 _SILENCE_SECONDS = 150.0
@@ -68,7 +68,7 @@ _KEEPALIVE = (
 """A server that vanished without closing its connections is noticed after 30 seconds."""
 
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-"""What RBAC calls them."""
+"""The verbs of RBAC."""
 
 
 class _ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -107,16 +107,16 @@ class _Groups(msgspec.Struct, frozen=True):
 
 
 class ApiClient:
-    """The API server of one context of a kubeconfig, or of the cluster that this runs in.
+    """The API server of a kubeconfig's context, or of the cluster that this process runs in.
 
-    Every request raises what `troth.kube.errors` has: `ForbiddenError` without permission,
+    Every request raises the errors of `troth.kube.errors`: `ForbiddenError` without permission,
     `NotFoundError`, `ConflictError` and other `RefusedError`s as the server answered, `PeerError`
     if it can't be reached or breaks the protocol, `EnvironmentLackError` without credentials.
 
     Args:
-        config: How to reach it, and as whom.
-        field_manager: Under which name to write.
-        silence_seconds: A watch through which nothing came for so long is begun again.
+        config: Address and credentials.
+        field_manager: The name under which to write.
+        silence_seconds: A watch that is silent for this long is restarted.
 
     Attributes:
         name: The server, for messages.
@@ -146,7 +146,7 @@ class ApiClient:
         await self._client.aclose()
 
     async def version(self) -> str:
-        """The server's version, such as ``v1.34.1``; empty if it doesn't tell."""
+        """The server's version, such as ``v1.34.1``; empty if it doesn't say."""
         with self._translated():
             response = await self._client.get("/version")
             if response.status_code == httpx2.codes.NOT_FOUND:
@@ -157,7 +157,7 @@ class ApiClient:
             return decode(response.content, _ServerVersion).git_version
 
     async def groups(self) -> frozenset[str] | None:
-        """The API groups that it has; None if it doesn't tell."""
+        """The API groups that it serves; None if it doesn't say."""
         with self._translated():
             response = await self._client.get("/apis")
             if response.status_code in {httpx2.codes.NOT_FOUND, httpx2.codes.FORBIDDEN}:
@@ -172,13 +172,13 @@ class ApiClient:
         return await self._send("GET", kind, name, namespace)
 
     async def create(self, kind: ObjectKind[T], made: object, namespace: str = "") -> T:
-        """Make an object; what the server made of it."""
+        """Create an object; return it as stored."""
         return await self._send("POST", kind, "", namespace, body=kind.document(made))
 
     async def replace(
         self, kind: ObjectKind[T], made: object, name: str, namespace: str = "", part: str = ""
     ) -> T:
-        """Write an object, or a subresource of it, over the version that it names."""
+        """Replace the version that it names of an object, or of a subresource of it."""
         return await self._send("PUT", kind, name, namespace, part, body=kind.document(made))
 
     async def patch(
@@ -191,13 +191,13 @@ class ApiClient:
     ) -> T:
         """Change an object or a subresource: by a merge patch (RFC 7396), or operations (RFC 6902).
 
-        Nulls in a merge patch take fields away; operations can set parts that hold some.
+        A null in a merge patch removes a field; operations can set values that contain nulls.
         """
         content = _MERGE_PATCH if isinstance(change, dict) else _JSON_PATCH
         return await self._send("PATCH", kind, name, namespace, part, body=change, content=content)
 
     async def apply(self, kind: ObjectKind[T], name: str, made: object, namespace: str = "") -> T:
-        """Have an object be so in what we say of it (server-side apply, forced)."""
+        """Set the fields of an object that ``made`` has (server-side apply, forced)."""
         return await self._send(
             "PATCH",
             kind,
@@ -214,12 +214,12 @@ class ApiClient:
         await self._send("DELETE", any_answer, name, namespace)
 
     async def list(self, resource: Resource[T], *, since: str = "") -> Listed[T]:
-        """All objects of a resource; of a named one that isn't there, none.
+        """All objects of a resource; for a named one that doesn't exist, none.
 
         Args:
             resource: What to list.
-            since: Of a bulk resource, a version that the list may not be older than: the server
-                answers from its cache. By default it is what is stored, in pages.
+            since: For a bulk resource, a version that the list may not be older than: the server
+                answers from its cache. By default it reads its storage, in pages.
 
         Raises:
             NotServedError: The server doesn't serve it.
@@ -240,17 +240,17 @@ class ApiClient:
     async def watch(
         self, resource: Resource[T], version: str, *, seconds: float
     ) -> AsyncGenerator[Opened | Upserted[T] | Deleted[T] | Bookmark, None]:
-        """What happens after ``version``, until the server ends it in good order or falls silent.
+        """Events after ``version``, until the server ends the watch normally or falls silent.
 
-        Silence alone is no fault: to watch again shows whether the server is still there.
+        Silence alone is not an error: the next watch shows whether the server is still there.
 
         Args:
             resource: What to watch.
-            version: Of a list, or of what a watch reported last.
+            version: Of a list, or of the last event of a watch.
             seconds: When the server should end it.
 
         Raises:
-            ExpiredError: The server no longer knows what happened since the version.
+            ExpiredError: The server no longer has the events since the version.
             NotServedError: The server doesn't serve it.
         """
         parameters = {
@@ -314,7 +314,7 @@ class ApiClient:
         return Listed((item,), item.version)
 
     async def _cached(self, resource: Resource[T], since: str) -> Listed[T]:
-        # A server's cache knows no pages (before Kubernetes 1.34), so items are read as they come.
+        # A server's cache doesn't paginate (before Kubernetes 1.34), so items are read as they come.
         parameters = {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
         items: list[Item[T]] = []
         async with self._client.stream(
@@ -345,7 +345,7 @@ class ApiClient:
             parameters["continue"] = page.metadata.continue_
 
     async def _expect(self, resource: Resource[Any], response: httpx2.Response, verb: str) -> None:
-        """Raise what an answer means that isn't the one hoped for."""
+        """Raise the error that an unsuccessful response means."""
         self.date = _date(response)
         if response.status_code != httpx2.codes.OK:
             await response.aread()
@@ -388,7 +388,7 @@ def _date(response: httpx2.Response) -> datetime | None:
 
 
 def _name(document: Any) -> str:
-    """The name of an object that is made, as far as it has one yet."""
+    """The name of an object to create, if it has one yet."""
     metadata = document.get("metadata", {})
     return str(metadata.get("name") or metadata.get("generateName", ""))
 
@@ -409,7 +409,7 @@ def _keep_alive(response: httpx2.Response) -> None:
 
 
 async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Cut what comes at its newlines, and nowhere else; what comes after the last one is no line.
+    """Split a response at newlines only; an incomplete last line is dropped.
 
     Raises:
         PeerError: A line is too long.
@@ -426,11 +426,11 @@ async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
-    """What may not be read.
+    """A resource that this user may not read.
 
     Attributes:
-        resource: As RBAC names it, with its group: ``deployments.apps``.
-        namespace: The only one asked for; empty for all.
+        resource: Its name in RBAC, with its group: ``deployments.apps``.
+        namespace: The only one requested; empty for all.
         error: Which permission is missing.
     """
 
@@ -440,17 +440,17 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def problem(self) -> Problem:
-        """The same for a report that goes on without it."""
+        """The same as a problem, for a report that does without the resource."""
         return Problem(
             subject=self.resource, path="", found=self.error.lack, wanted=self.error.remedy
         )
 
 
 class Readings:
-    """Reads what it may.
+    """Reads whatever RBAC permits.
 
     Attributes:
-        unreadable: What it might not read, in the order of asking.
+        unreadable: What it was not permitted to read, in the order of the requests.
     """
 
     def __init__(self, client: ApiClient) -> None:

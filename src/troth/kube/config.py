@@ -1,10 +1,9 @@
-"""Which cluster a person means, and as whom to ask it: by kubeconfig files, as kubectl reads them.
+"""Which cluster to use, with which credentials: from kubeconfig files, as kubectl reads them.
 
-``--kubeconfig`` names the one file; else ``KUBECONFIG`` lists some, of which the first to say
-something counts; else it is ``~/.kube/config``. Without any, in a pod, it is the pod's service
-account.
+``--kubeconfig`` names a single file; else ``KUBECONFIG`` lists files, where the first to set a
+value wins; else it is ``~/.kube/config``. Without any, in a pod, it is the pod's service account.
 
-lightkube contributes the kubeconfig's parts, TLS and who to be, with tokens that change.
+lightkube provides the kubeconfig's parts, TLS, and credentials with rotated tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REQUEST_SECONDS = 30.0
-"""How long an API server may be silent before a request is given up."""
+"""How long an API server may be silent before a request fails."""
 
 _DEFAULT = Path("~/.kube/config")
 _EXEC_GROUP = "client.authentication.k8s.io"
@@ -42,7 +41,7 @@ _REMEDY = "name a kubeconfig with --kubeconfig or KUBECONFIG"
 
 
 def cluster_config(kubeconfig: Path | None = None, context: str | None = None) -> SingleConfig:
-    """How to reach the API server, and as whom.
+    """The API server's address, and the credentials for it.
 
     Args:
         kubeconfig: The file; by default as kubectl finds it.
@@ -50,7 +49,7 @@ def cluster_config(kubeconfig: Path | None = None, context: str | None = None) -
 
     Raises:
         InputError: There is no such file or context.
-        EnvironmentLackError: There is nothing that leads to a cluster, or it can't be used.
+        EnvironmentLackError: No cluster is configured, or the configuration can't be used.
     """
     files = [kubeconfig] if kubeconfig else _usual_files()
     if kubeconfig and not kubeconfig.exists():
@@ -75,17 +74,17 @@ def cluster_config(kubeconfig: Path | None = None, context: str | None = None) -
 
 
 def program_config(kubeconfig: Path | None = None, *, otherwise: str) -> SingleConfig:
-    """How a program that runs by itself reaches the API server, and as whom.
+    """The API server's address and credentials for a daemon.
 
-    By a file if one is given, else by the pod's service account, else as KUBECONFIG says or
-    ``~/.kube/config``. (A person's command looks in kubectl's order: `cluster_config`.)
+    They come from the file if one is given, else from the pod's service account, else from
+    KUBECONFIG or ``~/.kube/config``. (Interactive commands use kubectl's order: `cluster_config`.)
 
     Args:
         kubeconfig: The file.
-        otherwise: What to do about it where there is no service account, for the error's remedy.
+        otherwise: The remedy if there is no service account, for the error.
 
     Raises:
-        EnvironmentLackError: None of them is there, or it is not what it should be.
+        EnvironmentLackError: None of them exists, or it is invalid.
     """
     remedy = f"run it in a pod with a service account, or {otherwise}"
     try:
@@ -103,7 +102,7 @@ def http_client(config: SingleConfig) -> httpx2.AsyncClient:
     """A client for HTTP requests to the API server; its owner closes it.
 
     Args:
-        config: How to reach the server, and as whom.
+        config: The server's address and the credentials for it.
 
     Raises:
         EnvironmentLackError: The configuration can't be used.
@@ -123,7 +122,7 @@ def http_client(config: SingleConfig) -> httpx2.AsyncClient:
 
 
 async def _close_if_cancelled(request: httpx2.Request) -> None:
-    # httpcore closes a connection whose TLS handshake fails, but not one whose is cancelled.
+    # httpcore closes a connection whose TLS handshake fails, but not if it is cancelled.
     connected: list[AsyncNetworkStream] = []
 
     async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -151,7 +150,7 @@ def _read(file: Path) -> KubeConfig:
     try:
         content = yaml.safe_load(file.read_text())
         if not isinstance(content, dict):
-            raise TypeError("it is no mapping")  # noqa: TRY301 - one way to say that it is unusable
+            raise TypeError("it is not a mapping")  # noqa: TRY301 - same message as below
         said = {key: value for key, value in content.items() if value is not None}
         return KubeConfig.from_dict({"clusters": [], "contexts": [], **said}, fname=file.absolute())
     except (
@@ -201,16 +200,16 @@ def _users(config: KubeConfig) -> Mapping[str, User]:
 
 
 def _beside(config: KubeConfig, file: str | None) -> str | None:
-    """A path as the kubeconfig means it: relative to itself."""
+    """A path in a kubeconfig, which is relative to the file."""
     if not file or config.fname is None:
         return file
     return str(config.fname.parent / file)
 
 
 def _plugin(plugin: UserExec) -> UserExec:
-    """A credential plugin that lightkube runs, told what kubectl tells it.
+    """A credential plugin for lightkube to run, with the input that kubectl gives it.
 
-    lightkube knows the plugins' v1beta1, whose answer is that of v1.
+    lightkube knows v1beta1 of the plugins' API, which has the same output as v1.
     """
     told = {
         "apiVersion": plugin.apiVersion,

@@ -25,7 +25,7 @@ class RefusedError(PeerError):
     """The API server answered a request with an error.
 
     Attributes:
-        retry_after: Seconds that it asks to be left alone (``Retry-After``).
+        retry_after: Seconds to wait before retrying (``Retry-After``).
     """
 
     retry_after = 0.0
@@ -36,7 +36,7 @@ class NotFoundError(RefusedError):
 
 
 class ConflictError(RefusedError):
-    """Somebody else wrote the object first, or made it already (``409``)."""
+    """The object has changed meanwhile, or exists already (``409``)."""
 
 
 class InvalidError(RefusedError):
@@ -57,11 +57,11 @@ class DeniedError(RefusedError):
 
 
 class ExpiredError(RefusedError):
-    """The server no longer knows what happened since the version (``410``)."""
+    """The server no longer has the events since the version (``410``)."""
 
 
 class ForbiddenError(EnvironmentLackError):
-    """There is no permission (``403``)."""
+    """The permission is missing (``403``)."""
 
 
 class NotServedError(EnvironmentLackError):
@@ -92,7 +92,7 @@ class _Details(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """metav1 Status, the answer that is an error."""
+    """metav1 Status, the body of an error response."""
 
     message: str = ""
     code: int = 0
@@ -102,13 +102,13 @@ class Status(msgspec.Struct, frozen=True):
 def refusal(
     server: str, doing: str, response: httpx2.Response, *, scope: str = "", grant: str
 ) -> TrothError:
-    """What an answer means that isn't a success.
+    """The error that an unsuccessful response means.
 
     Args:
-        server: Who gave it.
-        doing: What was asked, as in ``patch Pod shop/web``.
-        response: The answer, read to its end.
-        scope: Where, if ``doing`` doesn't say it.
+        server: Who sent it.
+        doing: The request in words, such as ``patch Pod shop/web``.
+        response: The response, read to its end.
+        scope: The namespace in words, if ``doing`` doesn't name it.
         grant: How to get the permission.
     """
     code = response.status_code
@@ -137,7 +137,7 @@ def refusal(
 
 
 def absence(server: str, resource: Resource[Any]) -> NotServedError:
-    """That a resource isn't served in any version."""
+    """The error that no version of a resource is served."""
     return NotServedError(
         f"{server} doesn't serve {resource} {' or '.join(resource.versions)}",
         "run Kubernetes 1.21 or later, and see that the address is its API server's",
@@ -145,12 +145,12 @@ def absence(server: str, resource: Resource[Any]) -> NotServedError:
 
 
 def translated(server: str, error: Exception, doing: str = "") -> TrothError:
-    """The error that a request to ``server`` ended with, in troth's words.
+    """The error of a request to ``server``, in troth's words.
 
     Args:
-        server: Who was asked.
+        server: Whom the request went to.
         error: What httpx2, lightkube, msgspec or the system raised.
-        doing: What was asked, if that isn't plain.
+        doing: The request in words, if that isn't obvious.
     """
     could_not = f"could not {doing}: " if doing else ""
     match error:
@@ -171,7 +171,7 @@ def translated(server: str, error: Exception, doing: str = "") -> TrothError:
 
 
 def legible(words: object) -> str:
-    """What somebody else said, fit for a terminal."""
+    """Foreign text, made safe for a terminal."""
     text = str(words) or type(words).__name__
     shown = "".join(each if each.isprintable() else "?" for each in text[:_LONGEST_MESSAGE])
     return shown + ("..." if len(text) > _LONGEST_MESSAGE else "")

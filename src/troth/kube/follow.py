@@ -1,4 +1,4 @@
-"""One kind of object kept up to date: what a `Reflector` wants done is done here."""
+"""One kind of object kept up to date: the I/O of a `Reflector`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 _WATCH_SECONDS = 300.0
-"""How long a watch lasts at least; up to twice as long, so that they don't all end together."""
+"""The shortest watch; others last up to twice as long, so that they don't all end together."""
 
 
 class Followed(Generic[T]):
-    """What there is of one kind.
+    """All objects of one kind, kept up to date.
 
     Args:
-        client: Of the API server.
-        resource: What.
-        on_change: Called when something has changed, and when all there is is known.
+        client: The API server's.
+        resource: What to follow.
+        on_change: Called on every change, and when the view is complete.
         jitter: Random numbers from 0 up to 1.
     """
 
@@ -54,21 +54,21 @@ class Followed(Generic[T]):
 
     @property
     def objects(self) -> Mapping[str, T]:
-        """By ``NAMESPACE/NAME`` or ``NAME``; of an object that is refused the last good version."""
+        """By ``NAMESPACE/NAME`` or ``NAME``; for a refused object, its last good version."""
         return self._reflector.objects
 
     @property
     def is_synced(self) -> bool:
-        """Whether all there is has been known once."""
+        """Whether the view has been complete once."""
         return self._reflector.synced
 
     @property
     def error(self) -> TrothError | None:
-        """What keeps it from being up to date."""
+        """Why it isn't up to date; None if it is."""
         return self._reflector.error
 
     async def run(self) -> None:
-        """Follow until cancelled; no error of the API server ends it, but it is logged."""
+        """Follow until cancelled; errors of the API server are logged and retried."""
         await keep(
             self._reflector,
             self._client,
@@ -88,15 +88,15 @@ async def keep(
     on_trouble: Callable[[TrothError | None], None],
     jitter: Callable[[], float],
 ) -> None:
-    """Keep a view up to date until cancelled; no error of the API server ends it.
+    """Keep a view up to date until cancelled; errors of the API server are retried.
 
     Args:
         reflector: The view.
-        client: Of the API server.
-        resource: What.
-        on_change: Called when something has changed, and when all there is is known.
-        on_trouble: Called with what keeps the view from being up to date, and with None when
-            nothing does any more. It is logged, too.
+        client: The API server's.
+        resource: What to follow.
+        on_change: Called on every change, and when the view is complete.
+        on_trouble: Called with the reason why the view isn't up to date, and with None when it is
+            again. Both are logged, too.
         jitter: Random numbers from 0 up to 1.
     """
     clock = asyncio.get_running_loop().time
@@ -122,7 +122,7 @@ async def keep(
 async def events(
     client: ApiClient, resource: Resource[T], action: Action, *, jitter: Callable[[], float]
 ) -> AsyncGenerator[Event[T], None]:
-    """What a list or watch leads to; the last event says how it went, errors included."""
+    """The events of a list or watch; the last one is its outcome, errors included."""
     try:
         if isinstance(action, List):
             yield await client.list(resource, since=action.since)

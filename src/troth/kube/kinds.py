@@ -1,7 +1,7 @@
-"""The kinds of objects that agents and controller read and write, each with what it is read as.
+"""The kinds of objects that agents and controller read and write, each with its Python type.
 
-What is written is put together as lightkube's models, which know every field of the API; what is
-read in numbers is read as the few fields of `troth.kube.wire`.
+Objects to write are lightkube's models, which have every field of the API; objects read in large
+numbers are those of `troth.kube.wire`, with few fields.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVENT = ObjectKind(kind="Event", plural="events", shape=Event)
 LEASE = ObjectKind(kind="Lease", plural="leases", group="coordination.k8s.io", shape=Lease)
 POD = ObjectKind(kind="Pod", plural="pods", shape=Pod)
 RAW_POD = ObjectKind(kind="Pod", plural="pods", shape=msgspec.Raw)
-"""A pod that is patched and whose answer isn't read."""
+"""For patching a pod without reading the response."""
 
 SECRET = ObjectKind(kind="Secret", plural="secrets", shape=Secret)
 

@@ -1,11 +1,11 @@
 """One kind of object followed at an API server, without I/O: list, then watch from that version.
 
-A `Reflector` is told what happened and says what to do next. Its view is always one that the server
-had: after ``410 Gone``, or when watching fails again and again, it lists again and takes the
-difference, so that deletions in between are seen.
+A `Reflector` is told what happened and says what to do next. Its view is always a state that the
+server had: after ``410 Gone``, or when watching fails repeatedly, it lists again and computes the
+difference, so it doesn't miss deletions.
 
-The first list, and one after 410, may come from the server's cache: it is at least as new as what
-was known, and the watch brings the rest. After a failure it is to be what is stored.
+The first list, and one after 410, may come from the server's cache: it is at least as new as the
+view, and the watch brings the rest. After a failure the list comes from storage.
 
 =====================  ==========================================================================
 what happened          what is done next
@@ -18,9 +18,9 @@ the version is gone    list after a moment, so that not all clients do so at onc
 the kind isn't served  ask again slowly; its objects are gone once that was said several times
 =====================  ==========================================================================
 
-Delays grow from failure to failure, each with jitter, until a stream has proven useful: something
-came through it, or it stayed open for a while. That a request was answered is not enough, else a
-server that fails right after the response headers would be asked without pause.
+Delays with jitter grow with each failure until a stream proves useful: an event arrives, or it
+stays open for a while. Response headers are not enough: a server that fails right after them would
+get requests without pause.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LIST_EVERY = 3
-"""Of failures in a row, each of this number lists: the version itself may be what is wrong."""
+"""Every so many failures in a row, list: the version itself may be the cause."""
 
 _ABSENCES = 3
-"""So often it must be said that a kind isn't served before its objects count as deleted: a server
-that is just starting says so, too."""
+"""How often the server must say that it doesn't serve a kind before its objects count as deleted: a
+server that is just starting says so, too."""
 
 
 class Listed(msgspec.Struct, Generic[T], frozen=True):
-    """All objects there are, at ``version``."""
+    """All existing objects, at ``version``."""
 
     items: tuple[Item[T], ...]
     version: str
@@ -77,11 +77,11 @@ class Bookmark(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The server ended the watch in good order, as it does every few minutes."""
+    """The server ended the watch normally, as it does every few minutes."""
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """The server no longer knows what happened since the version (``410``)."""
+    """The server no longer has the events since the version (``410``)."""
 
 
 class Absent(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class Broken(msgspec.Struct, frozen=True):
 
     Attributes:
         error: Why.
-        not_before: Seconds that the server asks to be left alone (``Retry-After``).
+        not_before: Seconds to wait before retrying (``Retry-After``).
     """
 
     error: TrothError
@@ -101,7 +101,7 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 ANY_VERSION = "0"
-"""As a `List.since`: whatever the server has at hand."""
+"""As a `List.since`: any version in the server's cache."""
 
 
 class List(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ class List(msgspec.Struct, frozen=True):
 
     Attributes:
         after: When.
-        since: A version that the list may not be older than; empty if it has to be what is stored.
+        since: A version that the list may not be older than; empty to read the server's storage.
     """
 
     after: float = 0.0
@@ -130,9 +130,9 @@ class Changes(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """How the view has changed.
 
     Attributes:
-        upserted: What is new or different, by key.
-        deleted: Keys of what is gone.
-        problems: Whether what is wrong with objects has changed.
+        upserted: New and changed objects, by key.
+        deleted: Keys of deleted objects.
+        problems: Whether `Reflector.problems` has changed.
         stored: Whether `Reflector.stored` has changed.
     """
 
@@ -146,7 +146,7 @@ class Changes(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 
 class ReflectorStep(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """What follows from an event; without an ``action`` the one under way goes on."""
+    """The result of an event; without an ``action`` the current one continues."""
 
     changes: Changes[T]
     action: Action | None = None
@@ -159,8 +159,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
         spread: A list after 410 starts at a random moment within this.
         base: The first delay after a failure.
         ceiling: The longest delay.
-        useful_after: A watch that stayed open so long was useful even if nothing happened.
-        interval: Between the starts of two watches of which the first ended in good order.
+        useful_after: A watch that stays open this long is useful even without events.
+        interval: The least time between the starts of two watches if the first ended normally.
         absent: Between two lists of a kind that isn't served.
     """
 
@@ -177,11 +177,11 @@ class Reflector(Generic[T]):
 
     Args:
         jitter: Random numbers from 0 up to 1.
-        timing: How long to wait for what.
+        timing: How long to wait in each case.
 
     Attributes:
         synced: Whether the view has been complete once.
-        error: What keeps it from being up to date; None while a watch is open.
+        error: Why it isn't up to date; None while a watch is open.
     """
 
     def __init__(self, *, jitter: Callable[[], float], timing: Timing | None = None) -> None:
@@ -199,17 +199,17 @@ class Reflector(Generic[T]):
 
     @property
     def objects(self) -> Mapping[str, T]:
-        """What there is, by key; of an object that is refused the last good version."""
+        """All objects by key; for a refused one, its last good version."""
         return {key: item.value for key, item in self._known.items() if item.value is not None}
 
     @property
     def stored(self) -> frozenset[tuple[str, int]]:
-        """All objects that the server has, also refused ones, by UID and generation."""
+        """UID and generation of all objects that the server has, including refused ones."""
         return frozenset((item.uid, item.generation) for item in self._known.values())
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with objects, in the order of their keys."""
+        """The problems of all objects, in the order of their keys."""
         return tuple(
             problem for _, item in sorted(self._known.items()) for problem in item.problems
         )
@@ -222,8 +222,8 @@ class Reflector(Generic[T]):
         """Take ``event`` into account.
 
         Args:
-            event: What the action under way has led to.
-            now: The time by any clock that never goes back, in seconds.
+            event: The outcome of the current action.
+            now: The time of a monotonic clock, in seconds.
         """
         changes: Changes[T] = _NOTHING
         action: Action | None = None
@@ -318,7 +318,7 @@ class Reflector(Generic[T]):
 
     def _upsert(self, item: Item[T]) -> Changes[T]:
         former = self._known.get(item.key)
-        # An object that was deleted and made again has no last good version.
+        # An object that was deleted and recreated has no last good version.
         if item.is_refused:
             kept = former.value if former is not None and former.uid == item.uid else None
             item = msgspec.structs.replace(item, value=kept)

@@ -1,7 +1,7 @@
 """Which objects of an API server are listed or watched, and how each one is read.
 
-Somebody may always have stored an object that isn't as expected. It is refused by itself, with a
-problem that names it: the list or watch that it came with goes on.
+Any stored object may be malformed. Only that object is refused, with a problem that names it; its
+list or watch continues.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Item(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     Attributes:
         key: ``NAMESPACE/NAME``, or ``NAME`` for objects outside namespaces.
-        uid: Names this one incarnation.
+        uid: Unique; a recreated object has another.
         version: ``metadata.resourceVersion``.
-        generation: ``metadata.generation``: changes with what the object asks for, and with that
-            alone; 0 for kinds without it.
-        value: What it means; None when it is refused or of no interest.
-        problems: What is wrong with it; an error refuses it.
+        generation: ``metadata.generation``: changes with the object's ``spec`` only; 0 for kinds
+            without it.
+        value: What it means; None if it is refused or of no interest.
+        problems: Its problems; an error refuses it.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Item(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     @property
     def is_refused(self) -> bool:
-        """Whether an error keeps it from being used."""
+        """Whether it has an error and so can't be used."""
         return any(problem.severity is Severity.ERROR for problem in self.problems)
 
 
@@ -59,17 +59,17 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     Attributes:
         plural: As in its URL, such as ``pods``.
         group: Its API group, empty for the core.
-        versions: Those understood; the first that is served is used.
+        versions: The supported ones; the first that is served is used.
         read: Makes an item of an object.
-        namespace: The only one whose objects are meant, so that a Role is enough to read them.
-        name: Of the one object meant, which is got and not listed.
-        field_selector: Leaves only the objects with these fields; empty for all.
-        label_selector: The same for labels.
-        is_optional: That it isn't served means that there are none.
-        page: Objects in one answer to a list: fewer where users decide how large they are.
+        namespace: The only namespace, so that a Role is enough to read them; empty for all.
+        name: The only object, which takes a get instead of a list; empty for all.
+        field_selector: Only objects with these fields; empty for all.
+        label_selector: Only objects with these labels; empty for all.
+        is_optional: If it isn't served, there are none.
+        page: Objects per page of a list: fewer if users decide how large they are.
         metadata_only: List them without ``spec``, ``status`` and ``data``.
-        is_bulk: There are so many that a list should not cost the server a read of its storage,
-            where the cache will do.
+        is_bulk: There are so many that lists should come from the server's cache if possible,
+            rather than from its storage.
     """
 
     plural: str
@@ -90,37 +90,37 @@ class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     @property
     def place(self) -> str:
-        """The only namespace concerned; empty for all. A Namespace object is in its own."""
+        """The only namespace; empty for all. A Namespace object counts as in its own."""
         return self.namespace or self.name
 
     @property
     def scope(self) -> str:
-        """Where its objects are, in words that follow a verb."""
+        """The namespace in words, to follow a verb."""
         return f"in namespace {self.place}" if self.place else "in all namespaces"
 
     def path(self, version: str) -> str:
-        """Its URL's path."""
+        """The URL's path."""
         prefix = f"/apis/{self.group}" if self.group else "/api"
         inside = f"/namespaces/{self.namespace}" if self.namespace else ""
         return f"{prefix}/{version}{inside}/{self.plural}" + (f"/{self.name}" if self.name else "")
 
     def grant(self, *verbs: str) -> str:
-        """What gives the permission for it."""
+        """How to get the permission for it, for an error's remedy."""
         role = f"Role in namespace {self.place}" if self.place else "ClusterRole"
         return f"have it given by a {role}: {_rule(self.group, self.plural, verbs)}"
 
     def within(self, namespace: str) -> Resource[T]:
-        """Those of one namespace; the same for an empty one."""
+        """The same in one namespace; unchanged if ``namespace`` is empty."""
         return msgspec.structs.replace(self, namespace=namespace) if namespace else self
 
 
 class ObjectKind(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """A kind of which single objects are read and written.
+    """A kind whose single objects are read and written.
 
     Attributes:
         kind: Its name, such as ``Pod``.
         plural: As in its URL, such as ``pods``.
-        shape: What an object is read as.
+        shape: The Python type of an object.
         group: Its API group, empty for the core.
         version: Of the group.
         metadata_only: Read objects without ``spec``, ``status`` and ``data``, which then don't
@@ -140,13 +140,13 @@ class ObjectKind(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, name: str = "", namespace: str = "", part: str = "") -> str:
-        """The URL's path of an object, of a subresource of it, or of all objects."""
+        """The URL's path for an object, a subresource of it, or all objects."""
         place = f"namespaces/{namespace}" if namespace else ""
         steps = ("apis" if self.group else "api", self.api_version, place, self.plural, name, part)
         return "/" + "/".join(filter(None, steps))
 
     def describe(self, name: str, namespace: str = "", part: str = "") -> str:
-        """Names an object in messages."""
+        """An object's name in messages."""
         whole = f"{self.kind} {namespace}/{name}" if namespace else f"{self.kind} {name}"
         return f"the {part} of {whole}" if part else whole
 
@@ -176,11 +176,11 @@ class ObjectKind(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         )
 
     def document(self, made: object) -> dict[str, Any]:
-        """An object as it is sent: with its kind."""
+        """An object as it is sent: with ``apiVersion`` and ``kind``."""
         return {"apiVersion": self.api_version, "kind": self.kind, **msgspec.to_builtins(made)}
 
     def grant(self, verb: str, part: str = "") -> str:
-        """What gives the permission for it."""
+        """How to get the permission for it, for an error's remedy."""
         plural = f"{self.plural}/{part}" if part else self.plural
         return f"have it given by RBAC: {_rule(self.group, plural, (verb,))}"
 
@@ -192,11 +192,11 @@ def _rule(group: str, plural: str, verbs: tuple[str, ...]) -> str:
 def reader(
     kind: str, convert: Callable[[msgspec.Raw], T | None]
 ) -> Callable[[msgspec.Raw], Item[T]]:
-    """Make a `Resource.read` of a function that reads one object.
+    """Turn a function that converts one object into a `Resource.read`.
 
     Args:
         kind: The objects' kind, for messages.
-        convert: Gives what the object means, or None if it is of no interest. If it raises a
+        convert: Returns what the object means, or None if it is of no interest. If it raises a
             msgspec error, only that object is refused.
     """
 
@@ -214,7 +214,7 @@ def read_header(raw: msgspec.Raw, kind: str) -> wire.Header:
     """The metadata that the API server gives every object.
 
     Raises:
-        PeerError: It has not; then it is no API server, and nothing that it sends can be used.
+        PeerError: It has none: so it isn't an API server, and nothing that it sends can be used.
     """
     try:
         return decode(raw, wire.Headed).metadata
@@ -226,7 +226,7 @@ def read_header(raw: msgspec.Raw, kind: str) -> wire.Header:
 def make_item(
     header: wire.Header, *, value: T | None = None, problems: Iterable[Problem] = ()
 ) -> Item[T]:
-    """What was read of the object with that header."""
+    """The item for the object with this header."""
     return Item(
         key=header.key,
         uid=header.uid,
@@ -238,7 +238,7 @@ def make_item(
 
 
 def misfit(header: wire.Header, kind: str, error: msgspec.DecodeError) -> Item[Any]:
-    """The object with that header, refused because it isn't what the API has."""
+    """The item for the object with this header, refused because it doesn't fit the API."""
     match = _MISFIT.fullmatch(str(error))
     said, path = (match["found"], match["path"]) if match else (str(error), "")
     report = Report(subject_of(kind, header))
@@ -248,6 +248,6 @@ def misfit(header: wire.Header, kind: str, error: msgspec.DecodeError) -> Item[A
 
 
 def subject_of(kind: str, header: wire.Header) -> str:
-    """An object as problems name it."""
+    """An object's name in problems."""
     parts = (header.namespace, header.name) if header.namespace else (header.name,)
     return f"{kind} {'/'.join(map(legible_name, parts))}"

@@ -1,11 +1,11 @@
-"""What the Kubernetes API sends, as far as troth looks at it, and how its JSON is decoded.
+"""The Kubernetes API's objects, with the fields that troth reads, and how their JSON is decoded.
 
-Types are named as in the API. Every field that the API leaves out, or sends as null, when it is
-empty may be None.
+Types are named as in the API. Every field that the API omits, or sends as null, when it is empty
+may be None.
 
-Anybody who may write an object may nest its free-form parts (``managedFields`` among them) far
-deeper than Python recurses, and one such object must not hide all others. What is deeper than any
-field of interest is then cut out, without recursion, and the rest decoded.
+Whoever may write an object may nest its free-form parts (such as ``managedFields``) deeper than
+Python recurses, and one such object must not hide all others. Then everything deeper than any field
+that troth reads is cut out, without recursion, and the rest decoded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 _ITEMS = b'"items":['
 
 _BETWEEN = b'},{"metadata":{'
-"""Where an item ends and another begins, as API servers write it. Inside a string its quotes would
-be escaped; between other objects than items it can stand."""
+"""The end of an item and the beginning of the next, as API servers write it. It can't be inside a
+string (its quotes would be escaped), but it can be between objects that aren't items."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What is sent; unknown fields are passed over."""
+    """A part of an object; unknown fields are ignored."""
 
 
 class Owner(Wire, frozen=True):
@@ -45,7 +45,7 @@ class Owner(Wire, frozen=True):
 
 
 class Header(Wire, frozen=True):
-    """What every object has."""
+    """The metadata that every object has."""
 
     name: str
     namespace: str = ""
@@ -76,7 +76,7 @@ class Headed(Wire, frozen=True):
 
 
 class Object(Wire, frozen=True):
-    """An object of which only the metadata matters."""
+    """An object with its metadata."""
 
     metadata: Metadata
 
@@ -90,7 +90,7 @@ class ContainerPortFields(Wire, frozen=True):
 
 
 class Connected(Wire, frozen=True):
-    """core/v1 HTTPGetAction, TCPSocketAction or GRPCAction: where the kubelet connects to."""
+    """core/v1 HTTPGetAction, TCPSocketAction or GRPCAction: where the kubelet connects."""
 
     port: int | str = 0
     host: str | None = None
@@ -265,7 +265,7 @@ def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
     """Decode ``data`` as ``kind``.
 
     Raises:
-        msgspec.DecodeError: It isn't JSON; as msgspec.ValidationError, it is something else.
+        msgspec.DecodeError: It isn't JSON; if a msgspec.ValidationError, it isn't a ``kind``.
     """
     try:
         try:
@@ -294,16 +294,16 @@ def without_depths(data: bytes, deepest: int = _DEEPEST) -> bytes:
 
 
 def take_items(begun: bytearray) -> list[msgspec.Raw]:
-    """Cut the items that are complete out of a list of which the end is still missing.
+    """Cut the complete items out of a list that is still being received.
 
-    So a list never has to be held as a whole: that of a big cluster's pods is tens of megabytes of
-    JSON, and what troth makes of them a few.
+    So a list is never in memory as a whole: the pods of a big cluster are tens of megabytes of
+    JSON, and a few as troth's objects.
 
-    Nothing relies on how the server writes it: what is left, with what comes later, is always the
-    list of all other items.
+    The server's formatting doesn't matter: the rest, with what arrives later, is always a list of
+    all other items.
 
     Args:
-        begun: The list as far as it has come; it is changed.
+        begun: The list as far as received; it is changed.
     """
     first = begun.find(_ITEMS)
     if first < 0:

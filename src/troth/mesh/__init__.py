@@ -1,1 +1,1 @@
-"""The world as one value: namespaces, pods, services and policies, and what follows from them."""
+"""The world as one value: namespaces, pods, services and policies, and what derives from them."""

@@ -1,15 +1,15 @@
-"""Services' addresses beside their cluster IPs: whose such an address is, port by port.
+"""Services' addresses besides their cluster IPs: which Service owns one, port by port.
 
 Unlike a cluster IP, such an address can be anything: a node's own, one that several Services share,
-or one that a Service has no business with, because users who may create Services may write anything
-to ``externalIPs`` (CVE-2020-8554). So it stands for the Service on the Service's ports alone,
-and only if nobody has a better claim:
+or somebody else's, because users who may create Services may write anything to ``externalIPs``
+(CVE-2020-8554). So it belongs to the Service on the Service's ports only, and only if nobody has a
+better claim:
 
 1. a captured pod, or a Service whose cluster IP it is
-2. a Service whose load balancer has it, which its controller says
-3. a Service that calls it an external IP
+2. a Service whose load balancer has it, according to the load balancer's controller
+3. a Service that lists it as an external IP
 
-`AddressClaims` keeps up to date, Service by Service, what is outside of the service ranges.
+`AddressClaims` tracks the addresses outside the service ranges, Service by Service.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 class AddressClaims:
-    """Follows services, and the captured pods as far as an address of theirs is claimed by one.
+    """Tracks services, and captured pods whose addresses a service claims.
 
     Args:
         ranges: Networks (CIDR) that hold nothing but services' virtual IPs.
 
     Attributes:
-        outside: Virtual IPs outside of the ranges, in order.
+        outside: Virtual IPs outside the ranges, in order.
         external_ports: See `NodeView`.
     """
 
@@ -60,10 +60,10 @@ class AddressClaims:
         """Take changes into account.
 
         Args:
-            services: How the services have changed.
-            former: All services before that.
-            destinations: How the captured pods have changed.
-            before: All captured pods before that.
+            services: The change of services.
+            former: All services before.
+            destinations: The change of captured pods.
+            before: All captured pods before.
         """
         for key, service in services.removed.items():
             self._forget(key, service)
@@ -83,7 +83,7 @@ class AddressClaims:
             self.external_ports = external_ports(self._claimants.values(), [self._taken()])
 
     def _taken(self) -> list[str]:
-        """Those of the claimed addresses that are somebody's by a better claim."""
+        """The claimed addresses that somebody else has a better claim to."""
         claimed = {
             address
             for service in self._claimants.values()
@@ -114,7 +114,7 @@ class AddressClaims:
 
 
 class ExternalPort(msgspec.Struct, frozen=True, kw_only=True):
-    """A TCP port at an address that is a Service's there.
+    """A TCP port at an address, owned by a Service.
 
     Attributes:
         endpoints: Where its connections go; some may be of the other IP family.
@@ -130,11 +130,11 @@ class ExternalPort(msgspec.Struct, frozen=True, kw_only=True):
 def external_ports(
     services: Iterable[Service], taken: Iterable[Collection[str]]
 ) -> tuple[ExternalPort, ...]:
-    """All of them, in a fixed order; of Services with equal claims the first by name wins.
+    """All external ports, in a fixed order; among equal claims the first Service by name wins.
 
     Args:
         services: All Services.
-        taken: Addresses of captured pods, pod by pod.
+        taken: Addresses of captured pods, by pod.
     """
     services = sorted(services, key=str)
     if not any(each.load_balancer_ips or each.external_ips for each in services):

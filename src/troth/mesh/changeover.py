@@ -1,18 +1,18 @@
-"""How a pod and its clients go from one mode to another without losing a new connection: pure.
+"""How a pod and its clients change modes without losing a new connection: pure.
 
-A port that doesn't take plaintext, and a client that still sends it, or sends it already, must
-never meet. So what a server takes and what its clients do are told apart, one step at a time:
+No client may send plaintext to a port that doesn't accept it, neither still nor already. So servers
+and clients change one at a time:
 
-- A server takes plaintext as soon as it may. Clients leave the tunnel when all that the server's
-  Envoy may have in force takes it.
-- Clients enter the tunnel as soon as they shall. The server ends taking plaintext when nothing
-  that their Envoys may have in force sends it.
+- A server accepts plaintext as soon as it may. Clients leave the tunnel once every configuration
+  that the server's Envoy may be running accepts plaintext.
+- Clients enter the tunnel at once. The server stops accepting plaintext once no configuration that
+  their Envoys may be running sends it.
 
-The tunnel's listener takes connections in every mode, so every client in the tunnel is served.
+The tunnel's listener accepts connections in every mode, so every client in the tunnel is served.
 
-Clients on other nodes go by what the server's node has *offered* them (an annotation on the pod),
-and have moved when their nodes say so. Nobody is waited for longer than `PATIENCE_SECONDS`: a node
-that doesn't answer must not keep a port open that the policy closes.
+Clients on other nodes go by what the server's node *offers* (an annotation on the pod), and have
+moved when their nodes say so. The wait is `PATIENCE_SECONDS` at most: a node that doesn't answer
+must not keep a port open that the policy closes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ import msgspec
 from troth.mesh.model import NO_PORTS, Ports
 
 PATIENCE_SECONDS = 2.0
-"""How long a port stays open for clients that have not moved, from when the policy closed it."""
+"""How long a port stays open for clients that have not moved after the policy has closed it."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be of one pod in the end, as the policies say now.
+    """The goal for one pod, by the policies in force.
 
     Attributes:
-        takes: The ports at which it takes plaintext.
-        sent: The ports to which clients of the mesh send plaintext, a subset of ``takes``; all of
-            a pod that clients don't know as one of the mesh's.
-        offered: The ports of which other nodes may have been told that it takes plaintext there.
+        takes: The ports that accept plaintext.
+        sent: The ports to which clients of the mesh send plaintext, a subset of ``takes``; all
+            ports of a pod that clients don't know to be in the mesh.
+        offered: The ports that other nodes may have been told accept plaintext.
         labels: The pod's.
     """
 
@@ -45,18 +45,18 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changeover(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one pod and its clients are.
+    """How far one pod and its clients have come.
 
     Attributes:
-        takes: The ports at which its Envoy is told to take plaintext.
+        takes: The ports at which its Envoy is told to accept plaintext.
         sent: The ports to which clients on its own node may be told to send plaintext.
-        surely_takes: The ports at which all that Envoy may have in force takes plaintext.
-        maybe_sent: The ports to which something that Envoy may have in force sends plaintext.
+        surely_takes: The ports that accept plaintext in every configuration that Envoy may run.
+        maybe_sent: The ports that get plaintext in some configuration that Envoy may run.
         elsewhere: The ports to which clients on other nodes may send plaintext.
-        moved: When clients on other nodes will have heard that there are fewer of these; None if
-            there are not.
-        until: When `takes` becomes what is wanted, whatever clients do; None if it is.
-        labels: The pod's when all was as wanted.
+        moved: When clients on other nodes will have heard that `elsewhere` shrinks; None if it
+            doesn't.
+        until: When `takes` reaches the goal, whatever clients do; None if it has.
+        labels: The pod's labels when it last reached the goal.
     """
 
     takes: Ports
@@ -70,8 +70,8 @@ class Changeover(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def begin(cls, wanted: Wanted, *, now: float) -> Changeover:
-        """A pod that this agent hasn't known before: arguments as for `step`."""
-        # Whatever an earlier agent has offered, no more is taken than the policies say.
+        """A pod that is new to this agent: arguments as for `step`."""
+        # Whatever an earlier agent has offered, accept no more than the policies allow.
         sent = wanted.sent & wanted.takes
         start = cls(
             takes=wanted.takes,
@@ -83,12 +83,12 @@ class Changeover(msgspec.Struct, frozen=True, kw_only=True):
         return start.step(wanted, now=now)
 
     def step(self, wanted: Wanted, *, now: float, heard: bool = False) -> Changeover:
-        """What may be told next.
+        """The next step towards the goal.
 
         Args:
-            wanted: What is to be in the end.
-            now: By any clock that never goes back, in seconds.
-            heard: Whether all other nodes go by the policies that ``wanted`` follows from.
+            wanted: The goal.
+            now: The time of a monotonic clock, in seconds.
+            heard: Whether all other nodes have the policies that ``wanted`` derives from.
         """
         elsewhere, moved = self._elsewhere(wanted, now=now, heard=heard)
         takes = wanted.takes | (self.takes & (self.maybe_sent | elsewhere))
@@ -110,14 +110,14 @@ class Changeover(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def told(self, sent: Ports) -> Changeover:
-        """What may be in force once clients on its own node are told to send plaintext there."""
+        """The state once clients on its own node are told to send plaintext to ``sent``."""
         return msgspec.structs.replace(self, maybe_sent=self.maybe_sent | sent)
 
     def confirmed(self, sent: Ports) -> Changeover:
-        """What is in force once Envoy has taken over all that it was told.
+        """The state once Envoy runs its latest configuration.
 
         Args:
-            sent: What clients on its own node were told last.
+            sent: Where clients on its own node were last told to send plaintext.
         """
         return msgspec.structs.replace(self, surely_takes=self.takes, maybe_sent=sent)
 
@@ -126,7 +126,7 @@ class Changeover(msgspec.Struct, frozen=True, kw_only=True):
         if elsewhere == wanted.offered:
             return elsewhere, None
         moved = self.moved if self.moved is not None else now + PATIENCE_SECONDS
-        # Nodes say by which policies they go. Of a pod's labels they say nothing: only time helps.
+        # Nodes report which policies they have, but not which labels of pods: only time helps.
         if now >= moved or (heard and wanted.labels == self.labels):
             return wanted.offered, None
         return elsewhere, moved

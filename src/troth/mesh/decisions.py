@@ -1,6 +1,6 @@
-"""What each end of one connection decides, and why: the client about the way, the server about it.
+"""What each end of a connection decides, and why: the client how, the server whether.
 
-These tell what `node_view` has Envoy do, in words for the person who asks about one connection.
+They explain in words, for one connection, what `node_view` makes Envoy do.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class ClientDecision(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         source: The pod that connects, ``NAMESPACE/NAME``.
-        identity: The SPIFFE ID it shows in a tunnel; None where it isn't captured.
-        destination: The pod at the other end; None where it is none of the mesh's.
-        address: That end's IP.
-        port: That end's port.
+        identity: The SPIFFE ID it presents in a tunnel; None if it isn't captured.
+        destination: The pod at the other end; None if that isn't a pod of the mesh.
+        address: The other end's IP.
+        port: The other end's port.
         expected: The SPIFFE ID that the server must have (secure naming); None without a tunnel.
-        tunnel: Whether it connects by mutual TLS.
+        tunnel: Whether it connects with mutual TLS.
         why: The reason in one sentence.
     """
 
@@ -48,10 +48,10 @@ class ServerDecision(msgspec.Struct, frozen=True, kw_only=True):
     """What one endpoint accepts.
 
     Attributes:
-        mode: The port's effective mode; None where the destination isn't captured.
+        mode: The port's effective mode; None if the destination isn't captured.
         decided_by: The scope and policy that set the mode.
-        plaintext: Whether it takes connections that don't come by the tunnel.
-        tunnel: Whether it takes connections by the tunnel.
+        plaintext: Whether it accepts connections outside the tunnel.
+        tunnel: Whether it accepts connections through the tunnel.
         why: The reason in one sentence.
     """
 
@@ -63,7 +63,7 @@ class ServerDecision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def client_decision(world: World, source: Pod, endpoint: Endpoint) -> ClientDecision:
-    """How ``source`` reaches ``endpoint``: by the tunnel, or as it is."""
+    """How ``source`` reaches ``endpoint``: through the tunnel, or directly."""
     destination = pod_at(world, endpoint.address)
     tunnel, why = _way(world, source, destination, endpoint)
     return ClientDecision(
@@ -79,7 +79,7 @@ def client_decision(world: World, source: Pod, endpoint: Endpoint) -> ClientDeci
 
 
 def server_decision(world: World, endpoint: Endpoint) -> ServerDecision:
-    """What the pod at ``endpoint`` accepts there."""
+    """What the pod at ``endpoint`` accepts."""
     destination = pod_at(world, endpoint.address)
     if destination is None or not destination.captured:
         return ServerDecision(

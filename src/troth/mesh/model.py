@@ -1,7 +1,7 @@
-"""The nouns of a mesh as immutable values, whatever source they come from.
+"""The objects of a mesh as immutable values, whether from files or from a cluster.
 
 Field names follow the Kubernetes API where it has them. Addresses are plain text in canonical
-form (RFC 5952 for IPv6), because every consumer wants text.
+form (RFC 5952 for IPv6), because every consumer needs text.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _NUMBERS = r"\d{1,5}(?:,\d{1,5})*"
 _TEXT = re.compile(rf"(?P<all>all)(?: but (?P<but>{_NUMBERS}))?|(?P<only>{_NUMBERS})?")
 _LAST = 65535
 _MOST = 256
-"""A text that names more is nobody's who means well: each is an entry in every node's Envoy."""
+"""A text with more ports is hostile: each port is an entry in every node's Envoy."""
 
 
 class Ports(msgspec.Struct, frozen=True, gc=False):
     """Some of a pod's TCP ports.
 
     Attributes:
-        usual: Whether it has the ports that ``exceptions`` doesn't name.
-        exceptions: The ports for which the opposite holds.
+        usual: Whether it contains the ports that ``exceptions`` doesn't name.
+        exceptions: The ports for which the opposite is true.
     """
 
     usual: bool = False
@@ -37,7 +37,7 @@ class Ports(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """What `str` made a text of; None if it made none such."""
+        """The inverse of `str`; None if ``text`` can't be its result."""
         match = _TEXT.fullmatch(text)
         if match is None:
             return None
@@ -86,7 +86,7 @@ CAPTURED_ANNOTATION = "troth.dev/captured"
 
 PLAINTEXT_ANNOTATION = "troth.dev/plaintext"
 """Set on a pod by its node's agent while others in the mesh may send it plaintext: the ports, as
-`Ports` has them in text. Whether they shall, the policies say."""
+text of `Ports`. Whether they do is up to the policies."""
 
 
 class Protocol(StrEnum):
@@ -98,7 +98,7 @@ class Protocol(StrEnum):
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):
-    """A Kubernetes Namespace: the unit that is put in the mesh."""
+    """A Kubernetes Namespace: the unit that opts in to the mesh."""
 
     name: str
     labels: Mapping[str, str] = {}
@@ -118,7 +118,7 @@ class ContainerPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class PodPhase(StrEnum):
-    """How far a pod has come (``PodStatus.phase``)."""
+    """A pod's phase (``PodStatus.phase``)."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -136,21 +136,21 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """A pod as the mesh sees it.
 
     Attributes:
-        uid: Names this one incarnation; a pod made again under its name has another.
+        uid: Unique; a pod recreated under the same name has another.
         owner: The Deployment (or other controller) it belongs to, empty for a bare pod.
         node: The node it is bound to.
         addresses: Its IPs, the primary one first; empty until it has some.
-        ports: What its containers declare.
+        ports: The ports that its containers declare.
         probed: Ports that its kubelet connects to, for probes and lifecycle hooks.
         captured: Its traffic goes through the node's Envoy, so others may use the tunnel to it.
-        plaintext: Where its node has said that it takes plaintext from pods of the mesh.
+        plaintext: The ports that accept plaintext from pods of the mesh, according to its node.
         ready: Services may send it connections.
         terminating: Its deletion has begun.
-        phase: How far it has come.
+        phase: Its phase.
         host_network: It shares its node's network namespace and addresses, and can't be captured.
-        started: When its node took it up (``PodStatus.startTime``).
-        kubelet_uid: The UID that its kubelet knows it by if that is another one, as of a static
-            pod, of which the API has only a mirror.
+        started: When its kubelet acknowledged it (``PodStatus.startTime``).
+        kubelet_uid: Its UID in the kubelet if different from ``uid``, as for a static pod, which
+            the API has only as a mirror pod.
     """
 
     uid: str
@@ -177,7 +177,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def workload(self) -> str:
-        """``NAMESPACE/NAME`` of what a person deployed: the owner, or the pod itself."""
+        """``NAMESPACE/NAME`` of what was deployed: the owner, or the pod itself."""
         return f"{self.namespace}/{self.owner or self.name}"
 
     def spiffe_id(self, trust_domain: TrustDomain) -> SpiffeId:
@@ -186,18 +186,18 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
-    """One place a service's connections go to."""
+    """One destination of a service's connections."""
 
     address: str
     port: int
 
 
 class ServicePort(msgspec.Struct, frozen=True, kw_only=True):
-    """One port of a Service with the endpoints behind it.
+    """One port of a Service, with its endpoints.
 
     Attributes:
-        endpoints: Where connections to its cluster IPs go.
-        external_endpoints: Where those to its other addresses go, if it has any.
+        endpoints: Destinations of connections to its cluster IPs.
+        external_endpoints: Destinations of connections to its other addresses, if it has any.
     """
 
     number: int
@@ -211,12 +211,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A Kubernetes Service: virtual IPs (none for a headless one) and balanced ports.
 
     Attributes:
-        load_balancer_ips: Addresses of its load balancer that need not be asked from inside the
-            cluster (``status.loadBalancer.ingress``, ``ipMode: VIP``).
+        load_balancer_ips: Addresses of its load balancer that connections from inside the cluster
+            bypass (``status.loadBalancer.ingress``, ``ipMode: VIP``).
         external_ips: ``spec.externalIPs``.
-        client_ip_affinity: A client, known by its IP, goes to the same endpoint as long as that is
-            usable (``sessionAffinity: ClientIP``, without its timeout); otherwise each connection
-            is balanced by itself.
+        client_ip_affinity: A client IP goes to the same endpoint as long as that is usable
+            (``sessionAffinity: ClientIP``, without its timeout); otherwise each connection is
+            balanced separately.
     """
 
     namespace: str
@@ -232,7 +232,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvoyStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's Envoy: whether it is connected, how often restarted, what it refused."""
+    """A node's Envoy: whether it is connected, how often it restarted, what it rejected."""
 
     connected: bool
     restarts: int

@@ -1,4 +1,4 @@
-"""What ``NAMESPACE/NAME:PORT`` means to a pod that wants to connect there."""
+"""What ``NAMESPACE/NAME:PORT`` resolves to for a pod that connects there."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _UNIQUE_LOCAL = ip_network("fc00::/7")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a client connects to, and where that leads.
+    """What a client dials, and the endpoints behind it.
 
     Attributes:
-        address: The IP that the client dials; a service's virtual IP where there is a service.
+        address: The IP that the client dials; for a service its virtual IP.
         port: The port that it dials.
-        endpoints: The places one of which it is connected to; for a service its ready endpoints.
+        endpoints: It is connected to one of these; for a service its ready endpoints.
     """
 
     address: str
@@ -34,11 +34,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def target_key(name: str, namespace: str) -> str:
-    """``NAMESPACE/NAME`` of what an app calls ``name``; anything else as it is.
+    """``NAMESPACE/NAME`` for a DNS name of a Service; anything else unchanged.
 
     Args:
-        name: ``payments``, ``payments.finance``, ``payments.finance.svc`` or that below the
-            cluster's domain, as a cluster's DNS has them; or ``NAMESPACE/NAME``; or an address.
+        name: ``payments``, ``payments.finance``, ``payments.finance.svc`` with or without the
+            cluster's domain, as in a cluster's DNS; or ``NAMESPACE/NAME``; or an address.
         namespace: The client's.
     """
     if "/" in name or is_address(name):
@@ -54,13 +54,13 @@ def target_key(name: str, namespace: str) -> str:
 
 
 def preferred(addresses: Sequence[str], source: Pod | None) -> tuple[str, ...]:
-    """The order in which a client tries addresses: RFC 6724 as getaddrinfo() of glibc has it.
+    """The order in which a client tries addresses: RFC 6724 as in glibc's getaddrinfo().
 
-    By its table a unique local address comes before any IPv4 address when the client has such an
-    address, too, but a global client's IPv4 comes first; what the client has no address for, last.
+    By its table a unique local address (ULA) comes before IPv4 if the client has a ULA, and after
+    IPv4 if the client's IPv6 address is global. Families that the client lacks come last.
 
     Args:
-        addresses: Of the destination, in their own order.
+        addresses: The destination's, in its own order.
         source: The client; without one that order stays.
     """
     if source is None or not source.addresses:
@@ -79,14 +79,14 @@ def preferred(addresses: Sequence[str], source: Pod | None) -> tuple[str, ...]:
 def find_target(world: World, name: str, port: int, source: Pod | None = None) -> Target:
     """Find what a client would connect to.
 
-    Of a dual-stack Service it is the address that the client tries first, or the next one if
+    For a dual-stack Service it is the address that the client tries first, or the next one if
     there is no endpoint of that family.
 
     Args:
         world: Everything that is known.
         name: ``NAMESPACE/NAME`` of a Service that has the port, else of a pod, else of a
-            Deployment, any one of whose pods is taken (a ready one first); or an IP address.
-        port: The service's port, or where there is no service the pod's.
+            Deployment (then one of its pods, preferably a ready one); or an IP address.
+        port: The service's port, or without a service the pod's.
         source: The client.
 
     Raises:
@@ -104,14 +104,14 @@ def find_target(world: World, name: str, port: int, source: Pod | None = None) -
         raise _unknown(world, name, port)
     if not pod.addresses:
         raise PeerError("troth", f"{pod} has no address yet", "wait until it is ready")
-    # No name leads to a pod by all of its families.
+    # A pod's name resolves to one of its addresses only.
     return Target(
         address=pod.addresses[0], port=port, endpoints=(Endpoint(pod.addresses[0], port),)
     )
 
 
 def find_pod(pods: Iterable[Pod], name: str) -> Pod | None:
-    """The pod called ``NAMESPACE/NAME``, or any (a ready one first) of such a workload."""
+    """The pod called ``NAMESPACE/NAME``, or one of that workload, preferably a ready one."""
     found = [pod for pod in pods if str(pod) == name or pod.workload == name]
     running = (pod for pod in found if str(pod) == name or not pod.phase.is_final)
     return min(running, key=lambda pod: (str(pod) != name, not pod.ready, str(pod)), default=None)
@@ -152,7 +152,7 @@ def _is_local(address: IPv4Address | IPv6Address) -> bool:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IP, of whichever version."""
+    """Whether it is an IPv4 or IPv6 address."""
     try:
         ip_address(text)
     except ValueError:

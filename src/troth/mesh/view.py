@@ -1,6 +1,6 @@
 """One node's view of the world: exactly what its Envoy has to know, and nothing else.
 
-`ViewKeeper` keeps it up to date: a change costs what it touches, however large the mesh is.
+`ViewKeeper` updates it: the cost depends on what a change touches, not on the mesh's size.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         pod: The pod.
         netns: Path of its network namespace, as Envoy can open it.
-        identity: What its certificate says.
+        identity: The identity in its certificate.
         verdict: The effective mode of each of its ports.
-        lenient: Plaintext passes whatever the verdict says, because others have not heard yet that
-            the pod is captured, or that it is no longer.
-        held: Ports at which it still passes, because clients may not have entered the tunnel yet.
+        lenient: Accept plaintext whatever the verdict says, because others may not know yet that
+            the pod is captured, or no longer captured.
+        held: Ports that still accept plaintext, because clients may not be in the tunnel yet.
     """
 
     pod: Pod
@@ -54,14 +54,14 @@ class LocalPod(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def plaintext(self) -> Ports:
-        """The ports to which plaintext passes."""
+        """The ports that accept plaintext."""
         if self.lenient:
             return ALL_PORTS
         return ports_with(self.verdict, Mode.PERMISSIVE, Mode.DISABLE) | self.held
 
 
 def ports_with(verdict: Decision, *modes: Mode) -> Ports:
-    """The ports whose effective mode is one of some."""
+    """The ports whose effective mode is one of ``modes``."""
     usual = verdict.mode in modes
     named = (n for n, port in verdict.ports.items() if (port.mode in modes) is not usual)
     return Ports(usual, frozenset(named) or NO_PORTS.exceptions)
@@ -72,9 +72,9 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         addresses: Its IPs.
-        identity: What its certificate must say (secure naming).
-        tunnel: Whether ports that `exceptions` doesn't name are reached by the tunnel.
-        exceptions: The ports for which the opposite holds.
+        identity: The identity that its certificate must have (secure naming).
+        tunnel: Whether ports that `exceptions` doesn't name are reached through the tunnel.
+        exceptions: The ports for which the opposite is true.
     """
 
     addresses: tuple[str, ...]
@@ -88,7 +88,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
         return Ports(not self.tunnel, self.exceptions)
 
     def reached(self, plaintext: Ports) -> Destination:
-        """The same, reached in plaintext at these ports and by the tunnel at all others."""
+        """A copy, reached in plaintext at these ports and through the tunnel at all others."""
         return msgspec.structs.replace(
             self, tunnel=not plaintext.usual, exceptions=plaintext.exceptions
         )
@@ -101,8 +101,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
         local_pods: By UID, in order.
         destinations: By UID.
         services: By ``NAMESPACE/NAME``.
-        service_ranges: Networks and single addresses that are nothing but services' virtual IPs.
-        external_ports: Where else services are reached.
+        service_ranges: Networks and single addresses that contain only services' virtual IPs.
+        external_ports: Services' addresses elsewhere.
     """
 
     local_pods: Mapping[str, LocalPod] = {}
@@ -119,14 +119,14 @@ def node_view(
     lenient: Collection[str] = (),
     service_ranges: tuple[str, ...] = (),
 ) -> NodeView:
-    """Derive one node's view from nothing but the world; `ViewKeeper` does so change by change.
+    """Derive one node's view from the world alone; `ViewKeeper` does so incrementally.
 
     Args:
         world: Everything.
-        netns: Network namespace paths of the node's own pods that are to be captured, by UID.
-        lenient: UIDs of those whose plaintext passes whatever the policies say.
-        service_ranges: Networks (CIDR) that hold nothing but services' virtual IPs. Virtual IPs
-            outside of them are known by themselves, but only once their service is.
+        netns: Network namespace paths of the node's own pods to capture, by UID.
+        lenient: UIDs of those that accept plaintext whatever the policies say.
+        service_ranges: Networks (CIDR) that contain only services' virtual IPs. A virtual IP
+            outside them is known only once its service is.
     """
     index = PolicyIndex(world.policies, root_namespace=world.root_namespace)
     local_pods = {}
@@ -156,16 +156,16 @@ def node_view(
 
 
 def destination(pod: Pod, identity: SpiffeId, verdict: Decision, *, local: bool) -> Destination:
-    """What clients have to know of a captured pod.
+    """What clients have to know about a captured pod.
 
     Args:
         pod: The pod.
-        identity: What its certificate says.
+        identity: The identity in its certificate.
         verdict: The effective mode of each of its ports.
-        local: Whether it is on this node. One on another node is sent plaintext only where that
-            node says that it takes it.
+        local: Whether it is on this node. A pod on another node gets plaintext only at ports where
+            that node says that it accepts it.
     """
-    # Auto mTLS asks for the mode of the very port, so a STRICT port behind a DISABLE mesh is
+    # Auto mTLS goes by the mode of each port, so a STRICT port behind a DISABLE mesh is
     # reached by the tunnel (istio/istio#56084 is what happens otherwise).
     plaintext = ports_with(verdict, Mode.DISABLE)
     if not local:
@@ -179,10 +179,10 @@ def destination(pod: Pod, identity: SpiffeId, verdict: Decision, *, local: bool)
 
 
 class ViewKeeper:
-    """Gives for one world after another what `node_view` would, derived from the last one.
+    """The same result as `node_view` for each of successive worlds, computed incrementally.
 
-    It finds what is different in a world by identity, so worlds should share what they have in
-    common. Where their pods and services are a `Table`, nothing else is looked at.
+    It compares objects by identity, so worlds should share what they have in common. If their pods
+    and services are a `Table`, only the differences are visited.
     """
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ class ViewKeeper:
         service_ranges: tuple[str, ...] = (),
     ) -> NodeView:
         """The view of a world; arguments as for `node_view`."""
-        # What fails half-way is not gone on from.
+        # If an update fails half-way, start afresh next time.
         past, self._past = self._past, None
         if past is None or not past.goes_on(world, service_ranges):
             past = _Past(world, service_ranges)
@@ -207,7 +207,7 @@ class ViewKeeper:
 
 
 class _Past:
-    """All that is known of the last world, of one mesh and with the same service ranges."""
+    """All that is kept from the last world of one mesh, for one list of service ranges."""
 
     def __init__(self, world: World, service_ranges: tuple[str, ...]) -> None:
         self._world = World(trust_domain=world.trust_domain, root_namespace=world.root_namespace)
@@ -229,7 +229,7 @@ class _Past:
     def update(
         self, world: World, *, netns: Mapping[str, str], lenient: Collection[str]
     ) -> NodeView:
-        """Go on to ``world``."""
+        """The view of ``world``, derived from the last one's."""
         before, view = self._world, self._view
         pods = difference(before.pods, world.pods)
         for uid in pods.removed:
@@ -256,7 +256,7 @@ class _Past:
         return self._view
 
     def _follow_policies(self, changes: PolicyChanges) -> set[str]:
-        """The pods for which something else holds now."""
+        """The pods whose decision has changed."""
         if not changes:
             return set()
         self._index = self._index.changed(changes)

@@ -1,4 +1,4 @@
-"""The world as one value, who is in the mesh, and its pods by what policies can tell apart."""
+"""The world as one value, who is in the mesh, and its pods grouped by what policies can select."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from troth.policy.verdict import Decision
 
 DEFAULT_ROOT_NAMESPACE = "istio-system"
-"""Where mesh-wide policies live unless told otherwise (Istio's ``meshConfig.rootNamespace``)."""
+"""Where mesh-wide policies live by default (Istio's ``meshConfig.rootNamespace``)."""
 
 DEFAULT_HOME = "troth-system"
-"""Where the controller and the node agents run, and all their own objects are."""
+"""Where the controller and the node agents run and keep their objects."""
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known at one moment.
 
     Attributes:
-        trust_domain: Of every identity in the mesh.
+        trust_domain: The trust domain of every identity in the mesh.
         root_namespace: Policies without a selector there are mesh-wide.
         namespaces: By name.
         pods: By UID.
@@ -69,8 +69,8 @@ def membership(
 ) -> Membership:
     """Whether a pod with ``pod_labels`` in ``namespace`` is in the mesh.
 
-    The two `MESH_LABEL` rules decide, and ``spec.hostNetwork``: there is no network namespace to
-    capture that would be the pod's alone. A static pod has no service account, and so no identity.
+    The two `MESH_LABEL` rules decide, and ``spec.hostNetwork``: such a pod has no network namespace
+    of its own to capture. A static pod has no service account, and so no identity.
     """
     if not namespace.in_mesh:
         return Membership(
@@ -92,11 +92,11 @@ def membership(
 
 
 class PodGroup:
-    """Pods of one namespace with the same labels and ports: every policy decides alike for them.
+    """Pods of one namespace with the same labels and ports, so with the same policy decisions.
 
     Attributes:
         uids: The pods.
-        decision: What holds for them.
+        decision: Their decision.
     """
 
     __slots__ = ("decision", "key", "labels", "namespace", "ports", "uids")
@@ -110,7 +110,7 @@ class PodGroup:
         self.decision: Decision = index.decide(self.namespace, self.labels, self.ports)
 
     def decide(self, index: PolicyIndex) -> bool:
-        """Decide again; whether the answer has changed."""
+        """Decide again; return whether the decision has changed."""
         former = self.decision
         self.decision = index.decide(self.namespace, self.labels, self.ports)
         return self.decision is not former and self.decision != former
@@ -133,7 +133,7 @@ class Workloads:
         )
 
     def put(self, pod: Pod, index: PolicyIndex) -> PodGroup:
-        """The workload that a pod now is of."""
+        """Add or update a pod; return its group."""
         key = (pod.namespace, frozenset(pod.labels.items()), pod.ports)
         former = self._of_pod.get(pod.uid)
         if former is not None:
@@ -161,7 +161,7 @@ class Workloads:
                 del place[workload.key]
 
     def touched(self, policy: PeerAuthentication) -> Collection[PodGroup]:
-        """All for which ``policy`` may count."""
+        """All groups that ``policy`` may affect."""
         match scope_of(policy, self._root_namespace):
             case Scope.MESH:
                 return self._by_key.values()
