@@ -88,7 +88,7 @@ class Node:
     def _again(self) -> Configuration:
         return self._keeper.update(
             self._world,
-            netns={"1": Path("/n/1")},
+            netns={"1": "/n/1"},
             lenient=self._lenient,
             service_ranges=(),
             credentials=self._credentials,

@@ -268,6 +268,32 @@ def rules_that_somebody_flushes_come_back(directory: Path) -> None:
     asyncio.run(scene())
 
 
+def rules_that_somebody_changes_come_back_at_once_and_are_told(directory: Path) -> None:
+    host = directory / "host"
+    create(host)
+
+    async def scene() -> None:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        rules = HostRules(host, on_restored=lambda each: told.put_nowait(each.how))
+        await rules.let_in(BOTH)
+        async with running(rules):
+            while rules._generation is None:  # until it hears of changes
+                await apply_ruleset(host, f"add set {TABLE} x {{ type mark; }}")
+                await asyncio.sleep(0.1)
+            await apply_ruleset(host, f"flush chain {TABLE} forged")
+            how = await told.get()
+            assert how.startswith(f"changed: chain forged of table {TABLE}, by nft (PID ")
+            await apply_ruleset(host, f"delete table {BRIDGE_TABLE}")
+            how = await told.get()
+            assert how.startswith(f"removed: table {BRIDGE_TABLE}, by nft (PID ")
+            assert tables(host) == {TABLE, BRIDGE_TABLE}
+            await rules.let_in([(POD, PORT)])  # is nobody else's change
+            await asyncio.sleep(1)
+        assert told.empty()
+
+    asyncio.run(scene())
+
+
 def rules_that_no_pod_goes_by_are_taken_away(directory: Path) -> None:
     host = directory / "host"
     create(host)
@@ -336,6 +362,7 @@ def a_guard_of_bridges_that_failed_alone_is_told_and_tried_again(directory: Path
         a_pod_captured_without_probes_exempts_nobody,
         pods_that_are_not_captured_see_the_node_as_it_is,
         rules_that_somebody_flushes_come_back,
+        rules_that_somebody_changes_come_back_at_once_and_are_told,
         rules_that_no_pod_goes_by_are_taken_away,
         rules_that_could_not_be_put_there_are_told_and_tried_again,
         a_guard_of_bridges_that_failed_alone_is_told_and_tried_again,

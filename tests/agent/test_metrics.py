@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.samples import NOON, connection
 
 from troth.agent.metrics import _MOST_SERIES, Figures, NodeMetrics
+from troth.agent.proof import Part
 from troth.envoy.delta import Nack
 from troth.traffic.connection import Outcome, Party, Reason, Side
 
@@ -27,6 +28,7 @@ FIGURES = Figures(
     refused_resources=1,
     certificates={WEB: NOON},
     lost_events=4,
+    restored={Part.RULES: 2},
 )
 
 CONNECTION = connection(
@@ -131,6 +133,8 @@ def test_refusals_of_envoy_are_counted_by_type() -> None:
         ("troth_envoy_restarts_total", {}, 2),
         ("troth_refused_resources", {}, 1),
         ("troth_events_lost_total", {}, 4),
+        ("troth_capture_restored_total", {"part": "rules"}, 2),
+        ("troth_capture_restored_total", {"part": "listeners"}, 0),
         ("troth_certificate_not_after_timestamp_seconds", {"identity": WEB}, NOON.timestamp()),
     ],
 )

@@ -12,7 +12,9 @@ until its Envoy can serve all, and from then on the old one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,6 +26,7 @@ from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyC
 from troth.agent.host_rules import HostRules
 from troth.agent.metrics import Figures
 from troth.agent.pods import DRAIN_SECONDS, Pods
+from troth.agent.proof import CaptureProof
 from troth.agent.proxy import Proxy
 from troth.agent.refusals import KernelRefusals
 from troth.agent.set_elements import PodSets
@@ -36,10 +39,11 @@ from troth.sockets import KEEPALIVE_SECONDS, Keepalive
 from troth.traffic.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from troth.agent.metrics import NodeMetrics
+    from troth.agent.proof import Part, Restoration
     from troth.agent.proxy import NodePaths
     from troth.envoy.delta import AdsStatus
     from troth.envoy.snapshot import Snapshot
@@ -75,6 +79,7 @@ class NodeAgent:
         service_ranges: As of `set_service_ranges`.
         on_change: Called when a new world has come into force, and when `captured`, `refused`,
             `using`, `joining`, `redirected`, `secures`, `trouble` or `credentials` has changed.
+        on_restored: Called when something of a pod's capture was put back.
         metrics: Hears of connections and of what Envoy takes over.
         host: The node's own network namespace, if its processes are to reach captured pods.
         announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
@@ -94,6 +99,7 @@ class NodeAgent:
         signer: CertificateSource,
         service_ranges: Iterable[str] = (),
         on_change: Callable[[], None],
+        on_restored: Callable[[Restoration], None] = lambda _: None,
         metrics: NodeMetrics | None = None,
         host: Path | None = None,
         announcement_seconds: float = 0.0,
@@ -143,7 +149,16 @@ class NodeAgent:
         self._sets = PodSets()
         self._pods = Pods(grace=announcement_seconds)
         self._capturer = Capturer(self._pods, ports=ports, admission=admission_limits)
-        self._host = HostRules(host, on_change=self._wake) if host is not None else None
+        self._proof = CaptureProof(
+            self._pods, self._capturer, ports=ports, admission=admission_limits
+        )
+        self._restored: Counter[Part] = Counter()
+        self._on_restored = on_restored
+        self._host = (
+            HostRules(host, on_change=self._wake, on_restored=self._tell_restored)
+            if host is not None
+            else None
+        )
         self._alarm: asyncio.TimerHandle | None = None
         self._credentials: EnvoyCredentials | None = None
         self._joining: frozenset[str] = frozenset()
@@ -263,6 +278,7 @@ class NodeAgent:
                 for identity, svid in self.certificates.current().items()
             },
             lost_events=self.journal.lost,
+            restored=self._restored,
         )
 
     @property
@@ -336,6 +352,7 @@ class NodeAgent:
         async with self._acting:  # until what it does is done
             if self._host is not None:
                 await self._host.let_go()
+            self._proof.close()
             self._admission.close()
             self._refusals.close()
             self._sets.close()
@@ -379,7 +396,34 @@ class NodeAgent:
             tasks.create_task(self.journal.run())
             if self._host is not None:
                 tasks.create_task(self._host.run())
+            tasks.create_task(
+                self._proof.run(
+                    self._while_nobody_acts, is_served=self._is_served, tell=self._tell_restored
+                )
+            )
             tasks.create_task(self._reconcile_forever())
+
+    @contextlib.asynccontextmanager
+    async def _while_nobody_acts(self) -> AsyncIterator[bool]:
+        """Gives whether the agent is in charge, which it stays for as long as the block runs."""
+        async with self._acting:
+            yield self.is_active
+
+    def _is_served(self) -> bool:
+        """Whether Envoy is there and has taken all that it was told."""
+        return self._proxy.ads.is_connected and self.is_settled
+
+    def _tell_restored(self, restoration: Restoration) -> None:
+        _log.warning(
+            "put back what was changed",
+            pod=restoration.pod,
+            part=restoration.part,
+            how=restoration.how,
+        )
+        self._restored[restoration.part] += 1
+        self._sets.renew(restoration.pod)
+        self._wake()
+        self._on_restored(restoration)
 
     async def _reconcile_forever(self) -> None:
         while True:
@@ -431,7 +475,7 @@ class NodeAgent:
         loop = asyncio.get_running_loop()
         told = self._configurations.update(
             world,
-            netns=self._pods.netns,
+            netns=self._pods.listens_at,
             lenient=self._pods.lenient,
             service_ranges=self._service_ranges,
             credentials=EnvoyCredentials(
@@ -486,6 +530,7 @@ class NodeAgent:
         async with self._sets.of(redirected) as sets:
             await self._admission.follow(sets)
             await self._refusals.follow(sets)
+        await self._proof.follow()
         self._wake_at(self._capturer.next_look())
 
     async def _prepare(self, world: World, served: Collection[str]) -> None:

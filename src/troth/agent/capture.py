@@ -36,6 +36,7 @@ from troth.agent.admission import (
 from troth.agent.netlink import keep_inside
 from troth.agent.netns import call_in, call_in_cgroups, call_in_new
 from troth.agent.refusals import IF_HEARD, no_refusal_rules, refusal_rules
+from troth.agent.ruleset import chains_of, read_ruleset
 from troth.agent.set_elements import FIRST_PACKET
 from troth.agent.sysctls import apply_sysctls
 from troth.errors import EnvironmentLackError, PeerError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from troth.agent.ruleset import Ruleset
     from troth.mesh.ports import PortSet
 
 TABLE = "troth"
@@ -223,6 +225,37 @@ def complete_rules(
             ),
         )
     )
+
+
+@cache
+def expected_ruleset(
+    ports: PortSet = PORT_SETS[0],
+    *,
+    probes: bool = False,
+    admission: AdmissionLimits | None = None,
+) -> Ruleset:
+    """What the kernel makes of a capture, tried in a network namespace of its own.
+
+    It takes a moment, so call it in a thread; arguments and errors as of `capture`.
+    """
+    rules = complete_rules(ports, probes=probes, admission=admission, kernel=tried_kernel())
+    return made_ruleset(rules)
+
+
+def made_ruleset(rules: str) -> Ruleset:
+    """What the kernel makes of a transaction, tried in a network namespace of its own.
+
+    Raises:
+        EnvironmentLackError: The kernel makes no network namespace, or nft isn't there.
+        PeerError: The kernel refuses the rules.
+        OSError: It doesn't tell what they are.
+    """
+
+    def make() -> Ruleset:
+        _nft(rules)
+        return read_ruleset(chains_of(rules))
+
+    return call_in_new(make)
 
 
 @cache

@@ -86,7 +86,7 @@ class Capturer:
         pods = self._pods
         refused = {uid: reasons[uid] for uid in reasons.keys() & pods.wanted}
         # They stay with the own Envoy whether or not that answers just now.
-        refused |= await self._lead(pods.exempting(probes=not probes), probes=probes)
+        refused |= await self.lead(pods.exempting(probes=not probes), probes=probes)
         due = pods.due(Action.CAPTURE) | pods.led_elsewhere
         refused |= await self._capture((due & set(served)) - refused.keys(), probes=probes)
         for uid, reason in refused.items():
@@ -128,10 +128,10 @@ class Capturer:
     async def _capture(self, uids: Collection[str], *, probes: bool) -> dict[str, str]:
         deaf = await self.not_listening(uids)
         refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
-        return refused | await self._lead(set(uids) - deaf, probes=probes)
+        return refused | await self.lead(set(uids) - deaf, probes=probes)
 
-    async def _lead(self, uids: Iterable[str], *, probes: bool) -> dict[str, str]:
-        """Lead them to the own Envoy, without asking it; why that failed, by UID."""
+    async def lead(self, uids: Iterable[str], *, probes: bool) -> dict[str, str]:
+        """Lead pods to the own Envoy, whether or not it listens; why that failed, by UID."""
         refused = {}
         netns = self._pods.netns
         slots = asyncio.Semaphore(_AT_ONCE)

@@ -26,7 +26,6 @@ from troth.table import Table, difference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from pathlib import Path
 
     from troth.envoy.build import SnapshotKeeper
     from troth.mesh.model import Ports
@@ -259,7 +258,7 @@ class ConfigurationKeeper:
         self,
         world: World,
         *,
-        netns: Mapping[str, Path],
+        netns: Mapping[str, str],
         lenient: Collection[str],
         service_ranges: tuple[str, ...],
         credentials: EnvoyCredentials,
@@ -277,7 +276,7 @@ class ConfigurationKeeper:
         """
         view = self._views.update(
             world,
-            netns={uid: str(path) for uid, path in netns.items()},
+            netns=netns,
             lenient=lenient,
             service_ranges=service_ranges,
         )

@@ -20,7 +20,8 @@ import asyncio
 import contextlib
 import os
 import struct
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -28,8 +29,12 @@ from troth.agent.capture import (
     PROBE_SOURCE_V4,
     PROBE_SOURCE_V6,
     apply_ruleset,
+    made_ruleset,
 )
 from troth.agent.kubelet import NODE_CGROUPS, find_kubelet
+from troth.agent.netns import call_in, call_in_cgroups
+from troth.agent.proof import Part, Restoration
+from troth.agent.ruleset import RulesetMonitor, difference_of, generation, read_ruleset
 from troth.agent.set_elements import FIRST_PACKET, SetChange, SetElements, transaction
 from troth.errors import TrothError
 
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from troth.agent.kubelet import Cgroup, KubeletProcess
+    from troth.agent.ruleset import Ruleset
 
 _NAME = "troth-node"
 TABLE, BRIDGE_TABLE = f"inet {_NAME}", f"bridge {_NAME}"
@@ -154,11 +160,13 @@ class HostRules:
     """Keeps the rules in the node's namespace as its captured pods want them.
 
     Others on a node can remove them (a firewall's reload flushes all tables), so they are put there
-    again from time to time; and soon after the kubelet has started again, in another cgroup.
+    again: at once when the kernel tells of it, and from time to time if there was any transaction
+    since; also soon after the kubelet has started again, in another cgroup.
 
     Args:
         netns: The node's own network namespace.
         on_change: Called when `in_place` or `trouble` has changed by itself.
+        on_restored: Called when somebody else had changed them.
         review_seconds: How often they are put there again.
         find: Finds the node's kubelet.
     """
@@ -168,11 +176,13 @@ class HostRules:
         netns: Path,
         *,
         on_change: Callable[[], None] = lambda: None,
+        on_restored: Callable[[Restoration], None] = lambda _: None,
         review_seconds: float = _REVIEW_SECONDS,
         find: Callable[[], KubeletProcess | None] = find_kubelet,
     ) -> None:
         self._netns = netns
         self._on_change = on_change
+        self._on_restored = on_restored
         self._review_seconds = review_seconds
         self._find = find
         self._wanted: frozenset[tuple[str, int]] | None = None
@@ -182,6 +192,8 @@ class HostRules:
         self._listed: Cgroup | None = None
         self._not_told = ""
         self._removed = False
+        self._placed: dict[str, _Placed] = {}
+        self._generation: int | None = None
         self._due = asyncio.Event()
         self._applying = asyncio.Lock()
 
@@ -225,38 +237,85 @@ class HostRules:
 
     def _forget(self) -> None:
         self._wanted = self._applied = self._listed = None
+        self._placed.clear()
         self._troubles = dict.fromkeys(self._troubles, "")
         self._watch(None)
 
     async def run(self) -> None:
         """Put the rules there again, until cancelled: from time to time, and soon what is due."""
+        monitor = await self._watch_rules()
         try:
             while True:
+                is_due = True
                 try:
                     async with asyncio.timeout(self._review_seconds):
                         await self._due.wait()
                     await asyncio.sleep(min(_RETRY_SECONDS, self._review_seconds))
                 except TimeoutError:
-                    pass  # nothing is due
-                await self._review()
+                    is_due = False
+                await self._review(monitor, in_turn=not is_due)
         finally:
             self._watch(None)
+            if monitor is not None:
+                asyncio.get_running_loop().remove_reader(monitor.fileno())
+                monitor.close()
 
-    async def _review(self) -> None:
+    async def _watch_rules(self) -> RulesetMonitor | None:
+        """Have it noticed when somebody changes the rules."""
+        try:
+            monitor = await asyncio.to_thread(RulesetMonitor, self._netns, _NAME.encode())
+        except (TrothError, OSError) as error:
+            _log.info("the kernel doesn't tell when the node's rules change", reason=str(error))
+            return None
+
+        def look() -> None:
+            if monitor.look():
+                self._due.set()
+
+        asyncio.get_running_loop().add_reader(monitor.fileno(), look)
+        return monitor
+
+    async def _review(self, monitor: RulesetMonitor | None, *, in_turn: bool) -> None:
         async with self._applying:
-            if self._wanted is None:
+            loss = await asyncio.to_thread(self._loss) if self._wanted is not None else ""
+            lives = self._kubelet is not None and self._kubelet.process is not None
+            is_whole = self.in_place and not loss and (lives or self._kubelet is None)
+            # In its turn the sets are written again, too, if there was any transaction since.
+            is_known = lives and loss is None and not self.trouble
+            if self._wanted is None or (is_whole and (is_known or not in_turn)):
                 self._due.clear()
                 return
             before = self.in_place, self.trouble
             await self._apply(self._wanted, bridges=True)
             changed = before != (self.in_place, self.trouble)
+        if loss:
+            by = f", by {monitor.changed_by}" if monitor and monitor.changed_by else ""
+            self._on_restored(Restoration("", Part.NODE_RULES, f"{loss}{by}"))
         if changed:
             self._on_change()
+        await asyncio.to_thread(self._loss)  # for the number of that transaction
+
+    def _loss(self) -> str | None:
+        """What somebody has changed, in words; None if nobody has changed any rules at all."""
+        try:
+            number = call_in(self._netns, generation)
+            if number == self._generation:
+                return None
+            losses = [each.loss(self._netns) for each in self._placed.values()]
+        except (TrothError, OSError) as error:
+            _log.info("the node's rules can't be read", reason=str(error))
+            return ""
+        if not any(losses):
+            self._generation = number
+        return "; ".join(filter(None, losses))
 
     async def _apply(self, wanted: frozenset[tuple[str, int]], *, bridges: bool) -> None:
         if bridges:
             trouble = "pods on one bridge can pass for the node"
-            await self._put(BRIDGE_TABLE, bridge_rules(), trouble)
+            if await self._put(BRIDGE_TABLE, bridge_rules(), trouble):
+                self._placed[BRIDGE_TABLE] = _Placed(bridge_rules())
+            else:
+                self._placed.pop(BRIDGE_TABLE, None)
         self._removed = False
         # To find it takes a look at all processes, so not with each pod that comes while it lives.
         found = self._kubelet.process if self._kubelet is not None and not bridges else None
@@ -266,6 +325,12 @@ class HostRules:
             self._watch(found)
         is_there = await self._put_for(wanted, found.cgroup if found else self._listed)
         self._applied = wanted if is_there else None
+        if not is_there:
+            self._placed.pop(TABLE, None)
+        elif self._listed is not None:
+            self._placed[TABLE] = _Placed(host_rules((), level=self._listed.level), NODE_CGROUPS)
+        else:
+            self._placed[TABLE] = _Placed(host_rules(()))
         if self.in_place and (found is not None or self._kubelet is None):
             self._due.clear()
         else:
@@ -327,6 +392,25 @@ class HostRules:
             else:
                 _log.info("the node's rules are in place again", table=table)
         return not trouble
+
+
+class _Placed(NamedTuple):
+    """What a table is to be: a transaction that makes the like, and whose cgroups it names."""
+
+    rules: str
+    cgroups: Path | None = None
+
+    def loss(self, netns: Path) -> str:
+        """What of it isn't so, in words."""
+        expected = _made(*self)
+        return call_in(netns, lambda: difference_of(expected, read_ruleset(expected)))
+
+
+@cache
+def _made(rules: str, cgroups: Path | None) -> Ruleset:
+    if cgroups is None:
+        return made_ruleset(rules)
+    return call_in_cgroups(cgroups, lambda: made_ruleset(rules))
 
 
 class _WatchedKubelet:

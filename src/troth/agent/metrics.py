@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from troth.agent.proof import Part
 from troth.http_server import Page
 from troth.traffic.connection import Side
 
@@ -53,6 +54,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         refused_resources: How many resources Envoy refuses now.
         certificates: Until when each identity's certificate is valid, by SPIFFE ID.
         lost_events: How many connection events could not be kept on disk.
+        restored: How often something that leads connections to Envoy was put back, by what it was.
     """
 
     generation: int
@@ -64,6 +66,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     refused_resources: int
     certificates: Mapping[str, datetime]
     lost_events: int
+    restored: Mapping[Part, int]
 
 
 class NodeMetrics(Collector):
@@ -162,6 +165,14 @@ def _of_figures(figures: Figures) -> Iterator[Metric]:
         "Connection events that could not be kept on disk.",
         value=figures.lost_events,
     )
+    restored = CounterMetricFamily(
+        "troth_capture_restored",
+        "How often rules or listeners that others had removed or changed were put back.",
+        labels=["part"],
+    )
+    for part in Part:
+        restored.add_metric([part], figures.restored.get(part, 0))
+    yield restored
     certificates = GaugeMetricFamily(
         "troth_certificate_not_after_timestamp_seconds",
         "When an identity's certificate expires, in seconds since 1970.",

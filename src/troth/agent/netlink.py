@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # linux/netlink.h
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
+_NLM_F_REQUEST = 0x1
 _NLM_F_REQUEST_DUMP = 0x1 | 0x300
 _NLM_F_REQUEST_ACK = 0x1 | 0x4
 
@@ -84,13 +85,33 @@ def dump(protocol: int, kind: int, request: bytes) -> Iterator[tuple[int, bytes]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
         _ask(kernel, kind, _NLM_F_REQUEST_DUMP, request)
         while True:
-            for answer, body in _messages(kernel.recv(_BUFFER)):
+            for answer, body in messages(kernel.recv(_BUFFER)):
                 if answer == _NLMSG_DONE:
                     return
                 if answer == _NLMSG_ERROR:
                     number = -_ERROR.unpack_from(body)[0]
                     raise OSError(number or errno.EPROTO, os.strerror(number or errno.EPROTO))
                 yield answer, body
+
+
+def answer(protocol: int, kind: int, request: bytes) -> bytes:
+    """The body of the one message that answers, in the thread's network namespace.
+
+    Args:
+        protocol: As of `dump`.
+        kind: The request's type.
+        request: Its body.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        _ask(kernel, kind, _NLM_F_REQUEST, request)
+        ((told, body),) = messages(kernel.recv(_BUFFER))
+        if told == _NLMSG_ERROR:
+            number = -_ERROR.unpack_from(body)[0]
+            raise OSError(number or errno.EPROTO, os.strerror(number or errno.EPROTO))
+        return body
 
 
 def change(protocol: int, kind: int, flags: int, request: bytes) -> None:
@@ -107,7 +128,7 @@ def change(protocol: int, kind: int, flags: int, request: bytes) -> None:
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
         _ask(kernel, kind, _NLM_F_REQUEST_ACK | flags, request)
-        for answer, body in _messages(kernel.recv(_BUFFER)):
+        for answer, body in messages(kernel.recv(_BUFFER)):
             if answer == _NLMSG_ERROR and (number := -_ERROR.unpack_from(body)[0]):
                 raise OSError(number, os.strerror(number))
 
@@ -132,7 +153,8 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[aligned(size) :]
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The types and bodies of the messages that the kernel sent at once."""
     while data:
         size, kind, *_ = _HEADER.unpack_from(data)
         yield kind, data[_HEADER.size : size]

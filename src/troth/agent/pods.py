@@ -266,6 +266,7 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
         exempts: Whether its rules exempt the kubelet's probes; None if they don't lead to this
             agent's Envoy.
         refusal: Why it should be captured and isn't; empty if nothing is in the way.
+        reopened: How often Envoy's sockets in it had to be made again.
     """
 
     stage: Stage
@@ -276,6 +277,18 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
     shown: bool = False
     exempts: bool | None = None
     refusal: str = ""
+    reopened: int = 0
+
+    @property
+    def listens_at(self) -> str:
+        """Its network namespace as Envoy is told of it; empty while that isn't known.
+
+        Envoy doesn't notice when somebody closes its sockets. It makes others where a listener's
+        address is another one, for which another way to write the path is enough.
+        """
+        if self.netns is None:
+            return ""
+        return f"{self.netns.parent}/{'./' * self.reopened}{self.netns.name}"
 
     @property
     def row(self) -> Row:
@@ -376,6 +389,16 @@ class Pods:
         for uid, record in self._records.items():
             self._change(uid, exempts=None, shown=record.shown and record.row.marked)
 
+    def lost(self, uid: str) -> None:
+        """Note that a pod's new connections may go anywhere: its rules are not what they were."""
+        self._change(uid, exempts=None)
+
+    def closed(self, uid: str) -> None:
+        """Note that nobody listens any more where a pod's connections are led to."""
+        record = self._records.get(uid)
+        if record is not None:
+            self._change(uid, reopened=record.reopened + 1)
+
     def refuse(self, reasons: Mapping[str, str]) -> None:
         """Note why pods are not captured as they should be, by UID; all others are."""
         for uid in self._records:
@@ -398,6 +421,11 @@ class Pods:
             for uid, record in self._records.items()
             if record.row.served and record.netns is not None
         }
+
+    @property
+    def listens_at(self) -> Mapping[str, str]:
+        """Of the same pods, where Envoy is to listen (`PodRecord.listens_at`)."""
+        return {uid: self._records[uid].listens_at for uid in self.netns}
 
     @property
     def lenient(self) -> frozenset[str]:
@@ -423,6 +451,15 @@ class Pods:
     def redirected(self) -> frozenset[str]:
         """The pods whose new connections are led to Envoy."""
         return self._those(lambda record: record.row.redirected)
+
+    @property
+    def led_here(self) -> Mapping[str, Path]:
+        """Network namespaces of those that are led to this agent's Envoy, by UID."""
+        return {
+            uid: record.netns
+            for uid, record in self._records.items()
+            if record.row.redirected and record.exempts is not None and record.netns is not None
+        }
 
     @property
     def led_elsewhere(self) -> frozenset[str]:

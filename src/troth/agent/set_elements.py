@@ -239,7 +239,7 @@ class PodSets:
         Args:
             pods: Network namespaces by UID.
         """
-        gone = {uid for uid in self._pods if self._netns[uid] != pods.get(uid)}
+        gone = {uid for uid in self._pods if self._netns.get(uid) != pods.get(uid)}
         left = [self._pods.pop(uid) for uid in gone]
         try:
             for uid in pods.keys() - self._pods.keys():
@@ -250,6 +250,10 @@ class PodSets:
         finally:
             for each in left:
                 each.close()
+
+    def renew(self, uid: str) -> None:
+        """Have other sets of a pod the next time: what was in these is lost."""
+        self._netns.pop(uid, None)
 
     def close(self) -> None:
         """Let go of all pods."""

@@ -91,14 +91,24 @@ def listening_ports(netns: Path) -> frozenset[int]:
         EnvironmentLackError: It may not be entered.
     """
     try:
-        return frozenset(
-            call_in(netns, lambda: [_PORT.unpack_from(each)[0] for each in _diagnosed()])
-        )
+        return call_in(netns, listening_ports_here)
+    except OSError as error:
+        raise PeerError(f"network namespace {netns}", f"tells no sockets: {error}") from error
+
+
+def listening_ports_here() -> frozenset[int]:
+    """The same of the calling thread's network namespace.
+
+    Raises:
+        OSError: The kernel refused to answer.
+    """
+    try:
+        return frozenset(_PORT.unpack_from(each)[0] for each in _diagnosed())
     except OSError as error:
         if error.errno != errno.ENOENT:
-            raise PeerError(f"network namespace {netns}", f"tells no sockets: {error}") from error
+            raise
     # A kernel without inet_diag.
-    return frozenset(port for port, state in _sockets(netns) if state == _LISTEN)
+    return frozenset(port for port, state in _parsed() if state == _LISTEN)
 
 
 def connected_ports(netns: Path) -> frozenset[int]:
@@ -129,7 +139,12 @@ def _socket(message: bytes) -> ListeningSocket:
 
 
 def _sockets(netns: Path) -> list[tuple[int, int]]:
-    return call_in(netns, lambda: [each for table in _read() for each in parse_table(table)])
+    return call_in(netns, lambda: list(_parsed()))
+
+
+def _parsed() -> Iterator[tuple[int, int]]:
+    for table in _read():
+        yield from parse_table(table)
 
 
 def _read() -> Iterator[str]:

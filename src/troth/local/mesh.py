@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
     from troth.agent.agent import NodeAgent
+    from troth.agent.proof import Restoration
     from troth.control.state_dir import Settings, StateDirectory
     from troth.errors import Problem
     from troth.local.nameserver import NameServer
@@ -138,6 +139,15 @@ class LocalMesh:
         """Look again: something has changed."""
         self._wakes += 1
         self._woken.set()
+
+    def restored(self, restoration: Restoration) -> None:
+        """Tell people what the agent has put back; its ``on_restored``."""
+        for sandbox in (*self._sandboxes.values(), *self._terminating.values()):
+            if sandbox.uid == restoration.pod:
+                self.notices.add(f"pod {sandbox.key}: {restoration}")
+                # Who flushes all rules of a pod takes those of its Services, too.
+                sandbox.forget_services()
+                self.wake()
 
     def waiting_for(self) -> tuple[str, ...]:
         """What is still missing until every pod runs as it should; empty when nothing is."""

@@ -97,6 +97,7 @@ class _Mesh:
             signer=signer,
             service_ranges=(str(SERVICE_RANGE_V4), str(SERVICE_RANGE_V6)),
             on_change=lambda: mesh.wake(),  # noqa: PLW0108 - it is made just below
+            on_restored=lambda each: mesh.restored(each),  # noqa: PLW0108
             metrics=metrics,
             pod_connections=settings.pod_connections,
             keepalive_seconds=settings.keepalive_seconds,

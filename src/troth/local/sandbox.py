@@ -191,6 +191,10 @@ class Sandbox:
         self._services = services
         self._settled = services
 
+    def forget_services(self) -> None:
+        """Have `set_services` write them whatever it wrote before: somebody removed its rules."""
+        self._settled = None
+
     def start(self, manifests: Manifests) -> None:
         """Start the pod's processes; ConfigMaps and Secrets come from ``manifests``."""
         self._manifests = manifests
