@@ -314,7 +314,7 @@ class ApiClient:
         return Listed((item,), item.version)
 
     async def _cached(self, resource: Resource[T], since: str) -> Listed[T]:
-        # A server's cache doesn't paginate (before Kubernetes 1.34), so items are read as they come.
+        # A cache doesn't paginate (before Kubernetes 1.34), so items are read as they come.
         parameters = {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
         items: list[Item[T]] = []
         async with self._client.stream(
