@@ -1,4 +1,4 @@
-"""A mesh of the demonstration's own, in a temporary directory; nothing is left of it afterwards."""
+"""A mesh of a command's own; nothing is left of it afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from troth.connect.findings import Attempt
 from troth.connect.report import Trace
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from troth.demo.scenario import Try
+
+M = TypeVar("M", bound="OwnMesh")
 
 _MESH = "finance"
 _POLICIES = "policies"
@@ -45,10 +47,14 @@ def running(on_waiting: Callable[[Sequence[str]], None]) -> Iterator[DemoMesh]:
     Raises:
         TrothError: The mesh can't run here.
     """
+    with started(DemoMesh(Path(tempfile.mkdtemp(prefix="troth-demo-"))), on_waiting) as mesh:
+        yield mesh
+
+
+@contextlib.contextmanager
+def started(mesh: M, on_waiting: Callable[[Sequence[str]], None]) -> Iterator[M]:
+    """Have a mesh run for as long as the context lasts; as of `running`."""
     with contextlib.ExitStack() as cleanup:
-        home = tempfile.mkdtemp(prefix="troth-demo-")
-        cleanup.callback(shutil.rmtree, home, ignore_errors=True)
-        mesh = DemoMesh(Path(home))
         for number in ENDING:
             cleanup.callback(signal.signal, number, signal.getsignal(number))
         cleanup.callback(mesh.stop)
@@ -59,17 +65,18 @@ def running(on_waiting: Callable[[Sequence[str]], None]) -> Iterator[DemoMesh]:
         yield mesh
 
 
-class DemoMesh:
-    """The example mesh, with at most one policy at a time.
+class OwnMesh:
+    """A mesh that ends with the command that started it.
 
     Args:
-        home: An empty directory for manifests and state.
+        settings: What to run.
+        state: Where it keeps its state.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._examples = examples()
-        self._manifests = home / "manifests"
-        self._outside = Outside(StateDirectory(home / "state"))
+    def __init__(self, settings: Settings, state: StateDirectory) -> None:
+        self.settings = settings
+        self.state = state
+        self._outside = Outside(state)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, on_waiting: Callable[[Sequence[str]], None]) -> None:
@@ -78,10 +85,8 @@ class DemoMesh:
         Raises:
             TrothError: It can't run here.
         """
-        shutil.copytree(self._examples / _MESH, self._manifests)
-        settings = Settings(paths=(str(self._manifests),), uplink=False)
         # Attached, so that it ends with us even when we are killed.
-        self._process = self._outside.start(settings, detach=False)
+        self._process = self._outside.start(self.settings, detach=False)
         waiting: Sequence[str] = ()
         try:
             for waiting in self._outside.progress():
@@ -89,7 +94,7 @@ class DemoMesh:
         except TimeoutError as error:
             raise PeerError("troth", "the mesh is not ready", "; ".join(waiting)) from error
         on_waiting(["the readiness of every pod"])
-        self._await("the pods are not ready", _all_ready)
+        self.wait_until(all_ready, complaint="the pods are not ready")
 
     def stop(self) -> None:
         """Stop it and remove what it made, whether or not it had started."""
@@ -101,7 +106,46 @@ class DemoMesh:
 
     def status(self) -> MeshStatus:
         """The mesh as it is now."""
-        return ask(self._outside.state.control, "status", MeshStatus)
+        return ask(self.state.control, "status", MeshStatus)
+
+    def wait_until(self, is_so: Callable[[MeshStatus], bool], *, complaint: str) -> MeshStatus:
+        """Wait until the mesh is so.
+
+        Raises:
+            PeerError: It doesn't become so: the ``complaint``, and what the mesh says.
+        """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not is_so(status := self.status()):
+            if time.monotonic() > deadline:
+                words = [*status.waiting_for, *map(str, status.problems)]
+                raise PeerError("troth", complaint, "; ".join(words))
+            time.sleep(_POLL_SECONDS)
+        return status
+
+
+class DemoMesh(OwnMesh):
+    """The example mesh, with at most one policy at a time.
+
+    Args:
+        home: An empty directory for manifests and state; gone when it has stopped.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._examples = examples()
+        self._manifests = home / "manifests"
+        settings = Settings(paths=(str(self._manifests),), uplink=False)
+        super().__init__(settings, StateDirectory(home / "state"))
+
+    def start(self, on_waiting: Callable[[Sequence[str]], None]) -> None:
+        """Write its manifests and start it; as of `OwnMesh`."""
+        shutil.copytree(self._examples / _MESH, self._manifests)
+        super().start(on_waiting)
+
+    def stop(self) -> None:
+        """Stop it and remove its directory; as of `OwnMesh`."""
+        super().stop()
+        shutil.rmtree(self._home, ignore_errors=True)
 
     def apply(self, file: str) -> str:
         """Have ``file`` of the example policies in force and no other; empty for none.
@@ -125,16 +169,16 @@ class DemoMesh:
             new.replace(applied)
         else:
             applied.unlink(missing_ok=True)
-        self._await(
-            f"{file or 'the removal of the policy'} is not in force",
+        self.wait_until(
             lambda status: status.ready and status.policies == wanted,
+            complaint=f"{file or 'the removal of the policy'} is not in force",
         )
         return text
 
     def connect(self, tried: Try) -> Attempt:
         """Make an ordinary request from inside the source's pod."""
         return ask(
-            self._outside.state.control,
+            self.state.control,
             "connect",
             Attempt,
             source=tried.source,
@@ -145,7 +189,7 @@ class DemoMesh:
     def trace(self, tried: Try) -> Trace:
         """Make a traced handshake from the source's pod with the destination's tunnel port."""
         return ask(
-            self._outside.state.control,
+            self.state.control,
             "trace",
             Trace,
             source=tried.source,
@@ -155,15 +199,8 @@ class DemoMesh:
             claim=tried.claim,
         )
 
-    def _await(self, complaint: str, is_so: Callable[[MeshStatus], bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not is_so(status := self.status()):
-            if time.monotonic() > deadline:
-                words = [*status.waiting_for, *map(str, status.problems)]
-                raise PeerError("troth", complaint, "; ".join(words))
-            time.sleep(_POLL_SECONDS)
 
-
-def _all_ready(status: MeshStatus) -> bool:
+def all_ready(status: MeshStatus) -> bool:
+    """Whether every pod is ready, and Services lead to it."""
     # Only then also acted on: services lead to pods that are ready.
     return status.ready and all(pod.ready for pod in status.pods)

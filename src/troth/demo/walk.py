@@ -92,15 +92,23 @@ class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
     handshake: TraceReport
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
+    """What became of a connection, by what the client saw and the server's proxy reports.
+
+    Attributes:
+        detail: The same in words.
+        event: What the proxy reports about this very connection.
+        alert: The TLS alert that the server sent; empty for none.
+    """
+
     happened: Happened
     detail: str
     event: Connection | None
     alert: str = ""
 
 
-def judge_attempt(tried: Try, attempt: Attempt) -> TryReport:
-    """Judge an ordinary request: by what the client saw and the proxy reports, both."""
+def seen_of_attempt(attempt: Attempt) -> Seen:
+    """What became of an ordinary request."""
     event = attempt.event
     answer = _http_answer(attempt.reply)
     happened, detail = Happened.FAILED, attempt.detail or f"connection {attempt.reached}"
@@ -114,21 +122,31 @@ def judge_attempt(tried: Try, attempt: Attempt) -> TryReport:
         case Outcome.REFUSED, Reached.RESET | Reached.CLOSED:
             happened = Happened.REFUSED
             detail = f"refused: {_reason(event)} ({detail[:1].lower()}{detail[1:]})"
-    return _report(tried, _Seen(happened, detail, event))
+    return Seen(happened, detail, event)
 
 
-def judge_trace(tried: Try, trace: Trace) -> TryReport:
-    """Judge a traced handshake."""
+def seen_of_trace(trace: Trace) -> Seen:
+    """What became of a traced handshake."""
     report = trace.report
     happened = {
         Verdict.ACCEPTED: Happened.TUNNEL,
         Verdict.REFUSED: Happened.REFUSED,
         Verdict.UNDECIDED: Happened.FAILED,
     }[report.verdict]
-    return _report(tried, _Seen(happened, report.reason, trace.event, _alert(report)))
+    return Seen(happened, report.reason, trace.event, _alert(report))
 
 
-def _report(tried: Try, seen: _Seen) -> TryReport:
+def judge_attempt(tried: Try, attempt: Attempt) -> TryReport:
+    """Judge an ordinary request: by what the client saw and the proxy reports, both."""
+    return _report(tried, seen_of_attempt(attempt))
+
+
+def judge_trace(tried: Try, trace: Trace) -> TryReport:
+    """Judge a traced handshake."""
+    return _report(tried, seen_of_trace(trace))
+
+
+def _report(tried: Try, seen: Seen) -> TryReport:
     differs = tuple(_differences(tried, seen))
     return TryReport(
         source=tried.source,
@@ -145,7 +163,7 @@ def _report(tried: Try, seen: _Seen) -> TryReport:
     )
 
 
-def _differences(tried: Try, seen: _Seen) -> Iterator[str]:
+def _differences(tried: Try, seen: Seen) -> Iterator[str]:
     if seen.happened is not tried.expected:
         yield f"should be {tried.expected}, is {seen.happened}"
     event = seen.event
