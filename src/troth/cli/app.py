@@ -34,6 +34,7 @@ COMMANDS = {
     "audit": "audit",
     "trace": "trace",
     "demo": "demo",
+    "learn": "learn",
     "controller": "controller",
     "check": "check",
     "node": "node",
@@ -63,6 +64,7 @@ SUMMARIES = {
         "Make one connection and trace one handshake: what both ends decide, and where it stops."
     ),
     "demo": "Start a small mesh and walk through policies, refusals and one TLS handshake.",
+    "learn": "Learn mutual TLS on a running mesh: lessons, and tasks that the mesh itself judges.",
     "controller": (
         "Run a cluster's controller: certificates for node agents, root, policies' status."
     ),

@@ -92,7 +92,7 @@ class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
     handshake: TraceReport
 
 
-class Seen(NamedTuple):
+class SeenConnection(NamedTuple):
     """What became of a connection, by what the client saw and the server's proxy reports.
 
     Attributes:
@@ -107,7 +107,7 @@ class Seen(NamedTuple):
     alert: str = ""
 
 
-def seen_of_attempt(attempt: Attempt) -> Seen:
+def seen_of_attempt(attempt: Attempt) -> SeenConnection:
     """What became of an ordinary request."""
     event = attempt.event
     answer = _http_answer(attempt.reply)
@@ -122,10 +122,10 @@ def seen_of_attempt(attempt: Attempt) -> Seen:
         case Outcome.REFUSED, Reached.RESET | Reached.CLOSED:
             happened = Happened.REFUSED
             detail = f"refused: {_reason(event)} ({detail[:1].lower()}{detail[1:]})"
-    return Seen(happened, detail, event)
+    return SeenConnection(happened, detail, event)
 
 
-def seen_of_trace(trace: Trace) -> Seen:
+def seen_of_trace(trace: Trace) -> SeenConnection:
     """What became of a traced handshake."""
     report = trace.report
     happened = {
@@ -133,7 +133,7 @@ def seen_of_trace(trace: Trace) -> Seen:
         Verdict.REFUSED: Happened.REFUSED,
         Verdict.UNDECIDED: Happened.FAILED,
     }[report.verdict]
-    return Seen(happened, report.reason, trace.event, _alert(report))
+    return SeenConnection(happened, report.reason, trace.event, _alert(report))
 
 
 def judge_attempt(tried: Try, attempt: Attempt) -> TryReport:
@@ -146,7 +146,7 @@ def judge_trace(tried: Try, trace: Trace) -> TryReport:
     return _report(tried, seen_of_trace(trace))
 
 
-def _report(tried: Try, seen: Seen) -> TryReport:
+def _report(tried: Try, seen: SeenConnection) -> TryReport:
     differs = tuple(_differences(tried, seen))
     return TryReport(
         source=tried.source,
@@ -163,7 +163,7 @@ def _report(tried: Try, seen: Seen) -> TryReport:
     )
 
 
-def _differences(tried: Try, seen: Seen) -> Iterator[str]:
+def _differences(tried: Try, seen: SeenConnection) -> Iterator[str]:
     if seen.happened is not tried.expected:
         yield f"should be {tried.expected}, is {seen.happened}"
     event = seen.event
