@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
@@ -32,7 +31,7 @@ _COLOURS = {
     Happened.REFUSED: "red",
     Happened.FAILED: "magenta",
 }
-_COLUMNS_OF_TABLES = 80
+_COLUMNS_OF_TABLES = 76
 
 
 def render_opening(lesson: Lesson, number: int, of: int) -> RenderableType:
@@ -53,8 +52,8 @@ def render_opening(lesson: Lesson, number: int, of: int) -> RenderableType:
 
 def render_steps(lesson: Lesson) -> RenderableType:
     """The process as a table, and the tracker of its three variables."""
-    steps = _Table("#", "action", "A", "B", "result")
-    tracker = _Table("#", "A's certificate", "B's certificate", "connection")
+    steps = _Table("STEP", "ACTION", "A", "B", "RESULT")
+    tracker = _Table("STEP", "CERTIFICATE OF A", "CERTIFICATE OF B", "CONNECTION")
     tracker.add_row(Text("start"), *_tracked(lesson.start))
     for number, each in enumerate(lesson.steps, start=1):
         steps.add_row(Text(f"{number}"), *map(Text, (each.action, each.a, each.b, each.result)))
@@ -233,7 +232,7 @@ def _route(tried: LessonTry) -> str:
 
 
 def _section(title: str, *parts: RenderableType) -> RenderableType:
-    return Group("", Text(title, style=_TITLE), Padding(Group(*parts), (0, 0, 0, 2)))
+    return Group("", Text(title, style=_TITLE), Padding(Group(*parts), (0, 0, 0, 2), expand=False))
 
 
 def _grid() -> Table:
@@ -258,7 +257,7 @@ class _Table:
         yield from self._table() if options.max_width >= _COLUMNS_OF_TABLES else self._lines()
 
     def _table(self) -> Iterable[RenderableType]:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
         for name in self._columns:
             table.add_column(name, overflow="fold")
         for row in self._rows:
@@ -270,5 +269,5 @@ class _Table:
             yield Text.assemble(first, style=_TITLE)
             grid = _grid()
             for name, cell in zip(self._columns[1:], others, strict=True):
-                grid.add_row(name, cell)
+                grid.add_row(name.lower() if name[1:] else name, cell)
             yield Padding(grid, (0, 0, 0, 2))
