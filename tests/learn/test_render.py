@@ -9,8 +9,8 @@ from tests.columns import assert_whole, drawn
 from tests.demo.samples import ANSWERED, RESET
 from tests.learn.lessons import POLICY
 
-from troth.cli.render.course import render_standing
-from troth.cli.render.lesson import (
+from troth.cli.learn import render_standing
+from troth.cli.lesson import (
     render_closing,
     render_hint,
     render_moment,

@@ -13,7 +13,7 @@ import msgspec
 from rich.markup import escape
 
 from troth.cli.console import err, print_report
-from troth.cli.render.lesson import (
+from troth.cli.lesson import (
     render_closing,
     render_disagreement,
     render_hint,
