@@ -11,9 +11,10 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from lightkube.resources.apps_v1 import DaemonSet
 from lightkube.resources.core_v1 import Pod
 from tests.e2e.harness import eventually
-from tests.rig.mesh import ClusterMesh
+from tests.rig.mesh import NAMESPACE, ClusterMesh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.cluster
 
 NODE = "node-1"
 DRAIN_SECONDS = 3.0
+WAITS = "waiting for the next agent"
 
 _numbers = itertools.count(1)
 
@@ -253,3 +255,61 @@ def test_when_the_new_agent_dies_the_old_one_has_the_node_again(
     eventually(lambda: shop.gets("friend") and shop.gets("stranger"), what="the old agent")
     with shop.load():
         assert mesh.readiness(first)[0]
+
+
+@contextlib.contextmanager
+def daemon_set(mesh: ClusterMesh) -> Iterator[None]:
+    """The one that agents are of, as far as they are told: its pods are for no node."""
+    labels = {"app": "troth-node"}
+    container = {"name": "node", "image": "none"}
+    spec = {"containers": [container], "nodeSelector": {"there": "is-none"}}
+    mesh.cluster.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"namespace": NAMESPACE, "name": "troth-node"},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        }
+    )
+    yield
+    mesh.cluster.delete(DaemonSet, "troth-node", NAMESPACE)
+
+
+@pytest.fixture
+def patient(mesh: ClusterMesh, shop: Shop) -> Program:  # noqa: ARG001 - whom it serves
+    """The agent of the node, with time enough to wait for another."""
+    agent = mesh.agent(NODE, name=f"{NODE}-agent-{next(_numbers)}", drain_seconds=120)
+    with succeeded(mesh, agent):
+        return agent
+
+
+def test_a_deleted_agent_serves_until_its_successor_does_and_no_request_fails(
+    mesh: ClusterMesh, shop: Shop, patient: Program, second: Program
+) -> None:
+    with contextlib.ExitStack() as open_ones, daemon_set(mesh), shop.load():
+        ways = (("friend", shop.web), ("near", shop.far), ("stranger", shop.web))
+        talks = [open_ones.enter_context(shop.talk(*way)) for way in ways]
+        patient.ask_to_end()
+        eventually(lambda: WAITS in patient.last_words(), what="its wait")
+        second.start()
+        second.await_ready(lambda: mesh.readiness(second)[0])
+        mesh.agents[NODE] = second
+        assert all(talk.works for talk in talks)
+        assert patient.alive
+        open_ones.close()
+        assert patient.await_end() == 0
+
+
+def test_a_deleted_agent_ends_when_troth_is_removed(
+    mesh: ClusterMesh, shop: Shop, patient: Program
+) -> None:
+    with daemon_set(mesh):
+        patient.ask_to_end()
+        eventually(lambda: WAITS in patient.last_words(), what="its wait")
+        assert shop.gets("friend")
+    assert patient.await_end() == 0
+    patient.start()
+    patient.await_ready(lambda: mesh.readiness(patient)[0])

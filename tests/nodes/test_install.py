@@ -25,6 +25,8 @@ NODES = ("node-1", "node-2")
 RELEASE = "troth --namespace=troth-system"
 WAIT = "--wait --timeout=90s"
 CHANGE = "--set node.keepaliveSeconds=60"
+AGENTS = "--selector=app.kubernetes.io/component=node"
+TIMEOUT = "--timeout=90s"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +78,7 @@ def test_the_page_is_followed_with_kubectl_from_the_check_to_the_end(cluster: Re
 
 
 @pytest.mark.timeout(600)  # the same once more
-def test_helm_installs_upgrades_and_removes_troth_and_no_request_fails(
+def test_helm_installs_upgrades_and_removes_troth_deleted_agents_come_back_and_no_request_fails(
     cluster: RealCluster,
 ) -> None:
     person = Person(cluster)
@@ -93,7 +95,15 @@ def test_helm_installs_upgrades_and_removes_troth_and_no_request_fails(
         person.type("kubectl apply -f deploy/crds/connectionreviews.yaml")
         person.type(f"helm upgrade {RELEASE} deploy/chart {CHANGE} {WAIT}")
         person.type(commands("Upgrade", language="sh")[0])
-    assert before.isdisjoint(names_of_agents(cluster))
+        assert before.isdisjoint(names_of_agents(cluster))
+        before |= names_of_agents(cluster)
+        person.type(f"kubectl delete pods -n troth-system --wait=false {AGENTS}")
+        eventually(lambda: before.isdisjoint(names_of_agents(cluster)), what="the next agents")
+        person.type(f"kubectl wait pods -n troth-system {AGENTS} --for=condition=Ready {TIMEOUT}")
+        eventually(
+            lambda: before.isdisjoint(names_of_agents(cluster, ending=True)),
+            what="the old ones' end",
+        )
     assert not answers(cluster, "legacy", stranger)
     person.type("kubectl troth status")
 

@@ -60,7 +60,8 @@ def node(
     drain_seconds: Annotated[
         float,
         typer.Option(
-            help="How long connections may live on when another agent has taken over.", min=0
+            help="After SIGTERM, how long to wait for the next agent and for connections to end.",
+            min=0,
         ),
     ] = 300.0,
     metrics: Annotated[
@@ -128,9 +129,9 @@ def node(
     """Run a cluster's node agent: capture this node's pods and enforce the mesh's policies.
 
     For a DaemonSet, with the node's PIDs in view. Two may run on a node at a time: the second takes
-    over from the first. It ends on SIGTERM, if another has taken over with its last connection; if
-    not at once, and its pods stay captured, so that nothing passes unencrypted until the next agent
-    is there.
+    over from the first. On SIGTERM an agent of a DaemonSet goes on until the next one has taken
+    over and its own connections have ended, any other one ends at once. Pods stay captured, so that
+    nothing passes unencrypted until the next agent is there.
     """
     become_node(
         NodeSettings(

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from tests.samples import connection
 
 from troth.agent.cluster import handover
-from troth.agent.cluster.handover import Successors, take_over, take_place
+from troth.agent.cluster.handover import Charge, Place, Successors, Turn, take_over, take_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from troth.agent.cluster.handover import Place, Predecessor
+    from troth.agent.agent import NodeAgent
+    from troth.agent.cluster.handover import Predecessor
     from troth.traffic.connection import Connection
 
 
@@ -29,11 +30,13 @@ class Holder:
         self.tell: Callable[[Connection], None] = lambda _: None
         self.changed = asyncio.Event()
 
-    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
+    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str] | None:
+        if not self.has_it:
+            return None
         self.has_it, self.tell = False, tell
         return frozenset({"uid-1"})
 
-    def take_charge(self) -> None:
+    async def take_charge(self) -> None:
         self.has_it = True
         self.changed.set()
 
@@ -43,6 +46,7 @@ class Scene:
 
     def __init__(self, place: Place, successors: Successors, holder: Holder) -> None:
         self.slot = place.own
+        self.next = Place(place.other, place.own, Turn(place.own.directory.parent / "charge"))
         self.successors = successors
         self.holder = holder
 
@@ -66,7 +70,7 @@ async def never() -> None:
 
 async def taken(scene: Scene) -> Predecessor:
     async with asyncio.timeout(20):
-        predecessor = await take_over(scene.slot, at_once)
+        predecessor = await take_over(scene.next, at_once)
     assert predecessor is not None
     return predecessor
 
@@ -100,7 +104,7 @@ async def test_another_user_is_not_handed_the_node_nor_told_of_it(
 
 
 async def test_who_is_not_prepared_is_there_but_leaves_the_node_alone(scene: Scene) -> None:
-    waiting = asyncio.create_task(take_over(scene.slot, never))
+    waiting = asyncio.create_task(take_over(scene.next, never))
     async with asyncio.timeout(20):
         while not scene.successors.are_there:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
@@ -133,13 +137,13 @@ async def test_the_node_is_the_old_agents_again_when_the_new_one_ends(scene: Sce
 
 async def test_without_an_agent_before_there_is_nobody_to_ask(tmp_path: Path) -> None:
     async with take_place(tmp_path) as place:
-        assert await take_over(place.other, never) is None
+        assert await take_over(place, never) is None
 
 
 async def test_an_agent_that_ends_before_it_hands_over_is_not_waited_for(tmp_path: Path) -> None:
     async with take_place(tmp_path) as first:
         async with take_place(tmp_path) as second, Successors(Holder()).served(second.own.handover):
-            waiting = asyncio.create_task(take_over(second.own, never))
+            waiting = asyncio.create_task(take_over(first, never))
             done, _ = await asyncio.wait({waiting}, timeout=0.3)
             assert not done
         async with asyncio.timeout(20):
@@ -161,7 +165,7 @@ async def test_an_agent_that_does_not_answer_is_asked_again_and_its_late_answer_
     monkeypatch.setattr(handover, "_ANSWER_SECONDS", 0.2)
     with monkeypatch.context() as first_time:
         first_time.setattr(scene.holder, "step_back", hang)
-        waiting = asyncio.create_task(take_over(scene.slot, at_once))
+        waiting = asyncio.create_task(take_over(scene.next, at_once))
         await asked.wait()
     async with asyncio.timeout(20):
         predecessor = await waiting
@@ -173,3 +177,86 @@ async def test_an_agent_that_does_not_answer_is_asked_again_and_its_late_answer_
             async with asyncio.timeout(0.2):
                 await scene.holder.changed.wait()
         assert not scene.holder.has_it
+
+
+class Agent:
+    """As much of an agent as its charge sees."""
+
+    def __init__(self) -> None:
+        self.acts = False
+        self.is_connected = True
+        self.changed = asyncio.Event()
+
+    def take_charge(self, _: object = ()) -> None:
+        self.acts = True
+        self.changed.set()
+
+    async def step_back(self, _: object) -> frozenset[str]:
+        await asyncio.sleep(0)
+        self.acts = False
+        return frozenset()
+
+    async def connected(self) -> bool:
+        return self.is_connected
+
+
+@contextlib.asynccontextmanager
+async def charged(tmp_path: Path) -> AsyncIterator[tuple[Agent, Charge]]:
+    """An agent on the node, which takes charge when it can."""
+    agent = Agent()
+    async with take_place(tmp_path) as place, asyncio.TaskGroup() as tasks:
+        charge = Charge(cast("NodeAgent", agent), place)
+        charge.prepared.set()
+        running = tasks.create_task(charge.run(at_once))
+        try:
+            yield agent, charge
+        finally:
+            running.cancel()
+
+
+async def test_of_two_agents_that_start_at_once_one_acts(tmp_path: Path) -> None:
+    for _ in range(5):
+        async with charged(tmp_path) as (one, _), charged(tmp_path) as (other, _):
+            async with asyncio.timeout(20):
+                while not (one.acts or other.acts):  # noqa: ASYNC110 - either of them
+                    await asyncio.sleep(0)
+            for _ in range(1000):
+                assert not (one.acts and other.acts)
+                await asyncio.sleep(0)
+
+
+async def test_of_two_agents_that_start_at_once_the_one_that_is_left_acts(tmp_path: Path) -> None:
+    async with charged(tmp_path) as (one, _):
+        async with charged(tmp_path) as (other, _):
+            async with asyncio.timeout(20):
+                while not (one.acts or other.acts):  # noqa: ASYNC110 - either of them
+                    await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while not one.acts:  # noqa: ASYNC110 - again, or still
+                await asyncio.sleep(0.01)
+
+
+async def test_an_agent_that_is_to_be_followed_goes_on_until_it_is_and_its_connections_ended(
+    tmp_path: Path,
+) -> None:
+    async with charged(tmp_path) as (old, charge), asyncio.timeout(20):
+        await old.changed.wait()
+        ending = asyncio.create_task(charge.drained(100, is_followed=lambda: True))
+        async with charged(tmp_path) as (new, _):
+            await new.changed.wait()
+            assert not ending.done()
+            old.is_connected = False
+            await ending
+
+
+async def test_an_agent_that_nobody_follows_does_not_wait(tmp_path: Path) -> None:
+    async with charged(tmp_path) as (agent, charge), asyncio.timeout(20):
+        await agent.changed.wait()
+        await charge.drained(100, is_followed=lambda: False)
+        assert agent.acts
+
+
+async def test_an_agent_goes_on_no_longer_than_it_is_told(tmp_path: Path) -> None:
+    async with charged(tmp_path) as (agent, charge), asyncio.timeout(20):
+        await agent.changed.wait()
+        await charge.drained(0.01, is_followed=lambda: True)

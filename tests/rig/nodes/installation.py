@@ -87,13 +87,13 @@ class Installation:
         )
 
 
-def names_of_agents(cluster: RealCluster) -> set[str]:
-    """The agents' pods that are there to stay."""
+def names_of_agents(cluster: RealCluster, *, ending: bool = False) -> set[str]:
+    """The agents' pods that are there to stay, or also those that are to end."""
     label: dict[str, Any] = {"app.kubernetes.io/component": "node"}
     return {
         str(pod.metadata.name)
         for pod in cluster.client.list(Pod, namespace=NAMESPACE, labels=label)
-        if pod.metadata is not None and pod.metadata.deletionTimestamp is None
+        if pod.metadata is not None and (ending or pod.metadata.deletionTimestamp is None)
     }
 
 

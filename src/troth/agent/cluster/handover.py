@@ -6,12 +6,16 @@ for its Envoy. Agents of different versions meet here, so the layout is to stay:
     RUN_DIR/agents/0/lock        held (flock) while an agent lives
     RUN_DIR/agents/0/handover    the socket below
     RUN_DIR/agents/1/...
+    RUN_DIR/agents/charge        held by the agent that acts
     RUN_DIR/events/              the journal, of whichever agent acts
 
 The new agent connects to the old one's socket when it starts, and says ``take`` when its Envoy can
 serve all. The old one then steps back and answers with a `Handover`, and with what connections it
 still sees: JSON, a line each. If the connection ends, the agent at its other end is gone: a new
 agent that dies leaves the node to the old one again.
+
+Whatever two agents say to each other, only the one that holds ``charge`` acts. Two that start at
+once ask each other, and one of them finds it held, and asks again.
 """
 
 from __future__ import annotations
@@ -68,30 +72,59 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_taken(self) -> bool:
         """Whether there is an agent here that lives."""
-        file = self._locked()
+        file = _locked(self.directory / "lock")
         if file is None:
             return True
         os.close(file)
         return False
 
-    def _locked(self) -> int | None:
-        """The lock's file, locked until it is closed; None when somebody else has it."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(self.directory / "lock", flags, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return None
-        return file
+
+def _locked(path: Path) -> int | None:
+    """The file, locked until it is closed; None when somebody else has it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file
+
+
+class Turn:
+    """The right to act on a node, which one agent has at a time.
+
+    Args:
+        path: The lock's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def take(self) -> bool:
+        """Have it, if nobody else does; whether it is had."""
+        if self._file is None:
+            self._file = _locked(self._path)
+        return self._file is not None
+
+    def give(self) -> None:
+        """Let others have it."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where an agent is, and where there may be another one."""
+    """Where an agent is, and where there may be another one.
+
+    Attributes:
+        turn: Of either of them to act.
+    """
 
     own: Slot
     other: Slot
+    turn: Turn
 
 
 @contextlib.asynccontextmanager
@@ -101,13 +134,15 @@ async def take_place(run_dir: Path) -> AsyncIterator[Place]:
         Slot(directory=run_dir / "agents" / str(number), ports=ports)
         for number, ports in enumerate(PORT_SETS)
     )
+    turn = Turn(run_dir / "agents" / "charge")
     while True:
-        for place in (Place(first, second), Place(second, first)):
-            file = place.own._locked()  # noqa: SLF001 - of this very module
+        for place in (Place(first, second, turn), Place(second, first, turn)):
+            file = _locked(place.own.directory / "lock")
             if file is not None:
                 try:
                     yield place
                 finally:
+                    turn.give()
                     os.close(file)
                 return
         await asyncio.sleep(_SLOT_LOOK_SECONDS)
@@ -126,12 +161,12 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
 class Holder(Protocol):
     """Who has a node to hand over; `troth.agent.agent.NodeAgent`."""
 
-    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
-        """Leave the node to another agent, and tell it of connections."""
+    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str] | None:
+        """Leave the node to another agent, and tell it of connections; None if it isn't had."""
         ...
 
-    def take_charge(self) -> None:
-        """Have the node again."""
+    async def take_charge(self) -> None:
+        """Have the node again, as soon as nobody else has it."""
         ...
 
 
@@ -175,10 +210,13 @@ class Successors:
         try:
             if await reader.readline() != _TAKE:
                 return
-            _log.info("handing over")
-            self._taken_by = writer
+            before, self._taken_by = self._taken_by, writer
             joining = await self._holder.step_back(lambda each: _tell(writer, each))
-            writer.write(msgspec.json.encode(Handover(joining=joining)) + b"\n")
+            if joining is not None:
+                _log.info("handing over")
+            elif self._taken_by is writer:
+                self._taken_by = before
+            writer.write(msgspec.json.encode(Handover(joining=joining or frozenset())) + b"\n")
             await reader.read()
         except OSError as error:
             _log.warning("the next agent can't be talked to", reason=str(error))
@@ -188,7 +226,7 @@ class Successors:
             if self._taken_by is writer and not self._closing:
                 self._taken_by = None
                 _log.warning("the next agent has ended: taking over again")
-                self._holder.take_charge()
+                await self._holder.take_charge()
 
 
 def _tell(writer: asyncio.StreamWriter, connection: Connection) -> None:
@@ -223,28 +261,32 @@ class Predecessor:
         self._writer.close()
 
 
-async def take_over(slot: Slot, prepared: Callable[[], Awaitable[object]]) -> Predecessor | None:
-    """Take the node over from the agent in ``slot``; None if there is none, or none any more.
+async def take_over(place: Place, prepared: Callable[[], Awaitable[object]]) -> Predecessor | None:
+    """Have the turn, handed over by the other agent; None if there is none, or none any more.
 
     Args:
-        slot: The other one's.
+        place: The agent's.
         prepared: Returns when the time has come.
     """
-    while slot.is_taken:
+    while not place.turn.take() or place.other.is_taken:
         try:
-            reader, writer = await asyncio.open_unix_connection(slot.handover, limit=_LONGEST_LINE)
+            reader, writer = await asyncio.open_unix_connection(
+                place.other.handover, limit=_LONGEST_LINE
+            )
         except OSError:
             await asyncio.sleep(_LOOK_SECONDS)  # it is just starting, or ending
             continue
         try:
-            return await _take(reader, writer, prepared)
+            predecessor = await _take(reader, writer, prepared)
+            if place.turn.take():
+                return predecessor
         except (PeerError, OSError) as error:
             _log.warning("the node was not handed over", reason=str(error))
-            writer.close()
-            await asyncio.sleep(_LOOK_SECONDS)
         except BaseException:
             writer.close()
             raise
+        writer.close()
+        await asyncio.sleep(_LOOK_SECONDS)
     return None
 
 
@@ -311,38 +353,58 @@ class Charge:
             adopt: Finds what an earlier agent left behind, just before.
         """
         async with self._successors.served(self._place.own.handover):
-            predecessor = await take_over(self._place.other, self.prepared.wait)
-            await adopt()
-            self.take_charge(predecessor.handover.joining if predecessor else ())
+            while True:
+                predecessor = await take_over(self._place, self.prepared.wait)
+                await adopt()
+                if self._place.turn.take():  # still
+                    break
+                if predecessor is not None:
+                    predecessor.close()
+            self._act(predecessor.handover.joining if predecessor else ())
             if predecessor is not None:
                 with contextlib.closing(predecessor):
                     async for connection in predecessor.connections():
                         self._agent.note(connection)
             await asyncio.get_running_loop().create_future()
 
-    async def drained(self, seconds: float) -> None:
-        """Wait for as long as the agent's end would cut connections though another one is there.
+    async def drained(self, seconds: float, *, is_followed: Callable[[], bool]) -> None:
+        """Wait for as long as the agent's end would cut connections for no need.
+
+        That is until another agent has taken over, if there is one or is to be one, and the
+        connections of this one have ended.
 
         Args:
             seconds: The longest time.
+            is_followed: Whether another agent is to come.
         """
-        if not self._successors.are_there:
-            return
-        _log.info("waiting for connections to end", seconds=seconds)
+        _log.info("waiting for the next agent, and for connections to end", seconds=seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.mine.is_set() or await self._agent.connected():  # noqa: ASYNC110 - sockets tell nobody
+                while await self._is_needed(is_followed):  # noqa: ASYNC110 - sockets tell nobody
                     await asyncio.sleep(_DRAIN_LOOK_SECONDS)
 
-    def take_charge(self, joining: Iterable[str] = ()) -> None:
-        """Be in charge from now on; the argument as of `NodeAgent.take_charge`."""
+    async def _is_needed(self, is_followed: Callable[[], bool]) -> bool:
+        if self.mine.is_set():
+            return self._successors.are_there or is_followed()
+        return await self._agent.connected()
+
+    async def take_charge(self) -> None:
+        """Be in charge again, as soon as nobody else is."""
+        while not self._place.turn.take():  # noqa: ASYNC110 - locks tell nobody
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._act()
+
+    def _act(self, joining: Iterable[str] = ()) -> None:
         self.mine.set()
         self.others.clear()
         self._agent.take_charge(joining)
 
-    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
-        """Be in charge no more; as `NodeAgent.step_back`."""
-        joining = await self._agent.step_back(tell)
-        self.mine.clear()
-        self.others.set()
+    async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str] | None:
+        """Be in charge no more; as `NodeAgent.step_back`, and None if it wasn't in charge."""
+        joining = None
+        if self.mine.is_set():
+            joining = await self._agent.step_back(tell)
+            self.mine.clear()
+            self.others.set()
+        self._place.turn.give()
         return joining

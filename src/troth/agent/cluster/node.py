@@ -33,6 +33,7 @@ from troth.agent.cluster.marker import Mark, Marker
 from troth.agent.cluster.memory import MemoryKeeper
 from troth.agent.cluster.plugin import CniPlugin
 from troth.agent.cluster.ranges import ServiceRanges
+from troth.agent.cluster.removal import Removal
 from troth.agent.cluster.report import Hearing, NodeReporter, node_report
 from troth.agent.cluster.requester import CsrRequester
 from troth.agent.cluster.taint import take_off
@@ -137,6 +138,7 @@ class ClusterNode:
         self._issuers = IssuerCache()
         self._stored: World | None = None
         self._plugin: CniPlugin | None = None
+        self._removal: Removal | None = None
         self._can_capture = asyncio.Event()
 
     def readiness(self) -> NodeReadiness:
@@ -196,10 +198,11 @@ class ClusterNode:
         ranges = ServiceRanges(client, on_change=self._wake)
         pins.start()
         self._marker = marker = Marker(client)
+        self._removal = removal = Removal(client, namespace=self.settings.namespace)
         if self.settings.cni is not None:
             self._plugin = CniPlugin(
                 self.settings.cni,
-                client,
+                removal,
                 run_dir=self.settings.run_dir,
                 namespace=self.settings.namespace,
                 on_change=self._look_again,
@@ -212,6 +215,7 @@ class ClusterNode:
                 tasks.create_task(marker.run())
                 tasks.create_task(self._responder.run())
                 tasks.create_task(ranges.run())
+                tasks.create_task(removal.run())
                 await self._signer.ready()
                 self.agent = agent = self._make_agent(place.own)
                 tasks.create_task(self._foresee(client, agent))
@@ -237,9 +241,12 @@ class ClusterNode:
             pins.close()
 
     async def drained(self) -> None:
-        """Wait for as long as its end would cut connections though another agent is there."""
-        if self._charge is not None:
-            await self._charge.drained(self.settings.drain_seconds)
+        """Wait for as long as its end would cut connections for no need."""
+        if self._charge is not None and self._removal is not None:
+            removal = self._removal
+            await self._charge.drained(
+                self.settings.drain_seconds, is_followed=lambda: removal.is_followed
+            )
             if self._plugin is not None:
                 await self._plugin.taken_away(self._charge)
 

@@ -13,7 +13,6 @@ from troth.agent.cluster.announcements import Announcements
 from troth.agent.cluster.cni import CniVerdict, PluginSocket
 from troth.agent.cluster.cni_files import CniFiles
 from troth.agent.cluster.mesh_file import MeshFile
-from troth.agent.cluster.removal import Removal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from troth.agent.cluster.announcements import Waiting
     from troth.agent.cluster.cni import CniQuestion
     from troth.agent.cluster.handover import Charge
+    from troth.agent.cluster.removal import Removal
     from troth.agent.cluster.settings import CniFolders
     from troth.agent.pod_namespaces import Pins
-    from troth.kube.client import ApiClient
     from troth.mesh.world import World
 
 _log = structlog.get_logger(__name__)
@@ -37,7 +36,7 @@ class CniPlugin:
 
     Args:
         folders: Where the plugin is.
-        client: Of the API server.
+        removal: Of troth.
         run_dir: The agents', for the socket.
         namespace: The agents'; its pods are never held up.
         on_change: Called when there is something to look at.
@@ -46,7 +45,7 @@ class CniPlugin:
     def __init__(
         self,
         folders: CniFolders,
-        client: ApiClient,
+        removal: Removal,
         *,
         run_dir: Path,
         namespace: str,
@@ -63,7 +62,7 @@ class CniPlugin:
             socket=self._socket,
             on_change=on_change,
         )
-        self._removal = Removal(client, namespace=namespace)
+        self._removal = removal
         self._on_change = on_change
         self._judge: Callable[[str, int], CniVerdict | Waiting] | None = None
 
@@ -100,18 +99,16 @@ class CniPlugin:
 
     async def run(self, charge: Charge) -> None:
         """Work while in charge, until cancelled; the plugin stays where it is."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._removal.run())
-            while True:
-                await charge.mine.wait()
-                async with asyncio.TaskGroup() as acting:
-                    works = [
-                        acting.create_task(each)
-                        for each in (self._server.serve(), self._file.run(), self._install())
-                    ]
-                    await charge.others.wait()
-                    for work in works:
-                        work.cancel()
+        while True:
+            await charge.mine.wait()
+            async with asyncio.TaskGroup() as acting:
+                works = [
+                    acting.create_task(each)
+                    for each in (self._server.serve(), self._file.run(), self._install())
+                ]
+                await charge.others.wait()
+                for work in works:
+                    work.cancel()
 
     async def taken_away(self, charge: Charge) -> None:
         """Take the plugin away at the agent's end, if nobody is to come who serves it."""

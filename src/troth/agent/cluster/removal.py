@@ -1,4 +1,4 @@
-"""Tells whether troth is being removed from the cluster, or an agent only restarts."""
+"""Tells whether troth is being removed from the cluster, or another agent follows this one."""
 
 from __future__ import annotations
 
@@ -76,6 +76,15 @@ class Removal:
             ),
             on_change=self._look,
         )
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether another agent is to come at this one's end.
+
+        With ``maxSurge`` the DaemonSet's controller makes the next pod as soon as the one before is
+        marked as deleted (``podsShouldBeOnNode``), while that still runs.
+        """
+        return self._was_there and not self.begun.is_set()
 
     async def run(self) -> None:
         """Follow them until cancelled."""

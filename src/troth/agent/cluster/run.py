@@ -22,9 +22,9 @@ _log = structlog.get_logger(__name__)
 def run_node(settings: NodeSettings) -> int:
     """Run a node agent until SIGTERM.
 
-    If another agent has taken the node over by then, it stays until its connections have ended. If
-    not, its pods stay captured: until the next agent is there, their connections are refused rather
-    than let through as they are.
+    It stays until another agent has taken the node over, if one is to come, and its connections
+    have ended. Its pods stay captured: without an agent their connections are refused rather than
+    let through as they are.
 
     Args:
         settings: What to do.

@@ -63,8 +63,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         namespace: The controller's.
         health_socket: Of ``/healthz`` and ``/readyz``, if they are wanted. (A port won't do: on the
             node's own network two agents can't both have it.)
-        drain_seconds: How long its connections may live on when another agent has taken over and it
-            is to end.
+        drain_seconds: When it is to end, how long it waits for the next agent, and for its
+            connections to end.
         metrics: Where Prometheus may scrape the agent; nowhere when None.
         cri_socket: The container runtime's, to be asked for pods' network namespaces; by default
             they are found by the pods' processes alone.
