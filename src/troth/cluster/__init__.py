@@ -1,1 +1,1 @@
-"""A cluster's objects, followed or read once, become the world of a mesh."""
+"""Turns a cluster's objects, followed or read once, into the world of a mesh."""

@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SLACK = timedelta(seconds=5)
-"""How far the clock that renewed a Lease may be behind another one."""
+"""How far the clock of a Lease's holder may be behind."""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """``LeaseSpec`` (coordination.k8s.io/v1), as far as it tells who lives.
+    """The fields of ``LeaseSpec`` (coordination.k8s.io/v1) that show whether its holder is alive.
 
     Attributes:
-        holder_identity: Whose it is; empty when it was given back.
-        lease_duration_seconds: How long it holds without being renewed.
-        renew_time: When it was renewed last, by the holder's clock.
+        holder_identity: The holder; empty after it was released.
+        lease_duration_seconds: How long it is valid after a renewal.
+        renew_time: When it was last renewed, by the holder's clock.
     """
 
     holder_identity: str | None = None
@@ -56,7 +56,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     renew_time: datetime | None = None
 
     def is_current(self, now: datetime) -> bool:
-        """Whether it has not run out by ``now``, which is by another clock than the holder's."""
+        """Whether it has not expired at ``now``, by a clock other than the holder's."""
         if self.renew_time is None:
             return False
         duration = timedelta(seconds=self.lease_duration_seconds or 0)
@@ -64,11 +64,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class ReportedNode(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node's agent last said.
+    """The last report of a node's agent.
 
     Attributes:
         node: The node's name.
-        lease: When it said so.
+        lease: Tells its age.
         report: None if it can't be read.
     """
 
@@ -81,9 +81,9 @@ class TrustBundleMap(msgspec.Struct, frozen=True, kw_only=True):
     """A trust bundle's ConfigMap.
 
     Attributes:
-        namespace: Whose pods' bundle it is.
-        pem: The roots to believe.
-        signing_root: Fingerprint of the one that new certificates chain to.
+        namespace: The namespace of the ConfigMap.
+        pem: The trusted roots.
+        signing_root: Fingerprint of the root that new certificates chain to.
     """
 
     namespace: str
@@ -92,7 +92,7 @@ class TrustBundleMap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the API server knows of a mesh at one moment; None stands for what may not be read.
+    """What the API server knows about a mesh at one moment; None means no permission to read it.
 
     Attributes:
         namespace: The only one whose pods were read; empty if all were.
@@ -100,13 +100,13 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
         pods: All of them, or those of that namespace.
         policies: Every valid PeerAuthentication that may be read.
         stored_policies: UID and generation of every stored one.
-        nodes: What agents reported.
-        leader: The controller's lease; None also when there is none.
+        nodes: The agents' reports.
+        leader: The controller's lease; None also if there is none.
         bundles: By namespace.
-        read_at: When it was read, by the API server's clock; None if it doesn't tell.
+        read_at: When it was read, by the API server's clock; None if it doesn't say.
         unenforced: Objects of kinds that Istio enforces and troth doesn't, as ``NAMESPACE/NAME`` by
             ``KIND.GROUP``; without those that may not be read.
-        problems: What is wrong with objects, and what there is no right to read.
+        problems: Malformed objects and missing permissions.
     """
 
     namespace: str = ""
@@ -133,18 +133,18 @@ class _ConfigMap(wire.Object, frozen=True):
 async def read_installation(
     config: SingleConfig, *, home: str, root_namespace: str, namespace: str = ""
 ) -> Installation:
-    """Read what a cluster knows of its mesh.
+    """Read the state of a cluster's mesh.
 
     Args:
-        config: How to reach the API server, and as whom.
+        config: The API server's address and the credentials for it.
         home: The namespace of the controller and the node agents.
         root_namespace: Where mesh-wide policies live.
-        namespace: Only this one's pods are read.
+        namespace: Read only this one's pods.
 
     Raises:
-        EnvironmentLackError: There is no right to read namespaces, pods or policies, without which
-            nothing can be said.
-        TrothError: The API server can't be asked.
+        EnvironmentLackError: The permission to read namespaces, pods or policies is missing, and
+            nothing can be said without them.
+        TrothError: The API server can't be reached.
     """
     server = ApiClient(config)
     try:
@@ -194,7 +194,7 @@ async def _read(readings: Readings, home: str, root_namespace: str, namespace: s
 
 
 async def _read_unenforced(readings: Readings, namespace: str) -> dict[str, tuple[str, ...]]:
-    """As far as they may be read: many who ask have no right to, and need none."""
+    """Those that may be read: many users lack the permission, and don't need it."""
     found = await asyncio.gather(
         *(readings.read(each.within(namespace)) for each in _UNENFORCED.values())
     )
@@ -208,7 +208,7 @@ async def _read_unenforced(readings: Readings, namespace: str) -> dict[str, tupl
 async def _policies_that_count(
     readings: Readings, namespace: str, root_namespace: str
 ) -> tuple[Item[PeerAuthentication], ...] | None:
-    """The policies that may hold in a namespace, for those who may not read all."""
+    """The policies that may apply in a namespace, for users who may not read all."""
     found = [
         await readings.read(POLICIES.within(place))
         for place in dict.fromkeys((namespace, root_namespace))
@@ -222,7 +222,7 @@ def _lease(raw: msgspec.Raw) -> ReportedNode | Lease | None:
 
 
 def read_reported_node(raw: msgspec.Raw) -> ReportedNode | None:
-    """What a Lease says of a node; None if it is no report."""
+    """What a Lease says about a node; None if it isn't a report."""
     return _reported(decode(raw, _LeaseObject))
 
 
@@ -232,10 +232,10 @@ def _reported(sent: _LeaseObject) -> ReportedNode | None:
 
 
 def read_report(metadata: wire.Metadata) -> tuple[str, NodeReport | None] | None:
-    """The node that a Lease with this metadata is the report of, and what its agent said.
+    """The node whose report a Lease with this metadata is, and the report.
 
     Returns:
-        None if the Lease is no report; without what was said if that can't be read.
+        None if the Lease isn't a report; with None for the report if that can't be read.
     """
     node = report_node(metadata.name)
     if node is None or (metadata.labels or {}).get(REPORT_LABEL) != "node":
@@ -260,7 +260,7 @@ LEASES: Resource[ReportedNode | Lease] = Resource(
     plural="leases", group="coordination.k8s.io", read=reader("Lease", _lease)
 )
 
-# With the name alone, RBAC can allow just these ConfigMaps.
+# By name, so that RBAC can allow just these ConfigMaps.
 _BUNDLES: Resource[TrustBundleMap] = Resource(
     plural="configmaps",
     read=reader("ConfigMap", _bundle),

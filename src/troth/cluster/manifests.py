@@ -1,8 +1,7 @@
-"""A cluster's objects, read once, become the same as manifests: what people asked it to run.
+"""Turns a cluster's objects, read once, into the manifests that people applied.
 
-Pods and ReplicaSets that something else of what was read has made are left out, as are pods and
-jobs that have ended: what is left is what a person wrote down. So a question about a cluster has
-the answer of the same question about the files it was made of.
+Pods and ReplicaSets that another object created are left out, as are pods and jobs that have ended.
+So a question about a cluster has the same answer as about the files applied to it.
 """
 
 from __future__ import annotations
@@ -49,17 +48,17 @@ _PLURALS = {
 }
 _NO_WORKLOADS = frozenset({"Namespace", POLICY, "Service"})
 _MAKE_PODS = _PLURALS.keys() - _NO_WORKLOADS
-_PLACE = "the cluster"  # stands for a file, until it is left out
+_PLACE = "the cluster"  # in place of a file; removed at the end
 
 
 class ClusterManifests(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cluster was asked to run.
+    """The objects applied to a cluster.
 
     Attributes:
-        manifests: The objects; what could not be read is among the problems.
-        created: When each PeerAuthentication was made, also of those refused, by
+        manifests: The objects; missing permissions are among the problems.
+        created: When each PeerAuthentication, even a refused one, was created, by
             ``NAMESPACE/NAME``.
-        unreadable: What there is no right to read.
+        unreadable: What may not be read.
     """
 
     manifests: Manifests
@@ -94,7 +93,7 @@ class _Running(msgspec.Struct, frozen=True):
 
 
 class _Object(msgspec.Struct, frozen=True, kw_only=True):
-    """An object, and what tells whether a person made it."""
+    """An object, with the fields that tell whether a person created it."""
 
     kind: str
     key: str
@@ -113,18 +112,19 @@ async def read_cluster(
     keep: str = "",
     entrances: bool = False,
 ) -> ClusterManifests:
-    """Read what a cluster was asked to run.
+    """Read the objects applied to a cluster.
 
     Args:
-        config: How to reach the API server, and as whom.
+        config: The API server's address and the credentials for it.
         root_namespace: Where mesh-wide policies live.
-        namespace: Only this one's objects are read, and the root namespace's policies.
-        keep: ``NAMESPACE/NAME`` of what is wanted even if something else made it or it has ended.
-        entrances: Also read what leads clients from outside the mesh to Services; of a namespace,
-            its own and the cluster's.
+        namespace: Read only this one's objects, and the root namespace's policies.
+        keep: ``NAMESPACE/NAME`` of objects to keep even if another created them or they have
+            ended.
+        entrances: Also read the objects through which clients outside the mesh reach Services;
+            with a namespace, its own and the cluster-scoped ones.
 
     Raises:
-        TrothError: The API server can't be asked.
+        TrothError: The API server can't be reached.
     """
     server = ApiClient(config)
     readings = Readings(server)
@@ -159,7 +159,7 @@ async def read_cluster(
 
 
 async def _served_entrances(server: ApiClient) -> Iterable[str]:
-    """Those whose API is installed: one may be forbidden to read what isn't there."""
+    """Those whose API is installed: RBAC may forbid reading kinds that don't exist."""
     groups = await server.groups()
     return [kind for kind, row in ENTRANCES.items() if groups is None or row.group in groups]
 
@@ -220,7 +220,7 @@ def _documents(objects: Iterable[_Object], keep: str) -> Iterator[Document]:
 
 
 def _without_places(manifests: Manifests) -> Manifests:
-    """What came from no file has no place."""
+    """The same objects without locations, as they came from no file."""
     return msgspec.structs.replace(
         manifests,
         problems=tuple(msgspec.structs.replace(each, location=None) for each in manifests.problems),

@@ -1,7 +1,7 @@
-"""Objects as the Kubernetes API sends them become values of the mesh, each by itself.
+"""Converts objects of the Kubernetes API, each by itself, into values of the mesh.
 
-Only the fields that troth uses are looked at. The API server has validated them, but not by today's
-rules if they are old, and a field may stand there as null; so nothing is relied on.
+Only the fields that troth uses are read. The API server has validated them, but old objects by old
+rules, and a field may be null; so nothing is taken for granted.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ _TEMPLATE_HASH_LABEL = "pod-template-hash"
 _NOWHERE: frozenset[str] = frozenset()  # one for all: an empty set takes as much as a small one
 _CRON_SUFFIX = re.compile(r"-\d{8,}")
 
-# The one form of an IPv4 address, and nearly every address that there is to check.
+# The canonical form of an IPv4 address, which nearly every address has.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
-# UIDs end up in names of Envoy's resources, and tell the pod's cgroup.
+# UIDs become part of the names of Envoy's resources and of paths of cgroups.
 _UID = Rule(
     pattern=re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"),
     longest=128,
@@ -76,7 +76,7 @@ MOST_PORTS = 1024
 """TCP ports of a Service."""
 
 MOST_PAIRS = 256
-"""Pairs of an address beside the cluster IPs and a TCP port."""
+"""Pairs of an address other than the cluster IPs and a TCP port."""
 
 
 def read_namespace(raw: msgspec.Raw) -> Item[Namespace]:
@@ -98,12 +98,12 @@ def read_pod(raw: msgspec.Raw) -> Item[Pod]:
 
 
 def read_service(raw: msgspec.Raw) -> Item[ClusterService]:
-    """A v1 Service; of no interest if it has no endpoints or if kube-proxy isn't to handle it."""
+    """A v1 Service; None if it has no endpoints, or another proxy than kube-proxy handles it."""
     return _read(raw, "Service", wire.ServiceObject, _service)
 
 
 def read_endpoint_slice(raw: msgspec.Raw) -> Item[EndpointSlice]:
-    """A discovery.k8s.io/v1 EndpointSlice; of no interest if no Service's."""
+    """A discovery.k8s.io/v1 EndpointSlice; None if it doesn't belong to a Service."""
     return _read(raw, "EndpointSlice", wire.EndpointSliceObject, _endpoint_slice)
 
 
@@ -143,7 +143,7 @@ def _node(_: Checks, sent: wire.Object) -> NodeTopology:
 
 @lru_cache(maxsize=256)
 def _plaintext(text: str) -> Ports:
-    """What the annotation says; what is none of an agent's says that there is nothing."""
+    """The ports in the annotation; none if no agent wrote it."""
     return Ports.parse(text) or NO_PORTS
 
 
@@ -182,12 +182,12 @@ def _pod(checks: Checks, sent: wire.PodObject) -> Pod:
 
 @lru_cache(maxsize=64)
 def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    """Replicas have the same, and in a list they follow each other."""
+    """Cached: replicas have the same labels and are adjacent in lists."""
     return {key: intern(value) for key, value in items}
 
 
 def _static_uid(annotations: Mapping[str, str]) -> str:
-    """The UID of the static pod that this one mirrors; empty if it is none.
+    """The UID of the static pod that this one mirrors; empty if it isn't a mirror pod.
 
     Anybody may write annotations, but a hash is never the UID of another pod of the API.
     """
@@ -205,7 +205,7 @@ def _pod_addresses(checks: Checks, status: wire.PodStatusFields) -> tuple[str, .
 
 
 def _container_ports(checks: Checks, spec: wire.PodSpec) -> Iterable[ContainerPort]:
-    """What app containers and sidecars (init containers that go on running) declare."""
+    """The ports of app containers and sidecars (init containers that keep running)."""
     sidecars = [each for each in spec.init_containers or () if each.restart_policy == "Always"]
     for container in (*(spec.containers or ()), *sidecars):
         for port in container.ports or ():
@@ -217,7 +217,7 @@ def _container_ports(checks: Checks, spec: wire.PodSpec) -> Iterable[ContainerPo
 
 
 def _probed_ports(spec: wire.PodSpec) -> Iterator[int]:
-    """What the kubelet connects to; a name is one of the container's ports, as for the kubelet."""
+    """Ports that the kubelet connects to; names refer to the container's own ports."""
     for container in (*(spec.containers or ()), *(spec.init_containers or ())):
         hooks = container.lifecycle or wire.Lifecycle()
         for handler in (
@@ -240,18 +240,18 @@ def _numbers(port: int | str, container: wire.ContainerFields) -> Iterator[int]:
 
 @lru_cache(maxsize=256)
 def _shared(ports: frozenset[int]) -> frozenset[int]:
-    """Thousands of pods are probed at the same few ports."""
+    """Cached: thousands of pods are probed at the same few ports."""
     return frozenset(filter(is_port, ports))
 
 
 @lru_cache(maxsize=1024)
 def _container_port(number: int, name: str, protocol: Protocol) -> ContainerPort:
-    """Thousands of pods have the same few ports."""
+    """Cached: thousands of pods have the same few ports."""
     return ContainerPort(number=number, name=name, protocol=protocol)
 
 
 def _owner(metadata: wire.Metadata) -> str:
-    """What a person deployed: not the ReplicaSet of a Deployment nor the Job of a CronJob."""
+    """The top-level owner: a Deployment, not its ReplicaSet; a CronJob, not its Job."""
     for owner in metadata.owner_references or ():
         if not owner.controller:
             continue
@@ -298,10 +298,10 @@ def _service(checks: Checks, sent: wire.ServiceObject) -> ClusterService | None:
 
 
 def _load_balancer_ips(checks: Checks, sent: wire.ServiceObject) -> Iterable[str]:
-    """Addresses that kube-proxy takes for the Service's wherever it meets them."""
+    """Addresses that kube-proxy handles as the Service's (``ipMode: VIP``)."""
     status = sent.status.load_balancer
     if status is None or sent.spec.load_balancer_source_ranges:
-        return  # left to kube-proxy, which knows whom to let in
+        return  # left to kube-proxy, which knows the allowed source ranges
     for index, ingress in enumerate(status.ingress or ()):
         if ingress.ip and ingress.ip_mode in (None, "VIP"):
             yield checks.address(ingress.ip, f"status.loadBalancer.ingress[{index}].ip")
@@ -316,7 +316,7 @@ def _endpoint_slice(checks: Checks, sent: wire.EndpointSliceObject) -> EndpointS
         family=Family(sent.address_type),
         ports=_slice_ports(checks, sent.ports or ()),
         endpoints=tuple(
-            # Further addresses have no meaning: kube-proxy passes over them, too.
+            # Further addresses have no meaning: kube-proxy ignores them, too.
             _endpoint(checks.address(each.addresses[0], f"endpoints[{index}].addresses[0]"), each)
             for index, each in enumerate(sent.endpoints or ())
             if each.addresses
@@ -330,7 +330,7 @@ def _endpoint(address: str, sent: wire.EndpointFields) -> SliceEndpoint:
     return SliceEndpoint(
         address=address,
         node=intern(sent.node_name or ""),
-        # A condition that isn't said means ready, serving, and not terminating.
+        # Missing conditions mean ready, serving, and not terminating.
         ready=conditions.ready is not False,
         serving=conditions.serving is not False,
         terminating=bool(conditions.terminating),
@@ -346,9 +346,9 @@ def _places(hints: Iterable[wire.Named] | None) -> frozenset[str]:
 def _slice_ports(
     checks: Checks, ports: Iterable[wire.SlicePort]
 ) -> Mapping[tuple[str, Protocol], int]:
-    """Port numbers by name and protocol; a port without a number would mean any, and is none.
+    """Port numbers by name and protocol; a port without a number would mean all, and is dropped.
 
-    The API server takes any number there. Refused, one would leave the slice as it was before.
+    The API server accepts any number. Refusing one would keep the slice's previous version.
     """
     found: dict[tuple[str, Protocol], int] = {}
     for index, port in enumerate(ports):
@@ -363,7 +363,7 @@ def _slice_ports(
 
 
 class Checks(Report):
-    """Passes on what has a syntax of its own, and notes what is wrong with it."""
+    """Checks values with their own syntax, and reports what is wrong with them."""
 
     def __init__(self, kind: str, header: wire.Header) -> None:
         super().__init__(subject_of(kind, header))
@@ -373,17 +373,17 @@ class Checks(Report):
             self.name(header.namespace, "metadata.namespace", NAMESPACE)
 
     def name(self, text: str, path: str, rule: Rule = NAME) -> str:
-        """A name, by default of the most liberal kind."""
+        """A name, by default of the most liberal syntax."""
         if flaw := rule.flaw(text):
             self.error(path, *flaw)
         return text
 
     def uid(self, text: str) -> str:
-        """What names one incarnation of an object."""
+        """An object's UID."""
         return self.name(text, "metadata.uid", _UID)
 
     def address(self, text: str, path: str) -> str:
-        """An IP in canonical form; empty if it is none. Equal ones are one object."""
+        """An IP in canonical form; empty if it isn't one. Equal ones are the same object."""
         if _IPV4.fullmatch(text):
             return intern(text)
         flaw: Flaw = (f"is {described(text)}", "write an IP address")
@@ -412,7 +412,7 @@ def is_port(number: int) -> bool:
 
 
 def _canonical(text: str) -> str:
-    """An IPv6 address as `ipaddress` writes it, mostly without its help: it takes long."""
+    """An IPv6 address as `ipaddress` writes it; mostly without `ipaddress`, which is slow."""
     try:
         written = inet_ntop(AF_INET6, inet_pton(AF_INET6, text))
     except OSError as error:
@@ -420,18 +420,18 @@ def _canonical(text: str) -> str:
     if "." not in written:
         return written
     address = IPv6Address(text)
-    return str(address.ipv4_mapped or address)  # as kube-proxy has it, the same address
+    return str(address.ipv4_mapped or address)  # kube-proxy treats these as the same address
 
 
 def within_limits(checks: Checks, service: ClusterService) -> ClusterService:
-    """A Service with no more than the mesh takes of it; warns of what is left out.
+    """A Service cut down to the mesh's limits, with warnings about what is left out.
 
-    Each TCP port at each address of a Service is a cluster of its own in the Envoy of every node,
-    and a small Service with 200 addresses and 100 ports would be 20,000 of them.
+    Each TCP port at each address of a Service is a separate cluster in every node's Envoy, so a
+    small Service with 200 addresses and 100 ports would be 20,000 clusters.
 
-    Always the same is left out: the highest ports, and of its addresses the last ones in order.
-    An address counts on all ports or on none; a load balancer's come first, because only its
-    controller can write them.
+    The cut is deterministic: the highest ports and the last addresses are dropped. An address is
+    kept on all ports or on none; a load balancer's come first, because only its controller can
+    write them.
     """
     known = sorted({port.number for port in service.ports if port.protocol is Protocol.TCP})
     if not known:

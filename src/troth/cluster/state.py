@@ -1,8 +1,8 @@
-"""The Kubernetes API as a source: a cluster is followed as it changes.
+"""Follows a cluster through the Kubernetes API.
 
-Each kind has a loop of its own that does what its `Reflector` says. What they know together comes
-out as one value: a change at once, and those that follow close behind as one. Policies are never
-held back.
+Each kind has its own loop, which does what its `Reflector` says. The result is one value for all
+kinds: the first change is yielded at once, and those shortly after it together. Policies are never
+delayed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _SETTLE_SECONDS = 0.02
-"""After a change was told, those that follow within this are told as one."""
+"""Changes within this time after a yielded one are yielded together."""
 
 NAMESPACES = Resource(plural="namespaces", read=objects.read_namespace)
 PODS = Resource(plural="pods", read=objects.read_pod, is_bulk=True)
@@ -75,21 +75,21 @@ async def follow(
 ) -> AsyncGenerator[ClusterState, None]:
     """Follow a cluster.
 
-    Nothing that the API server does ends it: what was known last stays until it can be brought up
-    to date. It needs the permission to list and watch namespaces, pods, services, endpointslices
-    and peerauthentications in all namespaces, and its own node where it is given.
+    Errors of the API server don't end it: the last known state is kept until it can be updated. It
+    needs the permission to list and watch namespaces, pods, services, endpointslices and
+    peerauthentications in all namespaces, and its own node if that is given.
 
     Args:
-        config: How to reach the API server, and as whom.
+        config: The API server's address and the credentials for it.
         node_name: The node whose pods use the services; without one no endpoint is preferred.
-        on_trouble: Called whenever what keeps the view from being current has changed, with the
-            errors by resource (``pods``, ``endpointslices.discovery.k8s.io``); empty when all is
-            well again.
+        on_trouble: Called whenever the reasons why the state isn't current change, with the errors
+            by resource (``pods``, ``endpointslices.discovery.k8s.io``); empty if it is current
+            again.
         jitter: Random numbers from 0 up to 1.
 
     Yields:
-        Complete states only: the first one once every kind has been listed, then whenever
-        something that matters has changed.
+        Complete states only: the first one once every kind has been listed, then one after each
+        relevant change.
 
     Raises:
         EnvironmentLackError: ``config`` can't be used.
@@ -122,7 +122,7 @@ async def follow(
 
 
 async def _first(wanted: asyncio.Task[Any], loops: list[asyncio.Task[None]]) -> None:
-    """Wait for ``wanted``; a loop that ends meanwhile has a bug, which is raised."""
+    """Wait for ``wanted``; if a loop ends meanwhile, raise its error, which is a bug."""
     try:
         await asyncio.wait({wanted, *loops}, return_when=asyncio.FIRST_COMPLETED)
         for loop in loops:
@@ -133,7 +133,7 @@ async def _first(wanted: asyncio.Task[Any], loops: list[asyncio.Task[None]]) -> 
 
 
 class _View:
-    """What the loops know together."""
+    """The combined view of all loops."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class _View:
 
     @property
     def kinds(self) -> list[tuple[Resource[Any], Reflector[Any]]]:
-        """All that is followed."""
+        """All followed kinds."""
         kinds: list[tuple[Resource[Any], Reflector[Any]]] = [
             (NAMESPACES, self.namespaces),
             (PODS, self.pods),
@@ -205,7 +205,7 @@ class _View:
         )
 
     def _change(self, reflector: Reflector[Any], changes: Changes[Any]) -> None:
-        """Take in what has changed of one kind, at a cost that depends on that alone."""
+        """Apply the changes of one kind; the cost depends only on them."""
         if changes.problems:
             former, now = self._problems.get(reflector, ()), reflector.problems
             for problem in sorted(set(map(str, now)) - set(map(str, former))):

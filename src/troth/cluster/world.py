@@ -1,8 +1,8 @@
-"""A cluster's objects become the world of a mesh, its Services as kube-proxy would balance them.
+"""Turns a cluster's objects into the world of a mesh, with Services balanced as by kube-proxy.
 
-For captured pods Envoy balances Services and not kube-proxy, so it has to choose among the same
-endpoints. These are the rules of Kubernetes 1.35's kube-proxy (``CategorizeEndpoints``), for each
-port and IP family by itself:
+For captured pods Envoy balances Services instead of kube-proxy, so it must choose among the same
+endpoints. These are the rules of Kubernetes 1.35's kube-proxy (``CategorizeEndpoints``), applied to
+each port and IP family separately:
 
 ==================================  ======================================================
 the Service                         its endpoints on a node
@@ -13,11 +13,11 @@ has only terminating ones           those that still serve, wherever they are
 ``internalTrafficPolicy: Local``    the same, but only of this node's, whatever the hints
 ==================================  ======================================================
 
-That policy, like ``externalTrafficPolicy``, has no effect on pods that use an address of its
-load balancer or an external IP: they reach what they would without it.
+Neither that policy nor ``externalTrafficPolicy`` affects pods that use a load balancer's address or
+an external IP.
 
-Whether an endpoint is ready is the EndpointSlice's to say: its controller has taken the pod's
-readiness and ``publishNotReadyAddresses`` into account, and has resolved named ports and selectors.
+The EndpointSlice says whether an endpoint is ready: its controller has taken the pod's readiness
+and ``publishNotReadyAddresses`` into account, and has resolved named ports and selectors.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Family(StrEnum):
-    """The kinds of address an EndpointSlice may hold (``addressType``), but for FQDN."""
+    """The kinds of addresses of an EndpointSlice (``addressType``), except FQDN."""
 
     IPV4 = "IPv4"
     IPV6 = "IPv6"
@@ -57,11 +57,11 @@ class Family(StrEnum):
 
 
 class NodeTopology(msgspec.Struct, frozen=True, kw_only=True):
-    """A Node, as far as it matters to balancing.
+    """The fields of a Node that matter to balancing.
 
     Attributes:
         name: Its name.
-        zone: Its label ``topology.kubernetes.io/zone``; empty without.
+        zone: Its label ``topology.kubernetes.io/zone``; empty if it has none.
     """
 
     name: str = ""
@@ -69,7 +69,7 @@ class NodeTopology(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterService(msgspec.Struct, frozen=True, kw_only=True):
-    """A Service as it is asked for; its endpoints stand in EndpointSlices.
+    """A Service as specified; its endpoints are in EndpointSlices.
 
     Attributes:
         load_balancer_ips: See `troth.mesh.model.Service`.
@@ -97,8 +97,8 @@ class SliceEndpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         node: Where it is; empty if unknown.
-        for_zones: Zones that it is hinted for (``hints.forZones``).
-        for_nodes: Nodes that it is hinted for (``hints.forNodes``).
+        for_zones: The zones in its hints (``hints.forZones``).
+        for_nodes: The nodes in its hints (``hints.forNodes``).
     """
 
     address: str
@@ -115,9 +115,9 @@ class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         service: ``NAMESPACE/NAME`` of the Service whose endpoints it holds.
-        family: Of all its addresses.
+        family: The family of all its addresses.
         ports: Numbers by the Service's port name and protocol.
-        endpoints: All of which have all of the ports.
+        endpoints: Each has all of the ports.
     """
 
     service: str
@@ -127,15 +127,15 @@ class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cluster says at one moment, as one of its nodes sees it.
+    """A cluster at one moment, as seen from one of its nodes.
 
     Attributes:
         namespaces: By name.
         pods: By UID.
         services: By ``NAMESPACE/NAME``, with the endpoints that the node should use.
-        policies: Every valid PeerAuthentication; of one that is refused the last good version.
-        stored_policies: UID and generation of every PeerAuthentication, also of those refused.
-        problems: What is wrong with objects.
+        policies: Every valid PeerAuthentication; for a refused one, its last good version.
+        stored_policies: UID and generation of every PeerAuthentication, including refused ones.
+        problems: The problems of all objects.
     """
 
     namespaces: Mapping[str, Namespace] = {}
@@ -148,7 +148,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     def world(
         self, trust_domain: TrustDomain, *, root_namespace: str = DEFAULT_ROOT_NAMESPACE
     ) -> World:
-        """The same as a mesh with that trust domain and root namespace has it."""
+        """The world of a mesh with this trust domain and root namespace."""
         return World(
             trust_domain=trust_domain,
             root_namespace=root_namespace,
@@ -162,14 +162,14 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
 def pods_by_uid(pods: Iterable[Pod], *, node: str = "") -> dict[str, Pod]:
     """Pods by their UID, each address with the one pod that has it now.
 
-    An address can be given to a new pod while the old one's object still says that it has it. It is
-    then the pod's that isn't terminating, or that was started last; another identity than its
-    holder's would otherwise be expected there. Kubelets write addresses and times, and one of them
-    may lie: a node believes what is said of its own pods, whatever other nodes say of theirs.
+    A new pod can get an address while the old one's object still has it. Then the address belongs
+    to the pod that isn't terminating, or else started last; otherwise clients would expect the
+    wrong identity there. Kubelets write addresses and times, and one of them may lie: for its own
+    pods a node trusts their objects, whatever those of other nodes' pods claim.
 
     Args:
-        pods: As their objects say.
-        node: Whose view it is; nobody's if empty.
+        pods: As in their objects.
+        node: The node whose view it is; nobody's if empty.
     """
     by_uid = {pod.uid: pod for pod in pods}
     claimants: dict[str, list[Pod]] = {}
@@ -182,11 +182,11 @@ def pods_by_uid(pods: Iterable[Pod], *, node: str = "") -> dict[str, Pod]:
 def with_own_addresses(
     pod: Pod, claimants: Mapping[str, Collection[Pod]], *, node: str = ""
 ) -> Pod:
-    """A pod with those of its addresses that are not another's by now.
+    """A pod without the addresses that another one has by now.
 
     Args:
-        pod: As its object says.
-        claimants: All pods whose objects say that they have an address, by address.
+        pod: As in its object.
+        claimants: By address, all pods whose objects have it.
         node: See `pods_by_uid`.
     """
     if pod.host_network or all(len(claimants[address]) == 1 for address in pod.addresses):
@@ -207,7 +207,7 @@ def resolve_services(
     Args:
         services: All Services.
         slices: All EndpointSlices.
-        node: The node; without a name every node's view is given, topology left aside.
+        node: The node; without a name topology is ignored.
 
     Returns:
         By ``NAMESPACE/NAME``.
@@ -220,7 +220,7 @@ def resolve_services(
             namespace=service.namespace,
             name=service.name,
             cluster_ips=service.cluster_ips,
-            # kube-proxy passes headless Services over, whatever else they say.
+            # kube-proxy ignores headless Services, whatever else they specify.
             load_balancer_ips=service.load_balancer_ips if service.cluster_ips else (),
             external_ips=service.external_ips if service.cluster_ips else (),
             ports=tuple(
@@ -251,7 +251,7 @@ def _resolved(
 def _candidates(
     port: ServicePort, slices: Iterable[EndpointSlice]
 ) -> Mapping[Family, Mapping[Endpoint, SliceEndpoint]]:
-    """Everything behind a port, by IP family."""
+    """All endpoints of a port, by IP family."""
     candidates: dict[Family, dict[Endpoint, SliceEndpoint]] = {family: {} for family in Family}
     for each in slices:
         number = each.ports.get((port.name, port.protocol))
@@ -260,7 +260,7 @@ def _candidates(
         there = candidates[each.family]
         for candidate in each.endpoints:
             endpoint = Endpoint(candidate.address, number)
-            # While slices are rearranged an endpoint may stand in two of them.
+            # While slices are rebalanced, an endpoint may be in two of them.
             former = there.get(endpoint)
             if former is None or _usability(candidate) > _usability(former):
                 there[endpoint] = candidate
@@ -299,7 +299,7 @@ def _chosen(
 
 
 def _nearest(ready: Mapping[Endpoint, SliceEndpoint], node: NodeTopology) -> list[Endpoint]:
-    """Those hinted for the node or its zone; hints count only if every endpoint has some."""
+    """Those with hints for the node or its zone; hints count only if every endpoint has some."""
     for hints, here in (("for_nodes", node.name), ("for_zones", node.zone)):
         hinted: dict[Endpoint, frozenset[str]] = {
             key: getattr(each, hints) for key, each in ready.items()
@@ -311,7 +311,7 @@ def _nearest(ready: Mapping[Endpoint, SliceEndpoint], node: NodeTopology) -> lis
 
 
 class ClusterPods:
-    """All pods, each address with the one that has it now: `pods_by_uid`, change by change.
+    """All pods, each address with the one that has it now: an incremental `pods_by_uid`.
 
     Args:
         node: See `pods_by_uid`.
@@ -327,7 +327,7 @@ class ClusterPods:
         self._claimants: dict[str, tuple[Pod, ...]] = {}
 
     def apply(self, changes: Changes[Pod]) -> None:
-        """Take changes in; their keys are the pods' names."""
+        """Apply changes; their keys are the pods' names."""
         gone: dict[str, Pod] = {}
         touched: dict[str, Pod] = {}
         addresses: set[str] = set()
@@ -370,7 +370,7 @@ def _claimed(pod: Pod) -> set[str]:
 
 
 class ClusterServices:
-    """All Services with the endpoints that a node's pods should use: `resolve_services` by change.
+    """All Services with the endpoints for a node's pods: an incremental `resolve_services`.
 
     Attributes:
         by_key: The Services by ``NAMESPACE/NAME``.
@@ -384,14 +384,14 @@ class ClusterServices:
         self._by_service: dict[str, dict[str, EndpointSlice]] = {}
 
     def apply_services(self, changes: Changes[ClusterService]) -> None:
-        """Take changed Services in."""
+        """Apply changes of Services."""
         for key in changes.deleted:
             del self._services[key]
         self._services |= changes.upserted
         self._resolve((*changes.deleted, *changes.upserted))
 
     def apply_slices(self, changes: Changes[EndpointSlice]) -> None:
-        """Take changed EndpointSlices in."""
+        """Apply changes of EndpointSlices."""
         touched = set()
         for key in (*changes.deleted, *changes.upserted):
             if (former := self._slices.pop(key, None)) is not None:
@@ -407,7 +407,7 @@ class ClusterServices:
         self._resolve(touched)
 
     def move(self, node: NodeTopology) -> None:
-        """Choose endpoints as another node should, or as this one in another zone."""
+        """Choose endpoints again for another node, or for this one in another zone."""
         if node != self._node:
             self._node = node
             self._resolve(self._services)

@@ -40,7 +40,7 @@ class ConflictError(RefusedError):
 
 
 class InvalidError(RefusedError):
-    """The object can't be so, or not changed so (``422``).
+    """The object, or the change of it, is invalid (``422``).
 
     Attributes:
         fields: The paths of the fields that are wrong, as far as the server names them.

@@ -1,1 +1,1 @@
-"""What became of connections: read once from Envoy's log, named once, and kept as they are."""
+"""Connections and their outcomes: read once from Envoy's log, named once, and then immutable."""

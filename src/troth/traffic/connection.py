@@ -1,4 +1,4 @@
-"""What became of connections: who talked to whom, how, and which policy decided."""
+"""Connections and their outcomes: who talked to whom, how, and which policy decided."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from troth.policy.model import Mode
 from troth.policy.verdict import DecidedBy
 
 UNKNOWN = "(unknown)"
-"""Stands for an end of a connection of which not even the address is known."""
+"""Stands for an end of a connection whose address isn't known."""
 
 
 class Outcome(StrEnum):
     """What became of a connection."""
 
     ACCEPTED = "accepted"
-    """By the tunnel, from a verified peer."""
+    """Through the tunnel, from a verified peer."""
     PLAINTEXT = "plaintext"
-    """Passed in plaintext, as the policy of the port allows."""
+    """Accepted in plaintext, as the port's policy allows."""
     REFUSED = "refused"
-    """By policy, or because one side couldn't prove who it is."""
+    """By policy, or because one side couldn't prove its identity."""
     FAILED = "failed"
-    """Nothing forbade it, but it didn't get where it was going."""
+    """Nothing forbade it, but it didn't reach its destination."""
 
     @property
     def is_trouble(self) -> bool:
-        """Whether it is to be explained."""
+        """Whether it needs an explanation."""
         return self in {Outcome.REFUSED, Outcome.FAILED}
 
 
@@ -45,7 +45,7 @@ class Reason(StrEnum):
     CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
     CERTIFICATE_INVALID = "certificate_invalid"
     REFUSED_BY_PEER = "refused_by_peer"
-    """The other side broke the handshake off with an alert, such as ``UNKNOWN_CA``."""
+    """The other side aborted the handshake with an alert, such as ``UNKNOWN_CA``."""
     TLS_PARAMETERS = "tls_parameters"
     """The two share no TLS version, cipher suite, group or application protocol."""
     NOT_TLS = "not_tls"
@@ -53,23 +53,23 @@ class Reason(StrEnum):
     """It came to the tunnel and left without a complete handshake, as port scanners do."""
     HANDSHAKE_FAILED = "handshake_failed"
     BAD_SERVER_NAME = "bad_server_name"
-    """The tunnel's server name is no port that may be asked for."""
+    """The tunnel's server name isn't a permitted port."""
     RESERVED_PORT = "reserved_port"
-    """A process dialled one of troth's own ports, which lead nowhere by themselves."""
+    """A process dialled one of troth's own ports, where no app listens."""
     NO_CERTIFICATE_YET = "no_certificate_yet"
     """This side has no certificate of its own so far."""
     PEER_VANISHED = "peer_vanished"
-    """The client of an open connection by the tunnel stopped answering, and was given up."""
+    """The client of an open tunnel connection stopped responding, so it was closed."""
     APP_UNREACHABLE = "app_unreachable"
     UNREACHABLE = "unreachable"
-    """The destination (or the tunnel there) doesn't take connections."""
+    """The destination (or the tunnel there) doesn't accept connections."""
     NO_ENDPOINTS = "no_endpoints"
     NOT_CONFIGURED = "not_configured"
     """Envoy doesn't know the destination (yet)."""
     TOO_MANY_CONNECTIONS = "too_many_connections"
-    """The pod had as many open as one pod may have."""
+    """The pod had as many open connections as one pod may have."""
     TOO_MANY_UNPROVED = "too_many_unproved"
-    """It came to the tunnel more often than one may who has proved no identity."""
+    """It connected to the tunnel more often than a client without a proven identity may."""
     NODE_OVERLOADED = "node_overloaded"
     """The node's Envoy had no connections or no memory left."""
     OTHER = "other"
@@ -86,10 +86,10 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     """One end of a connection.
 
     Attributes:
-        address: Its IP; empty where it isn't known.
-        port: Its TCP port; 0 where it isn't known.
-        pod: ``NAMESPACE/NAME`` where the address is a known pod's.
-        workload: ``NAMESPACE/NAME`` of what a person deployed, where known.
+        address: Its IP; empty if unknown.
+        port: Its TCP port; 0 if unknown.
+        pod: ``NAMESPACE/NAME`` if the address is a known pod's.
+        workload: ``NAMESPACE/NAME`` of the pod's Deployment or other owner, if known.
     """
 
     address: str
@@ -99,39 +99,38 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The workload's name or, for want of one, the address."""
+        """The workload's name or, without one, the address."""
         return self.workload or self.address or UNKNOWN
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """One connection, as one end's proxy reports it, with the names and policies of that moment.
+    """One connection as one end's proxy reports it, with the names and policies of that moment.
 
-    The journal keeps it, and reviews and the control socket carry it, as it is; ``troth events
-    -o json`` prints it.
+    The journal, reviews and the control socket all use this form; ``troth events -o json`` prints
+    it.
 
     Attributes:
-        time: When it began, UTC; with `Reason.PEER_VANISHED`, when it was given up.
+        time: When it began, UTC; with `Reason.PEER_VANISHED`, when it was closed.
         outcome: What became of it.
-        reason: Why, as a stable code; ``none`` for what was accepted.
-        detail: Envoy's own words about a failure, or the agent's; printable, at most 1024
+        reason: Why, as a stable code; ``none`` if it was accepted.
+        detail: Envoy's or the agent's own words about a failure; printable, at most 1024
             characters.
         side: Whose proxy reports.
-        source: Where it came from.
-        destination: Where it was going, before any redirection, at the port asked for. In the
-            tunnel that is the server name, and the tunnel's own port when the server name is no
-            port.
-        peer: The client's SPIFFE ID, only where TLS verified it.
+        source: The client.
+        destination: The requested address and port, before any redirection. In the tunnel the port
+            is the server name, or the tunnel's own port if the server name isn't a port.
+        peer: The client's SPIFFE ID, only if TLS verified it.
         claimed_peer: The SPIFFE ID in a certificate that was refused, or whose verification isn't
             known to have succeeded: a claim, not an identity.
-        count: How many connections it tells of: more than one only where they were too many to be
-            looked at one by one.
-        mode: The destination port's effective mode, where the destination is in the mesh.
+        count: How many connections it stands for: more than one only if there were too many to
+            report each.
+        mode: The destination port's effective mode, if the destination is in the mesh.
         decided_by: The scope and policy that set the mode.
         tls_version: Such as ``TLSv1.3``; empty for plaintext.
         tls_cipher: The cipher suite's IANA name.
         tls_group: The key exchange, such as ``X25519MLKEM768``.
         duration_ms: From its start to this report.
-        traced: `troth trace` made it: it is told of, and not counted as anybody's traffic.
+        traced: `troth trace` made it: it is reported, but not counted as traffic.
     """
 
     time: datetime
@@ -157,7 +156,7 @@ class Cause(msgspec.Struct, frozen=True):
     """Why a connection was refused or failed and what to do about it, in a sentence each.
 
     Attributes:
-        manifests: What to apply for it (YAML), where that is known; of several any one.
+        manifests: YAML to apply against it, if known; any one of several is enough.
     """
 
     cause: str
@@ -170,8 +169,8 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pod: UID of that pod.
-        connection: Without names, and without a mode. Where connections were only counted, the
-            pod's own end has no address.
+        connection: Without names and mode. If connections were only counted, the pod's own end has
+            no address.
     """
 
     pod: str
@@ -191,18 +190,18 @@ class ConnectionReport(msgspec.Struct, frozen=True, kw_only=True):
         other: str = "",
         port: int = 0,
     ) -> ConnectionReport:
-        """What is known by a count alone.
+        """A report about connections that were only counted.
 
         Args:
-            pod: As of the attribute.
-            time: When it was looked at.
-            count: How many connections there were; this and the next four as of `Connection`.
+            pod: The attribute.
+            time: When the count was read.
+            count: How many connections there were; this and the next four as in `Connection`.
             outcome: What became of them.
             reason: Why.
-            side: Whose end the pod is.
+            side: The pod's side.
             detail: More about it.
-            other: The other end's address, where that is known.
-            port: The one asked for, where that is known.
+            other: The other end's address, if known.
+            port: The requested port, if known.
         """
         by_client = side is Side.CLIENT
         return cls(

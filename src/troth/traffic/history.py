@@ -1,4 +1,4 @@
-"""The last things that happened, for asking and for following; bounded in every direction."""
+"""The most recent items, to query and to follow; bounded in every direction."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class History(Generic[T]):
-    """Remembers the newest items and hands each new one to all followers.
+    """Keeps the newest items and passes each new one to all followers.
 
     Args:
-        kept: How many items to remember. A follower that lags by more loses the oldest.
+        kept: How many items to keep. A follower that lags further behind loses the oldest.
     """
 
     def __init__(self, kept: int = 10_000) -> None:
@@ -25,7 +25,7 @@ class History(Generic[T]):
         self._followers: set[asyncio.Queue[T]] = set()
 
     def add(self, item: T) -> None:
-        """Remember ``item`` and tell the followers."""
+        """Add ``item`` and notify the followers."""
         self._kept.append(item)
         for queue in self._followers:
             if queue.full():
@@ -33,7 +33,7 @@ class History(Generic[T]):
             queue.put_nowait(item)
 
     def replace(self, items: Iterable[T]) -> None:
-        """Remember these instead; nobody is told."""
+        """Replace all items without notifying followers."""
         self._kept.clear()
         self._kept.extend(items)
 
@@ -42,7 +42,7 @@ class History(Generic[T]):
 
     @contextlib.contextmanager
     def following(self) -> Iterator[AsyncIterator[T]]:
-        """Items from this moment on, without end."""
+        """Items from now on, without end."""
         queue: asyncio.Queue[T] = asyncio.Queue(self._kept.maxlen or 0)
         self._followers.add(queue)
 

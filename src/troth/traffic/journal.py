@@ -1,14 +1,14 @@
-"""Connection events on disk, so that they outlive the agent: bounded, and never in its way.
+"""Connection events on disk, so that they outlive the agent: bounded, and never blocking it.
 
 The directory holds segments, ``connections-NUMBER.jsonl``, 0600, of one JSON value a line. The
 first line is a checkpoint: the `Tally` of everything before. The others are the `Connection`
-events since. So the newest segment alone restores all counts, and what it and its predecessors
-hold restores the last events themselves.
+events since. So the newest segment alone restores all counts, and all segments together restore the
+last events.
 
 Events are written in batches twice a second, by a thread, so a killed agent loses the last half
-second. A disk that is full or gone costs events and one line in the log, nothing else.
+second. If the disk is full or gone, only events are lost, with one line in the log.
 
-Only one agent may have the directory open at a time: it closes the journal before it hands over.
+Only one agent may have the directory open at a time: it closes the journal before a handover.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class _Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Remembers connections, in memory as counts and, while it is open, on disk as they were.
+    """Records connections: counts in memory and, while it is open, whole events on disk.
 
     Args:
-        directory: Where the segments go; made if it is missing. Its parent must be ours alone.
-        now: When the counts begin, if there are none of before.
-        segment_bytes: How long a segment may grow. All segments together are at most twice as
+        directory: Where the segments go; created if missing. Its parent must be private to troth.
+        now: When the counts begin, if none are restored.
+        segment_bytes: The maximum size of a segment. All segments together are at most twice as
             large, not counting their checkpoints.
-        kept: How many events `restored` holds at most.
+        kept: The maximum number of events in `restored`.
 
     Attributes:
-        tally: The counts, also those of before.
-        restored: The newest events that were on disk when it was opened, the oldest first.
+        tally: The counts, including restored ones.
+        restored: The newest events that were on disk when it was opened, oldest first.
         lost: How many events could not be written.
     """
 
@@ -86,25 +86,25 @@ class Journal:
         self.tally = Tally(now)
 
     def open(self) -> Self:
-        """Restore what is on disk, and write there from now on."""
+        """Restore from disk, and write there from now on."""
         self.restored.clear()
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             self._restore()
         except OSError as error:
-            _log.warning("the events of before can't be read", reason=str(error))
+            _log.warning("earlier connection events can't be read", reason=str(error))
         self._write([], self._checkpoint())
         self._is_open = True
         return self
 
     def close(self) -> None:
-        """Write what is left, and then nothing more."""
+        """Write pending events, and then nothing more."""
         self._is_open = False
         self._write(*self._take())
         self._give_up_segment()
 
     def add(self, connection: Connection) -> None:
-        """Count a connection, and have it written soon."""
+        """Count a connection, and write it soon."""
         self.tally.add(connection)
         if not self._is_open:
             return
@@ -114,7 +114,7 @@ class Journal:
             self.lost += 1
 
     async def run(self) -> None:
-        """Write what was added, until cancelled; then close it."""
+        """Write added events until cancelled; then close the journal."""
         try:
             while True:
                 await asyncio.sleep(_FLUSH_SECONDS)
@@ -124,7 +124,7 @@ class Journal:
             self.close()
 
     def _take(self) -> tuple[list[bytes], bytes]:
-        """What is to be written now, and the next segment's checkpoint if one is due."""
+        """The lines to write now, and the next segment's checkpoint if one is due."""
         lines, self._pending = self._pending, []
         due = self._is_open and (self._file is None or self._written >= self._segment_bytes)
         return lines, self._checkpoint() if due else b""
@@ -178,7 +178,7 @@ class Journal:
         self._file, self._written = file, 0
 
     def _give_up_segment(self) -> None:
-        """Stop writing to it: its last line may be half written, or another agent has it now."""
+        """Stop writing to it: its last line may be incomplete, or another agent has it now."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -1,4 +1,4 @@
-"""What becomes of Envoy's reports: connections that are remembered, written down and counted."""
+"""The destination of Envoy's reports: connections are kept, journaled and counted."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Connections(History[Connection]):
-    """The newest connections of a node's pods; knows which of them were made to trace them.
+    """The newest connections of a node's pods; knows which of them `troth trace` made.
 
-    A trace that counted as traffic would make a port that nobody uses ready for STRICT, and its
-    impostors would be the refusals that `troth why` is asked about.
+    If traces counted as traffic, a port that nobody uses would look ready for STRICT, and `troth
+    why` would explain the refusals of a trace's impostors.
     """
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class Connections(History[Connection]):
         self._expected: list[_Expected] = []
 
     def expect(self, source: Pod, target: Target, *, own_port: int | None, seconds: float) -> None:
-        """A connection is about to be made for a trace.
+        """Announce a connection that is about to be made for a trace.
 
         Args:
-            source: The pod it is made from.
-            target: Where to.
-            own_port: Its port there; None where the pod's proxy makes another connection of it.
+            source: The client pod.
+            target: The destination.
+            own_port: The client's port; None if the pod's proxy opens a connection of its own.
             seconds: How long its reports may take.
         """
         now = time.monotonic()
@@ -60,9 +60,10 @@ class Connections(History[Connection]):
         )
 
     def marked(self, connection: Connection) -> tuple[Connection, ...]:
-        """The connection, as traced if it was expected; of each end's reports it is the first.
+        """The connection, marked as traced if it was announced; only each end's first report is.
 
-        Of several that were counted together it is one, so the others are told of beside it.
+        If a report counts several connections, one of them is the trace; the others become a
+        second report.
         """
         now = time.monotonic()
         for each in self._expected:
@@ -77,7 +78,7 @@ class Connections(History[Connection]):
 
 
 class _Expected(NamedTuple):
-    """A connection that is made for a trace, and whose proxies have reported it."""
+    """A connection made for a trace, and the proxies that have reported it."""
 
     sources: frozenset[str]
     own_port: int | None
@@ -87,11 +88,11 @@ class _Expected(NamedTuple):
     sides: set[Side]
 
     def is_of(self, connection: Connection) -> bool:
-        """Whether it is what ``connection`` tells of."""
+        """Whether ``connection`` reports it."""
         source, destination = connection.source, connection.destination
         return (
             connection.side not in self.sides
-            and connection.reason is not Reason.TOO_MANY_UNPROVED  # it is tried again
+            and connection.reason is not Reason.TOO_MANY_UNPROVED  # it is retried
             and source.address in self.sources
             and (self.own_port in {None, source.port} or not source.port)
             and destination.address in self.addresses
@@ -104,12 +105,12 @@ class Ledger:
 
     Args:
         path: The journal's directory.
-        complete: Completes a report with what can only be found out now.
-        count: Hears of each connection that counts.
+        complete: Adds to a report what can only be found out now.
+        count: Called with each connection that counts.
 
     Attributes:
         connections: The newest ones.
-        journal: The newest ones, kept across restarts.
+        journal: Keeps them across restarts.
     """
 
     def __init__(
@@ -127,25 +128,25 @@ class Ledger:
         self._tell: Callable[[Connection], None] = self.note
 
     def follow(self, world: World) -> None:
-        """Judge connections by ``world`` from now on."""
+        """Use ``world`` for connections from now on."""
         if self._observer is None:
             self._observer = Observer(world)
         else:
             self._observer.follow(world)
 
     def open(self) -> None:
-        """Keep the journal, and remember what it holds."""
+        """Open the journal and restore its connections."""
         self._tell = self.note
         self.journal.open()
         self.connections.replace(self.journal.restored)
 
     def hand_over(self, tell: Callable[[Connection], None]) -> None:
-        """Leave the journal to another; ``tell`` hears of connections from now on."""
+        """Leave the journal to another agent; connections go to ``tell`` from now on."""
         self._tell = tell
         self.journal.close()
 
     def note(self, connection: Connection) -> None:
-        """Remember a connection, and count it unless it was made to trace it."""
+        """Record a connection, and count it unless it was made for a trace."""
         self.connections.add(connection)
         if connection.traced:
             return
@@ -154,7 +155,7 @@ class Ledger:
             self._count(connection)
 
     async def read(self, reports: AsyncIterator[ConnectionReport]) -> None:
-        """Take in what is reported, until that ends."""
+        """Record reports until they end."""
         async for report in reports:
             if self._observer is None:
                 continue

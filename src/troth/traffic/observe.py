@@ -1,4 +1,4 @@
-"""Who is who: gives a connection's ends names, and says which policy decided."""
+"""Gives a connection's ends names, and says which policy decided."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Names connections after the pods of the world as it is."""
+    """Names connections after the pods of the current world."""
 
     def __init__(self, world: World) -> None:
         self._world = World(trust_domain=world.trust_domain, root_namespace=world.root_namespace)
@@ -25,7 +25,7 @@ class Observer:
         self.follow(world)
 
     def follow(self, world: World) -> None:
-        """Go on to a later state of the same mesh; costs what has changed in between."""
+        """Use a later world of the same mesh; the cost depends on what has changed."""
         before, self._world = self._world, world
         self._index = self._index.changed(PolicyChanges.between(before.policies, world.policies))
         pods = difference(before.pods, world.pods)
@@ -36,13 +36,13 @@ class Observer:
                 if holder is not None and holder.uid == pod.uid:
                     del self._by_address[address]
         for pod in pods.upserted.values():
-            if not pod.host_network:  # its addresses are the node's, and anybody's there
+            if not pod.host_network:  # its addresses are the node's, shared by others
                 self._by_address |= dict.fromkeys(pod.addresses, pod)
 
     def named(self, report: ConnectionReport) -> Connection | None:
-        """The connection with names, and with the mode that was in force for it.
+        """The connection with names, and with the mode in force.
 
-        None if its own end's address is not known, and the pod is gone.
+        None if its own end's address isn't known and the pod is gone.
         """
         connection, reporter = report.connection, self._world.pods.get(report.pod)
         by_client = connection.side is Side.CLIENT
@@ -52,7 +52,7 @@ class Observer:
                 return None
             source = _own(reporter, destination) if by_client else source
             destination = destination if by_client else _own(reporter, source)
-        # What a pod does over its loopback is its own doing, too.
+        # A loopback connection is the pod's own, too.
         client = reporter if by_client else self._by_address.get(source)
         server = self._by_address.get(destination)
         mode, decided_by, port = None, None, connection.destination.port
@@ -71,11 +71,11 @@ class Observer:
 _UNJUDGED = frozenset(
     {Reason.TOO_MANY_CONNECTIONS, Reason.TOO_MANY_UNPROVED, Reason.NODE_OVERLOADED}
 )
-"""Why connections end before any policy is asked about them."""
+"""Reasons for which connections end before any policy applies."""
 
 
 def _own(pod: Pod, other: str) -> str:
-    """The pod's address of the same family as another's; its first where that isn't known."""
+    """The pod's address of the same family as ``other``; its first if that isn't known."""
     same = (ip for ip in pod.addresses if not other or (":" in ip) is (":" in other))
     return next(same, pod.addresses[0])
 

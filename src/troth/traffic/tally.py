@@ -1,11 +1,11 @@
-"""Connections counted by who talked to whom and what came of it, in bounded memory.
+"""Counts of connections by client, server and outcome, in bounded memory.
 
-At a high rate single events are soon forgotten; counts are not. Every connection adds to the
-total of its kind, and to that of the stretch of time it began in: five minutes, or an hour once
-it is two hours old. Nothing is kept longer than a week.
+At a high rate single events are soon dropped; counts are not. Every connection adds to the total of
+its kind, and to that of the interval it began in: five minutes, or an hour once it is two hours
+old. Nothing is kept longer than a week.
 
-Strangers (addresses that are no pod's) can't make the tally grow without end: from `Tally`'s
-``most`` totals on, new strangers are counted together as `OTHERS`. What a workload took
+Strangers (addresses that don't belong to a pod) can't make the tally grow without bound: beyond
+`Tally`'s ``most`` totals, new strangers are counted together as `OTHERS`. What a workload accepted
 in plaintext, and at which port, is never lost that way.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from troth.policy.verdict import DecidedBy
 
 OTHERS = "(others)"
-"""Stands for addresses that are no pod's, once there are too many to name."""
+"""Stands for addresses that don't belong to a pod, once there are too many to name."""
 
 KEPT = timedelta(days=7)
 
@@ -36,13 +36,13 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     """All connections of one kind: same ends, same outcome, same reason, same policy.
 
     Attributes:
-        source: ``NAMESPACE/NAME`` of the client's workload, or its IP where it is none known.
-        destination: The same of the server's.
-        port: The server's; 0 where ports are counted together (see `OTHERS`).
-        count: How many there were in the time asked for, to the next stretch.
-        first: When the first of them that is remembered began.
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP if the workload is unknown.
+        destination: The same for the server.
+        port: The server's; 0 if ports are counted together (see `OTHERS`).
+        count: How many there were in the requested time, rounded up to whole intervals.
+        first: When the oldest one still counted began.
         last: When the newest began.
-        newest: The newest, for all that can be said about one connection.
+        newest: The newest, with all its details.
     """
 
     source: str
@@ -55,7 +55,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, connection: Connection) -> Total:
-        """One connection alone."""
+        """The total of one connection."""
         return cls(
             source=connection.source.name,
             destination=connection.destination.name,
@@ -68,7 +68,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Seen(msgspec.Struct, kw_only=True):
-    """A total as it grows; ``slots`` counts by the start of each stretch (seconds since 1970)."""
+    """A total as it grows; ``slots`` counts by the start of each interval (seconds since 1970)."""
 
     source: str
     destination: str
@@ -79,7 +79,7 @@ class _Seen(msgspec.Struct, kw_only=True):
 
 
 class TallyState(msgspec.Struct, frozen=True, kw_only=True):
-    """A tally as a value, to be written down and restored."""
+    """A tally as a value, to store and restore."""
 
     complete_since: datetime
     fine_since: int
@@ -102,8 +102,8 @@ class Tally:
 
     Args:
         since: When counting began.
-        most: How many totals to keep before strangers are no longer named. Twice as many are
-            kept at all; beyond, those that have been quiet for longest are forgotten.
+        most: How many totals to keep before strangers are no longer named. The hard limit is
+            twice as many; beyond it, the totals idle for longest are dropped.
     """
 
     def __init__(self, since: datetime, *, most: int = 4096) -> None:
@@ -114,7 +114,7 @@ class Tally:
 
     @classmethod
     def restored(cls, state: TallyState, *, most: int = 4096) -> Tally:
-        """The tally that ``state`` was taken of."""
+        """The inverse of `state`."""
         tally = cls(state.complete_since, most=most)
         tally._fine_since = state.fine_since
         for seen in state.seen:
@@ -127,7 +127,7 @@ class Tally:
         return self._complete_since
 
     def state(self) -> TallyState:
-        """What `restored` takes; to be encoded before anything is added."""
+        """The input of `restored`; encode it before adding anything."""
         return TallyState(
             complete_since=self._complete_since,
             fine_since=self._fine_since,
@@ -147,7 +147,7 @@ class Tally:
             seen.newest = connection
 
     def totals(self, since: datetime | None = None) -> tuple[Total, ...]:
-        """What was seen since then (or at all), the newest first."""
+        """The totals since then (or all), newest first."""
         start = 0.0 if since is None else since.timestamp()
         found = []
         for seen in self._seen.values():
@@ -195,7 +195,7 @@ class Tally:
         return _MINUTES_5 if start >= self._fine_since else _HOUR
 
     def _age(self, now: datetime) -> None:
-        """Count older stretches by the hour, and forget what is older than a week."""
+        """Merge older intervals into hours, and drop what is older than a week."""
         moment = int(now.timestamp()) - _FINE_SECONDS
         self._fine_since = moment - moment % _HOUR
         oldest = int((now - KEPT).timestamp())
@@ -233,8 +233,8 @@ def _key(connection: Connection, source: str, destination: str, port: int) -> _K
 
 
 def _folded(key: _Key, connection: Connection) -> _Key:
-    """A key of which strangers can't make more and more: the mesh bounds their number."""
-    # Only ports at which an app answers have connections that passed.
+    """A key whose number strangers can't increase: the mesh bounds it."""
+    # Only ports where an app answers have accepted connections.
     passed = connection.outcome in {Outcome.ACCEPTED, Outcome.PLAINTEXT}
     return key._replace(
         source=key.source if connection.source.workload else OTHERS,
