@@ -57,7 +57,7 @@ class Reason(StrEnum):
     RESERVED_PORT = "reserved_port"
     """A process dialled one of troth's own ports, where no app listens."""
     NO_CERTIFICATE_YET = "no_certificate_yet"
-    """This side has no certificate of its own so far."""
+    """This side has no certificate yet."""
     PEER_VANISHED = "peer_vanished"
     """The client of an open tunnel connection stopped responding, so it was closed."""
     APP_UNREACHABLE = "app_unreachable"
