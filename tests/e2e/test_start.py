@@ -98,7 +98,7 @@ DOUBTFUL = {
             "kind": "Pod",
             "metadata": {"namespace": "finance", "name": "web", "labels": {"app": "web"}},
             "spec": {
-                "activeDeadlineSeconds": 3000,
+                "hostIPC": True,
                 "initContainers": [
                     {"name": "side", "restartPolicy": "Always", "command": ["sleep", "infinity"]}
                 ],
@@ -129,7 +129,7 @@ DOUBTS = (
     "is fiance, and no other object given is in that namespace",
     "AuthorizationPolicy.security.istio.io: nobody is refused for what it says",
     "DestinationRule.networking.istio.io: connections are made as ever",
-    "Pod finance/web: activeDeadlineSeconds: has no effect on a local pod",
+    "Pod finance/web: hostIPC: has no effect on a local pod",
     "Service finance/web: spec.externalIPs: has no effect in a local mesh",
 )
 

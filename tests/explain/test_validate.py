@@ -32,7 +32,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: web, namespace: finance}
 spec:
-  activeDeadlineSeconds: 3
+  hostIPC: true
   shareProcessNamespace: false
   nodeSelector: {disk: fast}
   securityContext: {runAsUser: 1000, runAsNonRoot: false, sysctls: [{name: a, value: b}]}
@@ -40,7 +40,8 @@ spec:
   - name: web
     resources: {limits: {memory: 64Mi}, requests: {memory: 32Mi}}
     livenessProbe: {tcpSocket: {port: 80}}
-    securityContext: {readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+    lifecycle: {stopSignal: SIGQUIT}
+    securityContext: {readOnlyRootFilesystem: true, seccompProfile: {type: RuntimeDefault}}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -83,11 +84,11 @@ def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -
         *(
             ("Pod finance/web", path, "has no effect on a local pod")
             for path in (
-                "containers[0].livenessProbe",
-                "containers[0].resources.limits.memory",
-                "containers[0].securityContext.capabilities.drop",
-                "activeDeadlineSeconds",
+                "hostIPC",
                 "securityContext.sysctls",
+                "containers[0].resources.limits.memory",
+                "containers[0].lifecycle.stopSignal",
+                "containers[0].securityContext.seccompProfile.type",
             )
         ),
     ]
@@ -107,7 +108,7 @@ def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -
             "",
             "containers[0].readinessProbe.httpGet.host",
         ),
-        ("readinessProbe: {grpc: {port: 80}}", "", "containers[0].readinessProbe.grpc"),
+        ("lifecycle: {stopSignal: SIGINT}", "", "containers[0].lifecycle.stopSignal"),
         ("tty: true", "", "containers[0].tty"),
         ("", "hostPID: true", "hostPID"),
         ("", "hostIPC: true", "hostIPC"),
@@ -118,8 +119,8 @@ def test_what_means_nothing_to_a_local_mesh_is_told_when_asked_and_only_then() -
         ),
         (
             "",
-            "volumes: [{name: v, secret: {secretName: s, defaultMode: 256}}]",
-            "volumes[0].secret.defaultMode",
+            "volumes: [{name: v, secret: {secretName: s, items: [{key: a, path: b, mode: 256}]}}]",
+            "volumes[0].secret.items[0].mode",
         ),
     ],
 )

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from troth.errors import InputError
@@ -12,6 +14,7 @@ from troth.local.config import (
     environment,
     from_host,
     mount_volumes,
+    quantity,
 )
 from troth.manifests.workloads import (
     ConfigMap,
@@ -20,6 +23,8 @@ from troth.manifests.workloads import (
     EnvVar,
     KeyRef,
     PodTemplate,
+    Projection,
+    ResourceRef,
     Secret,
     Volume,
     VolumeKind,
@@ -205,7 +210,14 @@ KEPT = EnvironmentSources(
     },
     secrets={"finance/login": Secret(namespace="finance", name="login", data={"key": b"k"})},
 )
-SETTINGS = Volume(name="v", kind=VolumeKind.CONFIG_MAP, source="settings")
+CONFIG_MAP, SECRET = VolumeKind.CONFIG_MAP, VolumeKind.SECRET
+
+
+def of_files(kind: VolumeKind, source: str, **fields: Any) -> Volume:
+    return Volume(name="v", kind=kind, files=(Projection(kind=kind, source=source, **fields),))
+
+
+SETTINGS = of_files(CONFIG_MAP, "settings")
 
 
 def mounted(
@@ -218,7 +230,7 @@ def mounted(
     mounts = (VolumeMount(name="v", mount_path=path, **mount),)
     container = Container(name="app", volume_mounts=mounts)
     template = PodTemplate(namespace="finance", name="web", volumes=(volume,))
-    return mount_volumes(container, template, world, directory)
+    return mount_volumes(container, template, world, directory, pod=POD, env={"DAY": "monday"})
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -239,18 +251,13 @@ def test_a_config_map_is_a_read_only_directory_of_its_keys(tmp_path: Path) -> No
 
 
 def test_a_secrets_files_may_be_read_by_all_users_of_a_container(tmp_path: Path) -> None:
-    mounted(tmp_path, Volume(name="v", kind=VolumeKind.SECRET, source="login"))
+    mounted(tmp_path, of_files(SECRET, "login"))
     assert content(tmp_path / "v") == {"key": b"k"}
     assert stat.S_IMODE((tmp_path / "v/key").stat().st_mode) == 0o644
 
 
 def test_items_choose_and_rename_keys(tmp_path: Path) -> None:
-    volume = Volume(
-        name="v",
-        kind=VolumeKind.CONFIG_MAP,
-        source="settings",
-        items={"a.conf": "deep/er/x", "raw": "deep/y"},
-    )
+    volume = of_files(CONFIG_MAP, "settings", items={"a.conf": "deep/er/x", "raw": "deep/y"})
     mounted(tmp_path, volume)
     assert content(tmp_path / "v") == {"deep/er/x": b"a", "deep/y": b"\xff"}
 
@@ -331,19 +338,19 @@ def test_a_link_in_a_volume_is_not_followed(tmp_path: Path, target: str) -> None
     ("volume", "mount", "found"),
     [
         pytest.param(
-            Volume(name="v", kind=VolumeKind.CONFIG_MAP, source="none"),
+            of_files(CONFIG_MAP, "none"),
             {},
             "there is no ConfigMap 'none'",
             id="no ConfigMap",
         ),
         pytest.param(
-            Volume(name="v", kind=VolumeKind.SECRET, source="settings"),
+            of_files(SECRET, "settings"),
             {},
             "there is no Secret 'settings'",
             id="a ConfigMap is no Secret",
         ),
         pytest.param(
-            Volume(name="v", kind=VolumeKind.SECRET, source="login", items={"no": "x"}),
+            of_files(SECRET, "login", items={"no": "x"}),
             {},
             "Secret 'login' has no key 'no'",
             id="no such key",
@@ -372,3 +379,90 @@ def test_what_a_volume_refers_to_must_be_there(
         f"Pod finance/web: spec.containers[app].volumeMounts[0]: {found}; "
         "create it, correct the reference, or mark the volume optional"
     )
+
+
+LIMITED = Container(
+    name="app", limits={"cpu": "1500m", "memory": "128Mi"}, requests={"cpu": "250m"}
+)
+
+
+@pytest.mark.parametrize(
+    ("ref", "value"),
+    [
+        (ResourceRef(resource="limits.cpu"), "2"),
+        (ResourceRef(resource="limits.cpu", divisor="1m"), "1500"),
+        (ResourceRef(resource="limits.memory", divisor="1Mi"), "128"),
+        (ResourceRef(resource="limits.memory", divisor="0"), str(128 * 2**20)),
+        (ResourceRef(resource="requests.cpu", divisor="1m"), "250"),
+        (ResourceRef(resource="requests.memory", divisor="1Mi"), "128"),
+        (ResourceRef(resource="limits.cpu", container="app", divisor="1m"), "1500"),
+    ],
+)
+def test_a_variable_may_be_a_limit_or_a_request(ref: ResourceRef, value: str) -> None:
+    container = msgspec.structs.replace(LIMITED, env=(EnvVar(name="A", resource=ref),))
+    template = PodTemplate(namespace="finance", name="web", containers=(container,))
+    assert environment(container, template, POD, EnvironmentSources(), {})["A"] == value
+
+
+def test_what_has_no_limit_may_take_the_whole_machine() -> None:
+    variable = EnvVar(name="A", resource=ResourceRef(resource="limits.cpu"))
+    container = Container(name="app", env=(variable,))
+    template = PodTemplate(namespace="finance", name="web", containers=(container,))
+    given = environment(container, template, POD, EnvironmentSources(), {})
+    assert given["A"] == str(os.cpu_count())
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1", 1), ("1.5k", 1500), ("1e3", 1000), ("2Gi", 2**31), ("-3", -3), ("5E", 5 * 10**18)],
+)
+def test_a_quantity_is_a_number(text: str, number: int) -> None:
+    assert quantity(text) == number
+
+
+def test_a_projected_volume_holds_what_all_its_sources_say(tmp_path: Path) -> None:
+    volume = Volume(
+        name="v",
+        kind=VolumeKind.PROJECTED,
+        files=(
+            Projection(kind=CONFIG_MAP, source="settings", items={"a.conf": "a"}),
+            Projection(kind=SECRET, source="login"),
+            Projection(kind=SECRET, source="none", optional=True),
+            Projection(
+                kind=VolumeKind.DOWNWARD,
+                fields={"name": "metadata.name", "labels": "metadata.labels"},
+                resources={"memory": ResourceRef(resource="requests.memory")},
+            ),
+        ),
+    )
+    mounted(tmp_path, volume)
+    assert content(tmp_path / "v") == {
+        "a": b"a",
+        "key": b"k",
+        "name": POD.name.encode(),
+        "labels": b"\n".join(b'%s="%s"' % (k.encode(), v.encode()) for k, v in POD.labels.items()),
+        "memory": b"0",
+    }
+
+
+def test_files_have_the_mode_that_the_volume_says(tmp_path: Path) -> None:
+    volume = msgspec.structs.replace(of_files(SECRET, "login"), mode=0o400)
+    mounted(tmp_path, volume)
+    assert stat.S_IMODE((tmp_path / "v/key").stat().st_mode) == 0o400
+
+
+def test_a_sub_path_may_have_variables_and_stays_in_the_volume(tmp_path: Path) -> None:
+    volume = Volume(name="v", kind=VolumeKind.EMPTY_DIR)
+    (bind,) = mounted(tmp_path, volume, sub_path_expr="logs/$(DAY)")
+    assert bind["inside"] == "logs/monday"
+    with pytest.raises(InputError, match="outside of the volume"):
+        mounted(tmp_path, volume, sub_path_expr="$(DAY)/../..")
+
+
+def test_a_claim_is_a_folder_that_is_not_the_pods(tmp_path: Path) -> None:
+    world = EnvironmentSources(claims={"finance/data"}, claims_directory=tmp_path / "claims")
+    volume = Volume(name="v", kind=VolumeKind.CLAIM, source="data")
+    (bind,) = mounted(tmp_path / "pod", volume, world)
+    assert bind["source"] == str(tmp_path / "claims/finance/data")
+    with pytest.raises(InputError, match="there is no PersistentVolumeClaim 'other'"):
+        mounted(tmp_path, msgspec.structs.replace(volume, source="other"), world)

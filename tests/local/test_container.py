@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from troth.agent import netns
 from troth.control.messages import ContainerStatus, State
-from troth.local.container import ProbeHistory, ask, restarts, status_of
+from troth.local.container import restarts
 from troth.local.network import Network
 from troth.local.pod import summarize
+from troth.local.probes import ProbeHistory, ask, status_of
 from troth.manifests.workloads import HttpGet, Probe, RestartPolicy
 from troth.mesh.model import PodPhase
 
@@ -109,6 +110,15 @@ def test_an_app_that_starts_is_asked_more_often_and_then_at_its_period() -> None
         readiness.observe(ok=False, now=now)
         delays.append(readiness.next_at - now)
     assert delays == pytest.approx([0.2, 0.4, 0.8, 1, 1, 1])
+
+
+def test_a_container_counts_as_alive_until_its_probe_has_failed_often_enough() -> None:
+    life = ProbeHistory(Probe(tcp_port=1, period=5, failure_threshold=2), started=0, alive=True)
+    assert life.ready
+    assert not life.observe(ok=False, now=0)
+    assert life.next_at == 5
+    assert life.observe(ok=False, now=5)
+    assert not life.ready
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from troth.local.launch import (
     users,
 )
 from troth.local.processes import PodNamespaces, Process
+from troth.manifests.workloads import CAPABILITIES
 
 if TYPE_CHECKING:
     from tests.conftest import InNode
@@ -55,6 +56,7 @@ def make_spec(directory: Path, **fields: Any) -> LaunchSpec:
         hidden=[],
         scratch=str(directory / "scratch"),
         read_only_root=False,
+        capabilities=sorted(CAPABILITIES),
         user=0,
         group=0,
         groups=[],

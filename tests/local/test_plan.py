@@ -141,24 +141,23 @@ def test_a_container_without_a_command_keeps_its_pod_from_running_and_no_other()
 
 
 def test_a_field_without_effect_is_told_and_keeps_nothing_from_running() -> None:
-    plain = msgspec.structs.replace(APP, unsupported=("livenessProbe",))
-    plan = plan_pods(manifests(template("web", containers=(plain,))))
+    plan = plan_pods(manifests(template("web", unsupported=("containers[0].tty",))))
     assert list(plan.pods) == ["shop/web"]
     (problem,) = plan.problems
     assert problem.severity is Severity.WARNING
-    assert problem.path.endswith("livenessProbe")
+    assert problem.path == "containers[0].tty"
 
 
 def test_what_has_no_effect_is_told_once_of_all_replicas() -> None:
-    plain = msgspec.structs.replace(APP, unsupported=("livenessProbe",))
     made = deployment("web", 3)
+    unsupported = ("containers[0].tty",)
     made = msgspec.structs.replace(
-        made, template=msgspec.structs.replace(made.template, containers=(plain,))
+        made, template=msgspec.structs.replace(made.template, unsupported=unsupported)
     )
     plan = plan_pods(manifests(deployments=(made,)))
     assert list(plan.pods) == ["shop/web-0", "shop/web-1", "shop/web-2"]
     assert [(each.subject, each.path) for each in plan.problems] == [
-        ("Deployment shop/web", "containers[0].livenessProbe")
+        ("Deployment shop/web", "containers[0].tty")
     ]
 
 

@@ -17,6 +17,8 @@ from troth.manifests.workloads import (
     HttpGet,
     KeyRef,
     Probe,
+    Projection,
+    ResourceRef,
     RestartPolicy,
     Security,
     Volume,
@@ -69,7 +71,7 @@ def test_a_pod_has_the_defaults_of_the_api(read: Callable[..., Manifests]) -> No
 
 @pytest.mark.parametrize(
     ("policy", "is_sidecar", "unsupported"),
-    [("Always", True, ()), ("OnFailure", False, ("restartPolicy",))],
+    [("Always", True, ()), ("OnFailure", False, ("initContainers[0].restartPolicy",))],
 )
 def test_an_init_container_that_is_always_restarted_is_a_sidecar(
     policy: str, *, is_sidecar: bool, unsupported: tuple[str, ...], read: Callable[..., Manifests]
@@ -77,7 +79,7 @@ def test_an_init_container_that_is_always_restarted_is_a_sidecar(
     init = f"{{name: side, restartPolicy: {policy}, ports: [{{containerPort: 9090}}]}}"
     template = read(pod(spec=f"initContainers: [{init}]")).pods["default/web"]
     (container,) = template.init_containers
-    assert (container.is_sidecar, container.unsupported) == (is_sidecar, unsupported)
+    assert (container.is_sidecar, template.unsupported) == (is_sidecar, unsupported)
     assert [port.number for port in template.ports] == ([9090] if is_sidecar else [])
 
 
@@ -119,9 +121,9 @@ def test_a_job_that_is_always_restarted_is_refused(problems: Callable[[str], lis
 
 
 def test_an_apps_own_restart_policy_makes_no_sidecar_of_it(read: Callable[..., Manifests]) -> None:
-    (container,) = read(pod("restartPolicy: Always")).pods["default/web"].containers
-    assert not container.is_sidecar
-    assert container.unsupported == ("restartPolicy",)
+    template = read(pod("restartPolicy: Always")).pods["default/web"]
+    assert not template.containers[0].is_sidecar
+    assert template.unsupported == ("containers[0].restartPolicy",)
 
 
 def test_names_and_how_others_are_looked_up_are_read(read: Callable[..., Manifests]) -> None:
@@ -336,24 +338,60 @@ def test_lifecycle_hooks_are_read(
 @pytest.mark.parametrize(
     ("volume", "expected"),
     [
-        ("{configMap: {name: conf}}", Volume(name="v", kind=VolumeKind.CONFIG_MAP, source="conf")),
+        (
+            "{configMap: {name: conf, defaultMode: 256}}",
+            Volume(
+                name="v",
+                kind=VolumeKind.CONFIG_MAP,
+                files=(Projection(kind=VolumeKind.CONFIG_MAP, source="conf"),),
+                mode=0o400,
+            ),
+        ),
         (
             "{secret: {secretName: keys, optional: true, items: [{key: a, path: b/c}]}}",
             Volume(
                 name="v",
                 kind=VolumeKind.SECRET,
-                source="keys",
-                items={"a": "b/c"},
-                optional=True,
+                files=(
+                    Projection(
+                        kind=VolumeKind.SECRET, source="keys", items={"a": "b/c"}, optional=True
+                    ),
+                ),
             ),
+        ),
+        (
+            (
+                "{projected: {sources: [{secret: {name: keys}}, {downwardAPI: {items: ["
+                "{path: labels, fieldRef: {fieldPath: metadata.labels}}, "
+                "{path: cpu, resourceFieldRef: {resource: limits.cpu, divisor: 1m}}]}}]}}"
+            ),
+            Volume(
+                name="v",
+                kind=VolumeKind.PROJECTED,
+                files=(
+                    Projection(kind=VolumeKind.SECRET, source="keys"),
+                    Projection(
+                        kind=VolumeKind.DOWNWARD,
+                        fields={"labels": "metadata.labels"},
+                        resources={"cpu": ResourceRef(resource="limits.cpu", divisor="1m")},
+                    ),
+                ),
+            ),
+        ),
+        (
+            "{persistentVolumeClaim: {claimName: data, readOnly: true}}",
+            Volume(name="v", kind=VolumeKind.CLAIM, source="data", read_only=True),
         ),
         ("{emptyDir: {}}", Volume(name="v", kind=VolumeKind.EMPTY_DIR)),
         ("{}", Volume(name="v", kind=VolumeKind.EMPTY_DIR)),
         ("{hostPath: {path: /srv}}", Volume(name="v", kind=VolumeKind.HOST_PATH, source="/srv")),
-        ("{projected: {}}", Volume(name="v", kind=VolumeKind.OTHER, source="projected")),
+        ("{nfs: {}}", Volume(name="v", kind=VolumeKind.OTHER, source="nfs")),
         ("{other: {}}", Volume(name="v", kind=VolumeKind.OTHER, source="other")),
     ],
-    ids=["config-map", "secret", "empty-dir", "none-is-empty-dir", "host-path", "known", "unknown"],
+    ids=[
+        *("config-map", "secret", "projected", "claim", "empty-dir", "none-is-empty-dir"),
+        *("host-path", "known", "unknown"),
+    ],
 )
 def test_volumes_are_told_apart(
     volume: str, expected: Volume, read: Callable[..., Manifests]
@@ -424,7 +462,10 @@ def test_volumes_are_told_apart(
         ),
         (
             "env: [{name: A, valueFrom: {}}]",
-            "env[0].valueFrom: is empty; write one of configMapKeyRef, secretKeyRef, fieldRef",
+            (
+                "env[0].valueFrom: is empty; write one of configMapKeyRef, secretKeyRef, fieldRef, "
+                "resourceFieldRef"
+            ),
         ),
         (
             "env: [{name: A, valueFrom: {secretKeyRef: {name: x}}}]",
@@ -436,11 +477,11 @@ def test_volumes_are_told_apart(
         ),
         (
             "readinessProbe: {}",
-            "readinessProbe: does nothing; write one of httpGet, tcpSocket, exec",
+            "readinessProbe: does nothing; write one of httpGet, tcpSocket, exec, grpc",
         ),
         (
             "readinessProbe: {tcpSocket: {port: 1}, exec: {command: [x]}}",
-            "readinessProbe: has tcpSocket and exec; write one of httpGet, tcpSocket, exec",
+            "readinessProbe: has tcpSocket and exec; write one of httpGet, tcpSocket, exec, grpc",
         ),
         (
             "readinessProbe: {exec: {}}",
@@ -735,29 +776,35 @@ def test_a_claim_template_is_a_volume_of_a_stateful_set(read: Callable[..., Mani
             ),
         ),
         (
-            "command: [x]\nlivenessProbe: {tcpSocket: {port: 1}}",
-            "",
-            "containers[0].livenessProbe: has no effect on a local pod; test it in a cluster",
-        ),
-        (
-            "command: [x]\nreadinessProbe: {grpc: {port: 1}}",
-            "",
-            "containers[0].readinessProbe.grpc: has no effect on a local pod; test it in a cluster",
-        ),
-        (
-            "command: [x]\nenv: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]",
+            "command: [x]\nlifecycle: {stopSignal: SIGQUIT}",
             "",
             (
-                "containers[0].env[0].valueFrom.resourceFieldRef: has no effect on a local pod; "
+                "containers[0].lifecycle.stopSignal: has no effect on a local pod; "
+                "test it in a cluster"
+            ),
+        ),
+        (
+            "command: [x]\nsecurityContext: {capabilities: {add: [NET_ADMIN, KILL, CAP_NET_RAW]}}",
+            "",
+            (
+                "containers[0].securityContext.capabilities.add: adds NET_ADMIN, NET_RAW, which no "
+                "local container has; test it in a cluster"
+            ),
+        ),
+        (
+            "command: [x]\nenv: [{name: A, valueFrom: {fileKeyRef: {key: a, path: b}}}]",
+            "",
+            (
+                "containers[0].env[0].valueFrom.fileKeyRef: has no effect on a local pod; "
                 "test it in a cluster"
             ),
         ),
         (
             "command: [x]\nvolumeMounts: [{name: v, mountPath: /x}]",
-            "volumes: [{name: v, projected: {}}]",
+            "volumes: [{name: v, nfs: {}}]",
             (
-                "volumes: the volume v is projected, which a local pod can't mount; "
-                "use configMap, secret, emptyDir, hostPath or persistentVolumeClaim"
+                "volumes: the volume v is nfs, which a local pod can't mount; "
+                "use configMap, secret, projected, emptyDir, hostPath or persistentVolumeClaim"
             ),
         ),
         (

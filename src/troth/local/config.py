@@ -6,11 +6,14 @@ Its environment and command line, and its volumes as directories that are ready 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import re
 import shutil
 import stat
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
         EnvVar,
         KeyRef,
         PodTemplate,
+        Projection,
+        ResourceRef,
         Volume,
         VolumeMount,
     )
@@ -40,14 +45,20 @@ _MAP_FIELD = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]", re.DOTALL)
 _FROM_HOST = ("PATH", "HOME", "LANG")
 _KINDS = {"configMapRef": "ConfigMap", "secretRef": "Secret"}
 _MAPS = {VolumeKind.CONFIG_MAP: "ConfigMap", VolumeKind.SECRET: "Secret"}
+_OF_FILES = frozenset({*_MAPS, VolumeKind.DOWNWARD, VolumeKind.PROJECTED})
 
 _EMPTY_AT_FIRST = frozenset({VolumeKind.EMPTY_DIR, VolumeKind.EPHEMERAL, VolumeKind.CLAIM})
 
 _EVERYBODYS = 0o777
 """An emptyDir's mode, as the kubelet has it: a container's processes may have several users."""
 
-_READABLE = 0o644
-"""``defaultMode``: all users of a container may read it. None of the host's can get there."""
+_QUANTITY = re.compile(r"([+-]?[0-9.]+)(?:[eE]([+-]?[0-9]+)|([a-zA-Z]*))")
+_SUFFIXES = {
+    "": Decimal(1),
+    **{unit: Decimal(10) ** (3 * power) for power, unit in enumerate("num", -3)},
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
+}
 
 
 class EnvironmentSources(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +119,14 @@ def environment(
             problems.append(_missing(subject, path, f"there is no {_KINDS[kind]} {name!r}"))
     for variable in container.env:
         try:
-            value = _value(variable, template, pod, sources, {**links, **own})
+            value = _value(
+                variable,
+                {**links, **own},
+                template=template,
+                container=container,
+                pod=pod,
+                sources=sources,
+            )
         except _NowhereError as error:
             path = f"spec.containers[{container.name}].env[{variable.name}].valueFrom"
             problems.append(_missing(subject, path, str(error)))
@@ -132,15 +150,19 @@ class _NowhereError(Exception):
 
 def _value(
     variable: EnvVar,
+    known: Mapping[str, str],
+    *,
     template: PodTemplate,
+    container: Container,
     pod: Pod,
     sources: EnvironmentSources,
-    known: Mapping[str, str],
 ) -> str | None:
     if variable.config_map_key is not None:
         return _key("configMapRef", variable.config_map_key, pod.namespace, sources)
     if variable.secret_key is not None:
         return _key("secretRef", variable.secret_key, pod.namespace, sources)
+    if variable.resource is not None:
+        return _resource(variable.resource, template, container)
     if variable.field_path is not None:
         return _field(variable.field_path, template, pod, sources)
     return expand(variable.value, known)
@@ -165,7 +187,18 @@ def _data(kind: str, key: str, sources: EnvironmentSources) -> Mapping[str, str]
     return None if secret is None else {k: os.fsdecode(v) for k, v in secret.data.items()}
 
 
-def _field(path: str, template: PodTemplate, pod: Pod, sources: EnvironmentSources) -> str:
+def _field(
+    path: str,
+    template: PodTemplate,
+    pod: Pod,
+    sources: EnvironmentSources,
+    *,
+    whole: bool = False,
+) -> str:
+    """A field of the pod; with ``whole``, as in a file, also all its labels or annotations."""
+    maps = {"metadata.labels": pod.labels, "metadata.annotations": template.annotations}
+    if whole and path in maps:
+        return "\n".join(f"{key}={json.dumps(text)}" for key, text in sorted(maps[path].items()))
     if found := _MAP_FIELD.fullmatch(path):
         values = pod.labels if found[1] == "labels" else template.annotations
         return values.get(found[2], "")
@@ -183,6 +216,34 @@ def _field(path: str, template: PodTemplate, pod: Pod, sources: EnvironmentSourc
     if path not in fields:
         raise _NowhereError(f"there is no field {path!r}")
     return fields[path]
+
+
+def _resource(ref: ResourceRef, template: PodTemplate, asking: Container) -> str:
+    """A limit or request as a number; what isn't limited may take all of the machine."""
+    containers = (*template.containers, *template.init_containers)
+    of = next((each for each in containers if each.name == ref.container), None)
+    if ref.container and of is None:
+        raise _NowhereError(f"the pod has no container {ref.container!r}")
+    kind, _, name = ref.resource.partition(".")
+    if kind not in {"limits", "requests"}:
+        raise _NowhereError(f"there is no resource {ref.resource!r}")
+    of = of or asking
+    given = of.limits.get(name, "")
+    if kind == "requests":
+        given = of.requests.get(name) or given or "0"
+    if not given:
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        given = {"cpu": str(os.cpu_count() or 1), "memory": str(pages)}.get(name, "0")
+    return str(math.ceil(quantity(given) / (quantity(ref.divisor) or 1)))
+
+
+def quantity(text: str) -> Decimal:
+    """The number that a valid ``resource.Quantity`` stands for, such as 134217728 for ``128Mi``."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        return Decimal(0)
+    number, exponent, suffix = match.groups()
+    return Decimal(number) * (Decimal(10) ** int(exponent) if exponent else _SUFFIXES[suffix or ""])
 
 
 def _links(namespace: str, services: Iterable[Service]) -> Iterator[tuple[str, str]]:
@@ -218,7 +279,13 @@ def _missing(subject: str, path: str, found: str) -> Problem:
 
 
 def mount_volumes(
-    container: Container, template: PodTemplate, sources: EnvironmentSources, directory: Path
+    container: Container,
+    template: PodTemplate,
+    sources: EnvironmentSources,
+    directory: Path,
+    *,
+    pod: Pod,
+    env: Mapping[str, str],
 ) -> list[Bind]:
     """Brings the volumes of a container up to date and says what is to appear where.
 
@@ -230,6 +297,8 @@ def mount_volumes(
         template: The pod's, with the volumes.
         sources: Where ConfigMaps and Secrets are.
         directory: Keeps the pod's volumes from one container to the next.
+        pod: The pod.
+        env: The container's environment, for ``subPathExpr``.
 
     Raises:
         InputError: A ConfigMap, Secret or path that is not optional is missing; all are listed.
@@ -242,7 +311,12 @@ def mount_volumes(
         if volume is None or volume.kind is VolumeKind.OTHER:
             continue
         try:
-            source = _source(volume, mount, template, sources, directory / volume.name)
+            inside = _sub_path(mount, env)
+            root = _root(volume, mount, template, sources, directory / volume.name)
+            if volume.kind in _OF_FILES:
+                files = _files(volume, template, container, pod, sources)
+                _write_files(root, files, volume.mode, group=_group(template))
+            _look(root, inside, volume)
         except _NowhereError as error:
             problems.append(
                 Problem(
@@ -253,12 +327,12 @@ def mount_volumes(
                 )
             )
             continue
-        read_only = mount.read_only or volume.read_only or volume.kind in _MAPS
+        read_only = mount.read_only or volume.read_only or volume.kind in _OF_FILES
         target = os.path.normpath("/" + mount.mount_path.lstrip("/"))
         binds.append(
             Bind(
-                source=str(source),
-                inside=mount.sub_path,
+                source=str(root),
+                inside=inside,
                 target=target,
                 read_only=read_only,
                 own=volume.kind is not VolumeKind.HOST_PATH,
@@ -274,35 +348,44 @@ def writable_path(path: str) -> Bind:
     return Bind(source=path, inside="", target=path, read_only=False, own=False)
 
 
-def _source(
+def _sub_path(mount: VolumeMount, env: Mapping[str, str]) -> str:
+    path = expand(mount.sub_path_expr, env) if mount.sub_path_expr else mount.sub_path
+    if path.startswith("/") or ".." in path.split("/"):
+        raise _NowhereError(f"subPathExpr becomes {path!r}, which is outside of the volume")
+    return path
+
+
+def _group(template: PodTemplate) -> int | None:
+    """Whose its volumes are; None if there is nobody else."""
+    return template.security.fs_group if users() > 1 else None
+
+
+def _root(
     volume: Volume,
     mount: VolumeMount,
     template: PodTemplate,
     sources: EnvironmentSources,
     directory: Path,
 ) -> Path:
-    fs_group = template.security.fs_group
+    """The directory (or the host's file) that a volume is; made if it wasn't there."""
     if not mount.mount_path.strip("/."):
         raise _NowhereError(f"mountPath {mount.mount_path!r} would replace the whole file system")
     if volume.kind is VolumeKind.HOST_PATH:
-        root = Path(volume.source)
-    else:
-        root = directory
-        if volume.kind is VolumeKind.CLAIM:
-            key = f"{template.namespace}/{volume.source}"
-            if key not in sources.claims and not volume.optional:
-                raise _NowhereError(f"there is no PersistentVolumeClaim {volume.source!r}")
-            root = sources.claims_directory / key
-        is_new = not root.exists()
-        root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if is_new and volume.kind in _EMPTY_AT_FIRST:
-            root.chmod(_EVERYBODYS)
-        if volume.kind in _MAPS:
-            _write_files(root, _files(volume, template.namespace, sources))
-        if fs_group is not None and users() > 1:
-            os.chown(root, -1, fs_group)
-            root.chmod(stat.S_IMODE(root.stat().st_mode) | 0o2770)
-    _look(root, mount.sub_path, volume)
+        return Path(volume.source)
+    root = directory
+    if volume.kind is VolumeKind.CLAIM:
+        key = f"{template.namespace}/{volume.source}"
+        if key not in sources.claims and not volume.optional:
+            raise _NowhereError(f"there is no PersistentVolumeClaim {volume.source!r}")
+        root = sources.claims_directory / key
+    is_new = not root.exists()
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if is_new and volume.kind in _EMPTY_AT_FIRST:
+        root.chmod(_EVERYBODYS)
+    group = _group(template)
+    if group is not None:
+        os.chown(root, -1, group)
+        root.chmod(stat.S_IMODE(root.stat().st_mode) | 0o2770)
     return root
 
 
@@ -325,23 +408,41 @@ def _look(root: Path, sub_path: str, volume: Volume) -> None:
         raise _NowhereError(found) from error
 
 
-def _files(volume: Volume, namespace: str, sources: EnvironmentSources) -> dict[str, bytes]:
-    """The content of a ConfigMap's or Secret's volume by relative path."""
-    content = _content(volume, f"{namespace}/{volume.source}", sources)
+def _files(
+    volume: Volume,
+    template: PodTemplate,
+    container: Container,
+    pod: Pod,
+    sources: EnvironmentSources,
+) -> dict[str, bytes]:
+    """The content of a volume by relative path; of two files of one path the later one counts."""
+    files: dict[str, bytes] = {}
+    for part in volume.files:
+        for path, field in part.fields.items():
+            files[path] = _field(field, template, pod, sources, whole=True).encode()
+        for path, ref in part.resources.items():
+            files[path] = _resource(ref, template, container).encode()
+        if part.kind in _MAPS:
+            files |= _keys(part, template.namespace, sources)
+    return files
+
+
+def _keys(part: Projection, namespace: str, sources: EnvironmentSources) -> dict[str, bytes]:
+    content = _content(part, f"{namespace}/{part.source}", sources)
     if content is None:
-        if volume.optional:
+        if part.optional:
             return {}
-        raise _NowhereError(f"there is no {_MAPS[volume.kind]} {volume.source!r}")
-    if not volume.items:
+        raise _NowhereError(f"there is no {_MAPS[part.kind]} {part.source!r}")
+    if not part.items:
         return dict(content)
-    missing = sorted(volume.items.keys() - content.keys())
-    if missing and not volume.optional:
-        raise _NowhereError(f"{_MAPS[volume.kind]} {volume.source!r} has no key {missing[0]!r}")
-    return {path: content[key] for key, path in volume.items.items() if key in content}
+    missing = sorted(part.items.keys() - content.keys())
+    if missing and not part.optional:
+        raise _NowhereError(f"{_MAPS[part.kind]} {part.source!r} has no key {missing[0]!r}")
+    return {path: content[key] for key, path in part.items.items() if key in content}
 
 
-def _content(volume: Volume, key: str, sources: EnvironmentSources) -> Mapping[str, bytes] | None:
-    if volume.kind is VolumeKind.SECRET:
+def _content(part: Projection, key: str, sources: EnvironmentSources) -> Mapping[str, bytes] | None:
+    if part.kind is VolumeKind.SECRET:
         secret = sources.secrets.get(key)
         return None if secret is None else secret.data
     config_map = sources.config_maps.get(key)
@@ -350,7 +451,9 @@ def _content(volume: Volume, key: str, sources: EnvironmentSources) -> Mapping[s
     return {k: v.encode() for k, v in config_map.data.items()} | dict(config_map.binary_data)
 
 
-def _write_files(root: Path, files: Mapping[str, bytes]) -> None:
+def _write_files(
+    root: Path, files: Mapping[str, bytes], mode: int, *, group: int | None = None
+) -> None:
     """Makes ``root`` hold exactly ``files``, each replaced at once; containers see it live."""
     for path, content in files.items():
         target = root / path
@@ -360,7 +463,9 @@ def _write_files(root: Path, files: Mapping[str, bytes]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
             file.write(content)
-            os.fchmod(file.fileno(), _READABLE)
+            if group is not None:  # who may read it, whatever its mode, as in a cluster
+                os.fchown(file.fileno(), -1, group)
+            os.fchmod(file.fileno(), mode if group is None else mode | 0o040)
         new.replace(target)
     wanted = {root / path for path in files}
     kept = wanted.union(*(path.parents for path in wanted))

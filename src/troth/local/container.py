@@ -6,36 +6,30 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
-import ssl
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from troth.agent.netns import socket_in
 from troth.control.messages import ContainerStatus, State
 from troth.errors import InputError, TrothError
-from troth.local.launch import join_command, launch_command
+from troth.local.launch import join_command, launch_command, note_path
+from troth.local.probes import ProbeHistory, ask, run_hook
 from troth.local.processes import ContainerLog, Process
 from troth.manifests.workloads import RestartPolicy
 from troth.retry import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from troth.local.launch import LaunchSpec
     from troth.local.processes import PodNamespaces
-    from troth.manifests.workloads import Container, Hook, HttpGet, Probe
+    from troth.manifests.workloads import Container, Hook, Probe
 
-_LONGEST_STATUS_LINE = 1024
 _FIRST_RESTART_SECONDS, _LONGEST_RESTART_SECONDS = 1.0, 60.0
 """Less than the kubelet's 10 s to 5 min, because somebody is waiting at a terminal."""
-
-_FIRST_PERIOD = 0.1
-"""Seconds; doubled after each failure until it is the probe's own period."""
 
 _LEAST_SECONDS = 2.0
 """What is left for the end proper after a ``preStop`` that took all; as the kubelet has it."""
@@ -118,11 +112,12 @@ class ContainerRunner:
         namespaces: The pod's, made before the first container is started.
         address: The pod's, for probes.
         policy: The pod's restart policy.
+        grace: Seconds that it has to end when a probe finds it dead.
         init: Whether it is an init container that has to end before the next one is started.
         on_change: Called after each change of ``status``.
 
     Attributes:
-        started: Set once it runs and its ``postStart`` hook is done.
+        started: Set once it runs, its ``postStart`` hook is done and its startup probe succeeds.
     """
 
     def __init__(
@@ -135,6 +130,7 @@ class ContainerRunner:
         namespaces: Callable[[], PodNamespaces],
         address: str,
         policy: RestartPolicy,
+        grace: int,
         init: bool,
         on_change: Callable[[], None],
     ) -> None:
@@ -150,7 +146,8 @@ class ContainerRunner:
         self._policy = policy
         self._init = init
         self._on_change = on_change
-        self._failed_hook = ""
+        self._wrong = ""
+        self._grace = grace
         self._log = ContainerLog(directory / f"{container.name}.log")
 
     async def run(self) -> int:
@@ -166,7 +163,7 @@ class ContainerRunner:
                 self._change(
                     state=State.WAITING,
                     reason="CrashLoopBackOff",
-                    message=self._failed_hook or f"the last exit code was {code}",
+                    message=self._wrong or f"the last exit code was {code}",
                     starts_again=datetime.now(UTC) + timedelta(seconds=delay),
                 )
             await asyncio.sleep(delay)
@@ -227,18 +224,19 @@ class ContainerRunner:
             self._cannot("RunContainerError", error)
             return None
         before = self.status.exit_code is not None
-        probe = self.container.readiness
-        self._failed_hook = ""
+        container = self.container
+        is_up = self._is_up_at_once
+        self._wrong = ""
         self._change(
             state=State.RUNNING,
             starts_again=None,
             reason="",
             message="",
             pid=process.pid,
-            ready=probe is None and self.container.post_start is None,
+            ready=is_up and container.readiness is None,
             restarts=self.status.restarts + before,
         )
-        if self.container.post_start is None:
+        if is_up:
             self.started.set()
         looking_after = asyncio.create_task(self._look_after(process))
         try:
@@ -250,9 +248,15 @@ class ContainerRunner:
         self._ended(code)
         return code
 
+    @property
+    def _is_up_at_once(self) -> bool:
+        return self.container.post_start is None and (self._init or self.container.startup is None)
+
     def _start(self) -> Process:
         spec = self._make_spec(self.container)
         write_spec(self.spec_path, spec)
+        # Who joins now has to wait for this run, and isn't told that the one before it has ended.
+        Path(note_path(self.spec_path)).unlink(missing_ok=True)
         output = self._log.open_pipe()
         try:
             return Process(
@@ -265,18 +269,61 @@ class ContainerRunner:
             os.close(output)
 
     async def _look_after(self, process: Process) -> None:
-        """See to what goes on beside a process: ``postStart``, then its readiness."""
-        hook = self.container.post_start
-        if hook is not None:
-            wrong = await self._run_hook(hook)
+        """See to what goes on beside a process: ``postStart``, then its probes."""
+        began = time.monotonic()
+        container = self.container
+        if container.post_start is not None:
+            wrong = await self._run_hook(container.post_start)
             if wrong:
-                self._failed_hook = f"its postStart hook failed: {wrong}"
+                self._wrong = f"its postStart hook failed: {wrong}"
                 process.kill()
                 return
+        if container.startup is not None and not self._init:
+            wrong = await self._start_up(container.startup, began)
+            if wrong:
+                await self._put_down(process, container.startup, f"startup probe failed: {wrong}")
+                return
+        if not self._is_up_at_once:
             self.started.set()
-            if self.container.readiness is None:
-                self._change(ready=True)
-        await self._probe()
+            self._change(ready=container.readiness is None, message="")
+        await asyncio.gather(self._watch_readiness(), self._watch_life(process))
+
+    async def _start_up(self, probe: Probe, began: float) -> str:
+        """Wait until the startup probe succeeds; what was wrong if it doesn't in time."""
+        history = ProbeHistory(probe, began)
+        while True:
+            await asyncio.sleep(history.next_at - time.monotonic())
+            wrong = await self._ask(probe)
+            history.observe(ok=not wrong, now=time.monotonic())
+            if history.ready or (wrong and time.monotonic() >= history.lost_at):
+                return wrong
+            self._change(message=f"has not started up: {wrong}" if wrong else "")
+
+    async def _watch_life(self, process: Process) -> None:
+        """Put down a process whose liveness probe fails too often."""
+        probe = self.container.liveness
+        if probe is None or self._init:
+            return
+        history = ProbeHistory(probe, time.monotonic(), alive=True)
+        wrong = ""
+        while history.ready:
+            await asyncio.sleep(history.next_at - time.monotonic())
+            wrong = await self._ask(probe)
+            history.observe(ok=not wrong, now=time.monotonic())
+        await self._put_down(process, probe, f"liveness probe failed: {wrong}")
+
+    async def _put_down(self, process: Process, probe: Probe, why: str) -> None:
+        """End a process that a probe has found dead; its pod's rules say what comes then."""
+        self._wrong = f"its {why}"
+        self._change(message=self._wrong)
+        patience = Patience(self._grace if probe.grace is None else probe.grace)
+        if self.container.pre_stop is not None and patience.left:
+            await self._before_stop(self.container.pre_stop, process, patience)
+        process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with patience.before_kill():
+                await process.wait()
+        process.kill()
 
     async def _before_stop(self, hook: Hook, process: Process, patience: Patience) -> str:
         doing = asyncio.create_task(self._run_hook(hook))
@@ -298,14 +345,17 @@ class ContainerRunner:
     async def _run_hook(self, hook: Hook) -> str:
         return await run_hook(hook, netns=self._netns, address=self._address, execute=self.execute)
 
-    async def _probe(self) -> None:
+    async def _ask(self, probe: Probe) -> str:
+        return await ask(probe, netns=self._netns, address=self._address, execute=self.execute)
+
+    async def _watch_readiness(self) -> None:
         probe = self.container.readiness
         if probe is None or self._init:
             return
         readiness = ProbeHistory(probe, time.monotonic())
         while True:
             await asyncio.sleep(readiness.next_at - time.monotonic())
-            wrong = await ask(probe, netns=self._netns, address=self._address, execute=self.execute)
+            wrong = await self._ask(probe)
             readiness.observe(ok=not wrong, now=time.monotonic())
             message = f"not ready: {wrong}" if wrong else ""
             if (self.status.ready, self.status.message) != (readiness.ready, message):
@@ -316,7 +366,7 @@ class ContainerRunner:
         self._change(
             state=State.TERMINATED,
             reason="Error" if code else "Completed",
-            message="",
+            message=self._wrong,
             exit_code=code,
             pid=0,
             ready=False,
@@ -338,174 +388,3 @@ def write_spec(path: Path, spec: LaunchSpec) -> None:
     with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(spec, file)
     new.replace(path)
-
-
-class ProbeHistory:
-    """Whether a container counts as ready, by the answers to its probe. Times in seconds.
-
-    One that has never been ready is asked more often at first, as the kubelet may do: an app that
-    needs half a second to start shall not wait for the next round.
-
-    Args:
-        probe: The thresholds and times; None means ready from the start.
-        started: When the container was started.
-    """
-
-    def __init__(self, probe: Probe | None, started: float) -> None:
-        self._probe = probe
-        self._row = 0
-        self._last: bool | None = None
-        self._period = _FIRST_PERIOD
-        self.ready = probe is None
-        self.next_at = started + (probe.initial_delay if probe else 0)
-
-    def observe(self, *, ok: bool, now: float) -> bool:
-        """Takes the answer to a probe that ended ``now``; whether ``ready`` has changed by it."""
-        if self._probe is None:
-            return False
-        self._row = self._row + 1 if ok is self._last else 1
-        self._last = ok
-        self._period = self._probe.period if ok else min(2 * self._period, self._probe.period)
-        self.next_at = now + self._period
-        threshold = self._probe.success_threshold if ok else self._probe.failure_threshold
-        if ok is self.ready or self._row < threshold:
-            return False
-        self.ready = ok
-        return True
-
-
-async def ask(
-    probe: Probe,
-    *,
-    netns: Path,
-    address: str,
-    execute: Callable[[tuple[str, ...]], Awaitable[int]],
-) -> str:
-    """Probes once; empty when the answer is yes, else what was wrong.
-
-    Args:
-        probe: What to ask.
-        netns: The pod's network namespace.
-        address: The pod's, which is where ports are tried.
-        execute: Runs a command in the container and gives its exit code.
-    """
-    try:
-        async with asyncio.timeout(probe.timeout):
-            if probe.command is not None:
-                code = await execute(probe.command)
-                return f"{probe.command[0]} ended with exit code {code}" if code else ""
-            if probe.http_get is not None:
-                status = await http_status(probe.http_get, netns, address)
-                if status is None:
-                    return "the answer is not HTTP"
-                return "" if 200 <= status < 400 else f"status {status}"  # noqa: PLR2004 - the kubelet's range
-            if probe.tcp_port is not None:
-                (await _connect(netns, address, probe.tcp_port)).close()
-            return ""
-    except TimeoutError:
-        return f"no answer within {probe.timeout} s"
-    except (OSError, TrothError, asyncio.IncompleteReadError, ValueError) as error:
-        return str(error)
-
-
-async def http_status(get: HttpGet, netns: Path, address: str) -> int | None:
-    """The status of the answer to a request from inside the pod; None when that isn't HTTP.
-
-    Raises:
-        OSError: There is no connection, or it ended early.
-        asyncio.IncompleteReadError: It ended amid the status line.
-        ValueError: The request would not be one.
-    """
-    connection = await _connect(netns, address, get.port)
-    encrypted = get.scheme == "HTTPS"
-    try:
-        reader, writer = await asyncio.open_connection(
-            sock=connection,
-            limit=_LONGEST_STATUS_LINE,
-            ssl=_unverified() if encrypted else None,
-            server_hostname=address if encrypted else None,
-        )
-    except BaseException:
-        connection.close()
-        raise
-    try:
-        writer.write(_request(get, address))
-        line = await reader.readuntil(b"\n")
-    except asyncio.LimitOverrunError:
-        return None
-    finally:
-        writer.transport.abort()
-    return status_of(line)
-
-
-def status_of(line: bytes) -> int | None:
-    """The code of an HTTP/1 status line (RFC 9112 section 4), None when it is no such line."""
-    match line.split(maxsplit=2):
-        case [version, code, *_] if version.startswith(b"HTTP/1.") and len(code) == len(b"200"):
-            return int(code) if code.isdigit() else None
-        case _:
-            return None
-
-
-def _request(get: HttpGet, address: str) -> bytes:
-    host = f"[{address}]:{get.port}" if ":" in address else f"{address}:{get.port}"
-    headers = {"Host": host, "User-Agent": "troth-probe", "Accept": "*/*", "Connection": "close"}
-    # As the kubelet has it: a header of the manifest replaces ours of the same name.
-    given = {name.title() for name, _ in get.headers}
-    pairs = [(name, value) for name, value in headers.items() if name not in given]
-    lines = [f"{name}: {value}" for name, value in (*pairs, *get.headers)]
-    path = get.path if get.path.startswith("/") else f"/{get.path}"
-    if any(character in "\r\n" for line in (path, *lines) for character in line):
-        raise ValueError("a line end in the probe's path or headers")
-    return "\r\n".join([f"GET {path} HTTP/1.1", *lines, "", ""]).encode()
-
-
-async def _connect(netns: Path, address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    connection = socket_in(netns, family)
-    connection.setblocking(False)
-    try:
-        await asyncio.get_running_loop().sock_connect(connection, (address, port))
-    except OSError as error:
-        connection.close()
-        raise OSError(f"port {port}: {os.strerror(error.errno or 0)}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _unverified() -> ssl.SSLContext:
-    """Takes any certificate, as the kubelet does: the question is whether the app answers."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-async def run_hook(
-    hook: Hook,
-    *,
-    netns: Path,
-    address: str,
-    execute: Callable[[tuple[str, ...]], Awaitable[int]],
-) -> str:
-    """Run a hook to its end, however long that takes; empty if it worked, else what was wrong.
-
-    Args:
-        hook: What to do. Any answer to an ``httpGet`` will do, whatever its status.
-        netns: The pod's network namespace.
-        address: The pod's, which is where ports are asked.
-        execute: Runs a command in the container and gives its exit code.
-    """
-    try:
-        if hook.command is not None:
-            code = await execute(hook.command)
-            return f"{hook.command[0]} ended with exit code {code}" if code else ""
-        if hook.http_get is not None:
-            await http_status(hook.http_get, netns, address)
-            return ""
-        await asyncio.sleep(hook.sleep or 0)
-    except (OSError, TrothError, asyncio.IncompleteReadError, ValueError) as error:
-        return str(error)
-    return ""

@@ -39,6 +39,11 @@ def join_command(spec_path: str | os.PathLike[str], argv: Sequence[str]) -> list
     return [*launch_command(spec_path), "--join", "--", *argv]
 
 
+def note_path(spec_path: str | os.PathLike[str]) -> str:
+    """Where the container of a spec file says which process it is, once it is made."""
+    return f"{os.fspath(spec_path)}.running"
+
+
 class Bind(TypedDict):
     """A file or directory that appears at ``target`` in the container.
 
@@ -73,6 +78,7 @@ class LaunchSpec(TypedDict):
         hidden: Directories that the container must not see.
         scratch: An empty directory to build mounts in.
         read_only_root: Whether it may write nowhere but to its volumes.
+        capabilities: Those that it may have.
         user: Its user ID.
         group: Its group ID.
         groups: Its supplementary groups.
@@ -89,6 +95,7 @@ class LaunchSpec(TypedDict):
     hidden: list[str]
     scratch: str
     read_only_root: bool
+    capabilities: list[str]
     user: int
     group: int
     groups: list[int]
@@ -156,7 +163,7 @@ def main(arguments: list[str]) -> NoReturn:
     with open(arguments[0], encoding="utf-8") as file:
         spec: LaunchSpec = json.load(file)
     argv = arguments[3:] if arguments[1:2] == ["--join"] else spec["argv"]
-    note = f"{arguments[0]}.running"
+    note = note_path(arguments[0])
     os.umask(0o022)
     try:
         with _doing("make a mount namespace"):
@@ -735,16 +742,11 @@ class _Rights:
     def restrict_to(self, spec: LaunchSpec) -> None:
         """Keep nothing open, and have only a container's capabilities and user, for good."""
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        kept = set(_KEPT_CAPABILITIES.values())
+        kept = {_KEPT_CAPABILITIES[name] for name in spec["capabilities"]}
         for capability in sorted(set(range(self._last_capability + 1)) - kept):
             _check(_prctl(_PR_CAPBSET_DROP, capability))
         _check(_prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL))
         _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1))
-        header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-        data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their high words
-        _check(_libc.capget(header, data))
-        mask = data[1] & sum(1 << capability for capability in kept)
-        _check(_libc.capset(header, (ctypes.c_uint32 * 6)(mask, mask)))
         if self._users > 1:  # or there is nobody else to be
             for output in (1, 2):  # for /dev/stdout and /dev/stderr, which it may open
                 if stat.S_ISFIFO(os.fstat(output).st_mode):
@@ -752,6 +754,12 @@ class _Rights:
             os.setgroups(spec["groups"])
             os.setresgid(*[spec["group"]] * 3)
             os.setresuid(*[spec["user"]] * 3)
+        # Last, as it may be without the right to change its user from here on.
+        header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+        data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their high words
+        _check(_libc.capget(header, data))
+        mask = data[1] & sum(1 << capability for capability in kept)
+        _check(_libc.capset(header, (ctypes.c_uint32 * 6)(mask, mask)))
 
 
 def _new_session_keyring() -> None:

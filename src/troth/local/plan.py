@@ -71,7 +71,8 @@ def plan_pods(
     problems: dict[Problem, None] = {}
 
     def unfit(template: PodTemplate) -> list[Problem]:
-        return [*runnable_problems(template), *(_nobody_else(template) if one_user else ())]
+        users = _nobody_else(template) if one_user else _nobody_in_particular(template)
+        return [*runnable_problems(template), *users]
 
     for workload in manifests.workloads.values():
         if workload.job is not None:  # also of one that has no pods yet
@@ -109,6 +110,19 @@ def _nobody_else(template: PodTemplate) -> Iterator[Problem]:
                 found="names users or groups, but the mesh is a plain user's and has no other",
                 wanted="start it as root (sudo troth up), or see whether it runs as you",
                 severity=Severity.WARNING,
+                location=template.location,
+            )
+
+
+def _nobody_in_particular(template: PodTemplate) -> Iterator[Problem]:
+    for container in (*template.init_containers, *template.containers):
+        security = container.security.over(template.security)
+        if security.not_root and security.user is None:
+            yield Problem.warning(
+                str(template),
+                f"spec.containers[{container.name}].securityContext.runAsNonRoot",
+                "is true, and no runAsUser says who it is instead; it runs as nobody (65534)",
+                "set runAsUser to the user of its image",
                 location=template.location,
             )
 

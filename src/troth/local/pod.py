@@ -33,6 +33,7 @@ class PodStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         phase: The sum of the containers' states; sidecars' don't count.
         ready: Services may send it connections: every container is ready.
+        reason: Why it has failed as a whole, and not by one of its containers; else empty.
         init_containers: In the order of the manifest.
         containers: In the order of the manifest.
     """
@@ -41,6 +42,7 @@ class PodStatus(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     init_containers: tuple[ContainerStatus, ...]
     containers: tuple[ContainerStatus, ...]
+    reason: str = ""
 
 
 def summarize(
@@ -137,6 +139,7 @@ class PodRunner:
         self._patience: Patience | None = None
         self._ending: asyncio.Task[tuple[str, ...]] | None = None
         self._namespace = 0
+        self._overdue = ""
         self._namespaces: PodNamespaces | None = None
         self.status = self._summary()
 
@@ -233,6 +236,11 @@ class PodRunner:
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+        complaints = await self._end_containers(patience)
+        await self._kept().close()
+        return complaints
+
+    async def _end_containers(self, patience: Patience) -> tuple[str, ...]:
         sidecars = self._sidecars
         others = [each for each in (*self._init, *self._main) if each not in sidecars]
         complaints = await asyncio.gather(*(runner.end(patience) for runner in others))
@@ -244,7 +252,6 @@ class PodRunner:
         await end_all(self._namespace, spare=self._kept().pid)
         for runner in runners:
             await runner.finish()
-        await self._kept().close()
         return tuple(
             f"container {runner.container.name}: {text}"
             for runner, complaint, killed in zip(runners, complaints, late, strict=True)
@@ -257,6 +264,16 @@ class PodRunner:
         return [runner for runner in self._init if runner.container.is_sidecar]
 
     async def _run(self) -> None:
+        deadline = self._template.deadline
+        try:
+            async with asyncio.timeout(deadline):
+                await self._run_all()
+        except TimeoutError:
+            self._overdue = f"DeadlineExceeded: it ran for activeDeadlineSeconds, {deadline}"
+            await self._end_containers(Patience(self._grace))
+            self._changed()
+
+    async def _run_all(self) -> None:
         async with asyncio.TaskGroup() as group:
             sidecars: list[asyncio.Task[int]] = []
             await self._run_with(sidecars, group)
@@ -290,6 +307,7 @@ class PodRunner:
             namespaces=self._kept,
             address=self._pod.addresses[0],
             policy=RestartPolicy.ALWAYS if container.is_sidecar else self._template.restart_policy,
+            grace=self._grace,
             init=init,
             on_change=self._changed,
         )
@@ -318,6 +336,7 @@ class PodRunner:
             hidden=[str(path) for path in self._hidden],
             scratch=str(self._directory / "scratch"),
             read_only_root=security.read_only_root,
+            capabilities=sorted(security.capabilities),
             user=security.user or 0,
             group=security.group or 0,
             groups=[*security.groups, *volumes_group],
@@ -332,11 +351,16 @@ class PodRunner:
         return kernel_hostname(self._template)
 
     def _summary(self) -> PodStatus:
-        return summarize(
+        status = summarize(
             [runner.status for runner in self._init],
             [runner.status for runner in self._main],
             self._template.restart_policy,
         )
+        if self._overdue:
+            return msgspec.structs.replace(
+                status, phase=PodPhase.FAILED, ready=False, reason=self._overdue
+            )
+        return status
 
     def _changed(self) -> None:
         status = self._summary()

@@ -8,7 +8,10 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from troth.agent import netns
+from troth.errors import InputError, Problem
 from troth.local.config import (
     EnvironmentSources,
     environment,
@@ -26,7 +29,6 @@ from troth.local.hosts import (
 from troth.local.launch import users
 from troth.local.pod import PodRunner, PodStatus, Prepared
 from troth.local.services import apply_services
-from troth.manifests.workloads import Security
 from troth.mesh.model import Pod, PodPhase
 
 if TYPE_CHECKING:
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
     from troth.control.state_dir import StateDirectory
     from troth.local.network import Network
     from troth.manifests.collect import Manifests
-    from troth.manifests.workloads import Container, PodTemplate
+    from troth.manifests.workloads import Container, PodTemplate, Security
     from troth.mesh.model import Service
+
+NOBODY = 65534
+"""As whom a container runs that must not be root and names no other user."""
 
 NODE_NAME = "local"
 """What ``spec.nodeName`` says in every pod."""
@@ -142,6 +147,8 @@ class Sandbox:
     def blocker(self) -> str:
         """What it is waiting for until it runs; empty when it does, or has done its work."""
         status = self.status
+        if status.reason:
+            return status.reason
         if status.phase in {PodPhase.RUNNING, PodPhase.SUCCEEDED}:
             troubled = next(
                 (
@@ -262,9 +269,31 @@ class Sandbox:
             host_addresses=self._network.gateways,
         )
         env = environment(container, self.template, self._pod(), sources, from_host(os.environ))
-        binds = mount_volumes(container, self.template, sources, self._directory / "volumes")
+        volumes = self._directory / "volumes"
+        pod = self._pod()
+        binds = mount_volumes(container, self.template, sources, volumes, pod=pod, env=env)
         binds += [writable_path(path) for path in self._writable]
+        return Prepared(env=env, binds=binds, security=self._security(container))
+
+    def _security(self, container: Container) -> Security:
+        """As whom a container runs.
+
+        Raises:
+            InputError: It must not be root, and is.
+        """
         security = container.security.over(self.template.security)
         if users() == 1:
-            security = Security(read_only_root=security.read_only_root)
-        return Prepared(env=env, binds=binds, security=security)
+            return msgspec.structs.replace(
+                security, user=None, group=None, groups=(), fs_group=None, not_root=None
+            )
+        if security.not_root and security.user is None:
+            return msgspec.structs.replace(security, user=NOBODY)
+        if security.not_root and security.user == 0:
+            problem = Problem(
+                subject=str(self.template),
+                path=f"spec.containers[{container.name}].securityContext.runAsNonRoot",
+                found="is true, but runAsUser is 0",
+                wanted="name another user, or drop one",
+            )
+            raise InputError([problem])
+        return security

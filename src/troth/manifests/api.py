@@ -1,47 +1,248 @@
-"""The field names that the Kubernetes API has, to tell a typing mistake from a field we don't use.
+"""The field names that the Kubernetes API has, and what `troth up` does with each.
 
-As of Kubernetes 1.34; the API drops what it doesn't know, so an unknown field is only a warning.
+So a typing mistake is told from a field that we don't use, and nobody wonders about one that has no
+effect.
+
+As of Kubernetes 1.37; the API drops what it doesn't know, so an unknown field is only a warning.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-CONTAINER = _names("""
-    args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports
-    readinessProbe resizePolicy resources restartPolicy restartPolicyRules securityContext
-    startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty
-    volumeDevices volumeMounts workingDir
-""")
-"""core/v1 Container."""
+class Use(StrEnum):
+    """What `troth up` does with a field."""
 
-LIFECYCLE = _names("postStart preStop stopSignal")
-"""core/v1 Lifecycle."""
+    DONE = "done"
+    MOOT = "moot"
+    """It makes no difference on one machine."""
 
-POD_SPEC = _names("""
-    activeDeadlineSeconds affinity automountServiceAccountToken containers dnsConfig dnsPolicy
-    enableServiceLinks ephemeralContainers hostAliases hostIPC hostNetwork hostPID hostUsers
-    hostname hostnameOverride imagePullSecrets initContainers nodeName nodeSelector os overhead
-    preemptionPolicy priority priorityClassName readinessGates resourceClaims resources
-    restartPolicy runtimeClassName schedulerName schedulingGates securityContext serviceAccount
-    serviceAccountName setHostnameAsFQDN shareProcessNamespace subdomain
-    terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
-""")
-"""core/v1 PodSpec."""
+    TOLD = "told"
+    """It is done in part, or not: a reader of ours says which, in words of its own."""
 
-POD_DNS_CONFIG = _names("nameservers options searches")
-"""core/v1 PodDNSConfig."""
+    UNDONE = "undone"
+    """It has no effect; what asks for it is warned."""
 
-SERVICE_SPEC = _names("""
-    allocateLoadBalancerNodePorts clusterIP clusterIPs externalIPs externalName
-    externalTrafficPolicy healthCheckNodePort internalTrafficPolicy ipFamilies ipFamilyPolicy
-    loadBalancerClass loadBalancerIP loadBalancerSourceRanges ports publishNotReadyAddresses
-    selector sessionAffinity sessionAffinityConfig trafficDistribution type
-""")
-"""core/v1 ServiceSpec."""
+
+class _Type:
+    """The fields of one API type; ``field:Type`` where the field's own type is in `TYPES`, too."""
+
+    def __init__(self, *, done: str = "", moot: str = "", told: str = "", undone: str = "") -> None:
+        self.uses: dict[str, Use] = {}
+        self.types: dict[str, str] = {}
+        texts = {Use.DONE: done, Use.MOOT: moot, Use.TOLD: told, Use.UNDONE: undone}
+        for use, text in texts.items():
+            for field in text.split():
+                name, _, kind = field.partition(":")
+                self.uses[name] = use
+                if kind:
+                    self.types[name] = kind
+
+
+_CONTROLLER = "minReadySeconds progressDeadlineSeconds revisionHistoryLimit"
+
+TYPES = {
+    "PodSpec": _Type(
+        done="""
+            activeDeadlineSeconds containers:Container dnsConfig:PodDNSConfig dnsPolicy
+            enableServiceLinks hostAliases:HostAlias hostname initContainers:Container
+            resources:ResourceRequirements restartPolicy securityContext:PodSecurityContext
+            serviceAccount serviceAccountName setHostnameAsFQDN shareProcessNamespace subdomain
+            terminationGracePeriodSeconds volumes:Volume
+        """,
+        moot="""
+            affinity automountServiceAccountToken evictionResponders hostUsers imagePullSecrets
+            nodeName nodeSelector os overhead preemptionPolicy priority priorityClassName
+            schedulerName schedulingGroup tolerations topologySpreadConstraints
+        """,
+        told="hostNetwork",
+        undone="""
+            ephemeralContainers hostIPC hostPID hostnameOverride readinessGates resourceClaims
+            runtimeClassName schedulingGates
+        """,
+    ),
+    "Container": _Type(
+        done="""
+            args env:EnvVar envFrom:EnvFromSource lifecycle:Lifecycle livenessProbe:Probe name
+            ports:ContainerPort readinessProbe:Probe resources:ResourceRequirements
+            securityContext:SecurityContext startupProbe:Probe volumeMounts:VolumeMount workingDir
+        """,
+        moot="""
+            image imagePullPolicy resizePolicy stdinOnce terminationMessagePath
+            terminationMessagePolicy
+        """,
+        told="command restartPolicy",
+        undone="restartPolicyRules stdin tty volumeDevices",
+    ),
+    "EnvVar": _Type(done="name value valueFrom:EnvVarSource"),
+    "EnvVarSource": _Type(
+        done="""
+            configMapKeyRef:ConfigMapKeySelector fieldRef:ObjectFieldSelector
+            resourceFieldRef:ResourceFieldSelector secretKeyRef:SecretKeySelector
+        """,
+        undone="fileKeyRef",
+    ),
+    "ConfigMapKeySelector": _Type(done="key name optional"),
+    "SecretKeySelector": _Type(done="key name optional"),
+    "ObjectFieldSelector": _Type(done="fieldPath", moot="apiVersion"),
+    "ResourceFieldSelector": _Type(done="containerName divisor resource"),
+    "EnvFromSource": _Type(done="configMapRef:ConfigMapEnvSource prefix secretRef:SecretEnvSource"),
+    "ConfigMapEnvSource": _Type(done="name optional"),
+    "SecretEnvSource": _Type(done="name optional"),
+    "Lifecycle": _Type(
+        done="postStart:LifecycleHandler preStop:LifecycleHandler", undone="stopSignal"
+    ),
+    "LifecycleHandler": _Type(
+        done="exec:ExecAction httpGet:HTTPGetAction sleep:SleepAction",
+        told="tcpSocket:TCPSocketAction",
+    ),
+    "ExecAction": _Type(done="command"),
+    "HTTPGetAction": _Type(done="httpHeaders:HTTPHeader path port scheme", undone="host protocol"),
+    "HTTPHeader": _Type(done="name value"),
+    "SleepAction": _Type(done="seconds"),
+    "TCPSocketAction": _Type(done="port", undone="host"),
+    "GRPCAction": _Type(done="port service", undone="mode"),
+    "Probe": _Type(
+        done="""
+            exec:ExecAction failureThreshold grpc:GRPCAction httpGet:HTTPGetAction
+            initialDelaySeconds periodSeconds successThreshold tcpSocket:TCPSocketAction
+            terminationGracePeriodSeconds timeoutSeconds
+        """
+    ),
+    "ContainerPort": _Type(done="containerPort name protocol", moot="hostIP", undone="hostPort"),
+    "ResourceRequirements": _Type(moot="requests", undone="claims limits"),
+    "SecurityContext": _Type(
+        done="""
+            capabilities:Capabilities readOnlyRootFilesystem runAsGroup runAsNonRoot runAsUser
+        """,
+        undone="""
+            allowPrivilegeEscalation appArmorProfile privileged procMount seLinuxOptions
+            seccompProfile windowsOptions
+        """,
+    ),
+    "Capabilities": _Type(done="drop", told="add"),
+    "PodSecurityContext": _Type(
+        done="fsGroup runAsGroup runAsNonRoot runAsUser supplementalGroups",
+        undone="""
+            appArmorProfile fsGroupChangePolicy seLinuxChangePolicy seLinuxOptions seccompProfile
+            supplementalGroupsPolicy sysctls windowsOptions
+        """,
+    ),
+    "VolumeMount": _Type(
+        done="mountPath name readOnly recursiveReadOnly subPath subPathExpr",
+        undone="bindMountOptions mountPropagation",
+    ),
+    "PodDNSConfig": _Type(done="nameservers options:PodDNSConfigOption searches"),
+    "PodDNSConfigOption": _Type(done="name value"),
+    "HostAlias": _Type(done="hostnames ip"),
+    "Volume": _Type(
+        done="""
+            configMap:ConfigMapVolumeSource downwardAPI:DownwardAPIVolumeSource
+            emptyDir:EmptyDirVolumeSource ephemeral:EphemeralVolumeSource
+            hostPath:HostPathVolumeSource name
+            persistentVolumeClaim:PersistentVolumeClaimVolumeSource
+            projected:ProjectedVolumeSource secret:SecretVolumeSource
+        """,
+        told="""
+            awsElasticBlockStore azureDisk azureFile cephfs cinder csi fc flexVolume flocker
+            gcePersistentDisk gitRepo glusterfs image iscsi nfs photonPersistentDisk portworxVolume
+            quobyte rbd scaleIO storageos vsphereVolume
+        """,
+    ),
+    "ConfigMapVolumeSource": _Type(
+        done="defaultMode items:KeyToPath name optional", undone="defaultUser"
+    ),
+    "SecretVolumeSource": _Type(
+        done="defaultMode items:KeyToPath optional secretName", undone="defaultUser"
+    ),
+    "KeyToPath": _Type(done="key path", undone="mode user"),
+    "DownwardAPIVolumeSource": _Type(
+        done="defaultMode items:DownwardAPIVolumeFile", undone="defaultUser"
+    ),
+    "DownwardAPIVolumeFile": _Type(
+        done="fieldRef:ObjectFieldSelector path resourceFieldRef:ResourceFieldSelector",
+        undone="mode user",
+    ),
+    "EmptyDirVolumeSource": _Type(moot="medium", undone="mode sizeLimit"),
+    "EphemeralVolumeSource": _Type(moot="volumeClaimTemplate"),
+    "HostPathVolumeSource": _Type(done="path", undone="type"),
+    "PersistentVolumeClaimVolumeSource": _Type(done="claimName readOnly"),
+    "ProjectedVolumeSource": _Type(
+        done="defaultMode sources:VolumeProjection", undone="defaultUser"
+    ),
+    "VolumeProjection": _Type(
+        done="""
+            configMap:ConfigMapProjection downwardAPI:DownwardAPIProjection secret:SecretProjection
+        """,
+        undone="clusterTrustBundle podCertificate serviceAccountToken",
+    ),
+    "ConfigMapProjection": _Type(done="items:KeyToPath name optional"),
+    "SecretProjection": _Type(done="items:KeyToPath name optional"),
+    "DownwardAPIProjection": _Type(done="items:DownwardAPIVolumeFile"),
+    "DeploymentSpec": _Type(
+        done="replicas selector template", moot=f"{_CONTROLLER} strategy", undone="paused"
+    ),
+    "StatefulSetSpec": _Type(
+        done="""
+            ordinals:StatefulSetOrdinals podManagementPolicy replicas selector serviceName template
+            volumeClaimTemplates
+        """,
+        moot="minReadySeconds revisionHistoryLimit updateStrategy",
+        undone="persistentVolumeClaimRetentionPolicy",
+    ),
+    "StatefulSetOrdinals": _Type(done="start"),
+    "DaemonSetSpec": _Type(
+        done="selector template", moot="minReadySeconds revisionHistoryLimit updateStrategy"
+    ),
+    "ReplicaSetSpec": _Type(done="replicas selector template", moot="minReadySeconds"),
+    "ReplicationControllerSpec": _Type(done="replicas selector template", moot="minReadySeconds"),
+    "CronJobSpec": _Type(
+        done="""
+            concurrencyPolicy failedJobsHistoryLimit jobTemplate:JobTemplateSpec schedule
+            startingDeadlineSeconds successfulJobsHistoryLimit suspend timeZone
+        """
+    ),
+    "JobTemplateSpec": _Type(done="spec:JobSpec", moot="metadata"),
+    "JobSpec": _Type(
+        done="""
+            activeDeadlineSeconds backoffLimit completionMode completions parallelism suspend
+            template ttlSecondsAfterFinished
+        """,
+        moot="managedBy manualSelector podReplacementPolicy scheduling selector",
+        undone="backoffLimitPerIndex maxFailedIndexes podFailurePolicy successPolicy",
+    ),
+    "ServiceSpec": _Type(
+        done="""
+            clusterIP clusterIPs externalName ipFamilies ipFamilyPolicy ports:ServicePort
+            publishNotReadyAddresses selector sessionAffinity
+        """,
+        moot="""
+            allocateLoadBalancerNodePorts externalTrafficPolicy healthCheckNodePort
+            internalTrafficPolicy loadBalancerClass sessionAffinityConfig trafficDistribution
+        """,
+        told="type",
+        undone="externalIPs loadBalancerIP loadBalancerSourceRanges",
+    ),
+    "ServicePort": _Type(done="name port protocol targetPort", moot="appProtocol nodePort"),
+}
+"""The types of which `troth up` reads some fields, and what becomes of each field."""
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The fields of a type of ``TYPES``."""
+    return tuple(TYPES[kind].uses)
+
+
+SELECTING = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")
+"""apps/v1: the controllers whose pods run until told to stop, and which need a selector."""
+
+CONTROLLERS = (*SELECTING, "ReplicationController", "Job", "CronJob")
+"""All kinds with a pod template."""
 
 ENDPOINT_SLICE = _names("addressType apiVersion endpoints kind metadata ports")
 """discovery.k8s.io/v1 EndpointSlice."""
@@ -53,36 +254,6 @@ ENDPOINT = _names("""
 
 ENDPOINT_PORT = _names("appProtocol name port protocol")
 """discovery.k8s.io/v1 and core/v1 EndpointPort."""
-
-WORKLOAD_SPECS = {
-    "Deployment": _names("""
-        minReadySeconds paused progressDeadlineSeconds replicas revisionHistoryLimit selector
-        strategy template
-    """),
-    "StatefulSet": _names("""
-        minReadySeconds ordinals persistentVolumeClaimRetentionPolicy podManagementPolicy replicas
-        revisionHistoryLimit selector serviceName template updateStrategy volumeClaimTemplates
-    """),
-    "DaemonSet": _names("minReadySeconds revisionHistoryLimit selector template updateStrategy"),
-    "ReplicaSet": _names("minReadySeconds replicas selector template"),
-}
-"""apps/v1: the controllers whose pods run until told to stop, and which need a selector."""
-
-REPLICATION_CONTROLLER_SPEC = _names("minReadySeconds replicas selector template")
-"""core/v1 ReplicationControllerSpec."""
-
-JOB_SPEC = _names("""
-    activeDeadlineSeconds backoffLimit backoffLimitPerIndex completionMode completions managedBy
-    manualSelector maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy selector
-    successPolicy suspend template ttlSecondsAfterFinished
-""")
-"""batch/v1 JobSpec."""
-
-CRON_JOB_SPEC = _names("""
-    concurrencyPolicy failedJobsHistoryLimit jobTemplate schedule startingDeadlineSeconds
-    successfulJobsHistoryLimit suspend timeZone
-""")
-"""batch/v1 CronJobSpec."""
 
 OTHER_KINDS = {
     "": _names("""

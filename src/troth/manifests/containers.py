@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from troth.manifests import api, runnable
+from troth.manifests import api
 from troth.manifests.workloads import (
     Container,
     EnvFrom,
     EnvVar,
+    GrpcCheck,
     Hook,
     HttpGet,
     KeyRef,
     Probe,
+    ResourceRef,
     Security,
     VolumeMount,
 )
@@ -36,8 +38,17 @@ _ENV_NAME = Rule(
     longest=1024,
     wanted="use printable ASCII characters other than '='",
 )
-_UNSUPPORTED_SOURCES = ("resourceFieldRef", "fileKeyRef")
-"""Sources of variables that need a kubelet."""
+_SOURCES = ("configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef")
+_UNSUPPORTED_SOURCE = "fileKeyRef"
+
+QUANTITY = Rule(
+    pattern=re.compile(
+        r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2}|[numkMGTPE]|[KMGTPE]i)?"
+    ),
+    longest=64,
+    wanted="write a number such as 500m, 2, 128Mi or 1e6",
+)
+_GRPC_SERVICE = Rule(pattern=re.compile(r"[!-~]*"), longest=1024, wanted="write the service's name")
 
 _LAST_ID = 2**31 - 1
 
@@ -46,34 +57,31 @@ _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 def read_container(fields: Fields, *, init: bool = False) -> Container:
     """One entry of ``containers`` or ``initContainers``."""
-    fields.only(api.CONTAINER)
+    fields.only(api.names("Container"))
     ports = read_ports(fields)
     names = [port.name for port in ports if port.name]
     for name in sorted({name for name in names if names.count(name) > 1}):
         fields.error("ports", f"has the port {described(name)} twice", "give each its own name")
     is_sidecar = init and fields.string("restartPolicy") == "Always"
-    unsupported = [
-        each
-        for each in runnable.unused(fields, runnable.CONTAINER)
-        if not (is_sidecar and each == "restartPolicy")
-    ]
-    readiness = None
-    if "readinessProbe" in fields:
-        probe = fields.fields("readinessProbe")
-        if "grpc" not in probe:
-            readiness = _probe(probe, ports)
+    probes = {
+        name: _probe(fields.fields(name), ports)
+        for name in ("readinessProbe", "livenessProbe", "startupProbe")
+        if name in fields
+    }
+    for name in ("livenessProbe", "startupProbe"):
+        if (probe := probes.get(name)) and probe.success_threshold != 1:
+            probe_fields = fields.fields(name)
+            found = f"is {probe.success_threshold}"
+            probe_fields.error("successThreshold", found, "write 1, the only one it may have")
+    resources = fields.fields("resources")
     lifecycle = fields.fields("lifecycle")
-    lifecycle.only(api.LIFECYCLE)
-    env = [each for field in fields.each("env") if (each := _env_var(field, unsupported))]
+    lifecycle.only(api.names("Lifecycle"))
+    env = [each for field in fields.each("env") if (each := _env_var(field))]
     mounts = fields.each("volumeMounts")
     places = [mount.value("mountPath") for mount in mounts]
     for place in dict.fromkeys(each for each in places if isinstance(each, str)):
         if places.count(place) > 1:
             fields.error("volumeMounts", f"mounts {described(place)} twice", "keep one of them")
-    parts = [(each, runnable.CONTAINER_PORT) for each in fields.each("ports")]
-    parts += [(each, runnable.MOUNT) for each in mounts]
-    for part, asking in parts:
-        unsupported += (f"{part.name}.{each}" for each in runnable.unused(part, asking))
     return Container(
         name=fields.needed("name", "give the container a name", rule=NAMESPACE),
         image=fields.string("image"),
@@ -84,13 +92,16 @@ def read_container(fields: Fields, *, init: bool = False) -> Container:
         working_dir=fields.string("workingDir"),
         ports=ports,
         host_ports=read_host_ports(fields),
-        readiness=readiness,
+        readiness=probes.get("readinessProbe"),
+        liveness=probes.get("livenessProbe"),
+        startup=probes.get("startupProbe"),
         post_start=_hook(lifecycle, "postStart", ports),
         pre_stop=_hook(lifecycle, "preStop", ports),
         volume_mounts=tuple(_mount(mount) for mount in mounts),
         security=read_security(fields),
+        limits=_quantities(resources, "limits"),
+        requests=_quantities(resources, "requests"),
         is_sidecar=is_sidecar,
-        unsupported=tuple(unsupported),
     )
 
 
@@ -120,34 +131,63 @@ def _port(fields: Fields) -> ContainerPort:
     )
 
 
-def _env_var(fields: Fields, unsupported: list[str]) -> EnvVar | None:
+def _env_var(fields: Fields) -> EnvVar | None:  # noqa: PLR0911 - one for each source
     name = fields.needed("name", "name the variable", rule=_ENV_NAME)
     if "valueFrom" not in fields:
         return EnvVar(name=name, value=fields.string("value"))
     if fields.string("value"):
         fields.error("valueFrom", "stands beside a value", "keep one of the two")
     source = fields.fields("valueFrom")
-    sources = ("configMapKeyRef", "secretKeyRef", "fieldRef")
     given = [each for each in source if each in source]
-    if len(given) != 1 or given[0] not in (*sources, *_UNSUPPORTED_SOURCES):
+    if len(given) != 1 or given[0] not in (*_SOURCES, _UNSUPPORTED_SOURCE):
         found = f"has {' and '.join(map(described, given))}" if given else "is empty"
-        fields.error("valueFrom", found, f"write one of {', '.join(sources)}")
-        return None
-    if given[0] in _UNSUPPORTED_SOURCES:
-        unsupported.append(f"{fields.name}.valueFrom.{given[0]}")
+        fields.error("valueFrom", found, f"write one of {', '.join(_SOURCES)}")
         return None
     chosen = source.fields(given[0])
-    if given[0] == "fieldRef":
-        path = chosen.needed("fieldPath", "name a field, such as status.podIP")
-        return EnvVar(name=name, field_path=path)
-    key = KeyRef(
-        name=chosen.needed("name", "name the object that holds the key"),
-        key=chosen.needed("key", "name a key of it"),
-        optional=chosen.boolean("optional"),
+    match given[0]:
+        case "resourceFieldRef":
+            return EnvVar(name=name, resource=read_resource(chosen))
+        case "fieldRef":
+            path = chosen.needed("fieldPath", "name a field, such as status.podIP")
+            return EnvVar(name=name, field_path=path)
+        case "secretKeyRef":
+            return EnvVar(name=name, secret_key=_key_ref(chosen))
+        case "configMapKeyRef":
+            return EnvVar(name=name, config_map_key=_key_ref(chosen))
+        case _:
+            return None
+
+
+def _key_ref(fields: Fields) -> KeyRef:
+    return KeyRef(
+        name=fields.needed("name", "name the object that holds the key"),
+        key=fields.needed("key", "name a key of it"),
+        optional=fields.boolean("optional"),
     )
-    if given[0] == "secretKeyRef":
-        return EnvVar(name=name, secret_key=key)
-    return EnvVar(name=name, config_map_key=key)
+
+
+def read_resource(fields: Fields) -> ResourceRef:
+    """A ``resourceFieldRef``."""
+    return ResourceRef(
+        resource=fields.needed("resource", "name one, such as limits.memory"),
+        container=fields.string("containerName"),
+        divisor=_quantity(fields, "divisor") or "1",
+    )
+
+
+def _quantities(resources: Fields, name: str) -> dict[str, str]:
+    """What a container asks for or may have at most, by resource."""
+    fields = resources.fields(name)
+    return {each: _quantity(fields, each) for each in fields}
+
+
+def _quantity(fields: Fields, name: str) -> str:
+    value = fields.value(name)
+    text = str(value) if isinstance(value, int | float) else value
+    if text is not None and (flaw := QUANTITY.flaw(text)):
+        fields.error(name, *flaw)
+        return ""
+    return str(text or "")
 
 
 def _env_from(fields: Fields) -> EnvFrom:
@@ -173,16 +213,20 @@ def _mount(fields: Fields) -> VolumeMount:
     if sub_path.startswith("/") or ".." in sub_path.split("/"):
         fields.error("subPath", f"is {described(sub_path)}", "stay inside the volume")
         sub_path = ""
+    expression = fields.string("subPathExpr")
+    if sub_path and expression:
+        fields.error("subPathExpr", "stands beside subPath", "keep one of them")
     return VolumeMount(
         name=fields.needed("name", "name one of the pod's volumes"),
         mount_path=mount_path,
         sub_path=sub_path,
+        sub_path_expr=expression,
         read_only=fields.boolean("readOnly"),
     )
 
 
 def _probe(fields: Fields, ports: tuple[ContainerPort, ...]) -> Probe | None:
-    handler = _handler(fields, ("httpGet", "tcpSocket", "exec"))
+    handler = _handler(fields, ("httpGet", "tcpSocket", "exec", "grpc"))
     if not handler:
         return None
     action = fields.fields(handler)
@@ -190,12 +234,27 @@ def _probe(fields: Fields, ports: tuple[ContainerPort, ...]) -> Probe | None:
         http_get=_http_get(action, ports) if handler == "httpGet" else None,
         tcp_port=_probe_port(action, ports) if handler == "tcpSocket" else None,
         command=_command(action) if handler == "exec" else None,
+        grpc=_grpc(action) if handler == "grpc" else None,
         initial_delay=fields.integer("initialDelaySeconds", 0),
         # A zero is the API's way to ask for the default.
         period=fields.integer("periodSeconds", 0) or 10,
         timeout=fields.integer("timeoutSeconds", 0) or 1,
         success_threshold=fields.integer("successThreshold", 0) or 1,
         failure_threshold=fields.integer("failureThreshold", 0) or 3,
+        grace=(
+            fields.integer("terminationGracePeriodSeconds", 1, low=1)
+            if "terminationGracePeriodSeconds" in fields
+            else None
+        ),
+    )
+
+
+def _grpc(fields: Fields) -> GrpcCheck:
+    if "port" not in fields:
+        fields.missing("port", f"write a port, 1 to {LAST_PORT}")
+    return GrpcCheck(
+        port=fields.integer("port", 1, low=1, high=LAST_PORT),
+        service=fields.string("service", rule=_GRPC_SERVICE),
     )
 
 
@@ -292,13 +351,21 @@ def read_security(holder: Fields) -> Security:
     if user == 0 and fields.boolean("runAsNonRoot"):
         found = "is 0 beside runAsNonRoot, so no kubelet starts it"
         fields.warn("runAsUser", found, "name another user, or drop one")
+    capabilities = fields.fields("capabilities")
     return Security(
         user=user,
         group=_id(fields, "runAsGroup"),
         groups=groups,
         fs_group=_id(fields, "fsGroup"),
         read_only_root=fields.boolean("readOnlyRootFilesystem"),
+        not_root=fields.boolean("runAsNonRoot") if "runAsNonRoot" in fields else None,
+        added=_capabilities(capabilities, "add"),
+        dropped=_capabilities(capabilities, "drop"),
     )
+
+
+def _capabilities(fields: Fields, name: str) -> tuple[str, ...]:
+    return tuple(each.upper().removeprefix("CAP_") for each in fields.strings(name))
 
 
 def _id(fields: Fields, name: str) -> int | None:

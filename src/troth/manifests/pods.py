@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from troth.manifests import api, runnable
-from troth.manifests.containers import read_container, read_security
+from troth.manifests.containers import read_container, read_resource, read_security
 from troth.manifests.workloads import (
     Concurrency,
     Container,
@@ -20,6 +20,8 @@ from troth.manifests.workloads import (
     HostAlias,
     JobSpec,
     PodTemplate,
+    Projection,
+    ResourceRef,
     RestartPolicy,
     StatefulSpec,
     Volume,
@@ -71,7 +73,7 @@ def read_dns(spec: Fields) -> DnsConfig:
     """``dnsPolicy`` and ``dnsConfig`` of a pod's spec, checked as an API server does."""
     policy = spec.choice("dnsPolicy", DnsPolicy, DnsPolicy.CLUSTER_FIRST)
     config = spec.fields("dnsConfig")
-    config.only(api.POD_DNS_CONFIG)
+    config.only(api.names("PodDNSConfig"))
     servers = config.strings("nameservers")
     for index, server in enumerate(servers):
         if not is_address(server):
@@ -108,6 +110,7 @@ def _at_most(fields: Fields, name: str, given: tuple[str, ...], most: int) -> No
 
 
 _KEYED = {VolumeKind.CONFIG_MAP: "name", VolumeKind.SECRET: "secretName"}
+_PROJECTED = {VolumeKind.CONFIG_MAP, VolumeKind.SECRET, VolumeKind.DOWNWARD}
 
 
 def parse_pod(source: Source) -> PodTemplate:
@@ -123,13 +126,13 @@ def parse_deployment(source: Source) -> Deployment:
 def parse_workload(source: Source) -> Workload:
     """Any controller that has a pod template at ``spec.template``."""
     spec = source.top.fields("spec")
-    if known := _SPECS.get(source.kind):
-        spec.only(known)
+    kind = f"{source.kind}Spec"
+    spec.only(api.names(kind))
     stateful = _stateful(spec) if source.kind == "StatefulSet" else None
     cron = _cron(spec) if source.kind == "CronJob" else None
     holder = spec.fields("jobTemplate").fields("spec") if cron else spec
     if cron:
-        holder.only(api.JOB_SPEC)
+        holder.only(api.names("JobSpec"))
     job = _job(holder) if source.kind in {"Job", "CronJob"} else None
     if "template" not in holder:
         holder.missing("template", "describe the pods to make")
@@ -142,7 +145,7 @@ def parse_workload(source: Source) -> Workload:
         found = f"is {template.restart_policy}"
         source.report.error(path, found, f"write Always, the only one a {source.kind} allows")
     selector: dict[str, str] = {}
-    if source.kind in api.WORKLOAD_SPECS:
+    if source.kind in api.SELECTING:
         selector = _selector(spec, template)
     elif source.kind == "ReplicationController":
         selector = spec.labels("selector") or dict(template.labels)
@@ -156,16 +159,9 @@ def parse_workload(source: Source) -> Workload:
         stateful=stateful,
         job=job,
         cron=cron,
+        unsupported=tuple(runnable.unused(spec, kind, "spec.")),
         location=source.location,
     )
-
-
-_SPECS = {
-    **api.WORKLOAD_SPECS,
-    "ReplicationController": api.REPLICATION_CONTROLLER_SPEC,
-    "Job": api.JOB_SPEC,
-    "CronJob": api.CRON_JOB_SPEC,
-}
 
 
 class _Order(StrEnum):
@@ -250,7 +246,7 @@ def _template(
     source: Source, fields: Fields, *, owner: bool, volumes: Iterable[str]
 ) -> PodTemplate:
     metadata, spec = fields.fields("metadata"), fields.fields("spec")
-    spec.only(api.POD_SPEC)
+    spec.only(api.names("PodSpec"))
     own_volumes = _volumes(spec)
     init_containers = tuple(read_container(each, init=True) for each in spec.each("initContainers"))
     containers = tuple(read_container(each) for each in spec.each("containers"))
@@ -285,15 +281,17 @@ def _template(
         host_aliases=read_host_aliases(spec),
         dns=read_dns(spec),
         unsupported=(
-            *runnable.unused(spec, runnable.POD),
+            *runnable.unused(spec, "PodSpec"),
             *(
-                f"{volume.name}.{field}"
-                for volume in spec.each("volumes")
-                for field in runnable.unused(volume, runnable.VOLUME)
+                f"{group}[{index}].restartPolicy"
+                for group, read in (("initContainers", init_containers), ("containers", containers))
+                for index, each in enumerate(spec.each(group))
+                if "restartPolicy" in each and not read[index].is_sidecar
             ),
         ),
         host_network=spec.boolean("hostNetwork"),
         enable_service_links=spec.boolean("enableServiceLinks", default=True),
+        deadline=_seconds(spec, "activeDeadlineSeconds", low=1),
         termination_grace_seconds=grace,
         security=read_security(spec),
         owner=source.name if owner else "",
@@ -348,10 +346,9 @@ def _volume(fields: Fields) -> Volume:
             fields.report.error(fields.path, found, "keep one source")
         return Volume(name=name, kind=VolumeKind.EMPTY_DIR)
     field = given[0]
-    kind = VolumeKind(field) if field in set(VolumeKind) - {VolumeKind.OTHER} else VolumeKind.OTHER
-    if kind is VolumeKind.OTHER:
-        return Volume(name=name, kind=kind, source=field)
-    source = fields.fields(field)
+    if field not in set(VolumeKind) - {VolumeKind.OTHER}:
+        return Volume(name=name, kind=VolumeKind.OTHER, source=field)
+    kind, source = VolumeKind(field), fields.fields(field)
     if kind in {VolumeKind.EMPTY_DIR, VolumeKind.EPHEMERAL}:
         return Volume(name=name, kind=kind)
     if kind is VolumeKind.CLAIM:
@@ -363,12 +360,45 @@ def _volume(fields: Fields) -> Volume:
     return Volume(
         name=name,
         kind=kind,
-        source=source.needed(_KEYED[kind], "name the object to show"),
-        items={
-            item.needed("key", "name a key"): _inside(item, "path") for item in source.each("items")
-        },
-        optional=source.boolean("optional"),
+        files=_projections(source, kind),
+        mode=source.integer("defaultMode", 0o644, high=0o777),
     )
+
+
+def _projections(source: Fields, kind: VolumeKind) -> tuple[Projection, ...]:
+    if kind is not VolumeKind.PROJECTED:
+        return (_projection(source, kind),)
+    files = []
+    for each in source.each("sources"):
+        given = [member for member in each if member in each]
+        if len(given) != 1:
+            each.report.error(each.path, f"has {len(given)} sources", "write one in each")
+        elif given[0] in _PROJECTED:
+            files.append(_projection(each.fields(given[0]), VolumeKind(given[0]), "name"))
+    return tuple(files)
+
+
+def _projection(source: Fields, kind: VolumeKind, key: str = "") -> Projection:
+    if kind is not VolumeKind.DOWNWARD:
+        return Projection(
+            kind=kind,
+            source=source.needed(key or _KEYED[kind], "name the object to show"),
+            items={
+                item.needed("key", "name a key"): _inside(item, "path")
+                for item in source.each("items")
+            },
+            optional=source.boolean("optional"),
+        )
+    paths: dict[str, str] = {}
+    resources: dict[str, ResourceRef] = {}
+    for item in source.each("items"):
+        path = _inside(item, "path")
+        if "resourceFieldRef" in item:
+            resources[path] = read_resource(item.fields("resourceFieldRef"))
+        else:
+            field = item.fields("fieldRef")
+            paths[path] = field.needed("fieldPath", "name a field, such as metadata.labels")
+    return Projection(kind=kind, fields=paths, resources=resources)
 
 
 def _inside(fields: Fields, name: str) -> str:

@@ -10,75 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from troth.errors import Problem, Severity
+from troth.manifests import api
+from troth.manifests.api import Use
 from troth.manifests.workloads import VolumeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from troth.fields import Fields
     from troth.manifests.collect import Manifests
     from troth.manifests.workloads import PodTemplate
 
-_OF_BOTH = ("appArmorProfile", "runAsNonRoot", "seLinuxOptions", "seccompProfile", "windowsOptions")
-"""Fields of a securityContext, a pod's or a container's."""
+_IN_CLUSTER = "test it in a cluster"
 
-POD = (
-    "activeDeadlineSeconds",
-    "ephemeralContainers",
-    "hostIPC",
-    "hostPID",
-    "hostnameOverride",
-    "readinessGates",
-    "resourceClaims",
-    "resources.limits",
-    "runtimeClassName",
-    "schedulingGates",
-    *(f"securityContext.{name}" for name in (*_OF_BOTH, "fsGroupChangePolicy", "sysctls")),
-    "securityContext.supplementalGroupsPolicy",
-)
-"""Fields of a pod's spec; of one with a mapping each field of that is told by itself."""
+_WHOLE = frozenset({"fileKeyRef", "podFailurePolicy", "successPolicy", "serviceAccountToken"})
+"""Fields that are told as one, and not each of what they hold."""
 
-CONTAINER = (
-    "lifecycle.stopSignal",
-    "livenessProbe",
-    "readinessProbe.grpc",
-    *(
-        f"{hook}.{action}.host"
-        for hook in ("readinessProbe", "lifecycle.postStart", "lifecycle.preStop")
-        for action in ("httpGet", "tcpSocket")
-    ),
-    "resources.claims",
-    "resources.limits",
-    "restartPolicy",
-    "restartPolicyRules",
-    *(f"securityContext.{name}" for name in (*_OF_BOTH, "capabilities", "privileged")),
-    "securityContext.allowPrivilegeEscalation",
-    "securityContext.procMount",
-    "startupProbe",
-    "stdin",
-    "tty",
-    "volumeDevices",
-)
-"""Fields of a container."""
-
-SERVICE = ("externalIPs", "loadBalancerIP", "loadBalancerSourceRanges")
-"""Fields of a Service's spec."""
-
-CONTAINER_PORT: tuple[str, ...] = ("hostPort",)
-"""Fields of one of a container's ports."""
-
-MOUNT: tuple[str, ...] = ("mountPropagation", "subPathExpr")
-"""Fields of one of a container's mounts."""
-
-VOLUME = (
-    "configMap.defaultMode",
-    "emptyDir.sizeLimit",
-    "secret.defaultMode",
-)
-"""Fields of one of a pod's volumes."""
-
-_WHOLE = frozenset({"grpc", "livenessProbe", "startupProbe"})
-_DEFAULTS: dict[str, object] = {"defaultMode": 0o644, "mountPropagation": "None"}
+_DEFAULTS: dict[str, object] = {"mountPropagation": "None"}
 
 _KINDS = {
     "AuthorizationPolicy.security.istio.io": "nobody is refused for what it says",
@@ -112,7 +60,12 @@ def runnable_problems(template: PodTemplate) -> tuple[Problem, ...]:
 
 
 def not_run(manifests: Manifests) -> Iterator[Problem]:
-    """Warn of workloads of which no local pods are made."""
+    """Warn of workloads of which no local pods are made, and of what has no effect on others."""
+    for workload in (*manifests.deployments.values(), *manifests.workloads.values()):
+        for field in workload.unsupported:
+            found = "has no effect on local pods"
+            place = workload.location
+            yield Problem.warning(str(workload), field, found, _IN_CLUSTER, location=place)
     for custom in manifests.custom_workloads.values():
         if custom.hidden:
             found = f"holds {custom.hidden[0]}, which has no effect here"
@@ -141,7 +94,7 @@ def not_served(manifests: Manifests) -> Iterator[Problem]:
                 subject,
                 f"spec.{field}",
                 "has no effect in a local mesh",
-                "test it in a cluster",
+                _IN_CLUSTER,
                 location=service.location,
             )
 
@@ -159,7 +112,7 @@ def without_effect(manifests: Manifests) -> Iterator[Problem]:
         if meaning := consequence(kind):
             objects = "1 object" if count == 1 else f"{count} objects"
             found = f"has no effect on local pods ({objects}): {meaning}"
-            yield Problem.warning(kind, "", found, "test it in a cluster")
+            yield Problem.warning(kind, "", found, _IN_CLUSTER)
 
 
 def _problems(template: PodTemplate) -> Iterator[Problem]:
@@ -167,7 +120,7 @@ def _problems(template: PodTemplate) -> Iterator[Problem]:
         return Problem.warning(str(template), path, found, wanted, location=template.location)
 
     def unused_field(path: str) -> Problem:
-        return warning(path, "has no effect on a local pod", "test it in a cluster")
+        return warning(path, "has no effect on a local pod", _IN_CLUSTER)
 
     groups = (("initContainers", template.init_containers), ("containers", template.containers))
     for field, containers in groups:
@@ -182,11 +135,12 @@ def _problems(template: PodTemplate) -> Iterator[Problem]:
                     "images",
                     location=template.location,
                 )
-            for unsupported in container.unsupported:
-                yield unused_field(f"{path}.{unsupported}")
+            if beyond := container.security.added_in_vain:
+                found = f"adds {', '.join(beyond)}, which no local container has"
+                yield warning(f"{path}.securityContext.capabilities.add", found, _IN_CLUSTER)
     for name, what in _unmountable(template):
         found = f"the volume {name} is {what}, which a local pod can't mount"
-        wanted = "use configMap, secret, emptyDir, hostPath or persistentVolumeClaim"
+        wanted = "use configMap, secret, projected, emptyDir, hostPath or persistentVolumeClaim"
         yield warning("volumes", found, wanted)
     for unsupported in template.unsupported:
         yield unused_field(unsupported)
@@ -204,23 +158,31 @@ def _unmountable(template: PodTemplate) -> Iterator[tuple[str, str]]:
             yield volume.name, volume.source
 
 
-def unused(fields: Fields, names: Iterable[str]) -> Iterator[str]:
-    """Those of the named fields that ask for something, by their paths below ``fields``.
+def unused(fields: Fields, kind: str, prefix: str = "") -> Iterator[str]:
+    """The fields below an API type that ask for something and have no effect, by their paths.
 
     One that is false, zero or empty asks for what a local pod does anyway.
+
+    Args:
+        fields: Where they are.
+        kind: The type, as of `troth.manifests.api.TYPES`.
+        prefix: What each path begins with.
     """
-    for name in names:
-        *parents, own = name.split(".")
-        holder = fields
-        for parent in parents:
-            holder = holder.fields(parent)
-        value = holder.value(own)
-        if value == _DEFAULTS.get(own):
+    of = api.TYPES[kind]
+    for name in fields:
+        path, value = f"{prefix}{name}", fields.value(name)
+        if inner := of.types.get(name):
+            if isinstance(value, list):
+                for index, each in enumerate(fields.each(name)):
+                    yield from unused(each, inner, f"{path}[{index}].")
+            elif value:
+                yield from unused(fields.fields(name), inner, f"{path}.")
+        elif of.uses.get(name) is not Use.UNDONE or value == _DEFAULTS.get(name):
             continue
-        if isinstance(value, dict) and own not in _WHOLE:
-            yield from (f"{name}.{key}" for key, inner in value.items() if inner)
+        elif isinstance(value, dict) and name not in _WHOLE:
+            yield from (f"{path}.{key}" for key, held in value.items() if held)
         elif value:
-            yield name
+            yield path
 
 
 def consequence(kind: str) -> str:

@@ -40,7 +40,7 @@ MOST_ALIASES = 8
 def parse_service(source: Source) -> ServiceSpec:
     """A v1 Service."""
     spec = source.top.fields("spec")
-    spec.only(api.SERVICE_SPEC)
+    spec.only(api.names("ServiceSpec"))
     kind = _word(spec, "type", "ClusterIP")
     cluster_ips = tuple(
         spec.plain_address(f"{spec.at('clusterIPs')}[{index}]", each)
@@ -67,7 +67,7 @@ def parse_service(source: Source) -> ServiceSpec:
         client_ip_affinity=_word(spec, "sessionAffinity", "None") == "ClientIP",
         external_ips=spec.strings("externalIPs"),
         external_name=spec.string("externalName"),
-        unsupported=tuple(runnable.unused(spec, runnable.SERVICE)),
+        unsupported=tuple(runnable.unused(spec, "ServiceSpec")),
         location=source.location,
     )
     if kind == "ExternalName":

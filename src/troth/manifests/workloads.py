@@ -25,6 +25,20 @@ class KeyRef(msgspec.Struct, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class ResourceRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's limit or request, as a number (``ResourceFieldSelector``).
+
+    Attributes:
+        resource: Such as ``limits.memory``.
+        container: Whose; empty for the one that asks.
+        divisor: What the number counts, such as ``1Mi``.
+    """
+
+    resource: str
+    container: str = ""
+    divisor: str = "1"
+
+
 class EnvVar(msgspec.Struct, frozen=True, kw_only=True):
     """An environment variable (``EnvVar``): a value, or exactly one place to take it from.
 
@@ -34,6 +48,7 @@ class EnvVar(msgspec.Struct, frozen=True, kw_only=True):
         config_map_key: ``valueFrom.configMapKeyRef``.
         secret_key: ``valueFrom.secretKeyRef``.
         field_path: ``valueFrom.fieldRef.fieldPath``, such as ``status.podIP``.
+        resource: ``valueFrom.resourceFieldRef``.
     """
 
     name: str
@@ -41,6 +56,7 @@ class EnvVar(msgspec.Struct, frozen=True, kw_only=True):
     config_map_key: KeyRef | None = None
     secret_key: KeyRef | None = None
     field_path: str | None = None
+    resource: ResourceRef | None = None
 
 
 class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +77,21 @@ class HttpGet(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+class GrpcCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """``GRPCAction``: gRPC's health checking protocol, of one service or of the whole server."""
+
+    port: int
+    service: str = ""
+
+
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """A container probe (``Probe``); exactly one of the three handlers is set. Times in seconds."""
+    """A container probe (``Probe``); exactly one of the four handlers is set. Times in seconds.
+
+    ``grace`` is its own ``terminationGracePeriodSeconds``, None for the pod's.
+    """
 
     http_get: HttpGet | None = None
+    grpc: GrpcCheck | None = None
     tcp_port: int | None = None
     command: tuple[str, ...] | None = None
     initial_delay: int = 0
@@ -72,6 +99,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     timeout: int = 1
     success_threshold: int = 1
     failure_threshold: int = 3
+    grace: int | None = None
 
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,11 +117,15 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VolumeMount(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a volume appears in a container (``VolumeMount``)."""
+    """Where a volume appears in a container (``VolumeMount``).
+
+    In ``sub_path_expr`` there are variables to be expanded.
+    """
 
     name: str
     mount_path: str
     sub_path: str = ""
+    sub_path_expr: str = ""
     read_only: bool = False
 
 
@@ -106,7 +138,29 @@ class VolumeKind(StrEnum):
     HOST_PATH = "hostPath"
     CLAIM = "persistentVolumeClaim"
     EPHEMERAL = "ephemeral"
+    DOWNWARD = "downwardAPI"
+    PROJECTED = "projected"
     OTHER = "other"
+
+
+class Projection(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of a volume from one source: a ConfigMap, a Secret or the pod itself.
+
+    Attributes:
+        kind: Which of the three.
+        source: The ConfigMap's or Secret's name.
+        items: The keys to show and their paths; empty shows all.
+        optional: A missing object is no file.
+        fields: Of the pod: files by path, and the fields that they hold.
+        resources: Of the pod: files by path, and the limits or requests that they hold.
+    """
+
+    kind: VolumeKind
+    source: str = ""
+    items: Mapping[str, str] = {}
+    optional: bool = False
+    fields: Mapping[str, str] = {}
+    resources: Mapping[str, ResourceRef] = {}
 
 
 class Volume(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,19 +169,29 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: What the mounts call it.
         kind: Where its content comes from.
-        source: The ConfigMap's, Secret's or claim's name, the host's path, or for ``OTHER`` the
-            API's field.
-        items: For ConfigMap and Secret the keys to show and their paths; empty shows all.
-        optional: What it names need not be there: it is an empty directory then.
+        source: The claim's name, the host's path, or for ``OTHER`` the API's field.
+        files: What is in it, where that comes from the API (ConfigMap, Secret and so on).
+        mode: Of those files (``defaultMode``).
+        optional: The claim need not be written down.
         read_only: Whatever its mounts say (``persistentVolumeClaim.readOnly``).
     """
 
     name: str
     kind: VolumeKind
     source: str = ""
-    items: Mapping[str, str] = {}
+    files: tuple[Projection, ...] = ()
+    mode: int = 0o644
     optional: bool = False
     read_only: bool = False
+
+
+CAPABILITIES = frozenset(
+    {
+        *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE"),
+        *("SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+    }
+)
+"""Those that a local container may have: an engine's usual ones, less MKNOD and NET_RAW."""
 
 
 class Security(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +203,9 @@ class Security(msgspec.Struct, frozen=True, kw_only=True):
         groups: ``supplementalGroups``, of a pod only.
         fs_group: ``fsGroup``, of a pod only: the group of its volumes.
         read_only_root: ``readOnlyRootFilesystem``, of a container only.
+        not_root: ``runAsNonRoot``; None where it isn't said.
+        added: ``capabilities.add``, of a container only, without ``CAP_``.
+        dropped: ``capabilities.drop``, of a container only.
     """
 
     user: int | None = None
@@ -146,6 +213,9 @@ class Security(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[int, ...] = ()
     fs_group: int | None = None
     read_only_root: bool = False
+    not_root: bool | None = None
+    added: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def over(self, pod: Security) -> Security:
         """This one of a container, with what it leaves to its pod's."""
@@ -155,13 +225,28 @@ class Security(msgspec.Struct, frozen=True, kw_only=True):
             groups=pod.groups,
             fs_group=pod.fs_group,
             read_only_root=self.read_only_root,
+            not_root=pod.not_root if self.not_root is None else self.not_root,
+            added=self.added,
+            dropped=self.dropped,
         )
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What its root may do."""
+        kept = frozenset() if "ALL" in self.dropped else CAPABILITIES.difference(self.dropped)
+        wanted = CAPABILITIES if "ALL" in self.added else CAPABILITIES.intersection(self.added)
+        return kept | wanted
+
+    @property
+    def added_in_vain(self) -> tuple[str, ...]:
+        """What it asks for and doesn't get, in order."""
+        return tuple(sorted({*self.added} - CAPABILITIES))
 
     @property
     def names_users(self) -> bool:
         """Whether it needs more users than the one who has started the mesh."""
         ids = (self.user, self.group, self.fs_group, *self.groups)
-        return any(number for number in ids if number is not None)
+        return bool(self.not_root) or any(number for number in ids if number is not None)
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,12 +263,15 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         ports: What it declares to listen on.
         host_ports: Those of its TCP ports that are ports of its node, too.
         readiness: When Services may send it connections; None means once it runs.
+        liveness: When it counts as dead and is ended, to be started again; None means never.
+        startup: What has to succeed before the other two are asked; None means nothing.
         post_start: Done as soon as it has been started (``lifecycle.postStart``).
         pre_stop: Done before it is told to end (``lifecycle.preStop``).
         volume_mounts: Where volumes appear.
         security: As whom it runs, where its pod doesn't say it.
+        limits: ``resources.limits``, as they are written.
+        requests: ``resources.requests``, as they are written.
         is_sidecar: An init container that goes on running (``restartPolicy: Always``).
-        unsupported: Fields of the manifest that a local runner doesn't act on.
     """
 
     name: str
@@ -196,12 +284,15 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[ContainerPort, ...] = ()
     host_ports: tuple[int, ...] = ()
     readiness: Probe | None = None
+    liveness: Probe | None = None
+    startup: Probe | None = None
     post_start: Hook | None = None
     pre_stop: Hook | None = None
     volume_mounts: tuple[VolumeMount, ...] = ()
     security: Security = Security()
+    limits: Mapping[str, str] = {}
+    requests: Mapping[str, str] = {}
     is_sidecar: bool = False
-    unsupported: tuple[str, ...] = ()
 
 
 class RestartPolicy(StrEnum):
@@ -265,6 +356,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         unsupported: Fields of its spec that a local runner doesn't act on.
         host_network: It shares the node's network namespace, and so can't be captured.
         enable_service_links: Services appear as environment variables.
+        deadline: Seconds after which it is ended (``activeDeadlineSeconds``); None for never.
         termination_grace_seconds: How long it may take to end once it is to, ``preStop`` included.
         security: As whom its containers run.
         owner: The workload's name, empty for a bare Pod.
@@ -289,6 +381,7 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
     unsupported: tuple[str, ...] = ()
     host_network: bool = False
     enable_service_links: bool = True
+    deadline: int | None = None
     termination_grace_seconds: int = 30
     security: Security = Security()
     owner: str = ""
@@ -395,6 +488,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         stateful: Of a StatefulSet only.
         job: Of a Job and a CronJob only.
         cron: Of a CronJob only.
+        unsupported: Fields of its spec that a local mesh doesn't act on, by path.
         location: Where the manifest stands.
     """
 
@@ -407,6 +501,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     stateful: StatefulSpec | None = None
     job: JobSpec | None = None
     cron: CronSpec | None = None
+    unsupported: tuple[str, ...] = ()
     location: Location | None = None
 
     def __str__(self) -> str:
