@@ -270,6 +270,7 @@ def test_names_that_are_taken_are_not_used_again() -> None:
 
 def test_a_workload_is_selected_by_the_labels_that_select_its_pods() -> None:
     labels = {"app": "payments", "tier": "back", "pod-template-hash": "5d9c"}
+    labels["apps.kubernetes.io/pod-index"] = "0"
     now = world(pods=[pod("finance/payments", 8080, labels=labels), pod("finance/web", 8080)])
     by_pod = judged(TUNNEL, now=now)
     assert proposed(by_pod)[0]["spec"]["selector"] == {

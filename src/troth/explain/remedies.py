@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 _OF_ONE_RELEASE = frozenset(
     {
         "app.kubernetes.io/version",
+        "apps.kubernetes.io/pod-index",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-completion-index",
         "controller-revision-hash",
+        "controller-uid",
         "helm.sh/chart",
         "pod-template-hash",
         "rollouts-pod-template-hash",
