@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.rig.nodes import images
+from lightkube.resources.core_v1 import Pod, Service
+from tests.e2e.harness import eventually
+from tests.rig.nodes.workloads import (
+    container,
+    job,
+    pod,
+    service,
+    spread,
+    strict,
+    template,
+    workload,
+)
+from tests.rig.objects import find
 from tests.rig.person import Person
 
 from troth.mesh.model import MESH_LABEL
@@ -19,9 +32,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(600)  # the first one waits for all of them
 
+SHOP = "shop"
 NODES = ("node-1", "node-2")
+OPEN = 8082
+"""The port of some servers that takes plaintext, too."""
 
-SERVER = ("python3", "/app/hello.py", "web", "http:8080", "http:8081")
+SERVER = ("python3", "/app/hello.py", "web", "http:8080", "http:8081", f"http:{OPEN}")
+HOST_SERVER = ("python3", "/app/hello.py", "host", "http:9090")
 
 # What a pod does that needs the network at once: it asks until it gets an answer.
 ASK = """
@@ -52,35 +69,6 @@ server.wait_for_termination()
 """
 
 
-def container(*command: str, **more: Any) -> dict[str, Any]:
-    return {"name": "app", "image": images.APP, "command": [*command], **more}
-
-
-def template(name: str, *containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    spec = {"terminationGracePeriodSeconds": 1, "containers": [*containers], **spec}
-    return {"metadata": {"labels": {"app": name}}, "spec": spec}
-
-
-def workload(kind: str, name: str, pods: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "apps/v1",
-        "kind": kind,
-        "metadata": {"namespace": "shop", "name": name},
-        "spec": {"selector": {"matchLabels": {"app": name}}, "template": pods, **spec},
-    }
-
-
-def service(name: str, **spec: Any) -> dict[str, Any]:
-    spec = {"selector": {"app": name}, "ports": [{"port": 8080}], **spec}
-    metadata = {"namespace": "shop", "name": name}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
-
-
-def job(kind: str, name: str, **spec: Any) -> dict[str, Any]:
-    metadata = {"namespace": "shop", "name": name}
-    return {"apiVersion": "batch/v1", "kind": kind, "metadata": metadata, "spec": spec}
-
-
 ASKING = {"backoffLimit": 0, "template": template("ask", container("python3", "-c", ASK))}
 ASKING["template"]["spec"]["restartPolicy"] = "Never"  # type: ignore[index]  # a template
 
@@ -103,35 +91,58 @@ GRPC = {
     "readinessProbe": {"exec": {"command": ["true"]}},
 }
 
-WORKLOADS = (
-    workload("Deployment", "web", template("web", PROBED, GRPC), replicas=2),
-    service("web", type="NodePort", externalTrafficPolicy="Local"),
-    workload("StatefulSet", "db", template("db", PROBED), replicas=2, serviceName="db"),
-    service("db", clusterIP="None"),
-    workload("DaemonSet", "each", template("each", PROBED)),
-    service("each", internalTrafficPolicy="Local", type="NodePort"),
-    workload(
-        "Deployment",
-        "late",
-        template(
-            "late",
-            container(*SERVER),
-            initContainers=[
-                {
-                    **container("python3", "/app/hello.py", "sidecar", "http:8085"),
-                    "name": "sidecar",
-                    "restartPolicy": "Always",
-                },
-                {**container("python3", "-c", ASK), "name": "ask"},
-            ],
-        ),
+SIDECAR = container("python3", "/app/hello.py", "sidecar", "http:8085", name="sidecar")
+LATE = template(
+    "late",
+    container(*SERVER),
+    initContainers=[
+        {**SIDECAR, "restartPolicy": "Always"},
+        container("python3", "-c", ASK, name="ask"),
+    ],
+)
+ON_EACH_NODE = template("db", PROBED, topologySpreadConstraints=[spread("db")])
+ON_NODE = template(
+    "host", container(*HOST_SERVER), hostNetwork=True, dnsPolicy="ClusterFirstWithHostNet"
+)
+WITH_PORTS = template(
+    "port",
+    container(
+        *SERVER,
+        ports=[{"containerPort": port, "hostPort": 10_000 + port} for port in (8080, OPEN)],
     ),
-    service("late"),
-    job("Job", "once", **ASKING),
-    job("CronJob", "often", schedule="0 0 1 1 *", jobTemplate={"spec": ASKING}),
-    workload("Deployment", "friend", template("friend", container("sleep", "infinity"))),
-    workload(
-        "Deployment", "host", template("host", container("sleep", "infinity"), hostNetwork=True)
+)
+
+WORKLOADS = (
+    workload("Deployment", SHOP, "web", template("web", PROBED, GRPC), replicas=2),
+    service(
+        *(SHOP, "web", 8080, OPEN),
+        type="NodePort",
+        externalTrafficPolicy="Local",
+        ipFamilyPolicy="RequireDualStack",
+    ),
+    workload("StatefulSet", SHOP, "db", ON_EACH_NODE, replicas=2, serviceName="db"),
+    service(SHOP, "db", clusterIP="None"),
+    workload("DaemonSet", SHOP, "each", template("each", PROBED)),
+    service(SHOP, "each", 8080, OPEN, internalTrafficPolicy="Local", type="NodePort"),
+    workload("Deployment", SHOP, "late", LATE),
+    service(SHOP, "late"),
+    job("Job", SHOP, "once", **ASKING),
+    job("CronJob", SHOP, "often", schedule="* * * * *", jobTemplate={"spec": ASKING}),
+    workload("Deployment", SHOP, "port", WITH_PORTS),
+    workload("Deployment", SHOP, "frail", template("frail", container(*SERVER))),
+    service(SHOP, "frail"),
+    workload("Deployment", SHOP, "friend", template("friend", container("sleep", "infinity"))),
+    workload("Deployment", SHOP, "host", ON_NODE),
+    service(SHOP, "host", 9090),
+    strict(SHOP),
+    *(
+        strict(
+            SHOP,
+            f"{app}-open",
+            selector={"matchLabels": {"app": app}},
+            portLevelMtls={OPEN: {"mode": "PERMISSIVE"}},
+        )
+        for app in ("web", "each", "port")
     ),
 )
 
@@ -141,14 +152,6 @@ def shop(cluster: RealCluster, troth: Installation) -> Iterator[RealCluster]:  #
     """A cluster with all of them in a namespace of the mesh under STRICT."""
     cluster.namespace("shop", {MESH_LABEL: "enabled"})
     cluster.namespace("legacy")
-    cluster.apply(
-        {
-            "apiVersion": "security.istio.io/v1",
-            "kind": "PeerAuthentication",
-            "metadata": {"namespace": "shop", "name": "strict"},
-            "spec": {"mtls": {"mode": "STRICT"}},
-        }
-    )
     for each in WORKLOADS:
         cluster.apply(each)
     cluster.run("legacy", "stranger", nodes=("node-1",))
@@ -164,8 +167,9 @@ def shop(cluster: RealCluster, troth: Installation) -> Iterator[RealCluster]:  #
     cluster.kubectl("delete", "namespace", "shop", "legacy", "--wait=false")
 
 
+READY = ("--for=condition=Ready", "--timeout=110s")
 CAPTURED = (
-    *("pods", "--namespace=shop", "--selector=app in (web, db, each, late, friend)"),
+    *("pods", "--namespace=shop", "--selector=app in (web, db, each, late, port, frail, friend)"),
     r"--for=jsonpath={.metadata.annotations.troth\.dev/captured}=true",
     "--timeout=110s",
 )
@@ -184,24 +188,80 @@ def test_a_workload_answers_the_mesh_and_nobody_else(shop: RealCluster, host: st
     assert hears(shop, "legacy", "stranger", f"{host}:8080") is None
 
 
-@pytest.mark.parametrize("name", ["web", "each"])
-def test_a_port_of_the_node_leads_no_stranger_in(shop: RealCluster, name: str) -> None:
-    found = json.loads(shop.kubectl("get", "service", name, "--namespace=shop", "--output=json"))
-    port = found["spec"]["ports"][0]["nodePort"]
+def test_both_families_of_addresses_are_in_the_mesh(shop: RealCluster) -> None:
+    _, cluster_ip = shop.get(Service, "web", SHOP)["spec"]["clusterIPs"]
+    pods: Any = shop.client.list(Pod, namespace=SHOP, labels={"app": "web"})
+    own = [pod.status.podIPs[1].ip for pod in pods]
+    for address in (cluster_ip, *own):
+        assert hears(shop, "shop", "friend", f"[{address}]:8080") == "web 8080 /"
+        assert hears(shop, "legacy", "stranger", f"[{address}]:8080") is None
+        assert hears(shop, "legacy", "stranger", f"[{address}]:{OPEN}") == f"web {OPEN} /"
+
+
+@pytest.mark.parametrize("name", ["web", "each"], ids=["Local", "Cluster"])
+def test_a_port_of_the_node_leads_strangers_only_to_what_is_open(
+    shop: RealCluster, name: str
+) -> None:
+    ports = shop.get(Service, name, SHOP)["spec"]["ports"]
+    closed, opened = (port["nodePort"] for port in ports)
     for node in shop.nodes.values():
-        assert hears(shop, "legacy", "stranger", f"{node.address}:{port}") is None
+        assert hears(shop, "legacy", "stranger", f"{node.address}:{closed}") is None
+        answer = hears(shop, "legacy", "stranger", f"{node.address}:{opened}")
+        assert answer == f"web {OPEN} /"
+
+
+def test_a_host_port_leads_strangers_only_to_what_is_open(shop: RealCluster) -> None:
+    pod = shop.get(Pod, shop.pod(SHOP, "port"), SHOP)
+    node = pod["status"]["hostIP"]
+    assert hears(shop, "legacy", "stranger", f"{node}:{10_000 + OPEN}") == f"web {OPEN} /"
+    assert hears(shop, "legacy", "stranger", f"{node}:18080") is None
 
 
 def test_a_pod_in_the_network_of_its_node_is_a_stranger(shop: RealCluster) -> None:
-    assert hears(shop, "shop", "host", "web.shop:8080") is None
+    node = shop.get(Pod, shop.pod(SHOP, "host"), SHOP)["spec"]["nodeName"]
+    pods: Any = shop.client.list(Pod, namespace=SHOP, labels={"app": "db"})
+    (server,) = [pod for pod in pods if pod.spec.nodeName != node]
+    assert hears(shop, "shop", "host", f"web.shop:{OPEN}") == f"web {OPEN} /"
+    assert hears(shop, "shop", "host", f"{server.status.podIP}:8080") is None
+    reason = f"is node {node}, whose own processes and host-network pods are outside the mesh"
+    said = Person(shop).type("kubectl troth why -n shop").splitlines()
+    why = [after for line, after in itertools.pairwise(said) if "→ shop/db:8080" in line]
+    assert [line for line in why if reason in line], why
 
 
-def test_jobs_that_need_the_network_complete(shop: RealCluster) -> None:
-    shop.kubectl("create", "job", "now", "--namespace=shop", "--from=cronjob/often")
-    for name in ("job/once", "job/now"):
-        shop.kubectl("wait", name, "--namespace=shop", "--for=condition=Complete", "--timeout=110s")
-        assert shop.kubectl("logs", name, "--namespace=shop") == "web 8080 /"
-    Person(shop).type("kubectl troth status")
+def test_a_pod_in_the_network_of_its_node_serves_everybody(shop: RealCluster) -> None:
+    assert hears(shop, "shop", "friend", "host.shop:9090") == "host 9090 /"
+    assert hears(shop, "legacy", "stranger", "host.shop:9090") == "host 9090 /"
+
+
+def test_a_pod_whose_container_is_restarted_stays_in_the_mesh(shop: RealCluster) -> None:
+    name = shop.pod(SHOP, "frail")
+    pod = shop.get(Pod, name, SHOP)
+    (state,) = pod["status"]["containerStatuses"]
+    container_id = state["containerID"].removeprefix("containerd://")
+    shop.nodes[pod["spec"]["nodeName"]].ctr("tasks", "kill", "--signal=SIGKILL", container_id)
+
+    def runs_again() -> bool:
+        (now,) = shop.get(Pod, name, SHOP)["status"]["containerStatuses"]
+        return bool(now["restartCount"] == 1 and now["ready"])
+
+    eventually(runs_again, what="the container to be restarted")
+    assert hears(shop, "shop", "friend", "frail.shop:8080") == "web 8080 /"
+    assert hears(shop, "legacy", "stranger", "frail.shop:8080") is None
+
+
+def test_a_static_pod_has_no_identity_and_is_a_stranger(shop: RealCluster) -> None:
+    node = shop.nodes["node-2"]
+    name = f"still-{node.name}"
+    probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+    with node.static_pod(pod(SHOP, "still", container(*SERVER, readinessProbe=probe))):
+        eventually(lambda: find(shop.client, Pod, name, SHOP), what="the static pod")
+        shop.kubectl("wait", f"pod/{name}", "--namespace=shop", *READY)
+        address = shop.get(Pod, name, SHOP)["status"]["podIP"]
+        assert hears(shop, "shop", "friend", f"{address}:8080") == "web 8080 /"
+        assert hears(shop, "legacy", "stranger", f"{address}:8080") == "web 8080 /"
+        assert hears(shop, "shop", "still", "web.shop:8080") is None
+    shop.await_gone(Pod, name, SHOP)
 
 
 def test_no_probe_has_failed_so_often_that_a_container_was_restarted(shop: RealCluster) -> None:
@@ -216,3 +276,15 @@ def test_no_probe_has_failed_so_often_that_a_container_was_restarted(shop: RealC
     ]
     assert restarts
     assert not any(restarts)
+
+
+def test_jobs_that_need_the_network_complete(shop: RealCluster) -> None:
+    def finished() -> set[str]:
+        jobs = json.loads(shop.kubectl("get", "jobs", "--namespace=shop", "--output=json"))
+        assert not [job for job in jobs["items"] if job["status"].get("failed")]
+        done = [job for job in jobs["items"] if job["status"].get("succeeded")]
+        return {job["metadata"]["name"].partition("-")[0] for job in done}
+
+    eventually(lambda: finished() == {"once", "often"}, what="the jobs")
+    assert shop.kubectl("logs", "job/once", "--namespace=shop") == "web 8080 /"
+    Person(shop).type("kubectl troth status")

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 ADDRESS = "172.30.0.1"
 PORT = 6443
+ADDRESS_6 = "fd30::1"
 SERVICES = "10.96.0.0/16"
+SERVICES_6 = "fd96::/112"
 PODS = "10.244.0.0/16"
+PODS_6 = "fd44::/48"
 SERVICE_ADDRESS = "10.96.0.1"
 _ETCD_DATA = "/run/etcd"
 
@@ -63,7 +66,7 @@ class ControlPlane:
     Args:
         directory: For its keys, data and logs; best short-lived and in memory.
         real_nodes: Whether its nodes have upstream's kubelets, which it talks to and whose health
-            it has an opinion about.
+            it has an opinion about. Pods and services have addresses of both families then.
     """
 
     def __init__(self, directory: Path, *, real_nodes: bool = False) -> None:
@@ -84,11 +87,12 @@ class ControlPlane:
             self.machine.ip(
                 "link add nodes type bridge",
                 f"addr add {ADDRESS}/24 dev nodes",
+                *([f"addr add {ADDRESS_6}/64 dev nodes nodad"] if self._real_nodes else []),
                 "link set nodes up",
                 # Nothing leads out of the cluster.
                 "route add prohibit default",
             )
-            self.machine.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+            self.machine.forward()
             # In memory: what a write costs is not to depend on who else waits for the disk.
             self.machine.run("sh", "-c", f"mkdir {_ETCD_DATA} && mount -t tmpfs etcd {_ETCD_DATA}")
             self.port = ends.enter_context(Forward(self.machine.netns, ADDRESS, PORT)).port
@@ -259,7 +263,7 @@ class ControlPlane:
             f"--advertise-address={ADDRESS}",
             f"--secure-port={PORT}",
             "--etcd-servers=http://127.0.0.1:2379",
-            f"--service-cluster-ip-range={SERVICES}",
+            f"--service-cluster-ip-range={SERVICES}{f',{SERVICES_6}' if self._real_nodes else ''}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged",

@@ -146,6 +146,12 @@ class Machine:
         """Run lines of `ip -batch` in the machine's network namespace."""
         ip_batch(self.netns, lines)
 
+    def forward(self) -> None:
+        """Have it pass on what is for others, as a router."""
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            file = f"/proc/sys/net/{switch}"
+            self.run("sh", "-c", f"[ ! -e {file} ] || echo 1 > {file}")
+
     def _prepare(self) -> tuple[str, ...]:
         """Make what the machine needs; the command line of its first process."""
         run = self.directory / "run"

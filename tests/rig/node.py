@@ -148,7 +148,7 @@ class Node:
                 if peer != self.config
             ),
         )
-        self.machine.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        self.machine.forward()
 
     def _register(self) -> None:
         client = self._control_plane.client

@@ -130,9 +130,13 @@ class Program:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
 
+    def output(self) -> str:
+        """All of its output so far."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
     def last_words(self) -> str:
         """The end of its output."""
-        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        lines = self.output().splitlines()
         return f"--- {self._log.name}\n" + "\n".join(lines[-_LAST_LINES:])
 
 

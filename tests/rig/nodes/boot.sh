@@ -74,6 +74,5 @@ pivot_root . mnt/old
 cd /
 umount --lazy /mnt/old
 mount --make-rshared /
-echo 1 >/proc/sys/net/ipv4/ip_forward
 # Bash reaps whatever is left to it.
 exec -a sleep bash -c 'sleep infinity & wait'

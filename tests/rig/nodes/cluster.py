@@ -20,8 +20,8 @@ from tests.rig.any_cluster import AnyCluster
 from tests.rig.controlplane import ControlPlane
 from tests.rig.dns import ClusterDNS
 from tests.rig.machine import remove_groups
-from tests.rig.nodes import images
 from tests.rig.nodes.node import RealNode, Software
+from tests.rig.nodes.workloads import container, spread, template, workload
 
 if TYPE_CHECKING:
     import subprocess
@@ -85,48 +85,19 @@ class RealCluster(AnyCluster):
             command: A server on port 8080; without one the pods do nothing.
             nodes: The nodes' names.
         """
-        container: dict[str, Any] = {
-            "name": "app",
-            "image": images.APP,
-            "command": [*(command or ("sleep", "infinity"))],
-        }
-        if command:
-            container["readinessProbe"] = {"httpGet": {"port": 8080}, "periodSeconds": 2}
+        probe = {"httpGet": {"port": 8080}, "periodSeconds": 2}
+        serving = {"readinessProbe": probe} if command else {}
         names = [{"key": "kubernetes.io/hostname", "operator": "In", "values": [*nodes]}]
-        labels = {"app": name}
-        spread = {
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "DoNotSchedule",
-            "labelSelector": {"matchLabels": labels},
-        }
-        pod = {
-            "serviceAccountName": name,
-            "terminationGracePeriodSeconds": 1,
-            "containers": [container],
-            "topologySpreadConstraints": [spread],
-            "affinity": {
-                "nodeAffinity": {
-                    "requiredDuringSchedulingIgnoredDuringExecution": {
-                        "nodeSelectorTerms": [{"matchExpressions": names}]
-                    }
-                }
-            },
-        }
-        self.service_account(namespace, name)
-        metadata = {"namespace": namespace, "name": name}
-        self.apply(
-            {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "metadata": metadata,
-                "spec": {
-                    "replicas": len(nodes),
-                    "selector": {"matchLabels": labels},
-                    "template": {"metadata": {"labels": labels}, "spec": pod},
-                },
-            }
+        required = {"nodeSelectorTerms": [{"matchExpressions": names}]}
+        pods = template(
+            name,
+            container(*(command or ("sleep", "infinity")), **serving),
+            serviceAccountName=name,
+            topologySpreadConstraints=[spread(name)],
+            affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
         )
+        self.service_account(namespace, name)
+        self.apply(workload("Deployment", namespace, name, pods, replicas=len(nodes)))
 
     def await_available(self, namespace: str) -> None:
         """Wait until all Deployments of a namespace are available."""

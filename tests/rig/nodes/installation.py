@@ -20,7 +20,6 @@ NAMESPACE = chart.NAMESPACE
 AGENTS = "daemonset/troth-node"
 CONFIGURATION = "/etc/cni/net.d/0-troth.conflist"
 
-_PLUGIN = {"node": {"cni": {"enabled": True}}, "controller": {"replicas": 1}}
 _DEFINITIONS = ("peerauthentications.security.istio.io", "connectionreviews.troth.dev")
 
 
@@ -62,7 +61,7 @@ class Installation:
         Args:
             tag: The image's, if not its own.
         """
-        values = {**_PLUGIN, "image": {"tag": tag}}
+        values = {"controller": {"replicas": 1}, "image": {"tag": tag}}
         made = [each for path in chart.templates() for each in chart.objects(path.name, values)]
         for each in made:
             self.cluster.apply(each)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import yaml
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from tests.rig.controlplane import ControlPlane
 
 _PODS_PREFIX = "10.244"
+_PODS_PREFIX_6 = "fd44:0:0"
 _NODES_PREFIX = "172.30.0"
+_NODES_PREFIX_6 = "fd30:"
 _CNI_PLUGINS = ("bridge", "host-local", "loopback")
 _CNI_CONFIG = "/etc/cni/net.d/10-test.conflist"
 _SOCKET = "/run/containerd/containerd.sock"
+_STATIC_PODS = "/etc/kubernetes/manifests"
 _HELD_BACK = "docker.io/library/held-back:1"
 
 _CONTAINERD = """
@@ -115,6 +118,7 @@ class RealNode:
             self.containerd.await_ready(self.file(_SOCKET).exists)
             if not self._has_images:
                 self._import_images(ends)
+            self.file(_STATIC_PODS).mkdir(parents=True)
             self.kubelet.start()
             self.proxy.start()
             self._ends = ends.pop_all()
@@ -156,6 +160,16 @@ class RealNode:
         (pid,) = self.processes(word)
         self.machine.run("sh", "-ec", _EXHAUST, "sh", str(pid), check=False)
 
+    @contextlib.contextmanager
+    def static_pod(self, pod: dict[str, Any]) -> Iterator[None]:
+        """Have the kubelet run a pod that it knows from a file, for the block."""
+        file = self.file(f"{_STATIC_PODS}/{pod['metadata']['name']}.yaml")
+        file.write_text(yaml.safe_dump(pod))
+        try:
+            yield
+        finally:
+            file.unlink()
+
     def next_pod_address(self) -> str:
         """The address that its next pod will get."""
         last = self.machine.directory / "cni" / "networks" / "test" / "last_reserved_ip.0"
@@ -191,12 +205,16 @@ class RealNode:
     def output(self, namespace: str) -> dict[str, list[str]]:
         """What the pods of a namespace here have said, by pod, also of containers that ended."""
         found: dict[str, list[str]] = {}
-        for file in sorted((self.machine.directory / "pods").glob(f"{namespace}_*/*/*.log")):
+        for file in self._outputs(namespace):
             pod = file.parents[1].name.split("_")[1]
-            # Time, stream, and whether the line is complete; see the CRI's logging format.
             lines = [line.split(" ", 3)[3] for line in file.read_text().splitlines()]
             found.setdefault(pod, []).extend(lines)
         return found
+
+    def first_word(self, namespace: str, pod: str) -> str:
+        """When a pod said something for the first time (RFC 3339); empty if it hasn't yet."""
+        text = "".join(file.read_text() for file in self._outputs(namespace, pod))
+        return text.partition(" ")[0]
 
     def last_words(self) -> str:
         """The ends of its programs' output."""
@@ -220,14 +238,14 @@ class RealNode:
             f"--config={kubelet}",
             f"--kubeconfig={plane.kubeconfig(user, ('system:nodes',))}",
             f"--hostname-override={self.name}",
-            f"--node-ip={self.address}",
+            f"--node-ip={self.address},{_address_6(self._number)}",
             name="kubelet",
         )
         self.proxy = self._program(
             str(software.kubernetes / "kube-proxy"),
             f"--kubeconfig={plane.kubeconfig('system:kube-proxy')}",
             "--proxy-mode=nftables",
-            f"--cluster-cidr={controlplane.PODS}",
+            f"--cluster-cidr={controlplane.PODS},{controlplane.PODS_6}",
             f"--hostname-override={self.name}",
             # Connection tracking's size is the machine's, not the namespace's.
             "--conntrack-max-per-core=0",
@@ -249,6 +267,8 @@ class RealNode:
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
             "serializeImagePulls": False,
+            "staticPodPath": _STATIC_PODS,
+            "maxPods": 250,
             "clusterDNS": [dns.ADDRESS],
             "clusterDomain": dns.DOMAIN,
             "authentication": {
@@ -271,24 +291,30 @@ class RealNode:
             f"link add {self.name} type veth peer name eth0 netns {self.machine.pid}",
             f"link set {self.name} master nodes up",
             f"route replace {_pods(self._number)} via {self.address}",
+            f"route replace {_pods_6(self._number)} via {_address_6(self._number)}",
         )
+        self.machine.forward()
         self.machine.ip(
             f"addr add {self.address}/24 dev eth0",
+            f"addr add {_address_6(self._number)}/64 dev eth0 nodad",
             "link set eth0 up",
             # Services' addresses need a route before kube-proxy's rules can translate them.
             f"route add default via {controlplane.ADDRESS}",
+            f"route add default via {controlplane.ADDRESS_6}",
             *(f"route add {_pods(peer)} via {_address(peer)}" for peer in self._peers),
+            *(f"route add {_pods_6(peer)} via {_address_6(peer)}" for peer in self._peers),
         )
 
     def install_network(self) -> None:
         """Write the network's configuration, and the plugins that it names, as its program does."""
-        ranges = [[{"subnet": _pods(self._number)}]]
+        ranges = [[{"subnet": _pods(self._number)}], [{"subnet": _pods_6(self._number)}]]
+        everywhere = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
         bridge = {
             "type": "bridge",
             "bridge": "cni0",
             "isGateway": True,
             "hairpinMode": True,
-            "ipam": {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}]},
+            "ipam": {"type": "host-local", "ranges": ranges, "routes": everywhere},
         }
         portmap = {
             "type": "portmap",
@@ -303,6 +329,10 @@ class RealNode:
             link = self.file(f"/opt/cni/bin/{plugin.name}")
             link.unlink(missing_ok=True)
             link.symlink_to(plugin)
+
+    def _outputs(self, namespace: str, pod: str = "*") -> list[Path]:
+        # Lines of time, stream, and whether the line is complete; see the CRI's logging format.
+        return sorted((self.machine.directory / "pods").glob(f"{namespace}_{pod}_*/*/*.log"))
 
     def _rename(self, old: str, new: str) -> None:
         self.ctr("images", "tag", "--force", old, new)
@@ -332,3 +362,11 @@ def _address(number: int) -> str:
 
 def _pods(number: int) -> str:
     return f"{_PODS_PREFIX}.{number}.0/24"
+
+
+def _address_6(number: int) -> str:
+    return f"{_NODES_PREFIX_6}:{10 + number}"
+
+
+def _pods_6(number: int) -> str:
+    return f"{_PODS_PREFIX_6}:{number}::/64"

@@ -59,3 +59,18 @@ def strict(namespace: str, name: str = "strict", **spec: Any) -> dict[str, Any]:
         "metadata": {"namespace": namespace, "name": name},
         "spec": {"mtls": {"mode": "STRICT"}, **spec},
     }
+
+
+def spread(app: str, *, always: bool = True) -> dict[str, Any]:
+    """A constraint that spreads the pods with the label over the nodes.
+
+    Args:
+        app: The label's value.
+        always: Whether a pod rather waits for a node than go where there are more.
+    """
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule" if always else "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {"app": app}},
+    }
