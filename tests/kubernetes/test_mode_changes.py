@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from lightkube.resources.core_v1 import Pod
-from tests.e2e.client import PROGRAMS
+from tests.e2e.calls import CHANGES, NONE, ROUND, Calls
 from tests.e2e.harness import eventually
-from tests.e2e.test_mode_changes import NONE, ROUND
 from tests.rig.mesh import ClusterMesh
 from tests.rig.objects import PeerAuthentication
 
@@ -24,9 +21,7 @@ if TYPE_CHECKING:
 
     from tests.rig.harness import Cluster
 
-CHANGES = int(os.environ.get("TROTH_MODE_CHANGES", "24"))
 SECONDS_PER_CHANGE = 8
-CALLERS = str(PROGRAMS / "callers.py")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300 + SECONDS_PER_CHANGE * CHANGES)]
 
@@ -35,41 +30,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300 + SECONDS_PER_CHANGE 
 def mesh(cluster: Cluster) -> Iterator[ClusterMesh]:
     with ClusterMesh(cluster) as running:
         yield running
-
-
-class Calls:
-    """Calls of a server by new connections, several at a time, while the context lasts."""
-
-    def __init__(self, mesh: ClusterMesh, namespace: str, pod: str, host: str) -> None:
-        self._mesh = mesh
-        self._what = (namespace, pod, host)
-
-    def __enter__(self) -> Self:
-        namespace, pod, host = self._what
-        self._process = self._mesh.cluster.start(
-            namespace,
-            pod,
-            *(sys.executable, CALLERS, host, "8080"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.go_on()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        out, _ = self._process.communicate("")
-        seen: dict[str, Any] = json.loads(out)
-        if error == (None, None, None):
-            assert seen["failed"] == [], f"{self._what}: {len(seen['failed'])} of {seen['count']}"
-
-    def go_on(self) -> None:
-        """Wait until there have been some more."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "going on\n"
 
 
 def change(mesh: ClusterMesh, namespace: str, mode: str) -> None:
@@ -94,15 +54,15 @@ def test_no_change_of_mode_loses_a_new_connection_between_nodes(mesh: ClusterMes
     for number in (1, 2, 3):
         mesh.client(namespace, f"client-{number}", f"node-{number}")
     mesh.await_captured(namespace, "web", "client-1", "client-2", "client-3")
-    with (
-        Calls(mesh, namespace, "client-1", address) as far,
-        Calls(mesh, namespace, "client-2", address) as near,
-        Calls(mesh, namespace, "client-3", address) as other,
-    ):
+
+    def calls(client: str) -> Calls:
+        return Calls(partial(mesh.cluster.start, namespace, client, sys.executable), address)
+
+    with calls("client-1") as far, calls("client-2") as near, calls("client-3") as other:
         for mode in itertools.islice(itertools.cycle(ROUND[1:]), CHANGES):
             change(mesh, namespace, mode)
-            for calls in (far, near, other):
-                calls.go_on()
+            for each in (far, near, other):
+                each.go_on()
     mesh.cluster.client.deletecollection(Pod, namespace=namespace)
 
 
