@@ -332,7 +332,7 @@ def test_the_verdict_says_what_became_of_it_and_where_it_stopped(
                 reported=refused(Reason.BAD_SERVER_NAME),
                 explained=EXPLAINED,
             ),
-            "Port 15007 leads to no app",
+            "No app listens on port 15007",
             "Connect to the app's port",
             id="a port of troth's own",
         ),

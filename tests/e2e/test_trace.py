@@ -398,7 +398,7 @@ def test_an_address_nobody_has_is_told(mesh: Mesh) -> None:
 def test_a_port_of_troths_own_leads_nowhere_and_it_says_why(port: int, mesh: Mesh) -> None:
     report = trace(mesh, "finance/web", f"finance/payments:{port}")
     assert report["verdict"] in {"refused", "failed"}
-    assert f"Port {port} leads to no app" in report["cause"]
+    assert f"No app listens on port {port}" in report["cause"]
 
 
 def test_a_pod_that_calls_its_own_address_is_not_captured_and_it_says_so(mesh: Mesh) -> None:

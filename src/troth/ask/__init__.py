@@ -1,1 +1,1 @@
-"""How a running mesh is asked: on this machine by its control socket, in a cluster by reviews."""
+"""Queries to a running mesh: on this machine by its control socket, in a cluster by reviews."""

@@ -1,4 +1,4 @@
-"""Asking the mesh of a cluster: its API, and its node agents by ConnectionReviews."""
+"""Queries to a cluster's mesh: to its API, and to its node agents by ConnectionReviews."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ T = TypeVar("T")
 
 _TRACE_SECONDS = 5
 _REPORT_SECONDS = 3.0
-"""Envoy writes its log every 50 ms; a refused connection when it has ended."""
+"""Envoy flushes its log every 50 ms, and logs a refused connection when it ends."""
 
 _PAUSE_SECONDS = 0.1
 
 _EVENT_SECONDS = 120
-"""How far back events are asked for: further than clocks differ."""
+"""How far back to request events: more than clocks differ."""
 
 _MOST_EVENTS = 200
 _FOLLOW_SECONDS = 2.0
@@ -85,12 +85,12 @@ class ClusterMesh:
     """The mesh of a cluster, as a `Mesh`.
 
     Args:
-        cluster: The cluster, of whose namespace's connections agents are asked.
-        only: The one namespace whose pods a status has; empty for all.
+        cluster: The cluster, with the namespace whose connections to query.
+        only: The one namespace whose pods a status shows; empty for all.
         home: Where the controller and the node agents run.
-        everywhere: Ask the agents of all nodes.
+        everywhere: Query the agents of all nodes.
         seconds: How long to wait for agents.
-        tell: Told what an answer is without.
+        tell: Called with what an answer lacks.
     """
 
     has_authority = False
@@ -111,11 +111,11 @@ class ClusterMesh:
         self._agents = _Agents(cluster, home, everywhere, seconds, tell)
 
     def followed(self) -> tuple[Path, ...]:
-        """None: it is told by its API."""
+        """None: it follows its API."""
         return ()
 
     def status(self, *, root_namespace: str, trust_domain: str) -> ClusterStatus:
-        """How it is.
+        """The status of the mesh.
 
         Raises:
             InputError: There is no such namespace.
@@ -147,7 +147,7 @@ class ClusterMesh:
         )
 
     def why(self, about: str | None, *, most: int) -> Why:
-        """Why connections were refused or failed, as far as agents have answered."""
+        """Why connections were refused or failed, according to the agents that answered."""
         agents = self._agents
         if about is not None:
             agents = agents.about(about.partition("/")[0])
@@ -168,7 +168,7 @@ class ClusterMesh:
         )
 
     def events(self, *, follow: bool) -> Iterator[Heard]:
-        """The newest connections; what comes is learnt by asking again and again."""
+        """The newest connections; later ones are polled."""
         follower = Follower()
         while True:
             asked = time.monotonic()
@@ -179,7 +179,7 @@ class ClusterMesh:
             yield Heard(fresh.connections, fresh.left_out, unanswered)
             if not follow:
                 return
-            # Each time costs an object per node.
+            # Each poll creates an object per node.
             time.sleep(max(_FOLLOW_SECONDS, len(answers) * _FOLLOW_SECONDS_PER_NODE))
 
     def trace(self, question: TraceQuestion) -> Diagnosis:
@@ -191,13 +191,13 @@ class ClusterMesh:
     def explain(
         self, name: str, *, root_namespace: str | None, trust_domain: str | None
     ) -> tuple[Derivation, tuple[Problem, ...]]:
-        """Which mode holds for a workload and why, and what could not be read."""
+        """Which mode applies to a workload and why, and what could not be read."""
         root = root_namespace or DEFAULT_ROOT_NAMESPACE
         domain = TrustDomain.parse(trust_domain or DEFAULT_TRUST_DOMAIN)
         place = name.partition("/")[0]
         found = read_objects(self._cluster, root_namespace=root, namespace=place, keep=name)
         require_essentials(found, but_in=root)
-        # What a missing right hides has been looked at above.
+        # Missing permissions have been considered above.
         lacking = {each.problem for each in found.unreadable}
         problems = tuple(each for each in found.manifests.problems if each not in lacking)
         manifests = msgspec.structs.replace(found.manifests, problems=problems)
@@ -206,7 +206,7 @@ class ClusterMesh:
         return derivation, found.manifests.problems
 
     def plaintext(self, namespaces: Iterable[str]) -> tuple[Plaintext, ...]:
-        """Who spoke plaintext to workloads of these namespaces, as far as agents tell."""
+        """Who spoke plaintext to workloads of these namespaces, according to the agents."""
         seen: list[Plaintext] = []
         for namespace in namespaces:
             try:
@@ -221,14 +221,14 @@ class ClusterMesh:
 
 
 class _Agents(NamedTuple):
-    """The node agents that are asked about a namespace.
+    """The node agents to query about a namespace.
 
     Attributes:
-        cluster: The cluster, whose namespace is asked about.
+        cluster: The cluster, with the namespace.
         home: Where the agents run.
-        everywhere: Ask those of all nodes.
+        everywhere: Query those of all nodes.
         seconds: How long to wait.
-        tell: Told what an answer is without.
+        tell: Called with what an answer lacks.
     """
 
     cluster: Cluster
@@ -238,13 +238,13 @@ class _Agents(NamedTuple):
     tell: Tell
 
     def about(self, namespace: str) -> _Agents:
-        """The same, asked about another namespace."""
+        """The same for another namespace."""
         return self._replace(cluster=self.cluster._replace(namespace=namespace))
 
     def totals(
         self, *, since_seconds: int | None = None
     ) -> tuple[Observations, tuple[Unanswered, ...]]:
-        """What the agents have seen of the namespace's connections, and who didn't say."""
+        """What the agents have seen of the namespace's connections, and who didn't answer."""
         answers, unanswered = self.answers(Question.TOTALS, Observations, since_seconds)
         gathered = gather(answers)
         if gathered.left_out:
@@ -257,11 +257,11 @@ class _Agents(NamedTuple):
     def answers(
         self, question: Question, kind: type[T], since_seconds: int | None
     ) -> tuple[Mapping[str, T], tuple[Unanswered, ...]]:
-        """The answers by node, one at least, and who gave none.
+        """The answers by node, at least one, and who didn't answer.
 
         Raises:
             PeerError: No agent answered.
-            TrothError: There is no right to ask.
+            TrothError: The permission to ask is missing.
         """
         replies = asyncio.run(self._ask(question, since_seconds))
         answers, unanswered = replies.read(kind)
@@ -273,7 +273,7 @@ class _Agents(NamedTuple):
         return answers, unanswered
 
     async def _ask(self, question: Question, since_seconds: int | None) -> Replies:
-        """Ask every node that is concerned."""
+        """Query every relevant node."""
         config, namespace = self.cluster
         places = await read_places(config, namespace, home=self.home)
         nodes = concerned_nodes(places.pods, places.agents, everywhere=self.everywhere)
@@ -296,7 +296,7 @@ class _Agents(NamedTuple):
 
     @contextlib.contextmanager
     def connector(self) -> Iterator[ReviewConnector]:
-        """What has pods of the namespace make connections."""
+        """A connector for pods of the namespace."""
         config, namespace = self.cluster
         with asyncio.Runner() as runner:
             places = runner.run(read_places(config, namespace, home=self.home))
@@ -309,7 +309,7 @@ class _Agents(NamedTuple):
 
 
 def _conflicts(agents: _Agents, world: World) -> tuple[Conflict, ...]:
-    """What `troth check` finds in the way of the namespace's pods, as far as it may be read."""
+    """What `troth check` finds about the namespace's pods, as far as RBAC allows."""
     if not any(each.in_mesh for each in world.namespaces.values()):
         return ()
     try:
@@ -330,16 +330,16 @@ def _conflicts(agents: _Agents, world: World) -> tuple[Conflict, ...]:
 
 
 class ReviewConnector:
-    """Asks node agents in turn, as `troth.connect.diagnose` has them make connections.
+    """A `Connector` that queries one node agent at a time.
 
-    The client's node makes a connection; what the server's proxy did with it is known on the
-    server's node, which is asked for its events before and after.
+    The client's node makes a connection; only the server's node knows what the server's proxy did
+    with it, so its events are read before and after.
 
     Args:
-        runner: Runs the asking.
-        asker: Of the client's namespace.
-        places: Of that namespace.
-        seconds: How long to wait for an agent, beside what it does.
+        runner: Runs the queries.
+        asker: The client's namespace's.
+        places: That namespace's.
+        seconds: How long to wait for an agent, in addition to the connection itself.
     """
 
     def __init__(
@@ -442,15 +442,15 @@ class ReviewConnector:
         return msgspec.structs.replace(traced, event=event)
 
     def cause(self, connection: Connection) -> Cause:
-        """What explains a connection: the node that reported it has said so."""
+        """Cause and remedy of a connection, from the node that reported it."""
         return self._causes[connection]
 
     def listening(self, pod: str) -> None:  # noqa: ARG002 - of the protocol
-        """Not asked: it is another pod's, and maybe another namespace's."""
+        """None: it is about another pod, and maybe another namespace."""
         return
 
     def envoy(self) -> EnvoyStatus:
-        """How the Envoy of the client's node was when it was last heard of."""
+        """The last known status of Envoy on the client's node."""
         if self._envoy is None:
             raise PeerError("troth", "no agent has answered yet")
         return self._envoy
@@ -458,7 +458,7 @@ class ReviewConnector:
     def _reported(
         self, nodes: frozenset[str], is_ours: Callable[[Connection], bool]
     ) -> Connection | None:
-        """The newest of the servers' reports that ``is_ours``; None if it doesn't come soon."""
+        """The newest of the servers' reports that ``is_ours``; None if there is none soon."""
         deadline = time.monotonic() + _REPORT_SECONDS
         while nodes:
             for each in reversed(self._events(nodes)):
@@ -470,7 +470,7 @@ class ReviewConnector:
         return None
 
     def _events(self, nodes: Iterable[str], **expected: Any) -> list[Seen]:
-        """What nodes have seen, the oldest first; ``expected`` is what is about to be traced."""
+        """What nodes have seen, oldest first; ``expected`` is the connection about to be traced."""
         specs = [
             ReviewSpec(
                 node_name=node,

@@ -1,7 +1,7 @@
-"""Asking the mesh on this machine.
+"""Queries to the mesh on this machine.
 
-What an answer is made of is imported for that answer alone: a command asks one question, and is
-to answer at once.
+Modules that only one answer needs are imported with it: a command asks one question, and should
+answer at once.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class SocketMesh:
     """The mesh on this machine, as a `Mesh`.
 
     Args:
-        state: Where it runs.
-        namespace: Only this one's pods are asked about; None for all.
-        tell: Told what an answer is without.
+        state: Its state directory.
+        namespace: Ask only about this one's pods; None for all.
+        tell: Called with what an answer lacks.
     """
 
     has_authority = True
@@ -53,7 +53,7 @@ class SocketMesh:
         return tuple(map(Path, self._state.read_settings().paths))
 
     def status(self, *, root_namespace: str, trust_domain: str) -> MeshStatus:  # noqa: ARG002 - set where it was started
-        """How it is."""
+        """The status of the mesh."""
         from troth.control.messages import MeshStatus  # noqa: PLC0415 - see above
 
         status = ask(self._state.control, "status", MeshStatus)
@@ -112,10 +112,10 @@ class SocketMesh:
     def explain(
         self, name: str, *, root_namespace: str | None, trust_domain: str | None
     ) -> tuple[Derivation, tuple[Problem, ...]]:
-        """Which mode holds for a workload, and why.
+        """Which mode applies to a workload, and why.
 
         Raises:
-            InputError: Anything is given that is set in the mesh.
+            InputError: An argument is given that is a setting of the mesh.
         """
         from troth.explain.explain import Derivation  # noqa: PLC0415 - see above
 
@@ -150,7 +150,7 @@ class SocketMesh:
 
 
 class SocketConnector:
-    """The mesh behind a control socket, as `troth.connect.diagnose` has it make connections.
+    """A `Connector` for the mesh behind a control socket.
 
     Args:
         path: The socket.
@@ -206,7 +206,7 @@ class SocketConnector:
         )
 
     def cause(self, connection: Connection) -> Cause:
-        """What explains a connection."""
+        """Cause and remedy of a connection."""
         from troth.traffic.connection import Cause  # noqa: PLC0415 - see above
 
         return ask(self._path, "cause", Cause, connection=connection)
@@ -218,7 +218,7 @@ class SocketConnector:
         return ask(self._path, "listening", Listening, name=pod)
 
     def envoy(self) -> EnvoyStatus:
-        """How Envoy is."""
+        """Envoy's status."""
         from troth.control.messages import MeshStatus  # noqa: PLC0415 - see above
 
         return ask(self._path, "status", MeshStatus).envoy

@@ -1,4 +1,4 @@
-"""Reading the objects of a cluster, as far as who asks has the right to."""
+"""Reads the objects of a cluster, as far as the user's permissions go."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _POLICIES = "peerauthentications.security.istio.io"
 
 
 class Cluster(NamedTuple):
-    """The cluster that is meant.
+    """The cluster to query.
 
     Attributes:
-        config: How to reach it, and as whom.
-        namespace: Of names without one.
+        config: Its address and the credentials for it.
+        namespace: The namespace of names without one.
     """
 
     config: SingleConfig
@@ -43,10 +43,10 @@ def read_objects(
     keep: str = "",
     entrances: bool = False,
 ) -> ClusterManifests:
-    """What a cluster was asked to run; see `troth.cluster.manifests.read_cluster`.
+    """The objects applied to a cluster; see `troth.cluster.manifests.read_cluster`.
 
     Raises:
-        TrothError: It can't be asked.
+        TrothError: It can't be reached.
     """
     return asyncio.run(
         read_cluster(
@@ -60,15 +60,15 @@ def read_objects(
 
 
 def known_clients(cluster: Cluster, root_namespace: str) -> Known:
-    """Who may call a namespace's pods, by what there is a right to read.
+    """The known clients of a namespace's pods, from the objects that may be read.
 
     Raises:
-        TrothError: The cluster can't be asked.
+        TrothError: The cluster can't be reached.
     """
     found = read_objects(cluster, root_namespace=root_namespace, entrances=True)
     lacking = {each.resource: each.problem for each in found.unreadable}
     if lacking:
-        # Who may read this namespace alone sees what leads to it from there.
+        # Users who may read only this namespace see the entrances inside it.
         own = read_objects(
             cluster, root_namespace=root_namespace, namespace=cluster.namespace, entrances=True
         )
@@ -76,14 +76,14 @@ def known_clients(cluster: Cluster, root_namespace: str) -> Known:
             found = own
         still = {each.resource for each in own.unreadable} | {_PODS}
         lacking = {name: each for name, each in lacking.items() if name in still}
-    lacking.pop(_POLICIES, None)  # they say nothing of clients
+    lacking.pop(_POLICIES, None)  # they say nothing about clients
     return Known.of(found.manifests, lacking.values())
 
 
 def with_known_workloads(found: ClusterManifests) -> Manifests:
     """A cluster's objects, without any workloads if some are unknown.
 
-    Nothing can be said then about which policy selects none.
+    If some are, nothing can be said about policies that select none.
     """
     if found.has_all_workloads:
         return found.manifests
@@ -91,10 +91,10 @@ def with_known_workloads(found: ClusterManifests) -> Manifests:
 
 
 def require_essentials(found: ClusterManifests, *, but_in: str = "") -> None:
-    """Refuse to say anything about modes without all namespaces and policies that matter.
+    """Require all namespaces and policies that modes depend on.
 
     Args:
-        found: What was read.
+        found: The objects read.
         but_in: The namespace whose policies may be missing.
 
     Raises:
@@ -108,7 +108,7 @@ def require_essentials(found: ClusterManifests, *, but_in: str = "") -> None:
 
 
 def require_no_default(found: ClusterManifests, explanation: Explanation) -> None:
-    """Refuse what a policy that may not be read could change.
+    """Refuse an explanation that an unreadable policy could change.
 
     Raises:
         EnvironmentLackError: A mode is the default only because mesh-wide policies are unknown.

@@ -1,4 +1,4 @@
-"""What a running mesh can be asked, wherever it runs."""
+"""The queries to a running mesh, wherever it runs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from troth.traffic.connection import Connection
 
     Tell = Callable[[str, str], None]
-    """Takes what an answer is without, and why."""
+    """Called with what an answer lacks, and why."""
 
 
 class Heard(NamedTuple):
     """Some events of a mesh.
 
     Attributes:
-        connections: The oldest first.
-        left_out: How many older ones were too many to tell.
-        unanswered: The nodes that have not said what they have seen.
+        connections: Oldest first.
+        left_out: How many older ones were left out because there were too many.
+        unanswered: The nodes that didn't answer.
     """
 
     connections: tuple[Connection, ...]
@@ -37,40 +37,40 @@ class Heard(NamedTuple):
 
 
 class Mesh(Protocol):
-    """A running mesh; every method raises TrothError for what it refuses or can't tell."""
+    """A running mesh; every method raises TrothError if it refuses or can't answer."""
 
     @property
     def namespace(self) -> str | None:
-        """That of names without one; None where each has its own."""
+        """The namespace of names without one; None if each name has its own."""
 
     @property
     def has_authority(self) -> bool:
-        """Whether traces can show what the mesh's own authority signs for them."""
+        """Whether traces can present certificates that the mesh's own authority signs for them."""
 
     def followed(self) -> tuple[Path, ...]:
-        """The paths from which the mesh takes what changes there at once."""
+        """The paths that the mesh follows: it applies changes there at once."""
 
     def status(self, *, root_namespace: str, trust_domain: str) -> MeshStatus | ClusterStatus:
-        """How it is.
+        """The status of the mesh.
 
         Args:
             root_namespace: Where a cluster has mesh-wide policies.
-            trust_domain: Of every identity in a cluster.
+            trust_domain: The trust domain of every identity in a cluster.
         """
 
     def why(self, about: str | None, *, most: int) -> Why:
         """Why connections were refused or failed.
 
         Args:
-            about: ``NAMESPACE/NAME`` of the one pod, workload or service to speak of.
-            most: How many refusals to explain.
+            about: ``NAMESPACE/NAME`` of the only pod, workload or service of interest.
+            most: The maximum number of refusals to explain.
         """
 
     def audit(self, *, seconds: float) -> Audit:
         """Who connected to whom in the last ``seconds``, and who is ready for STRICT."""
 
     def events(self, *, follow: bool) -> Iterator[Heard]:
-        """The newest connections; with ``follow`` also what comes, without an end."""
+        """The newest connections; with ``follow`` also later ones, without end."""
 
     def trace(self, question: TraceQuestion) -> Diagnosis:
         """Make one connection and trace one handshake."""
@@ -78,13 +78,13 @@ class Mesh(Protocol):
     def explain(
         self, name: str, *, root_namespace: str | None, trust_domain: str | None
     ) -> tuple[Derivation, tuple[Problem, ...]]:
-        """Which mode holds for a workload and why, and what could not be read.
+        """Which mode applies to a workload and why, and what could not be read.
 
         Args:
             name: ``NAMESPACE/NAME``, or labels after a namespace.
-            root_namespace: Where a cluster has mesh-wide policies; None for the usual place.
-            trust_domain: Of every identity in a cluster; None for the usual one.
+            root_namespace: Where a cluster has mesh-wide policies; None for the default.
+            trust_domain: The trust domain of every identity in a cluster; None for the default.
         """
 
     def plaintext(self, namespaces: Iterable[str]) -> tuple[Plaintext, ...]:
-        """Who spoke plaintext to workloads of these namespaces; what can't be told is noted."""
+        """Who spoke plaintext to workloads of these namespaces; gaps in the answer are reported."""

@@ -1,1 +1,1 @@
-"""What a cluster or a machine lacks for troth: gathered here, judged apart, without any I/O."""
+"""What a cluster or a machine lacks for troth: gathering does the I/O, judging is pure."""

@@ -1,4 +1,4 @@
-"""What a check looks at: objects as the API has them, of which only some fields are read."""
+"""The input of a check: the API's objects, with the fields that are read."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class AgentsObject(wire.Object, frozen=True):
 
     @property
     def has_plugin(self) -> bool:
-        """Whether they have pods captured before these start."""
+        """Whether they capture pods before these start."""
         containers = self.spec.template.spec.containers or ()
         return any("--cni" in (container.args or ()) for container in containers)
 
 
 class LabelSelector(wire.Wire, frozen=True):
-    """metav1 LabelSelector; expressions only to tell two apart."""
+    """metav1 LabelSelector; expressions are only compared for equality."""
 
     match_labels: dict[str, str] | None = None
     match_expressions: list[msgspec.Raw] | None = None
@@ -130,18 +130,18 @@ class Crd(wire.Object, frozen=True):
 
 
 class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cluster is like.
+    """The facts about a cluster.
 
     Attributes:
-        server: How the API server is called.
+        server: The API server's name.
         version: ``gitVersion`` of ``/version``.
         crd: The definition of PeerAuthentication, or None.
-        review_crd: That of ConnectionReview, or None.
-        lacking: The rights to install troth that the user lacks, as ``create clusterroles``.
-        unreadable: What may not be read, and so was not looked at.
+        review_crd: The definition of ConnectionReview, or None.
+        lacking: The permissions to install troth that the user lacks, as ``create clusterroles``.
+        unreadable: What may not be read, and so was not checked.
         agents: The node agents' DaemonSet, if it may be read.
-        reports: What they said last, if that may be read.
-        wanted: Namespaces to be looked at as if they were in the mesh.
+        reports: Their last reports, if they may be read.
+        wanted: Namespaces to check as if they were in the mesh.
         home: The namespace that troth is installed in.
     """
 
@@ -162,15 +162,15 @@ class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine is like that is to be a node.
+    """The facts about a future node.
 
     Attributes:
         name: Its host name.
         kernel: ``uname -r``.
         architecture: ``uname -m``.
-        missing_tools: Of those that troth runs.
-        capture: Why capture rules can't be loaded into a new network namespace; empty when they
-            can, None when that couldn't be tried.
+        missing_tools: The missing ones of those that troth runs.
+        capture: Why capture rules can't be loaded into a new network namespace; empty if they can,
+            None if that couldn't be tried.
         foreign_redirects: Chains of other programs that redirect TCP on the machine itself.
     """
 

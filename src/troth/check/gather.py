@@ -1,4 +1,4 @@
-"""Asks a cluster, or looks at this machine, for what is judged then; nothing is changed."""
+"""Gathers the facts to judge from a cluster or this machine; read-only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _AGENTS = msgspec.structs.replace(
     field_selector="metadata.name=troth-node",
 )
 
-# What installing needs, at its most demanding: verb, API group, resource, whether in `home`.
+# The permissions that installing needs at most: verb, API group, resource, whether in `home`.
 _INSTALLING = (
     ("create", "", "namespaces", False),
     ("create", "apiextensions.k8s.io", "customresourcedefinitions", False),
@@ -89,15 +89,15 @@ _ACCESS_REVIEW = ObjectKind(
 async def gather_cluster(
     config: SingleConfig, *, wanted: Collection[str] = (), home: str = DEFAULT_HOME
 ) -> ClusterFacts:
-    """Ask a cluster; what may not be read is noted.
+    """Read a cluster; what may not be read goes to ``unreadable``.
 
     Args:
-        config: How to reach it, and as whom.
-        wanted: Namespaces to be looked at as if they were in the mesh.
-        home: Where troth is, or is to be, installed.
+        config: Its address and the credentials for it.
+        wanted: Namespaces to check as if they were in the mesh.
+        home: The namespace that troth is or will be installed in.
 
     Raises:
-        TrothError: It can't be asked.
+        TrothError: It can't be reached.
     """
     async with aclosing(ApiClient(config)) as client:
         version = await client.version()
@@ -114,7 +114,7 @@ async def gather_cluster(
             namespaces=await _values(readings, _NAMESPACES),
             pods=await _values(readings, _PODS),
             network_policies=await _values(readings, _NETWORK_POLICIES),
-            # Who may not read it is told nothing of it.
+            # Users who may not read it get no finding about it.
             agents=await _values(Readings(client), _AGENTS.within(home)),
             reports=tuple(
                 each
@@ -128,10 +128,10 @@ async def gather_cluster(
 
 
 async def gather_namespace(config: SingleConfig, namespace: str) -> ClusterFacts:
-    """Ask a cluster what `judge_namespaces` wants to know; what may not be read is left out.
+    """Read what `judge_namespaces` needs from a cluster; what may not be read is left out.
 
     Raises:
-        TrothError: It can't be asked.
+        TrothError: It can't be reached.
     """
     async with aclosing(ApiClient(config)) as client:
         readings = Readings(client)
@@ -188,7 +188,7 @@ _NOT_PERMITTED = re.compile(r"unshare failed|Operation not permitted|uid_map")
 
 
 def gather_machine() -> MachineFacts:
-    """Look at the machine."""
+    """Gather the facts about this machine."""
     missing = tuple(tool for tool in _TOOLS if shutil.which(tool) is None)
     can_try = not {"nft", "unshare"} & {*missing}
     return MachineFacts(
@@ -202,9 +202,9 @@ def gather_machine() -> MachineFacts:
 
 
 def foreign_redirects(ruleset: str) -> tuple[str, ...]:
-    """The chains of other programs that redirect TCP, in what ``nft list ruleset`` prints.
+    """The chains of other programs that redirect TCP, in the output of ``nft list ruleset``.
 
-    kube-proxy's are none: they translate services' addresses, and that is left to it.
+    kube-proxy's don't count: they translate services' addresses, which is its task.
     """
     found: list[str] = []
     table = chain = ""
@@ -222,10 +222,10 @@ def foreign_redirects(ruleset: str) -> tuple[str, ...]:
 
 
 def _try_capture() -> str | None:
-    """Load the capture rules into a network namespace that ends with it.
+    """Load the capture rules into a temporary network namespace.
 
     Returns:
-        What the kernel says against them; None if no namespace can be made.
+        The kernel's error, or an empty text; None if no namespace can be created.
     """
     user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     limits = AdmissionLimits(burst=4, total_burst=8, total_rate=1)  # any

@@ -1,6 +1,6 @@
-"""What in a cluster, or on a machine, is in troth's way: pure judgement of what was gathered.
+"""What in a cluster, or on a machine, keeps troth from working: pure.
 
-That includes NetworkPolicies that admit an app's port but not the tunnel's, by which its
+That includes NetworkPolicies that admit an app's port but not the tunnel's, through which its
 connections come.
 """
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from troth.kube import wire
 
 OLDEST_KUBERNETES = (1, 31)
-"""From then on the questions to one node can be watched alone (KEP-4358); it is also what a pod's
-token naming its node (KEP-4193) and admission policies need."""
+"""The first version in which an agent can watch only its own node's ConnectionReviews (KEP-4358).
+Node names in pods' tokens (KEP-4193) and admission policies need it, too."""
 
 OLDEST_KERNEL = (5, 2)
-"""From then on nftables has NAT in tables for both IP versions."""
+"""The first version whose nftables has NAT in tables for both IP versions."""
 
 ARCHITECTURES = frozenset({"amd64", "arm64"})
 """Those that Envoy is built for."""
 
 _MACHINES = frozenset({"x86_64", "aarch64"})
-"""The same, as ``uname -m`` calls them."""
+"""The same, in the names of ``uname -m``."""
 
 _POD_SECURITY = "pod-security.kubernetes.io/enforce"
 _SIDECARS = {"istio-proxy": "Istio", "istio-init": "Istio", "linkerd-proxy": "Linkerd"}
@@ -68,14 +68,14 @@ def judge_cluster(facts: ClusterFacts) -> Check:
 
 
 def judge_namespaces(facts: ClusterFacts) -> tuple[Finding, ...]:
-    """What is in the way of the pods of the mesh, and of those in the namespaces wanted."""
+    """What keeps the mesh's pods, and those of the wanted namespaces, from working."""
     in_mesh = _in_mesh(facts)
     policies = (each for each in facts.network_policies if each.metadata.namespace in in_mesh)
     return (*_namespaces(facts), *_pods(facts), *blocked_tunnels(policies))
 
 
 def kernel_is_old(release: str) -> bool:
-    """Whether a kernel is older than nftables' NAT as it is used; unknown forms are believed."""
+    """Whether a kernel is too old for the NAT that troth uses; unknown formats pass."""
     found = re.match(r"(\d+)\.(\d+)", release)
     return found is not None and (int(found[1]), int(found[2])) < OLDEST_KERNEL
 
@@ -108,7 +108,7 @@ def _rights(facts: ClusterFacts) -> Iterator[Finding]:
 def _node(node: NodeObject) -> Iterator[Finding]:
     where, info = f"Node {node.metadata.name}", node.status.node_info
     if info.operating_system != "linux":
-        return  # the DaemonSet keeps to Linux
+        return  # the DaemonSet selects Linux nodes
     if kernel_is_old(info.kernel_version):
         yield error(
             "kernel-too-old",
@@ -241,7 +241,7 @@ def _pod(pod: wire.PodObject) -> Iterator[Finding]:
 
 
 def _injected(metadata: wire.Metadata) -> tuple[str, str] | None:
-    """Which other mesh a namespace is in, and what says so."""
+    """Which other mesh a namespace is in, and the label that says so."""
     labels, annotations = metadata.labels or {}, metadata.annotations or {}
     if labels.get("istio-injection") == "enabled":
         return "Istio", "istio-injection=enabled"
@@ -266,7 +266,7 @@ def _unreadable(facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def _definitions(facts: ClusterFacts) -> Iterator[Finding]:
-    """Of troth's own kinds and of Istio's that it reads: there, and usable?"""
+    """Judge the definitions of troth's kinds and of Istio's that it reads."""
     yield from _of_policies(facts)
     yield from _of_reviews(facts)
 
@@ -370,7 +370,7 @@ def _rules(policy: NetworkPolicy, direction: str) -> Sequence[PolicyRule]:
 
 
 def _covers(other: NetworkPolicy, policy: NetworkPolicy) -> bool:
-    """Whether ``other`` selects at least the pods of ``policy``, as far as can be seen."""
+    """Whether ``other`` provably selects at least the pods of ``policy``."""
     theirs, ours = other.spec.pod_selector, policy.spec.pod_selector
     if theirs.selects_all:
         return True
@@ -380,7 +380,7 @@ def _covers(other: NetworkPolicy, policy: NetworkPolicy) -> bool:
 
 
 def _admits(other: PolicyRule, rule: PolicyRule, direction: str) -> bool:
-    """Whether ``other`` lets the tunnel through for at least the peers of ``rule``."""
+    """Whether ``other`` admits the tunnel for at least the peers of ``rule``."""
     theirs, ours = _peers(other, direction), _peers(rule, direction)
     admits = other.ports is None or not other.ports or any(map(_admits_tunnel, other.ports))
     return admits and (theirs in _ANY or theirs == ours)
@@ -395,13 +395,13 @@ def _admits_tunnel(port: PolicyPort) -> bool:
         return False
     if port.port is None:
         return True
-    if isinstance(port.port, str):  # a container's, and none of an app's is the tunnel's
+    if isinstance(port.port, str):  # a container's port, which can't be the tunnel's
         return False
     return port.port <= TUNNEL_PORT <= (port.end_port or port.port)
 
 
 def judge_machine(facts: MachineFacts) -> Check:
-    """Judge a machine that is to be a node, or to run a mesh by itself."""
+    """Judge a machine that will be a node, or run a local mesh."""
     return Check(subject=facts.name, version=facts.kernel, findings=in_order(list(_machine(facts))))
 
 

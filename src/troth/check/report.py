@@ -1,4 +1,4 @@
-"""What a check finds, as a value with a stable JSON form."""
+"""The result of a check, with a stable JSON form."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from troth.errors import Severity
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is in troth's way.
+    """One thing that keeps troth from working.
 
     Attributes:
         severity: An error keeps troth, or pods of the mesh, from working; a warning may.
-        code: Names the kind of finding, for programs.
-        where: The object, ``KIND NAMESPACE/NAME``, or what else names the place.
-        what: What is so, in one clause.
+        code: The kind of finding, for programs.
+        where: The object, ``KIND NAMESPACE/NAME``, or another name of the place.
+        what: The fact, in one clause.
         why: Why it matters, in one sentence.
         remedy: What to do, in one sentence.
     """
@@ -30,10 +30,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found; ``troth check -o json`` prints exactly this.
+    """The result; ``troth check -o json`` prints exactly this.
 
     Attributes:
-        subject: What was looked at: the API server, or the machine.
+        subject: What was checked: the API server, or the machine.
         version: Kubernetes' version, or the kernel's.
         findings: Errors first.
     """
@@ -64,5 +64,5 @@ def warning(code: str, where: str, what: str, *, why: str, remedy: str) -> Findi
 
 
 def in_order(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Errors first, otherwise as they were found."""
+    """Errors first, otherwise in the given order."""
     return tuple(sorted(findings, key=lambda each: each.severity is not Severity.ERROR))

@@ -1,4 +1,4 @@
-"""In a pod's network namespace: connections made as its processes make them, and who listens."""
+"""Connections and listening sockets in a pod's network namespace, as its processes have them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from troth.traffic.ledger import Connections
 
 _MOST_BYTES = 4096
-# An answer is over when it was as long as that, or nothing more came for so many seconds.
+# An answer ends at this size, or when nothing has come for this many seconds.
 _QUIET_SECONDS = 0.2
-# The proxy's report: Envoy writes its log every 50 ms, a refused connection when it has ended.
+# The proxy's report: Envoy flushes its log every 50 ms, and logs a refused connection at its end.
 REPORT_SECONDS = 2.0
 # proc_net_tcp(5): 0A is TCP_LISTEN (net/tcp_states.h).
 _LISTEN = "0A"
@@ -47,18 +47,18 @@ class ClientPod(NamedTuple):
 
 
 def http_get(name: str) -> bytes:
-    """A request for ``NAMESPACE/NAME`` that every HTTP server answers, and then closes."""
+    """A request for ``NAMESPACE/NAME`` that every HTTP server answers before it closes."""
     host = ".".join(reversed(name.split("/")))
     return f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
 
 
 def open_socket(place: ClientPod, address: str, *, mark: int = 0) -> socket.socket:
-    """A non-blocking TCP socket that lives in the pod's network namespace, with a port of its own.
+    """A bound non-blocking TCP socket in the pod's network namespace.
 
     Args:
         place: The pod.
-        address: The IP that it will be connected to.
-        mark: Its SO_MARK; with Envoy's own it isn't captured.
+        address: The IP to connect to.
+        mark: Its SO_MARK; with Envoy's it isn't captured.
 
     Raises:
         TrothError: The pod has ended.
@@ -88,12 +88,12 @@ async def connect(
     Args:
         world: Names the ends of the connection.
         place: The pod that connects.
-        target: Where to.
-        connections: What the node's proxy reports.
-        payload: What to say first.
+        target: The destination.
+        connections: The reports of the node's proxy.
+        payload: The data to send.
         timeout: Seconds for everything but the proxy's report.
-        captured: By the pod's own proxy, if it has one; False makes it past that.
-        node: The node whose proxy it is; empty where all pods are of one.
+        captured: Whether the pod's own proxy, if any, handles it; False bypasses that.
+        node: The node of the proxy; empty if all pods are on one node.
 
     Raises:
         TrothError: The pod has ended.
@@ -162,9 +162,9 @@ async def connect(
 async def first_report(
     new: AsyncIterator[Connection], is_ours: Callable[[Connection], bool]
 ) -> Connection | None:
-    """The first of the proxy's reports that ``is_ours``; None if it doesn't come soon.
+    """The first of the proxy's reports that ``is_ours``; None if there is none soon.
 
-    That the other end broke off is only told when nobody says why.
+    A report that the other end aborted is only returned if there is no report with the reason.
     """
     echo = None
     try:
@@ -180,15 +180,15 @@ async def first_report(
 
 
 async def _hear(sock: socket.socket, reply: bytearray) -> Reached:
-    """Wait for the beginning of the answer, into ``reply``."""
+    """Wait for the beginning of the answer; append it to ``reply``."""
     reply += await asyncio.get_running_loop().sock_recv(sock, _MOST_BYTES)
     return Reached.ANSWERED if reply else Reached.CLOSED
 
 
 async def _hear_on(sock: socket.socket, reply: bytearray) -> None:
-    """Collect more of the answer, as long as it keeps coming."""
+    """Append the rest of the answer to ``reply``, as long as data keeps coming."""
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError):  # also when it stays quiet
+    with contextlib.suppress(OSError):  # including a timeout
         while reply and len(reply) < _MOST_BYTES:
             async with asyncio.timeout(_QUIET_SECONDS):
                 chunk = await loop.sock_recv(sock, _MOST_BYTES)
@@ -200,13 +200,13 @@ async def _hear_on(sock: socket.socket, reply: bytearray) -> None:
 def _is_reported(
     world: World, target: Target, reached: Reached, *, captured: bool, node: str = ""
 ) -> bool:
-    """Whether the node's proxy has something to say about it."""
+    """Whether the node's proxy reports it."""
     if not target.endpoints or reached is Reached.UNREACHABLE:
         return False
     pods = [pod_at(world, endpoint.address) for endpoint in target.endpoints]
     if any(pod.captured and node in {"", pod.node} for pod in pods if pod):
         return True
-    # The client's own proxy reports nothing but what it could not do.
+    # The client's own proxy reports only failures.
     return captured and reached in {Reached.RESET, Reached.CLOSED}
 
 
@@ -238,7 +238,7 @@ def _table(name: str) -> str:
 
 
 def _address(digits: str) -> str:
-    """The kernel writes each 32 bits of an address as a number in its own byte order."""
+    """An IP from the kernel's form: each 32 bits are a number in the machine's byte order."""
     words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
     packed = b"".join(struct.pack("=I", word) for word in words)
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6  # noqa: PLR2004 - IPv4's

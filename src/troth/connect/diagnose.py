@@ -1,4 +1,4 @@
-"""Having a running mesh make a connection and a handshake, and asking what explains them."""
+"""Make a running mesh open a connection and a handshake, and explain their outcome."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from troth.traffic.connection import Cause, Connection
 
 _ANSWER_SECONDS = 5.0
-# Longer than Envoy tries to connect (10 s), so that it says so itself; a pod's kernel says at once
-# that nobody listens.
+# Longer than Envoy's connect timeout (10 s), so that Envoy reports it; if nobody listens, a pod's
+# kernel says so at once.
 _ELSEWHERE_SECONDS = 12.0
 _TROUBLE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 _NOT_LISTENING = frozenset({Reason.APP_UNREACHABLE, Reason.UNREACHABLE})
 
 
 class Connector(Protocol):
-    """A running mesh that makes connections; every method raises PeerError for what it refuses."""
+    """A running mesh that makes connections; every method raises PeerError if it refuses."""
 
     def route(self, source: str, destination: str, port: int) -> Route:
-        """Where a connection from ``source`` would go; names as `TraceQuestion` has them."""
+        """Where a connection from ``source`` would go; names as in `TraceQuestion`."""
 
     def connect(
         self, source: str, destination: str, port: int, *, past_tunnel: bool, seconds: float
     ) -> Attempt:
-        """Make one, waiting so long for an answer."""
+        """Make a connection and wait for an answer, within ``timeout`` seconds."""
 
     def trace(
         self,
@@ -49,13 +49,13 @@ class Connector(Protocol):
         """Make a handshake with the tunnel of the pod at that address."""
 
     def cause(self, connection: Connection) -> Cause:
-        """What explains a connection that it has reported."""
+        """Cause and remedy of a connection that it has reported."""
 
     def listening(self, pod: str) -> Listening | None:
-        """Where a pod's processes listen; None if that can't be learnt."""
+        """Where a pod's processes listen; None if unknown."""
 
     def envoy(self) -> EnvoyStatus:
-        """How the Envoy of the client's node is."""
+        """The status of Envoy on the client's node."""
 
 
 def diagnose(mesh: Connector, question: TraceQuestion) -> Diagnosis:
@@ -63,10 +63,10 @@ def diagnose(mesh: Connector, question: TraceQuestion) -> Diagnosis:
 
     Args:
         mesh: The mesh.
-        question: Which.
+        question: The connection.
 
     Raises:
-        PeerError: No mesh runs, or it knows no such client or server.
+        PeerError: No mesh runs, or it doesn't know the client or the server.
     """
     route = mesh.route(question.source, question.destination, question.port)
     attempt = _connect(mesh, question, route)
@@ -91,7 +91,7 @@ def diagnose(mesh: Connector, question: TraceQuestion) -> Diagnosis:
 
 
 def report(findings: Findings) -> Diagnosis:
-    """Judge what was found and put it into its stable form."""
+    """Judge the findings and return them in their stable form."""
     question, route, way, trace = findings.question, findings.route, findings.way, findings.trace
     judgement = judge(findings)
     manifests = findings.explained.manifests if findings.explained else ""
@@ -132,7 +132,7 @@ def report(findings: Findings) -> Diagnosis:
 def _connect(mesh: Connector, question: TraceQuestion, route: Route) -> Attempt:
     destination, port = question.destination, question.port
     if question.past_tunnel and route.ways:
-        # The proxy balances services; past it there is nobody who does.
+        # Only the proxy balances services.
         destination, port = route.ways[0].client.address, route.ways[0].client.port
     elsewhere = any(way.client.destination is None for way in route.ways)
     return mesh.connect(
@@ -188,7 +188,7 @@ def _envoy(mesh: Connector, findings: Findings) -> EnvoyStatus | None:
 
 
 def why_no_handshake(question: TraceQuestion, route: Route, way: Way | None) -> str | None:
-    """Why no handshake is made; None where one is."""
+    """Why no handshake is made; None if one is."""
     reason = None
     if question.past_tunnel:
         reason = "--plaintext goes past the tunnel, where there is none"
@@ -208,7 +208,7 @@ def why_no_handshake(question: TraceQuestion, route: Route, way: Way | None) -> 
 
 
 def _taken(route: Route, attempt: Attempt) -> Way | None:
-    """The way that the connection took, where a proxy reports it; else any, as for a trace."""
+    """The way that the connection took, if a proxy reports it; else any, as for a trace."""
     if attempt.event:
         taken = attempt.event.destination
         for way in route.ways:

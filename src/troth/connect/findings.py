@@ -1,4 +1,4 @@
-"""What is known of one connection: where it would go, how far it came, whose reports explain it."""
+"""What is known about one connection: its route, how far it got, and the proxies' reports."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Reached(StrEnum):
-    """How far a client came with its connection, by what it saw itself."""
+    """How far a client's connection got, as seen by the client."""
 
     ANSWERED = "answered"
     """The other side sent data."""
 
     SILENT = "silent"
-    """Connected, and then nothing came for as long as the client waited."""
+    """Connected, but no data came before the timeout."""
 
     CLOSED = "closed"
     """Connected, and closed by the other side without an answer."""
@@ -42,14 +42,14 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         source: The pod, ``NAMESPACE/NAME``.
-        source_port: The connection's TCP port there.
-        address: What was dialled; a service's virtual IP where there is a service.
-        port: The port that was dialled.
-        reply: The first of what was received.
-        detail: The kernel's words where something went wrong.
+        source_port: The pod's TCP port.
+        address: The dialled IP; for a service its virtual IP.
+        port: The dialled port.
+        reply: The beginning of the answer.
+        detail: The kernel's error message, if any.
         elapsed_ms: Milliseconds until the answer began, or until it was clear that none comes.
-        event: What the mesh's proxy reports about the same connection; None if nothing did, as
-            where neither end is captured.
+        event: The proxy's report of the same connection; None if there is none, for example if
+            neither end is captured.
     """
 
     source: str
@@ -64,26 +64,26 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """What both ends decide about connections to one endpoint."""
+    """The decisions of both ends about connections to one endpoint."""
 
     client: ClientDecision
     server: ServerDecision
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """What a connection will meet, before it is made.
+    """The expected path of a connection, before it is made.
 
     Attributes:
         source: The pod that connects, ``NAMESPACE/NAME``.
-        in_mesh: Whether it is meant to be captured; ``captured`` whether it is.
+        in_mesh: Whether it should be captured; ``captured`` whether it is.
         why: Why it is in the mesh or not, or isn't captured although it should be.
-        identity: Its SPIFFE ID, where it is captured.
-        address: What is dialled; a service's virtual IP where a service was named.
-        port: The port that is dialled.
-        service: ``NAMESPACE/NAME`` of the service that is dialled, None for a pod or an address.
+        identity: Its SPIFFE ID, if it is captured.
+        address: The dialled IP; for a service its virtual IP.
+        port: The dialled port.
+        service: ``NAMESPACE/NAME`` of the dialled service, None for a pod or an address.
         service_ports: The TCP ports of the service of that name, dialled or not.
-        ways: One for each endpoint that the connection can be led to.
-        unready: The pods that a service without endpoints selects, each with what is amiss.
+        ways: One for each possible endpoint.
+        unready: The pods that a service without endpoints selects, each with its problem.
     """
 
     source: str
@@ -100,7 +100,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a pod's processes listen, troth's own ports left out."""
+    """Where a pod's processes listen, without troth's own ports."""
 
     pod: str
     sockets: tuple[Endpoint, ...]
@@ -116,10 +116,10 @@ def belongs(
 ) -> bool:
     """Whether the proxy's report is about the connection that ``source`` made at ``began``.
 
-    Behind a captured pod its proxy makes a connection of its own, with another port, so
-    ``own_port`` is None then. That one is told by both ends and the time, so it could be mistaken
-    for another of the same pod to the same port at the same moment, which would have been treated
-    the same. Where clocks differ, ``began`` is None, and earlier reports are to be left out.
+    A captured pod's proxy opens its own connection, with another port, so ``own_port`` is None
+    then. That connection is recognised by both ends and the time, so it could be confused with
+    another of the same pod to the same port at the same moment, which would have been handled the
+    same. If clocks differ, ``began`` is None, and the caller leaves out earlier reports.
     """
     return (
         connection.source.address in source.addresses
@@ -138,5 +138,5 @@ def belongs(
 
 
 def is_echo(connection: Connection) -> bool:
-    """Whether it only says that the other end broke off, which that one's own report explains."""
+    """Whether it only says that the other end aborted, whose own report has the reason."""
     return connection.reason is Reason.REFUSED_BY_PEER

@@ -1,6 +1,6 @@
-"""From what was found to what became of the connection, and why: values in, values out.
+"""From the findings to the outcome of the connection, and why: pure.
 
-Cause and remedy say more of one connection than `troth why` can say of many.
+Cause and remedy are more detailed than those of `troth why`, which are about many connections.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _AGAIN = (
     "trace again."
 )
 
-_LOOK_THERE = "Look whether it runs, listens there, and can be reached from the node."
+_LOOK_THERE = "Check that it runs, listens there, and can be reached from the node."
 
 _NOBODY_LISTENS = frozenset({Reason.APP_UNREACHABLE, Reason.UNREACHABLE})
 _VAGUE = frozenset({Reason.REFUSED_BY_PEER, Reason.HANDSHAKE_FAILED, Reason.OTHER})
-"""For these `troth why` advises a trace; here it is."""
+"""Reasons for which `troth why` advises a trace, which this is."""
 
 
 _HOPS: dict[tuple[Side, Reason], Hop] = {
@@ -44,13 +44,13 @@ _HOPS: dict[tuple[Side, Reason], Hop] = {
     (Side.CLIENT, Reason.NO_ENDPOINTS): Hop.CLIENT_PROXY,
     (Side.CLIENT, Reason.NO_CERTIFICATE_YET): Hop.CLIENT_PROXY,
 }
-"""Where a proxy stops a connection; all other reasons are the tunnel's."""
+"""Where a proxy stops a connection, by reason; all other reasons are the tunnel's."""
 
 
 def judge(findings: Findings) -> Judgement:
-    """Say what became of what was asked for, where it stopped, why, and what to do.
+    """Say what became of a connection or handshake, where it stopped, why, and what to do.
 
-    A proxy's report decides, where there is one: the client can't see how its connection travels.
+    A proxy's report decides, if there is one: the client can't see how its connection travels.
     """
     event = findings.event
     if event is not None:
@@ -80,7 +80,7 @@ def _hop(findings: Findings, event: Connection) -> Hop:
 
 
 def _handshake_alone(findings: Findings) -> Judgement:
-    """An impostor's handshake of which no proxy reports anything."""
+    """An impostor's handshake that no proxy reports."""
     if findings.trace is None:
         return Judgement(
             verdict=Outcome.FAILED,
@@ -102,7 +102,7 @@ def _handshake_alone(findings: Findings) -> Judgement:
 
 
 def _by_the_client(findings: Findings) -> Judgement:
-    """No proxy reports anything, so what the client saw is all there is."""
+    """Judge by what the client saw, as no proxy reports anything."""
     way = findings.way
     first = Hop.CLIENT_PROXY if findings.by_proxy else Hop.NETWORK
     if way is None:
@@ -116,14 +116,14 @@ def _by_the_client(findings: Findings) -> Judgement:
         return _failed(first, _own_port(way.client.port))
     if unreachable and not findings.by_proxy and findings.nobody_listens:
         return _failed(Hop.APP, _nobody_listens(findings))  # the pod's rules see that first
-    if unreachable:  # at a port where Envoy has to listen
+    if unreachable:  # at a port where Envoy should listen
         return _failed(first, _envoy_gone(findings))
-    # A proxy took it and doesn't say what it did. Nothing is taken for granted then.
+    # A proxy accepted it but doesn't report what it did, so assume nothing.
     return _failed(first, _unreported(findings))
 
 
 def _beside_the_mesh(findings: Findings) -> Judgement:
-    """Nobody but the server itself has a say in it."""
+    """Judge a connection that no proxy handles."""
     way = findings.way
     if findings.attempt.reached is Reached.UNREACHABLE:
         hop = Hop.APP if way and way.client.destination else Hop.NETWORK
@@ -138,7 +138,7 @@ def _failed(hop: Hop, texts: tuple[str, str]) -> Judgement:
 
 
 def _accepted(findings: Findings, event: Connection) -> str:
-    """Why it came in by the tunnel."""
+    """Why it was accepted through the tunnel."""
     if findings.question.as_impostor:
         return f"The server accepted the client as {event.peer}."
     return (
@@ -148,7 +148,7 @@ def _accepted(findings: Findings, event: Connection) -> str:
 
 
 def _plaintext(findings: Findings) -> tuple[str, str | None]:
-    """Why it came in without the tunnel, and what would encrypt it."""
+    """Why it was accepted outside the tunnel, and what would encrypt it."""
     way, route = findings.way, findings.route
     if findings.inside_pod:
         return f"It never leaves the pod, so nothing captures it.{_silence(findings)}", None
@@ -197,9 +197,9 @@ def _stopped(findings: Findings, event: Connection) -> tuple[str, str]:
 
 
 def _own_port(port: int) -> tuple[str, str]:
-    """A port that is no app's."""
+    """A port of troth's own."""
     own = _list(map(str, sorted(OWN_PORTS)))
-    cause = f"Port {port} leads to no app: {own} are troth's own in every pod of the mesh."
+    cause = f"No app listens on port {port}: {own} are troth's own in every pod of the mesh."
     return cause, "Connect to the app's port: troth opens the tunnel for it."
 
 
@@ -237,7 +237,7 @@ def _nobody_listens(findings: Findings) -> tuple[str, str]:
 
 
 def _no_endpoints(findings: Findings) -> tuple[str, str]:
-    """Why a service leads nowhere."""
+    """Why a service has no endpoints."""
     route = findings.route
     cause = f"No ready pod is behind port {route.port} of Service {route.service}"
     if not route.unready:
@@ -248,7 +248,7 @@ def _no_endpoints(findings: Findings) -> tuple[str, str]:
 
 
 def _envoy_gone(findings: Findings) -> tuple[str, str]:
-    """A capture port at which nobody listens."""
+    """A capture port where nobody listens."""
     pod, port = findings.route.source, OUTBOUND_PORT
     if not findings.by_proxy:
         pod, port = _server(findings), INBOUND_PORT
@@ -270,7 +270,7 @@ def _envoy_gone(findings: Findings) -> tuple[str, str]:
 
 
 def _unreported(findings: Findings) -> tuple[str, str]:
-    """A proxy that took a connection and reports nothing."""
+    """A proxy that accepted a connection and reports nothing."""
     attempt = findings.attempt
     saw = attempt.detail or f"it was {attempt.reached}"
     hangs = attempt.reached is Reached.SILENT
@@ -279,17 +279,17 @@ def _unreported(findings: Findings) -> tuple[str, str]:
         f"The connection was taken, but no proxy reports what became of it ({saw}), "
         f"so nothing is known of how it travelled: {envoy}."
     )
-    remedy = "Trace again; if it stays, troth.log in the state directory says what ails Envoy."
+    remedy = "Trace again; if it persists, troth.log in the state directory has Envoy's errors."
     return cause, remedy
 
 
 def _sentence(text: str) -> str:
-    """``text`` begun and ended as one."""
+    """``text`` with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _silence(findings: Findings) -> str:
-    """What the app made of a connection that reached it, where it didn't answer."""
+    """What the app did with a connection that it didn't answer."""
     match findings.attempt.reached:
         case Reached.ANSWERED:
             return ""

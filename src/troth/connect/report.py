@@ -1,4 +1,4 @@
-"""What is asked about a connection, what is found out, what follows, and that said in JSON."""
+"""A trace's question, findings and judgement, and the answer with its stable JSON form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from troth.traffic.connection import Cause, Connection, Outcome
 
 
 class Credentials(StrEnum):
-    """What a traced client shows when the server asks for its certificate."""
+    """What a traced client presents when the server requests a certificate."""
 
     OWN = "own"
     """The pod's own, of its service account."""
@@ -24,14 +24,14 @@ class Credentials(StrEnum):
     """No certificate."""
 
     EXPIRED = "expired"
-    """One that the mesh's authority signed and that has expired since."""
+    """An expired one from the mesh's authority."""
 
     FOREIGN_CA = "foreign-ca"
-    """One of another authority, of the same name and with the same claim."""
+    """One from another authority with the same name, with the same claim."""
 
     @property
     def words(self) -> str:
-        """What is shown, after "with"."""
+        """What is presented, to follow "with"."""
         return _WORDS[self]
 
 
@@ -49,11 +49,11 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         client: What the client's proxy decides about connections to the destination.
         server: What the destination accepts.
-        credentials: What the client showed.
-        claimed: The SPIFFE ID in the certificate it showed; None when it had none to show.
-        source_port: The connection's TCP port at the client.
+        credentials: What the client presented.
+        claimed: The SPIFFE ID in its certificate; None without a certificate.
+        source_port: The client's TCP port.
         report: The handshake.
-        event: What the server's proxy reports about the same connection; None if nothing.
+        event: The report of the server's proxy about the same connection; None if there is none.
     """
 
     client: ClientDecision
@@ -66,19 +66,19 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hop(StrEnum):
-    """A place on the way where a connection can stop, from the client to the server."""
+    """A place where a connection can stop, from the client to the server."""
 
     CLIENT_PROXY = "client_proxy"
-    """The client pod's proxy, before it went anywhere."""
+    """The client pod's proxy, before leaving the pod."""
 
     NETWORK = "network"
-    """Between the two: nobody took the connection."""
+    """Between the two: nobody accepted the connection."""
 
     TUNNEL = "tunnel"
     """The handshake of the two proxies."""
 
     SERVER_PROXY = "server_proxy"
-    """The server pod's proxy, when it came without the tunnel."""
+    """The server pod's proxy, for a connection outside the tunnel."""
 
     APP = "app"
     """The server's own process."""
@@ -88,10 +88,10 @@ class From(msgspec.Struct, frozen=True, kw_only=True):
     """The client.
 
     Attributes:
-        name: As it was asked for.
-        pod: The pod that was taken, ``NAMESPACE/NAME``.
-        in_mesh: Whether it is meant to be captured; ``captured`` whether it is.
-        identity: Its SPIFFE ID, where it is captured.
+        name: The name in the question.
+        pod: The chosen pod, ``NAMESPACE/NAME``.
+        in_mesh: Whether it should be captured; ``captured`` whether it is.
+        identity: Its SPIFFE ID, if it is captured.
         why: Why it is in the mesh or not, or isn't captured although it should be.
     """
 
@@ -107,11 +107,11 @@ class To(msgspec.Struct, frozen=True, kw_only=True):
     """The server.
 
     Attributes:
-        name: As it was asked for, as is ``port``.
-        service: ``NAMESPACE/NAME`` of the service that was dialled; None for a pod or an address.
+        name: The name in the question; so is ``port``.
+        service: ``NAMESPACE/NAME`` of the dialled service; None for a pod or an address.
         service_ports: The TCP ports of the service of that name, dialled or not.
-        address: What was dialled.
-        endpoints: How many places that leads to.
+        address: The dialled IP.
+        endpoints: How many endpoints it has.
     """
 
     name: str
@@ -128,21 +128,21 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         source: The client; ``from`` in JSON.
         to: The server.
-        client: What the client decides about the endpoint; None where there is none.
-        server: What the endpoint accepts; None where there is none.
-        past_tunnel: The connection was made past the client's proxy (``--plaintext``).
+        client: What the client decides about the endpoint; None if there is no endpoint.
+        server: What the endpoint accepts; None if there is no endpoint.
+        past_tunnel: The connection bypassed the client's proxy (``--plaintext``).
         connection: The connection, made as the client's own processes make theirs.
-        credentials: What was shown in the handshake.
-        claimed: Whose certificate that was, or said to be; None for none, or without a handshake.
-        handshake: The traced handshake, made beside the connection.
-        handshake_event: What the server's proxy reports about it.
-        no_handshake: Why there is none; None where there is.
-        verdict: What became of the connection or, where credentials other than the pod's own were
-            shown, of the handshake.
-        stopped_at: Where it stopped; None where it didn't.
+        credentials: What was presented in the handshake.
+        claimed: The identity in that certificate; None without a certificate or a handshake.
+        handshake: The traced handshake, separate from the connection.
+        handshake_event: The report of the server's proxy about it.
+        no_handshake: Why there is no handshake; None if there is one.
+        verdict: The outcome of the connection or, if credentials other than the pod's own were
+            presented, of the handshake.
+        stopped_at: Where it stopped; None if it didn't.
         cause: Why, for people.
-        remedy: What to do, for people; None where there is nothing to be done.
-        manifests: What to apply for it (YAML), where that is known; of several any one.
+        remedy: What to do, for people; None if nothing needs to be done.
+        manifests: YAML to apply against it, if known; any one of several is enough.
     """
 
     schema: Literal["troth/trace/v1"] = "troth/trace/v1"
@@ -165,7 +165,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether it was let in, by the tunnel or in plaintext."""
+        """Whether it was accepted, through the tunnel or in plaintext."""
         return self.verdict in {Outcome.ACCEPTED, Outcome.PLAINTEXT}
 
 
@@ -175,9 +175,9 @@ class TraceQuestion(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         source: The pod (or Deployment) that connects, ``NAMESPACE/NAME``.
         destination: ``NAMESPACE/NAME`` of a Service, pod or Deployment, or an IP.
-        port: The port of that.
-        past_tunnel: Make the connection past the client's proxy, in plaintext.
-        credentials: What to show in the handshake.
+        port: The destination's port.
+        past_tunnel: Bypass the client's proxy: connect in plaintext.
+        credentials: What to present in the handshake.
         claim: The pod (or Deployment), or in a cluster the service account, whose identity a forged
             certificate claims.
     """
@@ -191,22 +191,21 @@ class TraceQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def as_impostor(self) -> bool:
-        """Whether something else than the pod's own certificate is shown."""
+        """Whether it presents anything but the pod's own certificate."""
         return self.credentials is not Credentials.OWN
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was found out about a connection.
+    """All findings about a connection.
 
     Attributes:
-        route: What it had to meet.
-        way: The endpoint it was led to; None where a service has none.
-        trace: The handshake beside it.
-        no_handshake: Why there is none.
-        explained: Cause and remedy of what the deciding proxy reports, where that is a refusal or
-            failure.
-        listening: Where the server's processes listen, where that matters.
-        envoy: The node's Envoy afterwards, where something went wrong that no proxy reports.
+        route: Its expected path.
+        way: The endpoint it went to; None if a service has none.
+        trace: The separate handshake.
+        no_handshake: Why there is no handshake.
+        explained: Cause and remedy of the deciding proxy's report, if that is a refusal or failure.
+        listening: Where the server's processes listen, if that matters.
+        envoy: The node's Envoy afterwards, if it failed without a proxy's report.
     """
 
     question: TraceQuestion
@@ -221,7 +220,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def event(self) -> Connection | None:
-        """What a proxy reports about what is judged: the connection, or an impostor's handshake."""
+        """The proxy's report of what is judged: the connection, or an impostor's handshake."""
         if self.question.as_impostor:
             return self.trace.event if self.trace else None
         return self.attempt.event
@@ -233,7 +232,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def nobody_listens(self) -> bool:
-        """Whether it is known that no process of the server takes connections there."""
+        """Whether it is known that no process of the server listens there."""
         if self.way is None or self.listening is None:
             return False
         address, port = self.way.client.address, self.way.client.port
@@ -248,12 +247,12 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def inside_pod(route: Route, way: Way | None) -> bool:
-    """Whether a connection stays in the pod, where nobody captures it."""
+    """Whether a connection stays inside the pod, uncaptured."""
     return way is not None and route.service is None and way.client.destination == route.source
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a connection, as `Diagnosis` has it."""
+    """The outcome of a connection, as in `Diagnosis`."""
 
     verdict: Outcome
     stopped_at: Hop | None = None

@@ -1,4 +1,4 @@
-"""What a connection will meet, before it is made: who is who, and what both ends decide."""
+"""The expected path of a connection: its ends, and what both of them decide."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def route(
     refused: Mapping[str, str],
     unready: Iterable[str] = (),
 ) -> Route:
-    """The way from ``source`` to ``target``.
+    """The route from ``source`` to ``target``.
 
     Args:
         world: Everything that is known.
-        source: The pod that would connect.
-        name: What ``target`` was found by.
-        target: Where it would connect to.
+        source: The client pod.
+        name: The name that ``target`` was found by.
+        target: The destination.
         refused: Why pods that should be captured are not, by UID.
-        unready: The pods that the service of that name selects, each with what is amiss.
+        unready: The pods that the service of that name selects, each with its problem.
     """
     service = world.services.get(name)
     dialled = service if service and target.address in service.cluster_ips else None
@@ -64,11 +64,11 @@ def route(
 
 
 def envoy_status(agent: NodeAgent, *, of: Collection[str] | None = None) -> EnvoyStatus:
-    """How the node's Envoy is.
+    """The status of the node's Envoy.
 
     Args:
         agent: The node's.
-        of: UIDs of the pods of which to tell what Envoy refuses; by default of all there is.
+        of: UIDs of the pods to report Envoy's rejections for; by default all pods.
     """
     status = agent.ads_status()
     return EnvoyStatus(

@@ -1,7 +1,7 @@
 """One instrumented handshake with a pod's tunnel port, from the network namespace of another pod.
 
-It is made beside the client's proxy, not through it: with the pod's own certificate it shows step
-by step what that proxy and the server's say to each other, and with others how a server refuses.
+It bypasses the client's proxy: with the pod's own certificate it shows step by step what that proxy
+and the server's exchange, and with other credentials how a server refuses.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _CONNECT_SECONDS = 5
 
 
 class Identities(NamedTuple):
-    """What a traced client can be made to show.
+    """The sources of a traced client's credentials.
 
     Attributes:
         current: The certificates in use.
-        roots: Those of the mesh, by which servers are judged.
-        authority: The mesh's own; None where its key is out of reach.
+        roots: The mesh's, to verify servers.
+        authority: The mesh's own; None if its key is elsewhere.
     """
 
     current: Mapping[SpiffeId, X509Svid]
@@ -72,15 +72,15 @@ async def trace(
     Args:
         world: Names the ends of the connection.
         place: The pod that connects.
-        target: Where to; of several endpoints the first is taken.
-        credentials: What the client shows.
-        claimed: Whose identity a forged certificate claims; by default the pod's own.
+        target: The destination; of several endpoints the first.
+        credentials: What the client presents.
+        claimed: The identity that a forged certificate claims; by default the pod's own.
         identities: Where certificates come from.
-        connections: What the node's proxy reports.
-        payload: What to say after the handshake: Envoy shows only by the app's answer that it has
+        connections: The reports of the node's proxy.
+        payload: Data to send after the handshake: only the app's answer shows that Envoy has
             accepted the client.
         timeout: Seconds for the handshake and the answer.
-        node: The node whose proxy reports; empty where all pods are of one.
+        node: The node of the proxy; empty if all pods are on one node.
 
     Raises:
         PeerError: There is no tunnel to that destination, or no such certificate.
@@ -92,7 +92,7 @@ async def trace(
     shown = client_credentials(
         credentials, identities, own=own, claimed=claimed, now=datetime.now(UTC)
     )
-    # Marked like Envoy's own sockets, or the pod's capture would lead it into another tunnel.
+    # Marked like Envoy's sockets, or the pod's capture would redirect it into another tunnel.
     with (
         contextlib.closing(open_socket(place, endpoint.address, mark=ENVOY_MARK)) as sock,
         connections.following() as new,
@@ -148,12 +148,12 @@ def client_credentials(
     claimed: SpiffeId | None = None,
     now: datetime,
 ) -> ClientCredentials | None:
-    """The certificate and key of that kind; None to show none.
+    """The certificate and key of this kind; None to present none.
 
     Args:
-        kind: What to show.
+        kind: What to present.
         identities: Where certificates come from.
-        own: The client's identity. No real certificate but its own is ever shown.
+        own: The client's identity. No valid certificate but its own is ever presented.
         claimed: The identity in a forged certificate; by default ``own``.
         now: The time.
 

@@ -1,5 +1,5 @@
-"""What the `troth` command knows of a local mesh that runs: where it is and how to ask it.
+"""How the `troth` command finds and queries a running local mesh.
 
-It is apart from `troth.local`, which runs the mesh: a command that asks one question loads none of
-what answers it.
+It is separate from `troth.local`, which runs the mesh: a command that asks one question doesn't
+load the modules that answer it.
 """

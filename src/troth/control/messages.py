@@ -1,4 +1,4 @@
-"""What the `troth` command asks a running mesh, and the status with its stable JSON form."""
+"""The requests of the `troth` command to a running mesh, and the status in its stable JSON form."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: The container's.
-        state: What it is doing now.
+        state: The current state.
         reason: Why, in one CamelCase word, such as ``CrashLoopBackOff``; empty while it runs.
         message: Why, for people.
-        sidecar: It is an init container that goes on running.
-        exit_code: Of its last run that ended; 128 + N when signal N ended it.
-        restarts: How often it was started again.
-        pid: Of its process in the mesh's PID namespace; 0 when there is none.
+        sidecar: It is an init container that keeps running.
+        exit_code: Of its last run that ended; 128 + N if signal N ended it.
+        restarts: How often it was restarted.
+        pid: Its process in the mesh's PID namespace; 0 if there is none.
         ready: It runs and its readiness probe, if any, succeeds.
-        starts_again: When it does, after it has ended; None where it runs, or doesn't.
+        starts_again: When it restarts after having ended; None if it runs, or won't restart.
     """
 
     name: str
@@ -63,11 +63,11 @@ class PodReport(msgspec.Struct, frozen=True, kw_only=True):
     """One pod of the mesh.
 
     Attributes:
-        in_mesh: Whether it is meant to be captured.
+        in_mesh: Whether it should be captured.
         captured: Whether its traffic goes through Envoy.
         why: Why it is in the mesh or not, and why it isn't captured although it should be.
         mode: The mode of all ports that ``ports`` doesn't name; None outside the mesh.
-        certificate_expires: Of the SVID in use, UTC.
+        certificate_expires: Expiry of the SVID in use, UTC.
     """
 
     namespace: str
@@ -92,8 +92,8 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole mesh; ``troth status -o json`` prints exactly this.
 
     Attributes:
-        policies: The PeerAuthentications that were taken up, ``NAMESPACE/NAME``, in order. They are
-            in force when ``ready``.
+        policies: The accepted PeerAuthentications, ``NAMESPACE/NAME``, in order. They are in force
+            if ``ready``.
         ignored: Objects of kinds that troth doesn't use, by ``KIND.GROUP``.
     """
 
@@ -110,11 +110,11 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to look at.
+    """A route to describe.
 
     Attributes:
         source: The pod (or Deployment) that connects, ``NAMESPACE/NAME``.
-        destination: As for `find_target`, as is ``port``.
+        destination: As for `find_target`; so is ``port``.
     """
 
     source: str
@@ -123,7 +123,7 @@ class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TalkRequest(RouteRequest, frozen=True, kw_only=True):
-    """A connection to make, and so many seconds to wait for an answer."""
+    """A connection to make, and the seconds to wait for an answer."""
 
     timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
 
@@ -132,7 +132,7 @@ class ConnectRequest(TalkRequest, frozen=True, kw_only=True):
     """A connection to make from a pod as its own processes would.
 
     Attributes:
-        uncaptured: Make it past the pod's proxy, as a pod outside the mesh would.
+        uncaptured: Bypass the pod's proxy, like a pod outside the mesh.
     """
 
     uncaptured: bool = False
@@ -142,7 +142,7 @@ class TraceRequest(TalkRequest, frozen=True, kw_only=True):
     """A handshake to trace from a pod to another's tunnel port.
 
     Attributes:
-        credentials: What the client shows, as `troth.connect.report.Credentials` has it.
+        credentials: What the client presents: a `troth.connect.report.Credentials`.
         claim: The pod (or Deployment) whose identity a forged certificate claims; by default the
             source's.
     """
@@ -152,7 +152,7 @@ class TraceRequest(TalkRequest, frozen=True, kw_only=True):
 
 
 class CauseRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection, as a proxy has reported it, to explain."""
+    """A connection to explain, as a proxy reported it."""
 
     connection: Connection
 
@@ -161,8 +161,8 @@ class WhyRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Refusals to explain.
 
     Attributes:
-        about: The one workload, pod or service to speak of, ``NAMESPACE/NAME``.
-        count: How many to explain at most.
+        about: The only workload, pod or service of interest, ``NAMESPACE/NAME``.
+        count: The maximum number of refusals to explain.
     """
 
     about: str | None = None
@@ -170,10 +170,10 @@ class WhyRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Connections to look at.
+    """Connections to audit.
 
     Attributes:
-        seconds: Those that began this long ago or later; at most a week.
+        seconds: Only those that began at most this long ago; at most a week.
     """
 
     seconds: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 3600

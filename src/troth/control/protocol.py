@@ -1,8 +1,8 @@
 """How the `troth` command talks to a running mesh: JSON lines over a Unix socket, 0600.
 
-A connection carries one request and then its answer: one line, or as many as come until either
-side closes. A line ``{"error": ..., "peer": ..., "remedy": ...}`` ends the answer; only the
-first of the three is always there.
+A connection carries one request and then its answer: one line, or several until either side closes.
+A line ``{"error": ..., "peer": ..., "remedy": ...}`` ends the answer; only ``error`` is always
+there.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def call(
 
     Args:
         path: The mesh's control socket.
-        op: What to ask.
-        until: When to give up, on the monotonic clock; None for never.
-        arguments: Of the request.
+        op: The operation.
+        until: The deadline, on the monotonic clock; None for none.
+        arguments: The request's arguments.
 
     Raises:
         PeerError: No mesh runs there, or it refused.
-        TimeoutError: The answer has not ended in time.
+        TimeoutError: The answer has not ended by the deadline.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -70,7 +70,7 @@ def ask(path: Path, op: str, kind: type[T], **arguments: object) -> T:
 
 @contextlib.contextmanager
 def _ending() -> Iterator[None]:
-    """A mesh that ends resets the requests it has not taken yet."""
+    """Turn a reset into an error: a mesh that ends resets the requests it has not accepted yet."""
     try:
         yield
     except ConnectionError as error:

@@ -1,4 +1,4 @@
-"""Where a local mesh keeps what must be on disk: one directory, 0700, gone after `troth down`."""
+"""A local mesh's files: one directory, 0700, removed by `troth down`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class AuthorityFiles(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         certificate: The signing certificate, a root or an intermediate.
         key: Its private key.
-        chain: The certificates between it and the root; empty when there are none.
-        root: The trust anchor; empty when ``certificate`` is one.
+        chain: The certificates between it and the root; empty if there are none.
+        root: The trust anchor; empty if ``certificate`` is one.
     """
 
     certificate: str
@@ -41,20 +41,20 @@ class AuthorityFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What `troth up` was asked for.
+    """The options of `troth up`.
 
     Attributes:
         paths: Absolute paths of manifest files and directories.
         root_namespace: Where mesh-wide policies live.
-        trust_domain: Of every identity.
-        certificate_lifetime_seconds: Of a workload's certificate.
-        authority: The certificate authority to use instead of one made for this run.
+        trust_domain: The trust domain of every identity.
+        certificate_lifetime_seconds: The lifetime of a workload's certificate.
+        authority: The certificate authority to use instead of one generated for this run.
         uplink: Whether there is a link to the host (only as root).
-        metrics: Where Prometheus may scrape the agent; nowhere when None.
-        pod_connections: How many connections of each kind one pod may have open at a time; None
-            for the default.
+        metrics: Where Prometheus may scrape the agent; None for nowhere.
+        pod_connections: The maximum number of open connections of each kind per pod; None for the
+            default.
         writable: Absolute paths of the host that containers may change.
-        keepalive_seconds: Within what time a vanished peer is noticed.
+        keepalive_seconds: The time within which a vanished peer is detected.
         claims: An absolute path where persistent volume claims outlive the mesh; empty if they
             don't.
     """
@@ -76,11 +76,11 @@ class StateDirectory:
     """The files of one local mesh; at most one mesh runs per directory.
 
     Args:
-        path: The directory; the default is ``$TROTH_STATE_DIR``, then a place of the user's own.
+        path: The directory; the default is ``$TROTH_STATE_DIR``, else one of the user's own.
 
     Raises:
-        InputError: It exists and is somebody else's, open to others, or no directory. What it says
-            (whom to stop, whom to ask) would be another's word.
+        InputError: It exists and is another user's, open to others, or not a directory. Its content
+            (which process to stop, which to query) could not be trusted.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -103,10 +103,10 @@ class StateDirectory:
         self._check_owner()
 
     def prepare(self) -> None:
-        """Make the directory, or see that it is ours and nobody else's.
+        """Create the directory, or check that it is private to this user.
 
         Raises:
-            InputError: It is somebody else's, open to others, or holds foreign files.
+            InputError: It is another user's, open to others, or contains foreign files.
         """
         longest = len(os.fsencode(self.admin))
         if longest > _LONGEST_SOCKET_PATH:
@@ -117,7 +117,7 @@ class StateDirectory:
         try:
             self.path.mkdir(mode=0o700, parents=True)
         except FileExistsError:
-            pass  # ours or not, that is seen below
+            pass  # its owner is checked below
         except OSError as error:
             raise self._problem(
                 f"cannot be made: {error.strerror}", "name a place of your own in TROTH_STATE_DIR"
@@ -130,7 +130,7 @@ class StateDirectory:
             marker.touch(mode=0o600)
 
     def try_lock(self) -> int | None:
-        """Take the lock that a running mesh holds; its file descriptor, or None if it is held."""
+        """Take the lock of a running mesh; return its file descriptor, or None if it is held."""
         descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,14 +140,14 @@ class StateDirectory:
         return descriptor
 
     def clear(self) -> None:
-        """Remove what a mesh left here, except what the next one goes on with: its events.
+        """Remove what a mesh left here, except the events, which the next one continues.
 
         Call it only with the lock held.
         """
         self._remove_all_but({_MARKER, self.lock.name, self.journal.name})
 
     def remove(self) -> None:
-        """Remove the directory and all in it; call it only with the lock held."""
+        """Remove the directory with its content; call it only with the lock held."""
         self._remove_all_but({_MARKER, self.lock.name})
         (self.path / _MARKER).unlink(missing_ok=True)
         self.lock.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ class StateDirectory:
                 entry.unlink(missing_ok=True)
 
     def read_settings(self) -> Settings:
-        """What the mesh of this directory was started with."""
+        """The options that the mesh of this directory was started with."""
         return msgspec.json.decode(self.settings.read_bytes(), type=Settings)
 
     def write_private(self, path: Path, content: bytes) -> None:
@@ -176,7 +176,7 @@ class StateDirectory:
         try:
             status = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError):
-            return  # nothing there that could be believed
+            return  # nothing there to distrust
         except OSError as error:
             raise self._problem(
                 f"cannot be looked at: {error.strerror}", "use one of your own"

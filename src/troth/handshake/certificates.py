@@ -1,4 +1,4 @@
-"""Certificates in a trace: what the client shows, what it saw, and why it would refuse."""
+"""Certificates in a trace: what the client presents, what it sees, and why it would refuse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from troth.identity.svid import X509Svid
 
-# What cryptography raises for certificates that it can't make sense of, in part or whole.
+# What cryptography raises for certificates that it can't parse, in part or whole.
 _UNREADABLE = (
     ValueError,
     x509.InvalidVersion,
@@ -26,7 +26,7 @@ _UNREADABLE = (
     x509.UnsupportedGeneralNameType,
 )
 
-# X509_V_ERR_* of OpenSSL that people meet, in plain words.
+# The common X509_V_ERR_* of OpenSSL, in plain words.
 _VERIFY_ERRORS = {
     2: "its issuer is not known",
     7: "its signature is wrong",
@@ -83,11 +83,11 @@ def _spiffe_id(certificate: x509.Certificate) -> tuple[SpiffeId | None, str]:
 
 
 def identity_flaw(certificate: crypto.X509, expected: SpiffeId | None) -> str | None:
-    """Why a leaf whose chain is trusted is still not the wanted server's (secure naming).
+    """Why a leaf with a trusted chain is not the expected server's (secure naming).
 
     Args:
         certificate: The server's leaf certificate.
-        expected: The only SPIFFE ID that will do; None accepts any.
+        expected: The only SPIFFE ID to accept; None accepts any.
     """
     try:
         spiffe_id, flaw = _spiffe_id(certificate.to_cryptography())
@@ -106,7 +106,7 @@ def verify_error(number: int) -> str:
 
 
 class ClientCredentials:
-    """The certificate chain and private key that the client shows when asked.
+    """The certificate chain and private key that the client presents on request.
 
     Args:
         chain: PEM certificates, leaf first.
@@ -126,7 +126,7 @@ class ClientCredentials:
         try:
             private_key = load_pem_private_key(key, password=None)
         except (ValueError, TypeError):
-            private_key = None  # the cause may quote the key; it is not chained
+            private_key = None  # not chained: the cause could quote the key
         if not isinstance(private_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise _refused("client credentials", "key", "is no EC or RSA private key")
         if private_key.public_key() != self.chain[0].public_key():

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from troth.identity.spiffe import SpiffeId
 
 _CHUNK = 65536
-# Seconds a server gets to refuse the client before it is asked by data. An alert comes at once; a
-# server with nothing to refuse says nothing: Envoy's BoringSSL holds even session tickets back
-# until it has data to send.
+# Seconds for a server to refuse the client before the client sends data. An alert comes at once; a
+# server that accepts is silent: Envoy's BoringSSL holds back even session tickets until it has data
+# to send.
 _PATIENCE = 0.2
 
 
@@ -39,16 +39,16 @@ async def trace_connection(
     Args:
         sock: Connected and non-blocking; it stays the caller's to close.
         server_name: The SNI; in a tunnel the destination's port, such as ``8080``.
-        client: What the client shows when asked; None shows no certificate.
+        client: What the client presents on request; None presents no certificate.
         bundle: PEM certificates of the authorities that may vouch for the server.
         expected: The SPIFFE ID the server must have; None accepts any.
         timeout: Seconds for everything.
         payload: Data to send to a server that doesn't refuse, such as an HTTP request; the report
-            then has the first bytes of the answer. Envoy shows only by such an answer that it has
+            then has the first bytes of the answer. Only such an answer shows that Envoy has
             accepted the client: without a payload the verdict stays undecided.
 
     Raises:
-        InputError: ``bundle`` holds no readable certificate.
+        InputError: ``bundle`` contains no readable certificate.
     """
     handshake = HandshakeTrace(
         server_name=server_name,
@@ -75,7 +75,7 @@ class _Wire:
 
     @property
     def _elapsed_ms(self) -> float:
-        """What TLS and the network took, without what we waited for by choice."""
+        """The time that TLS and the network took, without our own deliberate waiting."""
         return (self._loop.time() - self._start - self._waited) * 1000
 
     async def run(self, payload: bytes) -> None:
@@ -86,14 +86,14 @@ class _Wire:
                 await self._converse(payload)
         except TimeoutError:
             handshake.timed_out(self._elapsed_ms)
-        except OSError:  # reset, most likely: but what the server had said before still counts
+        except OSError:  # probably a reset; what the server sent before it still counts
             with contextlib.suppress(OSError):
                 handshake.receive(self._sock.recv(_CHUNK), self._elapsed_ms)
             handshake.closed(self._elapsed_ms, reset=True)
         finally:
             if self._receiving:
                 self._receiving.cancel()
-        with contextlib.suppress(OSError):  # the server may be gone, which is its right
+        with contextlib.suppress(OSError):  # the server may have closed already
             if goodbye := handshake.close(self._elapsed_ms):
                 self._sock.send(goodbye)
 
@@ -115,7 +115,7 @@ class _Wire:
             await self._hears(None)
 
     async def _hears(self, patience: float | None) -> bool:
-        """Take in what comes; False if nothing came for as long as ``patience``."""
+        """Receive data; False if none came within ``patience``."""
         if self._receiving is None:
             receiving = self._loop.sock_recv(self._sock, _CHUNK)
             self._receiving = self._loop.create_task(receiving)

@@ -1,8 +1,8 @@
-"""OpenSSL as a TLS 1.3 client over bytes: what it needs, what it wants sent, why it stops.
+"""OpenSSL as a TLS 1.3 client over bytes: its input, its output, and why it stops.
 
 Through pyOpenSSL rather than the ``ssl`` module: keys come from memory, the time of verification is
-an argument, a server can be refused by its SPIFFE ID before the client shows its certificate, and
-the library brings its own OpenSSL, with post-quantum groups.
+an argument, a server can be refused by its SPIFFE ID before the client presents its certificate,
+and the library brings its own OpenSSL, with post-quantum groups.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _CHUNK = 65536
 _MAX_SERVER_NAME = 255
-# SSL_MODE_NO_AUTO_CHAIN, which pyOpenSSL has no name for: send the chain as it was given, and no
-# root from the trust bundle with it.
+# SSL_MODE_NO_AUTO_CHAIN, which pyOpenSSL has no name for: send the chain as given, without a root
+# from the trust bundle.
 _NO_AUTO_CHAIN = 8
 # OpenSSL's state once it has checked the server's CertificateVerify.
 _PROVEN = b"TLSv1.3 read server certificate verify"
-# What the server is told when its chain is fine but its name isn't: RFC 8446 section 6.2 has
-# certificate_unknown for it. OpenSSL would send internal_error, because pyOpenSSL's callback can't
-# name an error. Like any alert before the client's second flight, it isn't encrypted yet.
+# The alert to a server with a valid chain but the wrong name: certificate_unknown, by RFC 8446
+# section 6.2. OpenSSL would send internal_error, because pyOpenSSL's callback can't name an error.
+# Like any alert before the client's second flight, it isn't encrypted yet.
 _CERTIFICATE_UNKNOWN = bytes([ContentType.ALERT, 3, 3, 0, 2, 2, 46])
 
 
@@ -40,12 +40,12 @@ class Engine:
     """One TLS client connection in memory.
 
     Attributes:
-        secrets: The connection's traffic secrets, as they come to be.
-        refusal: Why the server's certificate was refused, once it was.
-        proven: The server has proved to hold its certificate's key.
+        secrets: The connection's traffic secrets so far.
+        refusal: Why the server's certificate was refused, if it was.
+        proven: The server has proved that it holds its certificate's key.
 
     Raises:
-        InputError: ``bundle`` holds no readable certificate, or ``server_name`` can't be one.
+        InputError: ``bundle`` contains no readable certificate, or ``server_name`` is invalid.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Engine:
     def _verify(
         self, _: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int
     ) -> bool:
-        """OpenSSL's verification callback: its own verdict on the chain, ours on the name."""
+        """OpenSSL's verification callback: it judges the chain, we judge the name."""
         flaw = None
         if not ok:
             flaw = verify_error(error)
@@ -107,11 +107,11 @@ class Engine:
         return printable(self._connection.get_alpn_proto_negotiated().decode("latin-1")) or None
 
     def handshake(self, record: bytes = b"") -> str | None:
-        """Go on with the handshake; what OpenSSL complains about comes back, in its own words."""
+        """Continue the handshake; return OpenSSL's error, if any, in its own words."""
         return self._drive(self._connection.do_handshake, record)
 
     def read(self, record: bytes) -> tuple[bytes, str | None]:
-        """Application data in ``record``, and what OpenSSL complains about."""
+        """The application data in ``record``, and OpenSSL's error, if any."""
         data = bytearray()
 
         def read() -> None:
@@ -130,7 +130,7 @@ class Engine:
         self._drive(self._connection.shutdown)
 
     def output(self) -> bytes:
-        """What must be sent now."""
+        """The bytes to send now."""
         out = b""
         try:
             while True:

@@ -1,9 +1,9 @@
-"""One TLS 1.3 client handshake, bytes in and bytes out, with everything it consists of on record.
+"""One TLS 1.3 client handshake, bytes in and bytes out, recorded message by message.
 
-OpenSSL (through pyOpenSSL) does the handshake and is the only one to judge it; `WireTap` reads
-along. In TLS 1.3 the client is done before the server has looked at its certificate (RFC 8446
-section 4.4.2.4 and appendix A), so "accepted" is only said on an answer that the server can't have
-sent before it saw the client's Finished.
+OpenSSL (through pyOpenSSL) does the handshake and alone judges it; `WireTap` reads along. In TLS
+1.3 the client finishes before the server has verified its certificate (RFC 8446 section 4.4.2.4 and
+appendix A), so the verdict is "accepted" only after an answer that the server can't have sent
+before it saw the client's Finished.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _WRONG = {
     Kind.CERTIFICATE_VERIFY: Kind.WRONG_CERTIFICATE_VERIFY,
     Kind.FINISHED: Kind.WRONG_FINISHED,
 }
-# A server that ends the connection in the ordinary way has finished its handshake: one that refuses
-# a client says so by an error alert, which close_notify isn't (RFC 8446 section 6).
+# A server that closes the connection normally has finished its handshake: to refuse a client it
+# would send an error alert, which close_notify isn't (RFC 8446 section 6).
 _LETTING_IN = frozenset({Kind.NEW_SESSION_TICKET, Kind.APPLICATION_DATA, Kind.CLOSE_NOTIFY})
 _UNJUDGED = "the server neither accepted nor refused the client"
 _KINDS: dict[int | None, Kind] = {
@@ -66,7 +66,7 @@ _KINDS: dict[int | None, Kind] = {
 
 
 def describe(unit: Unit) -> tuple[Kind, str]:
-    """What a unit from the wire is, and its detail (empty where its kind says it all)."""
+    """The kind of a unit from the wire, and details (empty if the kind says it all)."""
     match unit.content:
         case ContentType.HANDSHAKE:
             return _describe_message(unit)
@@ -123,13 +123,13 @@ class HandshakeTrace:
     Args:
         server_name: The SNI; in a tunnel the destination's port, such as ``8080``.
         alpn: The one protocol offered.
-        credentials: What the client shows when asked; None shows an empty Certificate.
+        credentials: What the client presents on request; None sends an empty Certificate.
         bundle: PEM certificates of the authorities that may vouch for the server.
         expected: The SPIFFE ID the server must have (secure naming); None accepts any.
-        now: The time at which certificates are judged.
+        now: The time at which certificates have to be valid.
 
     Raises:
-        InputError: ``bundle`` holds no readable certificate, or ``server_name`` can't be one.
+        InputError: ``bundle`` contains no readable certificate, or ``server_name`` is invalid.
     """
 
     def __init__(
@@ -176,12 +176,12 @@ class HandshakeTrace:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can come: the connection was refused, broken off or closed."""
+        """Whether nothing more can come: the connection was refused, aborted or closed."""
         return self._over
 
     @property
     def finished(self) -> bool:
-        """Whether the client has sent its Finished, and the next word is the server's."""
+        """Whether the client has sent its Finished, so that it is the server's turn."""
         return self._finished
 
     @property
@@ -196,10 +196,10 @@ class HandshakeTrace:
         return self._flush()
 
     def receive(self, data: bytes, elapsed_ms: float) -> bytes:
-        """Take what arrived, in pieces of any size, and give what must be sent."""
+        """Process received bytes, in pieces of any size; return the bytes to send."""
         self._elapsed_ms = elapsed_ms
         out = b""
-        # What arrives together with the flight we answer was sent before the answer was seen.
+        # Data that arrives with the flight we answer was sent before the server saw the answer.
         self._answerable = self._finished
         for record in self._inbound.feed(data):
             if self._over:
@@ -221,7 +221,7 @@ class HandshakeTrace:
         return self._flush()
 
     def close(self, elapsed_ms: float) -> bytes:
-        """End politely: the close_notify alert, unless the connection is over already."""
+        """Close cleanly: the close_notify alert, unless the connection is over already."""
         self._elapsed_ms = elapsed_ms
         if self._over or not self._finished:
             return b""
@@ -229,14 +229,14 @@ class HandshakeTrace:
         return self._flush()
 
     def closed(self, elapsed_ms: float, *, reset: bool = False) -> None:
-        """Take note that the server closed (or reset) the TCP connection."""
+        """Record that the server closed (or reset) the TCP connection."""
         self._elapsed_ms = elapsed_ms
         if self._over:
             return
         what = "reset" if reset else "closed"
         stage = "after the client's Finished" if self._finished else "during the handshake"
         self._note(TlsRole.SERVER, Kind.RESET if reset else Kind.CLOSED)
-        if self._sent:  # by then it had had its time to refuse; an app may not like what was sent
+        if self._sent:  # it had had time to refuse before; an app may reject what was sent
             reason = (
                 f"the server {what} the connection after data had reached it, without saying why"
             )
@@ -245,7 +245,7 @@ class HandshakeTrace:
         self._end(Verdict.REFUSED, f"the server {what} the connection {stage}, without an alert")
 
     def timed_out(self, elapsed_ms: float) -> None:
-        """Take note that the caller waits no longer."""
+        """Record that the caller has stopped waiting."""
         self._elapsed_ms = elapsed_ms
         if self._over:
             return
@@ -254,7 +254,7 @@ class HandshakeTrace:
         self._settle(Verdict.UNDECIDED, f"no answer from the server within {seconds}")
 
     def record(self) -> HandshakeRecord:
-        """All that is known so far."""
+        """The record so far."""
         hello = self._hello
         own = self._credentials.facts if self._credentials else ()
         group = hello.group if hello else None
@@ -276,7 +276,7 @@ class HandshakeTrace:
             reply=printable(self._reply.decode("utf-8", "replace")),
         )
 
-    # One record of the server's, and what it makes the client do.
+    # One record from the server, and the client's reaction.
 
     def _step(self, record: bytes) -> bytes:
         if self._finished:
@@ -294,7 +294,7 @@ class HandshakeTrace:
         return self._flush()
 
     def _flush(self) -> bytes:
-        """What OpenSSL wants sent, noted message by message."""
+        """The bytes that OpenSSL sends, recorded message by message."""
         out = self._engine.output()
         for record in self._outbound.feed(out):
             for unit in self._tap.read(TlsRole.CLIENT, record):
@@ -334,7 +334,7 @@ class HandshakeTrace:
             self._end(Verdict.REFUSED, f"the server ended the connection: {detail or kind}")
 
     def _is_wrong(self, kind: Kind) -> bool:
-        """Whether it is this message that OpenSSL has just rejected."""
+        """Whether OpenSSL has just rejected this message."""
         return kind is Kind.FINISHED or (
             kind is Kind.CERTIFICATE_VERIFY and not self._engine.proven
         )
@@ -354,7 +354,7 @@ class HandshakeTrace:
             self._note(TlsRole.CLIENT, Kind.TRUSTED, detail=leaf.spiffe_id or leaf.subject)
 
     def _answered(self, kind: Kind) -> None:
-        """The server's first word after the client's Finished: it has let the client in."""
+        """Handle the server's first data after the client's Finished: it accepts the client."""
         if self._verdict is not None or not self._answerable:
             return
         if self._shown:
@@ -367,7 +367,7 @@ class HandshakeTrace:
             self._settle(Verdict.ACCEPTED, reason)
 
     def _alerted(self, unit: Unit) -> None:
-        """An alert after the client's flight judges the client's certificate, if it is of those."""
+        """Handle an alert after the client's flight; some are about the client's certificate."""
         code = unit.body[1]
         if self._verdict is None and self._finished and code in CERTIFICATE_ALERTS:
             self._note(TlsRole.SERVER, Kind.REFUSED, detail=f"told by its alert {alert_name(code)}")

@@ -1,4 +1,4 @@
-"""What a traced handshake is, before it is told as steps: events in order, and what they settle."""
+"""A traced handshake as recorded, before it becomes steps: events in order, and their outcome."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Kind(StrEnum):
 
 
 class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a certificate claims; a claim is no identity until the certificate is verified.
+    """A certificate's claims, which prove nothing until the certificate is verified.
 
     Attributes:
-        spiffe_id: The one SPIFFE ID among its URI SANs, None where there isn't exactly one.
-        issuer: The issuer's distinguished name as RFC 4514 writes it.
+        spiffe_id: The one SPIFFE ID among its URI SANs, None if there isn't exactly one.
+        issuer: The issuer's distinguished name in the form of RFC 4514.
         serial: The serial number in hexadecimal.
     """
 
@@ -64,7 +64,7 @@ class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(StrEnum):
-    """How the connection ended, judged by the server's own answer and nothing less."""
+    """The outcome, judged only by the server's own answer."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -77,9 +77,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         actor: Who sent the message, judged the certificate or ended the connection.
         elapsed_ms: Milliseconds since the start, when the client saw or did it.
-        size: Bytes of a message with its header; 0 for what isn't a message.
+        size: Bytes of a message with its header; 0 if it isn't a message.
         encrypted: Whether others on the path could not read it.
-        detail: What is worth knowing about it.
+        detail: Details for people.
     """
 
     actor: TlsRole
@@ -94,18 +94,18 @@ class HandshakeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A traced connection.
 
     Attributes:
-        server_name: The SNI that was sent: the destination's port in a tunnel.
+        server_name: The SNI sent: the destination's port in a tunnel.
         expected: The SPIFFE ID the server had to have, None for any.
-        version: The negotiated version, such as ``TLS 1.3``; None before the ServerHello. So too
-            ``cipher`` and ``group``, the key exchange.
+        version: The negotiated version, such as ``TLS 1.3``; None before the ServerHello. The same
+            goes for ``cipher`` and for ``group``, the key exchange.
         alpn: The protocol the server chose; None for none.
-        server_chain: The certificates the server showed, leaf first.
-        client_chain: Those the client had to show.
+        server_chain: The certificates the server presented, leaf first.
+        client_chain: Those that the client could present.
         mutual: Each side has verified the other's certificate.
-        verdict: Whether the server let the client in.
+        verdict: Whether the server accepted the client.
         reason: Why, in one clause.
         sent: Bytes of application data to the server; ``received`` those from it.
-        reply: The first of what was received, fit for a terminal.
+        reply: The beginning of the answer, made safe for a terminal.
     """
 
     server_name: str

@@ -1,8 +1,8 @@
-"""The handshake told as steps: a process table and a status tracker.
+"""The handshake as steps: a process table and a status tracker.
 
-The rules are a table, as RFC 8446 has its state machines (appendix A): who does what takes which
-side to which state. The client's states are its own (A.1). The server's are those it must be in
-(A.2), having sent what the client sees; until the server speaks it stays where it was last known.
+The rules are a table, like the state machines of RFC 8446 (appendix A): which action of which side
+leads to which states. The client's states are its own (A.1). The server's are inferred from what it
+has sent (A.2); until it sends something, it stays in its last known state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ClientState(StrEnum):
     WAIT_CERT = "WAIT_CERT"
     WAIT_CV = "WAIT_CV"
     WAIT_FINISHED = "WAIT_FINISHED"
-    # The RFC has no name between receiving the server's Finished and having sent one's own.
+    # The RFC names no state between receiving the server's Finished and sending one's own.
     ANSWERING = "(answering)"
     CONNECTED = "CONNECTED"
     CLOSED = "(closed)"
@@ -46,7 +46,7 @@ class ServerState(StrEnum):
 
 
 class CertificateStatus(StrEnum):
-    """How far one side's certificate has come with the other side."""
+    """How far the other side has verified one side's certificate."""
 
     NOT_SENT = "not sent"
     REQUESTED = "requested"
@@ -58,7 +58,7 @@ class CertificateStatus(StrEnum):
 
 
 class ConnectionStatus(StrEnum):
-    """What the connection is good for."""
+    """The connection's security so far."""
 
     NONE = "none"
     NEGOTIATING = "negotiating"
@@ -74,8 +74,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         elapsed_ms: Milliseconds since the start, by the client's clock.
-        client_state: The state after the step, by RFC 8446 appendix A; so too ``server_state``.
-        result: What came of it, and on a second line the size of a message.
+        client_state: The state after the step, by RFC 8446 appendix A; so is ``server_state``.
+        result: The result, and on a second line the size of a message.
     """
 
     number: int
@@ -88,10 +88,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrackerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the status tracker: where things stand after the step of that number.
+    """A row of the status tracker: the state after the step of that number.
 
-    A certificate is *trusted* once its chain and name are, *verified* once its owner has also
-    proved to hold the key.
+    A certificate is *trusted* once its chain and name are accepted, *verified* once its owner has
+    also proved that it holds the key.
     """
 
     step: int
@@ -105,8 +105,8 @@ class TraceReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         handshake: What was on the wire.
-        stopped_at: The action of the step at which it was refused or given up; empty when accepted.
-        reason: Why the verdict is what it is, in one clause.
+        stopped_at: The action of the step where it was refused or timed out; empty if accepted.
+        reason: The reason of the verdict, in one clause.
     """
 
     schema: str = "troth/handshake/v1"
@@ -129,7 +129,7 @@ class _Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event is called and what it changes; None leaves things as they are."""
+    """An event's name and the new states; None keeps a state."""
 
     action: str
     client_state: ClientState | None = None
@@ -265,7 +265,7 @@ _JUDGEMENTS = {
 
 
 def _rule(event: Event, standing: _Standing, verdict: Verdict) -> _Rule:
-    # These few depend on what was before; all else is in the table.
+    # These few depend on earlier events; all others are in the table.
     match event.actor, event.kind:
         case (TlsRole.SERVER, Kind.FINISHED):
             asked = standing.client_certificate is CertificateStatus.REQUESTED
@@ -295,7 +295,7 @@ def _result(event: Event) -> str:
 
 
 def build_report(record: HandshakeRecord) -> TraceReport:
-    """Tell a recorded handshake as steps."""
+    """Turn a recorded handshake into steps."""
     standing = _Standing()
     steps: list[Step] = []
     tracker: list[TrackerRow] = []

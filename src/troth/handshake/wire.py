@@ -1,12 +1,12 @@
-"""One's own TLS 1.3 connection, read off the wire in both directions: records, messages, names.
+"""Our own TLS 1.3 connection, decoded in both directions: records, messages, names.
 
-OpenSSL hands out the secrets of a connection in the NSS key log format. With them the records can
-be opened by RFC 8446 section 5.2 as a packet analyser does. That shows each message at its place,
-with its size and its sender, by public interfaces alone. (The message callback of the ``ssl``
-module, ``SSLContext._msg_callback``, is private; OpenSSL's info callback knows no sizes.)
+OpenSSL exports the secrets of a connection in the NSS key log format. With them the records can be
+decrypted by RFC 8446 section 5.2, as a packet analyser does. That shows each message in order, with
+its size and its sender, using public interfaces only. (The message callback of the ``ssl`` module,
+``SSLContext._msg_callback``, is private; OpenSSL's info callback doesn't report sizes.)
 
-OpenSSL judges the handshake; nothing here decides anything. So a field of a message (RFC 8446
-section 4) that can't be read is left out, and is never an error.
+OpenSSL judges the handshake; nothing here does. So a field of a message (RFC 8446 section 4) that
+can't be read is left out, and is never an error.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ ALERTS = {
 }
 
 CERTIFICATE_ALERTS = frozenset({42, 43, 44, 45, 46, 48, 49, 51, 116})
-"""Alerts by which a peer says that it is the certificate (or its proof) that it refuses."""
+"""Alerts with which a peer refuses the certificate (or the proof of its key)."""
 
 VERSIONS = {0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2", 0x0304: "TLS 1.3"}
 
@@ -147,7 +147,7 @@ def named(names: dict[int, str], code: int) -> str:
 
 
 def alert_name(code: int) -> str:
-    """An alert as people quote it: ``unknown_ca (48)``."""
+    """An alert's name and number: ``unknown_ca (48)``."""
     return f"{ALERTS.get(code, 'unknown alert')} ({code})"
 
 
@@ -157,7 +157,7 @@ def printable(text: str) -> str:
 
 
 class ServerHello(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server chose, by IANA's numbers.
+    """The server's choices, as IANA's numbers.
 
     Attributes:
         group: The group of its key share, None before TLS 1.3.
@@ -226,7 +226,7 @@ def parse_server_hello(body: bytes) -> ServerHello | None:
 
 
 def offered_groups(client_hello: bytes) -> tuple[int, ...]:
-    """The groups for which a ClientHello carries key shares, in order of preference."""
+    """The groups of a ClientHello's key shares, in order of preference."""
     groups: list[int] = []
     try:
         fields = _Fields(client_hello)
@@ -267,14 +267,14 @@ def signature_scheme(certificate_verify: bytes) -> int | None:
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
-    """One message, alert or piece of data as it stood on the wire.
+    """One message, alert or piece of data as it was on the wire.
 
     Attributes:
-        content: None if the record could not be opened.
-        message: The handshake message's type, where it is one.
+        content: None if the record could not be decrypted.
+        message: The handshake message's type, if it is one.
         body: The content without headers.
         size: Bytes of the message with its header, without the record's header and protection.
-        encrypted: It was not readable for others on the path.
+        encrypted: Others on the path could not read it.
     """
 
     content: ContentType | None
@@ -285,24 +285,24 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordSplitter:
-    """Cuts a byte stream into TLS records, however it arrives (RFC 8446 section 5.1)."""
+    """Splits a byte stream into TLS records (RFC 8446 section 5.1)."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
     @property
     def pending(self) -> bytes:
-        """What came after the last whole record."""
+        """The bytes after the last complete record."""
         return self._buffer
 
     @property
     def is_tls(self) -> bool:
-        """Whether what is pending can be the beginning of a record."""
+        """Whether the pending bytes can be the beginning of a record."""
         kind, major = self._buffer[:1], self._buffer[1:2]
         return (not kind or kind[0] in _CONTENT_TYPES) and (not major or major[0] == _TLS_MAJOR)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take more bytes and give the records that are whole now, headers included."""
+        """Add bytes; yield the records that are now complete, including headers."""
         self._buffer += data
         while self.is_tls and len(self._buffer) >= HEADER_SIZE:
             end = HEADER_SIZE + int.from_bytes(self._buffer[3:HEADER_SIZE], "big")
@@ -319,7 +319,7 @@ class Secrets:
         self._by_label: dict[str, bytes] = {}
 
     def add(self, line: bytes) -> None:
-        """Take a line ``LABEL CLIENT_RANDOM SECRET`` as OpenSSL's key log callback gives it."""
+        """Add a line ``LABEL CLIENT_RANDOM SECRET`` from OpenSSL's key log callback."""
         label, _, secret = line.decode("ascii").split(" ")
         self._by_label[label] = bytes.fromhex(secret)
 
@@ -342,7 +342,7 @@ class _Suite(msgspec.Struct, frozen=True):
 
 
 class _Direction:
-    """What one side sends: its keys, record numbers and unfinished message."""
+    """One side's sending state: its keys, record numbers and incomplete message."""
 
     suites: ClassVar[dict[int, _Suite]] = {
         0x1301: _Suite(SHA256(), AESGCM, 16),
@@ -359,7 +359,7 @@ class _Direction:
         self._message = b""
 
     def decrypt(self, record: bytes, suite: _Suite) -> bytes | None:
-        """The inner plaintext (content, type, padding), or None if the record can't be opened."""
+        """The inner plaintext (content, type, padding); None if the record can't be decrypted."""
         if self._secret is None:
             self._secret = self._secrets.get(self._side, application=self._application)
         if self._secret is None:
@@ -376,7 +376,7 @@ class _Direction:
         return inner
 
     def handshake(self, fragment: bytes, *, encrypted: bool) -> Iterator[Unit]:
-        """The messages that are whole with this fragment (section 5.1 lets records split them)."""
+        """The messages that this fragment completes (records may split them, section 5.1)."""
         self._message += fragment
         while len(self._message) >= _MESSAGE_HEADER_SIZE:
             end = _MESSAGE_HEADER_SIZE + int.from_bytes(self._message[1:4], "big")
@@ -392,7 +392,7 @@ class _Direction:
             )
 
     def switch_keys(self, message: int | None, suite: _Suite | None) -> None:
-        """Change keys where the protocol does: after Finished and after KeyUpdate."""
+        """Change keys when the protocol does: after Finished and after KeyUpdate."""
         if message == HandshakeType.FINISHED:
             self._application, self._secret, self._sequence = True, None, 0
         elif message == HandshakeType.KEY_UPDATE and self._secret and suite:
@@ -402,7 +402,7 @@ class _Direction:
 
 
 class WireTap:
-    """Opens the records of one connection, in the order in which they were sent and received."""
+    """Decrypts the records of one connection, in the order of sending and receiving."""
 
     def __init__(self, secrets: Secrets) -> None:
         self._directions = {side: _Direction(side, secrets) for side in TlsRole}
@@ -410,9 +410,9 @@ class WireTap:
         self._agreed = False
 
     def read(self, sender: TlsRole, record: bytes) -> Iterator[Unit]:
-        """What the record holds; OpenSSL must have seen it before, so that its keys are known.
+        """The units in the record; OpenSSL must have processed it before, so its keys are known.
 
-        ChangeCipherSpec is left out: TLS 1.3 only sends it to please middleboxes.
+        ChangeCipherSpec is left out: TLS 1.3 only sends it for compatibility with middleboxes.
         """
         direction = self._directions[sender]
         content, payload = record[0], record[HEADER_SIZE:]
@@ -427,7 +427,7 @@ class WireTap:
         elif (
             self._agreed and sender is TlsRole.SERVER and content != ContentType.CHANGE_CIPHER_SPEC
         ):
-            # After its ServerHello a server sends nothing in the clear: somebody else did.
+            # After its ServerHello a server sends nothing in the clear: an intruder did.
             yield Unit(content=None, body=payload, size=len(payload), encrypted=False)
             return
         if content == ContentType.CHANGE_CIPHER_SPEC:
