@@ -69,7 +69,10 @@ POD = {
         "uid": "0b3c-1",
         "resourceVersion": "17",
         "labels": {"app": "web", "pod-template-hash": "5d4f"},
-        "annotations": {"troth.dev/captured": "true"},
+        "annotations": {
+            "troth.dev/captured": "true",
+            "troth.dev/captured-at": "10.0.0.5,fd00::5",
+        },
         "ownerReferences": [{"kind": "ReplicaSet", "name": "web-5d4f", "controller": True}],
         "managedFields": [{"fieldsV1": {"f:a": {}}}],
     },
@@ -118,6 +121,7 @@ def test_a_pod_is_read_whole() -> None:
             addresses=("10.0.0.5", "fd00::5"),
             ports=(ContainerPort(number=8080, name="http"), ContainerPort(number=9000)),
             captured=True,
+            captured_at=("10.0.0.5", "fd00::5"),
             ready=True,
             phase=PodPhase.RUNNING,
             started=datetime(2026, 1, 1, 12, tzinfo=UTC),
@@ -140,6 +144,16 @@ def test_a_pod_that_was_just_made_is_read() -> None:
         pytest.param(
             {"metadata__annotations": {"troth.dev/captured": "True"}}, False, id="other letters"
         ),
+        pytest.param(
+            {"metadata__annotations": {"troth.dev/captured-at": "10.0.0.5,fd00::5"}},
+            False,
+            id="addresses alone",
+        ),
+        pytest.param(
+            {"metadata__annotations": {"troth.dev/captured": "true"}}, True, id="of an older agent"
+        ),
+        pytest.param({"status__podIPs": [{"ip": "10.0.0.6"}]}, False, id="of another sandbox"),
+        pytest.param({"status__podIPs": None, "status__podIP": None}, False, id="no address yet"),
         pytest.param({"spec__hostNetwork": True}, False, id="host network"),
         pytest.param({"status__phase": "Succeeded"}, False, id="succeeded"),
         pytest.param({"status__phase": "Failed"}, False, id="failed"),

@@ -11,7 +11,11 @@ from tests.deploy import chart
 import troth
 from troth.cli.app import command_tree
 from troth.cluster import contract
-from troth.mesh.model import CAPTURED_ANNOTATION, PLAINTEXT_ANNOTATION
+from troth.mesh.model import (
+    CAPTURED_ANNOTATION,
+    CAPTURED_AT_ANNOTATION,
+    PLAINTEXT_ANNOTATION,
+)
 from troth.mesh.world import DEFAULT_HOME
 
 if TYPE_CHECKING:
@@ -218,6 +222,7 @@ def test_nothing_is_named_otherwise_than_in_the_programs() -> None:
         contract.SIGNER_NAME,
         contract.TRUST_BUNDLE,
         CAPTURED_ANNOTATION,
+        CAPTURED_AT_ANNOTATION,
         PLAINTEXT_ANNOTATION,
     ):
         assert name in text

@@ -393,6 +393,30 @@ def test_an_agent_that_falls_silent_or_ends_is_named_by_policies_and_status_unti
     enforced("True")
 
 
+def test_the_mark_of_an_earlier_sandbox_is_worth_nothing_and_taken_away(
+    mesh: ClusterMesh, shop: str
+) -> None:
+    person = Person(mesh.cluster)
+    own = address(mesh.client(shop, "moved", "node-2"))
+    mesh.await_captured(shop, "moved")
+
+    def move(to: str) -> None:
+        status = json.dumps({"status": {"podIP": to, "podIPs": [{"ip": to}]}})
+        options = (f"--namespace={shop}", "--subresource=status", "--type=merge")
+        mesh.cluster.kubectl("patch", "pod", "moved", *options, "-p", status)
+
+    mesh.agents["node-2"].kill()
+    move("10.244.2.250")
+    status = json.loads(person.type(f"kubectl troth status -n {shop} -o json", code=1))
+    assert [(pod["name"], pod["captured"]) for pod in status["pods"]] == [("moved", False)]
+    assert mesh.is_captured(shop, "moved")  # as it says itself
+
+    mesh.agents["node-2"].start()
+    mesh.await_captured(shop, "moved", captured=False)
+    move(own)
+    mesh.await_captured(shop, "moved")
+
+
 def test_a_container_runtime_that_cannot_be_asked_is_named_and_keeps_nobody_from_being_ready(
     mesh: ClusterMesh, shop: str
 ) -> None:

@@ -29,6 +29,7 @@ from troth.kube.resource import Item, make_item, misfit, read_header, subject_of
 from troth.kube.wire import decode
 from troth.mesh.model import (
     CAPTURED_ANNOTATION,
+    CAPTURED_AT_ANNOTATION,
     NO_PORTS,
     PLAINTEXT_ANNOTATION,
     ContainerPort,
@@ -152,7 +153,8 @@ def _pod(checks: Checks, sent: wire.PodObject) -> Pod:
     phase = status.phase or PodPhase.PENDING
     host_network = bool(spec.host_network)
     annotations = metadata.annotations or {}
-    annotated = annotations.get(CAPTURED_ANNOTATION) == "true"
+    addresses = () if phase.is_final else _pod_addresses(checks, status)
+    captured_at = _captured_at(annotations, addresses)
     return Pod(
         uid=checks.uid(metadata.uid),
         namespace=intern(metadata.namespace),
@@ -163,11 +165,12 @@ def _pod(checks: Checks, sent: wire.PodObject) -> Pod:
         ),
         owner=_owner(metadata),
         node=intern(spec.node_name or ""),
-        addresses=() if phase.is_final else _pod_addresses(checks, status),
+        addresses=addresses,
         ports=tuple(_container_ports(checks, spec)),
         probed=_shared(frozenset(_probed_ports(spec))),
         plaintext=_plaintext(annotations.get(PLAINTEXT_ANNOTATION, "")),
-        captured=annotated and not host_network and not phase.is_final,
+        captured=captured_at in {(), addresses} and not host_network and not phase.is_final,
+        captured_at=captured_at,
         ready=any(
             condition.type == "Ready" and condition.status == "True"
             for condition in status.conditions or ()
@@ -178,6 +181,16 @@ def _pod(checks: Checks, sent: wire.PodObject) -> Pod:
         started=status.start_time,
         kubelet_uid=_static_uid(annotations),
     )
+
+
+def _captured_at(
+    annotations: Mapping[str, str], addresses: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    if annotations.get(CAPTURED_ANNOTATION) != "true":
+        return None
+    text = annotations.get(CAPTURED_AT_ANNOTATION, "")
+    # Nearly always they are the same, and need no memory of their own.
+    return addresses if text == ",".join(addresses) else tuple(filter(None, text.split(",")))
 
 
 @lru_cache(maxsize=64)

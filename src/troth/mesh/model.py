@@ -84,6 +84,10 @@ MESH_LABEL = "troth.dev/mesh"
 CAPTURED_ANNOTATION = "troth.dev/captured"
 """Set to ``true`` on a pod by its node's agent while its traffic goes through the node's Envoy."""
 
+CAPTURED_AT_ANNOTATION = "troth.dev/captured-at"
+"""Set along with it to the pod's addresses, with commas between them. When the pod has others, in a
+new sandbox that its node's agent may not have captured, the mark is worth nothing."""
+
 PLAINTEXT_ANNOTATION = "troth.dev/plaintext"
 """Set on a pod by its node's agent while others in the mesh may send it plaintext: the ports, as
 text of `Ports`. Whether they do is up to the policies."""
@@ -143,6 +147,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         ports: The ports that its containers declare.
         probed: Ports that its kubelet connects to, for probes and lifecycle hooks.
         captured: Its traffic goes through the node's Envoy, so others may use the tunnel to it.
+        captured_at: The addresses of the sandbox that its node's agent says this of; None if it
+            doesn't, empty if it doesn't say of which (as agents did before that was said).
         plaintext: The ports that accept plaintext from pods of the mesh, according to its node.
         ready: Services may send it connections.
         terminating: Its deletion has begun.
@@ -164,6 +170,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[ContainerPort, ...] = ()
     probed: frozenset[int] = frozenset()
     captured: bool = False
+    captured_at: tuple[str, ...] | None = None
     plaintext: Ports = NO_PORTS
     ready: bool = False
     terminating: bool = False

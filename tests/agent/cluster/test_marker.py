@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import msgspec
 import pytest
 
 from troth.agent.cluster import marker as _marker
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 
 API = "the API server"
 OUT_OF_REACH = translated(API, httpx2.ConnectError("refused"), "patch Pod shop/web")
-UNMARKED = Pod(uid="uid-1", namespace="shop", name="web")
-MARKED = Pod(uid="uid-1", namespace="shop", name="web", captured=True)
-CAPTURED, NOT = Mark(captured=True), Mark(captured=False)
+AT = ("10.244.1.5", "fd00::5")
+UNMARKED = Pod(uid="uid-1", namespace="shop", name="web", addresses=AT)
+MARKED = msgspec.structs.replace(UNMARKED, captured=True, captured_at=AT)
+CAPTURED, NOT = Mark(AT), Mark(None)
 
 
 class Client:
@@ -82,7 +84,7 @@ async def test_a_captured_pod_is_marked_by_a_patch_that_names_its_uid(
 ) -> None:
     marker.want([(UNMARKED, CAPTURED)])
     await client.asked_times(1)
-    annotations = {"troth.dev/captured": "true"}
+    annotations = {"troth.dev/captured": "true", "troth.dev/captured-at": "10.244.1.5,fd00::5"}
     assert client.patches == [("shop/web", {"uid": "uid-1", "annotations": annotations})]
 
 
@@ -91,7 +93,19 @@ async def test_a_mark_is_taken_away_by_removing_the_annotation(
 ) -> None:
     marker.want([(MARKED, NOT)])
     await client.asked_times(1)
-    assert client.patches[0][1]["annotations"] == {"troth.dev/captured": None}
+    assert client.patches[0][1]["annotations"] == {
+        "troth.dev/captured": None,
+        "troth.dev/captured-at": None,
+    }
+
+
+@pytest.mark.parametrize("at", [("10.244.1.4",), ()], ids=["other", "none"])
+async def test_a_mark_at_other_addresses_is_written_again(
+    client: Client, marker: Marker, at: tuple[str, ...]
+) -> None:
+    marker.want([(msgspec.structs.replace(MARKED, captured_at=at), CAPTURED)])
+    await client.asked_times(1)
+    assert client.patches[0][1]["annotations"]["troth.dev/captured-at"] == "10.244.1.5,fd00::5"
 
 
 async def test_what_is_right_is_not_written(client: Client, marker: Marker) -> None:
@@ -151,7 +165,7 @@ async def test_what_a_webhook_refuses_is_told_as_such_whatever_its_code(
     await quiet()
     why = marker.troubles["uid-1"]
     assert "guard.example" in why
-    assert "let the annotations troth.dev/captured and troth.dev/plaintext pass" in why
+    assert "the annotations troth.dev/captured, troth.dev/captured-at, troth.dev/plaintext" in why
     assert "permission" not in why
 
 
@@ -177,11 +191,11 @@ async def test_where_a_pod_takes_plaintext_is_an_annotation_too(
     client: Client, marker: Marker
 ) -> None:
     only = Ports(exceptions=frozenset({8080, 9090}))
-    marker.want([(MARKED, Mark(captured=True, plaintext=only))])
+    marker.want([(MARKED, Mark(AT, only))])
     await client.asked_times(1)
     assert client.patches[0][1]["annotations"] == {"troth.dev/plaintext": "8080,9090"}
     # That hasn't been repeated yet when it is to be taken back.
-    captured = Pod(uid="uid-1", namespace="shop", name="web", captured=True, plaintext=ALL_PORTS)
+    captured = msgspec.structs.replace(MARKED, plaintext=ALL_PORTS)
     marker.want([(captured, CAPTURED)])
     await client.asked_times(2)
     assert client.patches[1][1]["annotations"] == {"troth.dev/plaintext": None}

@@ -71,7 +71,10 @@ class _Announced:
 
     def over(self, pod: Pod) -> Pod:
         """The pod as it is, where the API server is behind."""
-        return msgspec.structs.replace(pod, addresses=self.question.addresses, ready=False)
+        addresses = self.question.addresses
+        return msgspec.structs.replace(
+            pod, addresses=addresses, captured=pod.captured_at == addresses, ready=False
+        )
 
 
 class Announcements:

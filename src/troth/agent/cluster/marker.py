@@ -16,7 +16,12 @@ import structlog
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, DeniedError, InvalidError, NotFoundError
 from troth.kube.kinds import RAW_POD
-from troth.mesh.model import CAPTURED_ANNOTATION, NO_PORTS, PLAINTEXT_ANNOTATION
+from troth.mesh.model import (
+    CAPTURED_ANNOTATION,
+    CAPTURED_AT_ANNOTATION,
+    NO_PORTS,
+    PLAINTEXT_ANNOTATION,
+)
 from troth.retry import Backoff
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ _log = structlog.get_logger(__name__)
 _FIRST_RETRY_SECONDS = 0.2
 _LONGEST_RETRY_SECONDS = 10.0
 
+_ANNOTATIONS = (CAPTURED_ANNOTATION, CAPTURED_AT_ANNOTATION, PLAINTEXT_ANNOTATION)
+
 _ECHO_SECONDS = 5.0
 """How long to wait until the API server repeats what it was told, before it is told again."""
 
@@ -38,17 +45,17 @@ class Mark(NamedTuple):
     """What others are told of a pod.
 
     Attributes:
-        captured: Whether they may use the tunnel to it.
+        at: At which addresses they may use the tunnel to it; None if at none.
         plaintext: Where they may send it plaintext all the same.
     """
 
-    captured: bool
+    at: tuple[str, ...] | None
     plaintext: Ports = NO_PORTS
 
     @classmethod
     def of(cls, pod: Pod) -> Mark:
         """What they have been told, as far as the API server has repeated it."""
-        return cls(pod.captured, pod.plaintext)
+        return cls(pod.captured_at, pod.plaintext)
 
 
 class Marker:
@@ -113,8 +120,9 @@ class Marker:
         annotations: dict[str, str | None] = {}
         # What may be on its way is written over.
         said = self._written.get(pod.uid, (Mark.of(pod), 0.0))[0]
-        if mark.captured is not pod.captured or mark.captured is not said.captured:
-            annotations[CAPTURED_ANNOTATION] = "true" if mark.captured else None
+        if mark.at != pod.captured_at or mark.at != said.at:
+            annotations[CAPTURED_ANNOTATION] = "true" if mark.at is not None else None
+            annotations[CAPTURED_AT_ANNOTATION] = ",".join(mark.at or ()) or None
         if mark.plaintext != pod.plaintext or mark.plaintext != said.plaintext:
             annotations[PLAINTEXT_ANNOTATION] = str(mark.plaintext) or None
         change = {"metadata": {"uid": pod.uid, "annotations": annotations}}
@@ -125,14 +133,15 @@ class Marker:
                 return ""  # the watch will tell that the pod is gone
             why = str(error)
             if isinstance(error, DeniedError):
-                why += (
-                    f"; let the annotations {CAPTURED_ANNOTATION} and {PLAINTEXT_ANNOTATION} pass"
-                )
+                why += f"; let the annotations {', '.join(_ANNOTATIONS)} pass"
             _log.warning("a pod could not be marked", pod=str(pod), reason=why)
             return why
         self._written[pod.uid] = (mark, asyncio.get_running_loop().time())
         _log.info(
-            "marked a pod", pod=str(pod), captured=mark.captured, plaintext=str(mark.plaintext)
+            "marked a pod",
+            pod=str(pod),
+            captured=mark.at is not None,
+            plaintext=str(mark.plaintext),
         )
         return ""
 

@@ -388,13 +388,18 @@ class ClusterNode:
         """The pods whose marks are known, and what they are to be.
 
         What a pod of the mesh is marked as is left alone until it is captured: an earlier agent may
-        have captured it.
+        have captured it. But not if that was another sandbox.
         """
         captured = agent.captured
-        for uid in self._local.wanted & frozenset(captured):
-            yield world.pods[uid], self._mark(uid, agent)
+        for uid in self._local.wanted:
+            pod = world.pods[uid]
+            if uid in captured:
+                yield pod, self._mark(pod, agent)
+            elif pod.captured_at is not None and not pod.captured:
+                yield pod, Mark(None)
         for uid in self._local.others:
-            yield world.pods[uid], Mark(captured=uid in captured)
+            pod = world.pods[uid]
+            yield pod, Mark(pod.addresses if uid in captured else None)
 
     def _answer_plugin(self, world: World, agent: NodeAgent, pins: Pins) -> None:
         if self._plugin is not None:
@@ -423,16 +428,16 @@ class ClusterNode:
             lack = "its network namespace is not known yet"
         elif uid not in agent.captured:
             lack = agent.refused.get(uid, "Envoy has not taken its listeners yet")
-        elif not agent.secures(uid, held) or Mark.of(pod) != self._mark(uid, agent):
+        elif not agent.secures(uid, held) or Mark.of(pod) != self._mark(pod, agent):
             lack = "the API server has not taken its annotations yet"
         else:
             return CniVerdict("captured")
         return Waiting(CniVerdict("refused", lack))
 
     @staticmethod
-    def _mark(uid: str, agent: NodeAgent) -> Mark:
+    def _mark(pod: Pod, agent: NodeAgent) -> Mark:
         """What others are to be told of a captured pod."""
-        return Mark(captured=True, plaintext=agent.offers.get(uid, NO_PORTS))
+        return Mark(pod.addresses, agent.offers.get(pod.uid, NO_PORTS))
 
     def _report(self, agent: NodeAgent, reporter: NodeReporter) -> None:
         credentials = agent.credentials
