@@ -17,7 +17,7 @@ from troth.check.judge import judge_cluster
 from troth.kube import wire
 
 if TYPE_CHECKING:
-    from troth.check.report import Check
+    from troth.check.judge import Check
 
 STATUS: dict[str, object] = {"status": {}}
 CRD = msgspec.convert(

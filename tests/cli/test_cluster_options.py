@@ -18,7 +18,7 @@ from troth.cli.app import command_tree, run
 from troth.cli.asked import full_name, full_object_name
 from troth.cluster.manifests import ClusterManifests
 from troth.errors import EnvironmentLackError
-from troth.explain.cluster_report import ClusterStatus
+from troth.explain.cluster_status import ClusterStatus
 from troth.kube.client import Unreadable
 from troth.manifests.files import load
 

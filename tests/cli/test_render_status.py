@@ -10,11 +10,11 @@ from rich.console import Console
 from tests.columns import assert_whole
 
 from troth.cli.status import render_pods
-from troth.control.messages import ContainerStatus, PodReport, PortStatus
+from troth.control.messages import ContainerStatus, PodReport
 from troth.mesh.model import PodPhase
 from troth.policy.model import Mode
 from troth.policy.scope import Scope
-from troth.policy.verdict import DecidedBy
+from troth.policy.verdict import DecidedBy, PortMode
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 STRICT = DecidedBy(scope=Scope.WORKLOAD, policy="finance/payments-strict")
@@ -46,8 +46,8 @@ PODS = (
         mode=Mode.STRICT,
         decided_by=STRICT,
         ports={
-            8080: PortStatus(mode=Mode.STRICT, decided_by=STRICT),
-            9090: PortStatus(mode=Mode.PERMISSIVE, decided_by=STRICT),
+            8080: PortMode(mode=Mode.STRICT, decided_by=STRICT),
+            9090: PortMode(mode=Mode.PERMISSIVE, decided_by=STRICT),
         },
         certificate_expires=NOW + timedelta(hours=11, minutes=59),
     ),

@@ -19,7 +19,7 @@ from troth.mesh.model import MESH_LABEL, ContainerPort, Namespace, Pod, PodPhase
 from troth.policy.model import Mode, PeerAuthentication
 
 if TYPE_CHECKING:
-    from troth.explain.cluster_report import ClusterStatus
+    from troth.explain.cluster_status import ClusterStatus
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DOMAIN = TrustDomain.parse("cluster.local")

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from troth.connect.findings import Attempt, Route
     from troth.connect.report import Credentials, Diagnosis, Trace, TraceQuestion
     from troth.explain.audit_report import Audit
-    from troth.explain.cluster_report import ClusterStatus
+    from troth.explain.cluster_status import ClusterStatus
     from troth.explain.explain import Derivation
     from troth.explain.noted import Plaintext
     from troth.explain.why import Unanswered, Why

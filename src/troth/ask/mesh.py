@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from troth.control.messages import MeshStatus
     from troth.errors import Problem
     from troth.explain.audit_report import Audit
-    from troth.explain.cluster_report import ClusterStatus
+    from troth.explain.cluster_status import ClusterStatus
     from troth.explain.explain import Derivation
     from troth.explain.noted import Plaintext
     from troth.explain.why import Unanswered, Why

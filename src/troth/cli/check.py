@@ -19,7 +19,7 @@ from troth.mesh.world import DEFAULT_HOME
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from troth.check.report import Check, Finding
+    from troth.check.judge import Check, Finding
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from troth.control.messages import PodReport, PortStatus
-    from troth.explain.cluster_report import (
+    from troth.control.messages import PodReport
+    from troth.explain.cluster_status import (
         ClusterPod,
         ClusterStatus,
         NodeStatus,
         TrustBundleStatus,
     )
+    from troth.policy.verdict import PortMode
 
 _MINUTES = 60
 _OF_PHASE = frozenset({"PodInitializing", "Completed", "Stopped"})
@@ -139,7 +140,7 @@ def _doing(pod: PodReport) -> str:
     return pod.phase if last is None or last.reason in _OF_PHASE else last.reason
 
 
-def _deviating(pod: PodReport) -> Iterator[tuple[int, PortStatus]]:
+def _deviating(pod: PodReport) -> Iterator[tuple[int, PortMode]]:
     """The ports whose mode isn't the pod's, or comes from elsewhere."""
     for number, port in pod.ports.items():
         if (port.mode, port.decided_by) != (pod.mode, pod.decided_by):

@@ -12,7 +12,7 @@ import msgspec
 from troth.errors import Problem
 from troth.mesh.model import EnvoyStatus, PodPhase
 from troth.policy.model import Mode
-from troth.policy.verdict import DecidedBy
+from troth.policy.verdict import DecidedBy, PortMode
 from troth.traffic.connection import Connection
 
 
@@ -52,13 +52,6 @@ class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True):
     starts_again: datetime | None = None
 
 
-class PortStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The effective mode of one port."""
-
-    mode: Mode
-    decided_by: DecidedBy
-
-
 class PodReport(msgspec.Struct, frozen=True, kw_only=True):
     """One pod of the mesh.
 
@@ -84,7 +77,7 @@ class PodReport(msgspec.Struct, frozen=True, kw_only=True):
     identity: str | None = None
     mode: Mode | None = None
     decided_by: DecidedBy | None = None
-    ports: dict[int, PortStatus] = {}
+    ports: dict[int, PortMode] = {}
     certificate_expires: datetime | None = None
 
 

@@ -15,7 +15,7 @@ from troth.mesh.world import Membership
 from troth.policy.index import PolicyIndex
 from troth.policy.model import KIND as POLICY
 from troth.policy.model import Mode
-from troth.policy.verdict import Considered, DecidedBy
+from troth.policy.verdict import Considered, DecidedBy, PortMode
 from troth.syntax import NAMESPACE
 
 if TYPE_CHECKING:
@@ -38,13 +38,6 @@ class WorkloadIdentity(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str]
     service_account: str | None
     spiffe_id: str | None
-
-
-class PortMode(msgspec.Struct, frozen=True, kw_only=True):
-    """The effective mode of one port."""
-
-    mode: Mode
-    decided_by: DecidedBy
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,10 +124,7 @@ def explain(
             in_mesh=member.in_mesh,
             mode=verdict.mode,
             decided_by=verdict.decided_by,
-            ports={
-                number: PortMode(mode=port.mode, decided_by=port.decided_by)
-                for number, port in verdict.ports.items()
-            },
+            ports=verdict.port_modes,
             considered=verdict.considered,
             problems=tuple(_hiding(manifests, subject.namespace, root_namespace)),
         ),

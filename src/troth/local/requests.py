@@ -19,7 +19,6 @@ from troth.control.messages import (
     ConnectRequest,
     MeshStatus,
     PodReport,
-    PortStatus,
     RouteRequest,
     StopRequest,
     TraceRequest,
@@ -401,9 +400,6 @@ def _pod_status(mesh: LocalMesh, sandbox: Sandbox) -> PodReport:
         identity=str(identity),
         mode=verdict.mode,
         decided_by=verdict.decided_by,
-        ports={
-            number: PortStatus(mode=port.mode, decided_by=port.decided_by)
-            for number, port in verdict.ports.items()
-        },
+        ports=verdict.port_modes,
         certificate_expires=svid.not_after if svid else None,
     )

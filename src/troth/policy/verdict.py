@@ -32,16 +32,16 @@ class DecidedBy(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.policy} ({self.scope})" if self.policy else "the default"
 
 
-class PortVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The effective mode of one port.
-
-    Attributes:
-        mode: Never UNSET.
-        why: The reason in one sentence.
-    """
+class PortMode(msgspec.Struct, frozen=True, kw_only=True):
+    """The effective mode of one port: never UNSET."""
 
     mode: Mode
     decided_by: DecidedBy
+
+
+class PortVerdict(PortMode, frozen=True, kw_only=True):
+    """The same with its reason, in one sentence."""
+
     why: str
 
 
@@ -57,6 +57,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     decided_by: DecidedBy
     ports: Mapping[int, PortVerdict]
+
+    @property
+    def port_modes(self) -> dict[int, PortMode]:
+        """``ports`` without the reasons."""
+        return {
+            number: PortMode(mode=port.mode, decided_by=port.decided_by)
+            for number, port in self.ports.items()
+        }
 
     def mode_of(self, port: int) -> Mode:
         """The effective mode of any port, named or not."""
