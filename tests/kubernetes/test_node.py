@@ -291,7 +291,7 @@ def test_the_kubelets_probes_of_a_strict_pod_tell_whether_the_app_listens(
     mesh.run(shop, "tcp", "node-1", {**mesh.server("tcp"), **listens})
     mesh.await_captured(shop, "http", "tcp")
     mesh.run(shop, "deaf", "node-1", listens, ready=False)
-    mesh.await_captured(shop, "deaf")
+    eventually(lambda: mesh.is_running(shop, "deaf"), what="a pod that does not listen")
     for name, ready in (("http", True), ("tcp", True), ("deaf", False)):
         assert mesh.is_ready(shop, name) is ready
 

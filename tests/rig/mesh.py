@@ -53,7 +53,7 @@ class ClusterMesh:
         cluster: Cluster,
         *,
         keepalive_seconds: int = KEEPALIVE_SECONDS,
-        with_plugin: bool = False,
+        with_plugin: bool = True,
     ) -> None:
         self.cluster = cluster
         self.with_plugin = with_plugin
@@ -231,6 +231,10 @@ class ClusterMesh:
         """Whether a pod is ready."""
         conditions = self.cluster.get(Pod, name, namespace)["status"]["conditions"]
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+    def is_running(self, namespace: str, name: str) -> bool:
+        """Whether a pod's processes run."""
+        return bool(self.cluster.get(Pod, name, namespace)["status"].get("phase") == "Running")
 
     def service(self, namespace: str, app: str) -> str:
         """Make a service of the pods with the label, on port 80; its virtual IP."""
