@@ -104,10 +104,29 @@ def a_pod_is_not_led_to_an_envoy_that_does_not_listen(directory: Path) -> None:
         new = capturer(NEW)
         new.see({"a": pod}, known(captured=True))
         await new.act({"a"}, {})
+        while new.next_ear is not None:
+            assert not new._pods.refused
+            await asyncio.sleep(new.next_ear - asyncio.get_running_loop().time())
+            await new.act({"a"}, {})
         assert new._pods.refused == {"a": "Envoy does not listen in its network namespace yet"}
         assert await asyncio.to_thread(led_to, pod) == OLD
 
     asyncio.run(capture(pod, OLD))
+    with envoy(pod, OLD):
+        asyncio.run(scene())
+
+
+def no_pod_waits_for_one_in_which_envoy_does_not_listen(directory: Path) -> None:
+    pod, deaf = routed_pod(directory), directory / "deaf"
+    netns.create(deaf)
+
+    async def scene() -> None:
+        agent = capturer(OLD)
+        agent.see({"a": pod, "b": deaf}, known(captured=False))
+        await agent.act({"a", "b"}, {})
+        assert agent._pods.redirected == {"a"}
+        assert agent.next_ear is not None
+
     with envoy(pod, OLD):
         asyncio.run(scene())
 
@@ -163,6 +182,12 @@ def test_a_pod_is_not_led_to_an_envoy_that_does_not_listen(
     in_node_namespace: InNode, tmp_path: Path
 ) -> None:
     in_node_namespace(a_pod_is_not_led_to_an_envoy_that_does_not_listen, tmp_path)
+
+
+def test_no_pod_waits_for_one_in_which_envoy_does_not_listen(
+    in_node_namespace: InNode, tmp_path: Path
+) -> None:
+    in_node_namespace(no_pod_waits_for_one_in_which_envoy_does_not_listen, tmp_path)
 
 
 def test_a_pod_that_left_the_mesh_leaves_also_by_the_next_agent(

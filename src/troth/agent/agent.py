@@ -453,7 +453,7 @@ class NodeAgent:
             self._followed = generation
         self._waiting, self._offers = told.waiting, self._configurations.offers
         visible = self._visible()
-        in_force = told.is_final
+        in_force = told.is_final and self._capturer.next_ear is None
         changed = (in_force and not self.is_settled) or visible != self._told
         self._told = visible
         if in_force:
@@ -546,7 +546,7 @@ class NodeAgent:
         deaf = await self._capturer.not_listening(in_use.intersection(served))
         self._prepared = not deaf and in_use.issubset(served)
         if not self._prepared:
-            self._wake_at(now + _RETRY_SECONDS)
+            self._wake_at(self._capturer.next_ear or now + _RETRY_SECONDS)
 
     def _visible(self) -> tuple[object, ...]:
         """What others look at when they are told of a change."""

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _LISTENING_SECONDS = 2.0
-"""How long all may wait until Envoy listens: after it took listeners over, it fetches secrets."""
+"""How long Envoy may take until it listens in a pod: it took listeners, then fetches secrets."""
 
 _LOOK_SECONDS = 0.02
+"""How soon that is looked at again, at first; then after half of the time that it has taken."""
 
 _RETRY_SECONDS = 2.0
 """How soon a pod that could not be captured is tried again."""
@@ -56,6 +57,8 @@ class Capturer:
         admission: AdmissionLimits | None = None,
     ) -> None:
         self._pods, self._ports, self._admission = pods, ports, admission
+        self._deaf: dict[Path, float] = {}  # since when, by network namespace
+        self._looked_at = 0.0
 
     def see(
         self,
@@ -100,7 +103,7 @@ class Capturer:
 
     def next_look(self) -> float | None:
         """When to look again though nothing happened, by the event loop's clock."""
-        moments = [self._pods.next_change]
+        moments = [self._pods.next_change, self.next_ear]
         if self._pods.refused:
             moments.append(_now() + _RETRY_SECONDS)
         if self._pods.due(Action.LOOK_FOR_CONNECTIONS):
@@ -114,20 +117,33 @@ class Capturer:
                 return True
         return False
 
+    @property
+    def next_ear(self) -> float | None:
+        """When to look again whether Envoy listens; None if there is no pod where it soon may.
+
+        The other pods don't wait for one where it doesn't.
+        """
+        taken = self._looked_at - max(self._deaf.values(), default=-_LISTENING_SECONDS)
+        if taken >= _LISTENING_SECONDS:
+            return None
+        return self._looked_at + max(_LOOK_SECONDS, taken / 2)
+
     async def not_listening(self, uids: Collection[str]) -> set[str]:
-        """Wait until Envoy listens where traffic will be led to; those where it still doesn't."""
-        deaf = set(uids)
+        """Those where Envoy doesn't listen yet, where traffic will be led to."""
         netns = self._pods.netns
-        deadline = _now() + _LISTENING_SECONDS
-        while True:
-            deaf = {uid for uid in deaf if not await self._listens(netns[uid])}
-            if not deaf or _now() > deadline:
-                return deaf
-            await asyncio.sleep(_LOOK_SECONDS)
+        deaf = {uid for uid in uids if not await self._listens(netns[uid])}
+        now = self._looked_at = _now()
+        self._deaf = {netns[uid]: self._deaf.get(netns[uid], now) for uid in deaf}
+        return deaf
 
     async def _capture(self, uids: Collection[str], *, probes: bool) -> dict[str, str]:
         deaf = await self.not_listening(uids)
-        refused = dict.fromkeys(deaf, "Envoy does not listen in its network namespace yet")
+        netns = self._pods.netns
+        refused = {
+            uid: "Envoy does not listen in its network namespace yet"
+            for uid in deaf
+            if self._looked_at >= self._deaf[netns[uid]] + _LISTENING_SECONDS
+        }
         return refused | await self.lead(set(uids) - deaf, probes=probes)
 
     async def lead(self, uids: Iterable[str], *, probes: bool) -> dict[str, str]:
