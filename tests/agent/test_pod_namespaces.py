@@ -34,6 +34,8 @@ class Node:
         self.directory = directory / "pins"
         self.changed = asyncio.Event()
         self.looked = asyncio.Event()
+        self.may_tell = asyncio.Event()
+        self.may_tell.set()
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         for name in ("self", "1"):
             (self.proc / name / "ns").mkdir(parents=True)
@@ -63,8 +65,10 @@ class Node:
     @contextlib.asynccontextmanager
     async def pins(self) -> AsyncIterator[Pins]:
         async def find(pods: Collection[Pod]) -> Mapping[str, Collection[Path]]:
+            found = network_namespaces(pods, self.proc)
             self.looked.set()
-            return network_namespaces(pods, self.proc)
+            await self.may_tell.wait()
+            return found
 
         pins = Pins(self.directory, finder=find, on_change=self.changed.set)
         pins.start()
@@ -194,6 +198,22 @@ async def what_is_held_stays_when_another_one_claims_to_be_it(directory: Path) -
         assert pins.held == {UID: before}
 
 
+async def what_is_held_meanwhile_stays_though_an_older_one_was_found(directory: Path) -> None:
+    node = Node(directory)
+    async with node.pins() as pins:
+        node.start_pod()
+        node.may_tell.clear()
+        pins.want({UID}, PODS)
+        await node.looks(1)
+        newer = node.start_pod()
+        held = pins.hold(POD, node.proc / str(newer) / "ns" / "net")
+        again = msgspec.structs.replace(POD, uid="another-pod-that-makes-it-look")
+        pins.want({UID, again.uid}, {**PODS, again.uid: again})
+        node.may_tell.set()
+        await node.looks(1)
+        assert pins.held == {UID: held}
+
+
 @pytest.mark.parametrize(
     "scene",
     [
@@ -204,6 +224,7 @@ async def what_is_held_stays_when_another_one_claims_to_be_it(directory: Path) -
         a_namespace_without_the_pods_addresses_is_passed_over,
         of_two_namespaces_with_the_pods_addresses_none_is_believed,
         what_is_held_stays_when_another_one_claims_to_be_it,
+        what_is_held_meanwhile_stays_though_an_older_one_was_found,
     ],
     ids=lambda scene: scene.__name__.replace("_", " "),
 )

@@ -244,8 +244,14 @@ class Pins:
         while True:
             before = self.problems
             pods = {uid: self._pods[uid] for uid in self._wanted & self._pods.keys()}
+            held = dict(self._held)
             found = await self.find(pods.values())
-            changed = {self._pin(pods[uid], source) for uid, source in found.items()}
+            # What was held meanwhile is of a newer sandbox than what was found.
+            changed = {
+                self._pin(pods[uid], source)
+                for uid, source in found.items()
+                if self._held.get(uid) == held.get(uid)
+            }
             is_first = not pods.keys() <= self._sought
             self._sought = frozenset(pods)
             if True in changed or is_first or before != self.problems:
