@@ -13,7 +13,8 @@ const (
 	protocolVersion = 1
 	longestAnswer   = 64 << 10
 	retryPause      = 100 * time.Millisecond
-	// The agent has a moment less than the plugin, so that its reason arrives.
+	// The agent has a moment less than the plugin, so that its reason arrives: so much at most, and
+	// a fifth of the time.
 	answerMargin = time.Second
 )
 
@@ -84,7 +85,8 @@ func askOnce(socket string, request Request, namespace *os.File, deadline time.T
 		return nil, false, err
 	}
 	request.Version = protocolVersion
-	request.Seconds = max(0, (time.Until(deadline) - answerMargin).Seconds())
+	left := time.Until(deadline)
+	request.Seconds = max(0, (left - min(answerMargin, left/5)).Seconds())
 	message, err := json.Marshal(request)
 	if err != nil {
 		return nil, false, err

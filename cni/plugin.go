@@ -13,9 +13,10 @@ import (
 const (
 	// An agent that restarts is back sooner; the kubelet tries again in any case.
 	absencePatience = 10 * time.Second
-	// How long a pod waits that starts in any case. The agent answers at once if it knows the pod.
-	passingTimeout = 3 * time.Second
-	goneTimeout    = 2 * time.Second
+	// How long a pod waits that starts in any case, also for an agent that is stuck. The agent
+	// answers at once if it knows the pod.
+	passingTimeout = time.Second
+	goneTimeout    = time.Second
 )
 
 const tryAgain = "the kubelet tries again; see the pods of troth-node, and the namespace's label troth.dev/mesh"

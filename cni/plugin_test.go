@@ -132,7 +132,7 @@ func TestAPodThatIsCapturedStartsWithTheResultAsItWas(t *testing.T) {
 		t.Errorf("the result is %s", n.output.String())
 	}
 	request := <-asked
-	if request.Seconds <= 0 || request.Seconds > 0.5 {
+	if request.Seconds <= 0 || request.Seconds > 1.2 {
 		t.Errorf("the agent has %v s", request.Seconds)
 	}
 	request.Seconds = 0
@@ -142,6 +142,17 @@ func TestAPodThatIsCapturedStartsWithTheResultAsItWas(t *testing.T) {
 		`"addresses":["10.1.0.7","fd00::7"],"seconds":0}`
 	if string(got) != want {
 		t.Errorf("asked %s", got)
+	}
+}
+
+func TestAPodThatStartsInAnyCaseDoesNotWaitLong(t *testing.T) {
+	n := newNode(t, known)
+	asked := n.serve(unknown)
+	if err := n.plugin().Add(n.args("tools", uid, "")); err != nil {
+		t.Fatal(err)
+	}
+	if request := <-asked; request.Seconds <= 0 || request.Seconds > 0.8 {
+		t.Errorf("the agent has %v s", request.Seconds)
 	}
 }
 
