@@ -187,6 +187,21 @@ def test_the_table_has_a_row_for_every_reason() -> None:
             id="no certificate",
         ),
         pytest.param(
+            "finance/web > finance/payments:15006 refused bad_server_name",
+            {"detail": "15006"},
+            "It dialled port 15006 itself, and 15001, 15006, 15007, 15101, 15106 and 15107 are "
+            "troth's own ports in every pod. Connect to the app's port.",
+            id="a captured client that dials a port of troth's",
+        ),
+        pytest.param(
+            "finance/web > finance/payments:0 refused bad_server_name",
+            {"detail": "x8080"},
+            "It came to the tunnel of finance/payments without naming a port of the pod: x8080. "
+            "Only troth uses the tunnel: let the app of finance/web connect to the other app's "
+            "port in plaintext, as its proxy makes the tunnel.",
+            id="a captured client that makes a tunnel of its own",
+        ),
+        pytest.param(
             "legacy/cron > finance/payments:8080 refused certificate_expired",
             {"claimed_peer": "spiffe://cluster.local/ns/finance/sa/web"},
             "legacy/cron showed a certificate (spiffe://cluster.local/ns/finance/sa/web) that had "

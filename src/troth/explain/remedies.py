@@ -13,6 +13,7 @@ import yaml
 
 from troth.explain.noted import Noted
 from troth.mesh.model import MESH_LABEL, Endpoint
+from troth.mesh.ports import OWN_PORTS
 from troth.policy.index import PolicyIndex
 from troth.policy.model import Mode, PeerAuthentication
 from troth.policy.scope import Scope
@@ -101,7 +102,7 @@ TEXTS: Mapping[Reason, Cause] = {
     Reason.PLAINTEXT_TO_STRICT: Cause("Plaintext, and {policy}.", "{admit}."),
     Reason.NO_CLIENT_CERTIFICATE: Cause(
         "It came to the tunnel of {destination} and showed no certificate.",
-        "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
+        "{by_app}.",
     ),
     Reason.WRONG_CLIENT_IDENTITY: Cause(
         "{source} showed a certificate for {claimed}, "
@@ -138,7 +139,7 @@ TEXTS: Mapping[Reason, Cause] = {
     ),
     Reason.TLS_PARAMETERS: Cause(
         "The two ends share no TLS version, cipher suite, group or application protocol.",
-        "The tunnel is TLS 1.3 with ALPN troth, between pods of the mesh: {join}.",
+        "The tunnel is TLS 1.3 with ALPN troth, between pods of the mesh: {by_app}.",
     ),
     Reason.NOT_TLS: Cause(
         "It spoke something other than TLS to the tunnel of {destination}.",
@@ -151,7 +152,7 @@ TEXTS: Mapping[Reason, Cause] = {
     Reason.HANDSHAKE_FAILED: Cause("The TLS handshake failed: {detail}.", _TRACE + "."),
     Reason.BAD_SERVER_NAME: Cause(
         "It came to the tunnel of {destination} without naming a port of the pod: {detail}.",
-        "Only troth uses the tunnel: {join}, and let the app connect to its port in plaintext.",
+        "Only troth uses the tunnel: {by_app}.",
     ),
     Reason.RESERVED_PORT: Cause(
         "It dialled port {port} itself, and " + _OWN_PORTS + ".",
@@ -193,8 +194,8 @@ TEXTS: Mapping[Reason, Cause] = {
     Reason.TOO_MANY_UNPROVED: Cause(
         "{source} came to the tunnel of {destination}, {detail}, more often than an address "
         "without a proven identity may.",
-        "Find out what runs at {source_address} and keeps connecting: only troth uses the tunnel. "
-        "{join}, and let the app connect to its port in plaintext: troth makes the tunnel.",
+        "Find out what runs at {source_address} and keeps connecting, as only troth uses the "
+        "tunnel; {by_app}.",
     ),
     Reason.NODE_OVERLOADED: Cause(
         "The node's Envoy {detail}, so it took none for {reporter}.",
@@ -269,11 +270,16 @@ class Explainer:
     def explain(self, total: Total) -> Cause:
         """Why what a total counts was refused or failed."""
         words = self._words(total)
-        texts = TEXTS[total.newest.reason]
+        reason = total.newest.reason
+        if reason is Reason.BAD_SERVER_NAME and total.port in OWN_PORTS:
+            reason = (
+                Reason.RESERVED_PORT
+            )  # an app of the mesh dialled it, and its proxy asked for it
+        texts = TEXTS[reason]
         return Cause(
             texts.cause.format_map(words),
             _capital(texts.remedy.format_map(words)),
-            words["manifests"] if total.newest.reason in _BY_MANIFEST else "",
+            words["manifests"] if reason in _BY_MANIFEST else "",
         )
 
     def _words(self, total: Total) -> Mapping[str, str]:
@@ -296,7 +302,13 @@ class Explainer:
             "detail": event.detail.rstrip(".") or "without a word",
             "said": f": {event.detail}" if event.detail else "",
             "trust_domain": str(self._world.trust_domain),
-            "join": self._join(source, total.source),
+            "by_app": (
+                f"let the app of {total.source} connect to the other app's port in plaintext, as "
+                "its proxy makes the tunnel"
+                if captured
+                else f"{self._join(source, total.source)}, and let the app connect to its port in "
+                "plaintext: troth makes the tunnel"
+            ),
             "join_shower": self._join(self.names.pod(shower), shower),
             "policy": policy,
             "admit": admit,
