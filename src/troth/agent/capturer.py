@@ -129,12 +129,25 @@ class Capturer:
         return self._looked_at + max(_LOOK_SECONDS, taken / 2)
 
     async def not_listening(self, uids: Collection[str]) -> set[str]:
-        """Those where Envoy doesn't listen yet, where traffic will be led to."""
+        """Those where Envoy doesn't listen yet, where traffic will be led to; see `next_ear`."""
         netns = self._pods.netns
-        deaf = {uid for uid in uids if not await self._listens(netns[uid])}
+        deaf = await self._deaf_of(uids)
         now = self._looked_at = _now()
         self._deaf = {netns[uid]: self._deaf.get(netns[uid], now) for uid in deaf}
         return deaf
+
+    async def not_listening_any_more(self, uids: Collection[str]) -> set[str]:
+        """Those where Envoy doesn't listen where traffic is led to, nor within the next moments."""
+        deadline = _now() + _LISTENING_SECONDS
+        while True:
+            deaf = await self._deaf_of(uids)
+            if not deaf or _now() >= deadline:
+                return deaf
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _deaf_of(self, uids: Collection[str]) -> set[str]:
+        netns = self._pods.netns
+        return {uid for uid in uids if not await self._listens(netns[uid])}
 
     async def _capture(self, uids: Collection[str], *, probes: bool) -> dict[str, str]:
         deaf = await self.not_listening(uids)

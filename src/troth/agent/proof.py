@@ -230,7 +230,7 @@ class CaptureProof:
     async def _reopen(
         self, deaf: Collection[str], is_served: Callable[[], bool]
     ) -> list[Restoration]:
-        deaf = await self._capturer.not_listening(self._pods.led_here.keys() & deaf)
+        deaf = await self._capturer.not_listening_any_more(self._pods.led_here.keys() & deaf)
         if not is_served():
             return []
         for uid in deaf:
