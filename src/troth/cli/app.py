@@ -33,6 +33,7 @@ COMMANDS = {
     "why": "why",
     "audit": "audit",
     "trace": "trace",
+    "ui": "ui",
     "demo": "demo",
     "learn": "learn",
     "controller": "controller",
@@ -63,6 +64,7 @@ SUMMARIES = {
     "trace": (
         "Make one connection and trace one handshake: what both ends decide, and where it stops."
     ),
+    "ui": "Show a running mesh on a page: who talks to whom, how, and what is refused and why.",
     "demo": "Start a small mesh and walk through policies, refusals and one TLS handshake.",
     "learn": "Learn mutual TLS on a running mesh: lessons, and tasks that the mesh itself judges.",
     "controller": (
@@ -76,7 +78,7 @@ SUMMARIES = {
 """What each does, as the list of them says it: to take it from their modules takes long."""
 
 PLUGIN_COMMANDS = (
-    *("status", "validate", "explain", "plan", "why", "audit", "trace", "events", "check"),
+    *("status", "validate", "explain", "plan", "why", "audit", "trace", "events", "ui", "check"),
     *("version", "ca"),
 )
 """Those of kubectl's plugin: they can ask a cluster, and there do so by themselves."""
