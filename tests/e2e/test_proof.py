@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.harness import Host, Mesh, eventually
+from tests.e2e.harness import PYTHON, Host, Mesh, eventually
 from tests.e2e.manifests import document, namespace, policy, server
 from tests.e2e.test_metrics import scraped
 
 from troth.control.state_dir import StateDirectory
+from troth.mesh.ports import PORT_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +96,35 @@ def test_rules_that_somebody_changes_are_put_back_at_once_and_counted(
     eventually(lambda: before <= proven.rules(), what="all rules, those of Services included")
     assert proven.is_held()
     assert proven.restored("rules") == counted + 1
+
+
+SHARING = """
+import socket, sys
+for family, address in ((socket.AF_INET, sys.argv[1]), (socket.AF_INET6, sys.argv[2])):
+    for port in map(int, sys.argv[3:]):
+        with socket.socket(family) as sharing:
+            sharing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sharing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sharing.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sharing.bind((address, port))
+                sharing.listen()
+            except OSError as error:
+                print(error.errno)
+            else:
+                print("shared", family, port)
+"""
+
+
+def test_nobody_in_a_pod_shares_envoys_ports(proven: ProvenMesh) -> None:
+    for addresses, ports in (
+        (("0.0.0.0", "::"), PORT_SETS[0]),
+        (("127.0.0.1", "::1"), PORT_SETS[0][:1]),
+    ):
+        said = proven.in_pod(PYTHON, "-c", SHARING, *addresses, *map(str, ports)).split("\n")[:-1]
+        assert said == [str(errno.EADDRINUSE)] * 2 * len(ports)
+    assert proven.is_held()
 
 
 def test_a_table_of_somebody_elses_is_left_alone(proven: ProvenMesh) -> None:

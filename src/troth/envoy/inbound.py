@@ -30,7 +30,14 @@ from troth.envoy.filters import (
     tls_inspector,
 )
 from troth.envoy.limits import HANDSHAKE_SECONDS, HELLO_SECONDS, buffer_limit
-from troth.envoy.resources import RESET, Message, cluster_name, listener_name, socket_address
+from troth.envoy.resources import (
+    ALONE,
+    RESET,
+    Message,
+    cluster_name,
+    listener_name,
+    socket_address,
+)
 from troth.envoy.tls import server_socket
 from troth.mesh.ports import APP_MARK, OWN_PORTS, PORT_SETS
 
@@ -87,6 +94,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
         name=listener_name(Role.TUNNEL_IN, uid),
         stat_prefix=listener_name(Role.TUNNEL_IN, uid),
         **_inbound_addresses(local, ports.tunnel),
+        enable_reuse_port=ALONE,
         per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[tls_inspector(), original_src(APP_MARK)],
         listener_filters_timeout=duration_pb2.Duration(seconds=HELLO_SECONDS),
@@ -126,6 +134,7 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
         name=listener_name(Role.PLAIN_IN, uid),
         stat_prefix=listener_name(Role.PLAIN_IN, uid),
         **_inbound_addresses(local, ports.inbound),
+        enable_reuse_port=ALONE,
         per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[original_dst(), original_src(APP_MARK)],
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]

@@ -39,6 +39,7 @@ from troth.envoy.filters import (
 )
 from troth.envoy.limits import buffer_limit
 from troth.envoy.resources import (
+    ALONE,
     INTERNAL_OUTBOUND,
     Message,
     cluster_name,
@@ -127,6 +128,7 @@ def outbound(
         name=listener_name(Role.OUTBOUND, uid),
         stat_prefix=listener_name(Role.OUTBOUND, uid),
         address=socket_address("127.0.0.1", ports.outbound, netns=netns),
+        enable_reuse_port=ALONE,
         per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[original_dst()],
         filter_chains=[to_service, direct],

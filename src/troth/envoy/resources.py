@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2, config_source_pb2, socket_option_pb2
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, wrappers_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,6 +19,9 @@ INTERNAL_OUTBOUND = "outbound"
 
 RESET = "reset"
 """The listener that resets whatever connects to it, and the cluster that leads to it."""
+
+ALONE = wrappers_pb2.BoolValue(value=False)
+"""``Listener.enable_reuse_port`` in pods: a process of root there must not share Envoy's ports."""
 
 
 def listener_name(role: str, uid: str) -> str:
