@@ -14,7 +14,7 @@ THERE = ("finance/payments", "finance/unready", "finance/web", "legacy/cron", "s
     [
         ("finance/paymnts", "finance/payments"),
         ("finnance/web", "finance/web"),
-        ("stauts", "status"),
+        ("statuss", "status"),
         ("Finance/PAYMENTS", "finance/payments"),
         ("legacy/c-ron", "legacy/cron"),
         ("finance/nobody", ""),

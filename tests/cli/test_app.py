@@ -211,7 +211,7 @@ def test_the_process_exits_with_the_commands_code(policy: str) -> None:
     [
         (["validate"], "error: say what to look at: --filename PATH, or a cluster by --context\n"),
         (["plan"], "error: say what would change: --with or --without\n"),
-        (["stauts"], "No such command 'stauts'. Did you mean 'status'?"),
+        (["statuss"], "No such command 'statuss'. Did you mean 'status'?"),
         (["status", "--contxt=x"], "--contxt"),
     ],
 )

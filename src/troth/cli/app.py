@@ -24,8 +24,13 @@ COMMANDS = {
     "up": "up",
     "down": "up",
     "status": "status",
-    "exec": "exec",
-    "logs": "exec",
+    "exec": "pods",
+    "logs": "pods",
+    "port-forward": "pods",
+    "describe": "pods",
+    "restart": "pods",
+    "scale": "pods",
+    "wait": "pods",
     "events": "events",
     "validate": "validate",
     "explain": "explain",
@@ -49,7 +54,19 @@ SUMMARIES = {
     "down": "Stop the mesh and remove everything it made; also what a killed one left behind.",
     "status": "Show each pod: identity, mode of every port, certificate, captured or why not.",
     "exec": "Run a command inside a pod, as one of its containers would.",
-    "logs": "Print what a container wrote.",
+    "logs": "Print what a container wrote since its last start; also of one that has ended.",
+    "port-forward": "Lead connections to a port of this machine to one of a pod, until Ctrl-C.",
+    "describe": (
+        "Show all of a pod: containers, identity, ports, Services that lead to it, last refusals."
+    ),
+    "restart": "End a workload's pods, or one pod, and start them anew from their manifests.",
+    "scale": (
+        "Have a workload run so many pods, until its manifest says another number than it does now."
+    ),
+    "wait": (
+        "Wait until a workload's pods, a pod or a Job are as asked; the exit code is 1 if they "
+        "aren't."
+    ),
     "events": "Show connections: accepted by the tunnel, passed in plaintext, refused, and why.",
     "validate": (
         "Find what is wrong with manifests or a cluster, and policies that don't do what "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,7 +24,7 @@ from troth.cli.options import (
 from troth.control.messages import MeshStatus
 from troth.control.protocol import ask, call
 from troth.control.state_dir import AuthorityFiles, Settings, StateDirectory
-from troth.errors import InputError, Problem, Severity
+from troth.errors import EnvironmentLackError, InputError, PeerError, Problem, Severity
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local.init import ENDING
 from troth.local.outside import Ending, Outside, is_privileged
@@ -48,6 +50,9 @@ _UNREADY_SECONDS = 5.0
 """How long a mesh that is ready waits for its apps to say so as well."""
 
 
+_STANDARD_INPUT = Path("-")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("up")(up)
@@ -56,8 +61,24 @@ def register(app: typer.Typer) -> None:
 
 def up(
     paths: Annotated[
-        list[Path], typer.Argument(help="Manifest files and directories.", metavar="PATH")
-    ],
+        list[Path] | None,
+        typer.Argument(help="Manifest files and directories.", metavar="PATH"),
+    ] = None,
+    filenames: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--filename", "-f", metavar="PATH", help="The same as PATH; - for standard input."
+        ),
+    ] = None,
+    kustomize: Annotated[
+        Path | None,
+        typer.Option(
+            "--kustomize",
+            "-k",
+            metavar="DIR",
+            help="Manifests that kustomize makes of this directory as it is now.",
+        ),
+    ] = None,
     detach: Annotated[
         bool,
         typer.Option("--detach", "-d", help="Return when the mesh is ready; stop it with down."),
@@ -114,8 +135,15 @@ def up(
     With --detach, the exit code is 1 when it isn't ready in time, or something in the manifests was
     refused; it goes on all the same.
     """
+    named = [*(paths or ()), *(filenames or ())]
+    made = [sys.stdin.buffer.read()] if _STANDARD_INPUT in named else []
+    if kustomize is not None:
+        made.append(kustomized(kustomize))
+    files = [path for path in named if path != _STANDARD_INPUT]
+    if not files and not made:
+        raise typer.BadParameter("name a file or directory of manifests, or - for standard input")
     settings = Settings(
-        paths=_existing(paths),
+        paths=_existing(files),
         root_namespace=root_namespace,
         trust_domain=str(TrustDomain.parse(trust_domain)),
         certificate_lifetime_seconds=certificate_lifetime,
@@ -130,7 +158,7 @@ def up(
     outside = Outside(StateDirectory())
     began = time.monotonic()
     _handle_signals(_interrupt)
-    mesh = outside.start(settings, detach=detach)
+    mesh = outside.start(settings, detach=detach, manifests=made)
     if not detach:
         threading.Thread(target=_print_notices, args=(outside,), daemon=True).start()
     try:
@@ -255,10 +283,10 @@ def _unready(mesh: MeshStatus) -> tuple[str, ...]:
 def _ended(mesh: MeshStatus) -> tuple[str, ...]:
     """Containers that have ended already, and been started again."""
     return tuple(
-        f"{pod.namespace}/{pod.name}: container {each.name}: ended and was started again "
-        f"{counted(each.restarts, 'time')}; `troth logs {pod.namespace}/{pod.name}` shows what it "
-        "wrote"
+        f"{name}: container {each.name}: ended and was started again "
+        f"{counted(each.restarts, 'time')}; `troth logs --previous {name}` shows what it wrote"
         for pod in mesh.pods
+        for name in (f"{pod.namespace}/{pod.name}",)
         for each in pod.containers
         if each.restarts
     )
@@ -317,6 +345,28 @@ def _print_notices(outside: Outside) -> None:
 
 def _and_more(waiting: Sequence[str]) -> str:
     return f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+
+
+def kustomized(directory: Path) -> bytes:
+    """What kustomize makes of a directory.
+
+    Raises:
+        EnvironmentLackError: It isn't there.
+        PeerError: It refuses.
+    """
+    _existing([directory])
+    for tool, command in (("kustomize", "build"), ("kubectl", "kustomize")):
+        if shutil.which(tool):
+            made = subprocess.run(
+                [tool, command, str(directory.resolve())], capture_output=True, check=False
+            )
+            if made.returncode:
+                said = made.stderr.decode(errors="replace").strip()
+                raise PeerError(tool, said or f"ended with exit code {made.returncode}")
+            return made.stdout
+    raise EnvironmentLackError(
+        "neither kustomize nor kubectl is installed", "install one of them, or give plain manifests"
+    )
 
 
 def _existing(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -81,6 +81,48 @@ class PodReport(msgspec.Struct, frozen=True, kw_only=True):
     certificate_expires: datetime | None = None
 
 
+class JobState(StrEnum):
+    """How far a Job is."""
+
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A Job, written down or made by a CronJob.
+
+    Attributes:
+        cron_job: The CronJob that has made it; empty for one that is written down.
+        state: How far it is.
+        message: Why it has failed.
+    """
+
+    namespace: str
+    name: str
+    cron_job: str = ""
+    state: JobState
+    message: str = ""
+
+
+class PodDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """All that there is to say of one pod; ``troth describe -o json`` prints exactly this.
+
+    Attributes:
+        services: The Services that lead to it, ``NAMESPACE/NAME``.
+        notices: What has happened to it, oldest first.
+        refusals: Its last refused connections, and why.
+    """
+
+    schema: Literal["troth/pod/v1"] = "troth/pod/v1"
+    pod: PodReport
+    init_containers: tuple[ContainerStatus, ...] = ()
+    services: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+
 class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole mesh; ``troth status -o json`` prints exactly this.
 
@@ -100,6 +142,20 @@ class MeshStatus(msgspec.Struct, frozen=True, kw_only=True):
     ignored: Mapping[str, int]
     pods: tuple[PodReport, ...]
     problems: tuple[Problem, ...]
+    jobs: tuple[JobReport, ...] = ()
+
+
+class RestartRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Pods to end and to start anew, by the name of one or of their workload."""
+
+    name: str
+
+
+class ScaleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload, ``NAMESPACE/NAME``, and how many pods it should have."""
+
+    name: str
+    replicas: Annotated[int, msgspec.Meta(ge=0, le=1000)]
 
 
 class RouteRequest(msgspec.Struct, frozen=True, kw_only=True):

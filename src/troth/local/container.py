@@ -257,6 +257,7 @@ class ContainerRunner:
         write_spec(self.spec_path, spec)
         # Who joins now has to wait for this run, and isn't told that the one before it has ended.
         Path(note_path(self.spec_path)).unlink(missing_ok=True)
+        self._log.begin()
         output = self._log.open_pipe()
         try:
             return Process(

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim, CronSimError
 
+from troth.control.messages import JobReport, JobState
 from troth.errors import Problem
 from troth.manifests.workloads import Concurrency, EnvVar, PodTemplate, RestartPolicy
 from troth.mesh.model import PodPhase
@@ -62,6 +63,7 @@ class JobPods(msgspec.Struct, frozen=True, kw_only=True):
         problems: What is wrong with schedules.
         blockers: Why a Job is not done and won't be, by its name, or what it waits for.
         notices: What has just happened to a Job.
+        jobs: All of them.
         due: When this changes though nothing happens; None if it doesn't.
     """
 
@@ -69,6 +71,7 @@ class JobPods(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
     blockers: Mapping[str, str] = {}
     notices: tuple[str, ...] = ()
+    jobs: tuple[JobReport, ...] = ()
     due: datetime | None = None
 
 
@@ -136,6 +139,7 @@ class Jobs:
             problems=tuple(problems),
             blockers={job.key: text for job in jobs.values() if (text := job.blocker(now))},
             notices=tuple(notices),
+            jobs=tuple(job.report for job in jobs.values()),
             due=min(dues, default=None),
         )
 
@@ -225,6 +229,19 @@ class _Job:
     def is_over(self) -> bool:
         """Whether it has succeeded or failed for good."""
         return self._ended is not None
+
+    @property
+    def report(self) -> JobReport:
+        """How far it is."""
+        over = JobState.FAILED if self.failure else JobState.COMPLETE
+        going = JobState.SUSPENDED if self._spec.suspended else JobState.RUNNING
+        return JobReport(
+            namespace=self.workload.namespace,
+            name=self._name,
+            cron_job=self.workload.name if self.workload.cron else "",
+            state=over if self.is_over else going,
+            message=self.failure,
+        )
 
     def makes(self, workload: Workload) -> bool:
         """Whether its pods are those of this manifest."""

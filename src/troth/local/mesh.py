@@ -11,11 +11,12 @@ import contextlib
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import structlog
 
-from troth.errors import TrothError
+from troth.errors import PeerError, TrothError
 from troth.explain.validate import lint_together
 from troth.local.addresses import ServiceAddresses
 from troth.local.hosts import HostDns
@@ -29,6 +30,7 @@ from troth.manifests.runnable import ignored_notice
 from troth.manifests.watch import watch
 from troth.mesh.model import Namespace, Pod, PodPhase
 from troth.mesh.world import Membership, World, membership
+from troth.syntax import choices
 from troth.traffic.history import History
 
 if TYPE_CHECKING:
@@ -36,11 +38,14 @@ if TYPE_CHECKING:
 
     from troth.agent.agent import NodeAgent
     from troth.agent.proof import Restoration
+    from troth.control.messages import JobReport
     from troth.control.state_dir import Settings, StateDirectory
     from troth.errors import Problem
     from troth.local.nameserver import NameServer
     from troth.local.network import Network
-    from troth.manifests.workloads import PodTemplate
+    from troth.manifests.workloads import PodTemplate, Workload
+
+W = TypeVar("W", bound="Workload")
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +54,8 @@ _CATCH_UP_SECONDS = 1.0
 
 _REPLACED_AT_ONCE = frozenset({"Deployment", "ReplicaSet", "ReplicationController"})
 """The kinds of controllers whose pods have no name of their own in a cluster."""
+
+SCALABLE = _REPLACED_AT_ONCE | {"StatefulSet"}
 
 _OF_JOBS = frozenset({"Job", "CronJob"})
 
@@ -98,6 +105,9 @@ class LocalMesh:
         self._sandboxes: dict[str, Sandbox] = {}
         self._terminating: dict[str, Sandbox] = {}
         self._troubles: dict[str, str] = {}
+        self._read = self.manifests
+        self._scaled: dict[str, tuple[int, int]] = {}
+        self._restarting: frozenset[str] = frozenset()
         self._jobs = Jobs()
         self._job_pods = JobPods()
         self._plan = PodPlan(pods={})
@@ -118,6 +128,11 @@ class LocalMesh:
     def sandboxes(self) -> tuple[Sandbox, ...]:
         """The pods that run or are about to, in order of their names."""
         return tuple(sandbox for _, sandbox in sorted(self._sandboxes.items()))
+
+    @property
+    def ending(self) -> tuple[Sandbox, ...]:
+        """The pods that are to end and have not yet."""
+        return tuple(self._terminating.values())
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -200,6 +215,70 @@ class LocalMesh:
         for sandbox in (*self._terminating.values(), *self._sandboxes.values()):
             sandbox.hurry(self._grace)
 
+    @property
+    def jobs(self) -> tuple[JobReport, ...]:
+        """Jobs, and those that CronJobs have made."""
+        return self._job_pods.jobs
+
+    def restart(self, name: str) -> tuple[str, ...]:
+        """Have a pod, or those of a workload, ended and made anew; their names.
+
+        Raises:
+            PeerError: There is none, or it is a Job's.
+        """
+        named = [each for each in self.sandboxes if name in (each.key, each.template.owner_key)]
+        if not named:
+            known = (sandbox.key for sandbox in self.sandboxes)
+            raise PeerError("troth", f"no pod or workload is called {name!r}", choices(name, known))
+        if any(each.template.owner_kind in _OF_JOBS for each in named):
+            raise PeerError(
+                "troth", f"{name} is a Job's, and done when it is done", "change the Job's template"
+            )
+        self._restarting |= {each.uid for each in named}
+        self.wake()
+        return tuple(each.key for each in named)
+
+    def scale(self, name: str, replicas: int) -> str:
+        """Have a workload run so many pods until its manifest has another number; its name.
+
+        Raises:
+            PeerError: There is none that can have any number.
+        """
+        there = {
+            f"{each.namespace}/{each.name}": each
+            for each in (*self._read.workloads.values(), *self._read.deployments.values())
+            if each.kind in SCALABLE
+        }
+        workload = there.get(name)
+        if workload is None:
+            what = f"no workload that can be scaled is called {name!r}"
+            raise PeerError("troth", what, choices(name, there))
+        self._scaled[str(workload)] = (workload.replicas, replicas)
+        self.manifests = self._as_scaled()
+        self.wake()
+        return str(workload)
+
+    def _as_scaled(self) -> Manifests:
+        """What is written, with the replicas that were asked for since."""
+
+        def scaled(workloads: Mapping[str, W]) -> dict[str, W]:
+            return {
+                key: msgspec.structs.replace(each, replicas=asked)
+                if (asked := self._asked_replicas(each)) is not None
+                else each
+                for key, each in workloads.items()
+            }
+
+        return msgspec.structs.replace(
+            self._read,
+            deployments=scaled(self._read.deployments),
+            workloads=scaled(self._read.workloads),
+        )
+
+    def _asked_replicas(self, workload: Workload) -> int | None:
+        written, asked = self._scaled.get(str(workload), (None, None))
+        return asked if written == workload.replicas else None
+
     async def run(self) -> None:
         """Follow the manifests until cancelled; then stop every pod."""
         try:
@@ -211,7 +290,8 @@ class LocalMesh:
 
     async def _follow_manifests(self) -> None:
         async for manifests in watch([Path(path) for path in self.settings.paths]):
-            self.manifests = manifests
+            self._read = manifests
+            self.manifests = self._as_scaled()
             self._doubts = tuple(
                 lint_together(manifests, root_namespace=self.settings.root_namespace)
             )
@@ -246,12 +326,14 @@ class LocalMesh:
         ending = []
         for key, sandbox in list(self._sandboxes.items()):
             template = self._plan.pods.get(key)
-            if template is None or not same_process(template, sandbox.template):
+            again = sandbox.uid in self._restarting
+            if template is None or again or not same_process(template, sandbox.template):
                 self._terminating[sandbox.uid] = self._sandboxes.pop(key)
                 ending.append(sandbox)
             else:
                 sandbox.template = template
                 sandbox.refresh(self.manifests)
+        self._restarting = frozenset()
         for key, template in self._plan.pods.items():
             if key not in self._sandboxes and not self._has_to_wait(template):
                 with self._reported(key):

@@ -100,13 +100,16 @@ class Outside:
             return None
         return process if process.alive else None
 
-    def start(self, settings: Settings, *, detach: bool) -> subprocess.Popen[bytes]:
+    def start(
+        self, settings: Settings, *, detach: bool, manifests: Sequence[bytes] = ()
+    ) -> subprocess.Popen[bytes]:
         """Start a mesh; it is up when `progress` ends.
 
         Args:
             settings: What to run.
             detach: Let it outlive us. Otherwise it ends when the returned process's ``stdin``
                 is closed, so also when we are killed.
+            manifests: More of them than the settings name, which are no files.
 
         Raises:
             EnvironmentLackError: A tool or a permission is missing.
@@ -125,6 +128,7 @@ class Outside:
         try:
             try:
                 self._remove_remains()
+                settings = self._with_files(settings, manifests)
                 self.state.write_private(self.state.settings, msgspec.json.encode(settings))
                 with _signals_held():  # until we know the mesh that has started
                     mesh = self._spawn(lock, detach=detach)
@@ -235,6 +239,15 @@ class Outside:
             )
         finally:
             os.close(log)
+
+    def _with_files(self, settings: Settings, manifests: Sequence[bytes]) -> Settings:
+        """The settings with files for manifests that are none."""
+        paths = [*settings.paths]
+        for number, content in enumerate(manifests, 1):
+            path = self.state.path / f"given-{number}.yaml"
+            self.state.write_private(path, content)
+            paths.append(str(path))
+        return msgspec.structs.replace(settings, paths=tuple(paths))
 
     def _connect_uplink(self, first: MeshProcess) -> None:
         from troth.local import uplink  # noqa: PLC0415 - pyroute2 is slow, and only root needs it

@@ -252,10 +252,12 @@ class PodNamespaces:
 
 
 class ContainerLog:
-    """Appends the output of a container's processes, one after the other, to a file.
+    """Appends the output of a container's processes to a file.
+
+    That of the run before the last `begin` is in ``NAME.previous.log``.
 
     Args:
-        path: The file, 0600 from the moment it exists; the directory must be there.
+        path: ``NAME.log``, 0600 from the moment it exists; the directory must be there.
         limit: Bytes after which the file is moved aside.
     """
 
@@ -277,6 +279,12 @@ class ContainerLog:
         asyncio.get_running_loop().add_reader(reader, self._drain, reader)
         return writer
 
+    def begin(self) -> None:
+        """Have the output of another run begin."""
+        if self._path.exists():
+            self._close_file()
+            self._path.replace(self._path.with_suffix(".previous.log"))
+
     def write(self, data: bytes) -> None:
         """Appends ``data``; what a full disk does not take is lost, and the container goes on."""
         with contextlib.suppress(OSError):
@@ -291,9 +299,7 @@ class ContainerLog:
                 if not self._drain(reader):
                     break
             self._close_pipe(reader)
-        if self._file != -1:
-            os.close(self._file)
-            self._file = -1
+        self._close_file()
 
     def _drain(self, reader: int) -> bool:
         """Reads once; whether there may be more."""
@@ -313,10 +319,14 @@ class ContainerLog:
             asyncio.get_running_loop().remove_reader(reader)
             os.close(reader)
 
-    def _next_file(self) -> None:
+    def _close_file(self) -> None:
         if self._file != -1:
             os.close(self._file)
             self._file = -1
+
+    def _next_file(self) -> None:
+        if self._file != -1:
+            self._close_file()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._file = os.open(self._path, flags, 0o600)

@@ -18,8 +18,11 @@ from troth.control.messages import (
     CauseRequest,
     ConnectRequest,
     MeshStatus,
+    PodDescription,
     PodReport,
+    RestartRequest,
     RouteRequest,
+    ScaleRequest,
     StopRequest,
     TraceRequest,
     WhyRequest,
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
     from troth.mesh.model import Pod
     from troth.mesh.target import Target
     from troth.mesh.world import World
+
+_REFUSALS = 5
+"""How many of a pod's refusals its description has."""
 
 _NAME_SECONDS = 3.0
 """How long a name outside of the mesh may take to resolve."""
@@ -85,6 +91,9 @@ class Requests:
                 "notices": self._notices,
                 "events": self._events,
                 "find": self._find,
+                "describe": self._describe,
+                "restart": self._restart,
+                "scale": self._scale,
                 "route": self._route,
                 "listening": self._listening,
                 "cause": self._cause,
@@ -131,7 +140,9 @@ class Requests:
                     yield connection
 
     async def _find(self, request: Mapping[str, Any]) -> Answer:
-        sandbox = find(self._mesh, str(request.get("name", "")))
+        name = str(request.get("name", ""))
+        sandbox, ports = find_service(self._mesh, name) if request.get("service") else (None, {})
+        sandbox = sandbox or find(self._mesh, name, ending=True)
         yield {
             "pod": sandbox.key,
             "uid": sandbox.uid,
@@ -140,7 +151,41 @@ class Requests:
                 for each in (*sandbox.template.containers, *sandbox.template.init_containers)
             ],
             "waiting": sandbox.blocker,
+            "ports": ports,
         }
+
+    async def _restart(self, request: Mapping[str, Any]) -> Answer:
+        yield {"pods": self._mesh.restart(checked(request, RestartRequest).name)}
+
+    async def _scale(self, request: Mapping[str, Any]) -> Answer:
+        wanted = checked(request, ScaleRequest)
+        yield {"workload": self._mesh.scale(wanted.name, wanted.replicas)}
+
+    async def _describe(self, request: Mapping[str, Any]) -> Answer:
+        sandbox = find(self._mesh, str(request.get("name", "")))
+        world = self._world()
+        addresses = set(sandbox.addresses)
+        refused = why(
+            self._seen(behind=partial(unready, self._mesh)), about=sandbox.key, most=_REFUSALS
+        )
+        yield PodDescription(
+            pod=_pod_status(self._mesh, sandbox),
+            init_containers=tuple(
+                each for each in sandbox.status.init_containers if not each.sidecar
+            ),
+            services=tuple(
+                key
+                for key, service in sorted(world.services.items())
+                if any(addresses & {e.address for e in port.endpoints} for port in service.ports)
+            ),
+            notices=tuple(
+                each for each in self._mesh.notices if each.startswith(f"pod {sandbox.key}:")
+            ),
+            refusals=tuple(
+                f"{each.source} → {each.destination}:{each.port}: {each.cause}"
+                for each in refused.refusals
+            ),
+        )
 
     async def _explain(self, request: Mapping[str, Any]) -> Answer:
         name = str(request.get("name", ""))
@@ -302,24 +347,42 @@ class Requests:
             yield {"waiting_for": pods, "seconds": seconds}
 
 
-def find(mesh: LocalMesh, name: str) -> Sandbox:
+def find(mesh: LocalMesh, name: str, *, ending: bool = False) -> Sandbox:
     """The pod called ``NAMESPACE/NAME``, or any one (a ready one first) of such a workload.
+
+    With ``ending`` also one that is to end, if there is no other.
 
     Raises:
         PeerError: There is none; says which there are.
     """
-    for sandbox in mesh.sandboxes:
+    for sandbox in (*mesh.sandboxes, *(mesh.ending if ending else ())):
         if sandbox.key == name:
             return sandbox
-    owned = [
-        sandbox
-        for sandbox in mesh.sandboxes
-        if f"{sandbox.template.namespace}/{sandbox.template.owner}" == name
-    ]
-    if owned:
+    if owned := [sandbox for sandbox in mesh.sandboxes if sandbox.template.owner_key == name]:
         return max(owned, key=lambda sandbox: sandbox.status.ready)
     known = (sandbox.key for sandbox in mesh.sandboxes)
     raise PeerError("troth", f"no pod or workload is called {name!r}", choices(name, known))
+
+
+def find_service(mesh: LocalMesh, name: str) -> tuple[Sandbox | None, dict[str, int]]:
+    """A pod behind the Service of this name, and the pod's port for each of the Service's.
+
+    A pod or workload of that name comes first, as for `find`.
+    """
+    service = mesh.world.services.get(name) if mesh.world else None
+    of_pods = any(name in (each.key, each.template.owner_key) for each in mesh.sandboxes)
+    if service is None or of_pods:
+        return None, {}
+    for sandbox in mesh.sandboxes:
+        ports = {
+            str(port.number): endpoint.port
+            for port in service.ports
+            for endpoint in port.endpoints
+            if endpoint.address in sandbox.addresses
+        }
+        if ports:
+            return sandbox, ports
+    raise PeerError("troth", f"Service {name} leads to no pod", "see troth status")
 
 
 def unready(mesh: LocalMesh, name: str) -> Iterator[str]:
@@ -360,6 +423,7 @@ def mesh_status(mesh: LocalMesh) -> MeshStatus:
         ignored=dict(mesh.manifests.ignored),
         pods=tuple(_pod_status(mesh, sandbox) for sandbox in mesh.sandboxes),
         problems=mesh.problems,
+        jobs=mesh.jobs,
     )
 
 

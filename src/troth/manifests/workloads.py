@@ -403,6 +403,11 @@ class PodTemplate(msgspec.Struct, frozen=True, kw_only=True):
         """Those of its TCP ports that are ports of its node, too."""
         return tuple(port for container in self.containers for port in container.host_ports)
 
+    @property
+    def owner_key(self) -> str:
+        """``NAMESPACE/NAME`` of its workload; empty for a bare Pod."""
+        return f"{self.namespace}/{self.owner}" if self.owner else ""
+
     def __str__(self) -> str:
         return f"{self.owner_kind or 'Pod'} {self.namespace}/{self.name}"
 
