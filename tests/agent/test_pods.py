@@ -11,7 +11,9 @@ from troth.agent.pods import (
     JOIN_SECONDS,
     LATE_SECONDS,
     LIFE,
+    UNCAPTURED_SECONDS,
     Action,
+    Lack,
     PodEvent,
     Pods,
     Row,
@@ -460,6 +462,55 @@ def test_a_pod_is_sought_until_its_namespace_is_found(node: Node) -> None:
     assert node.see(pod(ready=True)).due(Action.CAPTURE) == A
     node.pods.see({"a": None}, pod(ready=True), node.now)
     assert node.pods.netns == {"a": NETNS}
+
+
+def late(node: Node, lack: Lack = Lack.CAPTURE) -> dict[str, str]:
+    return dict(node.pods.late(lack, node.now))
+
+
+def test_a_pod_that_is_not_captured_in_time_is_late_with_the_reason(node: Node) -> None:
+    node.pods.see({"a": None}, pod(), node.now)
+    node.now += UNCAPTURED_SECONDS - 0.1
+    node.pods.see({"a": None}, pod(), node.now)
+    assert late(node) == {}
+    node.now += 0.1
+    assert late(node) == {"a": "its network namespace has not been found"}
+    node.see(pod())
+    assert late(node) == {"a": "Envoy has not taken its listeners yet"}
+    node.pods.refuse({"a": "no certificate"})
+    assert late(node) == {"a": "no certificate"}
+    node.pods.refuse({})
+    capture(node.pods)
+    node.see(pod(told=True))
+    assert late(node) == {}
+
+
+def test_a_captured_pod_whose_configuration_is_refused_is_late_in_time(node: Node) -> None:
+    node.captured(in_use=False)
+    node.see(pod(told=True))
+    node.pods.refuse({"a": "Envoy refused its configuration"})
+    node.see(pod(told=True), later=1)
+    node.see(pod(told=True), later=UNCAPTURED_SECONDS)
+    assert late(node) == {"a": "Envoy refused its configuration"}
+
+
+def test_a_pod_in_which_nothing_runs_yet_is_never_late(node: Node) -> None:
+    for _ in range(2):
+        node.now += UNCAPTURED_SECONDS
+        node.pods.see({"a": NETNS}, pod(), node.now, announced={"a": NETNS})
+    assert late(node) == {}
+
+
+def test_a_pod_that_is_held_to_the_policy_without_its_mark_is_late_with_that(node: Node) -> None:
+    pods = node.captured(in_use=True)
+    marked(pods)
+    node.see(pod(ready=True))
+    node.see(pod(ready=True), later=JOIN_SECONDS)
+    assert (late(node, Lack.MARK), pods.lenient) == ({}, NONE)
+    node.see(pod(ready=True), later=UNCAPTURED_SECONDS)
+    assert late(node, Lack.MARK).keys() == A
+    node.see(pod(ready=True, told=True))
+    assert late(node, Lack.MARK) == late(node) == {}
 
 
 class OnePodsLife(RuleBasedStateMachine):

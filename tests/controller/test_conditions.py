@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.controller.conftest import NOW
 
-from troth.cluster.contract import SILENCE, NodeReport, policy_digest
+from troth.cluster.contract import SILENCE, NodeReport, PodTrouble, policy_digest
 from troth.controller.conditions import (
     PolicyCondition,
     PolicyHistory,
@@ -159,6 +159,35 @@ def test_pods_that_join_later_do_not_lift_a_policy_that_was_in_force() -> None:
     assert not was_enforced(before, POLICY.generation + 1)
     policy = msgspec.structs.replace(POLICY, was_enforced=True)
     assert conditions(policy, reports, history(policy))[1].status == "True"
+
+
+def with_troubles(**troubles: dict[str, PodTrouble]) -> dict[str, NodeReport | None]:
+    return {"node-1": msgspec.structs.replace(report(POLICY), **troubles)}
+
+
+def test_a_pod_that_is_not_captured_makes_its_policies_unenforced_though_they_were() -> None:
+    trouble = PodTrouble(why="Envoy refused its configuration", policies=frozenset({"shop/strict"}))
+    reports = with_troubles(uncaptured={"shop/web": trouble})
+    policy = msgspec.structs.replace(POLICY, key="shop/strict", was_enforced=True)
+    _, enforced = conditions(policy, reports, history(policy))
+    assert (enforced.status, enforced.reason) == ("False", "NotAllNodes")
+    assert enforced.message == (
+        "0 of 1 nodes; waiting for node-1 (not captured: pod shop/web (Envoy refused its "
+        "configuration))"
+    )
+    other = msgspec.structs.replace(POLICY, key="shop/other")
+    assert conditions(other, reports, history(POLICY))[1].status == "True"
+
+
+def test_a_pod_that_is_held_to_a_policy_without_its_clients_knowing_is_named() -> None:
+    trouble = PodTrouble(why="a webhook refused", policies=frozenset({"shop/strict"}))
+    policy = msgspec.structs.replace(POLICY, key="shop/strict")
+    reports = with_troubles(unmarked={"shop/web": trouble})
+    _, enforced = conditions(policy, reports, history(policy))
+    assert (enforced.status, enforced.message) == (
+        "True",
+        "1 of 1 nodes; clients can't be told of the capture of pod shop/web (a webhook refused)",
+    )
 
 
 def test_without_nodes_nothing_is_enforced() -> None:

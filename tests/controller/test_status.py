@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from troth.controller.events import Events, EventType
+from troth.cluster.events import Events, EventType
 from troth.controller.status import StatusWriter, read_policy
 from troth.kube.errors import ConflictError, NotFoundError, RefusedError
 

@@ -12,7 +12,7 @@ readable:
 =========================  =============================================================
 
 A PIPE is ``.``, a path such as ``.Values.image.tag``, or ``toYaml`` of one, then ``| default PATH``
-or ``| nindent NUMBER`` any number of times.
+or ``| nindent NUMBER`` any number of times; or it is ``eq PATH "TEXT"``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ OPTIONAL = DEPLOY / "optional"
 NAMESPACE = "troth-system"
 
 _ACTION = re.compile(r"(?P<left>\s*\{\{-|\{\{)\s+(?P<words>[^{}]*?)\s+(?P<right>-\}\}\s*|\}\})")
+_COMPARISON = re.compile(r'eq (?P<path>\S+) "(?P<text>[^"]*)"')
 _SWITCHES = {"policy-admission.yaml": {"policyAdmission": True}}
 """What the chart leaves out with its own values, by the template, and the values that put it in."""
 
@@ -119,6 +120,8 @@ def _rendered(template: str, data: Mapping[str, Any]) -> str:
 
 
 def _value(pipe: str, data: Mapping[str, Any], dot: Any) -> Any:
+    if compared := _COMPARISON.fullmatch(pipe):
+        return str(_operand(compared["path"], data, dot)) == compared["text"]
     first, *rest = pipe.split(" | ")
     value = _operand(first.removeprefix("toYaml "), data, dot)
     if first.startswith("toYaml "):

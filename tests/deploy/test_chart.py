@@ -168,6 +168,21 @@ def test_the_node_agent_may_change_its_node_only_where_there_is_a_startup_taint(
     assert given(startupTaint=True) == (True, True, True)
 
 
+def test_the_node_agent_may_evict_pods_only_where_it_is_to() -> None:
+    def given(**values: Any) -> tuple[bool, bool]:
+        (container,) = one("DaemonSet", "troth-node", node=values)["spec"]["template"]["spec"][
+            "containers"
+        ]
+        rules = one("ClusterRole", "troth-node", node=values)["rules"]
+        return (
+            "--uncaptured=evict" in container["args"],
+            any("pods/eviction" in rule["resources"] for rule in rules),
+        )
+
+    assert given() == given(uncaptured="report") == (False, False)
+    assert given(uncaptured="evict") == (True, True)
+
+
 def test_the_node_agent_is_told_what_it_may_use() -> None:
     def container(**values: Any) -> Any:
         return one("DaemonSet", "troth-node", node=values)["spec"]["template"]["spec"][

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from troth.cluster.contract import REPORT_SECONDS, SILENCE, NodeReport, policy_digest
+from troth.cluster.contract import (
+    REPORT_SECONDS,
+    SILENCE,
+    NodeReport,
+    PodTrouble,
+    policy_digest,
+)
 from troth.cluster.installation import Installation, Lease, ReportedNode, TrustBundleMap
 from troth.errors import Problem, Severity
 from troth.explain.cluster_status import cluster_status
@@ -136,6 +142,22 @@ def test_pods_of_other_namespaces_are_not_missed_where_one_is_asked_for() -> Non
             {"pods": web(captured=False)},
             "the capture of pod shop/web: the agent of node node-1 has not captured it yet",
             id="not captured",
+        ),
+        pytest.param(
+            {
+                "pods": web(captured=False),
+                "nodes": (reported(told(uncaptured={"shop/web": PodTrouble(why="no nft")})),),
+            },
+            "the capture of pod shop/web: no nft",
+            id="not captured for long",
+        ),
+        pytest.param(
+            {
+                "pods": web(captured=False),
+                "nodes": (reported(told(unmarked={"shop/web": PodTrouble(why="forbidden")})),),
+            },
+            "the capture of pod shop/web: it is, but can't be marked as captured: forbidden",
+            id="not marked",
         ),
         pytest.param(
             {"pods": web(labels={MESH_LABEL: "disabled"})},

@@ -51,8 +51,8 @@ from troth.agent.certificates import Signed
 from troth.agent.cluster.report import NodeReporter
 from troth.agent.cluster.requester import CsrRequester
 from troth.cluster.contract import CSR_USAGES, SIGNER_NAME, NodeReport, policy_digest
+from troth.cluster.events import Events
 from troth.controller.authority import AuthorityKeeper
-from troth.controller.events import Events
 from troth.controller.keyring import ROTATE_ANNOTATION
 from troth.errors import PeerError
 from troth.identity.authority import CertificateAuthority
@@ -404,7 +404,7 @@ async def test_two_replicas_that_start_first_at_once_make_one_root(cluster: Clus
                     client,
                     trust_domain=TRUST_DOMAIN,
                     namespace=control.namespace,
-                    events=Events(client),
+                    events=Events(client, "troth-controller"),
                 )
             )
         await asyncio.gather(*(each.refresh() for each in authorities))

@@ -46,6 +46,7 @@ class ClusterMesh:
         cluster: Where.
         keepalive_seconds: Within what time a vanished peer is noticed.
         with_plugin: Have pods captured by the CNI plugin.
+        uncaptured: What agents do about pods that can't be captured.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class ClusterMesh:
         *,
         keepalive_seconds: int = KEEPALIVE_SECONDS,
         with_plugin: bool = True,
+        uncaptured: str = "report",
     ) -> None:
         self.cluster = cluster
+        self._uncaptured = uncaptured
         self.with_plugin = with_plugin
         self._keepalive_seconds = keepalive_seconds
         self._ends = contextlib.ExitStack()
@@ -63,7 +66,11 @@ class ClusterMesh:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
             values = {
-                "node": {"cni": {"enabled": self.with_plugin}, "startupTaint": self.with_plugin}
+                "node": {
+                    "cni": {"enabled": self.with_plugin},
+                    "startupTaint": self.with_plugin,
+                    "uncaptured": self._uncaptured,
+                }
             }
             control = self.control = Control(self.cluster, NAMESPACE, values)
             plane = self.cluster.control_plane
@@ -121,6 +128,7 @@ class ClusterMesh:
             f"--drain-seconds={drain_seconds}",
             f"--keepalive-seconds={self._keepalive_seconds}",
             f"--metrics={METRICS_PORT}",
+            f"--uncaptured={self._uncaptured}",
             # A runtime that can't be asked: the test kubelet has none.
             *(("--startup-taint", "--cni") if self.with_plugin else ()),
             *(("--cri-socket=/run/none.sock",) if node == "node-3" else ()),

@@ -25,7 +25,7 @@ from troth.agent.certificates import CertificateKeeper, CertificateSource
 from troth.agent.configuration import Configuration, ConfigurationKeeper, EnvoyCredentials
 from troth.agent.host_rules import HostRules
 from troth.agent.metrics import Figures
-from troth.agent.pods import DRAIN_SECONDS, Pods
+from troth.agent.pods import DRAIN_SECONDS, Lack, Pods
 from troth.agent.proof import CaptureProof
 from troth.agent.proxy import Proxy
 from troth.agent.refusals import KernelRefusals
@@ -61,6 +61,8 @@ _TICK_SECONDS = 0.001
 
 _RETRY_SECONDS = 0.5
 """How soon one that is not prepared to take charge looks again."""
+
+_LATE_LOOK_SECONDS = 2.0
 
 _REFUSAL_SECONDS = 60.0
 """How long it waits for Envoy to take what it refuses, before it takes charge without it.
@@ -210,8 +212,17 @@ class NodeAgent:
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Why pods that should be captured are not, by UID."""
-        return self._pods.refused
+        """Why pods that should be captured are not, by UID; also of those that are late for it."""
+        return {**self.late(Lack.CAPTURE), **self._pods.refused}
+
+    def late(self, lack: Lack) -> Mapping[str, str]:
+        """The pods that have been without capture or mark for long; as of `Pods.late`."""
+        return self._pods.late(lack, asyncio.get_running_loop().time())
+
+    @property
+    def led(self) -> frozenset[str]:
+        """UIDs of the pods whose rules are known to lead new connections to this agent's Envoy."""
+        return frozenset(self._pods.led_here)
 
     @property
     def trouble(self) -> str:
@@ -269,7 +280,7 @@ class NodeAgent:
             generation=self._enforced,
             wanted_generation=self._generation,
             captured=len(self._pods.announced),
-            not_captured=len(self._pods.refused),
+            not_captured=len(self.refused),
             envoy_connected=self._proxy.ads.is_connected,
             envoy_restarts=self._proxy.restarts,
             refused_resources=len(self._proxy.ads.nacks),
@@ -394,6 +405,7 @@ class NodeAgent:
             ):
                 tasks.create_task(self._ledger.read(reports))
             tasks.create_task(self.journal.run())
+            tasks.create_task(self._tell_of_late_pods())
             if self._host is not None:
                 tasks.create_task(self._host.run())
             tasks.create_task(
@@ -408,6 +420,16 @@ class NodeAgent:
         """Gives whether the agent is in charge, which it stays for as long as the block runs."""
         async with self._acting:
             yield self.is_active
+
+    async def _tell_of_late_pods(self) -> None:
+        """Tell when pods become late, or are no longer, also while Envoy answers nothing."""
+        told: object = None
+        while True:
+            late = [self.late(lack) for lack in Lack]
+            if late != told:
+                told = late
+                self._on_change()
+            await asyncio.sleep(_LATE_LOOK_SECONDS)
 
     def _is_served(self) -> bool:
         """Whether Envoy is there and has taken all that it was told."""
@@ -553,6 +575,7 @@ class NodeAgent:
         return (
             self.captured,
             self.refused,
+            self.late(Lack.MARK),
             self.using,
             self.joining,
             self.redirected,

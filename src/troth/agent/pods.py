@@ -49,6 +49,19 @@ To mark it may fail for as long as an admission webhook likes, and a policy is n
 """
 
 
+UNCAPTURED_SECONDS = 10.0
+"""How long a pod of the mesh may be without capture, or without its mark, as a matter of course."""
+
+
+class Lack(Enum):
+    """What a pod of the mesh is without."""
+
+    CAPTURE = auto()
+    """It isn't captured by this agent, or not as the policy says."""
+    MARK = auto()
+    """It is held to the policy, and others aren't told of its capture."""
+
+
 class Stage(Enum):
     """How far a pod is."""
 
@@ -267,6 +280,8 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
             agent's Envoy.
         refusal: Why it should be captured and isn't; empty if nothing is in the way.
         reopened: How often Envoy's sockets in it had to be made again.
+        lack: What it is without, though something runs in it; None if nothing is missing.
+        since: Since when.
     """
 
     stage: Stage
@@ -278,6 +293,8 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
     exempts: bool | None = None
     refusal: str = ""
     reopened: int = 0
+    lack: Lack | None = None
+    since: float = 0.0
 
     @property
     def listens_at(self) -> str:
@@ -299,6 +316,13 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
     def is_secured(self) -> bool:
         """Whether this agent's Envoy holds it to the policy, and its mark is out."""
         return self.stage is Stage.CAPTURED and self.exempts is not None and self.told
+
+
+_LACKING = {
+    Stage.SOUGHT: "its network namespace has not been found",
+    Stage.PREPARED: "Envoy has not taken its listeners yet",
+    Stage.PREPARED_IN_USE: "Envoy has not taken its listeners yet",
+}
 
 
 class Pods:
@@ -343,6 +367,7 @@ class Pods:
         for uid in tuple(self._records):
             self._look(uid, pods.get(uid), announced.get(uid))
             self._run_clock(uid, now)
+            self._miss(uid, announced.get(uid), now)
 
     def happened(self, uid: str, event: PodEvent) -> None:
         """Move a pod on as `LIFE` says; nothing if there is no such pod."""
@@ -447,6 +472,19 @@ class Pods:
         """Why pods that should be captured are not, by UID."""
         return {uid: each.refusal for uid, each in self._records.items() if each.refusal}
 
+    def late(self, lack: Lack, now: float) -> Mapping[str, str]:
+        """The pods that have been without something for too long, by UID; why, as far as known.
+
+        Args:
+            lack: What they are without.
+            now: As of `see`.
+        """
+        return {
+            uid: record.refusal or _LACKING.get(record.stage, "")
+            for uid, record in self._records.items()
+            if record.lack is lack and now >= record.since + UNCAPTURED_SECONDS
+        }
+
     @property
     def redirected(self) -> frozenset[str]:
         """The pods whose new connections are led to Envoy."""
@@ -517,6 +555,20 @@ class Pods:
             self.happened(uid, PodEvent.ANNOUNCED)
         else:
             self.happened(uid, PodEvent.USED if in_use else PodEvent.UNUSED)
+
+    def _miss(self, uid: str, announced: Path | None, now: float) -> None:
+        """Take note of what a pod is without; in one that is announced nothing runs yet."""
+        record = self._records.get(uid)
+        if record is None:
+            return
+        row, lack = record.row, None
+        if row.wanted and announced is None:
+            if not row.redirected or record.refusal:
+                lack = Lack.CAPTURE
+            elif record.shown and not (record.told or row.lenient):
+                lack = Lack.MARK
+        if lack is not record.lack:
+            self._change(uid, lack=lack, since=now)
 
     def _run_clock(self, uid: str, now: float) -> None:
         record = self._records.get(uid)

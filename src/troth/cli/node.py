@@ -15,6 +15,7 @@ from troth.agent.cluster.settings import (
     PLUGIN,
     CniFolders,
     NodeSettings,
+    OnUncaptured,
     become_node,
 )
 from troth.cli.options import (
@@ -87,6 +88,13 @@ def node(
             "captured."
         ),
     ] = False,
+    uncaptured: Annotated[
+        OnUncaptured,
+        typer.Option(
+            help="What to do about a pod of the mesh that runs without being captured: say so, or "
+            "have it evicted, too."
+        ),
+    ] = OnUncaptured.REPORT,
     cni: Annotated[
         bool,
         typer.Option(
@@ -149,6 +157,7 @@ def node(
             keepalive_seconds=keepalive_seconds,
             memory=memory,
             startup_taint=startup_taint,
+            uncaptured=uncaptured,
             cni=CniFolders(
                 program=(cni_program or Path(sys.prefix, "bin", PLUGIN)).absolute(),
                 programs=cni_programs.absolute(),

@@ -9,6 +9,7 @@ it is deleted with the Node, and nobody watches it as configuration.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,18 @@ _REPORT_PREFIX = "troth-node-"
 _DIGEST_CHARACTERS = 32
 
 
+class PodTrouble(msgspec.Struct, frozen=True, kw_only=True):
+    """What is amiss with one pod of the mesh.
+
+    Attributes:
+        why: In words.
+        policies: Those that it should be held to, by ``NAMESPACE/NAME``.
+    """
+
+    why: str
+    policies: frozenset[str] = frozenset()
+
+
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one node enforces, as its Envoy has acknowledged it.
 
@@ -107,6 +120,9 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         captured: How many pods' new connections go through Envoy, including pods that have left
             the mesh and are not released yet.
         plugin: Whether the CNI plugin captures pods before they start; None if not reported.
+        uncaptured: Pods that have run without being captured for some time, by
+            ``NAMESPACE/NAME``; of each namespace only a few.
+        unmarked: Pods that are held to the policy without their clients being told, likewise.
         trouble: Why it isn't further, in words; empty if all is well.
     """
 
@@ -117,6 +133,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     clients: str = ""
     captured: int | None = None
     plugin: bool | None = None
+    uncaptured: Mapping[str, PodTrouble] = {}
+    unmarked: Mapping[str, PodTrouble] = {}
     trouble: str = ""
 
 

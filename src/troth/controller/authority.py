@@ -26,7 +26,7 @@ from troth.cluster.contract import (
     TRUST_BUNDLE,
     TRUST_BUNDLE_KEY,
 )
-from troth.controller.events import EventType
+from troth.cluster.events import EventType
 from troth.controller.keyring import (
     Content,
     Keyring,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from troth.cluster.contract import NodeReport
-    from troth.controller.events import Events
+    from troth.cluster.events import Events
     from troth.identity.authority import CertificateAuthority
     from troth.identity.spiffe import TrustDomain
     from troth.kube.client import ApiClient

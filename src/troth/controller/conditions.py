@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from troth.cluster.contract import NodeReport
+    from troth.cluster.contract import NodeReport, PodTrouble
 
 ACCEPTED = "Accepted"
 ENFORCED = "Enforced"
@@ -60,6 +60,7 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         uid: ``metadata.uid``.
         generation: ``metadata.generation``: changes with the spec, and with that alone.
+        key: ``NAMESPACE/NAME``.
         namespace: ``metadata.namespace``; empty for a policy that may hold in all of them.
         was_enforced: Its status says already that every node enforced this generation.
         is_strict: It refuses plaintext at some port.
@@ -68,6 +69,7 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     uid: str
     generation: int
+    key: str = ""
     namespace: str = ""
     was_enforced: bool = False
     is_strict: bool = False
@@ -119,7 +121,13 @@ def conditions(
         if (why := SILENCE if name in silent else _behind(policy, report, history)) is not None
     }
     late = [name for name, report in reports.items() if report and report.plugin is False]
-    return _accepted(policy), _enforced(policy, len(reports), behind, late)
+    unmarked = [
+        each
+        for name, report in reports.items()
+        if report and name not in silent
+        for each in _pods_of(policy, report.unmarked)
+    ]
+    return _accepted(policy), _enforced(policy, len(reports), behind, late, unmarked)
 
 
 def _accepted(policy: StoredPolicy) -> PolicyCondition:
@@ -139,9 +147,21 @@ def _accepted(policy: StoredPolicy) -> PolicyCondition:
 
 
 def _enforced(
-    policy: StoredPolicy, nodes: int, behind: Mapping[str, str], late: Collection[str]
+    policy: StoredPolicy,
+    nodes: int,
+    behind: Mapping[str, str],
+    late: Collection[str],
+    unmarked: Collection[str],
 ) -> PolicyCondition:
-    """Args as there; ``late`` are nodes on which pods start before they are captured."""
+    """The condition.
+
+    Args:
+        policy: As it is stored.
+        nodes: How many there are.
+        behind: Those that don't enforce it, with why.
+        late: Those on which pods start before they are captured.
+        unmarked: Pods that are held to it though their clients can't be told, with why.
+    """
     done = not policy.is_refused and not behind and bool(nodes)
     if policy.is_refused:
         reason, message = "NotAccepted", "this version is not enforced anywhere"
@@ -155,6 +175,8 @@ def _enforced(
                 f"; on {len(late)} without the CNI plugin ({_listed(late)}), pods may take "
                 "plaintext between their start and their capture"
             )
+        if unmarked:
+            message += f"; clients can't be told of the capture of {_listed(unmarked)}"
     return PolicyCondition(
         type=ENFORCED,
         status=Truth.TRUE if done else Truth.FALSE,
@@ -174,10 +196,21 @@ def _behind(policy: StoredPolicy, report: NodeReport | None, history: PolicyHist
         return "its report cannot be read"
     if history.generation(report.policies, policy.uid) != policy.generation:
         return report.trouble
+    if uncaptured := _pods_of(policy, report.uncaptured):
+        return f"not captured: {_listed(uncaptured)}"
     joining = report.joining & {policy.namespace} if policy.namespace else report.joining
     if joining and not policy.was_enforced:
         return f"pods of {_listed(joining)} have just joined the mesh"
     return None
+
+
+def _pods_of(policy: StoredPolicy, troubles: Mapping[str, PodTrouble]) -> list[str]:
+    """Those of these pods that should be held to a policy, each with what is amiss."""
+    return [
+        f"pod {name} ({trouble.why})"
+        for name, trouble in troubles.items()
+        if policy.key in trouble.policies
+    ]
 
 
 def was_enforced(present: Iterable[Mapping[str, Any]], generation: int) -> bool:

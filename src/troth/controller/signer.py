@@ -17,7 +17,7 @@ from lightkube.models.core_v1 import ObjectReference
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 
 from troth.cluster.contract import POD_NAME_ATTRIBUTE
-from troth.controller.events import EventType
+from troth.cluster.events import EventType
 from troth.controller.signing import Claim, Denial, awaits_answer, examine, has_condition, judge
 from troth.errors import TrothError
 from troth.kube.errors import NotFoundError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lightkube.resources.core_v1 import Pod
 
-    from troth.controller.events import Events
+    from troth.cluster.events import Events
     from troth.controller.signing import SigningRules
     from troth.identity.authority import CertificateAuthority
     from troth.kube.client import ApiClient

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from lightkube.models.core_v1 import ObjectReference
 
+from troth.cluster.events import EventType
 from troth.controller.conditions import (
     ACCEPTED,
     ENFORCED,
@@ -18,7 +19,6 @@ from troth.controller.conditions import (
     merged,
     was_enforced,
 )
-from troth.controller.events import EventType
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, NotFoundError
 from troth.kube.resource import ObjectKind
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from troth.cluster.contract import NodeReport
-    from troth.controller.events import Events
+    from troth.cluster.events import Events
     from troth.errors import Problem
     from troth.kube.client import ApiClient
 
@@ -149,6 +149,7 @@ class StatusWriter:
             stored = msgspec.structs.replace(
                 policy.stored,
                 problems=found,
+                key=f"{policy.namespace}/{policy.name}",
                 namespace="" if policy.namespace == self._root_namespace else policy.namespace,
                 was_enforced=policy.is_enforced,
             )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from troth.cluster.contract import REVIEW_LIFETIME
+from troth.cluster.contract import CONTROLLER, REVIEW_LIFETIME
+from troth.cluster.events import Events
 from troth.cluster.state import NAMESPACES
 from troth.controller import objects
 from troth.controller.authority import AuthorityKeeper
 from troth.controller.election import ElectionTiming
-from troth.controller.events import Events
 from troth.controller.liveness import Liveness
 from troth.controller.signer import Signer
 from troth.controller.signing import SigningRules
@@ -98,7 +98,7 @@ class Work:
         on_answer: Callable[[str, str], None],
     ) -> None:
         self._client = client
-        events = Events(client)
+        events = Events(client, CONTROLLER)
         self._authority = AuthorityKeeper(
             client,
             trust_domain=settings.rules.trust_domain,

@@ -181,7 +181,7 @@ def cluster_status(
     )
     shown = [pod for pod in sorted(found.pods, key=str) if _is_shown(world, pod)]
     nodes = None if found.nodes is None else tuple(_nodes(found, found.nodes, world, shown, now))
-    reasons = _Reasons(world, nodes)
+    reasons = _Reasons(world, nodes, [each.report for each in found.nodes or () if each.report])
     pods = tuple(reasons.pods(shown))
     controller = None if found.nodes is None else _controller(found.leader, now)
     bundle, bad_roots = _trust_bundle(found, home, trust_domain)
@@ -235,11 +235,21 @@ class _Reasons:
         waiting_for: What is amiss with pods.
     """
 
-    def __init__(self, world: World, nodes: Iterable[NodeStatus] | None) -> None:
+    def __init__(
+        self,
+        world: World,
+        nodes: Iterable[NodeStatus] | None,
+        reports: Iterable[NodeReport] = (),
+    ) -> None:
         self.waiting_for: list[str] = []
         self._world = world
         self._nodes = None if nodes is None else {node.name: node for node in nodes}
         self._index = PolicyIndex(world.policies, world.root_namespace)
+        self._troubles: dict[str, str] = {}
+        for report in reports:
+            self._troubles |= {pod: each.why for pod, each in report.uncaptured.items()}
+            for pod, each in report.unmarked.items():
+                self._troubles[pod] = f"it is, but can't be marked as captured: {each.why}"
 
     def pods(self, pods: Iterable[Pod]) -> Iterator[ClusterPod]:
         """Judge each of them."""
@@ -261,6 +271,8 @@ class _Reasons:
         if not pod.addresses:
             return "it has no address yet"
         node = (self._nodes or {}).get(pod.node)
+        if str(pod) in self._troubles and (node is None or node.alive):
+            return self._troubles[str(pod)]
         if node is not None and node.why:
             return f"node {pod.node}: {node.why}"
         return f"the agent of node {pod.node} has not captured it yet"

@@ -171,9 +171,11 @@ class ApiClient:
         """An object."""
         return await self._send("GET", kind, name, namespace)
 
-    async def create(self, kind: ObjectKind[T], made: object, namespace: str = "") -> T:
-        """Create an object; return it as stored."""
-        return await self._send("POST", kind, "", namespace, body=kind.document(made))
+    async def create(
+        self, kind: ObjectKind[T], made: object, namespace: str = "", name: str = "", part: str = ""
+    ) -> T:
+        """Create an object, or by the name of one a subresource; returns the server's answer."""
+        return await self._send("POST", kind, name, namespace, part, body=kind.document(made))
 
     async def replace(
         self, kind: ObjectKind[T], made: object, name: str, namespace: str = "", part: str = ""

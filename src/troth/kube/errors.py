@@ -60,6 +60,10 @@ class ExpiredError(RefusedError):
     """The server no longer has the events since the version (``410``)."""
 
 
+class BusyError(RefusedError):
+    """Not now (``429``): the server has too much to do, or an eviction would disrupt too much."""
+
+
 class ForbiddenError(EnvironmentLackError):
     """The permission is missing (``403``)."""
 
@@ -72,6 +76,7 @@ _BY_CODE: dict[int, type[RefusedError]] = {
     HTTPStatus.NOT_FOUND: NotFoundError,
     HTTPStatus.CONFLICT: ConflictError,
     HTTPStatus.GONE: ExpiredError,
+    HTTPStatus.TOO_MANY_REQUESTS: BusyError,
     HTTPStatus.UNPROCESSABLE_ENTITY: InvalidError,
 }
 

@@ -8,7 +8,13 @@ from typing import NoReturn
 
 import pytest
 
-from troth.agent.cluster.settings import CniFolders, NodeSettings, become_node, settings_told
+from troth.agent.cluster.settings import (
+    CniFolders,
+    NodeSettings,
+    OnUncaptured,
+    become_node,
+    settings_told,
+)
 from troth.identity.spiffe import TrustDomain
 from troth.sockets import ListenAddress
 
@@ -30,6 +36,7 @@ def test_the_agents_process_is_told_every_setting(monkeypatch: pytest.MonkeyPatc
         keepalive_seconds=30,
         announcement_seconds=0.5,
         startup_taint=True,
+        uncaptured=OnUncaptured.EVICT,
         cni=CniFolders(
             program=Path("/cni/program"),
             programs=Path("/cni/bin"),

@@ -36,7 +36,9 @@ from troth.agent.cluster.ranges import ServiceRanges
 from troth.agent.cluster.removal import Removal
 from troth.agent.cluster.report import Hearing, NodeReporter, node_report
 from troth.agent.cluster.requester import CsrRequester
+from troth.agent.cluster.settings import OnUncaptured
 from troth.agent.cluster.taint import take_off
+from troth.agent.cluster.uncaptured import UncapturedPods
 from troth.agent.metrics import NodeMetrics
 from troth.agent.pod_namespaces import Pins, find_by_cgroup
 from troth.agent.proxy import NodePaths
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 
     from troth.agent.cluster.handover import Place, Slot
     from troth.agent.cluster.settings import NodeSettings
+    from troth.agent.proof import Restoration
     from troth.cluster.world import ClusterState
     from troth.identity.spiffe import SpiffeId
     from troth.mesh.model import Pod
@@ -131,6 +134,7 @@ class ClusterNode:
         self._pins: Pins | None = None
         self._charge: Charge | None = None
         self._leftovers: Leftovers | None = None
+        self._uncaptured: UncapturedPods | None = None
         self._metrics = NodeMetrics() if settings.metrics is not None else None
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
@@ -199,6 +203,11 @@ class ClusterNode:
         pins.start()
         self._marker = marker = Marker(client)
         self._removal = removal = Removal(client, namespace=self.settings.namespace)
+        self._uncaptured = uncaptured = UncapturedPods(
+            client,
+            self.settings.node_name,
+            evicts=self.settings.uncaptured is OnUncaptured.EVICT,
+        )
         if self.settings.cni is not None:
             self._plugin = CniPlugin(
                 self.settings.cni,
@@ -213,6 +222,7 @@ class ClusterNode:
                 tasks.create_task(self._follow())
                 tasks.create_task(pins.run())
                 tasks.create_task(marker.run())
+                tasks.create_task(uncaptured.run())
                 tasks.create_task(self._responder.run())
                 tasks.create_task(ranges.run())
                 tasks.create_task(removal.run())
@@ -332,10 +342,9 @@ class ClusterNode:
                 self._charge.prepared.set()
             if not agent.is_active:
                 marker.want(())
-                reporter.pause()  # the other agent's report stands
+                self._pause(reporter)
                 continue
-            if self._leftovers is not None:
-                self._leftovers.see(self._local.wanted, self._others(self.world))
+            self._look_after_pods(self.world, agent, pins, marker)
             marker.want(self._marks(self.world, agent))
             if agent.follows:
                 self._followed = self._state
@@ -343,6 +352,19 @@ class ClusterNode:
                 self._enforced = self._state
             self._answer_plugin(self.world, agent, pins)
             self._report(agent, reporter)
+
+    def _pause(self, reporter: NodeReporter) -> None:
+        """Leave the node's pods to the other agent, whose report stands."""
+        reporter.pause()
+        if self._uncaptured is not None:
+            self._uncaptured.pause()
+
+    def _look_after_pods(self, world: World, agent: NodeAgent, pins: Pins, marker: Marker) -> None:
+        """Take note of pods that are not as they should be."""
+        if self._leftovers is not None:
+            self._leftovers.see(self._local.wanted, self._others(world))
+        if self._uncaptured is not None:
+            self._uncaptured.see(world, agent, problems=pins.problems, unwritten=marker.troubles)
 
     async def _foresee(self, server: ApiClient, agent: NodeAgent) -> None:
         """Ask for the certificates of the node's pods before all of the cluster is known."""
@@ -453,6 +475,8 @@ class ClusterNode:
                 clients=self._digest(self._followed) if self._followed is not None else "",
                 captured=len(agent.redirected),
                 plugin=self._plugin.is_installed if self._plugin is not None else False,
+                uncaptured=self._uncaptured.uncaptured(self.world) if self._uncaptured else {},
+                unmarked=self._uncaptured.unmarked(self.world) if self._uncaptured else {},
                 trouble="; ".join(
                     (*map(str, self._troubles.values()), *self._refused(), *self._notes())
                 ),
@@ -470,7 +494,7 @@ class ClusterNode:
             return ()
         pods = self.world.pods
         problems = self._pins.problems if self._pins is not None else {}
-        reasons = {**problems, **self.agent.refused}
+        reasons = {**self.agent.refused, **problems}
         return tuple(
             f"pod {pods.get(uid, uid)} is not captured: {reason}"
             for uid, reason in sorted(reasons.items())
@@ -499,6 +523,7 @@ class ClusterNode:
             ),
             signer=self._signer,
             on_change=self._wake,
+            on_restored=self._note_restoration,
             metrics=self._metrics,
             host=_HOST,
             announcement_seconds=self.settings.announcement_seconds,
@@ -534,6 +559,10 @@ class ClusterNode:
         if self.agent is not None:
             self.agent.follow_roots(self._signer.signing_root)
         self._wake()
+
+    def _note_restoration(self, restoration: Restoration) -> None:
+        if self._uncaptured is not None:
+            self._uncaptured.restored(self.world, restoration)
 
     def _note_troubles(self, troubles: Mapping[str, TrothError]) -> None:
         self._troubles = troubles

@@ -33,6 +33,7 @@ from troth.retry import Backoff
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from troth.cluster.contract import PodTrouble
     from troth.identity.bundle import TrustBundle
     from troth.kube.client import ApiClient
 
@@ -54,6 +55,8 @@ def node_report(
     clients: str = "",
     captured: int | None = None,
     plugin: bool | None = None,
+    uncaptured: Mapping[str, PodTrouble] = {},
+    unmarked: Mapping[str, PodTrouble] = {},
     trouble: str = "",
 ) -> NodeReport:
     """Sum up what Envoy has acknowledged.
@@ -66,6 +69,8 @@ def node_report(
         clients: `policy_digest` of what the node's pods go by as clients.
         captured: How many pods' new connections are led to Envoy.
         plugin: Whether the CNI plugin is installed, if that is known.
+        uncaptured: As of `NodeReport`.
+        unmarked: As of `NodeReport`.
         trouble: Why it isn't further.
     """
     return NodeReport(
@@ -76,6 +81,8 @@ def node_report(
         clients=clients,
         captured=captured,
         plugin=plugin,
+        uncaptured=uncaptured,
+        unmarked=unmarked,
         trouble=trouble,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,6 +50,15 @@ class CniFolders(msgspec.Struct, frozen=True, kw_only=True):
     exempt: tuple[str, ...] = ("kube-system",)
 
 
+class OnUncaptured(StrEnum):
+    """What to do about a pod of the mesh that runs without being captured."""
+
+    REPORT = "report"
+    """Say so."""
+    EVICT = "evict"
+    """Have it evicted, too."""
+
+
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one node agent.
 
@@ -75,6 +85,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         announcement_seconds: See `ANNOUNCEMENT_SECONDS`.
         startup_taint: Whether to take the taint `troth.agent.cluster.taint.STARTUP_TAINT` off the
             node as soon as its pods can be captured.
+        uncaptured: What to do about pods that can't be captured.
         cni: Where to keep a CNI plugin that has pods captured before they start; None for none.
     """
 
@@ -93,6 +104,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_seconds: int = KEEPALIVE_SECONDS
     announcement_seconds: float = ANNOUNCEMENT_SECONDS
     startup_taint: bool = False
+    uncaptured: OnUncaptured = OnUncaptured.REPORT
     cni: CniFolders | None = None
 
 

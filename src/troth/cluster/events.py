@@ -13,7 +13,6 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event
 
-from troth.cluster.contract import CONTROLLER
 from troth.errors import TrothError
 from troth.kube.errors import ConflictError, NotFoundError
 from troth.kube.kinds import EVENT
@@ -41,10 +40,16 @@ class Events:
 
     The same words on the same object become one Event, whichever replica leads, because its
     name is made from them.
+
+    Args:
+        client: Of the API server.
+        component: Who records them: ``source.component``.
+        host: The node where that is: ``source.host``.
     """
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, component: str, host: str | None = None) -> None:
         self._client = client
+        self._source = EventSource(component=component, host=host)
         self._told: dict[str, tuple[int, datetime]] = {}
 
     async def record(
@@ -83,7 +88,7 @@ class Events:
             type=kind,
             reason=reason,
             message=message[:_LONGEST_MESSAGE],
-            source=EventSource(component=CONTROLLER),
+            source=self._source,
             firstTimestamp=now,
             lastTimestamp=now,
             count=count + 1,
