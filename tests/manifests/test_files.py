@@ -108,7 +108,7 @@ def test_a_missing_path_is_a_problem(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     (problem,) = load([tmp_path]).problems
-    assert problem.found == "can't be read: it is no regular file"
+    assert problem.found == "can't be read: it is not a regular file"
 
 
 def test_a_dangling_link_in_a_directory_is_a_problem(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_braces_that_are_not_helms_are_no_template(tmp_path: Path) -> None:
 def test_values_of_helm_are_told_from_manifests(tmp_path: Path) -> None:
     (tmp_path / "values-eu.yaml").write_text("replicas: 2\n")
     (problem,) = said(tmp_path / "values-eu.yaml")
-    assert "is no manifest, but looks like the values of a Helm chart; " in problem
+    assert "is not a manifest, but looks like the values of a Helm chart; " in problem
     assert problem.endswith("give the output of: helm template -f values-eu.yaml CHART")
 
 

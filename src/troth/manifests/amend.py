@@ -1,6 +1,6 @@
-"""A set of manifests changed: objects added, replaced or taken out, or kept as they were.
+"""Changes to a set of manifests: objects are added, replaced, removed, or kept as they were.
 
-A set with errors never takes down what was good before.
+A set with errors never removes objects that were valid before.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 def amend(
     current: Manifests, *, new: Manifests | None = None, without: Iterable[str] = ()
 ) -> Manifests:
-    """What ``current`` becomes by a change.
+    """A copy of ``current`` with a change.
 
     Args:
-        current: The set to change; it stays as it is.
-        new: Objects to add; one that ``current`` has too takes its place.
-        without: Objects to take out first, as ``KIND/NAMESPACE/NAME`` (a Namespace as
+        current: The set to change; it is not modified.
+        new: Objects to add or replace.
+        without: Objects to remove first, as ``KIND/NAMESPACE/NAME`` (a Namespace as
             ``Namespace/NAME``), the kind in any case.
 
     Raises:
-        InputError: There is nothing to take out under one of the names.
+        InputError: No object has one of the names to remove.
     """
     new = new or Manifests()
     subjects = {*current.origins, *current.refused}
@@ -63,14 +63,14 @@ def amend(
 
 
 def as_stored(manifests: Manifests, *, now: datetime) -> Manifests:
-    """The same with all policies dated, if they stand for a cluster's objects.
+    """The same with dates on all policies, if some come from a cluster.
 
-    Files of which some were read from a cluster are compared by age with others that were not:
-    those would be the youngest there, and not the oldest, as policies without a date are.
+    Policies count by age. Among policies from a cluster, one without a date would be created last,
+    but without a date it would count as the oldest.
 
     Args:
-        manifests: What was read from files.
-        now: The time of policies without one.
+        manifests: The manifests from files.
+        now: The date of policies without one.
     """
     if not manifests.dated:
         return manifests
@@ -84,15 +84,15 @@ def as_stored(manifests: Manifests, *, now: datetime) -> Manifests:
 def as_applied(
     new: Manifests, created: Mapping[str, datetime | None], *, now: datetime
 ) -> Manifests:
-    """What ``new`` is once it is in a cluster, as far as age decides among policies.
+    """The same with the dates that policies have once applied to a cluster.
 
-    The API server dates an object when it is made, whatever its manifest says, and never again.
+    The API server dates an object at its creation, whatever its manifest says, and never again.
 
     Args:
-        new: What would be applied.
-        created: When the cluster's PeerAuthentications were made, by ``NAMESPACE/NAME``; None for
-            one that is as old as can be.
-        now: The time of the others.
+        new: The manifests to apply.
+        created: When the cluster's PeerAuthentications were created, by ``NAMESPACE/NAME``; None
+            for one that counts as the oldest.
+        now: The date of the others.
     """
     policies = {
         key: msgspec.structs.replace(each, created=created.get(key, now))
@@ -102,12 +102,12 @@ def as_applied(
 
 
 def _named(without: Iterable[str], subjects: set[str]) -> set[str]:
-    """The subjects that are meant, each ``KIND NAMESPACE/NAME``."""
+    """The subjects to remove, each ``KIND NAMESPACE/NAME``."""
     known: dict[str, str] = {}
     names: dict[str, None] = {}
     for each in sorted(subjects, key=lambda subject: ("." in subject.partition(" ")[0], subject)):
         kind, _, rest = each.partition(" ")
-        # The kind alone is enough where no other has it: Rollout for Rollout.argoproj.io.
+        # The kind alone is enough if it is unique: Rollout for Rollout.argoproj.io.
         known.setdefault(_folded(f"{kind.partition('.')[0]}/{rest}"), each)
         known[_folded(f"{kind}/{rest}")] = each
         names[f"{kind}/{rest}"] = None
@@ -131,30 +131,30 @@ def _folded(name: str) -> str:
 
 
 def merge_last_good(previous: Manifests, current: Manifests) -> Manifests:
-    """What is in force after ``current`` was read, given what was in force before.
+    """What is in force after reading ``current``, given what was in force before.
 
-    By object (``KIND NAMESPACE/NAME``), comparing what was in force with what was just read:
+    By object (``KIND NAMESPACE/NAME``), comparing the set in force with the one just read:
 
     =============================================================  ================
     the object                                                     what is in force
     =============================================================  ================
-    is there and acceptable                                        the new one
-    is there and refused                                           the former one
-    is gone, its former file was read to the end                   nothing
-    is gone, its former file (or a folder above) was not           the former one
-    moved to another file while its former file is unreadable      the former one
+    is present and valid                                           the new version
+    is present and refused                                         the old version
+    is gone, its old file was read to the end                      nothing
+    is gone, its old file (or a folder above) was not              the old version
+    moved to another file while its old file is unreadable         the old version
     =============================================================  ================
 
-    The last row keeps a file with errors from changing anything: its object may still stand in it,
-    and the other would be a duplicate that was refused before.
+    The last row keeps a file with errors from changing anything: its object may still be in it, and
+    the other would be a duplicate that was refused before.
 
     Args:
         previous: The last result of this function, or the first set that was read.
-        current: What the manifests say now, with their errors.
+        current: The set just read, with its errors.
 
     Returns:
-        The current set plus the former versions of objects that now have errors, each with a
-        warning that it was kept as it was. Their origins stay, so the next merge works alike.
+        The current set plus the old versions of objects that now have errors, each with a warning
+        that it was kept. Their origins stay, so the next merge works the same way.
     """
     kept = {
         subject: origin

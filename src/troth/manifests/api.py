@@ -1,9 +1,8 @@
-"""The field names that the Kubernetes API has, and what `troth up` does with each.
+"""The field names of the Kubernetes API, and what `troth up` does with each.
 
-So a typing mistake is told from a field that we don't use, and nobody wonders about one that has no
-effect.
+They tell a typo from a field that troth doesn't use, and which fields have no effect here.
 
-As of Kubernetes 1.37; the API drops what it doesn't know, so an unknown field is only a warning.
+Those of Kubernetes 1.37; the API drops unknown fields, so an unknown field is only a warning.
 """
 
 from __future__ import annotations
@@ -265,10 +264,10 @@ OTHER_KINDS = {
     "discovery.k8s.io": _names(""),
     "security.istio.io": _names("AuthorizationPolicy RequestAuthentication"),
 }
-"""Kinds that troth ignores, of the API groups of which it reads some."""
+"""Kinds that troth ignores, in the API groups where it reads others."""
 
 FORMER_GROUPS = frozenset({"extensions"})
-"""API groups whose kinds moved elsewhere."""
+"""API groups whose kinds moved to others."""
 
 FORMER_KINDS = {
     ("MeshPolicy", "authentication.istio.io"): (
@@ -276,5 +275,5 @@ FORMER_KINDS = {
     ),
     ("Policy", "authentication.istio.io"): "write a PeerAuthentication (security.istio.io/v1)",
 }
-"""Policies of old by kind and group, and what says the same today: one left out without a word
-would leave its workloads open."""
+"""Removed kinds of policies, by kind and group, and their successors: silently ignoring one would
+leave its workloads open."""

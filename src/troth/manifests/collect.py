@@ -1,4 +1,4 @@
-"""Documents become one typed set of objects, each refused or accepted by itself."""
+"""Turns documents into one set of typed objects, each accepted or refused by itself."""
 
 from __future__ import annotations
 
@@ -38,20 +38,21 @@ if TYPE_CHECKING:
 
 
 DEFAULT_NAMESPACE = "default"
-"""Where the API puts an object that names no namespace."""
+"""The API's namespace for an object that names none."""
 
 
 class Manifests(msgspec.Struct, frozen=True, kw_only=True):
-    """All that manifests say, by ``NAMESPACE/NAME`` (a Namespace by its name).
+    """All objects in manifests, by ``NAMESPACE/NAME`` (a Namespace by its name).
 
     Attributes:
-        namespaces: Those written down, and those that other objects only name (without labels).
+        namespaces: Those defined, and those that other objects only name (without labels).
         pods: Bare Pods.
         deployments: Deployments.
         workloads: Other controllers by ``KIND NAMESPACE/NAME``: StatefulSet, DaemonSet,
             ReplicaSet, ReplicationController, Job, CronJob.
         custom_workloads: Objects of other APIs that make pods, by ``KIND.GROUP NAMESPACE/NAME``.
-        entrances: What leads clients from outside the mesh to Services, by ``KIND.GROUP`` and name.
+        entrances: Objects that route clients from outside the mesh to Services, by ``KIND.GROUP``
+            and name.
         services: Services.
         endpoint_slices: EndpointSlices.
         endpoints: Endpoints.
@@ -60,12 +61,12 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
         service_accounts: ServiceAccounts.
         claims: PersistentVolumeClaims.
         policies: PeerAuthentications.
-        problems: What was refused or deserves a look.
-        ignored: Kinds for which nothing is done (``KIND.GROUP``), and how many objects each has.
-        origins: Where each accepted object stands, by ``KIND NAMESPACE/NAME``.
-        refused: Objects that are there but not acceptable, by ``KIND NAMESPACE/NAME``.
-        unread: Files and directories some of whose objects could not even be told.
-        dated: Some object has a ``creationTimestamp``, so they stand for those of a cluster.
+        problems: Errors and warnings.
+        ignored: Kinds that have no effect (``KIND.GROUP``), and how many objects each has.
+        origins: Where each accepted object is, by ``KIND NAMESPACE/NAME``.
+        refused: Objects that are present but invalid, by ``KIND NAMESPACE/NAME``.
+        unread: Files and directories with objects that could not be identified.
+        dated: Some object has a ``creationTimestamp``, so they come from a cluster.
     """
 
     namespaces: Mapping[str, Namespace] = {}
@@ -105,14 +106,14 @@ class Manifests(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def templates(self) -> tuple[PodTemplate, ...]:
-        """What every pod is made from: bare Pods and all workloads' templates."""
+        """The templates of all pods: bare Pods and all workloads' templates."""
         controllers = (*self.deployments.values(), *self.workloads.values())
         custom = (each for made in self.custom_workloads.values() for each in made.templates)
         return (*self.pods.values(), *(controller.template for controller in controllers), *custom)
 
     @property
     def unknown_workloads(self) -> tuple[CustomWorkload, ...]:
-        """What makes pods of which these manifests tell nothing, and why."""
+        """Workloads whose pods can't be derived from these manifests, and why."""
         found = []
         for each in self.custom_workloads.values():
             if each.unknown:
@@ -133,11 +134,11 @@ def collect(
     """Sort documents into typed objects.
 
     Args:
-        documents: What was read, in the order in which the first of two equals wins.
-        problems: What could not be read; each with its place.
-        namespace: Of objects that name none.
-        stored: They are in a cluster already, so that Istio's reading of what its API would refuse
-            today holds (see `troth.policy.parse.parse_peer_authentication`).
+        documents: In the order in which the first of two duplicates wins.
+        problems: Errors of reading them, each with its location.
+        namespace: The namespace of objects that name none.
+        stored: They are in a cluster already, so they are read as Istio reads objects that its API
+            would refuse today (see `troth.policy.parse.parse_peer_authentication`).
     """
     collector = _Collector(problems, namespace=namespace, stored=stored)
     for document in documents:
@@ -147,7 +148,7 @@ def collect(
 
 
 def flattened(document: Document) -> Iterator[Document]:
-    """The objects of a List (v1 ``List``, or a typed one such as ``PodList``), or the one."""
+    """The objects of a List (v1 ``List``, or a typed one such as ``PodList``), or the object."""
     value = document.value
     kind = value.get("kind") if isinstance(value, dict) else None
     if not (isinstance(value, dict) and isinstance(kind, str) and kind.endswith("List")):
@@ -165,7 +166,7 @@ def flattened(document: Document) -> Iterator[Document]:
 
 
 def with_implied_namespaces(manifests: Manifests) -> Manifests:
-    """Add the namespaces that objects name and no manifest describes."""
+    """Add the namespaces that objects name and no manifest defines."""
     written = {
         key: it
         for key, it in manifests.namespaces.items()
@@ -181,7 +182,7 @@ def with_implied_namespaces(manifests: Manifests) -> Manifests:
 
 
 class Identity(NamedTuple):
-    """What tells an object from all others."""
+    """An object's unique name."""
 
     kind: str
     namespace: str
@@ -234,7 +235,7 @@ class _Collector:
         return with_implied_namespaces(Manifests(**known))  # type: ignore[arg-type]  # rows of KINDS
 
     def add(self, document: Document) -> None:
-        # Made by an API server; tools write a null where it is still to be.
+        # Set by the API server; tools write null until then.
         self._dated = self._dated or bool(_metadata(document.value).get("creationTimestamp"))
         kind = self._kind(document)
         if kind is None:
@@ -257,7 +258,7 @@ class _Collector:
         )
         if not row.checks_metadata:
             _check_header(source, row)
-        if not self._stored:  # else the API server has seen to them
+        if not self._stored:  # else the API server has validated them
             _check_labels(source.top)
             if not row.checks_metadata:
                 source.top.fields("metadata").only(OBJECT_META)
@@ -272,7 +273,7 @@ class _Collector:
             self._origins[str(identity)] = document.location
 
     def _kind(self, document: Document) -> str | None:
-        """The kind, if it is one that we read."""
+        """The kind, if troth reads it."""
         value = document.value
         report = Report(_best_name(value), document.place)
         if not isinstance(value, dict):
@@ -286,7 +287,7 @@ class _Collector:
                 if kind in KINDS and KINDS[kind].group == group:
                     return kind
                 if f"{kind}.{group}" in ENTRANCES:
-                    self._ignored[f"{kind}.{group}"] += 1  # nothing is done for it, all the same
+                    self._ignored[f"{kind}.{group}"] += 1  # it has no effect all the same
                     return f"{kind}.{group}"
                 if custom := custom_kind(value, kind, group):
                     return custom
@@ -312,7 +313,7 @@ class _Collector:
 
 
 def _metadata(value: object) -> dict[str, object]:
-    """An object's metadata; empty where there is none."""
+    """An object's metadata; empty if it has none."""
     metadata = value.get("metadata") if isinstance(value, dict) else None
     return metadata if isinstance(metadata, dict) else {}
 
@@ -327,7 +328,7 @@ def _in_namespace(document: Document, namespace: str) -> Document:
 
 
 def _best_name(value: object) -> str:
-    """What to call an object that may be of any kind, or none."""
+    """A name for an object that may have any kind, or none."""
     metadata = _metadata(value)
     kind = legible_name(value.get("kind") if isinstance(value, dict) else None)
     name = legible_name(metadata.get("name"))
@@ -370,10 +371,10 @@ def _check_labels(top: Fields) -> None:
 
 
 def _misspelt(fields: Fields, kind: str, group: str) -> bool:
-    """Whether the group has no such kind; a problem says so.
+    """Report a kind that the group doesn't have; return whether that was so.
 
-    Groups that we don't know may have what they like, but for policies: nobody else has that kind,
-    and one that is silently left out leaves its workloads open.
+    Unknown groups may have any kinds, except PeerAuthentication: no other API has it, and silently
+    ignoring one would leave its workloads open.
     """
     if wanted := FORMER_KINDS.get((kind, group)):
         fields.error("kind", f"is {kind}, which neither Istio nor troth acts on any more", wanted)

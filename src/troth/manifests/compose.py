@@ -1,9 +1,8 @@
-"""One YAML document's parser events become JSON-like values, whatever the document tries.
+"""Turns the parser events of one YAML document, which may be hostile, into JSON-like values.
 
-Works on libyaml's events rather than on PyYAML's nodes, in one loop without recursion, because a
-document may be hostile: nesting is bounded before it can exhaust the stack, aliases before they
-multiply (the "billion laughs"), tags never construct anything, and a key given twice is an error
-as in Kubernetes' strict decoding rather than the last one winning.
+It uses libyaml's events rather than PyYAML's nodes, in one loop without recursion: nesting is
+limited before it can exhaust the stack, aliases before they multiply (the "billion laughs"), tags
+never construct anything, and a duplicate key is an error, as in Kubernetes' strict decoding.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEEPEST_NESTING = 100
-"""Collections within collections; Kubernetes' own objects stay far below."""
+"""Levels of nesting; Kubernetes' own objects stay far below."""
 
 MOST_ALIASED_VALUES = 100_000
-"""Values that all aliases of one document may add to those written out."""
+"""The number of values that all aliases of one document may add."""
 
 _PREFIX = "tag:yaml.org,2002:"
 _STRING_TAGS = frozenset({"!", _PREFIX + "str"})
@@ -45,7 +44,7 @@ _TYPE_OF_TAG = {
     "tag:yaml.org,2002:int": int,
     "tag:yaml.org,2002:float": float,
 }
-"""Explicit scalar tags (``!!int``) besides ``!!str``, by what the scalar must turn out to be."""
+"""Explicit scalar tags (``!!int``) except ``!!str``, with the types that the scalar must have."""
 
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -77,9 +76,9 @@ class _Frame:
         self.value = value
         self.anchor = anchor
         self.line = line
-        self.key: object = _NO_KEY  # of a mapping whose value comes next
-        self.size = 1  # values in here, aliases expanded
-        self.lines: dict[str, int] = {}  # of keys, or of items by their number
+        self.key: object = _NO_KEY  # the key whose value comes next, in a mapping
+        self.size = 1  # the number of values, with aliases expanded
+        self.lines: dict[str, int] = {}  # by key, or by an item's number
         self.merged: list[dict[str, object]] = []
 
 
@@ -87,10 +86,10 @@ class Composer:
     """Builds the value of one document.
 
     Attributes:
-        problems: What doesn't stop the building but refuses the document.
+        problems: Errors that refuse the document without ending its composition.
         line: Where the document's content begins, counted from 1; 0 while there is none.
         lines: By the ``id`` of each collection in the value, the lines of its keys, or of its items
-            by their number. What a merge (``<<``) adds has none.
+            by their number. Keys from a merge (``<<``) have none.
     """
 
     def __init__(self, *, subject: str, file: str, first_line: int) -> None:
@@ -106,7 +105,7 @@ class Composer:
         self._root: object = None
 
     def compose(self, events: Iterator[yaml.Event]) -> object:
-        """The value of the only document among ``events``; None when it is empty.
+        """The value of the only document in ``events``; None if it is empty.
 
         Raises:
             InputError: The document can't be read to its end.
@@ -153,7 +152,7 @@ class Composer:
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
-            # The value isn't shown: it may be a Secret's.
+            # Don't quote the value: it may be a Secret's.
             found = f"a value tagged !!{tag.removeprefix(_PREFIX)} is none"
             self._note(self._line(event), found, "correct the value, or the tag")
         return value
@@ -182,7 +181,7 @@ class Composer:
 
     def _end(self) -> None:
         frame = self._open.pop()
-        for source in frame.merged:  # what stands in the mapping wins, then the earlier source
+        for source in frame.merged:  # the mapping's own keys win, then the earlier source
             if isinstance(frame.value, dict):
                 frame.value.update({k: v for k, v in source.items() if k not in frame.value})
         if frame.anchor is not None:
@@ -211,7 +210,7 @@ class Composer:
         self._place(value, size, self._line(event))
 
     def _place(self, value: object, size: int, line: int) -> None:
-        """Put a finished value, which begins on ``line``, where it belongs."""
+        """Add a complete value, which begins on ``line``, to its collection."""
         if not self._open:
             self._root, self.line = value, line
             return
@@ -279,12 +278,12 @@ class Composer:
 
 
 def plain_scalar(text: str) -> str | int | float | bool | None:
-    """The value of an unquoted, untagged scalar, which is not quite any version of YAML's.
+    """The value of an unquoted, untagged scalar, by Kubernetes' own dialect of YAML.
 
     ``kubectl`` and the API server read YAML through sigs.k8s.io/yaml: YAML 1.1 booleans (``yes``,
     ``on``, ``y``), YAML 1.1 octals, 64-bit integers that overflow to floats, ``1e3`` as a number,
-    but neither sexagesimals (``12:30``) nor timestamps. The value ends up as JSON, so mapping keys
-    are strings. troth reads the same, so that a file means here what it means in a cluster.
+    but neither sexagesimals (``12:30``) nor timestamps. The value becomes JSON, so mapping keys are
+    strings. troth reads the same, so that a file means here what it means in a cluster.
     """
     if text[:1] in _NUMBER_STARTS and text:
         return _number(text)
@@ -309,12 +308,12 @@ def _integer(digits: str) -> int | None:
     octal = unsigned.isdigit() and len(unsigned) > 1 and unsigned.startswith("0")
     try:
         return int(digits, 8 if octal else 0)
-    except ValueError:  # 08 and 09 are no octals; they go on as floats
+    except ValueError:  # 08 and 09 are not octal; they are read as floats
         return None
 
 
 def key_text(value: str | float) -> str:
-    """The JSON key that a scalar mapping key becomes; a boolean becomes its word."""
+    """The JSON key for a scalar mapping key; a boolean becomes its word."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else repr(value).removesuffix(".0")

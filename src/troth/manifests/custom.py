@@ -1,7 +1,7 @@
-"""Objects of any other API that make pods, from a template or none, or that hold other objects.
+"""Objects of other APIs that make pods, with or without a template, or that contain other objects.
 
-Of a pod, policies look at its labels, its service account and the ports its containers declare.
-A custom resource is read as far as that and no further: the rules for the rest are its own API's.
+Policies depend only on a pod's labels, its service account and the ports its containers declare.
+Nothing else of a custom resource is read: the rules for the rest are its own API's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Held(NamedTuple):
-    """An object inside another one's spec; what isn't written in it, or is a template, is empty."""
+    """An object inside another one's spec; fields that are missing, or templates, are empty."""
 
     kind: str
     namespace: str = ""
@@ -42,20 +42,20 @@ class Held(NamedTuple):
 
 
 class CustomWorkload(msgspec.Struct, frozen=True, kw_only=True):
-    """An object that makes pods or other objects and is of no API that this package reads whole.
+    """An object that makes pods or other objects, of an API that troth doesn't read completely.
 
     Attributes:
         kind: ``KIND.GROUP`` (``Rollout.argoproj.io``), or the kind alone in the core API.
         namespace: Its namespace.
         name: Its name.
-        templates: What its pods are made from, those alike once.
-        of: The object (``KIND NAMESPACE/NAME``) that has the template, where it names one.
-        unknown: Why its pods can't be told from it; empty where they can.
+        templates: Its pods' templates, without duplicates.
+        of: The object (``KIND NAMESPACE/NAME``) that has the template, if it refers to one.
+        unknown: Why its pods can't be derived from it; empty if they can.
         places: The namespaces that its pods may be in; an empty one stands for any.
-        hidden: What it holds by which the modes of pods may be other than they seem: policies,
-            namespaces, and what can't be told.
-        content: What it says, where it hides anything: equal for what is equal.
-        location: Where the manifest stands.
+        hidden: Contained objects that may change the modes of pods: policies, namespaces, and
+            unknown ones.
+        content: A text of its content if ``hidden`` isn't empty, to detect changes.
+        location: Where the manifest is.
     """
 
     kind: str
@@ -165,7 +165,7 @@ _WITHOUT_TEMPLATE = {
 }
 _CORE = frozenset({"ReplicationController"})
 _MAKES_NO_PODS = re.compile(r"(.+\.)?(gatekeeper\.sh|kyverno\.io)")
-"""API groups whose objects hold patterns of pods."""
+"""API groups whose objects contain patterns of pods."""
 
 _NO_PODS_BY_COUNT = re.compile(
     r"""
@@ -176,7 +176,7 @@ _NO_PODS_BY_COUNT = re.compile(
     """,
     re.VERBOSE,
 )
-"""API groups whose counts and images are of machines, of what scales others, or of no process."""
+"""API groups whose counts and images mean machines, or scale other objects, or mean no process."""
 _NO_PODS_BY_COUNT_KINDS = frozenset(
     f"{kind}.{group}"
     for group, *kinds in (
@@ -189,13 +189,13 @@ _NO_PODS_BY_COUNT_KINDS = frozenset(
 _COUNTS = frozenset({"replicas", "replicaCount"})
 """Fields that count pods, at any depth of a spec."""
 _OWN_COUNTS = frozenset({"count", "instances", "members", "nodes", "numberOfInstances", "size"})
-"""Fields that count pods at the top of a spec, and may be anything below it."""
+"""Fields that count pods at the top of a spec; below it they may mean anything."""
 
 _WORKFLOWS = frozenset(f"{kind}.argoproj.io" for kind in ("CronWorkflow", "Workflow"))
 _WORKFLOW_TEMPLATE = "WorkflowTemplate.argoproj.io"
 KNATIVE_SERVICE = "Service.serving.knative.dev"
 KNATIVE_REQUESTS = (8012, 8013)
-"""Where the proxy that Knative adds to each pod takes requests: HTTP/1, and HTTP/2 in plaintext."""
+"""The request ports of the proxy that Knative adds to each pod: HTTP/1, and HTTP/2 in plaintext."""
 _KNATIVE = frozenset({KNATIVE_SERVICE, "Configuration.serving.knative.dev"})
 _KNATIVE_PORTS = (8022, 9090, 9091)
 """The other ports of that proxy."""
@@ -207,17 +207,17 @@ _NATIVE = {
     "discovery.k8s.io": frozenset({"EndpointSlice"}),
     "security.istio.io": frozenset({"PeerAuthentication"}),
 }
-"""The kinds of Kubernetes and Istio of which it matters that another object holds one."""
+"""The kinds of Kubernetes and Istio that matter when another object contains one."""
 _DECIDE = frozenset({"Namespace", "PeerAuthentication"})
-"""Those of them that decide about modes."""
+"""Those of them that decide modes."""
 _OBJECT_BODY = frozenset({"clone", "data", "metadata", "spec"})
-"""An object has one of these beside its kind, a reference none; Kyverno writes data and clone."""
+"""An object has one of these next to its kind, a reference has none; Kyverno has data and clone."""
 _HARMLESS = frozenset(
     {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "User", "Group", "ServiceAccount"}
     | {"ConfigMap", "Secret", "PersistentVolume", "PersistentVolumeClaim"}
     | {"LimitRange", "NetworkPolicy", "PodDisruptionBudget", "ResourceQuota"}
 )
-"""Kinds in an embedded text that make no pods and let nobody in, subjects of roles included."""
+"""Kinds in an embedded text that make no pods and admit nobody, including subjects of roles."""
 _API_VERSION_IN_TEXT = re.compile(r"""(?:^|[\s{,"'-])apiVersion["']?\s*:""")
 _KIND_IN_TEXT = re.compile(r"""(?:^|[\s{,"'-])kind["']?\s*:\s*["']?([^\s"',}]+)""")
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]*")
@@ -228,7 +228,7 @@ _MOST = 64
 
 
 def custom_kind(value: Mapping[str, object], kind: str, group: str) -> str:
-    """What an object is called as a `CustomWorkload`; empty for one that makes no pods."""
+    """The kind of a `CustomWorkload`; empty for an object that makes no pods."""
     name = f"{kind}.{group}" if group else kind
     if group in OTHER_KINDS or group in FORMER_GROUPS:
         return name if name in _CORE else ""
@@ -237,7 +237,7 @@ def custom_kind(value: Mapping[str, object], kind: str, group: str) -> str:
 
 
 def _makes_pods(spec: object, name: str, group: str) -> bool:
-    """Whether an object of another API does, as far as can be told, beside what it holds."""
+    """Whether an object of another API probably makes pods, apart from its contained objects."""
     if name in _WITHOUT_TEMPLATE or name in _WORKFLOWS or name == _WORKFLOW_TEMPLATE:
         return True
     if _MAKES_NO_PODS.fullmatch(group):
@@ -265,7 +265,7 @@ def parse_custom(source: Source) -> CustomWorkload:
     if why := _WITHOUT_TEMPLATE.get(source.kind):
         anywhere = ("",) if why is _BY_DEPLOYER else found.places
         return replace(found, unknown=why, places=anywhere)
-    if held:  # its pods are those objects' own, in namespaces of their own
+    if held:  # its pods belong to those objects, in their namespaces
         first = (hidden or held)[0]
         places = tuple(dict.fromkeys(each.namespace for each in held))
         return replace(found, unknown=f"it holds other objects, such as {first}", places=places)
@@ -297,21 +297,21 @@ def parse_custom(source: Source) -> CustomWorkload:
 
 def _reference(source: Source, reference: Fields) -> str:
     kind, group = reference.string("kind"), reference.string("apiVersion").rpartition("/")[0]
-    # Manifests call the kinds that they read whole by their kind alone.
+    # Kinds that troth reads completely have no group in their names.
     called = kind if group in {"", "apps"} else f"{kind}.{group}"
     return f"{called} {source.namespace}/{reference.string('name', rule=NAME)}"
 
 
 def _body(value: object) -> dict[object, object]:
-    """All but what every object has."""
+    """An object without ``apiVersion``, ``kind`` and ``metadata``."""
     top = value.items() if isinstance(value, dict) else ()
     return {key: each for key, each in top if key not in {"apiVersion", "kind"}}
 
 
 def _held(value: object) -> Iterator[Held]:
-    """The objects that one holds, as far as they may make pods, lead to them, or decide about them.
+    """The contained objects that may make pods, route to them, or decide about them.
 
-    They stand there as they are, or as a text: YAML, JSON, or a template of either.
+    They are contained as they are, or as a text: YAML, JSON, or a template of either.
     """
     yield from _inside(_body(value), 0)
 
@@ -331,7 +331,7 @@ def _inside(value: object, depth: int) -> Iterator[Held]:
         elif value.get("encoding") and isinstance(value.get("content"), str):
             yield Held("")  # compressed, as Fleet does
         for key, each in value.items():
-            # Metadata may repeat in an annotation what was applied.
+            # An annotation in the metadata may repeat the applied object.
             if key not in {"metadata", "status"}:
                 yield from _inside(each, depth + 1)
 
@@ -363,7 +363,7 @@ def _in_text(text: str) -> Iterator[Held]:
 
 
 def _templates(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, object]]:
-    """All mappings below ``value`` that have a pod's spec, and their paths."""
+    """All mappings below ``value`` with a pod's spec, and their paths."""
     if depth > _DEEPEST:
         return
     inner: Iterable[tuple[str, object]] = ()
@@ -379,7 +379,7 @@ def _templates(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, 
 
 
 def _sign_of_pods(spec: object, name: str) -> str:
-    """The path of a field by which an object without a template looks like one that makes pods."""
+    """The path of a field that suggests that an object without a template makes pods."""
     if name in _NO_PODS_BY_COUNT_KINDS or _NO_PODS_BY_COUNT.fullmatch(name.partition(".")[2]):
         return ""
     own = spec.items() if isinstance(spec, dict) else ()
@@ -411,7 +411,7 @@ def _counts(value: object) -> bool:
 
 
 def _is_image(value: object) -> bool:
-    """Whether it is an image's name, or its parts as charts write them."""
+    """Whether it is an image's name, or its parts as in charts."""
     return bool(value) and (
         isinstance(value, str)
         or (isinstance(value, dict) and not value.keys().isdisjoint({"repository", "tag"}))
@@ -440,7 +440,7 @@ def _template(source: Source, path: str, fields: Fields) -> PodTemplate:
 def _pods(
     source: Source, *, part: str, labels: dict[str, str], spec: Fields, containers: list[Fields]
 ) -> PodTemplate:
-    """Pods, called by the place of their template until it is known to be the only one."""
+    """Templates, each named after its path until it is known to be the only one."""
     account = spec.string("serviceAccountName", rule=NAME) or spec.string("serviceAccount")
     return PodTemplate(
         namespace=source.namespace,
@@ -481,7 +481,7 @@ def _workflow(source: Source, spec: Fields) -> list[PodTemplate]:
 
 
 def _knative(source: Source, template: PodTemplate) -> PodTemplate:
-    """What Knative makes of a template: requests come by a proxy beside the containers."""
+    """A template as Knative changes it: requests go through a proxy next to the containers."""
     requests = KNATIVE_REQUESTS[any(port.name == "h2c" for port in template.ports)]
     proxy = tuple(ContainerPort(number=each) for each in (requests, *_KNATIVE_PORTS))
     return msgspec.structs.replace(
@@ -494,12 +494,12 @@ def _knative(source: Source, template: PodTemplate) -> PodTemplate:
 
 
 def _labelled(template: PodTemplate, labels: dict[str, str]) -> PodTemplate:
-    """The same with labels that the controller adds."""
+    """The same with the labels that the controller adds."""
     return msgspec.structs.replace(template, labels={**template.labels, **labels})
 
 
 def _distinct(templates: list[PodTemplate]) -> tuple[PodTemplate, ...]:
-    """Those that policies can tell apart, each with a name of its own."""
+    """Those that policies can distinguish, each with a unique name."""
     found: dict[object, PodTemplate] = {}
     for each in templates:
         alike = (tuple(sorted(each.labels.items())), each.service_account, each.host_network)
@@ -514,6 +514,6 @@ def _distinct(templates: list[PodTemplate]) -> tuple[PodTemplate, ...]:
 
 
 def _slug(path: str) -> str:
-    """A template's path as a part of a name: ``spec.headGroupSpec.template``, ``headgroupspec``."""
+    """Part of a name, from a path: ``headgroupspec`` for ``spec.headGroupSpec.template``."""
     steps = [each for each in re.findall(r"[A-Za-z0-9]+", path) if each not in {"spec", "template"}]
     return "-".join(steps).lower() or "pods"

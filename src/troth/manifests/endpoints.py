@@ -1,4 +1,4 @@
-"""What stands behind a Service by manifests: EndpointSlices, and the older Endpoints."""
+"""A Service's endpoints in manifests: EndpointSlices, and the older Endpoints."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parse_endpoint_slice(source: Source) -> EndpointSliceSpec:
 
 def _slice_port(fields: Fields) -> EndpointPort:
     if "port" not in fields:
-        # To the API it means any port, and to those who balance none.
+        # To the API it means any port, but to proxies it means none.
         fields.warn("port", "is missing, so no port of a Service leads there", "write a port")
     return _port(fields)
 
@@ -111,7 +111,7 @@ def _endpoint(fields: Fields, family: str, namespace: str) -> EndpointSpec:
 
 
 def parse_endpoints(source: Source) -> EndpointsSpec:
-    """A v1 Endpoints, as the slices that a cluster mirrors it to: one of each subset and family."""
+    """A v1 Endpoints, as the slices that a cluster mirrors it to: one per subset and family."""
     top = source.top
     top.only(("apiVersion", "kind", "metadata", "subsets"))
     labels = top.fields("metadata").labels("labels")
@@ -192,7 +192,7 @@ def _refuse_twice(fields: Fields, name: str, ports: list[EndpointPort]) -> None:
 
 
 def _checked(fields: Fields, path: str, text: str) -> IPv4Address | IPv6Address | None:
-    """The address, or None; as ``ValidateEndpointIP`` of the API server has it."""
+    """The address, or None; the rules are the API server's (``ValidateEndpointIP``)."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Objects by which clients outside the mesh reach a Service: proxies' routes, API extensions.
+"""Objects through which clients outside the mesh reach a Service: proxies' routes, API extensions.
 
-Only who is led where is read of them, as far as it can be: whatever else is wrong with such an
-object is for its own API to say.
+Only the Services that they route to are read, as far as possible; such an object's own API reports
+its other errors.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class EntranceKind(NamedTuple):
-    """How one kind names the Services that it leads to.
+    """How one kind refers to Services.
 
     Attributes:
         plural: As in its URL.
         group: Its API group.
         versions: Those that have the fields, the preferred one first.
-        fields: Under which keys, anywhere in the object, a backend or a list of them stands.
-        namespaced: Whether its objects live in a namespace.
-        port: The backend's port where none is named; 0 for every port.
+        fields: The keys of a backend, or of a list of them, anywhere in the object.
+        namespaced: Whether its objects are in a namespace.
+        port: The backend's default port; 0 for every port.
     """
 
     plural: str
@@ -40,7 +40,7 @@ class EntranceKind(NamedTuple):
 
     @property
     def is_for_api_server(self) -> bool:
-        """Whether it is the API server that comes."""
+        """Whether the client is the API server."""
         return self.port == _API_PORT
 
 
@@ -48,7 +48,7 @@ _API_PORT = 443
 
 
 def _extension(plural: str, group: str) -> EntranceKind:
-    """What the API server calls by itself."""
+    """A kind by which the API server itself calls Services."""
     return EntranceKind(plural, group, ("v1",), ("service",), namespaced=False, port=_API_PORT)
 
 
@@ -88,7 +88,7 @@ ENTRANCES = {f"{kind}.{row.group}": row for kind, row in _ROWS}
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
-    """A Service that is led to.
+    """A Service as a route's destination.
 
     Attributes:
         namespace: Its namespace.
@@ -102,14 +102,14 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entrance(msgspec.Struct, frozen=True, kw_only=True):
-    """What leads clients from outside the mesh to Services.
+    """An object that routes clients from outside the mesh to Services.
 
     Attributes:
         kind: ``KIND.GROUP``.
-        namespace: Its namespace; empty for one of the cluster.
+        namespace: Its namespace; empty if it is cluster-scoped.
         name: Its name.
-        backends: Where it leads.
-        location: Where the manifest stands.
+        backends: Its destinations.
+        location: Where the manifest is.
     """
 
     kind: str
@@ -129,10 +129,10 @@ _STREAM = re.compile(
 
 
 def stream_backends(data: Mapping[str, str]) -> tuple[Backend, ...]:
-    """Where a ConfigMap leads that tells an ingress controller (nginx, HAProxy) of TCP services.
+    """The destinations in an ingress controller's ConfigMap of TCP services (nginx, HAProxy).
 
-    Its keys are ports of the controller, its values ``NAMESPACE/SERVICE:PORT`` with options behind.
-    What such a ConfigMap is called is up to the controller's arguments.
+    Its keys are ports of the controller, its values ``NAMESPACE/SERVICE:PORT`` with optional
+    suffixes. Its name is an argument of the controller.
     """
     found = (_STREAM.fullmatch(each.strip()) for port, each in data.items() if port.isdecimal())
     return tuple(
@@ -167,7 +167,7 @@ def parse_entrance(source: Source) -> Entrance:
 
 
 def _is_for_clients_of_the_mesh(kind: str, spec: object) -> bool:
-    """Whether a route is one between Services (GAMMA), or for Istio's sidecars alone."""
+    """Whether a route is between Services (GAMMA), or only for Istio's sidecars."""
     if not isinstance(spec, dict):
         return False
     if kind == "VirtualService.networking.istio.io":
@@ -182,7 +182,7 @@ def _is_for_clients_of_the_mesh(kind: str, spec: object) -> bool:
 
 
 def _references(value: object, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
-    """The mappings that stand under one of ``fields``, however deep."""
+    """The mappings under one of ``fields``, at any depth."""
     if isinstance(value, list):
         for each in value:
             yield from _references(each, fields)
@@ -199,7 +199,7 @@ def _as_list(value: object) -> list[object]:
 
 def _backend(reference: dict[str, object], namespace: str, port: int) -> Backend | None:
     inner = reference.get("service")
-    if isinstance(inner, dict):  # an Ingress's backend holds the reference
+    if isinstance(inner, dict):  # an Ingress's backend contains the reference
         reference = inner
     if reference.get("kind") not in {None, "Service"}:
         return None

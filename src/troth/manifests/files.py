@@ -1,6 +1,6 @@
-"""Manifests are read from files, directories and standard input.
+"""Reads manifests from files, directories and standard input.
 
-Helm charts and kustomizations are to be rendered first: of these only that is said.
+Helm charts and kustomizations must be rendered first: a warning says so.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ STDIN = Path("-")
 """Stands for standard input among paths."""
 
 LARGEST_FILE = 64 * 1024 * 1024
-"""Bytes; a larger file is refused unread."""
+"""Bytes; larger files are refused."""
 
 _STDIN_NAME = "<stdin>"
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _OF_A_CHART = frozenset({"templates", "charts", "ci"})
 _KUSTOMIZATIONS = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
 _ONLY_LISTS = frozenset({"apiVersion", "kind", "metadata", "resources"})
-"""Fields of a kustomization that changes nothing of what it lists."""
+"""Fields of a kustomization that doesn't change the resources it lists."""
 _PATCHES = ("patches", "patchesStrategicMerge", "patchesJson6902", "replacements", "configurations")
 
 
@@ -41,19 +41,19 @@ def load(
     """Read manifests once.
 
     Args:
-        paths: Files, directories (all ``*.yaml``, ``*.yml`` and ``*.json`` below them but hidden
-            ones), or ``-``. The same file is read once, however often it is reached.
+        paths: Files, directories (all ``*.yaml``, ``*.yml`` and ``*.json`` below them except hidden
+            ones), or ``-``. A file on several paths is read once.
         stdin: What ``-`` stands for.
-        namespace: Of objects that name none.
+        namespace: The namespace of objects that name none.
 
     Returns:
-        All objects that are acceptable, in the paths' order, and the problems of the others.
+        All valid objects, in the paths' order, and the problems of the others.
     """
     return ManifestFiles(paths, stdin, namespace=namespace).load()
 
 
 class ManifestFiles:
-    """The same paths, read again and again; only files with new content are parsed again."""
+    """Paths to read repeatedly; only files with new content are parsed again."""
 
     def __init__(
         self,
@@ -68,16 +68,16 @@ class ManifestFiles:
         self._parsed: dict[str, tuple[bytes, list[Document], list[Problem]]] = {}
 
     def signature(self) -> tuple[object, ...]:
-        """A value that changes when a file does, appears or goes, without reading any."""
+        """A value that changes when a file changes, appears or disappears; reads no file."""
         files, problems = _find(self._paths)
         return (*(_stamp(file) for file in files), *problems)
 
     def emptied(self) -> bool:
-        """Whether a file that said something is empty now, as one that is about to be written."""
+        """Whether a file has become empty, which may mean that it is about to be written."""
         return any(_is_empty(name) for name, (data, _, _) in self._parsed.items() if data)
 
     def load(self) -> Manifests:
-        """What the files say now."""
+        """The files' current content."""
         files, problems = _find(self._paths)
         contents: dict[str, bytes] = {}
         for file in files:
@@ -101,7 +101,7 @@ class ManifestFiles:
         return collect(documents, problems, namespace=self._namespace)
 
     def _left_unrendered(self, contents: dict[str, bytes]) -> list[Problem]:
-        """Take out of ``contents`` what is to be rendered first, and say so."""
+        """Remove from ``contents`` what must be rendered first, and report it."""
         problems: dict[Problem, None] = {}
         kustomizations: dict[Path, Problem] = {}
         for name in [each for each in contents if each != _STDIN_NAME]:
@@ -119,7 +119,7 @@ class ManifestFiles:
                     kustomizations[file.parent] = found
                 for patch in patches:
                     contents.pop(str(patch), None)
-        # Of one within another, such as a component, the outer one has the say.
+        # A kustomization inside another, such as a component, is the outer one's.
         outer = (
             found
             for folder, found in kustomizations.items()
@@ -133,7 +133,7 @@ class ManifestFiles:
 
 
 def _find(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
-    """All files to read, each once, and what can't be searched."""
+    """All files to read, each once, and the directories that can't be read."""
     problems: list[Problem] = []
     files: dict[str, Path] = {}
     for path in paths:
@@ -179,7 +179,7 @@ def _stamp(file: Path) -> tuple[object, ...]:
 def _read(file: Path) -> bytes:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would block
-        raise OSError(0, "it is no regular file")
+        raise OSError(0, "it is not a regular file")
     with file.open("rb") as stream:
         data = stream.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:
@@ -188,7 +188,7 @@ def _read(file: Path) -> bytes:
 
 
 def _nothing_in(directory: Path) -> Problem:
-    """A wrong path would else pass for one where all is well."""
+    """A warning for a directory without manifests, which may be a mistyped path."""
     found = f"has no manifests in it (*{', *'.join(sorted(_SUFFIXES))})"
     return Problem.warning(f"directory {directory}", "", found, "see that it is the one you mean")
 
@@ -204,9 +204,9 @@ def _unreadable(path: Path, reason: str) -> Problem:
 
 
 def _chart_of(file: Path) -> Problem | None:
-    """Say so if a file belongs to a Helm chart that is to be rendered.
+    """Report a file of a Helm chart, which must be rendered first.
 
-    The same of all files of a chart, those of the charts in it among them. Definitions of kinds
+    The problem is the same for all files of a chart, including its subcharts. Definitions of kinds
     (``crds``) are plain manifests.
     """
     root = None
@@ -233,17 +233,17 @@ def _is_charts_own(name: str) -> bool:
 
 
 def _is_kustomization(file: Path) -> bool:
-    """Whether kustomize, and it alone, would read a file of that name."""
+    """Whether only kustomize reads files of that name."""
     return file.name in _KUSTOMIZATIONS
 
 
 def _kustomized(
     file: Path, value: object, *, alone: bool
 ) -> tuple[Problem | None, frozenset[Path]]:
-    """What a kustomization leaves to be said, and the files that are patches of others.
+    """A kustomization's problem, if any, and its files that are patches of others.
 
-    One that only lists files below its directory says nothing that these don't, if they are read,
-    too: unless it is ``alone``.
+    One that only lists files below its directory adds nothing to these, if they are read, too; so
+    it is only a problem if it is ``alone``.
     """
     fields = (
         {key: field for key, field in value.items() if field} if isinstance(value, dict) else {}
@@ -258,7 +258,7 @@ def _kustomized(
         for path in _paths(fields.get("resources", ()))
     )
     if fields.get("kind") == "Component" and not alone:
-        return None, patches  # it changes what it is listed by, which is another kustomization
+        return None, patches  # a component: it changes the kustomization that lists it
     if fields and not (alone or elsewhere) and fields.keys() <= _ONLY_LISTS:
         return None, patches
     problem = Problem(

@@ -1,8 +1,8 @@
 """The kinds of object that troth reads from manifests: how each is read, and where it goes.
 
-To read another kind is to add a row to ``KINDS``, and its collection to ``Manifests``. Kinds with
-much to say have a module of their own; the others are read here: ConfigMap, Secret, ServiceAccount,
-Namespace, PersistentVolumeClaim, PeerAuthentication.
+To read another kind, add a row to ``KINDS``, and its collection to ``Manifests``. Large kinds have
+their own modules; the others are read here: ConfigMap, Secret, ServiceAccount, Namespace,
+PersistentVolumeClaim, PeerAuthentication.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _OTHER_NAME = Rule(
     longest=253,
     wanted="use letters, digits, '-', '.' and ':'",
 )
-"""An APIService is called ``v1.``, for one."""
+"""For example, an APIService can have the name ``v1.``."""
 
 
 class Source:
-    """One object of a known kind, about to be parsed.
+    """One object of a known kind, to be parsed.
 
     Attributes:
-        document: Where it stands.
+        document: Its document.
         kind: Its kind.
-        namespace: Its namespace, ``default`` when it names none.
+        namespace: Its namespace, ``default`` if it names none.
         name: Its name.
-        report: Where its problems go.
+        report: Collects its problems.
         stored: It is in a cluster already (see `troth.policy.parse.parse_peer_authentication`).
         top: Its fields.
     """
@@ -135,7 +135,7 @@ def _decoded(fields: Fields, name: str) -> dict[str, bytes]:
     for key, text in fields.string_map(name, confidential=True).items():
         try:
             decoded[key] = base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError):  # not shown: it may be the secret itself
+        except (binascii.Error, ValueError):  # not quoted: it may be the secret itself
             path = key_path(fields.at(name), key)
             wanted = (
                 "encode the value, or write it to stringData" if name == "data" else "encode it"
@@ -155,12 +155,12 @@ class KindReader(NamedTuple):
 
     Attributes:
         group: Its API group, empty for the core.
-        versions: The versions understood.
-        collection: The field of ``Manifests`` its objects go to.
+        versions: The supported versions.
+        collection: The field of ``Manifests`` for its objects.
         parse: Makes the typed object; problems go to the source's report.
-        namespaced: Whether its objects live in a namespace.
-        name: What its objects may be called.
-        checks_metadata: Whether ``parse`` says itself what is wrong with name and namespace.
+        namespaced: Whether its objects are in a namespace.
+        name: The syntax of its objects' names.
+        checks_metadata: Whether ``parse`` itself validates name and namespace.
     """
 
     group: str
@@ -173,7 +173,7 @@ class KindReader(NamedTuple):
 
     @property
     def api_versions(self) -> tuple[str, ...]:
-        """As ``apiVersion`` has them."""
+        """The values of ``apiVersion``."""
         prefix = f"{self.group}/" if self.group else ""
         return tuple(f"{prefix}{version}" for version in self.versions)
 
@@ -221,9 +221,9 @@ _ENTRANCES = {
 }
 
 COLLECTIONS = {row.collection for row in (*KINDS.values(), _CUSTOM)} | {"entrances"}
-"""The fields of ``Manifests`` that hold objects."""
+"""The fields of ``Manifests`` that contain objects."""
 
 
 def row_of(kind: str) -> KindReader:
-    """How a kind is read, also one that is called ``KIND.GROUP``."""
+    """How a kind is read; ``KIND.GROUP`` works, too."""
     return KINDS.get(kind) or _ENTRANCES.get(kind, _CUSTOM)

@@ -1,4 +1,4 @@
-"""Services, each checked as an API server does, and together with what stands behind them."""
+"""Services, validated as by an API server, and then against their endpoints."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLUSTER_DOMAIN = "cluster.local"
 """The suffix of Services' full names."""
 
 MOST_ALIASES = 8
-"""How many such Services one name may lead through."""
+"""The longest chain of such Services."""
 
 
 def parse_service(source: Source) -> ServiceSpec:
@@ -94,7 +94,7 @@ def _check_external_name(spec: Fields, service: ServiceSpec) -> None:
     elif flaw := NAME.flaw(name):
         spec.error("externalName", *flaw)
     elif is_address(name):
-        # The API takes it, as a name whose last label is a number, and no resolver finds that.
+        # The API accepts it as a name whose last label is a number, which no resolver finds.
         found = f"is {described(name)}, which DNS takes for a name and nobody can resolve"
         spec.warn("externalName", found, "write a DNS name, or a Service with an EndpointSlice")
     for field in _ADDRESSING:
@@ -103,7 +103,7 @@ def _check_external_name(spec: Fields, service: ServiceSpec) -> None:
 
 
 def _check_cluster_ips(spec: Fields, service: ServiceSpec) -> None:
-    """What ``ValidateServiceClusterIPsRelatedFields`` of the API server checks of addresses."""
+    """Check addresses as the API server does (``ValidateServiceClusterIPsRelatedFields``)."""
     at = spec.at("clusterIPs")
     given = [(f"{at}[{index}]", each) for index, each in enumerate(service.cluster_ips)]
     bad = False
@@ -164,7 +164,7 @@ def _port(fields: Fields) -> ServicePortSpec:
     return ServicePortSpec(
         number=number,
         target=target,
-        # A DNS label; only a container's port has to have a name of RFC 6335.
+        # A DNS label; only a container's port must have a name by RFC 6335.
         name=fields.string("name", rule=NAMESPACE),
         protocol=fields.choice("protocol", Protocol, Protocol.TCP),
     )
@@ -187,10 +187,10 @@ def _check_ports(spec: Fields, ports: tuple[ServicePortSpec, ...], *, optional: 
 
 
 def aliases(services: Iterable[ServiceSpec]) -> tuple[dict[str, str], tuple[Problem, ...]]:
-    """What ExternalName Services stand for.
+    """The targets of ExternalName Services.
 
     Returns:
-        The name by ``NAMESPACE/NAME``, in lower case and without a dot at its end; and why others
+        The name by ``NAMESPACE/NAME``, in lower case and without a final dot; and why others
         resolve to nothing.
     """
     targets = {
@@ -217,7 +217,7 @@ def aliases(services: Iterable[ServiceSpec]) -> tuple[dict[str, str], tuple[Prob
 
 
 def service_of(name: str) -> str | None:
-    """``NAMESPACE/NAME`` of the Service whose full DNS name this is; None if it is nothing such."""
+    """``NAMESPACE/NAME`` of the Service with this full DNS name; None if it isn't a Service's."""
     labels = name.removesuffix(f".svc.{CLUSTER_DOMAIN}").split(".")
     if not name.endswith(f".svc.{CLUSTER_DOMAIN}") or len(labels) != 2:  # noqa: PLR2004
         return None
@@ -238,9 +238,9 @@ def _flaw(key: str, targets: Mapping[str, str]) -> str:
 
 
 def service_problems(manifests: Manifests) -> Iterator[Problem]:
-    """Say which ExternalNames resolve to nothing, and which endpoints no connection is sent to.
+    """Report ExternalNames that resolve to nothing, and endpoints that get no connections.
 
-    The last are warnings: an API server takes all that.
+    The latter are warnings: an API server accepts them.
     """
     yield from aliases(manifests.services.values())[1]
     for endpoints in manifests.endpoints.values():
@@ -282,7 +282,7 @@ def _of_slice(subject: str, each: EndpointSliceSpec, manifests: Manifests) -> It
         return
     families = service.families()
     if each.family == "FQDN":
-        return  # which is said of it already
+        return  # already reported
     if each.family not in families:
         found = f"is {each.family}, but Service {key} has {' and '.join(families)} alone"
         wanted = "let the Service's ipFamilies have it, with ipFamilyPolicy PreferDualStack"
@@ -291,7 +291,7 @@ def _of_slice(subject: str, each: EndpointSliceSpec, manifests: Manifests) -> It
 
 
 def _unmatched(subject: str, each: EndpointSliceSpec, service: ServiceSpec) -> Iterator[Problem]:
-    """Ports go together by name and protocol, not by number: a mistake easily made."""
+    """Report ports that match none of the Service's: by name and protocol, not by number."""
     known = {(port.name, port.protocol) for port in service.ports}
     for port in each.ports:
         if known and (port.name, port.protocol) not in known:

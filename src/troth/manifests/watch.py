@@ -1,9 +1,8 @@
-"""Manifests on disk are followed as they change, the last good version of each object kept.
+"""Follows manifests on disk, keeping the last good version of each object.
 
-What counts is the state of the files: it is compared whenever the operating system reports a
-change below the paths, and once a second besides, because reports get lost (a full inotify queue,
-a network file system, a directory that was replaced). A state is read once it has settled, so that
-a file being written isn't read half.
+The files' state is compared whenever the operating system reports a change below the paths, and
+also once a second, because notifications get lost (a full inotify queue, a network file system, a
+replaced directory). Files are read once their state has settled, so that none is read half-written.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from troth.manifests.collect import Manifests
 
 _SETTLE_SECONDS = 0.02
-_SETTLE_ROUNDS = 20  # a file that never rests is read all the same
+_SETTLE_ROUNDS = 20  # then a file that keeps changing is read anyway
 _POLL_SECONDS = 1.0
 _GROUP_MILLISECONDS = 4
 
@@ -38,8 +37,8 @@ async def watch(
         stdin: What ``-`` stands for; it is read once.
 
     Yields:
-        What is in force: at once, and then whenever it or the problems change. Objects whose new
-        version is refused stay as they were.
+        The set in force: at once, and then whenever it or the problems change. An object whose new
+        version is refused keeps its old version.
     """
     files = ManifestFiles(paths, stdin)
     alarm = _Alarm(paths)
@@ -62,10 +61,9 @@ async def watch(
 
 
 async def _settled(files: ManifestFiles, state: tuple[object, ...]) -> tuple[object, ...]:
-    """The files' state once it stayed the same for a moment; for longer if one was emptied.
+    """The files' state once it has been stable for a moment; for longer if one was emptied.
 
-    An emptied file is mostly one between being opened and being written. Read then, it would take
-    policies out of force.
+    An emptied file is usually about to be written. Reading it too early would drop its policies.
     """
     for _ in range(_SETTLE_ROUNDS):
         await asyncio.sleep(_SETTLE_SECONDS)
@@ -77,7 +75,7 @@ async def _settled(files: ManifestFiles, state: tuple[object, ...]) -> tuple[obj
 
 
 class _Alarm:
-    """Rings when something changes in the directories that matter to the paths."""
+    """Rings when something changes in the directories of the paths."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = [path for path in paths if path != STDIN]
@@ -86,7 +84,7 @@ class _Alarm:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def arm(self) -> None:
-        """Watch the directories as they are now; nothing to do while they stay the same ones."""
+        """Watch the current directories; does nothing if they are watched already."""
         wanted = await asyncio.to_thread(self._directories)
         if wanted == self._watched:
             return
@@ -113,15 +111,15 @@ class _Alarm:
         self._rung.clear()
 
     def _directories(self) -> frozenset[tuple[str, bool, int, int]]:
-        """What to watch, whether with all below it, and which directory that is."""
+        """What to watch: path, whether recursively, and the directory's device and inode."""
         found = set()
         for path in self._paths:
             whole = path.is_dir()
-            # A file is watched by its directory: editors replace files.
+            # Watch a file's directory, because editors replace files.
             directory = path if whole else path.parent
             try:
                 status = directory.stat()
-            except OSError:  # looked at again once a second
+            except OSError:  # retried once a second
                 continue
             found.add((str(directory), whole, status.st_dev, status.st_ino))
         return frozenset(found)
@@ -137,5 +135,5 @@ class _Alarm:
             ):
                 self._rung.set()
         except (OSError, RuntimeError):
-            # No watch to be had (limits, file system, gone meanwhile): looking once a second does.
+            # If a watch fails (limits, file system, gone meanwhile), polling once a second remains.
             self._rung.set()

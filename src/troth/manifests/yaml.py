@@ -1,11 +1,11 @@
-"""YAML or JSON text becomes documents that know their lines; one bad document costs only itself.
+"""Turns YAML or JSON text into documents with line numbers; a bad document affects only itself.
 
-The stream is cut at its document markers first and each piece is parsed alone, so a syntax error
+The stream is split at its document markers first and each piece is parsed alone, so a syntax error
 ends at the next ``---``. That is sound because YAML forbids a marker at the start of a line inside
-any scalar. JSON is read as the YAML it is.
+any scalar. JSON is read as YAML.
 
-Of what is no manifest yet (sources of Helm, SOPS, OpenShift) only that is said: read as it stands
-it would be wrong in a dozen places, none of which is the point.
+A source of Helm, SOPS or OpenShift that isn't a manifest yet gets one problem that says so, instead
+of a dozen irrelevant ones.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _ACTION = re.compile(
     r"\{\{-?\s*(?:/\*|\.(?:Values|Release|Chart|Capabilities|Files|Template)\b"
     r"|(?:if|else|end|range|with|include|template|define|block|tpl|toYaml)\b)"
 )
-"""What Helm's templates have in braces, and other templates rarely."""
+"""Content of braces that is typical of Helm's templates."""
 _OPENSHIFT_TEMPLATES = {("Template", version) for version in ("v1", "template.openshift.io/v1")}
 
 
 class _Remark(NamedTuple):
-    """What a document really is: the line (from 0), what was found, what would be right."""
+    """What a document is instead of a manifest: line (from 0), what was found, what is wanted."""
 
     line: int
     found: str
@@ -65,10 +65,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     """One document of a stream, or one item of a List in it.
 
     Attributes:
-        value: JSON-like: mappings have text as keys, there are no timestamps.
+        value: JSON-like: mappings have text as keys, and there are no timestamps.
         location: Its first line of content.
-        whole: The value of the document that it is an item of, or its own.
-        lines: Of the collections in ``whole`` (see `Composer`); empty for what is no text.
+        whole: The value of the document that contains it as an item, or its own.
+        lines: Line numbers of the collections in ``whole`` (see `Composer`); empty if it doesn't
+            come from text.
         prefix: The path of ``value`` in ``whole``; not empty for an item of a List.
     """
 
@@ -82,7 +83,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         return f"Document({self.location})"
 
     def place(self, path: str) -> Location:
-        """Where the field ``path`` stands, or the nearest field above it that is there."""
+        """The location of the field ``path``, or of the nearest existing field above it."""
         line, value = self.location.line, self.whole
         for bracketed, bare in _PATH_STEP.findall(self._full(path)):
             step = (bracketed or bare).strip('"')
@@ -97,7 +98,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         return Location(self.location.file, line)
 
     def item(self, path: str, value: object) -> Document:
-        """The document that ``value``, standing at ``path``, is by itself."""
+        """A document of its own for ``value`` at ``path``."""
         return msgspec.structs.replace(
             self, value=value, location=self.place(path), prefix=self._full(path)
         )
@@ -111,10 +112,10 @@ def read_documents(data: bytes | str, file: str) -> tuple[list[Document], list[P
 
     Args:
         data: UTF-8, or UTF-16 with a byte order mark; any line ends.
-        file: How to call it in problems.
+        file: Its name in problems.
 
     Returns:
-        The documents that could be read, empty ones left out, and what is wrong with the others.
+        The valid documents, without empty ones, and the problems of the others.
     """
     documents: list[Document] = []
     problems: list[Problem] = []
@@ -130,16 +131,16 @@ def read_documents(data: bytes | str, file: str) -> tuple[list[Document], list[P
 
 
 def _pieces(data: bytes | str) -> Iterator[tuple[int, bytes]]:
-    """The stream cut before each marker, with the line on which each piece begins."""
+    """The stream split before each marker, each piece with the number of its first line."""
     stream = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     if stream.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         stream = stream.decode("utf-16", errors="replace").encode()
     stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    # Also inside: files are concatenated, marks and all.
+    # Also in the middle: files get concatenated with their byte order marks.
     stream = stream.removeprefix(codecs.BOM_UTF8).replace(b"\n" + codecs.BOM_UTF8, b"\n")
     line, begin = 1, 0
     if stream.lstrip().startswith(b"{"):
-        # kubectl takes what begins so for JSON: one object after the other, without a marker.
+        # kubectl reads such a stream as JSON: one object after the other, without markers.
         ends = _json_ends(stream)
         for end in ends[:-1]:
             yield line, stream[begin:end]
@@ -155,7 +156,7 @@ def _pieces(data: bytes | str) -> Iterator[tuple[int, bytes]]:
 
 
 def _json_ends(stream: bytes) -> list[int]:
-    """Where each of the JSON objects ends that the stream begins with, one after the other."""
+    """The ends of the consecutive JSON objects at the beginning of the stream."""
     ends: list[int] = []
     begin = depth = 0
     for token in JSON_TOKEN.finditer(stream):
@@ -218,7 +219,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 
 def _with_json_escapes(text: str) -> str:
-    r"""Write JSON's surrogate pairs (``\ud83d\ude00``) as the one escape YAML has for them."""
+    r"""Replace JSON's surrogate pairs (``\ud83d\ude00``) by YAML's single escape."""
     if not _JSON.match(text):
         return text
     return _JSON_SURROGATES.sub(_one_escape, text)
@@ -232,7 +233,7 @@ def _one_escape(pair: re.Match[str]) -> str:
 def _explained(
     error: yaml.MarkedYAMLError | yaml.reader.ReaderError, text: str
 ) -> tuple[int, str, str]:
-    """The line (from 0), what is wrong and what would be right."""
+    """The line (from 0), what is wrong and what is wanted."""
     if remark := _template_in(text):
         return remark
     if isinstance(error, yaml.reader.ReaderError):
@@ -254,7 +255,7 @@ def _hint(problem: str) -> str:
 
 
 def _template_in(text: str) -> _Remark | None:
-    """Say so if a text that isn't YAML is a template of Helm's."""
+    """Report a text that isn't YAML if it is a Helm template."""
     action = _ACTION.search(text)
     if action is None:
         return None
@@ -263,7 +264,7 @@ def _template_in(text: str) -> _Remark | None:
 
 
 def _unrendered(value: object, text: str, file: str) -> _Remark | None:
-    """Say so if a document that is YAML is no manifest yet."""
+    """Report a YAML document that isn't a manifest yet."""
     if not isinstance(value, dict):
         return None
     metadata = value.get("metadata")
@@ -275,13 +276,13 @@ def _unrendered(value: object, text: str, file: str) -> _Remark | None:
         wanted = f"give the output of: sops -d {_named(file)}"
         return _Remark(0, "is encrypted by SOPS", wanted)
     if (value.get("kind"), value.get("apiVersion")) in _OPENSHIFT_TEMPLATES:
-        # A cluster stores it as it is: its objects come of it only when it is processed.
+        # A cluster stores it as it is: its objects are only created when it is processed.
         wanted = f"give the output of: oc process --local -f {shlex.quote(file)}"
         return _Remark(0, "is an OpenShift template, so none of its objects is read", wanted)
     name = PurePath(file).name
     if name.startswith("values") and not {"apiVersion", "kind"} & value.keys():
         wanted = f"give the output of: helm template -f {shlex.quote(file)} CHART"
-        return _Remark(0, "is no manifest, but looks like the values of a Helm chart", wanted)
+        return _Remark(0, "is not a manifest, but looks like the values of a Helm chart", wanted)
     return None
 
 
