@@ -113,7 +113,7 @@ def test_hot_restart_is_off_unless_a_base_id_is_given(options: EnvoyOptions) -> 
 
 
 def test_a_missing_envoy_is_named_before_anything_starts(run_dir: Path) -> None:
-    with pytest.raises(EnvironmentLackError, match="no program that may be run"):
+    with pytest.raises(EnvironmentLackError, match="is not an executable"):
         command(EnvoyOptions(bootstrap=run_dir / "b", binary=run_dir / "envoy"))
 
 

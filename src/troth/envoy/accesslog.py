@@ -1,22 +1,22 @@
-"""The access logs of troth's listeners: how Envoy is to write them, and what a line says.
+"""The access logs of troth's listeners: their configuration, and the meaning of a line.
 
 Every connection is reported once, by one of two logs:
 
-- that of an inbound tcp_proxy, when the connection has reached the app (so at its start, however
-  long it lives): `connected_access_log`, with `connected_log_options` beside it;
-- that of the listener, when a connection has ended that never reached its upstream, be it that no
-  filter chain matched, the handshake failed or nothing listened there: `failed_access_log`.
+- an inbound tcp_proxy's log, when the connection has reached the app (so at its start, however
+  long it lives): `connected_access_log`, together with `connected_log_options`;
+- the listener's log, at the end of a connection that never reached its upstream because no filter
+  chain matched, the handshake failed or nothing listened there: `failed_access_log`.
 
-A connection of the tunnel whose client has vanished is reported a second time, by the latter. A
-server that has vanished, or a client in plaintext, can't be told of: to Envoy's access log such an
-end is like any other.
+The listener's log reports a tunnel connection a second time if its client has vanished. A vanished
+server, or a vanished client in plaintext, isn't reported: in Envoy's access log such an end looks
+like any other.
 
-Both write to the same file, a FIFO that the agent reads. `LOG_FORMAT` says what a line holds;
+Both write to the same file, a FIFO that the agent reads. `LOG_FORMAT` defines a line's fields;
 `parse` turns it into a `ConnectionReport`.
 
-Peers write parts of these lines: server names, certificate names, and through those the failure
-texts. So the texts are only ever compared with Envoy's fixed phrases, which become stable reason
-codes (`reason_of`), and an identity counts only where TLS proved it.
+Peers control parts of these lines: server names, certificate names, and through them the failure
+texts. So the texts are only compared with Envoy's fixed phrases, which become stable reason codes
+(`reason_of`), and an identity counts only if TLS proved it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """What a listener is for; stands in every line of its access log."""
+    """A listener's purpose, a field of every line of its access log."""
 
     TUNNEL_IN = "tunnel-in"
     PLAIN_IN = "plain-in"
@@ -58,7 +58,7 @@ class Role(StrEnum):
 
 
 _PHRASES: tuple[tuple[str, Reason], ...] = (
-    # Names of the peer's choice follow these two, so they are looked for before all else.
+    # Names chosen by the peer follow these two, so they are compared first.
     ("verify_SAN_list", Reason.WRONG_SERVER_IDENTITY),
     ("SAN_matcher", Reason.WRONG_CLIENT_IDENTITY),
     ("not_supplied_by_SDS", Reason.NO_CERTIFICATE_YET),
@@ -83,18 +83,18 @@ _PHRASES: tuple[tuple[str, Reason], ...] = (
     ("transport socket timeout", Reason.NO_HANDSHAKE),
     ("TLS_error", Reason.HANDSHAKE_FAILED),
 )
-"""Phrases of ``%DOWNSTREAM_/UPSTREAM_TRANSPORT_FAILURE_REASON%``; the first that occurs counts."""
+"""Phrases of ``%DOWNSTREAM_/UPSTREAM_TRANSPORT_FAILURE_REASON%``; the first match counts."""
 
-_SYSTEM_LIBRARY = 2 << 24  # BoringSSL's number for errors that are the kernel's
+_SYSTEM_LIBRARY = 2 << 24  # BoringSSL's number for the kernel's errors
 
 GIVEN_UP: Mapping[str, str] = {
     f"|{_SYSTEM_LIBRARY | errno.ETIMEDOUT}:": "Connection timed out",
     f"|{_SYSTEM_LIBRARY | errno.EHOSTUNREACH}:": "No route to host",
     f"|{_SYSTEM_LIBRARY | errno.ENETUNREACH}:": "Network is unreachable",
 }
-"""What stands in a TLS failure text when the kernel has given the peer up, and the kernel's words.
+"""Parts of a TLS failure text after the kernel timed the peer out, with the kernel's messages.
 
-The last two are in place of the first where a router has said why nothing comes back.
+The last two replace the first if a router reports why the peer is unreachable.
 """
 
 _FLAGS: tuple[tuple[str, Role, Reason], ...] = (
@@ -122,7 +122,7 @@ _FAILURES = frozenset(
         Reason.NO_CERTIFICATE_YET,
     }
 )
-"""What is no refusal: nobody's identity or policy was in question."""
+"""Reasons that are failures, not refusals: no identity or policy was in question."""
 
 
 def reason_of(
@@ -137,7 +137,7 @@ def reason_of(
         names_a_port: Whether the server name (in the tunnel) is a port number.
 
     Returns:
-        Outcome and reason, or None when the client left before anything was decided.
+        Outcome and reason, or None if the client left before a decision.
     """
     reason = next((code for phrase, code in _PHRASES if phrase in words), None)
     if reason is Reason.WRONG_CLIENT_IDENTITY and role is Role.OUTBOUND:
@@ -157,7 +157,7 @@ def reason_of(
 
 
 POD_STATE = "troth.pod"
-"""The filter state object that carries the pod's UID to listeners which pods share."""
+"""The filter state object with the pod's UID, for listeners that pods share."""
 
 LOG_FORMAT: Mapping[str, str] = {
     "t": "%START_TIME%",
@@ -182,12 +182,12 @@ LOG_FORMAT: Mapping[str, str] = {
 
 _CONNECTED = "TcpUpstreamConnected"
 _MAX_DETAIL = 1024
-_MAX_SPIFFE_ID = 2048  # by the standard, section 2.3; what is longer is no ID, and not remembered
+_MAX_SPIFFE_ID = 2048  # the standard's, section 2.3; longer ones are invalid, and not cached
 _SERVER_SANS = re.compile(r"_certificate_SANs:_\[(?P<san>[^\],]+)\]")
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """A line as `LOG_FORMAT` lays it out; Envoy omits or nulls what a connection has not."""
+    """A line in `LOG_FORMAT`; Envoy omits or nulls what a connection doesn't have."""
 
     t: datetime
     role: Role
@@ -217,11 +217,11 @@ def parse(line: bytes) -> ConnectionReport | None:
     """Read one line of the access log.
 
     Returns:
-        What it reports, or None for a line that reports no decision: a connection that was reported
-        when it began and has now ended, or a client that left before anything was decided.
+        The report, or None for a line without a decision: the end of a connection that was reported
+        at its beginning, or of a client that left before a decision.
 
     Raises:
-        ValueError: The line isn't what `LOG_FORMAT` makes Envoy write.
+        ValueError: The line isn't in `LOG_FORMAT`.
     """
     try:
         entry = _decoder.decode(line)
@@ -229,10 +229,10 @@ def parse(line: bytes) -> ConnectionReport | None:
         raise ValueError(f"no access log line of troth's: {error}") from error
     flags = frozenset(_text(entry.flags).split(",")) - {""}
     if entry.type == _CONNECTED:
-        # With that flag it is only about to be reset, and its end is reported.
+        # This flag only announces a reset; the connection's end is reported.
         return None if "UF" in flags else _connected(entry)
     if _text(entry.up):
-        return _given_up(entry)  # its beginning was reported
+        return _given_up(entry)  # its beginning has been reported
     asked = port_of_server_name(_text(entry.sni))
     words = _text(entry.ufail) or _text(entry.dfail) or _text(entry.term)
     verdict = reason_of(entry.role, flags, words, names_a_port=asked is not None)
@@ -243,7 +243,7 @@ def parse(line: bytes) -> ConnectionReport | None:
         outcome, reason = Outcome.REFUSED, Reason.RESERVED_PORT
     elif "NR" in flags and entry.role is Role.PLAIN_IN and _is_to_loopback(entry):
         outcome, reason, words = Outcome.REFUSED, Reason.OTHER, "came from outside for loopback"
-    # Envoy connects to the app only after the handshake, so having tried proves the peer.
+    # Envoy connects to the app only after the handshake, so an attempt proves the peer.
     verified = not _text(entry.dfail) and bool(flags & {"UF", "UH", "NC"})
     if reason is Reason.BAD_SERVER_NAME:
         name = _text(entry.sni)
@@ -280,7 +280,7 @@ def _report(
     address, port = _endpoint(entry.dst)
     peer: str | None = None
     if entry.role is Role.TUNNEL_IN:
-        # Where Envoy went is the truth, what it was asked for is the peer's word.
+        # Envoy's upstream address is a fact, the requested one only the peer's claim.
         _, tried = _endpoint(_text(entry.host))
         port = tried or port_of_server_name(_text(entry.sni)) or port
         peer = _spiffe_id(_text(entry.peer))
@@ -308,7 +308,7 @@ def _report(
 
 
 def _went_to_ourselves(entry: _Line) -> bool:
-    """Whether a process dialled one of troth's ports by hand instead of being led there."""
+    """Whether a process dialled one of troth's ports instead of being redirected there."""
     if entry.role is Role.PLAIN_IN:
         return _endpoint(entry.dst)[1] in OWN_PORTS
     return entry.role is Role.OUTBOUND and _is_to_loopback(entry)
@@ -320,19 +320,19 @@ def _is_to_loopback(entry: _Line) -> bool:
 
 
 def port_of_server_name(name: str) -> int | None:
-    """The port that a tunnel's server name asks for, or None when it is no port number."""
+    """The port in a tunnel's server name; None if it isn't a port number."""
     if re.fullmatch(r"[1-9][0-9]{0,4}", name, re.ASCII) and int(name) <= 0xFFFF:  # noqa: PLR2004  the highest port
         return int(name)
     return None
 
 
 def _text(value: str | None) -> str:
-    """A value with Envoy's two ways of saying "none" taken away."""
+    """A value, empty for either of Envoy's two ways to say "none"."""
     return "" if value is None or value == "-" else value
 
 
 def _endpoint(text: str) -> tuple[str, int]:
-    """``10.0.0.1:80`` or ``[fd00::1]:80``; anything else (an internal address) has no place."""
+    """Parse ``10.0.0.1:80`` or ``[fd00::1]:80``; anything else (an internal address) is empty."""
     host, _, port = text.rpartition(":")
     try:
         return _address(host.removeprefix("[").removesuffix("]")), int(port)
@@ -340,8 +340,8 @@ def _endpoint(text: str) -> tuple[str, int]:
         return "", 0
 
 
-# A node's connections have few ends, and few identities: to parse them for each line would be most
-# of what a line costs. Strangers can push known ones out of the caches, and no more.
+# Cached, because a node's connections have few ends and identities, and parsing them for each line
+# would be most of its cost. Strangers can only evict known ones from the caches.
 
 
 @lru_cache(maxsize=1024)
@@ -366,28 +366,28 @@ def _read_spiffe_id(text: str) -> str | None:
 
 
 def _printable(text: str) -> str:
-    """``text`` made safe to show: a peer may have written parts of it."""
+    """``text`` made safe to print: a peer may control parts of it."""
     return "".join(
         c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:_MAX_DETAIL]
     )
 
 
-# The address of the upstream connection's own end exists exactly when there was a connection.
-# (``upstream.address`` won't do: that is set for a host that refused, too.)
+# The upstream connection's local address exists exactly if there was a connection.
+# (``upstream.address`` doesn't work: it is also set for a host that refused.)
 _NEVER_CONNECTED = "!has(upstream.local_address)"
 _FAILURE = "connection.transport_failure_reason"
 _VANISHED = " || ".join(f"{_FAILURE}.contains('{code}')" for code in GIVEN_UP)
 
 
 def failed_access_log(role: Role, pod_uid: str | None, path: Path) -> list[Message]:
-    """A listener's ``access_log``: what ended without having reached its upstream.
+    """A listener's ``access_log``: connections that ended without reaching their upstream.
 
-    That of the tunnel's end also has the connections whose client has vanished.
+    The tunnel's server side also logs connections whose client has vanished.
 
     Args:
         role: The listener's.
-        pod_uid: The pod whose listener it is; None for a listener that pods share, where the
-            filter state object `POD_STATE` has it.
+        pod_uid: The listener's pod; None for a listener that pods share, where the filter state
+            object `POD_STATE` has it.
         path: The FIFO.
     """
     condition = _NEVER_CONNECTED
@@ -403,7 +403,7 @@ def failed_access_log(role: Role, pod_uid: str | None, path: Path) -> list[Messa
 
 
 def connected_access_log(role: Role, pod_uid: str | None, path: Path) -> list[Message]:
-    """A tcp_proxy's ``access_log``: what has reached the app; arguments as `failed_access_log`.
+    """A tcp_proxy's ``access_log``: what reached the app; arguments as in `failed_access_log`.
 
     It needs `connected_log_options` as the tcp_proxy's ``access_log_options``.
     """
@@ -414,10 +414,10 @@ def connected_access_log(role: Role, pod_uid: str | None, path: Path) -> list[Me
 
 
 def unrouted_access_log(pod_uid: str, path: Path) -> list[Message]:
-    """The ``access_log`` of a pod's outbound listener: what had nowhere to go.
+    """The ``access_log`` of a pod's outbound listener: connections without a destination.
 
-    A port that a Service doesn't have, or one without endpoints. All else is reported further on,
-    by the internal listener or by the other end.
+    These are to a port that a Service doesn't have, or one without endpoints. The internal listener
+    or the other end reports all others.
     """
     only = accesslog_pb2.AccessLogFilter(
         response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=["NC", "UH"])
@@ -426,7 +426,7 @@ def unrouted_access_log(pod_uid: str, path: Path) -> list[Message]:
 
 
 def connected_log_options() -> Message:
-    """The ``access_log_options`` that make a tcp_proxy log when it has connected."""
+    """The ``access_log_options`` that make a tcp_proxy log at the time it connects."""
     return tcp_proxy_pb2.TcpProxy.TcpAccessLogOptions(flush_access_log_on_connected=True)
 
 

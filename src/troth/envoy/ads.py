@@ -1,7 +1,7 @@
 """The delta ADS server: a gRPC service on a Unix socket that only the agent's own user can open.
 
-What it tells includes private keys, so it also asks the kernel who has connected.
-The protocol itself is `DeltaStream`'s; here are the socket, the tasks and the clock.
+Its data includes private keys, so it also asks the kernel who has connected. `DeltaStream` is the
+protocol itself; this is the socket, the tasks and the clock.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from troth.unix_sockets import Peer
 
 _MAX_SOCKET_PATH = 107  # sun_path's 108 bytes less the NUL
-_MAX_REQUEST = 64 * 1024 * 1024  # after a reconnect Envoy lists all that it has in one request
+_MAX_REQUEST = 64 * 1024 * 1024  # after a reconnect Envoy lists all its resources in one request
 _RETRY_SECONDS = 10.0
-"""Between tries of what Envoy refused."""
+"""Seconds between retries of what Envoy rejected."""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_REQUEST),
@@ -42,26 +42,26 @@ _log = structlog.get_logger("troth.envoy")
 
 
 class AdsObserver(Protocol):
-    """Who wants to hear what Envoy makes of its configuration; called in the loop, don't block."""
+    """Gets Envoy's answers to its configuration; called in the event loop, so it must not block."""
 
     def acked(self, type_url: str, names: tuple[str, ...], seconds: float | None) -> None:
-        """Envoy took resources over.
+        """Envoy accepted resources.
 
         Args:
             type_url: Their type.
-            names: Their names, also those it removed.
-            seconds: From `AdsServer.update` to now; None for what was sent because Envoy asked.
+            names: Their names, including removed ones.
+            seconds: From `AdsServer.update` to now; None if they were sent on Envoy's request.
         """
 
     def nacked(self, nack: Nack, seconds: float | None) -> None:
-        """Envoy refused a resource; ``seconds`` as in `acked`."""
+        """Envoy rejected a resource; ``seconds`` as in `acked`."""
 
 
 class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # generated, untyped
-    """Serves one snapshot at a time to however many Envoys connect.
+    """Serves one snapshot at a time to any number of Envoys.
 
     During a restart the old Envoy and the new one are both connected. Each stream has its own
-    state, and `status` and `settled` speak of the one that was opened last.
+    state; `status` and `settled` are about the one opened last.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         """Prepare a server.
 
         Args:
-            path: The socket, at most 107 bytes long. Its directory is made with mode 0700 if it
+            path: The socket, at most 107 bytes long. Its directory is created with mode 0700 if it
                 doesn't exist.
-            observer: Told of every ACK and NACK.
-            admits: Whether a process that has connected may be told anything.
-            retry_seconds: How long after a NACK Envoy has to try the same again.
+            observer: Called with every ACK and NACK.
+            admits: Whether a connected process may be served.
+            retry_seconds: How long after a NACK to send the same again.
         """
         self._path = path
         self._observer = observer
@@ -111,7 +111,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self._server = server
 
     async def stop(self, grace: float = 1.0) -> None:
-        """End all streams and stop listening, after ``grace`` seconds by force. Envoy goes on."""
+        """End all streams, after ``grace`` seconds by force, and stop listening. Envoy runs on."""
         for stream in self._streams:
             stream.stopping = True
             stream.wake.set()
@@ -121,28 +121,28 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self._path.unlink(missing_ok=True)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Serve ``snapshot`` from now on; updates that come faster than they are sent coalesce."""
+        """Serve ``snapshot`` from now on; updates faster than they can be sent are merged."""
         self._snapshot = snapshot
         self._updated_at = time.monotonic()
         for stream in self._streams:
             stream.wake.set()
 
     async def settled(self) -> None:
-        """Wait until Envoy is connected and has ACKed or NACKed all it asks for of the snapshot.
+        """Wait until Envoy is connected and has ACKed or NACKed all it requested of the snapshot.
 
-        It may ask for more later on: secrets, once it has the listeners that name them.
+        It may request more later: secrets, once it has the listeners that refer to them.
         """
         async with self._progress:
             await self._progress.wait_for(lambda: self._settled)
 
     @property
     def is_connected(self) -> bool:
-        """Whether an Envoy is."""
+        """Whether an Envoy is connected."""
         return bool(self._streams)
 
     @property
     def nacks(self) -> tuple[Nack, ...]:
-        """What the Envoy that connected last refuses."""
+        """What the Envoy that connected last rejects."""
         return self._streams[-1].delta.nacks if self._streams else ()
 
     @property
@@ -153,7 +153,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         return stream.snapshot is self._snapshot and stream.delta.settled
 
     def status(self) -> AdsStatus:
-        """How the Envoy that connected last is doing."""
+        """The status of the Envoy that connected last."""
         if not self._streams:
             return AdsStatus()
         stream = self._streams[-1]
@@ -174,7 +174,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         """Serve one stream until either side ends it."""
         if refused := shut_out(self._path, self._admits):
             _log.error("a stranger connected to the ADS server and is refused", connections=refused)
-            # Whose stream this is can't be told. Envoy, if it is Envoy's, opens another one.
+            # The stream's owner is unknown. If it is Envoy, it opens another one.
             await context.abort(grpc.StatusCode.UNAVAILABLE, "try again")
         stream = _Stream(self._snapshot, context)
         self._streams.append(stream)
@@ -182,7 +182,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         reading = asyncio.create_task(self._read(stream, requests))
         pushing = asyncio.create_task(self._push(stream))
         try:
-            # Whichever ends first (the client left, or we stop) ends the stream.
+            # The first to end (the client left, or we stop) ends the stream.
             done, _ = await asyncio.wait({reading, pushing}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -202,7 +202,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                 self._observe(stream, reaction)
                 await stream.send(reaction.responses, None)
             if reaction.nacks:
-                stream.wake.set()  # to have the time to the next try run
+                stream.wake.set()  # to start the timer of the retry
             await self._notify()
 
     async def _push(self, stream: _Stream) -> None:
@@ -249,7 +249,7 @@ class _Stream:
         self.snapshot = snapshot
         self.delta = DeltaStream(snapshot)
         self.context = context
-        self.lock = asyncio.Lock()  # the state changes and is written out in the same order
+        self.lock = asyncio.Lock()  # so that responses are written in the order of state changes
         self.wake = asyncio.Event()
         self.stopping = False
         self.sent_for: dict[str, float] = {}  # nonce to the monotonic time of the update

@@ -1,4 +1,4 @@
-"""What Envoy is started with; everything else comes over the ADS stream."""
+"""Envoy's bootstrap configuration; everything else comes over the ADS stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _HEAP = "envoy.resource_monitors.fixed_heap"
 
-# In parts of the heap that Envoy may have.
+# Fractions of Envoy's maximum heap.
 _SHRINK_AT = 0.85
 _REJECT_AT = 0.95
 
@@ -32,12 +32,12 @@ def bootstrap(
     """Envoy's bootstrap as JSON-ready data (``envoy.config.bootstrap.v3.Bootstrap``).
 
     Args:
-        node_id: Names this Envoy to the ADS server and in its own logs.
+        node_id: Envoy's name for the ADS server and in its own logs.
         ads_socket: Unix socket of the delta ADS server.
-        admin_socket: Where Envoy's admin interface shall listen, mode 0600.
-        worker_socket: Where Envoy's worker shall answer (`Worker`), mode 0600.
-        reset_socket: Where Envoy shall listen for its own connections that have nowhere to go.
-        limits: What all pods together may use, so that they can't take Envoy down with them.
+        admin_socket: Unix socket of Envoy's admin interface, mode 0600.
+        worker_socket: Unix socket where Envoy's worker answers (`Worker`), mode 0600.
+        reset_socket: Unix socket that resets Envoy's own connections without a destination.
+        limits: What all pods together may use, so that they can't exhaust Envoy.
     """
     return {
         "node": {"id": node_id, "cluster": "troth"},
@@ -64,13 +64,13 @@ def bootstrap(
                 }
             ]
         },
-        # What a big push has freed goes back to the system soon; by itself Envoy keeps it.
+        # Return memory freed after a big push to the system soon; by default Envoy keeps it.
         "memory_allocator_manager": {
             "bytes_to_release": 16 * 1024 * 1024,
             "memory_release_interval": "1s",
         },
-        # Of Envoy's own counters only these are read: what they count is in no access log. All
-        # other metrics of troth's come from the connection events.
+        # Only these counters of Envoy are read: what they count isn't in any access log. All other
+        # metrics of troth come from the connection events.
         "stats_config": {
             "stats_matcher": {
                 "inclusion_list": {"patterns": [{"suffix": suffix} for suffix in COUNTERS]}
@@ -117,7 +117,7 @@ def bootstrap(
 
 
 def _answering(path: Path) -> dict[str, Any]:
-    """A listener that says one byte to everyone."""
+    """A listener that sends one byte to every client."""
     return {
         "name": "worker",
         "address": _pipe(path),
@@ -139,11 +139,11 @@ def _answering(path: Path) -> dict[str, Any]:
 
 
 def _reset_listener(socket: Path) -> dict[str, Any]:
-    """Resets every connection that sends anything.
+    """A listener that resets every connection that sends anything.
 
-    Envoy has no such filter. But it closes a connection that no filter chain is for, and the kernel
-    makes a reset of that if there is something unread. The inspector waits for the first bytes,
-    looks at them and leaves them where they are.
+    Envoy has no filter for that. But it closes a connection that matches no filter chain, and the
+    kernel turns that into a reset if there is unread data. The inspector waits for the first bytes,
+    peeks at them and leaves them unread.
     """
     inspector = (
         "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
@@ -163,7 +163,7 @@ def _reset_listener(socket: Path) -> dict[str, Any]:
 
 
 def _reset_cluster(socket: Path) -> dict[str, Any]:
-    """Leads to `_reset_listener`, with something to say: the PROXY protocol's header."""
+    """The cluster of `_reset_listener`; it sends something, the PROXY protocol's header."""
     sockets = "type.googleapis.com/envoy.extensions.transport_sockets"
     return {
         "name": RESET,
@@ -191,9 +191,9 @@ def _pipe(socket: Path) -> dict[str, Any]:
 
 
 def _overload_manager(limits: Limits) -> dict[str, Any]:
-    """What Envoy does when it has too much to carry: it takes no new connections.
+    """What Envoy does under overload: it accepts no new connections.
 
-    The ADS stream is one that Envoy itself has opened, so policies still get through.
+    Envoy itself opens the ADS stream, so policies still get through.
     """
     monitors: list[dict[str, Any]] = [
         {
@@ -222,7 +222,7 @@ def _overload_manager(limits: Limits) -> dict[str, Any]:
         "resource_monitors": monitors,
         "actions": [
             _action("envoy.overload_actions.shrink_heap", _SHRINK_AT),
-            # And not "stop_accepting_connections": clients would wait for nothing.
+            # Not "stop_accepting_connections": clients would wait in vain.
             _action("envoy.overload_actions.reject_incoming_connections", _REJECT_AT),
         ],
     }

@@ -1,21 +1,20 @@
-r"""From one node's view of the mesh to everything its Envoy is told, as one snapshot.
+r"""From one node's view of the mesh to the whole configuration of its Envoy, as one snapshot.
 
-There are three listeners in each pod's network namespace, and one internal one that all share:
+There are three listeners in each pod's network namespace, and one shared internal listener:
 
 ==============  =====================  =====================================================
 listener        where                  what
 ==============  =====================  =====================================================
 ``tunnel-in``   pod, \*:15007          mutual TLS from other pods, then on to the app
-``plain-in``    pod, \*:15006          all else that enters: passed or refused, by policy
-``outbound``    pod, loopback:15001    all that leaves: names the pod, sends it on
-``outbound``    internal, shared       looks at the destination: which identity, tunnel or not
+``plain-in``    pod, \*:15006          everything else that enters: accepted or refused by policy
+``outbound``    pod, loopback:15001    everything that leaves: adds the pod's name, forwards
+``outbound``    internal, shared       by destination: which identity, tunnel or not
 ==============  =====================  =====================================================
 
-A change of policy must cut the plaintext connections it forbids and nothing else. Envoy ends the
-connections of a filter chain that is gone, and replaces a whole listener (cutting all of its
-connections) when anything but filter chains and their matcher differs. So all else is the same in
-every mode, each known port has a chain of its own, and a chain looks the same under PERMISSIVE and
-DISABLE.
+A change of policy must end the plaintext connections it forbids and no others. Envoy ends the
+connections of a removed filter chain, and replaces a whole listener (ending all its connections)
+when anything but filter chains and their matcher differs. So everything else is the same in every
+mode, each known port has its own chain, and a chain is the same under PERMISSIVE and DISABLE.
 """
 
 from __future__ import annotations
@@ -61,15 +60,15 @@ def build_snapshot(
 
 
 class SnapshotKeeper:
-    """Builds one snapshot after another, and of each only the resources that a change touches.
+    """Builds successive snapshots, each time only the resources that a change touches.
 
     Args:
         access_log: The FIFO that connection events are read from.
         ports: Where to listen.
         pod_connections: See `Limits`.
-        drain_seconds: How long open connections of the tunnel live on when nobody has the identity
-            any more that they were made to; as of `InternalOutbound`.
-        keepalive: Of every socket in a pod.
+        drain_seconds: How long open tunnel connections stay when no pod has the identity of their
+            server any more; see `InternalOutbound`.
+        keepalive: For every socket in a pod.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class SnapshotKeeper:
 
     @property
     def prune_at(self) -> float | None:
-        """When to update though nothing has changed; None if nothing is kept for a time only."""
+        """When to update even without changes; None if nothing is kept temporarily."""
         return self._past.prune_at if self._past is not None else None
 
     def update(
@@ -101,16 +100,16 @@ class SnapshotKeeper:
         *,
         now: float = 0.0,
     ) -> Snapshot:
-        """Build what the node's Envoy shall have now.
+        """Build the current configuration of the node's Envoy.
 
         Args:
             view: What the node enforces and where its pods' connections go.
-            svids: Certificates of the view's identities. Envoy holds a listener back until its
-                certificate is there.
-            bundle: What every certificate must chain to.
-            now: By any clock that never goes back, in seconds.
+            svids: Certificates of the view's identities. Envoy doesn't activate a listener before
+                it has its certificate.
+            bundle: The roots that every certificate must chain to.
+            now: The time of a monotonic clock, in seconds.
         """
-        # What fails half-way is not gone on from.
+        # If an update fails half-way, start afresh next time.
         past, self._past = self._past, None
         if past is None:
             outbound = InternalOutbound(self._access_log, self._drain_seconds)
@@ -127,7 +126,7 @@ class SnapshotKeeper:
 
 
 class _Past:
-    """The last snapshot, and what it was made of."""
+    """The last snapshot, and its inputs."""
 
     def __init__(
         self,
@@ -153,8 +152,8 @@ class _Past:
     def update(
         self, view: NodeView, svids: Mapping[str, X509Svid], bundle: TrustBundle, now: float
     ) -> Snapshot:
-        """Go on to another view and other credentials."""
-        # Without a pod in the mesh there is nobody whose connections could go anywhere.
+        """The snapshot for another view and other credentials."""
+        # Without a pod in the mesh there are no clients.
         view = view if view.local_pods else NodeView()
         before, self._view = self._view, view
         self._follow_pods(before, view)
@@ -231,7 +230,7 @@ class _Past:
 
 
 def _place(local: LocalPod) -> tuple[object, ...]:
-    """All of a pod that its clusters and listeners depend on, except for `plain_in`."""
+    """The fields of a pod that its clusters and listeners depend on, except for `plain_in`."""
     return local.netns, local.pod.addresses, local.identity
 
 

@@ -3,11 +3,11 @@
 ==============  ====================================================================
 cluster         where its connections go
 ==============  ====================================================================
-``UID|app``     into the pod itself, seen by the app as coming from the client
-``UID|plain``   out of the pod, to the original destination as it is
-``UID|tunnel``  out of the pod, to the original destination's address at the tunnel
-``svc|IP:PORT`` to an endpoint of the service, by way of the internal listener
-``outbound``    to the original destination, by way of the internal listener
+``UID|app``     to the pod's own app, from the client's address
+``UID|plain``   out of the pod, to the original destination in plaintext
+``UID|tunnel``  out of the pod, to the tunnel port at the original destination
+``svc|IP:PORT`` to an endpoint of the service, through the internal listener
+``outbound``    to the original destination, through the internal listener
 ==============  ====================================================================
 """
 
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 _RING_SHARES = 128
-"""Of each endpoint on the ring: clients then spread to within a tenth or so."""
+"""Per endpoint on the ring: the share of clients then varies by about a tenth."""
 _LARGEST_RING = 2**23  # Envoy's limit
 
 
 def pod_clusters(local: LocalPod) -> Iterator[Message]:
-    """The three clusters whose sockets live in the pod's network namespace."""
+    """The three clusters whose sockets are in the pod's network namespace."""
     uid = local.pod.uid
-    # The listeners' `original_src` says from which address, and with which mark.
+    # The listeners' `original_src` sets source address and mark.
     yield _original_dst(cluster_name(uid, "app"), local, mark=None)
     yield _original_dst(cluster_name(uid, "plain"), local)
     tunnel = _original_dst(cluster_name(uid, "tunnel"), local)
@@ -85,19 +85,19 @@ def _balanced(address: str, port: int, endpoints: Iterable[Endpoint], *, sticky:
 
 
 def _stick(cluster: Message, endpoints: int) -> None:
-    """Have a client go to the same endpoint as long as that is there, by hashing its IP.
+    """Send a client to the same endpoint as long as that exists, by hashing the client's IP.
 
-    (What is hashed is said by the listener, see `troth.envoy.filters.tcp_proxy`.)
+    (The listener sets the hash's input, see `troth.envoy.filters.tcp_proxy`.)
     """
     cluster.lb_policy = cluster_pb2.Cluster.LbPolicy.RING_HASH
-    # Envoy rounds up to whole shares, so each endpoint has as many however many there are: when one
-    # goes, the others keep their clients.
+    # Envoy rounds up to whole shares, so each endpoint has the same number of entries whatever the
+    # number of endpoints: when one goes, the others keep their clients.
     size = endpoints * _RING_SHARES - endpoints // 2
     cluster.ring_hash_lb_config.minimum_ring_size.value = max(1, min(size, _LARGEST_RING))
 
 
 def outbound_cluster() -> Message:
-    """The way to the internal listener for what isn't a service's."""
+    """The cluster of the internal listener for connections that aren't to a service."""
     return _internal(INTERNAL_OUTBOUND, [_internal_address()])
 
 
@@ -107,7 +107,7 @@ def _base(name: str) -> Message:
         name=name,
         connect_timeout=duration_pb2.Duration(seconds=CONNECT_SECONDS),
         per_connection_buffer_limit_bytes=buffer_limit(),
-        # The default of 1,024 connections is for proxies somebody sized; the apps set the limits.
+        # Envoy's default of 1,024 connections suits a dimensioned proxy; here the apps set limits.
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[
                 circuit_breaker_pb2.CircuitBreakers.Thresholds(
@@ -176,7 +176,7 @@ def _endpoint(endpoint: Endpoint) -> Message:
 
 
 def _internal_address(endpoint_id: str = "") -> Message:
-    # In place, because a message made of messages is made of copies: a mesh has many endpoints.
+    # In place, because nesting messages copies them, and a mesh has many endpoints.
     address = endpoint_components_pb2.LbEndpoint()
     internal = address.endpoint.address.envoy_internal_address
     internal.server_listener_name = INTERNAL_OUTBOUND

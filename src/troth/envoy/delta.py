@@ -3,23 +3,23 @@ r"""The server's side of the incremental xDS protocol for one stream, without I/
 `DeltaStream` takes requests and snapshots and gives responses. The rules are those of Envoy's
 "xDS REST and gRPC protocol", section "Incremental xDS"; where troth chooses:
 
-- Only listeners and clusters know a wildcard subscription. Secrets hold private keys and are sent
+- Only listeners and clusters have wildcard subscriptions. Secrets contain private keys and are sent
   only to a client that names them.
-- A name that is subscribed but doesn't exist is answered as removed, so that Envoy needn't wait
-  for it; except a secret. Without its secret a listener shall not serve yet (Envoy keeps it
-  warming), and for Envoy a secret can't be removed anyway: it forgets one when nothing names it.
-- Within a push what is referred to comes before what refers to it, and goes after it.
-- Secrets are sent one by one: a NACK of several says neither which nor whether the rest counts.
-- A resource that was NACKed is sent again when its content changes, or by `DeltaStream.retry`.
+- A subscribed name that doesn't exist is answered as removed, so that Envoy doesn't wait for it;
+  except a secret. A listener must not serve without its secret (Envoy keeps it warming), and Envoy
+  doesn't remove secrets anyway: it drops one when nothing refers to it.
+- Within a push, resources are added before those that refer to them, and removed after them.
+- Secrets are sent one by one: a NACK of several doesn't say which, nor whether the rest counts.
+- A NACKed resource is sent again when its content changes, or by `DeltaStream.retry`.
 
-A NACK says nowhere by itself which resources it is about: it is for a whole response. For listeners
-and clusters Envoy applies the good ones all the same and lists the bad ones in the message, as in::
+A NACK is about a whole response and has no field for the resources. For listeners and clusters
+Envoy applies the valid ones and lists the rejected ones in the message, as in::
 
     Error adding/updating listener(s) NAME: REASON\nNAME: REASON\n
     Error adding/updating cluster(s) NAME: REASON, NAME: REASON
 
-Any other message (a body that can't be decoded, a certificate without its key) means that nothing
-of the response counts.
+Any other message (a body that can't be decoded, a certificate without its key) rejects the whole
+response.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
 
 class Nack(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource that Envoy refused; what it had before under that name stays in force.
+    """A resource that Envoy rejected; its previous version stays in force.
 
     Attributes:
         type_url: Its xDS type.
         name: Its name.
-        version: The version refused.
+        version: The rejected version.
         message: Envoy's own words.
     """
 
@@ -61,10 +61,10 @@ class TypeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The resources of one type, counted.
 
     Attributes:
-        wanted: In the current snapshot.
-        subscribed: Of those, what Envoy has asked for.
-        acked: Of those, what it has in the current version.
-        nacked: Of those, what it refused.
+        wanted: Those in the current snapshot.
+        subscribed: Those of them that Envoy requested.
+        acked: Those of them that it has in the current version.
+        nacked: Those of them that it rejected.
     """
 
     wanted: int = 0
@@ -74,15 +74,15 @@ class TypeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdsStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The ADS server as seen from the stream that was opened last.
+    """The ADS server's status, by the stream opened last.
 
     Attributes:
         connected: An Envoy has a stream open.
-        settled: It has answered everything it asked for of the current snapshot.
+        settled: It has answered everything it requested of the current snapshot.
         types: Counts by type URL.
-        nacks: What it refuses now.
+        nacks: What it rejects now.
         last_push: When something was last sent to it, UTC.
-        last_ack: When it last took something over, UTC.
+        last_ack: When it last accepted something, UTC.
     """
 
     connected: bool = False
@@ -97,16 +97,16 @@ _LISTS = {
     "Error adding/updating listener(s) ": "\n",
     "Error adding/updating cluster(s) ": ", ",
 }
-"""How Envoy introduces a list of refusals, and what stands between two of them."""
+"""Envoy's prefixes of lists of rejections, with their separators."""
 
 _TRUNCATED = "...(truncated)"
 
 
 def refusals(message: str, names: Collection[str]) -> dict[str, str]:
-    """Say which of ``names``, the resources of the response, were refused, and why.
+    """Say which of ``names``, the resources of the response, were rejected, and why.
 
-    When in doubt a resource was refused: to take a refusal for an acceptance would show a policy
-    as in force that isn't.
+    When in doubt a resource was rejected: otherwise a policy could be reported as in force that
+    isn't.
     """
     for introduction, separator in _LISTS.items():
         if message.startswith(introduction):
@@ -132,7 +132,7 @@ def _split(text: str, separator: str, names: Collection[str]) -> dict[str, str]:
             current = name
             found[name] = part.removeprefix(f"{name}: ")
         elif not current:
-            return {}  # not one of ours: the list can't be told apart
+            return {}  # not one of ours: the list can't be split
         else:
             found[current] += separator + part
     return {name: reason.strip() for name, reason in found.items()}
@@ -154,18 +154,18 @@ Response = Any
 _WILDCARD = "*"
 _WILDCARD_TYPES = (CLUSTER, LISTENER)
 _REFERRED = (RUNTIME, CLUSTER, ENDPOINTS, SECRET)
-"""What listeners refer to or are limited by, in the order in which it is added."""
+"""What listeners depend on, in the order of addition."""
 
 
 class Reaction(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows from a request.
+    """The result of a request.
 
     Attributes:
-        responses: To be sent, in this order.
-        nonce: The response that this request answered, if it answered one.
-        acked: Names of ``type_url`` that Envoy took over from that response, removals too.
-        nacks: What it refused of it.
-        type_url: The type all this is about.
+        responses: To send, in this order.
+        nonce: The response that this request answered, if any.
+        acked: Names of ``type_url`` that Envoy accepted from that response, including removals.
+        nacks: What it rejected of it.
+        type_url: The type of all these.
     """
 
     type_url: str
@@ -202,11 +202,11 @@ class _Type:
         self.nacks.pop(name, None)
 
 
-_NOTHING = _Type()  # a type that nobody asked for
+_NOTHING = _Type()  # a type that nobody requested
 
 
 class DeltaStream:
-    """One client's stream: what it asked for, what it was sent and what it made of that."""
+    """One client's stream: what it requested, what it was sent and what it answered."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -214,9 +214,9 @@ class DeltaStream:
         self._last_nonce = 0
 
     def update(self, snapshot: Snapshot) -> tuple[Response, ...]:
-        """Turn to another snapshot; returns what to send for it, which is only what differs.
+        """Switch to another snapshot; returns the responses with the differences.
 
-        What hasn't changed was sent to all that asked for it, and is skipped.
+        Unchanged resources have been sent already, and are skipped.
         """
         before, self._snapshot = self._snapshot, snapshot
         changes = {
@@ -226,7 +226,7 @@ class DeltaStream:
         return tuple(self._push(changes))
 
     def receive(self, request: Request) -> Reaction:
-        """Take a request in; returns what to send and what it acknowledged."""
+        """Process a request; returns what to send and what it acknowledged."""
         type_url: str = request.type_url
         state = self._types.get(type_url)
         first = state is None
@@ -236,7 +236,7 @@ class DeltaStream:
         forced = self._subscribe(state, type_url, request, first=first)
         responses = tuple(self._push_type(type_url, forced))
         if first and state.wildcard and not responses and not request.initial_resource_versions:
-            # Envoy doesn't go on starting before it has heard of both wildcard types.
+            # Envoy's start waits for an answer for both wildcard types.
             responses = (self._response(type_url, [], []),)
         return Reaction(
             type_url=type_url,
@@ -247,7 +247,7 @@ class DeltaStream:
         )
 
     def retry(self) -> tuple[Response, ...]:
-        """Have Envoy try again what it refused; the reason (a port in use) may have gone."""
+        """Send again what Envoy rejected; the reason (a port in use) may be gone."""
         return tuple(
             response
             for type_url in (*_REFERRED, LISTENER)
@@ -257,7 +257,7 @@ class DeltaStream:
 
     @property
     def settled(self) -> bool:
-        """Whether Envoy has answered all it asked for, and has asked for what it always does."""
+        """Whether Envoy has made its usual requests, and has answered all responses."""
         wildcards = all(
             type_url in self._types
             for type_url in _WILDCARD_TYPES
@@ -267,11 +267,11 @@ class DeltaStream:
 
     @property
     def nacks(self) -> tuple[Nack, ...]:
-        """What Envoy refuses of the current snapshot."""
+        """What Envoy rejects of the current snapshot."""
         return tuple(nack for type_url in self._types for nack in self._refused(type_url))
 
     def acked(self, type_url: str) -> dict[str, str]:
-        """Name to version of all of this type that Envoy is known to have."""
+        """Name to version of all resources of this type that Envoy is known to have."""
         return dict(self._types.get(type_url, _NOTHING).acked)
 
     def type_status(self, type_url: str) -> TypeStatus:
@@ -286,7 +286,7 @@ class DeltaStream:
         )
 
     def _refused(self, type_url: str) -> list[Nack]:
-        """NACKs of what the snapshot still has (a secret's outlives it, as it isn't removed)."""
+        """NACKs of resources in the snapshot; a secret's NACK stays, as secrets aren't removed."""
         resources = self._snapshot.of_type(type_url)
         return [
             nack
@@ -304,7 +304,7 @@ class DeltaStream:
             state.wildcard = True
         names.discard(_WILDCARD)
         state.names |= names
-        # What it has from an earlier stream counts as sent, and what differs is sent again.
+        # What it has from an earlier stream counts as sent, and differences are sent again.
         known = dict(request.initial_resource_versions) if first else {}
         state.sent.update(known)
         state.acked.update(known)
@@ -314,11 +314,11 @@ class DeltaStream:
         state.names -= gone
         for name in [name for name in state.sent if not state.covers(name)]:
             state.forget(name)
-        # A name it repeats is one it has forgotten.
+        # If it repeats a name, it has dropped that resource.
         return frozenset(names - gone - known.keys())
 
     def _answer(self, state: _Type, request: Request) -> tuple[tuple[str, ...], tuple[Nack, ...]]:
-        """Take an ACK or NACK; one for a nonce that isn't ours says nothing."""
+        """Process an ACK or NACK; one with an unknown nonce is ignored."""
         push = state.pending.pop(request.response_nonce, None)
         if push is None:
             return (), ()
@@ -347,19 +347,19 @@ class DeltaStream:
         return tuple(acked), tuple(nacks)
 
     def _push(self, changes: Mapping[str, Difference[XdsResource]]) -> Iterator[Response]:
-        """All types: additions so that nothing refers to what isn't there yet, then removals."""
+        """All types: additions in the order of references, then removals."""
         for type_url in _REFERRED:
             changed = self._changed(type_url, changes[type_url].upserted)
             yield from self._send(type_url, changed, [])
-        # In one response, of which Envoy does the removals first: so one listener can take over
-        # another's address.
+        # In one response: Envoy applies its removals first, so one listener can take over another's
+        # address.
         changed = self._changed(LISTENER, changes[LISTENER].upserted)
         yield from self._send(LISTENER, changed, self._gone(LISTENER, changes[LISTENER].removed))
         for type_url in reversed(_REFERRED):
             yield from self._send(type_url, [], self._gone(type_url, changes[type_url].removed))
 
     def _push_type(self, type_url: str, forced: frozenset[str] = frozenset()) -> Iterator[Response]:
-        """All of a type that the stream should have and hasn't, or has and shouldn't."""
+        """All resources of a type that the stream lacks, or has and shouldn't have."""
         state, resources = self._types.get(type_url, _NOTHING), self._snapshot.of_type(type_url)
         changed = self._changed(type_url, resources if state.wildcard else state.names, forced)
         gone = self._gone(type_url, state.sent.keys() | forced, forced)
@@ -368,7 +368,7 @@ class DeltaStream:
     def _changed(
         self, type_url: str, among: Iterable[str], forced: Collection[str] = ()
     ) -> list[str]:
-        """The names among some that are to be sent."""
+        """Those of some names that have to be sent."""
         state, resources = self._types.get(type_url, _NOTHING), self._snapshot.of_type(type_url)
         return sorted(
             name
@@ -379,7 +379,7 @@ class DeltaStream:
         )
 
     def _gone(self, type_url: str, among: Iterable[str], forced: Collection[str] = ()) -> list[str]:
-        """The names among some that are to be told as removed."""
+        """Those of some names that have to be sent as removed."""
         if type_url == SECRET:
             return []
         state, resources = self._types.get(type_url, _NOTHING), self._snapshot.of_type(type_url)

@@ -1,4 +1,4 @@
-"""What troth's listeners are made of: a few filters, and matchers that choose a filter chain."""
+"""The parts of troth's listeners: a few filters, and matchers that choose a filter chain."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
-"""Never a connection's honest destination: capture leaves what stays inside the pod alone."""
+"""Never a legitimate destination: capture excludes connections inside the pod."""
 
 REFUSED = "refused"
-"""No chain has this name, so to choose it refuses the connection."""
+"""No chain has this name, so choosing it refuses the connection."""
 
 
 def choose_chain(name: str) -> Message:
-    """A matcher's action: take the filter chain called ``name``.
+    """A matcher's action: use the filter chain called ``name``.
 
-    A name that no chain has refuses the connection.
+    If no chain has the name, the connection is refused.
     """
     return matcher_pb2.Matcher.OnMatch(
         action={
@@ -48,12 +48,12 @@ def choose_chain(name: str) -> Message:
 
 
 def choose_matcher(matcher: Message) -> Message:
-    """A matcher's action: go on with ``matcher``."""
+    """A matcher's action: continue with ``matcher``."""
     return matcher_pb2.Matcher.OnMatch(matcher=matcher)
 
 
 def match_input(name: str, config: Message) -> Message:
-    """What a matcher looks at."""
+    """A matcher's input."""
     return extension_pb2.TypedExtensionConfig(name=name, typed_config=pack(config))
 
 
@@ -73,7 +73,7 @@ def match_exact(
 
 
 def match_whole(looks_at: Message, regex: str, then: Message) -> Message:
-    """A matcher that goes on to ``then`` where ``regex`` (RE2) matches from end to end."""
+    """A matcher that continues with ``then`` if ``regex`` (RE2) matches the whole input."""
     predicate = matcher_pb2.Matcher.MatcherList.Predicate
     pattern = regex_pb2.RegexMatcher(google_re2=regex_pb2.RegexMatcher.GoogleRE2(), regex=regex)
     return matcher_pb2.Matcher(
@@ -93,7 +93,7 @@ def match_whole(looks_at: Message, regex: str, then: Message) -> Message:
 
 
 def match_range(networks: Iterable[str], then: Message) -> bytes:
-    """What leads to ``then`` from some networks and addresses: a part for `match_ranges`."""
+    """A part for `match_ranges`: some networks and addresses, and their action ``then``."""
     ranges = list(map(_cidr, networks))
     if not ranges:
         return b""
@@ -103,10 +103,10 @@ def match_range(networks: Iterable[str], then: Message) -> bytes:
 
 
 def match_ranges(parts: Iterable[bytes], otherwise: Message) -> Message:
-    """A matcher that finds the most specific network that the destination's address is in.
+    """A matcher by the most specific network that contains the destination's address.
 
-    Its parts can be kept: messages that are written out one after the other are one message with
-    the fields of all, which costs nothing of what it would to copy them.
+    Its parts can be cached: serialized messages concatenated are one message with the fields of
+    all, which is much cheaper than copying messages.
     """
     ranges = b"".join(parts)
     if not ranges:
@@ -128,7 +128,7 @@ def _cidr(network: str) -> Message:
 
 
 _BITS = {False: 32, True: 128}
-"""Of an IPv4 address, and of an IPv6 one."""
+"""Prefix lengths of an IPv4 address, and of an IPv6 one."""
 
 DESTINATION_IP = match_input("ip", network_inputs_pb2.DestinationIPInput())
 DESTINATION_PORT = match_input("port", network_inputs_pb2.DestinationPortInput())
@@ -139,7 +139,7 @@ SHARED_ONCE = value_pb2.FilterStateValue.SharedWithUpstream.ONCE
 SHARED_TRANSITIVE = value_pb2.FilterStateValue.SharedWithUpstream.TRANSITIVE
 
 FROM_STATE = "from filter state"
-"""The cluster of a `tcp_proxy` whose connections carry the real one as filter state."""
+"""The cluster of a `tcp_proxy` whose connections have the real one in their filter state."""
 
 
 def state(key: str, text: str, *, shared: int = 0, factory: str = "") -> Message:
@@ -148,8 +148,8 @@ def state(key: str, text: str, *, shared: int = 0, factory: str = "") -> Message
     Args:
         key: The object's key; Envoy gives well-known keys a meaning.
         text: A format string with command operators.
-        shared: Whether the next upstream connection (or all behind it) sees the object too.
-        factory: How to make an object under a key that Envoy doesn't know.
+        shared: Whether the next upstream connection (or all further ones) sees the object, too.
+        factory: The object's factory, for a key that Envoy doesn't know.
     """
     return value_pb2.FilterStateValue(
         object_key=key,
@@ -171,7 +171,7 @@ def set_filter_state(*values: Message, after_handshake: Sequence[Message] = ()) 
     config = set_filter_state_pb2.Config(on_new_connection=list(values))
     if not after_handshake:
         return _network_filter("troth.state", config)
-    # The generated class lacks that list, so here it is as JSON.
+    # The generated class lacks that field, so it is set from JSON.
     fields = MessageToDict(config, preserving_proto_field_name=True)
     fields["on_downstream_tls_handshake"] = [
         MessageToDict(value, preserving_proto_field_name=True) for value in after_handshake
@@ -189,21 +189,20 @@ def tcp_proxy(
     or_state: bool = False,
     by_client: bool = False,
 ) -> Message:
-    """Bytes both ways, for as long as both ends like.
+    """Forward bytes both ways, without a timeout.
 
     Args:
-        cluster: Where to, unless filter state says otherwise.
-        log: The access log to write when the upstream connection stands.
-        late: Dial only after the TLS handshake, so that no byte and no connection reaches the
-            app on behalf of a client that isn't authenticated.
-        or_state: When no connection comes about there, make one to the cluster that filter state
-            names by then.
-        by_client: Clusters that balance by a hash get that of the client's IP; others don't ask.
+        cluster: The destination, unless filter state overrides it.
+        log: The access log, written when the upstream connection is established.
+        late: Connect only after the TLS handshake, so that no connection reaches the app for an
+            unauthenticated client.
+        or_state: If the connection fails, try the cluster that filter state names by then.
+        by_client: Hash the client's IP for clusters that balance by a hash; others ignore it.
     """
     proxy = tcp_proxy_pb2.TcpProxy(
         stat_prefix="tcp",
         cluster=cluster,
-        # A proxy nobody asked for must not end connections that the two apps keep idle.
+        # A transparent proxy must not end connections that the two apps keep idle.
         idle_timeout=duration_pb2.Duration(seconds=0),
     )
     if or_state:
@@ -221,15 +220,15 @@ def tcp_proxy(
 
 
 def original_dst() -> Message:
-    """The listener filter that finds where a redirected connection was going."""
+    """The listener filter that restores a redirected connection's original destination."""
     return _listener_filter("original_dst", original_dst_pb2.OriginalDst())
 
 
 def original_src(mark: int) -> Message:
-    """The listener filter that has upstream connections come from the client's own address.
+    """The listener filter that makes upstream connections from the client's own address.
 
     Args:
-        mark: SO_MARK of those upstream connections.
+        mark: SO_MARK of these upstream connections.
     """
     return _listener_filter("original_src", original_src_pb2.OriginalSrc(mark=mark))
 

@@ -1,4 +1,4 @@
-"""The listeners for what enters a pod: the tunnel's end, and everything else."""
+"""The listeners for traffic entering a pod: through the tunnel, and outside it."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _PORT_NUMBER = (
 
 
 def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Message:
-    """The tunnel's end: mutual TLS, then the pod's own address at the port the client named.
+    """The tunnel's server side: mutual TLS, then the pod's own address at the requested port.
 
-    The destination is this pod's own address by construction, and a server name that isn't a
-    port, or is one of troth's own, matches no chain. Nothing is dialled before the client's
-    certificate has been verified.
+    The destination is always this pod's own address, and a server name that isn't a port, or is one
+    of troth's own, matches no chain. Envoy connects to the app only after it has verified the
+    client's certificate.
     """
     uid = local.pod.uid
     chains, by_address = [], {}
@@ -76,7 +76,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
                             "envoy.network.transport_socket.original_dst_address",
                             f"{host}:%REQUESTED_SERVER_NAME%",
                         ),
-                        # Not for the first attempt: where that goes has been decided before.
+                        # Only for retries: the first attempt's destination is set already.
                         after_handshake=[state("envoy.tcp_proxy.cluster", RESET)],
                     ),
                     tcp_proxy(
@@ -110,7 +110,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
 
 
 def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Message:
-    """What enters without the tunnel: a chain for each port that takes plaintext, else refused."""
+    """Traffic outside the tunnel: a chain for each port that accepts plaintext; others refuse."""
     uid = local.pod.uid
     plaintext = local.plaintext
     known = local.verdict.ports.keys() | plaintext.exceptions
@@ -119,7 +119,7 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
     names = {number: f"plain-{number}" for number, allowed in sorted(passes.items()) if allowed}
 
     by_port = {str(port): choose_chain(names.get(port, REFUSED)) for port in sorted(passes)}
-    # A connection that names a port of ours as its destination would loop.
+    # A connection to one of troth's own ports would loop.
     by_port |= {str(port): choose_chain(REFUSED) for port in OWN_PORTS}
 
     def chain(name: str) -> Message:
@@ -140,8 +140,8 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]
         if others_pass
         else [chain(name) for name in names.values()] or [_never()],
-        # The kernel drops packets to loopback that come from outside, but only after the redirect,
-        # which gives them another destination. To pass them would open what listens there alone.
+        # The kernel drops packets from outside to loopback, but only after the redirect, which
+        # changes their destination. Accepting them would expose apps that listen on loopback only.
         filter_chain_matcher=match_ranges(
             [match_range(LOOPBACK, choose_chain(REFUSED))],
             choose_matcher(
@@ -158,17 +158,17 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
 
 
 def _never() -> Message:
-    # Envoy wants at least one chain; no matcher names this one.
+    # Envoy requires at least one chain; no matcher chooses this one.
     return components_pb2.FilterChain(name="never", filters=[tcp_proxy("none")])
 
 
 def _inbound_addresses(local: LocalPod, port: int) -> dict[str, Any]:
-    """The fields of a listener that say where it is.
+    """A listener's address fields.
 
-    A socket for each family, and not one for both: Envoy's workers find listeners by address, the
-    namespace left aside, and have an entry for the IPv4 half of such a socket that isn't removed
-    with its listener when another pod has the same address. So the listener stayed with its
-    connections, without what it was made of, until the pod had another one; then Envoy crashed.
+    One socket per family rather than one for both: Envoy's workers look listeners up by address,
+    ignoring the namespace, and their entry for the IPv4 half of a dual-stack socket isn't removed
+    with its listener if another pod has the same address. So the listener stayed with its
+    connections after its parts were freed, until the pod got another one; then Envoy crashed.
     """
     v4 = socket_address("0.0.0.0", port, netns=local.netns)  # noqa: S104 - in the pod's own namespace
     if not local.has_ipv6:

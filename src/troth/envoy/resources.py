@@ -1,4 +1,4 @@
-"""What several builders of Envoy's resources share: names, small constructors, TCP keepalive."""
+"""Shared by the builders of Envoy's resources: names, small constructors, TCP keepalive."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from troth.sockets import Keepalive
 
 INTERNAL_OUTBOUND = "outbound"
-"""The internal listener, and the cluster that leads to it."""
+"""The internal listener, and its cluster."""
 
 RESET = "reset"
-"""The listener that resets whatever connects to it, and the cluster that leads to it."""
+"""The listener that resets all connections, and its cluster."""
 
 ALONE = wrappers_pb2.BoolValue(value=False)
 """``Listener.enable_reuse_port`` in pods: a process of root there must not share Envoy's ports."""
 
 
 def listener_name(role: str, uid: str) -> str:
-    """The listener of pod ``uid`` for ``role``; its counters are called so as well."""
+    """The listener of pod ``uid`` for ``role``; its counters have this name, too."""
     return f"{role}|{uid}"
 
 
@@ -40,7 +40,7 @@ def service_cluster_name(address: str, port: int) -> str:
 
 
 Message = Any
-"""A protobuf message; the generated classes carry no types."""
+"""A protobuf message; the generated classes have no types."""
 
 
 def pack(message: Message) -> any_pb2.Any:
@@ -82,14 +82,14 @@ def ads() -> Message:
 
 
 def keeping_alive(resources: Iterable[Message], keepalive: Keepalive) -> Iterator[Message]:
-    """Listeners and clusters, made to ask so whether the other end is still there."""
+    """The same listeners and clusters, with TCP keepalive."""
     for resource in resources:
         if isinstance(resource, cluster_pb2.Cluster):
             options = resource.upstream_connection_options.tcp_keepalive
             options.keepalive_time.value = keepalive.idle
             options.keepalive_interval.value = keepalive.interval
             options.keepalive_probes.value = keepalive.count
-        else:  # sockets have what the one has that accepts them
+        else:  # accepted sockets inherit the listening socket's options
             resource.socket_options.extend(_options(keepalive))
         yield resource
 

@@ -1,6 +1,6 @@
-"""What one Envoy shall be configured with, as a value.
+"""The configuration of one Envoy as a value.
 
-`Edits` changes it part by part, a part being what was built from one thing.
+`Edits` changes it part by part; a part is what was built from one object.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class XdsResource(msgspec.Struct, frozen=True, kw_only=True):
     """One named xDS resource.
 
     Attributes:
-        name: What Envoy knows it by.
-        version: A hash of its content and nothing else. With counters, a restarted server whose
-            policy had changed would push nothing where old and new numbers happen to match.
+        name: Its name in Envoy.
+        version: A hash of its content only. With counters, a restarted server would not push a
+            changed policy if the old and the new number happened to be equal.
         body: The resource itself.
     """
 
@@ -58,12 +58,12 @@ class XdsResource(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.body.type_url)
 
     def __repr__(self) -> str:
-        # Without the body: a secret's has a private key in it.
+        # Without the body: a secret's contains a private key.
         return f"Resource({self.type_url.rpartition('.')[2]} {self.name!r} {self.version})"
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything that Envoy shall have: type URL, then name, to resource."""
+    """All of Envoy's resources, by type URL, then by name."""
 
     types: Mapping[str, Mapping[str, XdsResource]] = {}
 
@@ -87,7 +87,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Edits:
-    """Collects what is different, and makes the next snapshot of it and the last one."""
+    """Collects changes, and makes the next snapshot from them and the last one."""
 
     def __init__(self) -> None:
         self._tables: dict[str, Table[XdsResource]] = {}
@@ -95,11 +95,11 @@ class Edits:
         self._edited: dict[str, tuple[XdsResource, ...]] = {}
 
     def put(self, part: str, *messages: Message) -> None:
-        """Have a part consist of the resources of ``messages``; of none to remove it."""
+        """Set a part's resources to ``messages``; none removes it."""
         self._edited[part] = tuple(XdsResource.of(message.name, message) for message in messages)
 
     def snapshot(self) -> Snapshot:
-        """The snapshot with all that was put.
+        """The snapshot with all changes.
 
         Raises:
             ValueError: Two resources of one type have the same name.
@@ -116,7 +116,7 @@ class Edits:
             former = self._tables.get(type_url, Table()).get(name)
             if name in upserted[type_url] or not (former is None or name in removed[type_url]):
                 raise ValueError(f"two of {resource!r}")
-            # The same again stays the very same.
+            # Keep the object of an unchanged resource.
             same = former is not None and former.version == resource.version
             upserted[type_url][name] = former if former is not None and same else resource
         self._edited.clear()

@@ -1,7 +1,7 @@
-"""TLS as the tunnel speaks it, on both sides, and the secrets it refers to.
+"""The tunnel's TLS configuration, for both sides, and the secrets it refers to.
 
-Certificates arrive by SDS under the SPIFFE ID of their service account, the trust bundle under
-the trust domain's ID, so that a renewal changes one secret and no listener or cluster.
+Certificates come by SDS under the SPIFFE ID of their service account, the trust bundle under the
+trust domain's ID, so that a renewal changes one secret and no listener or cluster.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 _WORKLOAD_PATH = "(/[A-Za-z0-9._-]+)+"
-"""SPIFFE-ID, section 2.2; without a path it is the ID of the trust domain, and no workload's."""
+"""SPIFFE-ID, section 2.2; without a path it is the trust domain's ID, not a workload's."""
 
 
 def bundle_name(trust_domain: TrustDomain) -> str:
-    """The secret that holds the trust bundle."""
+    """The name of the secret with the trust bundle."""
     return f"spiffe://{trust_domain}"
 
 
@@ -44,12 +44,12 @@ def svid_secret(svid: X509Svid) -> Message:
 
 
 def bundle_secret(bundle: TrustBundle) -> Message:
-    """What every certificate must chain to, and the one trust domain it must be of.
+    """The roots that every certificate must chain to, and its only permitted trust domain.
 
-    Envoy has a validator for X509-SVIDs, which would also refuse the certificates of CAs. It isn't
-    used: it takes certificates that say they are for something else (extended key usage), doesn't
-    tell the client why it refuses (the alert is always ``certificate_unknown``), and knows nothing
-    of the one identity that a client expects of a server.
+    Envoy has a validator for X509-SVIDs, which would also refuse CA certificates. It isn't used: it
+    accepts certificates for other purposes (extended key usage), doesn't tell the client why it
+    refuses (the alert is always ``certificate_unknown``), and can't check the one identity that a
+    client expects of a server.
     """
     any_of_ours = string_pb2.StringMatcher(
         safe_regex=regex_pb2.RegexMatcher(
@@ -86,7 +86,7 @@ def _common(identity: SpiffeId) -> Message:
 
 
 def server_socket(identity: SpiffeId) -> Message:
-    """The tunnel's server side: no client without a certificate of the mesh.
+    """The tunnel's server side: it requires a client certificate of the mesh.
 
     Sessions are never resumed: a resumed one would skip the check of the client's certificate.
     """

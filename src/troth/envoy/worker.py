@@ -1,9 +1,8 @@
 """What Envoy's worker has in force, as opposed to what its main thread has acknowledged.
 
-An ACK says that the main thread has taken a listener over and handed it to the worker, which comes
-to it when it is done with what it is at. The worker does what it is given in order, so once it has
-answered after that, it has the listener. By then it may not have accepted yet what had come before
-that; by its next answer it has.
+An ACK says that the main thread has accepted a listener and queued it for the worker. The worker
+processes its queue in order, so if it answers after that, it has the listener. It may not yet have
+accepted the connections that were waiting before; by its next answer it has.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _TIMES = 3
-"""One to see that it has the listener, one that it has been round since; one for good measure."""
+"""One shows that it has the listener, one that it has run its loop since; one is a reserve."""
 
 _LOOK_SECONDS = 1.0
-"""How often it is seen, while no answer comes, whether the Envoy that was asked is still there."""
+"""Seconds between checks, while waiting for an answer, whether that Envoy still runs."""
 
 _RETRY_SECONDS = 0.02
 
@@ -34,7 +33,7 @@ class Worker:
 
     Args:
         path: The Unix socket on which it answers.
-        process: The ID of the Envoy that runs now; None between two.
+        process: The process ID of the running Envoy; None between two.
     """
 
     def __init__(self, path: Path, process: Callable[[], int | None]) -> None:
@@ -42,11 +41,10 @@ class Worker:
         self._process = process
 
     async def caught_up(self) -> None:
-        """Wait until it has in force all that Envoy has acknowledged, and has been round since.
+        """Wait until all that Envoy has acknowledged is in force, and its loop has run since.
 
-        Or until that Envoy has ended: what it had in force has ended with it, and the next one
-        begins with what is so then. There is no other way out: a step that follows from this one
-        isn't taken because somebody got tired of waiting.
+        Or until that Envoy has ended: its configuration has ended with it, and the next one starts
+        with the current one. There is no timeout: the next step is only safe after this.
         """
         process, answers = self._process(), 0
         while answers < _TIMES and process is not None and self._process() == process:
@@ -56,12 +54,12 @@ class Worker:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _answers(self, process: int) -> bool:
-        """Ask it once; whether it has answered before that Envoy ended."""
+        """Ask once; return whether it answered before that Envoy ended."""
         try:
             reader, writer = await asyncio.open_unix_connection(self._path)
-        except OSError:  # it doesn't listen yet, or has too many waiting
+        except OSError:  # it doesn't listen yet, or its backlog is full
             return False
-        # An end without a word is an answer, too: one that has too much to do gives no other.
+        # A close without data is an answer, too: it is all that an overloaded one gives.
         answer = asyncio.ensure_future(reader.read())
         late = False
         try:
