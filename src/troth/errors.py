@@ -1,7 +1,7 @@
 """What can go wrong, split by whose fault it is.
 
-`TrothError` is only for catching. Below it stand bad input (the user can correct it), a peer or API
-that misbehaves, and an environment that lacks something. Bugs stay ordinary Python errors.
+`TrothError` is only for catching. Its subclasses are bad input (the user can correct it), a peer or
+API that misbehaves, and an environment that lacks something. Bugs stay ordinary Python errors.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 OURSELVES = "troth"
-"""The peer in a `PeerError` of the mesh itself."""
+"""The peer in a `PeerError` that the mesh itself causes."""
 
 
 class Location(msgspec.Struct, frozen=True, order=True):
-    """Where a document or field stands: a file (or ``<stdin>``) and a line counted from 1."""
+    """The place of a document or field: a file (or ``<stdin>``) and a line counted from 1."""
 
     file: str
     line: int
@@ -30,7 +30,7 @@ class Location(msgspec.Struct, frozen=True, order=True):
 
 
 class Severity(StrEnum):
-    """Whether a problem refuses its object or only deserves a look."""
+    """Whether a problem refuses its object or is only a warning."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -40,13 +40,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing wrong with one field of one object.
 
     Attributes:
-        subject: The object as ``KIND NAMESPACE/NAME`` (or what names it best when it has no name).
-        path: The field's path as Kubernetes writes it, such as ``spec.portLevelMtls[8080].mode``;
-            empty when the object as a whole is meant.
+        subject: The object as ``KIND NAMESPACE/NAME`` (or the best description if it has no name).
+        path: The field's path in Kubernetes' form, such as ``spec.portLevelMtls[8080].mode``; empty
+            for the object as a whole.
         found: What is wrong, in one clause.
         wanted: What would be right, in one clause.
         severity: An error refuses the object; a warning does not.
-        location: The document's place, where it came from a file.
+        location: The document's place, if it came from a file.
     """
 
     subject: str
@@ -60,7 +60,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     def warning(
         cls, subject: str, path: str, found: str, wanted: str, *, location: Location | None = None
     ) -> Self:
-        """A problem that only deserves a look."""
+        """A problem that doesn't refuse its object."""
         return cls(
             subject=subject,
             path=path,
@@ -84,7 +84,7 @@ class InputError(TrothError):
     """A manifest, flag, certificate or request is not acceptable; every problem is listed.
 
     Attributes:
-        problems: All that is wrong, in document order.
+        problems: All of them, in document order.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -93,7 +93,7 @@ class InputError(TrothError):
 
 
 class Flaw(NamedTuple):
-    """One thing wrong with one field, as it is found; `refuse` names the object it belongs to."""
+    """One thing wrong with one field; `refuse` adds the object."""
 
     found: str
     wanted: str
@@ -101,7 +101,7 @@ class Flaw(NamedTuple):
 
 
 def refusal(subject: str, *flaws: Flaw) -> InputError:
-    """The error that lists ``flaws``, to be raised where nothing can go on."""
+    """The error that lists ``flaws``, to raise when processing can't continue."""
     return InputError(
         Problem(subject=subject, path=flaw.path, found=flaw.found, wanted=flaw.wanted)
         for flaw in flaws
@@ -112,14 +112,14 @@ def refuse(subject: str, flaws: Iterable[Flaw]) -> None:
     """Return if there are no flaws.
 
     Raises:
-        InputError: There are some; each is one of its problems.
+        InputError: There are some; each becomes one of its problems.
     """
     if found := tuple(flaws):
         raise refusal(subject, *found)
 
 
 def flaws_of(error: InputError, path: str) -> Iterable[Flaw]:
-    """What is wrong with a part, told as flaws of the field ``path`` of the whole."""
+    """The problems of a part, as flaws of the field ``path`` of the whole."""
     for problem in error.problems:
         yield Flaw(f"{problem.subject}: {problem.found}", problem.wanted, path)
 
@@ -128,9 +128,9 @@ class PeerError(TrothError):
     """Something we talk to (Envoy, an API, a running mesh) refused or broke the protocol.
 
     Attributes:
-        peer: Who; `OURSELVES` for the mesh itself, which the message then doesn't name.
-        reason: What it said, in its own words where it has some.
-        remedy: The next step for the person who reads this; may be empty.
+        peer: Its name; `OURSELVES` for the mesh itself, which the message then doesn't name.
+        reason: Its error, in its own words if there are any.
+        remedy: The next step for the reader; may be empty.
     """
 
     def __init__(self, peer: str, reason: str, remedy: str = "") -> None:

@@ -1,9 +1,8 @@
-"""Typed access to the fields of a decoded object of unknown shape, noting every problem.
+"""Typed access to the fields of a decoded object of unknown shape, reporting every problem.
 
-An object may be anything that a decoder of YAML or JSON yields, of any type anywhere: it is looked
-at, never trusted. Reading never stops: a field that is wrong is noted with its path and read as its
-default, so that one pass finds all that is wrong. A null is an absent field, as in the Kubernetes
-API.
+The object is untrusted: any value may have any type that a YAML or JSON decoder yields. Reading
+never stops: an invalid field is reported with its path and read as its default, so that one pass
+finds all problems. A null is an absent field, as in the Kubernetes API.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ OBJECT_META = (
 """The fields of meta/v1 ObjectMeta."""
 
 UNNAMED = "generateName makes another object each time, and kubectl apply refuses it: give a name"
-"""What to do where ``metadata.generateName`` stands instead of a name."""
+"""The remedy for ``metadata.generateName`` instead of a name."""
 
 
 class Report:
     """Collects the problems of one object.
 
     Args:
-        subject: The object as problems name it.
-        place: Where the field of a path stands, if that is known.
+        subject: The object's name in problems.
+        place: Returns the location of a path's field, if known.
 
     Attributes:
         errors: How many problems refuse the object.
@@ -68,15 +67,15 @@ class Report:
         self.errors = 0
 
     def error(self, path: str, found: str, wanted: str) -> None:
-        """Note what refuses the object."""
+        """Report a problem that refuses the object."""
         self._add(path, found, wanted, Severity.ERROR)
 
     def warn(self, path: str, found: str, wanted: str) -> None:
-        """Note what only deserves a look."""
+        """Report a problem that doesn't refuse the object."""
         self._add(path, found, wanted, Severity.WARNING)
 
     def _add(self, path: str, found: str, wanted: str, severity: Severity) -> None:
-        """Note a problem at the place of its field; once, however often it is found."""
+        """Add a problem with the location of its field, once, however often it is found."""
         noted = Problem(
             subject=self._subject,
             path=path,
@@ -91,7 +90,7 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All that was noted: by line where that is known, else in the order of reading."""
+        """All problems: by line if known, else in the order of reading."""
         return tuple(
             sorted(self._problems, key=lambda each: each.location.line if each.location else 0)
         )
@@ -101,15 +100,15 @@ class Fields:
     """The fields of one mapping.
 
     Args:
-        value: What stands there; what is no mapping is noted and has no fields.
-        path: Where it stands in the object.
-        report: Where its problems go.
-        example: What to write, shown where something else stands there.
+        value: The decoded value; if it isn't a mapping, that is reported and it has no fields.
+        path: Its path in the object.
+        report: Collects its problems.
+        example: An example of the mapping, for the problem if it isn't one.
 
     Attributes:
-        path: As given.
-        report: As given.
-        entries: All that the mapping holds, as it was decoded.
+        path: The argument.
+        report: The argument.
+        entries: The mapping's entries, as decoded.
     """
 
     def __init__(self, value: object, path: str, report: Report, example: str = "") -> None:
@@ -138,23 +137,23 @@ class Fields:
         return field_path(self.path, name)
 
     def value(self, name: str) -> object:
-        """A field as it was decoded; None when absent."""
+        """A field as decoded; None if absent."""
         return self.entries.get(name)
 
     def error(self, name: str, found: str, wanted: str) -> None:
-        """Note an error of a field."""
+        """Report an error in a field."""
         self.report.error(self.at(name), found, wanted)
 
     def warn(self, name: str, found: str, wanted: str) -> None:
-        """Note a warning about a field."""
+        """Report a warning about a field."""
         self.report.warn(self.at(name), found, wanted)
 
     def missing(self, name: str, wanted: str) -> None:
-        """Note that a field must be there."""
+        """Report that a required field is missing."""
         self.error(name, "is missing", wanted)
 
     def only(self, known: Iterable[str]) -> None:
-        """Warn of fields the API doesn't have; it would drop them."""
+        """Warn about fields that the API doesn't have; it would drop them."""
         there = tuple(known)
         for name in self.entries:
             if name not in there:
@@ -163,7 +162,7 @@ class Fields:
                 self.report.warn(path, found, wanted or _instead(there))
 
     def string(self, name: str, default: str = "", *, rule: Rule | None = None) -> str:
-        """A text field, which must keep ``rule`` when it is there."""
+        """A text field, which must match ``rule`` if present."""
         value = self.entries.get(name)
         if value is None:
             return default
@@ -176,14 +175,14 @@ class Fields:
         return value
 
     def needed(self, name: str, wanted: str, *, rule: Rule | None = None) -> str:
-        """A text field that must be there and not be empty."""
+        """A required text field, which must not be empty."""
         if self.entries.get(name) in (None, ""):
             self.missing(name, wanted)
             return ""
         return self.string(name, rule=rule)
 
     def choice(self, name: str, choices: type[Choice], default: Choice) -> Choice:
-        """A text field that is one word of an enumeration."""
+        """A text field with a value of an enumeration."""
         value = self.string(name, default)
         for word in choices:
             if word == value:
@@ -213,11 +212,11 @@ class Fields:
         return value
 
     def fields(self, name: str, known: Iterable[str] = (), *, example: str = "") -> Fields:
-        """A mapping with fields of its own; without any when absent.
+        """A field that is a mapping; without fields if absent.
 
         Args:
-            name: Its field.
-            known: The fields that it may have (see `only`); empty for any.
+            name: The field's name.
+            known: The fields that the mapping may have (see `only`); empty for any.
             example: See `Fields`.
         """
         found = Fields(self.entries.get(name), self.at(name), self.report, example)
@@ -226,7 +225,7 @@ class Fields:
         return found
 
     def items(self, name: str) -> list[object]:
-        """A list as it was decoded; empty when absent."""
+        """A list as decoded; empty if absent."""
         value = self.entries.get(name)
         if value is None:
             return []
@@ -236,7 +235,7 @@ class Fields:
         return value
 
     def each(self, name: str) -> list[Fields]:
-        """A list of mappings; items that are none are noted and left out."""
+        """A list of mappings; other items are reported and left out."""
         found = []
         for index, item in enumerate(self.items(name)):
             path = f"{self.at(name)}[{index}]"
@@ -247,7 +246,7 @@ class Fields:
         return found
 
     def plain_address(self, path: str, text: str) -> str:
-        """An IP as kube-proxy reads it, with a warning where it is written in another form."""
+        """An IP as kube-proxy reads it, with a warning if it isn't in canonical form."""
         plain = plain_address(text)
         if plain != text:
             self.report.warn(path, f"is {described(text)}, read as {plain}", f"write {plain}")
@@ -265,7 +264,7 @@ class Fields:
         return tuple(texts)
 
     def string_map(self, name: str, *, confidential: bool = False) -> dict[str, str]:
-        """A mapping of texts, such as annotations; confidential values don't get into problems."""
+        """A mapping of texts, such as annotations; problems don't quote confidential values."""
         entries: dict[str, str] = {}
         fields = self.fields(name)
         for key in fields:
@@ -291,7 +290,7 @@ class Fields:
         return labels
 
     def annotations(self, name: str) -> dict[str, str]:
-        """A mapping of annotations: labels' keys, and any texts, of which there may be so much."""
+        """A mapping of annotations: keys like labels', and any texts, up to a total size."""
         annotations = self.string_map(name)
         for key in annotations:
             if flaw := annotation_key_flaw(key):
@@ -303,7 +302,7 @@ class Fields:
 
 
 def _instead(known: tuple[str, ...]) -> str:
-    """What to do about a field that is like none of those known."""
+    """The remedy for a field that resembles none of the known ones."""
     if len(known) == 1:
         return f"the only field here is {known[0]}"
     return f"the fields here are {', '.join(known)}" if len(known) <= _MOST_LISTED else "remove it"

@@ -1,8 +1,8 @@
 """A very small HTTP server for health and metrics, at a TCP port or a Unix socket.
 
 It answers GET and HEAD of a few paths and closes the connection. Requests are hostile until parsed:
-their head is bounded in size and time, and so is the number of connections. prometheus_client's own
-server has none of these bounds, takes a thread for each connection, and knows no Unix sockets.
+their head is limited in size and time, and so is the number of connections. prometheus_client's own
+server has no such limits, uses a thread per connection, and doesn't support Unix sockets.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 _MOST_CONNECTIONS = 32
 MOST_HEALTH_CONNECTIONS = 1024
-"""A few idle connections from anybody must not keep the kubelet from asking."""
+"""Enough that a few idle connections from anybody don't lock the kubelet out."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,20 +48,20 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Pages: TypeAlias = Mapping[str, Callable[[str], Page]]
-"""By path what makes a page, given the request's ``Accept`` header."""
+"""By path, a function that makes a page for the request's ``Accept`` header."""
 
 
 class Readiness(Protocol):
-    """What a program says of itself: a msgspec.Struct, because ``/readyz`` answers with it."""
+    """A program's readiness: a msgspec.Struct, because ``/readyz`` answers with it."""
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
-        """What is in the way, in words; ready when there is nothing."""
+        """What it is waiting for, in words; if nothing, it is ready."""
         ...
 
 
 def health_pages(readiness: Callable[[], Readiness]) -> Pages:
-    """``/healthz`` and ``/readyz`` for the kubelet; ``readiness`` is asked at every request."""
+    """``/healthz`` and ``/readyz`` for the kubelet; ``readiness`` is called for every request."""
 
     def ready(_accept: str) -> Page:
         state = readiness()
@@ -91,17 +91,17 @@ async def serving(
     """Serve for as long as the context lasts.
 
     Args:
-        address: Where. A Unix socket is made 0600, so it is its owner's alone; a TCP port is
-            anybody's who can reach it.
-        pages: What is served.
-        most: More connections at once are turned away.
-        remedy: What to do where the address can't be listened on.
+        address: Where to listen. A Unix socket has mode 0600, so only its owner can connect;
+            anybody who can reach a TCP port can.
+        pages: What to serve.
+        most: The maximum number of connections; further ones are refused.
+        remedy: The remedy if listening fails.
 
     Yields:
-        The TCP port; 0 of a Unix socket.
+        The TCP port; 0 for a Unix socket.
 
     Raises:
-        EnvironmentLackError: The address can't be listened on.
+        EnvironmentLackError: It can't listen on the address.
     """
     server = _Server(pages, most)
     try:
@@ -120,9 +120,9 @@ async def serving(
 
 
 async def serve_when_free(address: ListenAddress, pages: Pages) -> None:
-    """Serve until cancelled, once the address can be listened on; arguments as for `serving`.
+    """Serve until cancelled, as soon as the address is free; arguments as for `serving`.
 
-    For a program whose predecessor may be there yet, and which has more important things to do.
+    For a program whose predecessor may still be listening, and which has more important tasks.
     """
     reason = ""
     while True:
@@ -132,7 +132,7 @@ async def serve_when_free(address: ListenAddress, pages: Pages) -> None:
         except EnvironmentLackError as error:
             if reason != str(error):
                 reason = str(error)
-                _log.warning("metrics are not shown yet", reason=reason)
+                _log.warning("metrics are not served yet", reason=reason)
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 

@@ -1,7 +1,7 @@
 """A kubelet's exec probe of the node agent: ``python -m troth.probe SOCKET [PATH]``.
 
-The answer is printed; the exit code is 0 if it is good. It imports next to nothing, because it is
-run every few seconds on every node.
+It prints the answer; the exit code is 0 if the status is 200. It imports next to nothing, because
+it runs every few seconds on every node.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _WRONG_USE = 2
 
 
 def ask(path: str, what: str = "/readyz") -> tuple[bool, str]:
-    """Whether the answer at a Unix socket is good, and the answer.
+    """Whether the answer at a Unix socket has status 200, and the answer.
 
     Args:
         path: The socket.
@@ -34,7 +34,7 @@ def ask(path: str, what: str = "/readyz") -> tuple[bool, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The program; its exit code."""
+    """Run the program; returns its exit code."""
     if len(arguments) not in _ARGUMENTS:
         sys.stderr.write("usage: python -m troth.probe SOCKET [PATH]\n")
         return _WRONG_USE

@@ -1,4 +1,4 @@
-"""What troth's long-running programs have in common: logs, private memory, loops, and an end."""
+"""Shared by troth's long-running programs: logs, private memory, loops, and a clean end."""
 
 from __future__ import annotations
 
@@ -41,14 +41,13 @@ def configure_logs() -> None:
 
 
 def keep_private() -> None:
-    """Have no core dumped of this process and those that it starts, and let none look into it.
+    """Prevent core dumps of this process and its children, and access to its memory.
 
-    The limit is one byte and not zero: a core that goes through a pipe (core(5), ``core_pattern``)
-    knows no limit, except that with exactly this one the kernel dumps none at all. A file would be
-    too short to be written.
+    The limit is one byte rather than zero: a core that is piped to a program (core(5),
+    ``core_pattern``) ignores the limit, but with exactly one byte the kernel dumps nothing. For a
+    file that is too little to be written.
 
-    That others can't look into it (ptrace(2), ``/proc/PID/mem``) doesn't pass on to what it
-    executes.
+    The protection of memory (ptrace(2), ``/proc/PID/mem``) doesn't extend to executed programs.
 
     Raises:
         OSError: The kernel refuses.
@@ -65,8 +64,8 @@ async def run_until_stopped(
     """Run ``work`` until it ends by itself, or SIGTERM or SIGINT cancels it.
 
     Args:
-        work: What the program does; what it raises is raised.
-        wind_down: What is waited for between the signal and the cancelling.
+        work: What the program does; its exceptions propagate.
+        wind_down: Awaited between the signal and the cancellation.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -89,7 +88,7 @@ async def run_until_stopped(
 
 
 async def woken(event: asyncio.Event, seconds: float | None) -> bool:
-    """Wait until an event is set, but no longer than so many seconds; whether it was set."""
+    """Wait until an event is set, at most ``seconds``; return whether it was set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -101,7 +100,7 @@ async def keep_doing(
 ) -> None:
     """Take a step whenever ``event`` is set, until cancelled.
 
-    It is also taken every so many seconds, and again after an error: from 1 to 30 seconds later.
+    Also take it at regular intervals, and retry it 1 to 30 seconds after an error.
     """
     backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
     while True:

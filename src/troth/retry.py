@@ -1,4 +1,4 @@
-"""How long to wait before what failed is tried again: twice as long each time, up to a limit."""
+"""How long to wait before a retry: twice as long each time, up to a limit."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 Duration = TypeVar("Duration", float, timedelta)
 
 _MOST_DOUBLINGS = 16
-"""2**n outgrows a float if something fails for days."""
+"""2**n would overflow a float if something failed for days."""
 
 
 def doubled(first: Duration, longest: Duration, times: int) -> Duration:
-    """``first``, doubled so many times, but no more than ``longest``."""
+    """``first`` doubled ``times`` times, but no more than ``longest``."""
     return min(first * (1 << min(times, _MOST_DOUBLINGS)), longest)
 
 
 class Backoff:
-    """The waits after failures in a row, in seconds.
+    """The waits after consecutive failures, in seconds.
 
     Args:
         first: The shortest.
         longest: The longest.
-        at_once: The first failure is followed by no wait at all.
-        healthy_after: Success is a run of so many seconds; see `after`.
-        jitter: Makes of a wait one that is out of step with others.
+        at_once: Don't wait after the first failure.
+        healthy_after: A run of this many seconds counts as a success; see `after`.
+        jitter: Randomises a wait, so that clients don't retry in step.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Backoff:
         self._failures = 0
 
     def reset(self) -> None:
-        """Note a success."""
+        """Record a success."""
         self._failures = 0
 
     def next(self) -> float:
-        """Note a failure; how long to wait before the next attempt."""
+        """Record a failure; return how long to wait before the next attempt."""
         doublings = self._failures - self._at_once
         self._failures += 1
         return self._jitter(doubled(self._first, self._longest, doublings)) if doublings >= 0 else 0
 
     def after(self, ran_for: float) -> float:
-        """How long to wait after a run that ended after so many seconds."""
+        """Record a run of ``ran_for`` seconds; return how long to wait before the next one."""
         if ran_for >= self._healthy_after:
             self.reset()
         return self.next()

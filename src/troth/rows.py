@@ -1,6 +1,6 @@
-"""Tables for people that lose nothing: where a terminal is too narrow for one, rows become lines.
+"""Tables that lose nothing: if a terminal is too narrow for one, rows become lines.
 
-rich crops what doesn't fit its columns, and columns that share too little room are unreadable.
+rich crops cells that don't fit, and narrow columns are unreadable.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 _GAP = 3
 _LEAST_FOR_LAST = 24
-"""The narrowest that the last column may become; it alone is wrapped."""
+"""The minimum width of the last column, the only one that wraps."""
 _SHORT = 16
-"""Cells up to this long share a line where rows are lines."""
+"""Cells up to this length share a line if rows are lines."""
 
 
 class Rows:
-    """Aligned columns without lines, as kubectl prints them; a rich renderable.
+    """Aligned columns without rules, as in kubectl; a rich renderable.
 
-    If the terminal has no room for that, the last column is wrapped; if that isn't enough, each row
-    is some lines: its first cell, and below it the others, each by the name of its column.
+    If the terminal is too narrow, the last column wraps; if that isn't enough, each row becomes
+    several lines: its first cell, and below it the others, each with the name of its column.
 
     Args:
         columns: Their headings; an empty one has no name in either form.
@@ -53,7 +53,7 @@ class Rows:
         return Measurement(min(1, options.max_width), min(widest, options.max_width))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the form for which there is room."""
+        """Yield the form that fits."""
         *others, last = self._widths()
         least = sum(others) + _GAP * len(others) + min(last, _LEAST_FOR_LAST)
         if least <= options.max_width:
@@ -92,7 +92,7 @@ class Rows:
 
 
 def _pairs(named: Iterable[tuple[str, Text]]) -> Table:
-    """Names and values; short ones share a line with what is short before them."""
+    """Names and values; consecutive short ones share a line."""
     lines: list[list[Text]] = []
     share = False
     for name, cell in named:

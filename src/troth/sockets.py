@@ -1,4 +1,4 @@
-"""What a program is told of sockets: where to listen, when to ask whether a peer is there."""
+"""Settings for sockets: where to listen, and TCP keepalive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from troth.errors import InputError, Problem
 
 LISTEN = "PORT|ADDRESS:PORT|unix:PATH"
-"""What `ListenAddress.parse` reads, for a command's help."""
+"""The syntax of `ListenAddress.parse`, for a command's help."""
 
 _WANTED = "write PORT, ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH"
 
@@ -36,11 +36,11 @@ class ListenAddress(msgspec.Struct, frozen=True, kw_only=True):
         A path is made absolute.
 
         Args:
-            text: What was given.
-            option: What it was given for, to name in an error.
+            text: The option's value.
+            option: The option's name, for errors.
 
         Raises:
-            InputError: It is none of these.
+            InputError: It has none of these forms.
         """
         scheme, _, rest = text.partition(":")
         if scheme == "unix":
@@ -80,22 +80,22 @@ def _refuse(option: str, text: str, found: str) -> NoReturn:
 
 
 KEEPALIVE_SECONDS = 120
-"""By default; Linux' own default is two hours and eleven minutes."""
+"""The default; Linux' own is two hours and eleven minutes."""
 
 SHORTEST_KEEPALIVE_SECONDS, LONGEST_KEEPALIVE_SECONDS = 4, 7200
 _LONGEST_PAUSE = 60
 
 
 class Keepalive(msgspec.Struct, frozen=True, kw_only=True):
-    """When the kernel asks whether the other end is there, and gives it up: TCP keepalive.
+    """TCP keepalive: when the kernel probes the other end, and when it drops the connection.
 
-    Probes also keep the kernel from forgetting where an idle or half-closed connection was
-    redirected to (`troth.agent.sysctls`), so they are never further apart than a minute.
+    Probes also keep the kernel's entry for the redirection of an idle or half-closed connection
+    from expiring (`troth.agent.sysctls`), so they are at most a minute apart.
 
     Attributes:
-        idle: After so many seconds without a word from it, it is asked.
-        interval: Seconds between one question and the next.
-        count: After so many without an answer it is given up.
+        idle: Seconds without data before the first probe.
+        interval: Seconds between probes.
+        count: Unanswered probes before the connection is dropped.
     """
 
     idle: int
@@ -104,7 +104,7 @@ class Keepalive(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, seconds: int) -> Keepalive:
-        """What notices a vanished end within about ``seconds``, 4 to 7200."""
+        """Settings that detect a vanished end within about ``seconds``, 4 to 7200."""
         idle = min(_LONGEST_PAUSE, seconds // 2)
         interval = min(_LONGEST_PAUSE, max(1, (seconds - idle) // 4))
         return cls(idle=idle, interval=interval, count=(seconds - idle) // interval)

@@ -1,7 +1,7 @@
-"""Kubernetes' rules for names and labels, and how hostile values are shown in messages.
+"""Kubernetes' rules for names and labels, and how hostile values are quoted in messages.
 
-The rules are those of ``k8s.io/apimachinery/pkg/util/validation``. Whatever is shown is escaped
-and bounded, because messages end up in terminals and logs.
+The rules are those of ``k8s.io/apimachinery/pkg/util/validation``. Quoted values are escaped and
+truncated, because messages end up in terminals and logs.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ Flaw: TypeAlias = tuple[str, str]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A question that names what was probably meant; empty where nothing is like it."""
+    """The question what was probably meant; empty if nothing is similar."""
     near = closest(name, known)
     return f"did you mean {near}?" if near else ""
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """What was probably meant by ``name``; empty where nothing is like it.
+    """What was probably meant by ``name``; empty if nothing is similar.
 
-    Case, hyphens and underscores count for nothing. Of ``NAMESPACE/NAME`` either part may be
-    misspelled; the part that is right doesn't make the other one any more alike.
+    Case, hyphens and underscores are ignored. Of ``NAMESPACE/NAME`` either part may be misspelled;
+    a correct part doesn't make the other one more similar.
     """
     there = {_folded(each): each for each in known}
     head, _, own = _folded(name[:256]).rpartition("/")
@@ -65,7 +65,7 @@ def _folded(name: str) -> str:
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """What could have been named instead of ``name``, what is most like it first."""
+    """The valid choices instead of ``name``, the most similar first."""
     there = sorted(set(known))
     near = nearest(name, there)
     listed = ", ".join(there) or "none"
@@ -73,11 +73,11 @@ def choices(name: str, known: Iterable[str]) -> str:
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """What one kind of name has to look like.
+    """The syntax of one kind of name.
 
     Attributes:
-        pattern: Must match the whole text; only tried on texts that are short enough.
-        longest: The number of characters allowed.
+        pattern: Must match the whole text; only tried if that isn't too long.
+        longest: The maximum number of characters.
         wanted: The rule in words.
     """
 
@@ -86,7 +86,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     wanted: str
 
     def flaw(self, value: object) -> Flaw | None:
-        """Say how ``value`` breaks the rule, if it does."""
+        """Say how ``value`` violates the rule, if it does."""
         if not isinstance(value, str):
             return f"is {described(value)}", string_wanted(value)
         if len(value) > self.longest:
@@ -125,7 +125,7 @@ LABEL_VALUE = Rule(
 
 
 def label_key_flaw(key: object) -> Flaw | None:
-    """Say how ``key`` is no label key (``[PREFIX/]NAME``), if it is none."""
+    """Say why ``key`` isn't a label key (``[PREFIX/]NAME``), if it isn't."""
     if not isinstance(key, str):
         return f"has a key that is {described(key)}", string_wanted(key)
     if not key:
@@ -139,15 +139,15 @@ def label_key_flaw(key: object) -> Flaw | None:
 
 
 def annotation_key_flaw(key: object) -> Flaw | None:
-    """The same of an annotation's key, whose prefix may have capitals."""
+    """The same for an annotation's key, whose prefix may have capitals."""
     return label_key_flaw(key.lower() if isinstance(key, str) else key)
 
 
 def plain_address(text: str) -> str:
-    """An IP as kube-proxy reads it where API servers took another form of it.
+    """An IP as kube-proxy reads it, for other forms that API servers accepted.
 
-    Zeros ahead of a number mean nothing (``010.0.0.1``), and an IPv4 address written as an IPv6 one
-    (``::ffff:10.0.0.1``) is that address. What is no IP stays as it is.
+    Leading zeros are ignored (``010.0.0.1``), and an IPv4 address mapped to IPv6
+    (``::ffff:10.0.0.1``) is the IPv4 address. Other text is unchanged.
     """
     if _PADDED_IPV4.fullmatch(text):
         return ".".join(part.lstrip("0") or "0" for part in text.split("."))
@@ -165,14 +165,14 @@ def is_address(text: str) -> bool:
 
 
 def string_wanted(value: object) -> str:
-    """What to do about ``value`` where a string belongs."""
+    """The remedy for ``value`` instead of a string."""
     if value is None or isinstance(value, Mapping | list | tuple | set):
         return "write a string"
     return "put quotes around it to make it a string"
 
 
 def label_text(key: str, value: str) -> str:
-    """``KEY=VALUE``, quoted where it is no label, such as one of a stored policy's selector."""
+    """``KEY=VALUE``, quoted if it isn't a valid label, as in a stored policy's selector."""
     parts = (key, value)
     return "=".join(
         part if flaw is None else described(part)
@@ -181,25 +181,25 @@ def label_text(key: str, value: str) -> str:
 
 
 def legible_name(value: object) -> str:
-    """A name fit for a message, right or wrong; a question mark for what is nothing like one."""
+    """A name, valid or not, for a message; a question mark if it isn't even similar to one."""
     return value if isinstance(value, str) and _HARMLESS_NAME.fullmatch(value) else "?"
 
 
 def field_path(parent: str, name: object) -> str:
-    """The path of an object's field, as Kubernetes writes it."""
+    """The path of an object's field, in Kubernetes' form."""
     if isinstance(name, str) and _HARMLESS_FIELD.fullmatch(name):
         return f"{parent}.{name}" if parent else name
     return key_path(parent, name)
 
 
 def key_path(parent: str, key: object) -> str:
-    """The path of a map's entry, as Kubernetes writes it."""
+    """The path of a map's entry, in Kubernetes' form."""
     harmless = isinstance(key, str) and _HARMLESS_KEY.fullmatch(key)
     return f"{parent}[{key if harmless else described(key, bare=True)}]"
 
 
 def described(value: object, *, bare: bool = False) -> str:
-    """Any decoded value, fit for a message: what it is, and its text if that is short."""
+    """Any decoded value for a message: its type, and its text if that is short."""
     match value:
         case None:
             text = "null"

@@ -1,9 +1,8 @@
-"""Mappings that are values: a changed copy costs what changed, and so does comparing the two.
+"""Immutable mappings: copying with changes, and comparing, costs as much as the differences.
 
-A world of 10,000 pods is handed from stage to stage as one immutable value. Were its pods a dict,
+A world of 10,000 pods passes from stage to stage as one immutable value. If its pods were a dict,
 every change of one pod would copy 10,000 references, and every stage would compare 10,000 to find
-which one it was. A `Table` spreads its entries over buckets, and a copy shares those that are the
-same.
+it. A `Table` spreads its entries over buckets, and a copy shares the unchanged ones.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ import msgspec
 V = TypeVar("V")
 
 _BUCKETS = 256
-"""10,000 entries are so compared 256 and copied 40 at a time."""
+"""With 10,000 entries, a comparison looks at 256 buckets and a change copies about 40 entries."""
 
 
 class Table(Mapping[str, V]):
     """An immutable mapping in no particular order.
 
     Args:
-        entries: What it maps.
-        base: What it maps all other keys to.
-        without: Keys of ``base`` that it doesn't have.
+        entries: Its entries.
+        base: The entries for all other keys.
+        without: Keys of ``base`` to leave out.
 
     Attributes:
-        buckets: Its parts; none is ever changed.
+        buckets: Its parts, each immutable.
     """
 
     __slots__ = ("buckets",)
@@ -58,7 +57,7 @@ class Table(Mapping[str, V]):
         self.buckets: tuple[dict[str, V], ...] = tuple(buckets)
 
     def changed(self, upserted: Mapping[str, V], removed: Iterable[str] = ()) -> Table[V]:
-        """A copy with other values for some keys, and without others."""
+        """A copy with new values for some keys, and without others."""
         return Table(upserted, base=self, without=removed)
 
     def __getitem__(self, key: str) -> V:
@@ -83,11 +82,11 @@ class Table(Mapping[str, V]):
 
 
 class Difference(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
-    """What leads from one mapping to another.
+    """The difference between two mappings.
 
     Attributes:
-        upserted: What is new or has another value, by key.
-        removed: What is gone, as it was.
+        upserted: New and changed entries.
+        removed: Removed entries, with their old values.
     """
 
     upserted: Mapping[str, V]
@@ -101,7 +100,7 @@ class Difference(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
 
 
 def difference(before: Mapping[str, V], after: Mapping[str, V]) -> Difference[V]:
-    """Compare two mappings; of two tables only the buckets that they don't share."""
+    """Compare two mappings; for two tables, only the buckets that they don't share."""
     upserted: dict[str, V] = {}
     removed: dict[str, V] = {}
     for old, new in _parts(before, after):

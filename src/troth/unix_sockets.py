@@ -1,6 +1,6 @@
-"""Unix sockets that are ours alone, and who is at their other end.
+"""Private Unix sockets, and the identity of their peers.
 
-Who that is the kernel says (SO_PEERCRED of unix(7)).
+The kernel identifies a peer (SO_PEERCRED of unix(7)).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Peer(msgspec.Struct, frozen=True):
     """The process that connected.
 
     Attributes:
-        pid: Its number in our PID namespace; 0 if it is outside of that.
-        uid: Its effective user, as our user namespace knows it.
+        pid: Its process ID in our PID namespace; 0 if it is outside that.
+        uid: Its effective user ID in our user namespace.
     """
 
     pid: int
@@ -35,7 +35,7 @@ class Peer(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, connection: socket.socket) -> Peer:
-        """Who opened this connection; it may have passed it on since."""
+        """The process that opened this connection; it may have passed it on since."""
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, _ = _UCRED.unpack(raw)
         return cls(pid, uid)
@@ -47,13 +47,13 @@ def is_our_user(peer: Peer) -> bool:
 
 
 def shut_out(path: Path, admits: Callable[[Peer], bool]) -> int:
-    """Cut the connections that a listener of ours at ``path`` took from peers it doesn't admit.
+    """Close connections of peers that ``admits`` refuses, on a listener of ours at ``path``.
 
-    It is for a server that can't be told whom to accept: gRPC accepts in C. What it has accepted is
-    among this process's descriptors, so call this before anything is sent on a new connection.
+    This is for a server without a hook at accept: gRPC accepts in C. Accepted connections are among
+    this process's descriptors, so call this before anything is sent on a new one.
 
     Returns:
-        How many there were.
+        How many were closed.
     """
     refused = 0
     for connection in _accepted_at(path):
@@ -86,9 +86,9 @@ def _accepted_at(path: Path) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def private_umask() -> Iterator[None]:
-    """What is made meanwhile is ours alone from its creation on, as mode 0600.
+    """Create files as 0600 in this context.
 
-    The umask is the process's: nothing else may run meanwhile, so there must be no ``await``.
+    The umask belongs to the process: nothing else may run meanwhile, so there must be no ``await``.
     """
     before = os.umask(0o177)
     try:
@@ -101,7 +101,7 @@ def private_listener(path: Path) -> socket.socket:
     """A socket of mode 0600 that listens at ``path``.
 
     Raises:
-        OSError: There can't be one.
+        OSError: It can't listen there.
     """
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -115,7 +115,7 @@ def private_listener(path: Path) -> socket.socket:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove a socket of ours that nobody listens on any more; anything else is in the way."""
+    """Remove a socket of ours that nobody listens on any more; keep anything else."""
     try:
         found = path.lstat()
     except FileNotFoundError:
