@@ -87,7 +87,7 @@ def test_what_is_no_fifo_is_left_alone(run_dir: Path, kind: str) -> None:
         (run_dir / "precious").rename(run_dir / "log")
     else:
         (run_dir / "log").symlink_to(run_dir / "precious")
-    with pytest.raises(EnvironmentLackError, match="no FIFO"), AccessLogPipe(run_dir / "log"):
+    with pytest.raises(EnvironmentLackError, match="not a FIFO"), AccessLogPipe(run_dir / "log"):
         pass
     assert (run_dir / "log").read_text() == "x"
 
