@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from troth.errors import Location, Problem, Severity
@@ -198,6 +198,10 @@ def test_whatever_happens_only_good_objects_are_in_force(sets: list[dict[str, li
 
 
 @given(SETS, SETS)
+@example(
+    {"f": [config("a", "old")], "g": [config("b", "old")]},
+    {"f": [config("b", "old"), "a: ["], "g": ["a: ["]},
+)
 def test_reading_the_same_again_changes_nothing(
     first: dict[str, list[str]], second: dict[str, list[str]]
 ) -> None:

@@ -171,7 +171,8 @@ def merge_last_good(previous: Manifests, current: Manifests) -> Manifests:
         collection = row_of(identity.kind).collection
         former: Mapping[str, object] = getattr(previous, collection)
         merged[collection][identity.key] = former[identity.key]
-    notes = tuple(_note(subject, origin, current) for subject, origin in kept.items())
+    in_order = sorted(kept.items(), key=lambda item: (item[1], item[0]))  # the same each time
+    notes = tuple(_note(subject, origin, current) for subject, origin in in_order)
     return with_implied_namespaces(
         msgspec.structs.replace(
             current,
