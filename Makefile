@@ -8,8 +8,8 @@ BIN := .venv/bin
 demo: setup
 	@$(BIN)/troth demo
 
-# Most tests wait for something else: hence more workers than a small machine has cores. Each module's
-# tests stay together, in the order of tests/conftest.py.
+# Most tests wait rather than compute: hence more workers than a small machine has cores. Each
+# module's tests stay together, in the order of tests/conftest.py.
 test: setup
 	@$(BIN)/pytest --numprocesses=4 --dist=loadscope --no-loadscope-reorder
 
@@ -22,8 +22,8 @@ test-cluster: setup
 	@scripts/cni >/dev/null
 	@$(BIN)/pytest -m cluster tests/kubernetes
 
-# Needs root, and cgroup hierarchies of version 1: two nodes with upstream's kubelet, containerd and
-# runc, on which troth is installed from its image.
+# Needs root and cgroup v1: two nodes with upstream's kubelet, containerd and runc, where troth is
+# installed from its image.
 test-nodes: setup
 	@scripts/etcd >/dev/null
 	@scripts/kubernetes >/dev/null
@@ -34,7 +34,7 @@ test-nodes: setup
 	@$(BIN)/python -c 'from tests.deploy import image; image.build()'
 	@$(BIN)/pytest -m nodes tests/nodes
 
-# Needs root. The first run unpacks Debian's packages of the servers: 220 MB to fetch, once.
+# Needs root. The first run downloads and unpacks Debian's packages of the servers: 220 MB, once.
 test-servers: setup
 	@scripts/servers >/dev/null
 	@$(BIN)/pytest -m servers tests/servers
@@ -44,7 +44,7 @@ test-browser: setup
 	@scripts/chromium >/dev/null
 	@$(BIN)/pytest -m browser tests/browser
 
-# troth's image as an OCI archive, made as the Dockerfile says without a container engine. Needs
+# troth's image as an OCI archive, built by the Dockerfile's steps without a container engine. Needs
 # Debian's package tools.
 image: setup
 	@$(BIN)/python -m tests.deploy.image
@@ -54,7 +54,7 @@ reference: setup
 	@$(BIN)/python -m tests.docs.commands
 	@$(BIN)/python -m tests.docs.commands dist/man
 
-# The wheel, in an environment of its own, gives the demo.
+# Runs the demo from the wheel, in a separate environment.
 test-wheel: setup
 	@scripts/try-wheel
 
@@ -65,13 +65,13 @@ test-pythons: setup
 test-oldest: setup
 	@scripts/other-environments oldest
 
-# Branch coverage, of what the tests run in their own process: not of meshes, which are others.
+# Branch coverage of the code in the tests' own process, not in meshes, which are other processes.
 coverage: setup
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -q -p no:cacheprovider --ignore=tests/e2e
 	@$(BIN)/coverage report --skip-covered
 
-# Need root, and a machine that does nothing else. BENCH names some of them: make bench BENCH=signing
+# Need root and an otherwise idle machine. BENCH selects some: make bench BENCH=signing
 bench: setup
 	@scripts/bench-needs
 	@$(BIN)/python -m benchmarks $(BENCH)
