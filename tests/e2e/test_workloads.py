@@ -199,3 +199,23 @@ def test_a_job_that_fails_too_often_is_named_with_the_reason(host: Host) -> None
         )
         eventually(lambda: reason in mesh.status()["waiting_for"], what=reason)
         assert sorted(_pods(mesh)) == ["default/broken-0", "default/broken-1"]
+
+
+def test_containers_without_a_command_run_what_is_given_for_them(host: Host) -> None:
+    image = "kind: Pod\napiVersion: v1\nmetadata: {name: app}\nspec:\n  containers:\n"
+    mesh = Mesh(host, {"app.yaml": f"{image}  - {{name: a, args: [said]}}\n  - {{name: b}}\n"})
+    given = mesh.home / "overrides.yaml"
+    given.write_text("default/app/b: {command: [sh, -c, 'echo $SAID'], env: {SAID: more}}\n")
+    mesh.options = ("--command", "default/app=echo it was", "--overrides", str(given))
+    try:
+        mesh.troth("up", "--detach", *mesh.options, str(mesh.directory), check=False)
+        said = {"a": "it was said\n", "b": "more\n"}
+        for name, text in said.items():
+
+            def logged(name: str = name, text: str = text) -> bool:
+                logs = mesh.troth("logs", "default/app", "-c", name, check=False)
+                return logs.stdout == text
+
+            eventually(logged, what=text)
+    finally:
+        mesh.__exit__()

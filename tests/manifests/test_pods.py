@@ -772,7 +772,8 @@ def test_a_claim_template_is_a_volume_of_a_stateful_set(read: Callable[..., Mani
             "",
             (
                 "containers[0]: the container app has no command; "
-                "set command: troth runs containers as local processes and pulls no images"
+                "set command, or give one by troth up --command default/web/app=COMMAND: "
+                "no image is pulled"
             ),
         ),
         (

@@ -28,6 +28,7 @@ from troth.errors import EnvironmentLackError, InputError, PeerError, Problem, S
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local.init import ENDING
 from troth.local.outside import Ending, Outside, is_privileged
+from troth.local.overrides import parse_command, read_overrides
 from troth.manifests.runnable import ignored_notice
 from troth.mesh.model import PodPhase
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
@@ -116,6 +117,22 @@ def up(
             "copies of their own.",
         ),
     ] = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMESPACE/WORKLOAD[/CONTAINER]=COMMAND",
+            help="What a container runs that has no command, as its image's is not known; its args "
+            "stay. Without CONTAINER the first one.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Commands, args, env and workingDir of containers instead of the manifests' "
+            "(YAML: NAMESPACE/WORKLOAD[/CONTAINER]: {command: [app]}).",
+        ),
+    ] = None,
     claims: Annotated[
         Path | None,
         typer.Option(
@@ -154,6 +171,10 @@ def up(
         writable=_existing(writable or ()),
         keepalive_seconds=keepalive_seconds,
         claims=_existing([claims])[0] if claims else "",
+        overrides=(
+            *(read_overrides(overrides) if overrides else ()),
+            *map(parse_command, command or ()),
+        ),
     )
     outside = Outside(StateDirectory())
     began = time.monotonic()

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,31 @@ class AuthorityFiles(msgspec.Struct, frozen=True, kw_only=True):
     root: str = ""
 
 
+class ContainerOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container runs instead of what its manifest says.
+
+    Attributes:
+        namespace: Of its workload.
+        workload: The name of its workload, or of its bare pod.
+        container: Its name; empty for the first one.
+        command: Empty for the manifest's.
+        args: None for the manifest's.
+        env: Variables to add or to replace.
+        working_dir: Empty for the manifest's.
+    """
+
+    namespace: str
+    workload: str
+    container: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] | None = None
+    env: Mapping[str, str] = {}
+    working_dir: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.namespace, self.workload, self.container)))
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `troth up`.
 
@@ -57,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         keepalive_seconds: The time within which a vanished peer is detected.
         claims: An absolute path where persistent volume claims outlive the mesh; empty if they
             don't.
+        overrides: What containers run instead of what their manifests say; later ones win.
     """
 
     paths: tuple[str, ...]
@@ -70,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     writable: tuple[str, ...] = ()
     keepalive_seconds: int = KEEPALIVE_SECONDS
     claims: str = ""
+    overrides: tuple[ContainerOverride, ...] = ()
 
 
 class StateDirectory:

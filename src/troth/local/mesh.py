@@ -23,6 +23,7 @@ from troth.local.hosts import HostDns
 from troth.local.jobs import JobPods, Jobs, SeenPod
 from troth.local.launch import users
 from troth.local.names import names_of
+from troth.local.overrides import aimless, overridden
 from troth.local.plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
 from troth.local.sandbox import NODE_NAME, Sandbox
 from troth.manifests.collect import Manifests
@@ -290,10 +291,12 @@ class LocalMesh:
 
     async def _follow_manifests(self) -> None:
         async for manifests in watch([Path(path) for path in self.settings.paths]):
-            self._read = manifests
+            overrides = self.settings.overrides
+            self._read = overridden(manifests, overrides)
             self.manifests = self._as_scaled()
-            self._doubts = tuple(
-                lint_together(manifests, root_namespace=self.settings.root_namespace)
+            self._doubts = (
+                *lint_together(manifests, root_namespace=self.settings.root_namespace),
+                *aimless(manifests, overrides),
             )
             self._loaded = True
             self.wake()

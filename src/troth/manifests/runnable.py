@@ -131,8 +131,9 @@ def _problems(template: PodTemplate) -> Iterator[Problem]:
                     subject=str(template),
                     path=path,
                     found=f"the container {container.name} has no command",
-                    wanted="set command: troth runs containers as local processes and pulls no "
-                    "images",
+                    wanted="set command, or give one by troth up --command "
+                    f"{template.namespace}/{template.name}/{container.name}=COMMAND: no image is "
+                    "pulled",
                     location=template.location,
                 )
             if beyond := container.security.added_in_vain:
