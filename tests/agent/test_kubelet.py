@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from troth.agent.kubelet import PORT, find_kubelet
+from troth.agent.kubelet import PORT, _is_roots, find_kubelet
 
 if TYPE_CHECKING:
     from tests.conftest import InNode
@@ -47,6 +47,12 @@ def this_process_is_found_too() -> None:
         found = find_kubelet()
         assert found is not None
         assert found.pid == os.getpid()
+
+
+def test_a_process_of_another_user_is_no_kubelet_though_its_folder_is_roots() -> None:
+    assert _is_roots("Name:\tkubelet\nUid:\t0\t0\t0\t0\n")
+    assert not _is_roots("Name:\tkubelet\nUid:\t1000\t0\t0\t0\n")
+    assert not _is_roots("Name:\tkubelet\nUid:\t1000\t1000\t1000\t1000\n")
 
 
 def test_the_kubelet_is_what_listens_on_its_port(in_node_namespace: InNode) -> None:

@@ -128,6 +128,14 @@ def test_what_troth_does_not_enforce_in_the_mesh_is_told_once() -> None:
     assert found.ready
 
 
+def test_a_node_where_others_pass_for_the_kubelet_is_told_and_no_less_ready() -> None:
+    found = status(nodes=(reported(told(leniency="no kubelet listens on port 10250")),))
+    (problem,) = found.problems
+    assert (problem.subject, problem.severity) == ("Node node-1", Severity.WARNING)
+    assert problem.found.endswith("in STRICT pods: no kubelet listens on port 10250")
+    assert found.ready
+
+
 def test_pods_of_other_namespaces_are_not_missed_where_one_is_asked_for() -> None:
     found = status(namespace="shop", nodes=(reported(told(captured=3)),))
     assert found.ready

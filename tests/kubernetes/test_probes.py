@@ -144,6 +144,35 @@ def without_a_cgroup_of_the_kubelets_own_root_passes_alone(directory: Path) -> N
         assert seen(net, POD, tree.root / INGRESS, *NOBODY) == HOST
 
 
+def who_is_in_a_cgroup_below_the_kubelets_is_not_the_kubelet(directory: Path) -> None:
+    net = Net(directory)
+    with cgroups() as tree:
+        pod = tree.make(f"{KUBELET}/kubepods.slice/ingress.scope")
+        with kubelet(tree.root / KUBELET):
+            asyncio.run(HostRules(net.host).let_in(BOTH))
+            assert seen(net, POD, tree.root / KUBELET) == PROBE_SOURCE_V4
+            assert seen(net, POD, pod) == HOST
+            assert seen(net, POD_V6, pod) == HOST_V6
+
+
+def a_container_on_the_kubelets_port_is_not_the_kubelet(_: Path) -> None:
+    name = "0123456789abcdef" * 4
+    for group in (f"system.slice/docker-{name}.scope", f"docker/{name}"):
+        with cgroups() as tree, kubelet(tree.make(group)):
+            assert find_kubelet() is None
+
+
+def it_is_told_when_others_may_pass_for_the_kubelet(directory: Path) -> None:
+    net = Net(directory)
+    with cgroups() as tree:
+        rules = HostRules(net.host)
+        asyncio.run(rules.let_in(BOTH))
+        assert rules.leniency == "no kubelet listens on port 10250"
+        with kubelet(tree.root / KUBELET):
+            asyncio.run(rules.let_in(BOTH[:1]))
+            assert rules.leniency == ""
+
+
 def a_pods_process_on_the_kubelets_port_is_not_the_kubelet(_: Path) -> None:
     pod = f"kubepods.slice/kubepods-pod{str(uuid.uuid4()).replace('-', '_')}.slice"
     with cgroups() as tree, kubelet(tree.make(pod)):
@@ -158,7 +187,10 @@ def a_pods_process_on_the_kubelets_port_is_not_the_kubelet(_: Path) -> None:
         a_port_that_the_kubelet_has_just_used_is_worth_nothing,
         a_kubelet_that_starts_again_is_found,
         without_a_cgroup_of_the_kubelets_own_root_passes_alone,
+        who_is_in_a_cgroup_below_the_kubelets_is_not_the_kubelet,
         a_pods_process_on_the_kubelets_port_is_not_the_kubelet,
+        a_container_on_the_kubelets_port_is_not_the_kubelet,
+        it_is_told_when_others_may_pass_for_the_kubelet,
     ],
     ids=lambda scene: scene.__name__.replace("_", " "),
 )

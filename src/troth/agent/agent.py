@@ -230,6 +230,11 @@ class NodeAgent:
         return self._host.trouble if self._host is not None else ""
 
     @property
+    def leniency(self) -> str:
+        """As of `HostRules`."""
+        return self._host.leniency if self._host is not None else ""
+
+    @property
     def credentials(self) -> EnvoyCredentials | None:
         """What Envoy has acknowledged; None before it has acknowledged anything."""
         return self._credentials

@@ -31,7 +31,7 @@ from troth.agent.capture import (
     apply_ruleset,
     made_ruleset,
 )
-from troth.agent.kubelet import NODE_CGROUPS, find_kubelet
+from troth.agent.kubelet import NODE_CGROUPS, PORT, find_kubelet
 from troth.agent.netns import call_in, call_in_cgroups
 from troth.agent.proof import Part, Restoration
 from troth.agent.ruleset import RulesetMonitor, difference_of, generation, read_ruleset
@@ -64,6 +64,7 @@ _ASKING_SECONDS = 1
 _KUBELET_SET = f"""\
 add table {TABLE}
 add set {TABLE} kubelet {{ typeof socket cgroupv2 level 1; }}
+add set {TABLE} nobody {{ typeof socket cgroupv2 level 1; }}
 """
 _CGROUP = struct.Struct("=Q")
 
@@ -87,11 +88,17 @@ def host_rules(probed: Iterable[tuple[str, int]], *, level: int | None = None) -
         # Who owns a socket is known on its packets' way out, by its cgroup only at its beginning.
         of_kubelet = f"{_ROOT} socket cgroupv2 level {level} @kubelet"
         # The next socket with that port may be another process's, so each first packet is judged.
+        # A cgroup below the kubelet's is another's, perhaps a pod's: where there is no such level,
+        # the kernel leaves the last rule.
         asking = "".join(
             f"    {whose}{family} daddr . tcp dport @{probed} {FIRST_PACKET}"
             f" {note} @{name} {{ {family} saddr . tcp sport . {family} daddr . tcp dport }}\n"
             for family, probed, name in (("ip", "probed", "asking"), ("ip6", "probed6", "asking6"))
-            for whose, note in (("", "delete"), (f"{of_kubelet} ", "add"))
+            for whose, note in (
+                ("", "delete"),
+                (f"{of_kubelet} ", "add"),
+                (f"{_ROOT} socket cgroupv2 level {level + 1} != @nobody ", "delete"),
+            )
         )
         own = "{0} saddr . tcp sport . {0} daddr . tcp dport @{2}"
     expires = f"flags dynamic, timeout; timeout {_ASKING_SECONDS}s; size 65535"
@@ -165,7 +172,7 @@ class HostRules:
 
     Args:
         netns: The node's own network namespace.
-        on_change: Called when `in_place` or `trouble` has changed by itself.
+        on_change: Called when `in_place`, `trouble` or `leniency` has changed by itself.
         on_restored: Called when somebody else had changed them.
         review_seconds: How often they are put there again.
         find: Finds the node's kubelet.
@@ -204,6 +211,15 @@ class HostRules:
         Pods on one bridge are not meant: not every kernel can keep them from it.
         """
         return self._applied is not None and self._applied == self._wanted
+
+    @property
+    def leniency(self) -> str:
+        """Why others than the kubelet may pass for it; empty if none may."""
+        if not self._wanted or self._listed is not None:
+            return ""
+        if self._kubelet is not None and self._kubelet.process is not None:
+            return "the kubelet's cgroup doesn't tell it from other processes"
+        return f"no kubelet listens on port {PORT}"
 
     @property
     def trouble(self) -> str:
@@ -285,9 +301,9 @@ class HostRules:
             if self._wanted is None or (is_whole and (is_known or not in_turn)):
                 self._due.clear()
                 return
-            before = self.in_place, self.trouble
+            before = self.in_place, self.trouble, self.leniency
             await self._apply(self._wanted, bridges=True)
-            changed = before != (self.in_place, self.trouble)
+            changed = before != (self.in_place, self.trouble, self.leniency)
         if loss:
             by = f", by {monitor.changed_by}" if monitor and monitor.changed_by else ""
             self._on_restored(Restoration("", Part.NODE_RULES, f"{loss}{by}"))

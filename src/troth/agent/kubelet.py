@@ -1,27 +1,35 @@
 """Which process of a node is its kubelet, so that no other connection passes for a probe.
 
 The kubelet is what listens on its port (``KubeletConfiguration.port``) in the node's own network
-namespace, as root and in no pod's cgroup. Distributions name the program as they like (k3s,
-kubelite); the port is the same. Its cgroup tells its sockets from those of all other processes.
+namespace, as root and in no container's cgroup, a pod's or another's. Distributions name the
+program as they like (k3s, kubelite); the port is the same. Its cgroup tells its sockets from those
+of all other processes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
 from troth.agent.netns import call_in_cgroups
 from troth.agent.pod_namespaces import pod_uid, processes
+from troth.agent.sockets import listening_inodes
+from troth.errors import TrothError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+
+_log = structlog.get_logger(__name__)
 
 PORT = 10250
 NODE_CGROUPS = Path("/proc/1/ns/cgroup")
 """The cgroup namespace of the node's first process."""
 
-_LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h, as /proc/net/tcp shows it
+_CONTAINER = re.compile(r"[/-][0-9a-f]{64}(\.scope)?$")
 _INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO of linux/proc_ns.h
 
 
@@ -57,7 +65,12 @@ def find_kubelet(proc: Path = Path("/proc"), *, port: int = PORT) -> KubeletProc
         proc: Where the node's processes are seen, its first one as ``1``.
         port: Where the kubelet listens.
     """
-    wanted = {f"socket:[{inode}]" for inode in _listening(proc / "1" / "net", port)}
+    try:
+        inodes = listening_inodes(proc / "1" / "ns" / "net", port)
+    except TrothError as error:
+        _log.warning("the kubelet can't be looked for", reason=str(error))
+        return None
+    wanted = {f"socket:[{inode}]" for inode in inodes}
     if wanted:
         for process in _host_processes(proc):
             if _has_open(process, wanted):
@@ -65,29 +78,31 @@ def find_kubelet(proc: Path = Path("/proc"), *, port: int = PORT) -> KubeletProc
     return None
 
 
-def _listening(net: Path, port: int) -> Iterator[str]:
-    """The inodes of the sockets that listen on a port."""
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (net / name).read_text("ascii").splitlines()[1:]
-        except OSError:
-            continue  # the kernel has no IPv6
-        for line in lines:
-            fields = line.split()
-            if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
-                yield fields[9]
-
-
 def _host_processes(proc: Path) -> Iterator[Path]:
-    """Processes of root that are no pod's."""
+    """Processes of root that are in no container, of a pod or otherwise."""
     for process in processes(proc):
         try:
-            owner = process.stat().st_uid
+            status = (process / "status").read_text("utf-8", "replace")
             cgroup = (process / "cgroup").read_text("utf-8")
         except OSError:
             continue  # it has ended
-        if owner == 0 and pod_uid(cgroup) is None:
+        if _is_roots(status) and pod_uid(cgroup) is None and not _is_contained(cgroup):
             yield process
+
+
+def _is_roots(status: str) -> bool:
+    """Whether all of a process's users are root, by ``/proc/PID/status``.
+
+    Not by the owner of ``/proc/PID``, which is root for whatever can't be dumped.
+    """
+    uids = next(line.split()[1:] for line in status.splitlines() if line.startswith("Uid:"))
+    return set(uids) == {"0"}
+
+
+def _is_contained(cgroup: str) -> bool:
+    """Whether a process's own cgroup is named as those of container runtimes, by their IDs."""
+    paths = (line.split(":", 2)[-1] for line in cgroup.splitlines())
+    return any(_CONTAINER.search(path) for path in paths)
 
 
 def _has_open(process: Path, wanted: Collection[str]) -> bool:

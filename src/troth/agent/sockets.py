@@ -33,6 +33,7 @@ _REQUEST = struct.Struct("=BBBBI48x")
 _PORT = struct.Struct("!4xH")
 _MESSAGE = 72  # struct inet_diag_msg
 _ADDRESS = slice(8, 24)
+_INODE = struct.Struct("=68xI")
 _INET_DIAG_SKV6ONLY = 11
 
 _TABLES = ("tcp", "tcp6")
@@ -109,6 +110,27 @@ def listening_ports_here() -> frozenset[int]:
             raise
     # A kernel without inet_diag.
     return frozenset(port for port, state in _parsed() if state == _LISTEN)
+
+
+def listening_inodes(netns: Path, port: int) -> frozenset[int]:
+    """The inodes of the sockets that listen on a port in the network namespace at ``netns``.
+
+    Raises:
+        PeerError: There is no network namespace, or the kernel doesn't answer.
+        EnvironmentLackError: It may not be entered.
+    """
+
+    def look() -> frozenset[int]:
+        return frozenset(
+            _INODE.unpack_from(each)[0]
+            for each in _diagnosed()
+            if _PORT.unpack_from(each)[0] == port
+        )
+
+    try:
+        return call_in(netns, look)
+    except OSError as error:
+        raise PeerError(f"network namespace {netns}", f"tells no sockets: {error}") from error
 
 
 def connected_ports(netns: Path) -> frozenset[int]:

@@ -123,6 +123,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         uncaptured: Pods that have run without being captured for some time, by
             ``NAMESPACE/NAME``; of each namespace only a few.
         unmarked: Pods that are held to the policy without their clients being told, likewise.
+        leniency: Why other processes of the node pass for its kubelet at the ports that it probes;
+            empty if none do.
         trouble: Why it isn't further, in words; empty if all is well.
     """
 
@@ -135,6 +137,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     plugin: bool | None = None
     uncaptured: Mapping[str, PodTrouble] = {}
     unmarked: Mapping[str, PodTrouble] = {}
+    leniency: str = ""
     trouble: str = ""
 
 

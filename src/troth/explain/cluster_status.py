@@ -185,7 +185,7 @@ def cluster_status(
     pods = tuple(reasons.pods(shown))
     controller = None if found.nodes is None else _controller(found.leader, now)
     bundle, bad_roots = _trust_bundle(found, home, trust_domain)
-    problems = (*found.problems, *bad_roots, *doubts, *_unenforced(found))
+    problems = (*found.problems, *bad_roots, *doubts, *_unenforced(found), *_lenient(found))
     waiting_for = (
         *_missing_control(home, controller, bundle, now),
         *(f"node {node.name}: {node.why}" for node in nodes or () if node.why),
@@ -220,6 +220,17 @@ def _unenforced(found: Installation) -> Iterator[Problem]:
             text = f"isn't enforced in namespaces of the mesh ({named}{more}): {consequence(kind)}"
             wanted = "remove it, or leave those namespaces to Istio"
             yield Problem.warning(kind, "", text, wanted)
+
+
+def _lenient(found: Installation) -> Iterator[Problem]:
+    """Nodes on which others may pass for the kubelet."""
+    for each in sorted(found.nodes or (), key=lambda each: each.node):
+        if each.report is not None and each.report.leniency:
+            text = "lets all processes of root reach the ports that it probes in STRICT pods"
+            wanted = "let the kubelet listen on its port, in a cgroup (v2) of its own"
+            yield Problem.warning(
+                f"Node {each.node}", "", f"{text}: {each.report.leniency}", wanted
+            )
 
 
 def _is_shown(world: World, pod: Pod) -> bool:

@@ -477,6 +477,7 @@ class ClusterNode:
                 plugin=self._plugin.is_installed if self._plugin is not None else False,
                 uncaptured=self._uncaptured.uncaptured(self.world) if self._uncaptured else {},
                 unmarked=self._uncaptured.unmarked(self.world) if self._uncaptured else {},
+                leniency=agent.leniency,
                 trouble="; ".join(
                     (*map(str, self._troubles.values()), *self._refused(), *self._notes())
                 ),

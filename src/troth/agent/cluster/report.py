@@ -57,6 +57,7 @@ def node_report(
     plugin: bool | None = None,
     uncaptured: Mapping[str, PodTrouble] = {},
     unmarked: Mapping[str, PodTrouble] = {},
+    leniency: str = "",
     trouble: str = "",
 ) -> NodeReport:
     """Sum up what Envoy has acknowledged.
@@ -71,6 +72,7 @@ def node_report(
         plugin: Whether the CNI plugin is installed, if that is known.
         uncaptured: As of `NodeReport`.
         unmarked: As of `NodeReport`.
+        leniency: Why processes of the node pass for its kubelet.
         trouble: Why it isn't further.
     """
     return NodeReport(
@@ -83,6 +85,7 @@ def node_report(
         plugin=plugin,
         uncaptured=uncaptured,
         unmarked=unmarked,
+        leniency=leniency,
         trouble=trouble,
     )
 
