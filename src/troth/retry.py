@@ -19,6 +19,10 @@ def doubled(first: Duration, longest: Duration, times: int) -> Duration:
     return min(first * (1 << min(times, _MOST_DOUBLINGS)), longest)
 
 
+_HEALTHY_AFTER = 10.0
+"""How many seconds a run has to last to count as a success."""
+
+
 class Backoff:
     """The waits after consecutive failures, in seconds.
 
@@ -26,7 +30,6 @@ class Backoff:
         first: The shortest.
         longest: The longest.
         at_once: Don't wait after the first failure.
-        healthy_after: A run of this many seconds counts as a success; see `after`.
         jitter: Randomises a wait, so that clients don't retry in step.
     """
 
@@ -36,13 +39,11 @@ class Backoff:
         longest: float,
         *,
         at_once: bool = False,
-        healthy_after: float = 10.0,
         jitter: Callable[[float], float] = float,
     ) -> None:
         self._first = first
         self._longest = longest
         self._at_once = at_once
-        self._healthy_after = healthy_after
         self._jitter = jitter
         self._failures = 0
 
@@ -58,6 +59,6 @@ class Backoff:
 
     def after(self, ran_for: float) -> float:
         """Record a run of ``ran_for`` seconds; return how long to wait before the next one."""
-        if ran_for >= self._healthy_after:
+        if ran_for >= _HEALTHY_AFTER:
             self.reset()
         return self.next()

@@ -23,6 +23,7 @@ from xds.type.v3 import typed_struct_pb2
 
 from troth.envoy.accesslog import connected_log_options
 from troth.envoy.resources import Message, pack
+from troth.mesh.ports import APP_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -224,13 +225,9 @@ def original_dst() -> Message:
     return _listener_filter("original_dst", original_dst_pb2.OriginalDst())
 
 
-def original_src(mark: int) -> Message:
-    """The listener filter that makes upstream connections from the client's own address.
-
-    Args:
-        mark: SO_MARK of these upstream connections.
-    """
-    return _listener_filter("original_src", original_src_pb2.OriginalSrc(mark=mark))
+def original_src() -> Message:
+    """The listener filter that makes upstream connections from the client's own address."""
+    return _listener_filter("original_src", original_src_pb2.OriginalSrc(mark=APP_MARK))
 
 
 def tls_inspector() -> Message:

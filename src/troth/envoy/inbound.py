@@ -39,7 +39,7 @@ from troth.envoy.resources import (
     socket_address,
 )
 from troth.envoy.tls import server_socket
-from troth.mesh.ports import APP_MARK, OWN_PORTS, PORT_SETS
+from troth.mesh.ports import OWN_PORTS, PORT_SETS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +96,7 @@ def tunnel_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Mess
         **_inbound_addresses(local, ports.tunnel),
         enable_reuse_port=ALONE,
         per_connection_buffer_limit_bytes=buffer_limit(),
-        listener_filters=[tls_inspector(), original_src(APP_MARK)],
+        listener_filters=[tls_inspector(), original_src()],
         listener_filters_timeout=duration_pb2.Duration(seconds=HELLO_SECONDS),
         filter_chains=chains,
         filter_chain_matcher=match_exact(
@@ -136,7 +136,7 @@ def plain_in(local: LocalPod, log: Path, ports: PortSet = PORT_SETS[0]) -> Messa
         **_inbound_addresses(local, ports.inbound),
         enable_reuse_port=ALONE,
         per_connection_buffer_limit_bytes=buffer_limit(),
-        listener_filters=[original_dst(), original_src(APP_MARK)],
+        listener_filters=[original_dst(), original_src()],
         filter_chains=[chain(name) for name in [*names.values(), "plain"]]
         if others_pass
         else [chain(name) for name in names.values()] or [_never()],

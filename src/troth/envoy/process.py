@@ -194,13 +194,11 @@ class EnvoyProcess:
         options: EnvoyOptions,
         *,
         backoff: Backoff | None = None,
-        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Prepare to run Envoy; the last three arguments are for tests."""
+        """Prepare to run Envoy; the last two arguments are for tests."""
         self._options = options
         self._backoff = backoff or Backoff(_BASE, _CEILING, at_once=True, jitter=_spread)
-        self._clock = clock
         self._sleep = sleep
         self._process: Process | None = None
         self._pidfd: int | None = None
@@ -222,7 +220,7 @@ class EnvoyProcess:
         if self._supervisor is not None:
             raise RuntimeError("this Envoy was started before")
         argv = command(self._options)
-        started = self._clock()
+        started = time.monotonic()
         process = await self._spawn(argv)
         self._supervisor = asyncio.create_task(self._supervise(argv, process, started))
 
@@ -253,11 +251,11 @@ class EnvoyProcess:
             await _drain(process)
             code = await process.wait()
             self._ended(process)
-            delay = self._backoff.after(self._clock() - started)
+            delay = self._backoff.after(time.monotonic() - started)
             _log.error("Envoy ended and is started again", exit_code=code, delay_s=round(delay, 2))
             await self._sleep(delay)
             while True:
-                started = self._clock()
+                started = time.monotonic()
                 try:
                     process = await self._spawn(argv)
                     break

@@ -126,12 +126,7 @@ class VerifiedSvid(NamedTuple):
 
 
 def validate_svid_chain(
-    chain: bytes,
-    bundle: TrustBundle,
-    *,
-    now: datetime,
-    expected: SpiffeId | None = None,
-    subject: str = "certificate chain",
+    chain: bytes, bundle: TrustBundle, *, now: datetime, expected: SpiffeId | None = None
 ) -> SpiffeId:
     """Decide whether ``chain`` proves an identity at ``now``, and which (X509-SVID, section 5).
 
@@ -143,11 +138,11 @@ def validate_svid_chain(
         bundle: The trusted roots, for identities of the bundle's trust domain only.
         now: When it has to be valid.
         expected: The identity that it has to prove, if known.
-        subject: The chain's name in messages.
 
     Raises:
         InputError: It proves nothing, or an identity other than ``expected``.
     """
+    subject = "certificate chain"
     return verify_svid(chain, bundle, now=now, expected=expected, subject=subject).spiffe_id
 
 
