@@ -51,6 +51,7 @@ PURE_MODULES = (
     "traffic/observe.py",
     "traffic/tally.py",
     "handshake/handshake.py",
+    "handshake/messages.py",
     "handshake/steps.py",
     "handshake/wire.py",
     "learn/lesson.py",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.columns import assert_whole, drawn
-from tests.demo.samples import ANSWERED, RESET
+from tests.demo.samples import ANSWERED, RESET, refused_trace
 from tests.learn.lessons import POLICY
 
 from troth.cli.learn import render_standing
@@ -22,6 +22,7 @@ from troth.cli.lesson import (
     render_steps,
     render_task,
 )
+from troth.cli.player import render_moment_of, render_side_by_side
 from troth.demo.scenario import Happened
 from troth.demo.walk import seen_of_attempt
 from troth.errors import Problem
@@ -88,3 +89,10 @@ def test_a_manifest_that_is_not_taken_is_told_with_its_mistake() -> None:
     assert str(problem) in shown
     assert task.mistakes[0].mistake in shown
     assert_whole(render_result(task, result))
+
+
+def test_a_handshake_is_whole_in_every_width() -> None:
+    trace = refused_trace()
+    for number in range(1, len(trace.report.steps) + 1):
+        assert_whole(render_moment_of(trace.report, number))
+    assert_whole(render_side_by_side([trace, trace]))

@@ -52,8 +52,8 @@ def render_opening(lesson: Lesson, number: int, of: int) -> RenderableType:
 
 def render_steps(lesson: Lesson) -> RenderableType:
     """The process as a table, and the tracker of its three variables."""
-    steps = _Table("STEP", "ACTION", "A", "B", "RESULT")
-    tracker = _Table("STEP", "CERTIFICATE OF A", "CERTIFICATE OF B", "CONNECTION")
+    steps = WrappedTable("STEP", "ACTION", "A", "B", "RESULT")
+    tracker = WrappedTable("STEP", "CERTIFICATE OF A", "CERTIFICATE OF B", "CONNECTION")
     tracker.add_row(Text("start"), *_tracked(lesson.start))
     for number, each in enumerate(lesson.steps, start=1):
         steps.add_row(Text(f"{number}"), *map(Text, (each.action, each.a, each.b, each.result)))
@@ -242,7 +242,7 @@ def _grid() -> Table:
     return grid
 
 
-class _Table:
+class WrappedTable:
     """A table whose columns are all wrapped; where even that has no room, lines for each row."""
 
     def __init__(self, *columns: str) -> None:
@@ -250,6 +250,7 @@ class _Table:
         self._rows: list[Sequence[Text]] = []
 
     def add_row(self, *cells: Text) -> None:
+        """Add a row; as lines, cells that are empty are left out."""
         self._rows.append(cells)
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
@@ -269,5 +270,7 @@ class _Table:
             yield Text.assemble(first, style=_TITLE)
             grid = _grid()
             for name, cell in zip(self._columns[1:], others, strict=True):
+                if not cell:
+                    continue
                 grid.add_row(name.lower() if name[1:] else name, cell)
             yield Padding(grid, (0, 0, 0, 2))

@@ -26,6 +26,7 @@ from troth.cli.lesson import (
     render_steps,
     render_task,
 )
+from troth.cli.player import render_moment_of, render_side_by_side
 from troth.control.state_dir import StateDirectory
 from troth.demo.mesh import started
 from troth.learn.classroom import Classroom, TaskResult
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from troth.learn.course import Course
-    from troth.learn.lesson import Task
+    from troth.learn.lesson import Played, Task
     from troth.learn.progress import ProgressFile
 
 _KEYS = "h: hint, s: solution, n: next task, q: quit"
@@ -140,6 +141,8 @@ class Visit:
         self._pause()
         self._show(render_run(lesson, room.show()))
         self._pause()
+        if lesson.handshake:
+            self._play(room, lesson.handshake)
         for moment in lesson.moments:
             room.put(moment)
             self._show(render_moment(moment, room.make(moment.tries)))
@@ -148,6 +151,28 @@ class Visit:
         self._show(render_closing(lesson))
         self._pause()
         self._ask_all(room, lesson.tasks)
+
+    def _play(self, room: Classroom, played: Played) -> None:
+        """Record a handshake and step through it; then show the impostors beside it."""
+        own = room.play(played)
+        count = len(own.report.steps)
+        number = 1
+        while number <= count:
+            self._show(render_moment_of(own.report, number))
+            prompt = "Enter: next, b: back, a number: that step, e: to the end, q: quit "
+            key = self._line(prompt) if self._interactive else ""
+            if key == "q":
+                raise _Leaving
+            if key == "e":
+                break
+            if key.isascii() and key.isdigit():
+                number = min(max(int(key[:4]), 1), count)
+            else:
+                number = max(number - 1, 1) if key == "b" else number + 1
+        impostors = [room.play(played, each) for each in played.impostors]
+        if impostors:
+            self._show(render_side_by_side([own, *impostors]))
+            self._pause()
 
     def _ask_all(self, room: Classroom, tasks: Sequence[Task]) -> None:
         """Ask tasks: those that aren't done, or all if they are or if answers were given."""
@@ -227,13 +252,13 @@ class Visit:
             prompt = f"Your answer, {' '.join(sorted(task.options))}"
         return self._line(f"{prompt}; {_KEYS}\n> ")
 
+    @property
+    def _interactive(self) -> bool:
+        return self._given is None and sys.stdin.isatty()
+
     def _pause(self) -> None:
         """Let the learner read."""
-        if (
-            self._given is None
-            and sys.stdin.isatty()
-            and self._line("Enter goes on, q quits ") == "q"
-        ):
+        if self._interactive and self._line("Enter: go on, q: quit ") == "q":
             raise _Leaving
 
     def _line(self, prompt: str) -> str:

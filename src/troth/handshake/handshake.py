@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from troth.handshake.certificates import describe_certificate
 from troth.handshake.engine import Engine
+from troth.handshake.messages import open_message
 from troth.handshake.record import Event, HandshakeRecord, Kind, TlsRole, Verdict
 from troth.handshake.wire import (
+    ALERT_SIZE,
     CERTIFICATE_ALERTS,
     CIPHER_SUITES,
     CLOSE_NOTIFY,
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from troth.handshake.wire import Unit
     from troth.identity.spiffe import SpiffeId
 
-_ALERT_SIZE = 2
 _REPLY_SHOWN = 200
 _WRONG = {
     Kind.CERTIFICATE_VERIFY: Kind.WRONG_CERTIFICATE_VERIFY,
@@ -72,7 +73,7 @@ def describe(unit: Unit) -> tuple[Kind, str]:
             return _describe_message(unit)
         case ContentType.APPLICATION_DATA:
             return Kind.APPLICATION_DATA, ""
-        case ContentType.ALERT if len(unit.body) == _ALERT_SIZE:
+        case ContentType.ALERT if len(unit.body) == ALERT_SIZE:
             code = unit.body[1]
             if code == CLOSE_NOTIFY:
                 return Kind.CLOSE_NOTIFY, ""
@@ -383,6 +384,7 @@ class HandshakeTrace:
                 size=unit.size if unit else 0,
                 encrypted=unit.encrypted if unit else False,
                 detail=detail,
+                fields=open_message(unit) if unit else (),
             )
         )
 

@@ -71,6 +71,13 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
+class MessageField(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of a message, named as in RFC 8446, with its value for people."""
+
+    name: str
+    value: str
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened.
 
@@ -80,6 +87,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         size: Bytes of a message with its header; 0 if it isn't a message.
         encrypted: Whether others on the path could not read it.
         detail: Details for people.
+        fields: What stands in a message.
     """
 
     actor: TlsRole
@@ -88,6 +96,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     encrypted: bool = False
     detail: str = ""
+    fields: tuple[MessageField, ...] = ()
 
 
 class HandshakeRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,6 +63,7 @@ class HandshakeType(IntEnum):
 
 
 CLOSE_NOTIFY = 0
+ALERT_SIZE = 2
 
 # IANA "TLS Alerts".
 ALERTS = {
@@ -115,6 +116,7 @@ GROUPS = {
     25: "secp521r1",
     29: "X25519",
     30: "X448",
+    41: "curveSM2",
     256: "ffdhe2048",
     257: "ffdhe3072",
     512: "MLKEM512",
@@ -123,10 +125,15 @@ GROUPS = {
     4587: "SecP256r1MLKEM768",
     4588: "X25519MLKEM768",
     4589: "SecP384r1MLKEM1024",
+    4590: "curveSM2MLKEM768",
 }
 
 # IANA "TLS SignatureScheme".
 SIGNATURE_SCHEMES = {
+    0x0201: "rsa_pkcs1_sha1",
+    0x0401: "rsa_pkcs1_sha256",
+    0x0501: "rsa_pkcs1_sha384",
+    0x0601: "rsa_pkcs1_sha512",
     0x0403: "ecdsa_secp256r1_sha256",
     0x0503: "ecdsa_secp384r1_sha384",
     0x0603: "ecdsa_secp521r1_sha512",
@@ -135,6 +142,13 @@ SIGNATURE_SCHEMES = {
     0x0806: "rsa_pss_rsae_sha512",
     0x0807: "ed25519",
     0x0808: "ed448",
+    0x0809: "rsa_pss_pss_sha256",
+    0x080A: "rsa_pss_pss_sha384",
+    0x080B: "rsa_pss_pss_sha512",
+    0x081A: "ecdsa_brainpoolP256r1tls13_sha256",
+    0x081B: "ecdsa_brainpoolP384r1tls13_sha384",
+    0x081C: "ecdsa_brainpoolP512r1tls13_sha512",
+    0x0708: "sm2sig_sm3",
     0x0904: "mldsa44",
     0x0905: "mldsa65",
     0x0906: "mldsa87",
@@ -170,17 +184,23 @@ class ServerHello(msgspec.Struct, frozen=True, kw_only=True):
     retry: bool
 
 
-class _Fields:
+class WireFields:
     """A cursor over the bytes of a message."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
+    def __len__(self) -> int:
+        """How many bytes are left."""
+        return len(self._data) - self._at
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self.take(len(self))
 
     def take(self, count: int) -> bytes:
+        """The next bytes; so many, or ValueError."""
         end = self._at + count
         if end > len(self._data):
             raise ValueError("truncated")
@@ -189,13 +209,16 @@ class _Fields:
         return taken
 
     def number(self, size: int) -> int:
+        """A number of so many bytes."""
         return int.from_bytes(self.take(size), "big")
 
-    def vector(self, length_size: int) -> _Fields:
-        return _Fields(self.take(self.number(length_size)))
+    def vector(self, length_size: int) -> WireFields:
+        """What stands behind its own length, which takes so many bytes."""
+        return WireFields(self.take(self.number(length_size)))
 
-    def extensions(self) -> dict[int, _Fields]:
-        found: dict[int, _Fields] = {}
+    def extensions(self) -> dict[int, WireFields]:
+        """Extensions by their type."""
+        found: dict[int, WireFields] = {}
         block = self.vector(2)
         while block:
             kind = block.number(2)
@@ -206,7 +229,7 @@ class _Fields:
 def parse_server_hello(body: bytes) -> ServerHello | None:
     """Read a ServerHello or HelloRetryRequest; None if it is malformed."""
     try:
-        fields = _Fields(body)
+        fields = WireFields(body)
         legacy_version = fields.number(2)
         retry = fields.take(32) == _RETRY_RANDOM
         fields.vector(1)
@@ -229,12 +252,12 @@ def offered_groups(client_hello: bytes) -> tuple[int, ...]:
     """The groups of a ClientHello's key shares, in order of preference."""
     groups: list[int] = []
     try:
-        fields = _Fields(client_hello)
+        fields = WireFields(client_hello)
         fields.take(2 + 32)
         for length_size in (1, 2, 1):  # session id, cipher suites, compression methods
             fields.vector(length_size)
         extension = fields.extensions().get(_KEY_SHARE)
-        shares = extension.vector(2) if extension else _Fields(b"")
+        shares = extension.vector(2) if extension else WireFields(b"")
         while shares:
             groups.append(shares.number(2))
             shares.vector(2)
@@ -247,7 +270,7 @@ def parse_certificate(body: bytes) -> tuple[bytes, ...]:
     """The DER certificates of a Certificate message, leaf first; none if it is malformed."""
     chain: list[bytes] = []
     try:
-        fields = _Fields(body)
+        fields = WireFields(body)
         fields.vector(1)
         entries = fields.vector(3)
         while entries:

@@ -19,7 +19,7 @@ from troth.errors import Problem, Severity
 from troth.explain.audit_report import Audit
 from troth.explain.explain import Derivation, Explanation, explain
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
-from troth.learn.lesson import CertificateAge, Expectation, LessonTry, Written
+from troth.learn.lesson import FORGED, CertificateAge, Expectation, LessonTry, Written
 from troth.learn.outcome import Observation, differences, observed
 from troth.manifests.files import STDIN, load
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
@@ -181,7 +181,7 @@ class Classroom(OwnMesh):
 
     def play(self, played: Played, credentials: Credentials = Credentials.OWN) -> Trace:
         """Record a handshake to step through."""
-        claim = None if credentials is Credentials.OWN else played.source
+        claim = played.source if credentials in FORGED else None
         return self._connector.trace(
             played.source, played.to, played.port, credentials=credentials, claim=claim
         )

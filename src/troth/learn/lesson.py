@@ -23,6 +23,9 @@ Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\.yaml$")]
 Key = Annotated[str, msgspec.Meta(pattern=r"^[A-F]$")]
 
+FORGED = frozenset({Credentials.EXPIRED, Credentials.FOREIGN_CA})
+"""Credentials that claim an identity."""
+
 HINTS = 3
 """From a nudge to nearly the answer."""
 
@@ -371,8 +374,7 @@ def _choice_flaws(task: Task) -> Iterator[Flaw]:
 
 
 def _try_flaws(tried: LessonTry, path: str) -> Iterator[Flaw]:
-    forged = {Credentials.EXPIRED, Credentials.FOREIGN_CA}
-    if tried.claims and tried.shows not in forged:
+    if tried.claims and tried.shows not in FORGED:
         yield Flaw(
             "nothing forged is shown", "let `shows` be expired or foreign-ca", f"{path}.claims"
         )
