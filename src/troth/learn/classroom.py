@@ -15,7 +15,7 @@ from troth.control.state_dir import Settings, StateDirectory
 from troth.demo.mesh import OwnMesh, all_ready
 from troth.demo.scenario import Happened
 from troth.demo.walk import SeenConnection, seen_of_attempt, seen_of_trace
-from troth.errors import Problem, Severity
+from troth.errors import PeerError, Problem, Severity
 from troth.explain.audit_report import Audit
 from troth.explain.explain import Derivation, Explanation, explain
 from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
@@ -23,12 +23,14 @@ from troth.learn.lesson import FORGED, CertificateAge, Expectation, LessonTry, W
 from troth.learn.outcome import Observation, differences, observed
 from troth.manifests.files import STDIN, load
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
+from troth.traffic.connection import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from troth.connect.findings import Attempt
+    from troth.connect.findings import Attempt, Way
+    from troth.control.messages import MeshStatus
     from troth.learn.lesson import Lesson, Played, Task
     from troth.manifests.collect import Manifests
 
@@ -163,10 +165,18 @@ class Classroom(OwnMesh):
         file = self.folder / task.file
         if text is not None:
             # What the file said before must not count for one that can't be read.
-            file.unlink(missing_ok=True)
+            before = self._manifests.get(task.file)
+            if before is None:
+                file.unlink(missing_ok=True)
+            else:
+                self._replace(task.file, before)
             self.settle()
             self._replace(task.file, text)
-        refused = self.settle()
+        try:
+            refused = self.settle()
+        except PeerError as error:  # such as a pod that doesn't become ready
+            wanted = "see what it waits for: troth status"
+            refused = (Problem(subject=task.file, path="", found=error.reason, wanted=wanted),)
         answer = file.read_text("utf-8", errors="replace") if file.exists() else ""
         return self._judged(task, answer, refused, [each.should for each in task.tries])
 
@@ -202,9 +212,11 @@ class Classroom(OwnMesh):
             )
             return errors
         names = sorted({*manifests.pods, *manifests.deployments})
-        expected = [_derived(manifests, name) for name in names]
+        expected = {name: _derived(manifests, name) for name in names}
         self.wait_until(
-            lambda status: all_ready(status) and [self.explain(name) for name in names] == expected,
+            lambda status: (
+                all_ready(status) and self._explains(expected) and self._leads(manifests, status)
+            ),
             complaint="the manifests are not in force",
         )
         # Explained is what was read; a status of later is of what has been acted on.
@@ -214,6 +226,35 @@ class Classroom(OwnMesh):
     def explain(self, name: str) -> Derivation:
         """How the mesh derives the modes of a workload."""
         return ask(self.state.control, "explain", Derivation, name=name)
+
+    def _explains(self, expected: Mapping[str, Derivation]) -> bool:
+        """Whether the mesh derives the same from what it has read."""
+        try:
+            return all(self.explain(name) == each for name, each in expected.items())
+        except PeerError:  # it has not read of that workload yet
+            return False
+
+    def _leads(self, manifests: Manifests, status: MeshStatus) -> bool:
+        """Whether each Service leads to the workloads that it selects."""
+        labels = {
+            **{name: each.labels for name, each in manifests.pods.items()},
+            **{name: each.template.labels for name, each in manifests.deployments.items()},
+        }
+        workloads = {f"{pod.namespace}/{pod.name}": pod.workload for pod in status.pods}
+        source = next(iter(workloads), "")
+        for key, service in manifests.services.items() if source else ():
+            if not (service.selector and service.ports):
+                continue
+            selected = {
+                name
+                for name, has in labels.items()
+                if name.startswith(f"{service.namespace}/")
+                and service.selector.items() <= has.items()
+            }
+            ways = self._connector.route(source, key, service.ports[0].number).ways
+            if {workloads.get(way.client.destination or "") for way in ways} != selected:
+                return False
+        return True
 
     def _judged(
         self,
@@ -236,17 +277,27 @@ class Classroom(OwnMesh):
         workloads = {f"{pod.namespace}/{pod.name}": pod.workload for pod in self.status().pods}
         seen: set[str] = set()
         for each in tries:
-            ways = self._connector.route(each.source, each.to, each.port).ways
+            ways = self._ways(each)
             name = workloads.get(ways[0].client.destination or "") if ways else None
             if name and name not in seen:
                 seen.add(name)
                 yield self.explain(name).explanation
 
     def _make(self, tried: LessonTry, expected: Expectation | None) -> TryResult:
-        seen, trace = self._made(tried)
+        answers, trace = "", None
+        try:
+            if tried.shows is None:
+                seen, answers = self._request(tried)
+            else:
+                trace = self._trace(tried)
+                seen = seen_of_trace(trace)
+        except PeerError as error:  # a learner's manifest may lack what is to connect
+            seen = SeenConnection(Happened.FAILED, str(error), None)
         age = self._renewal(tried, trace) if tried.awaits_renewal and trace else None
         ready = self._ready(tried.to) if tried.audits else None
-        what = observed(seen, trace.report if trace else None, certificate=age, ready=ready)
+        what = observed(
+            seen, trace.report if trace else None, answers=answers, certificate=age, ready=ready
+        )
         cause = remedy = ""
         if seen.event is not None and seen.event.outcome.is_trouble:
             explained = self._connector.cause(seen.event)
@@ -260,24 +311,23 @@ class Classroom(OwnMesh):
             remedy=remedy,
         )
 
-    def _made(self, tried: LessonTry) -> tuple[SeenConnection, Trace | None]:
-        if tried.shows is not None:
-            trace = self._trace(tried)
-            return seen_of_trace(trace), trace
+    def _request(self, tried: LessonTry) -> tuple[SeenConnection, str]:
+        """Make an ordinary request; what became of it, and the body of the answer."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
-            seen = seen_of_attempt(self._connect(tried))
-            foreseen = self._foreseen(tried)
-            if foreseen in {None, seen.happened} or time.monotonic() > deadline:
-                return seen, None
+            attempt = self._connect(tried)
+            seen = seen_of_attempt(attempt)
+            unserved = seen.event is not None and seen.event.reason is Reason.APP_UNREACHABLE
+            is_final = unserved or self._foreseen(tried) in {None, seen.happened}
+            if is_final or time.monotonic() > deadline:
+                return seen, attempt.reply.partition("\r\n\r\n")[2].strip()
             time.sleep(_AGAIN_SECONDS)
 
     def _connect(self, tried: LessonTry) -> Attempt:
-        route = self._connector.route(tried.source, tried.to, tried.port)
         to, port = tried.to, tried.port
-        if tried.past_proxy and route.ways:
+        if tried.past_proxy and (ways := self._ways(tried)):
             # The proxy balances services; past it there is nobody who does.
-            to, port = route.ways[0].client.address, route.ways[0].client.port
+            to, port = ways[0].client.address, ways[0].client.port
         return self._connector.connect(
             tried.source, to, port, past_tunnel=tried.past_proxy, seconds=_TRY_SECONDS
         )
@@ -293,12 +343,19 @@ class Classroom(OwnMesh):
 
     def _foreseen(self, tried: LessonTry) -> Happened | None:
         """What the mesh's own decisions lead to; None where they don't say."""
-        ways = self._connector.route(tried.source, tried.to, tried.port).ways
+        ways = self._ways(tried)
         if not ways or ways[0].server.mode is None:
             return None
         if ways[0].client.tunnel and not tried.past_proxy:
             return Happened.TUNNEL
         return Happened.PLAINTEXT if ways[0].server.plaintext else Happened.REFUSED
+
+    def _ways(self, tried: LessonTry) -> tuple[Way, ...]:
+        """What both ends decide about it; nothing where one end isn't there."""
+        try:
+            return self._connector.route(tried.source, tried.to, tried.port).ways
+        except PeerError:
+            return ()
 
     def _renewal(self, tried: LessonTry, before: Trace) -> CertificateAge:
         deadline = time.monotonic() + _RENEWAL_SECONDS

@@ -67,6 +67,7 @@ class Expectation(_Part, frozen=True, kw_only=True):
 
     Attributes:
         happens: What became of it.
+        answers: What the server's app said: its name, in the meshes that come with troth.
         identity: The service account that the server saw, ``NAMESPACE/NAME``; ``none`` for none.
         reason: Why it was refused.
         mode: The mode of the port it went to.
@@ -78,6 +79,7 @@ class Expectation(_Part, frozen=True, kw_only=True):
     """
 
     happens: Happened | None = None
+    answers: str | None = None
     identity: str | None = None
     reason: Reason | None = None
     mode: Mode | None = None

@@ -31,6 +31,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     happens: Happened
+    answers: str = NOTHING
     detail: str
     identity: str
     reason: Reason
@@ -48,6 +49,7 @@ def observed(
     seen: SeenConnection,
     handshake: TraceReport | None = None,
     *,
+    answers: str = "",
     certificate: CertificateAge | None = None,
     ready: bool | None = None,
 ) -> Observation:
@@ -56,6 +58,7 @@ def observed(
     decider = event.decided_by if event else None
     return Observation(
         happens=seen.happened,
+        answers=answers or NOTHING,
         detail=seen.detail,
         identity=_account(event.peer) if event and event.peer else NOTHING,
         reason=event.reason if event else Reason.NONE,
@@ -84,6 +87,7 @@ def differences(expected: Expectation, seen: Observation) -> Iterator[str]:
 
 _FIELDS = {
     "happens": "what happens",
+    "answers": "who answers",
     "identity": "the identity that the server saw",
     "reason": "the reason",
     "mode": "the mode",
