@@ -1,1 +1,1 @@
-"""What happens on a node: its pods captured, their certificates, and the agent over it all."""
+"""One node: the capture of its pods, their certificates, and the agent that combines them."""

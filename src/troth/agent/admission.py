@@ -1,22 +1,20 @@
-"""What may come to the tunnels of a node's pods from where nobody has proved an identity yet.
+"""Limits for connections to the tunnels of a node's pods from addresses without a proven identity.
 
-A connection to the tunnel costs the node's Envoy a place until its client has proved who it is, or
-has had its time for that. So that strangers can't take all places, the kernel drops the first
-packets (SYN) of what comes from an address too often: from each address, from each IPv6 network,
-and from all together. A SYN that was dropped is sent again after a second, so nobody is refused who
-came often by chance.
+A connection to the tunnel occupies the node's Envoy until its client has proved its identity, or
+timed out. So that strangers can't occupy all of it, the kernel rate-limits their first packets
+(SYN): per address, per IPv6 network, and for all together. A dropped SYN is retransmitted after a
+second, so a client that connects often by chance isn't refused.
 
-Where a client has proved an identity, its address is a peer's from then on, for an hour after the
-last connection from there, and has no limit but that of the pod (`troth.envoy.limits.Limits`). An
-address that comes and proves nothing, again and again, is a peer's no longer: it may be another
-pod's now.
+When a client has proved an identity, its address becomes a peer, until an hour after its last
+connection, and has only the pod's limit (`troth.envoy.limits.Limits`). An address that repeatedly
+proves nothing stops being a peer: it may belong to another pod now.
 
-Who was a peer of another pod of the node just now is also one of a pod that joins: its clients
-don't have to begin with a dropped SYN.
+Recent peers of the node's other pods are also peers of a pod that joins, so that its clients don't
+start with a dropped SYN.
 
-The rules are in a table of their own, because that of `capture` is replaced whole. Their sets
-survive an agent, and its successor goes on with them. They also survive a release, so that a pod
-that comes back knows its peers.
+The rules have their own table, because that of `capture` is replaced as a whole. Their sets survive
+an agent, and its successor keeps using them. They also survive a release, so that a pod that comes
+back has its peers.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ TABLE = "troth_strangers"
 
 _PEER_SECONDS = 3600
 _TOLD_SECONDS = _PEER_SECONDS / 2
-"""How long the kernel knows a peer for certain: it forgets one an hour after its last SYN."""
+"""How long the kernel certainly keeps a peer: it drops one an hour after its last SYN."""
 
 _UNPROVED = frozenset(
     {
@@ -65,41 +63,41 @@ _UNPROVED = frozenset(
         Reason.BAD_SERVER_NAME,
     }
 )
-"""What a client is told that came to the tunnel and doesn't even try to be a peer."""
+"""Reasons of clients of the tunnel that don't even try to authenticate."""
 
 _WINDOW_SECONDS = 10.0
 _PARDON_SECONDS = 10.0
-"""How long an address stays a stranger's that was a peer's and proved nothing. Not for long: it may
-be an honest peer whose node has too much to do."""
+"""How long a former peer that proved nothing stays a stranger. Not long: it may be an honest peer
+on an overloaded node."""
 
 _LOOK_SECONDS = 2.0
 _SUSPECT_SECONDS = 60.0
 _SWEEP_SECONDS = 30.0
-"""How often pods are looked at where Envoy has seen nothing: SYNs alone never come to it."""
+"""Seconds between checks of pods where Envoy has seen nothing: mere SYNs never reach it."""
 
 _MOST_PEERS = 65_536
 _MOST_STRANGERS = 4096
 _MOST_DROPPED = 256
-"""Addresses that are told of: the agent reads them, and has more to do."""
+"""Reported addresses: the agent has to read them all."""
 _MOST_TOLD = 16_384
-"""Of all pods together; who is forgotten is told to the kernel once more."""
+"""For all pods together; dropped ones are added to the kernel's set again."""
 _MOST_INTRODUCED = 1024
-"""To each pod: the kernel keeps as many elements for each of them."""
+"""Per pod: the kernel keeps as many elements for each."""
 
 _VERSIONS = tuple(version for version, _ in IP_VERSIONS)
 _NETWORK = "ffff:ffff:ffff:ffff::"
-"""Who has one address of an IPv6 network of 64 bits may have them all."""
+"""A client with one address of an IPv6 network of 64 bits may have them all."""
 
 _ALONE, _TOGETHER = "alone", "together"
 
 
 class AdmissionLimits(NamedTuple):
-    """How often strangers may come to a pod's tunnel.
+    """The rate limits for strangers at a pod's tunnel.
 
     Attributes:
-        burst: Connections from one address at once. One more each second.
+        burst: Connections from one address at once, then one a second.
         total_burst: Connections of all strangers at once.
-        total_rate: Those of all strangers that may follow, per second.
+        total_rate: Further connections of all strangers, per second.
     """
 
     burst: int
@@ -108,10 +106,10 @@ class AdmissionLimits(NamedTuple):
 
     @classmethod
     def of(cls, limits: Limits) -> AdmissionLimits:
-        """What keeps half of a pod's places for peers.
+        """Limits that reserve half of a pod's connections for peers.
 
-        Also half of the node's, or more, from one address that goes to each of 110 pods, where
-        Envoy may have 10,000 connections.
+        They also reserve at least half of the node's if one address floods 110 pods and Envoy may
+        have 10,000 connections.
         """
         total = max(_LEAST_TOTAL, limits.pod_connections // 4)
         burst = min(_MOST_BURST, max(_LEAST_BURST, limits.connections // 256))
@@ -126,9 +124,9 @@ _LEAST_TOTAL, _LEAST_BURST, _MOST_BURST = 8, 4, 64
 
 
 def admission_rules(limits: AdmissionLimits) -> str:
-    """The table as an nftables transaction that keeps what is in its sets.
+    """The table as an nftables transaction that keeps the content of its sets.
 
-    A set can't be redefined: what changes here needs another name.
+    A set can't be redefined: a changed one needs a new name.
     """
     own = f"limit rate over 1/second burst {limits.burst} packets"
     half_burst, half_rate = limits.total_burst // 2, max(1, limits.total_rate // 2)
@@ -178,17 +176,17 @@ def admission_rules(limits: AdmissionLimits) -> str:
 
 
 def idle_admission_rules() -> str:
-    """What ends all limits and keeps what is in the sets, as an nftables transaction."""
+    """An nftables transaction that removes all limits and keeps the content of the sets."""
     return f"add table inet {TABLE}\nflush table inet {TABLE}\n"
 
 
 def no_admission_rules() -> str:
-    """The table's removal as an nftables transaction, also where it isn't there."""
+    """The table's removal as an nftables transaction; it may be missing."""
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
 class _Record(msgspec.Struct):
-    """What is known of an address at a pod."""
+    """What is known about an address at a pod."""
 
     told: float
     since: float
@@ -197,10 +195,10 @@ class _Record(msgspec.Struct):
 
 
 class TunnelAdmission:
-    """Tells strangers from peers, pod by pod.
+    """Distinguishes strangers from peers, pod by pod.
 
     Args:
-        limits: How often strangers may come.
+        limits: The rate limits for strangers.
     """
 
     def __init__(self, limits: AdmissionLimits) -> None:
@@ -216,7 +214,7 @@ class TunnelAdmission:
         self._unreported: dict[str, Mapping[Counted, int]] = {}
 
     async def follow(self, pods: Mapping[str, SetElements]) -> None:
-        """Go by the rules in these pods from now on: their sets by UID."""
+        """Use the rules in these pods from now on: their sets by UID."""
         # A pod may come back in another namespace under its UID.
         for uid in [uid for uid, door in self._doors.items() if pods.get(uid) is not door]:
             del self._doors[uid]
@@ -233,13 +231,13 @@ class TunnelAdmission:
     async def heard(
         self, reports: AsyncIterator[ConnectionReport]
     ) -> AsyncIterator[ConnectionReport]:
-        """The same reports; takes note of each that tells of a connection to a pod's tunnel."""
+        """Pass reports through, recording those about connections to a pod's tunnel."""
         async for report in reports:
             self.hear(report)
             yield report
 
     def hear(self, report: ConnectionReport) -> None:
-        """Take note of what became of a connection to a pod's tunnel."""
+        """Record the outcome of a connection to a pod's tunnel."""
         connection = report.connection
         if connection.side is not Side.SERVER or report.pod not in self._doors:
             return
@@ -251,7 +249,7 @@ class TunnelAdmission:
             self._unproved(report.pod, connection.source.address)
 
     async def dropped(self) -> AsyncIterator[ConnectionReport]:
-        """What is dropped of strangers, soon after, without end."""
+        """Reports of strangers' dropped packets, without end."""
         sweep_at = 0.0
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -264,10 +262,10 @@ class TunnelAdmission:
                 yield each
 
     async def news(self, uids: Collection[str]) -> list[ConnectionReport]:
-        """What was dropped in some pods before the last look, of those that are strangers still.
+        """Packets of strangers that were dropped in some pods before the last check.
 
-        A newcomer that came with many connections at once is a peer by the next look: all of them
-        come through.
+        A new client with many connections at once is a peer by the next check: all its connections
+        succeed.
         """
         doors = {uid: self._doors[uid] for uid in uids if uid in self._doors}
         told: list[ConnectionReport] = []
@@ -287,7 +285,7 @@ class TunnelAdmission:
         self._unreported.pop(uid, None)
 
     def _introduce(self, doors: Mapping[str, SetElements]) -> None:
-        """Tell these pods' kernel who has lately been a peer of another."""
+        """Add the recent peers of other pods to these pods' sets."""
         since = _now() - _PEER_SECONDS
         recent = [packed(address) for address, told in self._known.items() if told > since]
         peers = transaction(
@@ -369,7 +367,7 @@ class TunnelAdmission:
 
 
 def _make_room(known: dict[Any, Any], most: int) -> None:
-    """Forget what has been known for longest, so that one more is not too many."""
+    """Drop the oldest entry if there is no room for another."""
     if len(known) >= most:
         del known[next(iter(known))]
 

@@ -1,12 +1,12 @@
-"""The node agent: keeps one node's Envoy and its pods' capture as the world says they should be.
+"""The node agent: keeps one node's Envoy and its pods' capture in the state the world requires.
 
-One loop tells Envoy what follows from the newest world, waits until Envoy has taken it, and only
-then captures or releases pods, so that traffic is never led to a listener that isn't there, nor
-left without one that it still needs. What others know of a pod decides how (see `pods`).
-While it waits for anything, Envoy is told of what is newer all the same.
+One loop pushes the newest world's configuration to Envoy, waits until Envoy has accepted it, and
+only then captures or releases pods, so that traffic is never redirected to a missing listener, nor
+loses one that it still needs. What others know about a pod decides how (see `pods`). While the loop
+waits for anything, newer configurations are still pushed to Envoy.
 
-While two agents are on a node, one acts and the other only keeps its Envoy up to date: the new one
-until its Envoy can serve all, and from then on the old one.
+While two agents are on a node, one acts and the other only keeps its Envoy up to date: first the
+new one, until its Envoy can serve all pods, then the old one.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 0.001
-"""More than a timer of the event loop can be early."""
+"""Seconds by which a timer of the event loop may be early, at most."""
 
 _RETRY_SECONDS = 0.5
-"""How soon one that is not prepared to take charge looks again."""
+"""Seconds between checks whether an agent is prepared to take charge."""
 
 _LATE_LOOK_SECONDS = 2.0
 
 _REFUSAL_SECONDS = 60.0
-"""How long it waits for Envoy to take what it refuses, before it takes charge without it.
+"""How long it waits for a configuration that Envoy rejects, before it takes charge without it.
 
-An app on one of Envoy's ports must not keep a node from being upgraded for ever.
+An app on one of Envoy's ports must not block a node's upgrade forever.
 """
 
 
@@ -75,19 +75,19 @@ class NodeAgent:
     """Enforces the mesh on one node.
 
     Args:
-        node_name: Names the node's Envoy.
+        node_name: The name of the node's Envoy.
         paths: Where sockets and files go.
-        signer: Who signs the certificates of the node's service accounts.
+        signer: Signs the certificates of the node's service accounts.
         service_ranges: As of `set_service_ranges`.
         on_change: Called when a new world has come into force, and when `captured`, `refused`,
             `using`, `joining`, `redirected`, `secures`, `trouble` or `credentials` has changed.
-        on_restored: Called when something of a pod's capture was put back.
-        metrics: Hears of connections and of what Envoy takes over.
-        host: The node's own network namespace, if its processes are to reach captured pods.
-        announcement_seconds: Within what time all of the mesh hears that a pod is captured, or is
-            no longer; 0 if there is nobody but this agent.
+        on_restored: Called when part of a pod's capture was restored.
+        metrics: Gets connections, and Envoy's ACKs and NACKs.
+        host: The node's own network namespace, if its processes may reach captured pods.
+        announcement_seconds: Within what time the whole mesh knows that a pod is captured, or no
+            longer captured; 0 if this is the only agent.
         ports: Where its Envoy listens in every pod.
-        active: Whether it acts from the start, and not when it takes charge.
+        active: Whether it acts from the start, rather than when it takes charge.
         pod_connections: As of `Limits.of`.
         memory: As of `Limits.of`.
         keepalive_seconds: As of `Keepalive.of`.
@@ -181,33 +181,32 @@ class NodeAgent:
 
     @property
     def captured(self) -> frozenset[str]:
-        """UIDs of the pods whose traffic goes through Envoy: the mesh is to be told of these.
+        """UIDs of the pods whose traffic goes through Envoy, to announce to the mesh.
 
-        One that is to leave the mesh is no longer among them, but captured on until the world says
-        that all know.
+        A leaving pod is not among them, but stays captured until the world says that all know.
         """
         return self._pods.announced
 
     @property
     def using(self) -> frozenset[str]:
-        """UIDs of the pods whose network namespaces are in use, those that leave included."""
+        """UIDs of the pods whose network namespaces are in use, including leaving ones."""
         return frozenset(self._pods.netns)
 
     @property
     def joining(self) -> frozenset[str]:
-        """UIDs of the pods of the mesh that take plaintext whatever the policy says.
+        """UIDs of the pods of the mesh that accept plaintext whatever the policy says.
 
-        They have just joined, and not all who talk to them know.
+        They have just joined, and not all their clients know.
         """
         return self._joining | self._pods.joining
 
     @property
     def redirected(self) -> frozenset[str]:
-        """UIDs of the pods whose new connections go through Envoy, those that leave included."""
+        """UIDs of the pods whose new connections go through Envoy, including leaving ones."""
         return self._pods.redirected
 
     def secures(self, uid: str, netns: Path) -> bool:
-        """Whether a pod is held to the policy in this network namespace, and its mark is out."""
+        """Whether the policy is enforced for a pod in this network namespace, and it is marked."""
         return self._secured.get(uid) == netns
 
     @property
@@ -241,26 +240,26 @@ class NodeAgent:
 
     @property
     def trust_domain(self) -> TrustDomain:
-        """Of the identities it certifies."""
+        """The trust domain of the identities it certifies."""
         return self.certificates.bundle.trust_domain
 
     @property
     def offers(self) -> Mapping[str, Ports]:
-        """Where pods of other nodes may send plaintext: they are to be told, by UID."""
+        """Ports to which pods of other nodes may send plaintext, to announce, by UID."""
         return self._offers
 
     @property
     def waiting(self) -> frozenset[str]:
-        """UIDs of the pods that take plaintext until those of other nodes send none (`hear`)."""
+        """UIDs of the pods that accept plaintext until other nodes' pods stop sending it."""
         return self._waiting
 
     @property
     def follows(self) -> bool:
-        """Whether the node's pods, as clients, go by the newest world."""
+        """Whether the node's pods, as clients, follow the newest world."""
         return self._followed >= self._generation
 
     def hear(self, world: World) -> None:
-        """Take note that the pods of all other nodes, as clients, go by the policies of a world."""
+        """Record that all other nodes' pods, as clients, follow the policies of a world."""
         self._configurations.hear(world.policies)
         self._wake()
 
@@ -276,7 +275,7 @@ class NodeAgent:
 
     @property
     def envoy_restarts(self) -> int:
-        """How often Envoy had to be started again."""
+        """How often Envoy had to be restarted."""
         return self._proxy.restarts
 
     def figures(self) -> Figures:
@@ -303,7 +302,7 @@ class NodeAgent:
         return self._proxy.ads.is_connected
 
     def ads_status(self) -> AdsStatus:
-        """What Envoy has taken and refused."""
+        """What Envoy has accepted and rejected."""
         return self._proxy.ads.status()
 
     def update(
@@ -316,8 +315,8 @@ class NodeAgent:
 
         Args:
             world: Everything that is known.
-            wanted: The node's own pods that are to be captured, by UID, each with its network
-                namespace as soon as that is known.
+            wanted: The node's own pods to capture, by UID, each with its network namespace as soon
+                as that is known.
             announced: The network namespaces of those of them in which nothing runs before they
                 are captured: see `secures`.
         """
@@ -330,7 +329,7 @@ class NodeAgent:
         self._wake()
 
     def set_service_ranges(self, ranges: Iterable[str]) -> None:
-        """Take these networks for ones that hold nothing but services' virtual IPs."""
+        """Set the networks that contain only services' virtual IPs."""
         ranges = tuple(ranges)
         if ranges != self._service_ranges:
             self._service_ranges = ranges
@@ -338,7 +337,7 @@ class NodeAgent:
             self._wake()
 
     def adopt(self, uid: str, netns: Path) -> None:
-        """Take over a pod outside of the mesh that an earlier agent captured, to release it."""
+        """Take over a pod outside the mesh that an earlier agent captured, to release it."""
         self._pods.adopt(uid, netns)
         self._generation += 1
         self._wake()
@@ -347,7 +346,7 @@ class NodeAgent:
         """Capture, release and keep the journal from now on, as another agent did until now.
 
         Args:
-            joining: UIDs of the pods whose capture by that one not everybody knows of yet.
+            joining: UIDs of the pods that it captured and that not everybody knows about yet.
         """
         self.is_active, self._stands_by = True, False
         self._pods.take_charge(frozenset(joining))
@@ -356,13 +355,13 @@ class NodeAgent:
         self._wake()
 
     async def step_back(self, tell: Callable[[Connection], None]) -> frozenset[str]:
-        """Leave all that to another agent. Envoy, and what it enforces, goes on.
+        """Leave all that to another agent. Envoy continues, with what it enforces.
 
         Args:
-            tell: Hears of connections from now on.
+            tell: Called with connections from now on.
 
         Returns:
-            UIDs of the pods whose capture not everybody knows of yet.
+            UIDs of the captured pods that not everybody knows about yet.
         """
         self.is_active = False
         async with self._acting:  # until what it does is done
@@ -381,7 +380,7 @@ class NodeAgent:
         return await self._capturer.connected()
 
     def note(self, connection: Connection) -> None:
-        """Remember a connection of the node's pods."""
+        """Record a connection of the node's pods."""
         self._ledger.note(connection)
 
     def follow_roots(self, signing_root: str = "") -> None:
@@ -390,7 +389,7 @@ class NodeAgent:
         self._wake()
 
     async def enforced(self) -> None:
-        """Wait until Envoy enforces the newest world and the pods of it are captured."""
+        """Wait until Envoy enforces the newest world and its pods are captured."""
         async with self._progress:
             await self._progress.wait_for(lambda: self.is_settled)
 
@@ -422,7 +421,7 @@ class NodeAgent:
 
     @contextlib.asynccontextmanager
     async def _while_nobody_acts(self) -> AsyncIterator[bool]:
-        """Gives whether the agent is in charge, which it stays for as long as the block runs."""
+        """Yield whether the agent is in charge, which doesn't change during the block."""
         async with self._acting:
             yield self.is_active
 
@@ -437,7 +436,7 @@ class NodeAgent:
             await asyncio.sleep(_LATE_LOOK_SECONDS)
 
     def _is_served(self) -> bool:
-        """Whether Envoy is there and has taken all that it was told."""
+        """Whether Envoy is connected and has accepted its whole configuration."""
         return self._proxy.ads.is_connected and self.is_settled
 
     def _tell_restored(self, restoration: Restoration) -> None:
@@ -463,7 +462,7 @@ class NodeAgent:
     ) -> None:
         self._capturer.see(wanted, world.pods, announced=self._announced)
         joining = self._pods.joining
-        # Before anything that may take time: a policy that forbids something waits for nothing.
+        # Before anything that may take time: a policy that forbids something must not wait.
         told = self._push(world)
         self.certificates.want({local.identity for local in told.view.local_pods.values()})
         undisturbed = self._wakeups.unless_disturbed
@@ -498,7 +497,7 @@ class NodeAgent:
             self._on_change()
 
     def _push(self, world: World) -> Configuration:
-        """Tell Envoy what it doesn't know yet of ``world``."""
+        """Push to Envoy what it doesn't know yet of ``world``."""
         loop = asyncio.get_running_loop()
         told = self._configurations.update(
             world,
@@ -519,14 +518,14 @@ class NodeAgent:
         return told
 
     def _tell_envoy_of_news(self) -> bool:
-        """Tell Envoy what is newer than what is waited for; whether there was anything."""
+        """Push what is newer than the awaited configuration; return whether there was anything."""
         pushed = self._pushed
         if self._world is not None:
             self._push(self._world)
         return self._pushed is not pushed
 
     async def _taken(self, world: World, told: Configuration) -> Configuration:
-        """Wait until Envoy has all in force, and take the steps that follow from that."""
+        """Wait until Envoy has everything in force, and take the resulting steps."""
         await self._proxy.ads.settled()
         while told.goes_on:
             await self._proxy.caught_up()
@@ -536,7 +535,7 @@ class NodeAgent:
         return told
 
     async def _act(self, told: Configuration, world: World, reasons: Mapping[str, str]) -> None:
-        """Do to the pods what is due now that Envoy has its listeners."""
+        """Capture and release pods as due, now that Envoy has its listeners."""
         async with self._acting:
             if self.is_active:
                 await self._enrol(told, reasons)
@@ -576,7 +575,7 @@ class NodeAgent:
             self._wake_at(self._capturer.next_ear or now + _RETRY_SECONDS)
 
     def _visible(self) -> tuple[object, ...]:
-        """What others look at when they are told of a change."""
+        """What observers read after a change."""
         return (
             self.captured,
             self.refused,
@@ -605,12 +604,12 @@ class NodeAgent:
         return reasons
 
     def _refused_by_envoy(self, uids: Iterable[str]) -> dict[str, str]:
-        """What Envoy says of those of some pods whose configuration it refuses, by UID."""
+        """Envoy's errors for those of some pods whose configuration it rejects, by UID."""
         nacks = self._proxy.ads.nacks
         return {uid: nack.message for uid in uids for nack in nacks if uid in nack.name}
 
     def _wake_once(self, moment: float | None) -> None:
-        """Look up just after a moment, in addition to all else."""
+        """Wake up just after a moment, in addition to other wake-ups."""
         if moment is None or moment in self._due:
             return
 
@@ -632,7 +631,7 @@ class NodeAgent:
 
 
 def _probed(local_pods: Iterable[LocalPod]) -> set[tuple[str, int]]:
-    """The addresses and ports that the kubelet may reach as they are."""
+    """The addresses and ports that the kubelet may reach without redirection."""
     return {
         (address, port)
         for each in local_pods

@@ -1,23 +1,23 @@
-"""Capture: nftables rules in a pod's network namespace that lead its TCP through Envoy.
+"""Capture: nftables rules in a pod's network namespace that redirect its TCP through Envoy.
 
-The rules fail closed: they redirect to ports on which only Envoy listens, so with Envoy gone a
-connection is refused, never passed around it. UDP is left alone, and so is what stays inside the
-pod, and what the node's own processes send to it (see `host_rules`). They look at a connection's
-first packet only (SYN), so connections that were there before the pod was captured live on.
+The rules fail closed: they redirect to ports on which only Envoy listens, so without Envoy a
+connection is refused and never bypasses it. They ignore UDP, connections inside the pod, and what
+the node's own processes send to it (see `host_rules`). They match only a connection's first packet
+(SYN), so connections from before the capture continue.
 
 NAT decides once per tracked connection, and the kernel takes any segment for the first. A client
-that sends an ACK ahead of the SYN could evade NAT that way (and a connection that died unseen can
-have the same effect). So each SYN is checked once more behind NAT, and is dropped unless it goes to
+that sends an ACK before the SYN could evade NAT that way (and a connection that died unnoticed can
+have the same effect). So each SYN is checked again after NAT, and is dropped unless it goes to
 Envoy.
 
 Envoy's connections to the app come from their client's own address (see `routes`). One may have
 both addresses and both ports in common with the connection that it continues. If the kernel tracked
-both, it would take them for one, so it doesn't track Envoy's. The app's end looks like the end of
-a connection with the client: what arrives for it from outside the pod is dropped.
+both, it would confuse them, so it doesn't track Envoy's. The app's end looks like the end of a
+connection with the client: packets for it from outside the pod are dropped.
 
-A client's connection opens before Envoy connects to the app, so what the client would do when the
-app refuses it, and mostly that is to try again in a moment, it doesn't do. So the kernel does: an
-app that begins to listen within a second gets the connection.
+A client's connection opens before Envoy connects to the app, so the client doesn't retry if the app
+refuses. The kernel retries instead: an app that starts to listen within a second gets the
+connection.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ TABLE = "troth"
 
 PROBE_SOURCE_V4 = "169.254.7.150"
 PROBE_SOURCE_V6 = "fd74:726f:7468::7:150"
-"""What the node's own processes are seen as by its captured pods; nobody's address (RFC 3927, RFC
-4193). See `troth.agent.host_rules`.
+"""The source address of the node's own processes in its captured pods, used by nobody else (RFC
+3927, RFC 4193). See `troth.agent.host_rules`.
 """
 
 _PROBES = f"ip saddr {PROBE_SOURCE_V4} return; ip6 saddr {PROBE_SOURCE_V6} return;"
@@ -90,14 +90,14 @@ _PATIENCE = f"""\
     tcp sport . tcp dport @awaited return
     add @awaited {{ tcp sport . tcp dport }} drop
   }}"""
-"""Where nobody listens, the first SYN of Envoy's connections to the app is dropped.
+"""If nobody listens, the first SYN of Envoy's connections to the app is dropped.
 
-The kernel sends another after a second, which meets the app if it listens by then, and is refused
-otherwise. When the set is full, the first one is refused.
+The kernel retransmits it after a second, which reaches the app if it listens by then, and is
+refused otherwise. If the set is full, the first one is refused.
 """
 
 _ENTRANCES = ", ".join(str(port) for ports in PORT_SETS for port in (ports.inbound, ports.tunnel))
-"""Of either Envoy: the first packets of a connection that is led to one may come again later."""
+"""Those of both Envoys: first packets that are redirected to one may be retransmitted later."""
 
 
 def capture_rules(
@@ -106,11 +106,10 @@ def capture_rules(
     """The whole table as one nftables transaction, for IPv4 and IPv6 alike.
 
     Args:
-        ports: Where the Envoy listens that connections are led to from now on. Those that were led
-            elsewhere before stay there.
-        probes: Let what comes from the probes' source reach the pod as it is. Only where the node's
-            own rules (`host_rules`) see to it that nobody else has that address.
-        patient: Have Envoy's connections to the app wait a moment for it to listen. Needs Linux
+        ports: Of the Envoy that gets new connections. Existing ones stay where they are.
+        probes: Don't redirect connections from the probes' source. Only if the node's own rules
+            (`host_rules`) ensure that nobody else has that address.
+        patient: Make Envoy's connections to the app wait a moment for it to listen. Needs Linux
             5.11.
     """
     unready = f'iif "lo" meta mark {APP_MARK:#x} {FIRST_PACKET} jump unready'
@@ -167,13 +166,13 @@ table inet {TABLE} {{
 
 
 def release_rules(ports: PortSet = PORT_SETS[0]) -> str:
-    """The same table capturing nothing new.
+    """The same table without new captures.
 
-    The connections it redirected before live on: the kernel translates them for as long as there
-    are NAT chains, and tracks connections for as long as a rule asks for it.
+    Connections redirected before continue: the kernel translates them as long as there are NAT
+    chains, and tracks connections as long as a rule requires it.
 
     Args:
-        ports: Where the Envoy listens that still serves clients who come late by the tunnel.
+        ports: Of the Envoy that still serves late clients of the tunnel.
     """
     late = ""
     if ports.tunnel != TUNNEL_PORT:
@@ -197,11 +196,11 @@ table inet {TABLE} {{
 
 
 class Kernel(NamedTuple):
-    """What this machine's kernel takes of the rules.
+    """Which optional rules this machine's kernel supports.
 
     Attributes:
-        refusing: What needs Linux 5.11: to refuse what nobody listens for, and to have Envoy's
-            connections to the app wait a moment.
+        refusing: Those that need Linux 5.11: refuse connections to ports where nobody listens, and
+            make Envoy's connections to the app wait a moment.
     """
 
     refusing: bool
@@ -234,7 +233,7 @@ def expected_ruleset(
     probes: bool = False,
     admission: AdmissionLimits | None = None,
 ) -> Ruleset:
-    """What the kernel makes of a capture, tried in a network namespace of its own.
+    """The kernel's version of a capture, tried in a network namespace of its own.
 
     It takes a moment, so call it in a thread; arguments and errors as of `capture`.
     """
@@ -243,12 +242,12 @@ def expected_ruleset(
 
 
 def made_ruleset(rules: str) -> Ruleset:
-    """What the kernel makes of a transaction, tried in a network namespace of its own.
+    """The kernel's version of a transaction, tried in a network namespace of its own.
 
     Raises:
-        EnvironmentLackError: The kernel makes no network namespace, or nft isn't there.
+        EnvironmentLackError: The kernel can't create a network namespace, or nft is missing.
         PeerError: The kernel refuses the rules.
-        OSError: It doesn't tell what they are.
+        OSError: The rules can't be read back.
     """
 
     def make() -> Ruleset:
@@ -260,20 +259,20 @@ def made_ruleset(rules: str) -> Ruleset:
 
 @cache
 def tried_kernel() -> Kernel:
-    """Try a capture, whole, in a network namespace of its own; once for each process.
+    """Try a complete capture in a network namespace of its own, once per process.
 
     It takes a moment, so call it in a thread.
 
     Raises:
         EnvironmentLackError: No pod can be captured: the kernel refuses something that capture
-            can't do without, or nft isn't there.
+            requires, or nft is missing.
     """
     return call_in_new(_try)
 
 
 def _try() -> Kernel:
     complaint = ""
-    # The second Envoy's ports need a rule more than the first one's.
+    # The second Envoy's ports need one more rule than the first one's.
     ports = PORT_SETS[1]
     for kernel in (Kernel(refusing=True), Kernel(refusing=False)):
         try:
@@ -300,7 +299,7 @@ def _takes(rules: str) -> bool:
 
 
 _MOST_SAID = 300
-"""Characters of what nft says."""
+"""Characters of nft's message."""
 
 _ANY_LIMITS = AdmissionLimits(burst=4, total_burst=8, total_rate=1)
 
@@ -327,7 +326,7 @@ _PARTS: Mapping[str, str] = {
         "\n" + _part("filter", "prerouting", "update @s { ip saddr counter }")
     ),
 }
-"""What the rules are made of, by the kernel's name for it, each in rules that need little else."""
+"""Kernel features that the rules use, by the kernel's names, each with minimal rules to try it."""
 
 
 async def capture(
@@ -337,13 +336,13 @@ async def capture(
     probes: bool = False,
     admission: AdmissionLimits | None = None,
 ) -> None:
-    """Lead the TCP of the network namespace at ``netns`` through Envoy; harmless when repeated.
+    """Redirect the TCP of the network namespace at ``netns`` through Envoy; idempotent.
 
     Args:
         netns: The pod's.
         ports: As of `capture_rules`.
         probes: As of `capture_rules`.
-        admission: How often they may come to the tunnel; None for no limit.
+        admission: The rate limits for strangers at the tunnel; None for no limit.
 
     Raises:
         EnvironmentLackError: As of `tried_kernel`, or the kernel doesn't let us set sysctls.
@@ -362,12 +361,12 @@ def _capture_here(rules: str) -> None:
     lacking = apply_sysctls()
     keep_inside()
     _nft(rules)
-    if lacking:  # the rules may have brought them
+    if lacking:  # the rules may have loaded their modules
         apply_sysctls()
 
 
 async def release(netns: Path, ports: PortSet = PORT_SETS[0]) -> None:
-    """Capture nothing new in the network namespace at ``netns``; raises as `capture` does.
+    """Stop capturing new connections of the network namespace at ``netns``; raises like `capture`.
 
     Args:
         netns: The pod's.
@@ -403,11 +402,11 @@ async def apply_ruleset(netns: Path, ruleset: str, *, cgroups: Path | None = Non
 
 
 _NFT_SECONDS = 30.0
-"""A pod that slows its own kernel tables down must not hold up all others for long."""
+"""A pod that slows its own kernel tables down must not delay all others for long."""
 
 
 def _nft(commands: str) -> str:
-    """What nft says to commands, in the calling thread's network namespace."""
+    """Run nft commands in the calling thread's network namespace; returns their output."""
     try:
         done = subprocess.run(
             ["nft", "-f", "-"],

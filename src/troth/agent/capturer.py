@@ -1,4 +1,4 @@
-"""Captures and releases a node's pods as their records ask for (see `troth.agent.pods`)."""
+"""Captures and releases a node's pods as their records require (see `troth.agent.pods`)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LOOK_SECONDS = 0.02
 """How soon that is looked at again, at first; then after half of the time that it has taken."""
 
 _RETRY_SECONDS = 2.0
-"""How soon a pod that could not be captured is tried again."""
+"""How soon a pod that could not be captured is retried."""
 
 _AT_ONCE = 4
-"""Pods that are captured at a time: for each, a program is started and waited for."""
+"""How many pods are captured at a time: each starts a program and waits for it."""
 
 _DRAIN_LOOK_SECONDS = 1.0
-"""How often released pods are looked at for connections that are left."""
+"""How often released pods are checked for remaining connections."""
 
 
 class Capturer:
@@ -79,16 +79,16 @@ class Capturer:
         """Do what the pods' stages ask for, now that Envoy has all listeners.
 
         Args:
-            served: The pods that Envoy has listeners of.
+            served: The pods that Envoy has listeners for.
             reasons: Why others can't be captured, by UID.
             probes: As of `capture`, also for those that are captured already.
 
         Returns:
-            Whether Envoy is to be told again, because listeners are to change in consequence.
+            Whether Envoy needs another push, because listeners change as a result.
         """
         pods = self._pods
         refused = {uid: reasons[uid] for uid in reasons.keys() & pods.wanted}
-        # They stay with the own Envoy whether or not that answers just now.
+        # They stay with this agent's Envoy even if that doesn't listen at the moment.
         refused |= await self.lead(pods.exempting(probes=not probes), probes=probes)
         due = pods.due(Action.CAPTURE) | pods.led_elsewhere
         refused |= await self._capture((due & set(served)) - refused.keys(), probes=probes)
@@ -97,12 +97,12 @@ class Capturer:
                 _log.warning("a pod is not captured", pod=uid, reason=reason)
         pods.refuse(refused)
         released, ended = await self._release(), await self._let_go()
-        # Not before Envoy lets plaintext pass to those that leave.
+        # Not before Envoy accepts plaintext for leaving pods.
         pods.show()
         return released or ended
 
     def next_look(self) -> float | None:
-        """When to look again though nothing happened, by the event loop's clock."""
+        """When to check again without an event, by the event loop's clock."""
         moments = [self._pods.next_change, self.next_ear]
         if self._pods.refused:
             moments.append(_now() + _RETRY_SECONDS)
@@ -160,7 +160,7 @@ class Capturer:
         return refused | await self.lead(set(uids) - deaf, probes=probes)
 
     async def lead(self, uids: Iterable[str], *, probes: bool) -> dict[str, str]:
-        """Lead pods to the own Envoy, whether or not it listens; why that failed, by UID."""
+        """Redirect pods to this agent's Envoy, listening or not; return failures by UID."""
         refused = {}
         netns = self._pods.netns
         slots = asyncio.Semaphore(_AT_ONCE)
@@ -191,7 +191,7 @@ class Capturer:
         return bool(due)
 
     async def _let_go(self) -> bool:
-        """Forget released pods that have no connection left; whether there were any."""
+        """Drop released pods without connections; return whether there were any."""
         netns = self._pods.netns
         due = self._pods.due(Action.LOOK_FOR_CONNECTIONS)
         idle = {uid for uid in due if not await self._has_connections(netns[uid])}

@@ -1,4 +1,4 @@
-"""Keeps a certificate for each service account of the node: asks the signer, renews in time.
+"""Keeps a certificate for each service account of the node: requests it, renews it in time.
 
 `issuers` says which roots vouch for them.
 """
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 class IssuerCache:
-    """Tells the roots of the same certificates again and again, but verifies each of them once.
+    """Finds the roots of certificates, verifying each certificate only once.
 
-    A node is asked for them after each change of the mesh, and to verify one takes 0.3 ms.
+    They are needed after each change of the mesh, and verifying one takes 0.3 ms.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class IssuerCache:
     def of(self, svids: Iterable[X509Svid], bundle: TrustBundle, now: datetime) -> frozenset[str]:
         """Fingerprints of the roots in ``bundle`` that any of the certificates chains to.
 
-        Expired certificates don't count, and one that no root vouches for is looked at again.
+        Expired certificates don't count, and one without a root is verified again each time.
         """
         known = self._known if bundle == self._bundle else {}
         valid = {svid.chain: svid for svid in svids if now <= svid.not_after}
@@ -73,10 +73,10 @@ _log = structlog.get_logger(__name__)
 SIGNING_TIMEOUT_SECONDS = 30
 
 _NEW_ROOT_WITHIN = timedelta(seconds=30)
-"""How soon certificates of a former root are renewed; not all nodes ask at once."""
+"""Within what time certificates of an old root are renewed, so that nodes don't all ask at once."""
 
 PATIENCE_SECONDS = 1.0
-"""How long a first certificate may hold up everything else, from when it was first wanted."""
+"""How long a first certificate may delay everything else, since it was first wanted."""
 
 
 class Signed(NamedTuple):
@@ -87,7 +87,7 @@ class Signed(NamedTuple):
 
 
 class CertificateSource(Protocol):
-    """What signs: the authority in this process, or a cluster's controller."""
+    """The signer: the authority in this process, or a cluster's controller."""
 
     @property
     def bundle(self) -> TrustBundle:
@@ -98,7 +98,7 @@ class CertificateSource(Protocol):
         """Certify a key for an identity.
 
         Raises:
-            TrothError: Refused, or out of reach.
+            TrothError: The signer refused, or can't be reached.
         """
         ...
 
@@ -126,18 +126,18 @@ class CertificateKeeper:
 
     @property
     def bundle(self) -> TrustBundle:
-        """What every certificate of the mesh must chain to."""
+        """The roots that every certificate of the mesh must chain to."""
         return self._signer.bundle
 
     def current(self) -> Mapping[SpiffeId, X509Svid]:
-        """The certificates at hand."""
+        """The current certificates."""
         return self._rotation.current
 
     def follow(self, signing_root: str = "") -> None:
-        """Take note that the signer's roots have changed.
+        """Apply a change of the signer's roots.
 
         Args:
-            signing_root: Fingerprint of the root that new certificates chain to, if that is known.
+            signing_root: Fingerprint of the root that new certificates chain to, if known.
                 Certificates of other roots are renewed soon, as these are about to be retired.
         """
         self._signing_root = signing_root
@@ -162,7 +162,7 @@ class CertificateKeeper:
         self._follow_wishes()
 
     def expect(self, identities: AbstractSet[SpiffeId]) -> None:
-        """Ask for those of exactly ``identities``, too: they are going to be wanted."""
+        """Also request those of exactly ``identities``, which will be wanted soon."""
         if identities != self._expected:
             self._expected = frozenset(identities)
             self._follow_wishes()
@@ -179,14 +179,14 @@ class CertificateKeeper:
     async def missing(self) -> Mapping[SpiffeId, str]:
         """Wait a moment for the certificates that are wanted.
 
-        A slow signer holds nothing else up: what comes later is told by ``on_change``.
+        A slow signer doesn't delay anything else: later certificates are reported by ``on_change``.
 
         Returns:
-            Those that have no certificate yet, each with the reason. They are tried again.
+            The identities without a certificate yet, each with the reason. They are retried.
         """
         patience = None
         if waited_for := self._since.keys() & self._missing():
-            # By the longest waited for: a signer that is away must not delay each attempt again.
+            # Count from the oldest: a signer that is down must not delay each attempt again.
             patience = min(self._since[each] for each in waited_for) + PATIENCE_SECONDS
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(patience), self._answered:
@@ -200,7 +200,7 @@ class CertificateKeeper:
         return self._rotation.missing & self._needed
 
     async def run(self) -> None:
-        """Ask for what is due, until cancelled."""
+        """Request what is due, until cancelled."""
         try:
             while True:
                 step = self._rotation.step(_now())

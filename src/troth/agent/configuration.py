@@ -1,12 +1,12 @@
-"""What Envoy is to be told of the world: at once what pods enforce, the rest as it can take it.
+"""Envoy's configuration for the world: what pods enforce at once, the rest at Envoy's pace.
 
-What pods enforce is little, and Envoy takes it within milliseconds. Where the mesh's pods are is
-one listener with all of them in it; to take that over occupies Envoy's main thread for some 40 ms
-with 5,000 pods of 200 identities. In a big mesh pods come and go all the time, and a policy would
-wait behind each. So after one change of these destinations the next ones are held back for a while,
-to be told together; and one that is known at the same time as a policy is told after it.
+What pods enforce is little, and Envoy accepts it within milliseconds. The locations of the mesh's
+pods are one listener; reloading it occupies Envoy's main thread for some 40 ms with 5,000 pods of
+200 identities. In a big mesh pods come and go all the time, and a policy would wait behind each. So
+after a change of these destinations the next ones are delayed and batched; and one that comes
+together with a policy is pushed after it.
 
-Where a change of modes concerns a pod and its clients, both are told step by step, each when Envoy
+If a change of modes affects a pod and its clients, both are pushed step by step, each when Envoy
 has the last one in force (`Changeover`).
 """
 
@@ -35,22 +35,20 @@ if TYPE_CHECKING:
 
 
 _SECONDS_PER_DESTINATION = 20e-6
-"""Of pause: a few times what Envoy needs, so that it is idle most of the time."""
+"""The pause: several times what Envoy needs, so that it is idle most of the time."""
 
 
 class Changeovers:
-    """All changes of mode that are under way on a node.
-
-    How far each of its pods, and the pod's clients, are with what the policies say of it.
+    """All changes of mode under way on a node: the progress of each pod and its clients.
 
     Args:
         alone: Whether there is no other node.
 
     Attributes:
-        until: When a pod that takes plaintext for its clients' sake ends doing so in any case;
-            None if there is none.
-        waiting: UIDs of those that do so for the sake of clients on other nodes.
-        hurries: Whether one does so for the sake of clients on this node.
+        until: When a pod that still accepts plaintext for its clients stops in any case; None if
+            there is none.
+        waiting: UIDs of the pods that still accept it for clients on other nodes.
+        hurries: Whether a pod still accepts it for clients on this node.
     """
 
     def __init__(self, *, alone: bool) -> None:
@@ -69,7 +67,7 @@ class Changeovers:
         self.hurries = False
 
     def step(self, view: NodeView, policies: tuple[PeerAuthentication, ...], *, now: float) -> None:
-        """Go on towards ``view``, which follows from ``policies``, as far as may be now."""
+        """Move towards ``view``, which derives from ``policies``, as far as possible now."""
         if policies is not self._policies and policies != self._policies:
             self._policies, self._heard = policies, False
         for uid in self._of.keys() - view.local_pods.keys():
@@ -93,14 +91,14 @@ class Changeovers:
         self.hurries = any(of.takes & ~wanted.takes & of.maybe_sent for _, of, wanted in late)
 
     def held(self, uid: str, local: LocalPod) -> LocalPod:
-        """A pod as Envoy is to be told of it."""
+        """A pod as Envoy should see it now."""
         takes = self._of[uid].takes
         if takes == self._wanted[uid].takes:
             return local
         return msgspec.structs.replace(local, held=takes)
 
     def reached(self, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
-        """The destinations as Envoy is to be told of them."""
+        """The destinations as Envoy should see them now."""
         other = {
             uid: there.reached(self._of[uid].sent)
             for uid in self._busy
@@ -113,10 +111,10 @@ class Changeovers:
         return destinations.changed(other)
 
     def told(self, destinations: Mapping[str, Destination]) -> None:
-        """Take note of the destinations that Envoy is told of now."""
+        """Record the destinations that are pushed to Envoy now."""
         for uid in tuple(self._busy):
             there = destinations.get(uid)
-            # Of a pod that they don't know clients only think what is to be in the end.
+            # For a pod that they don't know yet, clients start at the goal.
             sent = there.plaintext if there is not None else self._strangers_send(uid)
             if self._sent.get(uid) != sent:
                 self._sent[uid] = sent
@@ -124,21 +122,21 @@ class Changeovers:
             self._rest(uid)
 
     def confirm(self) -> None:
-        """Take note that Envoy has in force all that it was told."""
+        """Record that Envoy has its whole configuration in force."""
         for uid in tuple(self._busy):
             self._of[uid] = self._of[uid].confirmed(self._sent[uid])
             self._rest(uid)
 
     def hear(self, policies: tuple[PeerAuthentication, ...]) -> None:
-        """Take note that the pods of all other nodes, as clients, go by ``policies`` by now.
+        """Record that all other nodes' pods, as clients, follow ``policies`` now.
 
-        What was heard before policies changed, even if they have changed back, counts no more.
+        Any change of policies invalidates this, even if they have changed back.
         """
         self._heard = policies == self._policies
 
     @property
     def goes_on(self) -> bool:
-        """Whether there may be more to tell once Envoy has in force what it was told."""
+        """Whether there may be more to push once Envoy has the last push in force."""
         return any(
             of.maybe_sent != self._sent[uid] or of.surely_takes != of.takes
             for uid in self._busy
@@ -147,7 +145,7 @@ class Changeovers:
 
     @property
     def offers(self) -> Mapping[str, Ports]:
-        """Where pods of other nodes may be told to send plaintext, by UID."""
+        """Ports to which pods of other nodes may be told to send plaintext, by UID."""
         return {uid: ports for uid in self._of if (ports := self._offer(uid))}
 
     def _forget(self, uid: str) -> None:
@@ -156,7 +154,7 @@ class Changeovers:
         self._busy.discard(uid)
 
     def _rest(self, uid: str) -> None:
-        """Leave a pod alone of which all is as it is to be in the end."""
+        """Drop the state of a pod that has reached its goal."""
         of, wanted = self._of[uid], self._wanted[uid]
         if (
             of.until is None
@@ -167,7 +165,7 @@ class Changeovers:
             self._busy.discard(uid)
 
     def _want(self, uid: str, local: LocalPod, there: Destination | None) -> bool:
-        """Take note of what is to be of a pod in the end; whether that is news."""
+        """Set the goal of a pod; return whether it has changed."""
         offer = NO_PORTS if self._alone or uid not in self._of else self._offer(uid)
         known = self._from.get(uid)
         if known and known[0] is local and known[1] is there and known[2] == offer:
@@ -200,24 +198,24 @@ class Changeovers:
 
 
 class EnvoyCredentials(msgspec.Struct, frozen=True):
-    """What Envoy proves itself by, and what it believes in."""
+    """Envoy's certificates, and the roots it trusts."""
 
     svids: tuple[X509Svid, ...]
     bundle: TrustBundle
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """What Envoy is to have.
+    """Envoy's configuration at one moment.
 
     Attributes:
-        view: All that it is to enforce.
-        ready: UIDs of the pods that the snapshot has: those whose certificate is there.
-        credentials: What it proves itself by and believes in.
-        snapshot: What it is to be told.
-        rest_at: When the snapshot may go on to the view's destinations; None if it has them.
-        goes_on: Whether more is to be told once Envoy has this in force.
-        waiting: UIDs of the pods that still take plaintext for clients on other nodes.
-        until: When they, and others that wait for clients, are closed in any case; None if none is.
+        view: What it should enforce in the end.
+        ready: UIDs of the pods in the snapshot: those that have a certificate.
+        credentials: Its certificates, and the roots it trusts.
+        snapshot: The resources to push.
+        rest_at: When the snapshot may get the view's destinations; None if it has them.
+        goes_on: Whether there is more to push once Envoy has this in force.
+        waiting: UIDs of the pods that still accept plaintext for clients on other nodes.
+        until: When they, and others that wait for clients, close in any case; None if none waits.
         prune_at: As of `SnapshotKeeper`.
     """
 
@@ -233,12 +231,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_final(self) -> bool:
-        """Whether it is all that follows from the world."""
+        """Whether it is complete for its world."""
         return self.rest_at is None and self.until is None and not self.goes_on
 
 
 class ConfigurationKeeper:
-    """Makes one configuration after another.
+    """Makes successive configurations.
 
     Args:
         snapshots: Builds Envoy's resources.
@@ -264,15 +262,15 @@ class ConfigurationKeeper:
         credentials: EnvoyCredentials,
         now: float,
     ) -> Configuration:
-        """Go on to what follows from ``world``.
+        """The configuration for ``world``.
 
         Args:
             world: Everything that is known.
             netns: Network namespaces of the pods that need Envoy's listeners, by UID.
             lenient: As of `troth.mesh.view.node_view`.
             service_ranges: As of `troth.mesh.view.node_view`.
-            credentials: What Envoy is to prove itself by and believe in.
-            now: By any clock that never goes back, in seconds.
+            credentials: Envoy's certificates, and the roots to trust.
+            now: The time of a monotonic clock, in seconds.
         """
         view = self._views.update(
             world,
@@ -310,7 +308,7 @@ class ConfigurationKeeper:
         )
 
     def confirm(self) -> None:
-        """Take note that Envoy has in force all that the last update made."""
+        """Record that Envoy has the last update's result in force."""
         self._is_confirmed = True
         self._changeovers.confirm()
 
@@ -324,15 +322,15 @@ class ConfigurationKeeper:
         return self._changeovers.offers
 
     def _pace(self, view: NodeView, wanted: Mapping[str, Destination], now: float) -> float | None:
-        """Go on to the destinations that are wanted, or say when that may be."""
+        """Use the wanted destinations, or return when that will be allowed."""
         before, self._local_pods = self._local_pods, view.local_pods
         if wanted is self._destinations or not difference(self._destinations, wanted):
             return None
-        # A pod that waits for its clients doesn't wait for a pause, too.
+        # A pod that waits for its clients must not wait for a pause, too.
         if now < self._rest_at and not self._changeovers.hurries:
             return self._rest_at
         changed = before.keys() & difference(before, view.local_pods).upserted.keys()
-        # Where clients have to hear of the same policy, it isn't for them to wait.
+        # If clients need the same policy, they must not wait either.
         if changed and all(wanted.get(uid) == self._destinations.get(uid) for uid in changed):
             return now
         self._destinations = wanted

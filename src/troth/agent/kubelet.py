@@ -1,9 +1,9 @@
-"""Which process of a node is its kubelet, so that no other connection passes for a probe.
+"""Finds a node's kubelet, so that no other connection is mistaken for a probe.
 
-The kubelet is what listens on its port (``KubeletConfiguration.port``) in the node's own network
-namespace, as root and in no container's cgroup, a pod's or another's. Distributions name the
-program as they like (k3s, kubelite); the port is the same. Its cgroup tells its sockets from those
-of all other processes.
+The kubelet is the process that listens on its port (``KubeletConfiguration.port``) in the node's
+own network namespace, as root and outside all containers' cgroups, of pods or others. Distributions
+name the program differently (k3s, kubelite); the port is the same. Its cgroup distinguishes its
+sockets from those of others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INITIAL_CGROUP_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO of linux/proc_ns.
 
 
 class Cgroup(NamedTuple):
-    """A cgroup (v2) as nftables' ``socket cgroupv2`` compares it.
+    """A cgroup (v2) in the form of nftables' ``socket cgroupv2``.
 
     Attributes:
         number: Its directory's inode.
@@ -49,8 +49,8 @@ class KubeletProcess(NamedTuple):
     """A node's kubelet.
 
     Attributes:
-        pid: As the agent sees it.
-        cgroup: None where it says nothing: the kubelet is in the root of cgroup v2, there is no
+        pid: Its process ID in the agent's namespace.
+        cgroup: None if it can't identify the kubelet: that is in the root of cgroup v2, there is no
             cgroup v2, or the node is itself a container.
     """
 
@@ -59,10 +59,10 @@ class KubeletProcess(NamedTuple):
 
 
 def find_kubelet(proc: Path = Path("/proc"), *, port: int = PORT) -> KubeletProcess | None:
-    """The node's kubelet, or None while none listens.
+    """The node's kubelet; None if none listens.
 
     Args:
-        proc: Where the node's processes are seen, its first one as ``1``.
+        proc: A procfs of the node's processes, its first one as ``1``.
         port: Where the kubelet listens.
     """
     try:

@@ -38,21 +38,21 @@ _REPORTERS = {Side.CLIENT: "source", Side.SERVER: "destination"}  # as Istio's m
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds."""
 
-# When a series began is no news: with the agent.
+# No creation times: all series begin with the agent.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no annotation
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent knows of itself at one moment.
+    """The agent's state in numbers, at one moment.
 
     Attributes:
         generation: Number of the world in force; the newest is ``wanted_generation``.
         captured: How many pods' traffic goes through Envoy.
         not_captured: Pods that should be captured but aren't.
         envoy_connected: Envoy has its configuration stream open.
-        envoy_restarts: How often Envoy had to be started again.
-        refused_resources: How many resources Envoy refuses now.
-        certificates: Until when each identity's certificate is valid, by SPIFFE ID.
+        envoy_restarts: How often Envoy had to be restarted.
+        refused_resources: How many resources Envoy rejects now.
+        certificates: Expiry of each identity's certificate, by SPIFFE ID.
         lost_events: How many connection events could not be kept on disk.
         restored: How often something that leads connections to Envoy was put back, by what it was.
     """
@@ -101,16 +101,16 @@ class NodeMetrics(Collector):
         self._connections[key] += connection.count
 
     def acked(self, type_url: str, names: tuple[str, ...], seconds: float | None) -> None:  # noqa: ARG002 - the observer's protocol
-        """Take note of how long it took Envoy to take a change over."""
+        """Record how long it took Envoy to accept a change."""
         if seconds is not None:
             self._acks.observe(seconds)
 
     def nacked(self, nack: Nack, seconds: float | None) -> None:  # noqa: ARG002 - the observer's protocol
-        """Count a refusal of Envoy's."""
+        """Count a rejection by Envoy."""
         self._nacks[nack.type_url.rpartition(".")[2]] += 1
 
     def page(self, accept: str) -> Page:
-        """What a scrape gets, in the format that its ``Accept`` header asks for."""
+        """The page for a scrape, in the format that its ``Accept`` header requests."""
         encode, content_type = choose_encoder(accept)
         return Page(content_type=content_type, body=encode(self))
 

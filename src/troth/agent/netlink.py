@@ -1,9 +1,9 @@
 """Addresses, rules and routes of a network namespace, by netlink(7).
 
-The routes let a pod's app see who calls. Envoy reaches the app from its client's own address,
-although that address is another pod's, and sets `APP_MARK` on these sockets. The answers would
-leave the pod by its default route, so what carries the mark is routed to loopback. By sysctl
-(`troth.agent.sysctls`) an answer carries the mark of what it answers.
+The routes let a pod's app see its clients' addresses. Envoy connects to the app from its client's
+own address, although that address is another pod's, and sets `APP_MARK` on these sockets. The
+answers would leave the pod by its default route, so marked packets are routed to loopback. By
+sysctl (`troth.agent.sysctls`) an answer gets the mark of the packet that it answers.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _IFA_LOCAL = 2
 _ADDRESS = struct.Struct("=BBBBI")
 
 TABLE = 15007
-"""Of the routes to the app. Low numbers are what others take, as the CNI's source-based routing."""
+"""The table of the routes to the app. Others, such as CNIs' source routing, use low numbers."""
 
 _PRIORITY = 1000
-"""Of the rule that leads to them: behind the table of local addresses, ahead of the main one."""
+"""The priority of their rule: after the table of local addresses, before the main one."""
 
 # linux/rtnetlink.h, linux/fib_rules.h
 _RTM_NEWROUTE = 24
@@ -68,7 +68,7 @@ _LOOPBACK = 1
 """Its index in every network namespace."""
 
 _WITHOUT_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES})
-"""How a kernel or a namespace says that it has no IPv6; such a pod has no IPv6 address either."""
+"""The errors of a kernel or a namespace without IPv6; such a pod has no IPv6 address either."""
 
 
 def dump(protocol: int, kind: int, request: bytes) -> Iterator[tuple[int, bytes]]:
@@ -115,12 +115,12 @@ def answer(protocol: int, kind: int, request: bytes) -> bytes:
 
 
 def change(protocol: int, kind: int, flags: int, request: bytes) -> None:
-    """Have the kernel change something in the thread's network namespace, and wait until it has.
+    """Make a change in the thread's network namespace, and wait until it is done.
 
     Args:
         protocol: As of `dump`.
         kind: The request's type.
-        flags: Of the request, beside those that make it one.
+        flags: Additional flags of the request.
         request: Its body.
 
     Raises:
@@ -187,7 +187,7 @@ def _dump() -> Iterator[str]:
 
 
 def _local_address(body: bytes) -> str:
-    """The own address of an ``ifaddrmsg``; of a point-to-point link the other one is the peer's."""
+    """The local address of an ``ifaddrmsg``; a point-to-point link also has the peer's."""
     told = dict(attributes(body[_ADDRESS.size :]))
     return str(ip_address(told.get(_IFA_LOCAL) or told[_IFA_ADDRESS]))
 
@@ -195,7 +195,7 @@ def _local_address(body: bytes) -> str:
 def keep_inside() -> None:
     """Keep Envoy's connections to the app inside the calling thread's network namespace.
 
-    Harmless when repeated.
+    Idempotent.
 
     Raises:
         PeerError: The kernel refused the routes.
@@ -211,7 +211,7 @@ def keep_inside() -> None:
 
 def _put(family: socket.AddressFamily) -> None:
     table = attribute(_RTA_TABLE, _number(TABLE))
-    # The route first: a rule without one would let the packets out.
+    # The route first: with a rule but no route, packets would leave the pod.
     route = _ROUTE.pack(family, 0, 0, 0, 0, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0)
     route += table + attribute(_RTA_OIF, _number(_LOOPBACK))
     change(socket.NETLINK_ROUTE, _RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, route)

@@ -1,7 +1,7 @@
 """Network namespaces by path, as ``ip netns`` and container runtimes keep them.
 
-A namespace is entered by a thread of its own that ends afterwards, so the rest of the process
-never leaves the namespace it is in.
+A dedicated thread enters a namespace and ends afterwards, so the rest of the process never leaves
+its own namespace.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _IFREQ_FLAGS = struct.Struct("16sH22x")
 
 
 def create(path: Path) -> None:
-    """Makes a network namespace with its loopback up and keeps it by a bind mount at ``path``.
+    """Create a network namespace with its loopback up; a bind mount at ``path`` keeps it.
 
     Raises:
         PeerError: Something is at ``path`` already.
@@ -55,10 +55,10 @@ def create(path: Path) -> None:
 
 
 def pin(source: Path, path: Path) -> None:
-    """Keeps the namespace at ``source`` by a bind mount at ``path`` too.
+    """Keep the namespace at ``source`` by a bind mount at ``path``, too.
 
-    ``source`` may be a process's ``/proc/PID/ns/net``: afterwards it doesn't matter that the
-    process ends and its number becomes another's.
+    ``source`` may be a process's ``/proc/PID/ns/net``: afterwards the process may end and its
+    number may be reused.
 
     Raises:
         PeerError: Something is at ``path`` already, or no network namespace at ``source``.
@@ -74,14 +74,14 @@ def pin(source: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Lets go of the namespace at ``path``; it ends with its last process. No-op when missing.
+    """Unmount the namespace at ``path``; it ends with its last process. No-op if missing.
 
     Raises:
         EnvironmentLackError: The kernel refuses.
     """
     try:
-        # Detached, because a process that still has it open is no reason to keep the name. A file
-        # that is no mount point (EINVAL) is left over from a creation that failed.
+        # Detached, because a process may still have it open. A file that isn't a mount point
+        # (EINVAL) is left over from a failed creation.
         _check(_libc.umount2(os.fsencode(path), _MNT_DETACH))
     except OSError as error:
         if error.errno == errno.ENOENT:
@@ -106,10 +106,10 @@ def inode(path: Path) -> int:
 
 
 def call_in(path: Path, action: Callable[[], T]) -> T:
-    """Calls ``action`` in a new thread inside the namespace at ``path`` and gives its result.
+    """Call ``action`` in a new thread inside the namespace at ``path`` and return its result.
 
     Whatever ``action`` opens (sockets, netlink, ``/proc/sys/net``) and any process it starts
-    belongs to that namespace. Errors of ``action`` come through as they are.
+    belongs to that namespace. Exceptions of ``action`` propagate unchanged.
 
     Raises:
         PeerError: There is no network namespace at ``path``.
@@ -128,7 +128,7 @@ def call_in(path: Path, action: Callable[[], T]) -> T:
 
 
 def call_in_cgroups(path: Path, action: Callable[[], T]) -> T:
-    """Calls ``action`` in a new thread inside the cgroup namespace at ``path``.
+    """Call ``action`` in a new thread inside the cgroup namespace at ``path``.
 
     There it sees the paths of cgroups as the namespace's own processes do.
 
@@ -145,10 +145,10 @@ def call_in_cgroups(path: Path, action: Callable[[], T]) -> T:
 
 
 def call_in_new(action: Callable[[], T]) -> T:
-    """Calls ``action`` as `call_in` does, inside a new namespace that ends with it.
+    """Call ``action`` like `call_in`, inside a new namespace that ends with it.
 
     Raises:
-        EnvironmentLackError: The kernel makes none.
+        EnvironmentLackError: The kernel can't create one.
     """
 
     def make_and_act() -> T:
@@ -165,7 +165,7 @@ def call_in_new(action: Callable[[], T]) -> T:
 def socket_in(
     path: Path, family: socket.AddressFamily, kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> socket.socket:
-    """A new socket that lives in the namespace at ``path`` and is usable from anywhere.
+    """A new socket in the namespace at ``path``, usable from anywhere.
 
     Raises:
         PeerError: There is no network namespace at ``path``.
@@ -180,7 +180,7 @@ def enter_command(path: Path) -> list[str]:
 
 
 class _Opened:
-    """A descriptor of the namespace at a path, known to be one."""
+    """A descriptor of the namespace at a path, verified to be one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -244,7 +244,7 @@ def _check(result: int) -> None:
 
 
 def _explain(error: OSError, path: Path, doing: str) -> TrothError:
-    """The one place where the kernel's errors become ours."""
+    """Translate the kernel's errors into ours."""
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR if doing != "make":
             return PeerError(

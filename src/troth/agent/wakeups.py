@@ -1,4 +1,4 @@
-"""Waiting for something without missing what happens meanwhile."""
+"""Waiting for something without missing events meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Wakeups:
     """Waits for one thing at a time, and handles each wake-up meanwhile.
 
     Args:
-        look: Called when it is woken while it waits; says whether that disturbs the wait.
+        look: Called on each wake-up during a wait; returns whether it ends the wait.
     """
 
     def __init__(self, look: Callable[[], bool]) -> None:
@@ -24,18 +24,18 @@ class Wakeups:
         self._was_woken = False
 
     def wake(self) -> None:
-        """Say that something has happened."""
+        """Signal that something has happened."""
         self._woken.set()
 
     async def awake(self) -> None:
-        """Wait until it is woken; at once if it was while it waited for something else."""
+        """Wait until woken; return at once if that happened during another wait."""
         if not self._was_woken:
             await self._woken.wait()
         self._was_woken = False
         self._woken.clear()
 
     async def unless_disturbed(self, work: Coroutine[None, None, T]) -> T | None:
-        """Wait for ``work``; None, and it is cancelled, as soon as it is disturbed."""
+        """Wait for ``work``; cancel it and return None as soon as a wake-up ends the wait."""
         task = asyncio.ensure_future(work)
         try:
             return task.result() if await self._undisturbed(task) else None
@@ -54,7 +54,7 @@ class Wakeups:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _undisturbed(self, task: asyncio.Future[T]) -> bool:
-        """Wait for ``task``, or until it is disturbed; whether it is done."""
+        """Wait for ``task``, or until a wake-up ends the wait; return whether it is done."""
         while True:
             woken = asyncio.ensure_future(self._woken.wait())
             try:
