@@ -16,6 +16,7 @@ NAMES = (
     "data-plane",
     "latency",
     "enforcement",
+    "pod-start",
     "footprint",
     "control-plane",
 )

@@ -35,6 +35,9 @@ class PodWorker:
         kubelet: The node's.
         client: With the kubelet's rights.
         pod: The Pod object as it was first seen.
+
+    Attributes:
+        connecting_since: When its network was given to it, as `time.time` has it.
     """
 
     def __init__(self, kubelet: Kubelet, client: Client, pod: Mapping[str, Any]) -> None:
@@ -44,6 +47,7 @@ class PodWorker:
         self.name: str = metadata["name"]
         self.sandbox: Sandbox | None = None
         self._sandbox_made: Sandbox | None = None
+        self.connecting_since = 0.0
         self.containers: dict[str, Container] = {}
         self._kubelet = kubelet
         self._client = client
@@ -108,6 +112,7 @@ class PodWorker:
             address = self._kubelet.take_address(self.uid, wanted)
         sandbox = Sandbox(self._kubelet.place, self._pod, address)
         self._sandbox_made = sandbox
+        self.connecting_since = time.time()
         if self._connected(sandbox):
             self.sandbox = sandbox
             self._volumes = self._prepare_volumes(sandbox)
@@ -127,11 +132,12 @@ class PodWorker:
 
     def _prepare_volumes(self, sandbox: Sandbox) -> dict[str, Path]:
         # What a pod mounts may come later than the pod, and so may a kubelet's right to read it.
-        while self._deadline is None and not self._stopped.wait(_TICK_SECONDS):
+        while self._deadline is None and not self._stopped.is_set():
             try:
                 return volumes.prepare(sandbox, self._client)
             except (ApiError, httpx2.HTTPError) as error:
                 self._report(phase="Pending", message=str(error))
+                self._stopped.wait(_TICK_SECONDS)
         return {}
 
     def _start_container(self, spec: Mapping[str, Any]) -> None:
