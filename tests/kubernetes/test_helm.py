@@ -11,7 +11,8 @@ import pytest
 import yaml
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from tests.deploy import chart
-from tests.e2e.harness import TROTH
+from tests.e2e.harness import TROTH, eventually
+from tests.rig import cni
 from tests.rig.harness import NODES, Cluster
 from tests.rig.person import Person, commands
 
@@ -25,6 +26,7 @@ CLUSTER_WIDE = (
     "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
 )
 WAIT = "--wait --timeout=120s"
+UPGRADE = f"helm upgrade troth deploy/chart --namespace={chart.NAMESPACE}"
 OTHER_VALUES = {
     "image": {"repository": "registry.example/troth", "tag": "9", "pullSecrets": [{"name": "x"}]},
     "trustDomain": "example.org",
@@ -38,13 +40,19 @@ OTHER_VALUES = {
 
 
 @pytest.fixture(scope="module")
-def person() -> Iterator[Person]:
-    """Somebody with a cluster on which nothing is installed, not even definitions."""
+def cluster() -> Iterator[Cluster]:
+    """A cluster on which nothing is installed, not even definitions."""
     with pytest.MonkeyPatch.context() as patch, Cluster(nodes=NODES[:1]) as cluster:
         # A container's `troth` is the one that is tested.
         patch.setenv("PATH", f"{Path(TROTH).parent}:{os.environ['PATH']}")
         cluster.delete(CustomResourceDefinition, DEFINITION)
-        yield Person(cluster)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def person(cluster: Cluster) -> Person:
+    """Its administrator."""
+    return Person(cluster)
 
 
 @pytest.mark.parametrize("values", [{}, OTHER_VALUES], ids=["the chart's own", "others"])
@@ -60,21 +68,26 @@ def test_helm_makes_the_same_of_the_chart_as_the_plain_manifests_are_made_of(
     assert by_name(yaml.safe_load_all(text)) == by_name(ours)
 
 
-def test_helm_installs_upgrades_and_removes_troth(person: Person) -> None:
+def test_helm_installs_upgrades_and_removes_troth(cluster: Cluster, person: Person) -> None:
     for command in commands("Install", language="sh")[:3]:
         person.type(f"{command} {WAIT}" if command.startswith("helm") else command)
     assert person.type(f"kubectl get crd {DEFINITION} -o name")
     ready = "kubectl -n troth-system get daemonset troth-node -o jsonpath={.status.numberReady}"
     assert person.type(ready) == "1"
 
-    person.type(
-        f"helm upgrade troth deploy/chart --namespace={chart.NAMESPACE} {WAIT} "
-        "--set controller.replicas=1"
-    )
+    person.type(f"{UPGRADE} {WAIT} --set controller.replicas=1")
     replicas = (
         "kubectl -n troth-system get deployment troth-controller -o jsonpath={.spec.replicas}"
     )
     assert person.type(replicas) == "1"
+
+    # The plugin is there by default, goes by one value, and comes with an upgrade to the default.
+    (node,) = cluster.nodes.values()
+    assert cni.is_chained(node.machine)
+    person.type(f"{UPGRADE} {WAIT} --set node.cni.enabled=false")
+    eventually(lambda: not cni.is_chained(node.machine), what="the end of the CNI plugin")
+    person.type(f"{UPGRADE} {WAIT} --reset-values")
+    eventually(lambda: cni.is_chained(node.machine), what="the CNI plugin again")
 
     person.type(f"helm uninstall troth --namespace={chart.NAMESPACE} {WAIT}")
     left = person.type(

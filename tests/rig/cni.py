@@ -83,10 +83,14 @@ def call(sandbox: Sandbox, command: str) -> None:
     }
     for plugin in configuration["plugins"]:
         if plugin["type"] == PLUGIN:
-            result = _run(sandbox, command, {**shared, **plugin, "prevResult": result}) or result
+            try:
+                _run(sandbox, command, {**shared, **plugin, "prevResult": result})
+            except CniError:
+                if command != "DEL":  # which a runtime tries again; the plugin may be gone by now
+                    raise
 
 
-def _run(sandbox: Sandbox, command: str, configuration: dict[str, Any]) -> Any:
+def _run(sandbox: Sandbox, command: str, configuration: dict[str, Any]) -> None:
     metadata = sandbox.pod["metadata"]
     arguments = {
         "IgnoreUnknown": "1",
@@ -116,4 +120,3 @@ def _run(sandbox: Sandbox, command: str, configuration: dict[str, Any]) -> Any:
         os.close(namespace)
     if done.returncode:
         raise CniError(json.loads(done.stdout)["msg"] if done.stdout else done.stderr)
-    return json.loads(done.stdout) if done.stdout else None
