@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +13,6 @@ from troth.learn.course import check_course, read_course, read_lesson
 from troth.learn.lesson import HINTS, Level
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from troth.learn.course import Course
 
 
@@ -139,3 +138,15 @@ def test_there_are_tasks_of_every_level_in_every_lesson(course: Course) -> None:
     for name, each in course.lessons.items():
         assert {task.level for task in each.tasks} == set(Level), name
         assert any(task.to_write for task in each.tasks), name
+
+
+def test_there_is_enough_to_practise_of_both_kinds(course: Course) -> None:
+    tasks = [task for each in course.lessons.values() for task in each.tasks]
+    assert len(tasks) >= 40
+    assert sum(task.to_write for task in tasks) >= 10
+
+
+def test_every_lesson_is_listed_for_learners(course: Course) -> None:
+    page = Path(__file__).parents[2] / "docs" / "learn.md"
+    text = page.read_text("utf-8")
+    assert [name for name in course.lessons if f"| `{name}` |" not in text] == []

@@ -82,15 +82,12 @@ def learn(
         err.print(f"forgotten: {escape(name) if name else 'all that was answered'}")
         return 0
     where = standing(course, kept.read())
-    if listing or not (name or resume):
+    name = name or (where.next if resume else None)
+    if listing or name is None:
         if output is Output.JSON:
             print_json(where)
         else:
             print_report(render_standing(where) if listing else render_next(where))
-        return 0
-    name = name or where.next
-    if name is None:
-        print_report(render_next(where))
         return 0
     lesson = course.lesson(name)
     given = read_answers(answers, lesson) if answers else None
