@@ -1,7 +1,7 @@
-"""Keeps the authority's Secret and hands out what is to be believed, in a ConfigMap per namespace.
+"""Keeps the authority's Secret and distributes the trusted roots, in a ConfigMap per namespace.
 
-The key is in the Secret and in the leader's memory, nowhere else. Every write is bound to the
-version that was read, so two replicas that start at once end up with one root.
+The key is only in the Secret and in the leader's memory. Every write is bound to the version that
+was read, so two replicas that start at once end up with one root.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
-# What is told when a phase is over.
+# The Event at the end of each phase.
 _TOLD = {
     Phase.STABLE: ("RotationBegun", "a new root is being distributed"),
     Phase.DISTRIBUTING: ("RotationSwitched", "the new root signs; the old one is still believed"),
@@ -64,17 +64,17 @@ _TOLD = {
 
 
 class AuthorityKeeper:
-    """The mesh's certificate authority, as its Secret says.
+    """The mesh's certificate authority, from its Secret.
 
     Args:
-        client: Of the API server.
-        trust_domain: Whose identities it signs.
+        client: The API server's.
+        trust_domain: The one whose identities it signs.
         namespace: Where the Secret is.
-        events: Where trouble and phases of a rotation are told.
+        events: Gets Events about problems and phases of a rotation.
 
     Attributes:
-        keyring: What is in force; None while there is nothing that could be.
-        trouble: Why the Secret can't be used as it is now; what it last said stays in force.
+        keyring: The one in force; None until there is a valid one.
+        trouble: Why the Secret can't be used now; its last valid content stays in force.
         awaited: What a rotation is waiting for.
     """
 
@@ -94,14 +94,14 @@ class AuthorityKeeper:
 
     @property
     def signing(self) -> CertificateAuthority | None:
-        """What signs now."""
+        """The authority that signs now."""
         return self.keyring.signing if self.keyring else None
 
     async def refresh(self) -> None:
-        """Read the Secret, and make it if there never was one.
+        """Read the Secret, and create it if there never was one.
 
         Raises:
-            TrothError: The API server can't be asked. Trouble with the Secret itself is told by
+            TrothError: The API server can't be reached. Problems of the Secret itself are in
                 ``trouble`` and an Event.
         """
         secret = await self._read() or await self._make()
@@ -141,7 +141,7 @@ class AuthorityKeeper:
             Whether the Secret has changed, so that it should be read again.
 
         Raises:
-            TrothError: The API server can't be asked.
+            TrothError: The API server can't be reached.
         """
         keyring, content = self.keyring, self._content
         if keyring is None or content is None or self.trouble:
@@ -174,18 +174,18 @@ class AuthorityKeeper:
     async def distribute(
         self, namespaces: Collection[str], present: Mapping[str, ConfigMap]
     ) -> None:
-        """Bring the trust bundle to where it belongs, and take it away from where it doesn't.
+        """Put the trust bundle into the mesh's namespaces, and remove it from others.
 
         Args:
             namespaces: Those of the mesh.
-            present: The ConfigMaps of that name that there are, by namespace.
+            present: The existing ConfigMaps of that name, by namespace.
 
         Raises:
             TrothError: The API server refused some of it; the rest was done.
         """
         if self.keyring is None:
             return
-        # The node agents read it in the controller's own namespace: there it has to be first.
+        # The node agents read it in the controller's own namespace, so write that first.
         wanted = dict.fromkeys((self._namespace, *sorted(namespaces)))
         failures = []
         for namespace in (*wanted, *sorted(present.keys() - wanted.keys())):
@@ -269,7 +269,7 @@ class AuthorityKeeper:
         return True
 
     def _mourn(self) -> None:
-        # A new root now would cut every node off from all that renew their certificates.
+        # A new root now would cut every node off from those that renew their certificates.
         self.trouble = str(
             EnvironmentLackError(
                 f"{self._subject} is gone, and with it the root that the mesh believes in",
@@ -294,7 +294,7 @@ class AuthorityKeeper:
         return True
 
     async def _refuse_rotation(self, error: InputError) -> None:
-        """Say once why a rotation that was asked for can't begin; until the Secret changes."""
+        """Report why a requested rotation can't begin, once until the Secret changes."""
         if not self._rotation_refused:
             self._rotation_refused = True
             _log.error("the rotation cannot begin", reason=str(error))
@@ -333,7 +333,7 @@ def _content(secret: Secret, subject: str) -> Content:
         try:
             data[key] = base64.b64decode(text, validate=True)
         except binascii.Error:
-            # The API server lets nothing else through.
+            # The API server refuses anything else.
             raise InputError(
                 [
                     Problem(

@@ -1,8 +1,8 @@
 """The status of a PeerAuthentication, from what is stored and what the nodes report: pure.
 
-``Accepted`` says whether the policy can be used, with all that is wrong with it; ``Enforced``,
-whether every node has put it in force. They stand in ``status.conditions`` in the form that
-Istio's other tools read (``IstioCondition``), beside those that others wrote there.
+``Accepted`` says whether the policy can be used, with all its problems; ``Enforced``, whether every
+node has put it in force. They are in ``status.conditions`` in the form of Istio's other tools
+(``IstioCondition``), next to those of others.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class PolicyCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
 
     Attributes:
         type: ``Accepted`` or ``Enforced``.
-        status: Whether it is so.
+        status: Whether it is true.
         reason: Why, as one word for programs.
         message: Why, for people.
-        observed_generation: ``metadata.generation`` of the policy that this was said of.
+        observed_generation: ``metadata.generation`` of the policy at that time.
     """
 
     type: str
@@ -59,12 +59,12 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         uid: ``metadata.uid``.
-        generation: ``metadata.generation``: changes with the spec, and with that alone.
+        generation: ``metadata.generation``: changes with the spec only.
         key: ``NAMESPACE/NAME``.
-        namespace: ``metadata.namespace``; empty for a policy that may hold in all of them.
-        was_enforced: Its status says already that every node enforced this generation.
+        namespace: ``metadata.namespace``; empty for a policy that may apply in all of them.
+        was_enforced: Its status already says that every node enforced this generation.
         is_strict: It refuses plaintext at some port.
-        problems: What is wrong with it, warnings among it.
+        problems: Its problems, including warnings.
     """
 
     uid: str
@@ -77,18 +77,18 @@ class StoredPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_refused(self) -> bool:
-        """Whether it can't be used as it is."""
+        """Whether an error keeps it from being used."""
         return any(problem.severity is Severity.ERROR for problem in self.problems)
 
 
 class PolicyHistory:
-    """Knows the sets of policies of late by their digests, to tell how far a node is."""
+    """Recent sets of policies by their digests, to tell how far a node is."""
 
     def __init__(self) -> None:
         self._sets: dict[str, Mapping[str, int]] = {}
 
     def note(self, policies: Iterable[StoredPolicy]) -> None:
-        """Remember the set that is stored now."""
+        """Record the set that is stored now."""
         generations = {policy.uid: policy.generation for policy in policies}
         digest = policy_digest(generations.items())
         self._sets.pop(digest, None)
@@ -97,7 +97,7 @@ class PolicyHistory:
             del self._sets[next(iter(self._sets))]
 
     def generation(self, digest: str, uid: str) -> int | None:
-        """Which generation of a policy is in the set; None if it isn't, or the set is unknown."""
+        """The generation of a policy in the set; None if it isn't in it, or the set is unknown."""
         return self._sets.get(digest, {}).get(uid)
 
 
@@ -110,10 +110,10 @@ def conditions(
     """``Accepted`` and ``Enforced`` of one policy.
 
     Args:
-        policy: As it is stored.
+        policy: The stored object.
         reports: By node; None for one that can't be read.
-        history: With the present set noted.
-        silent: The nodes whose agents have fallen silent.
+        history: Including the current set.
+        silent: The nodes whose agents are silent.
     """
     behind = {
         name: why
@@ -156,11 +156,11 @@ def _enforced(
     """The condition.
 
     Args:
-        policy: As it is stored.
+        policy: The stored object.
         nodes: How many there are.
-        behind: Those that don't enforce it, with why.
-        late: Those on which pods start before they are captured.
-        unmarked: Pods that are held to it though their clients can't be told, with why.
+        behind: Those that don't enforce it, with the reasons.
+        late: Those where pods start before they are captured.
+        unmarked: Pods that enforce it though their clients can't be told, with the reasons.
     """
     done = not policy.is_refused and not behind and bool(nodes)
     if policy.is_refused:
@@ -187,10 +187,10 @@ def _enforced(
 
 
 def _behind(policy: StoredPolicy, report: NodeReport | None, history: PolicyHistory) -> str | None:
-    """Why a node doesn't enforce a policy, empty if it only takes time; None when it does.
+    """Why a node doesn't enforce a policy, empty if it is just not ready yet; None if it does.
 
-    Pods that join are waited for until the policy has been in force once: where pods come and go
-    some always join, and a policy would look as if it were lifted each time.
+    Joining pods delay the condition only until the policy has been in force once: where pods come
+    and go, some are always joining, and the policy would seem to be lifted each time.
     """
     if report is None:
         return "its report cannot be read"
@@ -205,7 +205,7 @@ def _behind(policy: StoredPolicy, report: NodeReport | None, history: PolicyHist
 
 
 def _pods_of(policy: StoredPolicy, troubles: Mapping[str, PodTrouble]) -> list[str]:
-    """Those of these pods that should be held to a policy, each with what is amiss."""
+    """Those of these pods that a policy applies to, each with its problem."""
     return [
         f"pod {name} ({trouble.why})"
         for name, trouble in troubles.items()
@@ -214,7 +214,7 @@ def _pods_of(policy: StoredPolicy, troubles: Mapping[str, PodTrouble]) -> list[s
 
 
 def was_enforced(present: Iterable[Mapping[str, Any]], generation: int) -> bool:
-    """Whether ``status.conditions`` say of a generation that every node enforced it."""
+    """Whether ``status.conditions`` say that every node enforced a generation."""
     return any(
         (each.get("type"), each.get("status")) == (ENFORCED, Truth.TRUE)
         and each.get("observedGeneration") == generation
@@ -226,10 +226,10 @@ def was_enforced(present: Iterable[Mapping[str, Any]], generation: int) -> bool:
 def merged(
     present: Sequence[Mapping[str, Any]], wanted: Iterable[PolicyCondition], *, now: datetime
 ) -> list[dict[str, Any]] | None:
-    """``status.conditions`` with ours brought up to date, or None when it is already.
+    """``status.conditions`` with ours updated, or None if they are already up to date.
 
     Args:
-        present: What stands there, by whomever.
+        present: The existing conditions, of all writers.
         wanted: Ours.
         now: ``lastTransitionTime`` of those whose status changes.
     """
@@ -252,7 +252,7 @@ def _told(problem: Problem) -> str:
 
 
 def _shown(nodes: Mapping[str, str]) -> str:
-    """A few of the nodes by name, each with its trouble if it has one."""
+    """The names of a few nodes, each with its problem if it has one."""
     return _listed(f"{name} ({why})" if why else name for name, why in sorted(nodes.items()))
 
 

@@ -1,11 +1,11 @@
-"""Leader election by a Lease: the rules, as client-go has them, without any I/O.
+"""Leader election by a Lease: client-go's rules, without I/O.
 
-What one replica sees of the lease goes in, with the moment it was seen; whether it leads, and what
-it should write next, comes out. Moments are seconds of a monotonic clock of this machine. Other
-machines' clocks are never compared with it: a lease is over when it has been *seen* unchanged for
-its whole duration, and the times in it are for people. That two never lead at once rests on the
-API server's optimistic concurrency and on clocks that run equally fast, within the third by which
-the renewal deadline is shorter than the lease.
+The input is what one replica sees of the lease, and when; the output is whether it leads, and what
+it should write next. Times are seconds of this machine's monotonic clock. Other machines' clocks
+are never compared with it: a lease expires when it has been *seen* unchanged for its whole
+duration, and the times in it are for people. Two replicas never lead at once because of the API
+server's optimistic concurrency, and if clocks run equally fast, within the third by which the
+renewal deadline is shorter than the lease.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ElectionTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long things take, in seconds; client-go's defaults.
 
     Attributes:
-        lease: How long others leave the lease alone after they saw it renewed.
+        lease: How long others respect the lease after they saw it renewed.
         renew: How long its holder leads after its last successful renewal.
         retry: Between two attempts.
     """
@@ -36,14 +36,14 @@ class ElectionTiming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """``LeaseSpec`` (coordination.k8s.io/v1), as far as it matters here.
+    """The relevant fields of ``LeaseSpec`` (coordination.k8s.io/v1).
 
     Attributes:
-        holder: Who has it; empty when it was given back.
+        holder: Who has it; empty after it was released.
         duration: Seconds, by the holder's own settings.
         acquired: When the holder got it, by its wall clock.
-        renewed: When it renewed it last, by its wall clock.
-        transitions: How often the lease went from one holder to another.
+        renewed: When it last renewed it, by its wall clock.
+        transitions: How often the holder changed.
     """
 
     holder: str
@@ -63,10 +63,10 @@ class Election:
     """One replica's part in the election.
 
     Its driver reads the lease while `must_read` and calls `saw`; asks `claim` for what to write,
-    and after the server has taken that calls `won`. After any error it calls `forget`.
+    and calls `won` after the server has accepted that. After any error it calls `forget`.
 
     Args:
-        identity: Names this replica, and no other one ever.
+        identity: A unique name of this replica, never reused.
         timing: How long things take.
     """
 
@@ -79,7 +79,7 @@ class Election:
 
     @property
     def holder(self) -> str:
-        """Who has the lease, as far as is known; empty when nobody or unknown."""
+        """Who has the lease; empty if nobody or unknown."""
         return self._seen.record.holder if self._seen and self._seen.record else ""
 
     @property
@@ -89,7 +89,7 @@ class Election:
 
     @property
     def leads_until(self) -> float:
-        """When this replica stops leading, unless it wins again before; long past if it did."""
+        """When this replica stops leading unless it wins again before; long past if it has."""
         return self._leads_until
 
     def leads(self, at: float) -> bool:
@@ -97,7 +97,7 @@ class Election:
         return at < self._leads_until
 
     def saw(self, record: LeaseRecord | None, version: str, *, at: float) -> None:
-        """Note what was read; ``record`` is None, and ``version`` empty, when there is no lease.
+        """Record what was read; ``record`` is None and ``version`` empty if there is no lease.
 
         Args:
             record: The lease.
@@ -133,10 +133,10 @@ class Election:
         )
 
     def won(self, record: LeaseRecord, version: str, *, sent: float, at: float) -> None:
-        """Note that the server took ``record``.
+        """Record that the server accepted ``record``.
 
         Args:
-            record: As `claim` gave it.
+            record: The result of `claim`.
             version: The new ``metadata.resourceVersion``.
             sent: When the write was sent, or earlier; never later. Others may have seen it since.
             at: When the answer came.
@@ -145,16 +145,16 @@ class Election:
         self._leads_until = sent + self._timing.renew
 
     def forget(self) -> None:
-        """Note an attempt without success: the lease may be another's, so read it again.
+        """Record a failed attempt: the lease may be another's, so it must be read again.
 
-        A leader leads on: until its time is over nobody else can have waited long enough.
+        A leader keeps leading: until its time expires nobody else can have waited long enough.
         """
         self.must_read = True
 
     def give_back(self, *, now: datetime) -> LeaseRecord | None:
-        """What to write so that another may lead at once; None when it isn't ours to give.
+        """What to write to release the lease, so that another may lead at once; None if not ours.
 
-        This replica leads no longer from this call on.
+        After this call this replica no longer leads.
         """
         self._leads_until = -math.inf
         old = self._seen.record if self._seen else None

@@ -1,7 +1,7 @@
 """Leader election over the API server: drives `Election`, and runs the work while leading.
 
-Nothing breaks if two replicas work at once for a moment, because every write of the controller
-is bound to the version that it read. The election saves work and keeps logs readable.
+Two replicas may work at once for a moment, because every write of the controller is bound to the
+version that it read. The election saves work and keeps logs readable.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class LeaderElection:
     """One replica in the election for a Lease.
 
     Args:
-        client: Of the API server.
+        client: The API server's.
         namespace: The Lease's.
         name: The Lease's.
-        identity: Names this replica, and no other one ever.
+        identity: A unique name of this replica, never reused.
         timing: How long things take.
     """
 
@@ -76,7 +76,7 @@ class LeaderElection:
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work`` whenever this replica leads, until cancelled; then let another lead.
 
-        ``work`` is to run until it is cancelled, and to end soon when it is.
+        ``work`` must run until it is cancelled, and then end soon.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -99,7 +99,7 @@ class LeaderElection:
             else:
                 self.trouble = ""
             self._tell()
-            # Not in step with the others.
+            # Random, so that replicas don't act in step.
             await asyncio.sleep(self._timing.retry * (1 + _JITTER * random.random()))  # noqa: S311
 
     async def _attempt(self) -> None:
@@ -149,7 +149,7 @@ class LeaderElection:
         return _record(lease), _version(lease)
 
     async def _write(self, record: LeaseRecord, version: str) -> str | None:
-        """Write the lease over ``version``; the new version, or None if that isn't the last one."""
+        """Replace ``version`` of the lease; returns the new one, or None if it isn't the latest."""
         spec = _spec(record)
         try:
             if version:
@@ -167,14 +167,14 @@ class LeaderElection:
         record = self._election.give_back(now=datetime.now(UTC))
         if record is None:
             return
-        # What can't be given back runs out by itself.
+        # A lease that can't be released expires by itself.
         with contextlib.suppress(TrothError, TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self._write(record, self._election.version)
 
 
 def _clock() -> float:
-    """The event loop's, in which timeouts are set as well."""
+    """The event loop's clock, as for timeouts."""
     return asyncio.get_running_loop().time()
 
 

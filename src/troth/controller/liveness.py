@@ -1,7 +1,7 @@
-"""Which nodes' agents have fallen silent, by the rule of client-go's elections: without I/O.
+"""Which nodes' agents are silent, by the rule of client-go's elections: without I/O.
 
-A Lease has run out when it has been *seen* unrenewed for its whole duration, by a clock of this
-machine that never goes back. Other machines' clocks matter only for what was there at first sight.
+A Lease has expired when it has been *seen* unrenewed for its whole duration, by this machine's
+monotonic clock. Other machines' clocks matter only for Leases that existed at first sight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Sight(NamedTuple):
-    """A Lease, and since when it is as it is."""
+    """A Lease, and when its last change was seen."""
 
     lease: Lease
     since: float
@@ -27,7 +27,7 @@ class _Sight(NamedTuple):
 
 
 class Liveness:
-    """What has been seen of the agents' Leases."""
+    """The history of the agents' Leases."""
 
     def __init__(self) -> None:
         self._seen: dict[str, _Sight] = {}
@@ -35,13 +35,13 @@ class Liveness:
     def silent(
         self, leases: Mapping[str, Lease], *, at: float, now: datetime, up_to_date: bool
     ) -> frozenset[str]:
-        """The nodes whose agents have let their Leases run out.
+        """The nodes whose agents' Leases have expired.
 
         Args:
-            leases: As they are known to be, by node.
+            leases: The known Leases, by node.
             at: By the monotonic clock.
             now: By the wall clock.
-            up_to_date: Whether renewals are seen. While they aren't, nobody's time runs.
+            up_to_date: Whether renewals are seen. While they aren't, time doesn't count.
         """
         self._seen = {
             node: self._look(self._seen.get(node), lease, at, now, up_to_date=up_to_date)

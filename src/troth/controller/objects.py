@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REQUESTS = CSR.objects(field_selector=f"spec.signerName={SIGNER_NAME}")
 
-# With the name alone, RBAC can allow just these ConfigMaps.
+# By name, so that RBAC can allow just these ConfigMaps.
 TRUST_BUNDLES = CONFIG_MAP.objects(field_selector=f"metadata.name={TRUST_BUNDLE}")
 
 REVIEW = ObjectKind(
@@ -36,12 +36,12 @@ REVIEW = ObjectKind(
     shape=wire.Object,
     metadata_only=True,
 )
-# Their number and size are up to those who may ask.
+# Users decide their number and size.
 REVIEWS = REVIEW.objects(page=50)
 
 
 def policies() -> Resource[PolicyObject]:
-    """PeerAuthentications, right or wrong."""
+    """PeerAuthentications, valid or not."""
 
     def convert(raw: msgspec.Raw) -> PolicyObject:
         document = decode(raw, dict[str, Any])
@@ -58,7 +58,7 @@ def policies() -> Resource[PolicyObject]:
 
 
 def secret_versions(namespace: str) -> Resource[str]:
-    """The authority's Secret, only to learn that it has changed: its key is kept in one place."""
+    """The authority's Secret, only to detect changes: its key is kept in one place."""
 
     def convert(raw: msgspec.Raw) -> str:
         return decode(raw, wire.Headed).metadata.resource_version

@@ -1,6 +1,6 @@
-"""The root's rotation as people see it from outside: how it stands, and to ask for one.
+"""The root's rotation as users see it: its state, and how to request one.
 
-All is read without the key: of the authority's Secret only the metadata leaves the API server.
+The key is never read: only the metadata of the authority's Secret leaves the API server.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 _REFUSED = "RotationRefused"
 _FRESH = timedelta(minutes=10)
-"""An Event that was told is not told again for five minutes."""
+"""The same Event is not repeated for five minutes."""
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """A root that the mesh believes in.
+    """A root that the mesh trusts.
 
     Attributes:
         fingerprint: SHA-256 of its DER.
-        not_after: Until when it is valid.
+        not_after: Its expiry.
         signs: Whether new certificates chain to it.
     """
 
@@ -53,14 +53,14 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RotationState(msgspec.Struct, frozen=True, kw_only=True):
-    """How the rotation of the root stands; ``troth ca status -o json`` prints exactly this.
+    """The state of the root's rotation; ``troth ca status -o json`` prints exactly this.
 
     Attributes:
         phase: ``stable``, ``distributing`` or ``switched``.
-        since: When the phase began; None when there has been no rotation.
-        requested: Whether one was asked for that has not begun.
-        roots: Those that are believed.
-        waiting_for: What the phase still waits for, in words.
+        since: When the phase began; None if there has been no rotation.
+        requested: Whether one is requested that has not begun.
+        roots: The trusted ones.
+        waiting_for: What the phase is waiting for, in words.
     """
 
     phase: Phase
@@ -72,7 +72,7 @@ class RotationState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at_rest(self) -> bool:
-        """Whether no rotation is under way or asked for."""
+        """Whether no rotation is under way or requested."""
         return self.phase is Phase.STABLE and not self.requested
 
 
@@ -91,7 +91,7 @@ def rotation_state(
     *,
     now: datetime,
 ) -> RotationState:
-    """Put together what the cluster says.
+    """The state from the cluster's objects.
 
     Args:
         annotations: The Secret's.
@@ -101,7 +101,7 @@ def rotation_state(
         now: The time.
 
     Raises:
-        InputError: Somebody wrote something else into the annotations.
+        InputError: An annotation is invalid.
     """
     phase, since = rotation_phase(annotations, AUTHORITY_SECRET)
     believed = tuple(
@@ -130,11 +130,11 @@ def rotation_state(
 
 
 class RootRotation:
-    """Asks the cluster about the rotation, and asks for one; close it afterwards.
+    """Reads the rotation's state from the cluster, and requests a rotation; close it afterwards.
 
     Args:
-        config: How to reach the API server, and as whom: somebody with the right to get and patch
-            the authority's Secret, get the trust bundle, and list Leases and Events.
+        config: The API server's address, and the credentials of a user who may get and patch the
+            authority's Secret, get the trust bundle, and list Leases and Events.
         namespace: The controller's.
     """
 
@@ -147,12 +147,12 @@ class RootRotation:
         await self._client.aclose()
 
     async def state(self) -> RotationState:
-        """How it stands.
+        """The rotation's state.
 
         Raises:
-            EnvironmentLackError: There is no authority, or no right to ask.
-            PeerError: The API server can't be asked, or what is there can't be read.
-            InputError: Somebody wrote something else into the Secret's annotations.
+            EnvironmentLackError: There is no authority, or no permission to read it.
+            PeerError: The API server can't be reached, or an object can't be read.
+            InputError: An annotation of the Secret is invalid.
         """
         try:
             secret = await self._client.get(_SECRET, AUTHORITY_SECRET, self._namespace)
@@ -175,7 +175,7 @@ class RootRotation:
         )
 
     async def request(self) -> None:
-        """Ask the controller to replace the root; raises as `state` does."""
+        """Ask the controller to replace the root; raises like `state`."""
         now = f"{datetime.now(UTC):%FT%TZ}"
         change = {"metadata": {"annotations": {ROTATE_ANNOTATION: now}}}
         try:
@@ -184,7 +184,7 @@ class RootRotation:
             raise self._no_authority() from error
 
     async def refusal(self) -> str:
-        """Why the controller does not begin; empty if it hasn't said that it won't."""
+        """Why the controller refuses to begin; empty if it hasn't refused."""
         about = f"involvedObject.name={AUTHORITY_SECRET},reason={_REFUSED}"
         events = msgspec.structs.replace(_EVENTS, namespace=self._namespace, field_selector=about)
         found = [item.value for item in (await self._client.list(events)).items if item.value]

@@ -1,4 +1,4 @@
-"""The controller as a process: elected, working, asked for its health and metrics, told to stop."""
+"""The controller as a process: its election, work, health, metrics and end."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class ControllerReadiness(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         leading: Whether this replica does the work.
-        leader: Who does, as far as is known.
-        waiting_for: What is in the way, in words; ready when there is nothing.
+        leader: Who does, if known.
+        waiting_for: What it is waiting for, in words; if nothing, it is ready.
         rotation: What the rotation of the root is waiting for.
     """
 
@@ -67,10 +67,10 @@ _MEANINGS = {
 
 
 class ControllerMetrics(Collector):
-    """Counts what a replica answers, and shows that and what it knows to Prometheus.
+    """Counts a replica's answers, and serves that and its figures to Prometheus.
 
     Args:
-        figures: Asked at each scrape; None while another replica leads.
+        figures: Called at each scrape; returns None while another replica leads.
     """
 
     def __init__(self, figures: Callable[[], LeaderFigures | None]) -> None:
@@ -78,11 +78,11 @@ class ControllerMetrics(Collector):
         self._answers: Counter[tuple[str, str]] = Counter()
 
     def answered(self, outcome: str, reason: str) -> None:
-        """Count the answer to a certificate request; the reasons are the signer's own few."""
+        """Count the answer to a certificate request; the signer has only a few reasons."""
         self._answers[outcome, reason] += 1
 
     def page(self, accept: str) -> Page:
-        """What a scrape gets, in the format that its ``Accept`` header asks for."""
+        """The page for a scrape, in the format that its ``Accept`` header requests."""
         encode, content_type = choose_encoder(accept)
         return Page(content_type=content_type, body=encode(self))
 
@@ -106,13 +106,13 @@ class ControllerMetrics(Collector):
 
 
 def run_controller(settings: ControllerSettings) -> int:
-    """Run the controller of the cluster that this runs in, or of KUBECONFIG, until SIGTERM.
+    """Run the controller of this pod's cluster, or of KUBECONFIG's, until SIGTERM.
 
     Returns:
         The exit code.
 
     Raises:
-        EnvironmentLackError: There is no way to an API server, or the port for health is taken.
+        EnvironmentLackError: No API server is configured, or the port for health is taken.
     """
     configure_logs()
     controller = Controller(program_config(otherwise="set KUBECONFIG"), settings)
@@ -131,7 +131,7 @@ class Controller:
     def __init__(self, config: SingleConfig, settings: ControllerSettings) -> None:
         self._config = config
         self._settings = settings
-        # The host's name is the pod's, for people; the rest makes it one that never was before.
+        # The host's name is the pod's, for people; the rest makes it unique.
         self.identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._election: LeaderElection | None = None
         self._work: Work | None = None
@@ -139,7 +139,7 @@ class Controller:
         self.health_port = 0
 
     def readiness(self) -> ControllerReadiness:
-        """Whether it does what it is there for, and if not, why."""
+        """Whether it does its task, and if not, why."""
         election = self._election
         if election is None:
             return ControllerReadiness(leading=False, leader="", waiting_for=("its start",))

@@ -45,14 +45,14 @@ _LONGEST_RETRY = 30.0
 
 
 class Signer:
-    """Answers the requests that it is shown.
+    """Answers the requests passed to `show`.
 
     Args:
-        client: Of the API server.
+        client: The API server's.
         rules: Who may ask, and for what.
         authority: The one that signs now; None while there is none.
-        events: Where denials are told.
-        on_answer: Hears what each request got, ``signed`` or ``denied``, and the reason.
+        events: Gets Events about denials.
+        on_answer: Called with each answer, ``signed`` or ``denied``, and the reason.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Signer:
         self._begun: dict[str, asyncio.Task[None]] = {}
 
     def show(self, requests: Iterable[CertificateSigningRequest]) -> None:
-        """Answer what awaits an answer among all the requests that there are.
+        """Answer the pending ones of all requests.
 
-        A request is worked on once, whatever is shown meanwhile; after an error it is tried again.
+        A request is processed once, whatever is shown meanwhile; after an error it is retried.
         """
         present = {csr.metadata.uid or "": csr for csr in requests if csr.metadata}
         for gone in self._begun.keys() - present.keys():
@@ -88,7 +88,7 @@ class Signer:
                 task.add_done_callback(_tell_bug)
 
     async def close(self) -> None:
-        """Stop; what is under way is left to the next leader."""
+        """Stop; pending requests are left to the next leader."""
         tasks = list(self._begun.values())
         self._begun.clear()
         for task in tasks:
@@ -110,7 +110,7 @@ class Signer:
             latest = await self._fetch(latest)
 
     async def _fetch(self, csr: CertificateSigningRequest) -> CertificateSigningRequest | None:
-        """The request as it stands now; None if it is gone, and as it was if nobody answers."""
+        """The current request; None if it is gone, unchanged if the API server doesn't answer."""
         try:
             return await self._client.get(CSR, _name(csr))
         except NotFoundError:
@@ -122,7 +122,7 @@ class Signer:
         verdict = examine(csr, self._rules)
         if isinstance(verdict, Claim):
             verdict = await self._judged(verdict) or verdict
-        with contextlib.suppress(NotFoundError):  # its maker gave up
+        with contextlib.suppress(NotFoundError):  # the requester gave up
             if isinstance(verdict, Denial):
                 await self._refuse(csr, verdict)
             else:
@@ -131,10 +131,10 @@ class Signer:
     async def _judged(self, claim: Claim) -> Denial | None:
         """Judge a claim by the pods that the API server has stored at this moment.
 
-        They are asked for each time, rather than watched: a pod that is just there must not be
-        denied, one that is gone must not be granted, and the controller needs no memory of all
-        pods. Which one to look at the API server knows from its cache, at little cost. Reading all
-        of a namespace from its storage is for claims that nothing seems to support.
+        They are read each time rather than watched: a new pod must not be denied, a deleted one
+        must not be granted, and the controller needs no memory for all pods. The API server's cache
+        finds a candidate at little cost. Only claims without a candidate cause a read of a whole
+        namespace from storage.
         """
         cached = await self._cached_pods(claim)
         seen = next((pod for pod in cached if judge(claim, [pod]) is None), None)
@@ -159,7 +159,7 @@ class Signer:
         authority = self._authority()
         if authority is None:
             return
-        # Before it is approved, so that an authority that can't sign leaves no trace of a promise.
+        # Sign before approving, so that an authority that can't sign doesn't leave an approval.
         issued = authority.sign(claim.request, now=datetime.now(UTC), lifetime=claim.lifetime)
         approved = csr
         if not has_condition(csr, "Approved"):
@@ -188,7 +188,7 @@ class Signer:
 
     async def _refuse(self, csr: CertificateSigningRequest, refusal: Denial) -> None:
         if has_condition(csr, "Approved"):
-            # It was approved by another signer's rules, and can't be denied any more.
+            # Somebody else approved it, so it can't be denied any more.
             condition = _condition("Failed", refusal.reason, refusal.message)
             await self._write(csr, _with_condition(csr, condition), "status")
         else:
@@ -221,12 +221,12 @@ class Signer:
         status: CertificateSigningRequestStatus,
         part: Literal["approval", "status"],
     ) -> CertificateSigningRequest:
-        """Write conditions or a certificate over the version that was read."""
+        """Write conditions or a certificate, replacing the version that was read."""
         after = CertificateSigningRequest(metadata=csr.metadata, spec=csr.spec, status=status)
         return await self._client.replace(CSR, after, _name(csr), part=part)
 
     def _requester(self, csr: CertificateSigningRequest) -> ObjectReference | None:
-        """The node agent's pod, if it was one that asked."""
+        """The requesting node agent's pod, if the requester is one."""
         pods = (csr.spec.extra or {}).get(POD_NAME_ATTRIBUTE) or []
         if csr.spec.username != self._rules.username or len(pods) != 1:
             return None
@@ -236,7 +236,7 @@ class Signer:
 
 
 def _tell_bug(task: asyncio.Task[None]) -> None:
-    """One request that hits a bug of ours keeps no other from being answered."""
+    """Log a bug of ours in one request; the others are still answered."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("a request was not answered, by a bug", exc_info=error)
 
@@ -263,7 +263,7 @@ def _with_condition(
 
 
 def _pods(claim: Claim, name: str = "") -> Resource[Pod]:
-    """Those of the claim's namespace on its node; or the one of that name."""
+    """The pods of the claim's namespace on its node, or the one with that name."""
     named = f",metadata.name={name}" if name else ""
     return POD.objects(
         namespace=claim.namespace,

@@ -1,9 +1,9 @@
-"""Whether a CertificateSigningRequest is signed: the rules, without any I/O.
+"""Whether a CertificateSigningRequest is signed: the rules, without I/O.
 
-A node agent may have certificates for the service accounts of the pods on its own node and for
-nothing else. Which node that is, it cannot choose: the API server derives it from the agent's
-token, which the kubelet had bound to the agent's pod (KEP-4193), and writes it into the request.
-So a stolen node gives away what ran on that node, and not the mesh.
+A node agent may have certificates only for the service accounts of the pods on its own node. It
+can't choose the node: the API server derives it from the agent's token, which the kubelet had bound
+to the agent's pod (KEP-4193), and writes it into the request. So a stolen node compromises the
+identities of its own pods, not the mesh.
 
 The judgement has two parts, because the second needs the pods: `examine` looks at the request
 alone, `judge` at the pods of the node.
@@ -50,10 +50,10 @@ class SigningRules(msgspec.Struct, frozen=True, kw_only=True):
     """Who may ask, and for what.
 
     Attributes:
-        trust_domain: Of every identity that is signed.
+        trust_domain: The trust domain of every signed identity.
         namespace: The node agents' namespace.
         service_account: The node agents' service account in it.
-        lifetime: Of a certificate whose request has no ``spec.expirationSeconds``.
+        lifetime: The default lifetime, for requests without ``spec.expirationSeconds``.
     """
 
     trust_domain: TrustDomain
@@ -68,14 +68,14 @@ class SigningRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is in order, if only the node has a pod of the service account.
+    """A valid request, provided that the node has a pod of the service account.
 
     Attributes:
         node: The requesting agent's own.
-        namespace: Of the service account.
-        service_account: Whose certificate it is to be.
+        namespace: The service account's.
+        service_account: The one to certify.
         request: The request's checked content.
-        lifetime: How long the certificate is to live.
+        lifetime: The certificate's lifetime.
     """
 
     node: str
@@ -108,9 +108,9 @@ def has_condition(csr: CertificateSigningRequest, kind: str) -> bool:
 
 
 def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Denial:
-    """Judge a request by itself: who asks, and what for.
+    """Judge a request by itself: who asks, and for what.
 
-    What a stranger asks for is not even read.
+    A stranger's request is not even parsed.
     """
     spec = csr.spec
     groups = spec.groups or ()
@@ -147,7 +147,7 @@ def examine(csr: CertificateSigningRequest, rules: SigningRules) -> Claim | Deni
 
 
 def judge(claim: Claim, pods: Iterable[Pod]) -> Denial | None:
-    """Judge a claim by the pods that there are; None when it is granted."""
+    """Judge a claim by the existing pods; None if it is granted."""
     if any(_runs(pod, claim) for pod in pods):
         return None
     return Denial(
@@ -159,11 +159,11 @@ def judge(claim: Claim, pods: Iterable[Pod]) -> Denial | None:
 
 
 def _runs(pod: Pod, claim: Claim) -> bool:
-    """Whether ``pod`` needs the certificate: it is there, not over, and has a network of its own.
+    """Whether ``pod`` needs the certificate: it exists, has not ended, and has its own network.
 
-    A pod that is being deleted counts: it serves until its grace period is over. A static pod's
-    mirror doesn't. Kubelets make these by themselves, in any namespace, and they name no service
-    account: a stolen node would else be given every namespace's ``default``.
+    A pod that is being deleted counts: it serves until its grace period ends. A static pod's mirror
+    doesn't. Kubelets create these by themselves, in any namespace, without a service account:
+    otherwise a stolen node would get every namespace's ``default``.
     """
     spec, metadata = pod.spec, pod.metadata
     if spec is None or metadata is None or MIRROR_ANNOTATION in (metadata.annotations or {}):
@@ -190,7 +190,7 @@ def _lifetime_flaws(spec: CertificateSigningRequestSpec) -> Iterator[str]:
         int(each.total_seconds()) for each in (SHORTEST_LIFETIME, LONGEST_LIFETIME)
     )
     if asked is not None and not shortest <= asked <= longest:
-        # Not cut down: a requester that asks for more would count on it.
+        # Refused rather than capped: the requester would rely on what it requested.
         yield (
             f"spec.expirationSeconds: is {described(asked, bare=True)}; ask for {shortest} to "
             f"{longest}, or leave it out"

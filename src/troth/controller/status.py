@@ -39,7 +39,7 @@ _PEER_AUTHENTICATION = ObjectKind(
     kind=KIND, plural="peerauthentications", group="security.istio.io", shape=msgspec.Raw
 )
 
-# What an Event tells, by the condition and its new status; other changes are no news.
+# Events by condition and new status; other changes cause none.
 _NEWS = {
     (ACCEPTED, "False"): (EventType.WARNING, "Refused"),
     (ENFORCED, "True"): (EventType.NORMAL, "Enforced"),
@@ -55,14 +55,14 @@ class _Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class PolicyObject(msgspec.Struct, frozen=True, kw_only=True):
-    """A PeerAuthentication as the API server has it.
+    """A PeerAuthentication as stored by the API server.
 
     Attributes:
         namespace: Its namespace.
         name: Its name.
         version: ``metadata.resourceVersion``.
-        stored: What it is, and what is wrong with it.
-        policy: What it says; None when it is refused.
+        stored: Its metadata and problems.
+        policy: Its content; None if it is refused.
         conditions: ``status.conditions``.
     """
 
@@ -80,10 +80,10 @@ class PolicyObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_policy(document: Mapping[str, Any]) -> PolicyObject:
-    """Read an object of the API, right or wrong.
+    """Read an object of the API, valid or not.
 
     Raises:
-        msgspec.ValidationError: Its metadata isn't what the API server makes of any object's.
+        msgspec.ValidationError: Its metadata isn't an API server's.
     """
     metadata = msgspec.convert(document.get("metadata"), _Metadata)
     policy, problems = parse_peer_authentication(document, stored=True)
@@ -108,9 +108,9 @@ class StatusWriter:
     """Keeps the status of all policies up to date.
 
     Args:
-        client: Of the API server.
+        client: The API server's.
         root_namespace: Where mesh-wide policies live.
-        events: Where refusals are told.
+        events: Gets Events about refusals.
     """
 
     def __init__(self, client: ApiClient, *, root_namespace: str, events: Events) -> None:
@@ -120,7 +120,7 @@ class StatusWriter:
         self._history = PolicyHistory()
 
     def note(self, policies: Iterable[PolicyObject]) -> None:
-        """Remember which policies there are: to be called on every change, however fast."""
+        """Record the existing policies; call it on every change, however fast."""
         self._history.note(each.stored for each in policies)
 
     async def write(
@@ -134,7 +134,7 @@ class StatusWriter:
         Args:
             policies: All that are stored.
             reports: By node; None for one that can't be read.
-            silent: The nodes whose agents have fallen silent.
+            silent: The nodes whose agents are silent.
 
         Raises:
             TrothError: The API server refused some of it; the rest was written.
@@ -173,7 +173,7 @@ class StatusWriter:
         return result
 
     async def _patch(self, policy: PolicyObject, after: list[dict[str, Any]]) -> bool:
-        """Write the conditions; False when the policy is gone or another version by now."""
+        """Write the conditions; False if the policy is gone or has changed."""
         patch = {
             "metadata": {"resourceVersion": policy.version},
             "status": {"conditions": after, "observedGeneration": policy.stored.generation},

@@ -1,4 +1,4 @@
-"""What the leader does: follows what it needs to know, and acts on every change."""
+"""The leader's work: it follows the objects it needs, and acts on every change."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         rules: Who gets certificates.
         namespace: Where its own objects are.
         root_namespace: Where mesh-wide policies live.
-        health_port: Where the kubelet asks; 0 for any.
-        metrics: Where Prometheus may scrape it; nowhere when None.
-        timing: Of the leader election.
+        health_port: The port for the kubelet's probes; 0 for any.
+        metrics: Where Prometheus may scrape it; None for nowhere.
+        timing: The leader election's.
     """
 
     rules: SigningRules
@@ -53,25 +53,24 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _LOOK_AGAIN_SECONDS = 60.0
-"""A phase of a rotation may end by the passing of time alone."""
+"""Seconds between checks of a rotation, as a phase may end by time alone."""
 
 _LISTEN_SECONDS, _LISTEN_PAUSE_SECONDS = 1.0, 0.1
-"""How seldom and how often reports are looked at: of 1,000 nodes, 200 a second are renewed."""
+"""How seldom and how often to process reports: 1,000 nodes renew 200 a second."""
 
 _STATUS_PAUSE_SECONDS = 1.0
-"""Nodes report one by one; a policy's status is not written for each of them."""
+"""Nodes report one by one; don't write a policy's status for each of them."""
 
 
 class LeaderFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the leader knows, in numbers.
+    """The leader's state in numbers.
 
     Attributes:
         policies: How many PeerAuthentications are stored.
-        refused_policies: How many of them can't be used as they are.
+        refused_policies: How many of them can't be used.
         enforced_policies: How many are in force on every node.
         nodes: How many nodes report.
-        troubled_nodes: How many of these say that something is amiss, can't be understood, or have
-            fallen silent.
+        troubled_nodes: How many of these report a problem, can't be parsed, or are silent.
     """
 
     policies: int
@@ -138,7 +137,7 @@ class Work:
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
-        """What is in the way, in words."""
+        """What it is waiting for, in words."""
         blockers = [
             str(each.error or f"the first list of {each.resource}")
             for each in self._all
@@ -156,7 +155,7 @@ class Work:
         return self._authority.awaited
 
     def figures(self) -> LeaderFigures:
-        """What is known, in numbers."""
+        """The state in numbers."""
         policies, reports = self._policies.objects.values(), self._told
         return LeaderFigures(
             policies=len(policies),
@@ -208,7 +207,7 @@ class Work:
         )
 
     async def _listen(self) -> None:
-        """Have those act who have to when a report says something new, or is not renewed."""
+        """Trigger the necessary work when a report changes, or isn't renewed."""
         if not self._reports.is_synced:
             return
         nodes = self._reports.objects.values()
@@ -260,10 +259,10 @@ class Work:
 
 
 async def sweep_reviews(client: ApiClient, *, now: datetime) -> None:
-    """Delete the reviews whose time is over by ``now``.
+    """Delete the reviews that have expired by ``now``.
 
     Raises:
-        TrothError: The API server can't be asked, or refuses.
+        TrothError: The API server can't be reached, or refuses.
     """
     try:
         found = await client.list(objects.REVIEWS)
