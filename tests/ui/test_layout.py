@@ -71,3 +71,9 @@ def test_those_that_call_in_a_circle_share_a_column() -> None:
 
 def test_a_mesh_without_workloads_has_an_empty_picture() -> None:
     assert (graph().width, graph().height) == (0, 0)
+
+
+def test_namespaces_that_all_call_each_other_make_no_tower() -> None:
+    names = [f"n{number}/app" for number in range(25)]
+    whole = graph(*zip(names, [*names[1:], names[0]], strict=True))
+    assert 1 / 3 < whole.width / whole.height < 3

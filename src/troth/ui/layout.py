@@ -7,6 +7,7 @@ same vertices and edges gets the same places, so a page that is drawn again does
 from __future__ import annotations
 
 from collections import defaultdict
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,18 +39,17 @@ def placed(graph: Graph) -> Graph:
         )
         for area in graph.areas
     }
+    sizes = {name: _size(columns, rows) for name, (_, columns, rows) in inside.items()}
+    tallest = max(sqrt(sum(w * h for w, h in sizes.values())), *(h for _, h in sizes.values()), 0.0)
     areas: dict[str, Area] = {}
     left = width = height = 0.0
-    for column in _columns(graph.areas, layers):
+    for column in _columns(graph.areas, layers, sizes, tallest):
         top, widest = 0.0, 0.0
         for area in column:
-            _, columns, rows = inside[area.name]
-            size = (columns * COLUMN + 2 * _PADDING, rows * ROW + _HEADING + _PADDING)
-            areas[area.name] = msgspec.structs.replace(
-                area, x=left, y=top, width=size[0], height=size[1]
-            )
-            top += size[1] + _GAP
-            widest = max(widest, size[0])
+            wide, high = sizes[area.name]
+            areas[area.name] = msgspec.structs.replace(area, x=left, y=top, width=wide, height=high)
+            top += high + _GAP
+            widest = max(widest, wide)
         left += widest + 2 * _GAP
         width, height = left - 2 * _GAP, max(height, top - _GAP)
     return msgspec.structs.replace(
@@ -72,11 +72,26 @@ def _at(vertex: Vertex, area: Area, column: int, row: int) -> Vertex:
     )
 
 
-def _columns(areas: Iterable[Area], layers: Mapping[Hashable, int]) -> list[list[Area]]:
-    columns = defaultdict(list)
-    for area in areas:
-        columns[layers[area.name]].append(area)
-    return [columns[layer] for layer in sorted(columns)]
+def _size(columns: int, rows: int) -> tuple[float, float]:
+    return columns * COLUMN + 2 * _PADDING, rows * ROW + _HEADING + _PADDING
+
+
+def _columns(
+    areas: Iterable[Area],
+    layers: Mapping[Hashable, int],
+    sizes: Mapping[str, tuple[float, float]],
+    tallest: float,
+) -> list[list[Area]]:
+    """The areas of each layer; a layer that would be taller than that takes several columns."""
+    columns: list[list[Area]] = []
+    height, layer = 0.0, -1
+    for area in sorted(areas, key=lambda area: layers[area.name]):
+        height += sizes[area.name][1] + _GAP
+        if layers[area.name] != layer or height - _GAP > tallest:
+            columns.append([])
+            height, layer = sizes[area.name][1] + _GAP, layers[area.name]
+        columns[-1].append(area)
+    return columns
 
 
 def _inside(

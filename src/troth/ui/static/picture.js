@@ -6,6 +6,8 @@ const WIDTH = 150, HEIGHT = 44, LETTERS = 19, MARGIN = 30;
 const BETWEEN_PORTS = 16;
 // What goes further than to the next column bows over what stands between.
 const NEXT = 260, BOW = 90;
+// With more edges than that none has a lock, nor a wide margin to click at: the table has them, too.
+const DENSE = 400;
 
 const shortened = (text) => (text.length > LETTERS ? `${text.slice(0, LETTERS - 1)}…` : text);
 const HOW = { tunnel: "by the tunnel", plaintext: "in plaintext", refused: "refused", failed: "failed" };
@@ -25,6 +27,7 @@ export class Picture {
   draw(graph, { chosen, found, edgeKey }) {
     this.#size = { width: graph.width, height: graph.height };
     if (!this.#touched) this.zoom("fit");
+    this.#root.classList.toggle("dense", graph.edges.length > DENSE);
     const places = new Map(graph.vertices.map((vertex) => [vertex.key, vertex]));
     const matches = (key) => !found || key.toLowerCase().includes(found);
     this.#areas.update(graph.areas, (area) => area.name, changeArea);
