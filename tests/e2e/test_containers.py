@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.e2e.harness import Host, Mesh, eventually
+from tests.e2e.lifetimes import CTRL_C, Foreground
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,3 +202,20 @@ def test_a_pod_whose_time_is_over_has_failed(mesh: Mesh) -> None:
     why = "default/brief: DeadlineExceeded: it ran for activeDeadlineSeconds, 1"
     assert why in waiting
     assert _container(mesh, "brief")["state"] == "terminated"
+
+
+def test_a_crash_is_told_at_once_with_the_last_lines(host: Host) -> None:
+    script = "for n in 1 2 3 4 5 6; do echo line $n; done; exit 3"
+    made = Mesh(host, {"pod.json": json.dumps(_pod("crashing", {"command": ["sh", "-c", script]}))})
+    troth = Foreground(made, ready=False)
+    try:
+        troth.read_until(b"    line 6")
+        told = troth.output
+        assert "container c0: ended with exit code 3; it wrote at last:" in told
+        assert "line 2" in told
+        assert "line 1" not in told
+        troth.read_until(b"Ctrl-C ends it")
+        troth.type(CTRL_C)
+        troth.wait()
+    finally:
+        made.__exit__()

@@ -173,7 +173,10 @@ def test_a_sidecar_that_fails_is_named_with_the_command_that_shows_why(
         mesh.troth("up", "--detach", "--timeout=5", str(mesh.directory), check=False)
         words = "the last exit code was 3; `troth logs finance/web -c side` shows what it wrote"
         eventually(lambda: words in str(mesh.status()["waiting_for"]), what="the command")
-        assert "no" in mesh.troth("logs", "finance/web", "-c", "side").stdout
+        eventually(  # when it has just been started again, it has written nothing yet
+            lambda: "no" in mesh.troth("logs", "finance/web", "-c", "side", check=False).stdout,
+            what="its log",
+        )
 
 
 def test_a_doubt_goes_when_its_cause_does(one_pod: Mesh) -> None:

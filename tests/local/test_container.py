@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from troth.agent import netns
 from troth.control.messages import ContainerStatus, State
-from troth.local.container import restarts
+from troth.local.container import how_ended, restarts
 from troth.local.network import Network
 from troth.local.pod import summarize
 from troth.local.probes import ProbeHistory, ask, status_of
@@ -84,6 +84,14 @@ def test_the_restart_policy_decides_who_starts_again(
 ) -> None:
     assert restarts(policy, code) is main
     assert restarts(policy, code, init=True) is init
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(3, "exit code 3"), (137, "by SIGKILL"), (128, "exit code 128"), (255, "exit code 255")],
+)
+def test_an_end_is_told_in_words(code: int, words: str) -> None:
+    assert words in how_ended(code)
 
 
 ADDRESS = "127.0.0.1"

@@ -16,6 +16,7 @@ from troth.local.plan import (
     same_process,
 )
 from troth.manifests.collect import Manifests
+from troth.manifests.runnable import told_together
 from troth.manifests.workloads import (
     Container,
     Deployment,
@@ -159,6 +160,16 @@ def test_what_has_no_effect_is_told_once_of_all_replicas() -> None:
     assert [(each.subject, each.path) for each in plan.problems] == [
         ("Deployment shop/web", "containers[0].tty")
     ]
+
+
+def test_what_has_no_effect_on_several_objects_is_told_in_one_line() -> None:
+    several = (template(name, unsupported=(f"containers[{name}].tty",)) for name in "abc")
+    bad = template("bad", containers=(Container(name="app"),))
+    lines = [text for _, text in told_together(plan_pods(manifests(*several, bad)).problems)]
+    assert len(lines) == 2
+    assert "has no command" in lines[0]
+    assert "Pod shop/a" in lines[1]
+    assert lines[1].endswith("(and 2 more like it)")
 
 
 def test_a_pod_of_the_hosts_network_runs_in_a_namespace_of_its_own_with_a_warning() -> None:

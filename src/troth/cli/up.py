@@ -29,7 +29,7 @@ from troth.identity.spiffe import DEFAULT_TRUST_DOMAIN, TrustDomain
 from troth.local.init import ENDING
 from troth.local.outside import Ending, Outside, is_privileged
 from troth.local.overrides import parse_command, read_overrides
-from troth.manifests.runnable import ignored_notice
+from troth.manifests.runnable import ignored_notice, told_together
 from troth.mesh.model import PodPhase
 from troth.mesh.world import DEFAULT_ROOT_NAMESPACE
 from troth.sockets import KEEPALIVE_SECONDS, LISTEN, ListenAddress
@@ -348,8 +348,8 @@ def _print_problems(outside: Outside) -> bool:
     mesh = _status(outside)
     for kind in mesh.ignored:
         err.print(escape(ignored_notice(kind)), soft_wrap=True)
-    for problem in mesh.problems:
-        err.print(f"[yellow]{problem.severity}:[/yellow] {escape(str(problem))}", soft_wrap=True)
+    for severity, text in told_together(mesh.problems):
+        err.print(f"[yellow]{severity}:[/yellow] {escape(text)}", soft_wrap=True)
     return any(problem.severity is Severity.ERROR for problem in mesh.problems)
 
 

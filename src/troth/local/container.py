@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 _FIRST_RESTART_SECONDS, _LONGEST_RESTART_SECONDS = 1.0, 60.0
 """Less than the kubelet's 10 s to 5 min, because somebody is waiting at a terminal."""
 
+_LAST_LINES, _LONGEST_LINE = 5, 300
+"""What is told of the output of a container that has crashed."""
+
 _LEAST_SECONDS = 2.0
 """What is left for the end proper after a ``preStop`` that took all; as the kubelet has it."""
 
@@ -45,6 +49,14 @@ def restarts(policy: RestartPolicy, exit_code: int, *, init: bool = False) -> bo
     if exit_code == 0:
         return policy is RestartPolicy.ALWAYS and not init
     return True
+
+
+def how_ended(code: int) -> str:
+    """In words: an exit code, or 128 + N when signal N ended it."""
+    try:
+        return f"ended by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"ended with exit code {code}"
 
 
 class Patience:
@@ -115,6 +127,7 @@ class ContainerRunner:
         grace: Seconds that it has to end when a probe finds it dead.
         init: Whether it is an init container that has to end before the next one is started.
         on_change: Called after each change of ``status``.
+        on_crash: Told how a run has ended that did not succeed, with its last lines.
 
     Attributes:
         started: Set once it runs, its ``postStart`` hook is done and its startup probe succeeds.
@@ -133,6 +146,7 @@ class ContainerRunner:
         grace: int,
         init: bool,
         on_change: Callable[[], None],
+        on_crash: Callable[[str], None],
     ) -> None:
         self.container = container
         self.status = ContainerStatus(name=container.name, sidecar=container.is_sidecar)
@@ -146,6 +160,8 @@ class ContainerRunner:
         self._policy = policy
         self._init = init
         self._on_change = on_change
+        self._on_crash = on_crash
+        self._last_crash = ""
         self._wrong = ""
         self._grace = grace
         self._log = ContainerLog(directory / f"{container.name}.log")
@@ -246,7 +262,19 @@ class ContainerRunner:
             with contextlib.suppress(asyncio.CancelledError):
                 await looking_after
         self._ended(code)
+        if code:
+            self._tell_crash(code)
         return code
+
+    def _tell_crash(self, code: int) -> None:
+        """Tell how a run has ended; nothing if it is as the one before."""
+        lines = [each[:_LONGEST_LINE] for each in self._log.last_lines(_LAST_LINES)]
+        how = self._wrong or how_ended(code)
+        wrote = ["; it wrote at last:", *(f"\n    {line}" for line in lines)] if lines else []
+        text = f"container {self.container.name}: {how}{''.join(wrote)}"
+        if text != self._last_crash:
+            self._last_crash = text
+            self._on_crash(text)
 
     @property
     def _is_up_at_once(self) -> bool:

@@ -27,7 +27,7 @@ from troth.local.overrides import aimless, overridden
 from troth.local.plan import PodPlan, Resolution, RunningPod, plan_pods, resolve, same_process
 from troth.local.sandbox import NODE_NAME, Sandbox
 from troth.manifests.collect import Manifests
-from troth.manifests.runnable import ignored_notice
+from troth.manifests.runnable import ignored_notice, told_together
 from troth.manifests.watch import watch
 from troth.mesh.model import Namespace, Pod, PodPhase
 from troth.mesh.world import Membership, World, membership
@@ -114,7 +114,7 @@ class LocalMesh:
         self._plan = PodPlan(pods={})
         self._resolution = Resolution()
         self._doubts: tuple[Problem, ...] = ()
-        self._known_problems: frozenset[str] = frozenset()
+        self._known_problems: Mapping[str, Problem] = {}
         self._ignored: set[str] = set()
         self._stopping: set[asyncio.Task[None]] = set()
         self._grace: float | None = None
@@ -376,6 +376,9 @@ class LocalMesh:
             writable=self.settings.writable,
             claims=Path(self.settings.claims) if self.settings.claims else self._state.claims,
             on_change=self.wake,
+            on_crash=lambda text: self.notices.add(
+                f"pod {template.namespace}/{template.name}: {text}"
+            ),
         )
         for each in sandbox.left_out:
             self.notices.add(f"pod {sandbox.key}: its resolv.conf has no room for {each}")
@@ -508,12 +511,15 @@ class LocalMesh:
             self._changed.notify_all()
 
     def _report_problems(self) -> None:
-        problems = {str(problem) for problem in self.problems}
-        for problem in sorted(problems - self._known_problems):
-            self.notices.add(problem)
-        for problem in sorted(self._known_problems - problems):
-            self.notices.add(f"solved: {problem}")
-        self._known_problems = frozenset(problems)
+        problems = {str(problem): problem for problem in self.problems}
+        known = self._known_problems
+        for _, text in told_together(
+            problems[key] for key in sorted(problems.keys() - known.keys())
+        ):
+            self.notices.add(text)
+        for _, text in told_together(known[key] for key in sorted(known.keys() - problems.keys())):
+            self.notices.add(f"solved: {text}")
+        self._known_problems = problems
         for kind, _ in self.manifests.ignored:
             if kind not in self._ignored:
                 self._ignored.add(kind)

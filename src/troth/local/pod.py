@@ -111,6 +111,7 @@ class PodRunner:
         working_directory: Of containers that name none.
         hidden: Directories that containers must see empty, such as the mesh's state directory.
         on_change: Called with the new status after each change.
+        on_crash: Told how a container has ended that did not succeed, with its last lines.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class PodRunner:
         working_directory: Path,
         hidden: Sequence[Path] = (),
         on_change: Callable[[PodStatus], None],
+        on_crash: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._pod = pod
         self._template = template
@@ -133,6 +135,7 @@ class PodRunner:
         self._working_directory = working_directory
         self._hidden = tuple(hidden)
         self._report = on_change
+        self._on_crash = on_crash
         self._init = [self._runner(c, init=not c.is_sidecar) for c in template.init_containers]
         self._main = [self._runner(c, init=False) for c in template.containers]
         self._task: asyncio.Task[None] | None = None
@@ -310,6 +313,7 @@ class PodRunner:
             grace=self._grace,
             init=init,
             on_change=self._changed,
+            on_crash=self._on_crash,
         )
 
     def _make_spec(self, container: Container) -> LaunchSpec:

@@ -292,14 +292,29 @@ class ContainerLog:
                 self._next_file()
             self._size += os.write(self._file, data)
 
+    def last_lines(self, count: int) -> tuple[str, ...]:
+        """The last so many lines of this run, with what is still in the pipes."""
+        self._take_rest()
+        try:
+            with self._path.open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - _CHUNK, 0))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ()
+        return tuple(lines[-count:])
+
     def close(self) -> None:
         """Takes what is still in the pipes and closes everything."""
+        self._take_rest()
+        for reader in tuple(self._pipes):
+            self._close_pipe(reader)
+        self._close_file()
+
+    def _take_rest(self) -> None:
         for reader in tuple(self._pipes):
             for _ in range(_MOST_LEFT // _CHUNK):  # a pipe that is still written to has no end
                 if not self._drain(reader):
                     break
-            self._close_pipe(reader)
-        self._close_file()
 
     def _drain(self, reader: int) -> bool:
         """Reads once; whether there may be more."""

@@ -70,6 +70,7 @@ class Sandbox:
         writable: tuple[str, ...],
         claims: Path,
         on_change: Callable[[], None],
+        on_crash: Callable[[str], None],
     ) -> None:
         self.template = template
         self.uid = uid
@@ -82,6 +83,7 @@ class Sandbox:
         self._writable = writable
         self._claims = claims
         self._on_change = on_change
+        self._on_crash = on_crash
         self._runner: PodRunner | None = None
         self._manifests: Manifests | None = None
         self._services: tuple[Service, ...] = ()
@@ -99,6 +101,7 @@ class Sandbox:
         writable: tuple[str, ...] = (),
         claims: Path,
         on_change: Callable[[], None],
+        on_crash: Callable[[str], None],
     ) -> Sandbox:
         """Make the pod's network namespace and link it to the others.
 
@@ -124,6 +127,7 @@ class Sandbox:
             writable=writable,
             claims=claims,
             on_change=on_change,
+            on_crash=on_crash,
         )
 
     @property
@@ -214,6 +218,7 @@ class Sandbox:
             working_directory=Path.home(),
             hidden=(self._hidden,),
             on_change=lambda _: self._on_change(),
+            on_crash=self._on_crash,
         )
         self._runner.start(
             hosts=hosts_text(self._pod(), self.template),

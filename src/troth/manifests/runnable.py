@@ -7,6 +7,7 @@ which order, are no part of it: on one machine they make no difference.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from troth.errors import Problem, Severity
@@ -15,11 +16,13 @@ from troth.manifests.api import Use
 from troth.manifests.workloads import VolumeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from troth.fields import Fields
     from troth.manifests.collect import Manifests
     from troth.manifests.workloads import PodTemplate
+
+_INDEX = re.compile(r"\[[^\]]*\]")
 
 _IN_CLUSTER = "test it in a cluster"
 
@@ -184,6 +187,20 @@ def unused(fields: Fields, kind: str, prefix: str = "") -> Iterator[str]:
             yield from (f"{path}.{key}" for key, held in value.items() if held)
         elif value:
             yield path
+
+
+def told_together(problems: Iterable[Problem]) -> Iterator[tuple[Severity, str]]:
+    """Each problem in a line; warnings that say the same of several objects in one."""
+    alike: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        if problem.severity is Severity.ERROR:
+            yield problem.severity, str(problem)
+        else:
+            path = _INDEX.sub("[]", problem.path)
+            alike.setdefault((path, problem.found, problem.wanted), []).append(problem)
+    for first, *others in alike.values():
+        more = f" (and {len(others)} more like it)" if others else ""
+        yield first.severity, f"{first}{more}"
 
 
 def consequence(kind: str) -> str:
