@@ -260,3 +260,34 @@ async def test_an_agent_goes_on_no_longer_than_it_is_told(tmp_path: Path) -> Non
     async with charged(tmp_path) as (agent, charge), asyncio.timeout(20):
         await agent.changed.wait()
         await charge.drained(0.01, is_followed=lambda: True)
+
+
+async def test_an_agent_that_is_to_end_gives_the_node_back_to_one_that_stays(
+    tmp_path: Path,
+) -> None:
+    async with charged(tmp_path) as (old, _), asyncio.timeout(20):
+        await old.changed.wait()
+        old.changed.clear()
+        async with charged(tmp_path) as (new, charge):
+            await new.changed.wait()
+            ending = asyncio.create_task(charge.drained(100, is_followed=lambda: True))
+            await old.changed.wait()
+            assert not new.acts
+            assert not ending.done()
+            new.is_connected = False
+            await ending
+
+
+async def test_an_agent_that_is_to_end_keeps_the_node_from_one_that_ends_as_well(
+    tmp_path: Path,
+) -> None:
+    async with charged(tmp_path) as (old, first), asyncio.timeout(20):
+        await old.changed.wait()
+        async with charged(tmp_path) as (new, second):
+            await new.changed.wait()
+            ending = asyncio.create_task(first.drained(100, is_followed=lambda: True))
+            await asyncio.sleep(0)
+            await second.drained(0.2, is_followed=lambda: True)
+            assert new.acts
+            assert not old.acts
+            ending.cancel()

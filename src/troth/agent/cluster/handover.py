@@ -12,7 +12,8 @@ for its Envoy. Agents of different versions meet here, so the layout is to stay:
 The new agent connects to the old one's socket when it starts, and says ``take`` when its Envoy can
 serve all. The old one then steps back and answers with a `Handover`, and with what connections it
 still sees: JSON, a line each. If the connection ends, the agent at its other end is gone: a new
-agent that dies leaves the node to the old one again.
+agent that dies leaves the node to the old one again. A new agent that is told to end says
+``return``: an old one that stays answers the same and has the node again, any other says nothing.
 
 Whatever two agents say to each other, only the one that holds ``charge`` acts. Two that start at
 once ask each other, and one of them finds it held, and asks again.
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _TAKE = b"take\n"
+_RETURN = b"return\n"
 _ANSWER_SECONDS = 15.0
 _LOOK_SECONDS = 0.1
 _SLOT_LOOK_SECONDS = 0.2
@@ -175,9 +177,13 @@ class Successors:
 
     Args:
         holder: Who has the node.
+
+    Attributes:
+        is_staying: Whether it would have the node again.
     """
 
     def __init__(self, holder: Holder) -> None:
+        self.is_staying = True
         self._holder = holder
         self._connected: set[asyncio.StreamWriter] = set()
         self._taken_by: asyncio.StreamWriter | None = None
@@ -217,7 +223,10 @@ class Successors:
             elif self._taken_by is writer:
                 self._taken_by = before
             writer.write(msgspec.json.encode(Handover(joining=joining or frozenset())) + b"\n")
-            await reader.read()
+            while line := await reader.readline():
+                if line == _RETURN and self.is_staying:
+                    writer.write(_RETURN)
+                    break
         except OSError as error:
             _log.warning("the next agent can't be talked to", reason=str(error))
         finally:
@@ -225,7 +234,7 @@ class Successors:
             writer.close()
             if self._taken_by is writer and not self._closing:
                 self._taken_by = None
-                _log.warning("the next agent has ended: taking over again")
+                _log.warning("the next agent ends: taking over again")
                 await self._holder.take_charge()
 
 
@@ -239,22 +248,32 @@ class Predecessor:
 
     Attributes:
         handover: What it said.
+        has_returned: Whether it has the node again.
     """
 
     def __init__(
         self, handover: Handover, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.handover = handover
+        self.has_returned = False
         self._reader = reader
         self._writer = writer
 
     async def connections(self) -> AsyncIterator[Connection]:
-        """What it still sees, until it ends."""
+        """What it still sees, until it ends or has the node again."""
         decoder = msgspec.json.Decoder(Connection)
         with contextlib.suppress(OSError):
             while line := await self._reader.readline():
+                if line == _RETURN:
+                    self.has_returned = True
+                    return
                 with contextlib.suppress(msgspec.MsgspecError):  # another version's
                     yield decoder.decode(line)
+
+    def ask_back(self) -> None:
+        """Ask it to have the node again, if it stays."""
+        if not self._writer.is_closing():
+            self._writer.write(_RETURN)
 
     def close(self) -> None:
         """Let it have the node again, if it is there."""
@@ -340,6 +359,7 @@ class Charge:
         self._agent = agent
         self._place = place
         self._successors = Successors(self)
+        self._predecessor: Predecessor | None = None
 
     @property
     def is_awaited(self) -> bool:
@@ -362,22 +382,37 @@ class Charge:
                     predecessor.close()
             self._act(predecessor.handover.joining if predecessor else ())
             if predecessor is not None:
-                with contextlib.closing(predecessor):
-                    async for connection in predecessor.connections():
-                        self._agent.note(connection)
+                await self._follow(predecessor)
             await asyncio.get_running_loop().create_future()
+
+    async def _follow(self, predecessor: Predecessor) -> None:
+        """Take note of what the agent before still sees, until it has ended."""
+        self._predecessor = predecessor
+        if not self._successors.is_staying:
+            predecessor.ask_back()
+        with contextlib.closing(predecessor):
+            async for connection in predecessor.connections():
+                self._agent.note(connection)
+            if predecessor.has_returned:
+                _log.info("giving the node back to the agent before")
+                await self.step_back(lambda _: None)
+        self._predecessor = None
 
     async def drained(self, seconds: float, *, is_followed: Callable[[], bool]) -> None:
         """Wait for as long as the agent's end would cut connections for no need.
 
         That is until another agent has taken over, if there is one or is to be one, and the
-        connections of this one have ended.
+        connections of this one have ended. The one before has the node again, if that is still
+        there and stays, as when a DaemonSet changes twice: without a slot the next can't start.
 
         Args:
             seconds: The longest time.
             is_followed: Whether another agent is to come.
         """
         _log.info("waiting for the next agent, and for connections to end", seconds=seconds)
+        self._successors.is_staying = False
+        if self._predecessor is not None:
+            self._predecessor.ask_back()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while await self._is_needed(is_followed):  # noqa: ASYNC110 - sockets tell nobody

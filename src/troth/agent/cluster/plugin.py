@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _SOCKET = "cni.sock"
+_SERVED_SECONDS = 5.0
+_LOOK_SECONDS = 0.1
 
 
 class CniPlugin:
@@ -113,11 +116,19 @@ class CniPlugin:
     async def taken_away(self, charge: Charge) -> None:
         """Take the plugin away at the agent's end, if nobody is to come who serves it."""
         if charge.others.is_set():
-            ends = not self._socket.exists()  # the next agent doesn't want it
+            ends = not await self._is_served()  # the other agent doesn't want it
         else:
             ends = await self._removal.ask()
         if ends:
             await self._remove()
+
+    async def _is_served(self) -> bool:
+        """Whether another agent answers, which may have taken over a moment ago."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SERVED_SECONDS):
+                while not self._socket.exists():  # noqa: ASYNC110 - files tell nobody
+                    await asyncio.sleep(_LOOK_SECONDS)
+        return self._socket.exists()
 
     def close(self) -> None:
         """Let go of all."""
