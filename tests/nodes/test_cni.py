@@ -148,7 +148,7 @@ def test_no_plaintext_reaches_a_strict_pod_while_agents_come_and_go(
         if number == 3:
             troth.restart_agents()
         if number == 8:
-            troth.delete_agents()
+            troth.delete_agents(at_once=True)
     ready(cluster, shop, *names)
     start(cluster, shop, "friend", "node-1", "import time; time.sleep(10**6)")
     ready(cluster, shop, "friend")

@@ -8,8 +8,12 @@ is 16 else.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +31,13 @@ if TYPE_CHECKING:
     from tests.rig.nodes.cluster import RealCluster
     from tests.rig.nodes.installation import Installation
 
-pytestmark = pytest.mark.timeout(2400 if os.environ.get("TROTH_LONG") else 600)
-
-MANY = 200 if os.environ.get("TROTH_LONG") else 16
+LONG = "TROTH_LONG" in os.environ
+MANY = 200 if LONG else 16
 FEW = 6
-AT_A_TIME = 6
+AT_A_TIME = 3
 """How many pods may be on their way at the same time."""
+
+pytestmark = pytest.mark.timeout(2400 if LONG else 600)
 
 NODES = ("node-1", "node-2")
 INSIDE, OUTSIDE = "rain", "clouds"
@@ -69,8 +74,8 @@ class Rain:
         self._count = 0
 
     def start(self, namespace: str, name: str, node: str, *argv: str) -> None:
-        probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
-        serving = container("python3", *argv, readinessProbe=probe)
+        probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 300}
+        serving = container("python3", *argv, startupProbe=probe)
         self.cluster.apply(pod(namespace, name, serving, nodeName=node))
 
     def listen(self, namespace: str, name: str, node: str) -> str:
@@ -86,16 +91,20 @@ class Rain:
         *,
         on: tuple[str, ...] = NODES,
         before: Mapping[int, Callable[[], object]] = MappingProxyType({}),
+        until: Callable[[], bool] = lambda: True,
     ) -> list[str]:
         """Start pods one after another, a few at a time, and wait until all are ready.
 
         Args:
-            count: How many.
+            count: How many at least.
             on: The names of their nodes.
             before: What to do before a pod is started, by the pod's number.
+            until: Whether that many are enough.
         """
         names: list[str] = []
-        for number in range(count):
+        for number in itertools.count():
+            if number >= count and until():
+                break
             if number in before:
                 before[number]()
             eventually(lambda: self._under_way(names) < AT_A_TIME, what="pods to be ready")
@@ -204,18 +213,30 @@ def rain(cluster: RealCluster, troth: Installation) -> Iterator[Rain]:  # noqa: 
     cluster.kubectl("delete", "namespace", INSIDE, OUTSIDE, "--wait=false")
 
 
-def test_no_pod_is_open_while_agents_are_restarted_and_upgraded(
+def test_no_pod_is_open_while_agents_are_upgraded_and_restarted(
     rain: Rain, troth: Installation
 ) -> None:
     def upgrade() -> None:
         (tag,) = {another_version(node) for node in rain.cluster.nodes.values()}
         troth.apply(tag)
 
-    changes = (troth.restart_agents, upgrade, troth.restart_agents, troth.apply)
-    names = rain.fall(
-        MANY, before={MANY * (2 * n + 1) // 8: change for n, change in enumerate(changes)}
-    )
-    troth.await_rollout()
+    changed, enough = threading.Event(), threading.Event()
+
+    def change() -> None:
+        for each in itertools.cycle((upgrade, troth.restart_agents, troth.apply)):
+            each()
+            troth.await_rollout()
+            changed.set()
+            if enough.is_set():
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        changes = pool.submit(change)
+        try:
+            names = rain.fall(MANY, until=lambda: changed.is_set() or changes.done())
+        finally:
+            enough.set()
+        changes.result()
     rain.check(names, at_once=True)
     rain.end(names)
 
@@ -246,8 +267,12 @@ def test_no_pod_is_open_when_its_agent_has_no_memory(rain: Rain) -> None:
     rain.end(names)
 
 
-def test_no_pod_is_open_when_all_agents_are_deleted(rain: Rain, troth: Installation) -> None:
-    names = rain.fall(FEW, before={FEW // 2: troth.delete_agents})
+@pytest.mark.parametrize("at_once", [False, True], ids=["in time", "at once"])
+def test_no_pod_is_open_when_all_agents_are_deleted(
+    rain: Rain, troth: Installation, *, at_once: bool
+) -> None:
+    deletion = functools.partial(troth.delete_agents, at_once=at_once)
+    names = rain.fall(FEW, before={FEW // 2: deletion})
     troth.await_rollout()
     rain.check(names)
     rain.end(names)

@@ -11,6 +11,7 @@ from lightkube.resources.core_v1 import Pod
 from tests.e2e.harness import eventually
 from tests.rig.mesh import Load
 from tests.rig.nodes.cluster import LOAD
+from tests.rig.nodes.installation import names_of_agents
 from tests.rig.nodes.workloads import container, service, spread, strict, template, workload
 
 from troth.mesh.model import MESH_LABEL
@@ -107,6 +108,14 @@ def test_no_request_fails_when_agents_are_rolled_out_anew(
 ) -> None:
     with load(market):
         troth.restart_agents()
+        troth.await_rollout()
+
+
+def test_no_request_fails_when_agents_are_deleted(market: RealCluster, troth: Installation) -> None:
+    before = names_of_agents(market)
+    with load(market):
+        troth.delete_agents()
+        eventually(lambda: len(names_of_agents(market) - before) == len(NODES), what="new agents")
         troth.await_rollout()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.core_v1 import Namespace, Pod
 from tests.deploy import chart
-from tests.e2e.harness import eventually
+from tests.e2e.harness import PATIENCE_SECONDS, eventually
 from tests.rig.nodes import images
 
 from troth.mesh.model import MESH_LABEL
@@ -68,21 +68,25 @@ class Installation:
         self._made = made
 
     def await_rollout(self) -> None:
-        """Wait until all runs as it was applied last."""
+        """Wait until all runs as it was applied last; nodes follow each other."""
         for what in ("deployment/troth-controller", AGENTS):
-            self.cluster.kubectl(
-                *("rollout", "status", what, f"--namespace={NAMESPACE}", "--timeout=110s")
-            )
+            status = ("rollout", "status", what, f"--namespace={NAMESPACE}")
+            self.cluster.kubectl(*status, timeout=len(self.cluster.nodes) * PATIENCE_SECONDS)
 
     def restart_agents(self) -> None:
         """Have all agents replaced, one after another; no waiting."""
         self.cluster.kubectl("rollout", "restart", AGENTS, f"--namespace={NAMESPACE}")
 
-    def delete_agents(self) -> None:
-        """Delete all agents' pods at once, without any time to end in."""
+    def delete_agents(self, *, at_once: bool = False) -> None:
+        """Delete all agents' pods; no waiting.
+
+        Args:
+            at_once: Without any time to end in.
+        """
+        forced = ("--grace-period=0", "--force") if at_once else ()
         self.cluster.kubectl(
-            *("delete", "pods", "--selector=app.kubernetes.io/component=node"),
-            *(f"--namespace={NAMESPACE}", "--grace-period=0", "--force"),
+            *("delete", "pods", "--selector=app.kubernetes.io/component=node", "--wait=false"),
+            *(f"--namespace={NAMESPACE}", *forced),
         )
 
 
