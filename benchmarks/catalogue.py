@@ -19,6 +19,7 @@ NAMES = (
     "pod-start",
     "footprint",
     "control-plane",
+    "real-nodes",
 )
 """In the order in which they run, the quick ones first."""
 

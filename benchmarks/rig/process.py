@@ -27,10 +27,15 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     peak_mb: float
 
 
-def memory(pid: int) -> Memory:
-    """A process's memory now."""
-    rollup = _fields(Path(f"/proc/{pid}/smaps_rollup"))
-    status = _fields(Path(f"/proc/{pid}/status"))
+def memory(pid: int, proc: Path = Path("/proc")) -> Memory:
+    """A process's memory now.
+
+    Args:
+        pid: The process.
+        proc: Where it has this number.
+    """
+    rollup = _fields(proc / str(pid) / "smaps_rollup")
+    status = _fields(proc / str(pid) / "status")
     return Memory(pss_mb=rollup["Pss"], rss_mb=rollup["Rss"], peak_mb=status["VmHWM"])
 
 
