@@ -185,6 +185,7 @@ class Agent:
     def __init__(self) -> None:
         self.acts = False
         self.is_connected = True
+        self.looks = 0
         self.changed = asyncio.Event()
 
     def take_charge(self, _: object = ()) -> None:
@@ -197,7 +198,13 @@ class Agent:
         return frozenset()
 
     async def connected(self) -> bool:
+        self.looks += 1
         return self.is_connected
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "_DRAIN_LOOK_SECONDS", 0.05)
 
 
 @contextlib.asynccontextmanager
@@ -247,6 +254,18 @@ async def test_an_agent_that_is_to_be_followed_goes_on_until_it_is_and_its_conne
             assert not ending.done()
             old.is_connected = False
             await ending
+
+
+async def test_an_agent_that_has_handed_over_waits_for_connections_that_still_come(
+    tmp_path: Path,
+) -> None:
+    async with charged(tmp_path) as (old, charge), asyncio.timeout(20):
+        await old.changed.wait()
+        old.is_connected = False
+        async with charged(tmp_path) as (new, _):
+            await new.changed.wait()
+            await charge.drained(100, is_followed=lambda: True)
+            assert old.looks == handover._QUIET_LOOKS
 
 
 async def test_an_agent_that_nobody_follows_does_not_wait(tmp_path: Path) -> None:

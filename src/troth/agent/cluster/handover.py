@@ -54,6 +54,9 @@ _MOST_UNSENT = 4 * 1024 * 1024
 _DRAIN_LOOK_SECONDS = 1.0
 """How often one that is to end looks for connections that are left."""
 
+_QUIET_LOOKS = 5
+"""How often in a row it must find none before it ends."""
+
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """One agent's place on its node.
@@ -415,13 +418,20 @@ class Charge:
             self._predecessor.ask_back()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while await self._is_needed(is_followed):  # noqa: ASYNC110 - sockets tell nobody
-                    await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+                await self._done(is_followed)
 
-    async def _is_needed(self, is_followed: Callable[[], bool]) -> bool:
-        if self.mine.is_set():
-            return self._successors.are_there or is_followed()
-        return await self._agent.connected()
+    async def _done(self, is_followed: Callable[[], bool]) -> None:
+        """Wait until nobody needs this agent."""
+        quiet = 0
+        # Whoever takes over leads new connections to itself a moment later, pod by pod.
+        while quiet < _QUIET_LOOKS and not self.is_awaited:
+            if self.mine.is_set():
+                if not (self._successors.are_there or is_followed()):
+                    return
+                quiet = 0
+            else:
+                quiet = 0 if await self._agent.connected() else quiet + 1
+            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
 
     async def take_charge(self) -> None:
         """Be in charge again, as soon as nobody else is."""
