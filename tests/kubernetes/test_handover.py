@@ -303,13 +303,22 @@ def test_a_deleted_agent_serves_until_its_successor_does_and_no_request_fails(
         assert patient.await_end() == 0
 
 
-def test_a_deleted_agent_ends_when_troth_is_removed(
+def test_a_deleted_agent_ends_when_troth_is_removed_and_leaves_nothing(
     mesh: ClusterMesh, shop: Shop, patient: Program
 ) -> None:
+    mesh.client(shop.inside, "leaver", NODE)
+    mesh.await_captured(shop.inside, "leaver")
+    change = {"metadata": {"labels": {"troth.dev/mesh": "disabled"}}}
+    mesh.cluster.client.patch(Pod, "leaver", change, namespace=shop.inside)
+    mesh.await_captured(shop.inside, "leaver", captured=False)
+    eventually(lambda: not mesh.redirects(shop.inside, "leaver"), what="the release")
     with daemon_set(mesh):
         patient.ask_to_end()
         eventually(lambda: WAITS in patient.last_words(), what="its wait")
         assert shop.gets("friend")
     assert patient.await_end() == 0
+    assert mesh.tables(shop.inside, "leaver") == ""
+    assert mesh.redirects(shop.inside, "web")
+    assert patient.machine.run("ls", "/run/troth").stdout == ""
     patient.start()
     patient.await_ready(lambda: mesh.readiness(patient)[0])

@@ -27,6 +27,7 @@ WAIT = "--wait --timeout=90s"
 CHANGE = "--set node.keepaliveSeconds=60"
 AGENTS = "--selector=app.kubernetes.io/component=node"
 TIMEOUT = "--timeout=90s"
+TABLES = "nft list tables; for n in /run/netns/*; do nsenter --net=$n nft list tables; done"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,6 +75,9 @@ def test_the_page_is_followed_with_kubectl_from_the_check_to_the_end(cluster: Re
     assert answers(cluster, "legacy", stranger)
     assert answers(cluster, "finance", friend)
     cluster.await_gone(Namespace, "troth-system")
+    for node in cluster.nodes.values():
+        assert "troth" not in node.machine.run("sh", "-c", TABLES).stdout
+        assert not list(node.file("/run/troth").iterdir())
     assert find(cluster.client, CustomResourceDefinition, DEFINITIONS[0]) is not None
 
 

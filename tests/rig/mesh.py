@@ -298,12 +298,14 @@ class ClusterMesh:
 
     def redirects(self, namespace: str, name: str) -> bool:
         """Whether a pod's new connections are led to Envoy."""
+        return "redirect" in self.tables(namespace, name)
+
+    def tables(self, namespace: str, name: str) -> str:
+        """The nftables rules in a pod."""
         sandbox = self.cluster.worker(namespace, name).sandbox
         assert sandbox is not None
         command = ["nsenter", f"--net={sandbox.netns}", "nft", "list", "ruleset"]
-        return (
-            "redirect" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     @contextlib.contextmanager
     def without_schema(self) -> Iterator[None]:

@@ -376,6 +376,15 @@ async def release(netns: Path, ports: PortSet = PORT_SETS[0]) -> None:
     await apply_ruleset(netns, release_rules(ports) + door)
 
 
+async def forget(netns: Path) -> None:
+    """Take away all tables from a released network namespace; raises as `capture` does.
+
+    Connections that were led to Envoy end with it.
+    """
+    own = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+    await apply_ruleset(netns, own + no_admission_rules() + no_refusal_rules())
+
+
 async def is_captured(netns: Path) -> bool:
     """Whether the network namespace at ``netns`` is captured now; raises as `capture` does."""
     rules = await asyncio.to_thread(call_in, netns, lambda: _nft("list ruleset inet"))

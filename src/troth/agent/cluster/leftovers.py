@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from troth.agent.capture import is_captured
+from troth.agent.capture import forget, is_captured
 from troth.errors import TrothError
 from troth.retry import Backoff
 
@@ -60,6 +60,16 @@ class Leftovers:
         """Look into these pods, all that are outside of the mesh; another time if that fails."""
         self._others, self._suspects = others, set(others)
         await self._look(self._due)
+
+    async def clear(self) -> None:
+        """Take away what is left in released pods, as troth is removed and the agent has ended."""
+        try:
+            places = await self._pins.find(self._others.values())
+            for place in places.values():
+                if not await is_captured(place):
+                    await forget(place)
+        except TrothError as error:
+            _log.warning("something is left in pods", reason=str(error))
 
     async def run(self) -> None:
         """Look into pods that leave the mesh, until cancelled."""

@@ -33,7 +33,7 @@ from troth.agent.cluster.marker import Mark, Marker
 from troth.agent.cluster.memory import MemoryKeeper
 from troth.agent.cluster.plugin import CniPlugin
 from troth.agent.cluster.ranges import ServiceRanges
-from troth.agent.cluster.removal import Removal
+from troth.agent.cluster.removal import Removal, clear_away
 from troth.agent.cluster.report import Hearing, NodeReporter, node_report
 from troth.agent.cluster.requester import CsrRequester
 from troth.agent.cluster.settings import OnUncaptured
@@ -143,6 +143,7 @@ class ClusterNode:
         self._stored: World | None = None
         self._plugin: CniPlugin | None = None
         self._removal: Removal | None = None
+        self._is_last = False
         self._can_capture = asyncio.Event()
 
     def readiness(self) -> NodeReadiness:
@@ -248,7 +249,11 @@ class ClusterNode:
             self._memory.close()
             if self._plugin is not None:
                 self._plugin.close()
+            if self._is_last and self._leftovers is not None:
+                await self._leftovers.clear()
             pins.close()
+            if self._is_last and not place.other.is_taken:
+                clear_away(self.settings.run_dir)
 
     async def drained(self) -> None:
         """Wait for as long as its end would cut connections for no need."""
@@ -259,6 +264,7 @@ class ClusterNode:
             )
             if self._plugin is not None:
                 await self._plugin.taken_away(self._charge)
+            self._is_last = not self._charge.others.is_set() and await removal.ask()
 
     @contextlib.asynccontextmanager
     async def _answering_health(self) -> AsyncIterator[None]:

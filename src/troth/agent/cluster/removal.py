@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
+from troth.agent import netns
 from troth.errors import TrothError
 from troth.kube.follow import Followed
 from troth.kube.resource import Resource, reader
 from troth.kube.wire import decode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from troth.kube.client import ApiClient
 
 _log = structlog.get_logger(__name__)
@@ -124,3 +128,17 @@ class Removal:
 
 def _read(raw: msgspec.Raw) -> _Deletable:
     return decode(raw, _Deletable)
+
+
+def clear_away(run_dir: Path) -> None:
+    """Delete what agents left in their directory: the last one ends, and troth is removed.
+
+    The directory itself may be where the node's is mounted.
+    """
+    try:
+        for pin in run_dir.glob("agents/*/netns/*"):
+            netns.remove(pin)
+        for each in run_dir.iterdir():
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+    except (OSError, TrothError) as error:
+        _log.warning("files of the agents stay", path=str(run_dir), reason=str(error))
