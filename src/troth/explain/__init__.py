@@ -1,5 +1,5 @@
-"""Answers about a set of manifests: is it right, what holds for a workload, what would a change do.
+"""Answers about a set of manifests: is it valid, which modes apply, what would a change do.
 
 Everything here is pure: `troth.manifests.collect.Manifests` in, values with a stable JSON form out.
-Each report names its own form in ``schema``; docs/json.md describes them.
+Each report names its form in ``schema``; docs/json.md describes them.
 """

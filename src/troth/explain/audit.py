@@ -1,4 +1,4 @@
-"""Which workloads can take STRICT by what was seen, and because of whom the others can't."""
+"""Which workloads are ready for STRICT by the connections seen, and why others are not."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _PASSED = frozenset({Outcome.ACCEPTED, Outcome.PLAINTEXT})
 
 
 class Known(NamedTuple):
-    """What is known of clients beside what was seen.
+    """What is known about clients in addition to the connections seen.
 
     Attributes:
-        front_doors: By what they come from outside every mesh; None where nobody has looked.
+        front_doors: How they come from outside every mesh; None if unknown.
         outside: Workloads outside the mesh, ``NAMESPACE/NAME``; those of the world are added.
         problems: What could not be read.
     """
@@ -52,7 +52,7 @@ class Known(NamedTuple):
 
     @classmethod
     def of(cls, manifests: Manifests, problems: Iterable[Problem] = ()) -> Known:
-        """What manifests tell."""
+        """What is known from manifests."""
         outside = {
             f"{each.namespace}/{each.owner or each.name}"
             for each in manifests.templates
@@ -81,16 +81,16 @@ def audit(
 ) -> Audit:
     """Judge a mesh by its connections.
 
-    What a part of the nodes has not told of makes nothing ready, and no policy safe.
+    If some nodes have not answered, nothing is ready, and no policy is safe.
 
     Args:
-        seen: What was seen since then.
-        since: The start of the time looked at.
+        seen: The connections since then.
+        since: The start of the requested time.
         now: Its end.
-        selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by; where
-            there are none, its pods' own count.
-        known: What is known of clients beside what was seen.
-        unanswered: Whose part is missing.
+        selectors: The labels by which a workload (``NAMESPACE/NAME``) selects its pods; without
+            them, its pods' own labels count.
+        known: What else is known about clients.
+        unanswered: The nodes that have not answered.
     """
     world, known, unanswered = seen.world, known or Known(), tuple(unanswered)
     names = {pod.workload for pod in world.pods.values() if not world.membership(pod).in_mesh}
@@ -237,12 +237,12 @@ class _Auditor:
 
 
 def _of_pods(clients: Iterable[Client]) -> bool:
-    """Whether any client is a pod, rather than an address that is no pod's."""
+    """Whether any client is a pod, rather than another address."""
     return any("/" in client.source for client in clients)
 
 
 def _through_gateways(doors: Iterable[FrontDoor]) -> bool:
-    """Whether all who come in do by proxies, of which the traffic seen is."""
+    """Whether all such clients come through proxies, whose traffic was seen."""
     return all(door.clients is Caller.GATEWAY for door in doors)
 
 
@@ -263,7 +263,7 @@ def _plaintext(noted: Iterable[Noted]) -> tuple[Client, ...]:
 
 
 def _was_told_to(noted: Noted) -> bool:
-    """Whether DISABLE had a client of the mesh speak plaintext; it will use the tunnel."""
+    """Whether a client of the mesh used plaintext because of DISABLE; it will use the tunnel."""
     return noted.client_captured and noted.total.newest.mode is Mode.DISABLE
 
 

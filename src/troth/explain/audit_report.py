@@ -1,4 +1,4 @@
-"""What a mesh's connections say about STRICT, as a value with a stable JSON form."""
+"""A mesh's readiness for STRICT by its connections, as a value with a stable JSON form."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """Who connected to whom.
 
     Attributes:
-        source: ``NAMESPACE/NAME`` of the client's workload, or its IP where it is none known.
-        destination: The same of the server's, or the service that was dialled.
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP if unknown.
+        destination: The same for the server, or the service that was dialled.
         port: The server's.
-        tunnel: How many connections came by the tunnel.
-        plaintext: How many passed in plaintext.
+        tunnel: How many connections came through the tunnel.
+        plaintext: How many were accepted in plaintext.
         refused: How many were refused.
         last: When the newest of all these began.
     """
@@ -44,15 +44,15 @@ class PortState(StrEnum):
     STRICT = "strict"
     """It is."""
     READY = "ready"
-    """It has traffic, all of it by the tunnel."""
+    """It has traffic, all of it through the tunnel."""
     PLAINTEXT = "plaintext"
     """Somebody still speaks plaintext to it."""
     FRONT_DOOR = "front door"
     """Clients without an identity come from outside every mesh, or may; no pod was seen."""
     LEFT_OPEN = "left open"
-    """They may, and a policy leaves them this port on purpose."""
+    """Such clients may come, and a policy leaves this port open to them on purpose."""
     NO_TRAFFIC = "no traffic"
-    """Nobody has connected, so nobody knows."""
+    """Nobody has connected, so there is no evidence."""
     DISABLED = "disabled"
     """A policy says DISABLE, so nobody uses the tunnel to it."""
 
@@ -66,8 +66,8 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     """Who speaks plaintext to a port.
 
     Attributes:
-        source: ``NAMESPACE/NAME`` of its workload, or its IP where it is none known.
-        count: How many connections passed.
+        source: ``NAMESPACE/NAME`` of its workload, or its IP if unknown.
+        count: How many connections were accepted.
         last: When the newest of them began.
     """
 
@@ -83,7 +83,7 @@ class PortAudit(msgspec.Struct, frozen=True, kw_only=True):
         mode: The effective mode now.
         decided_by: What sets it.
         because_of: The clients that keep it from being ready.
-        front_doors: By what clients from outside every mesh may come to it.
+        front_doors: How clients from outside every mesh may reach it.
         verdict: Whether STRICT would refuse clients that get through today.
     """
 
@@ -101,9 +101,9 @@ class WorkloadAudit(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ready: It is captured, and each of its ports is ready for STRICT or has it.
         captured: All of its pods are.
-        why: Why not all of them are, empty where they are.
+        why: Why not all of them are; empty if they are.
         mode: The effective mode of ports that ``ports`` doesn't name.
-        ports: Those that its containers declare, that services lead to, and that were used.
+        ports: Those that its containers declare, that services target, and that were used.
     """
 
     namespace: str
@@ -121,14 +121,14 @@ class WorkloadAudit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A PeerAuthentication that refuses nobody who was seen.
+    """A PeerAuthentication that doesn't refuse any client that was seen.
 
     Attributes:
-        workloads: Whom it makes STRICT.
+        workloads: Those it makes STRICT.
         exceptions: Why it leaves ports as they are.
         manifest: The object.
-        verdict: Whether it would refuse clients that get through today, which were not seen.
-        replaces: Whether it stands for a policy of the same name that is there already.
+        verdict: Whether it would refuse unseen clients that get through today.
+        replaces: Whether it replaces an existing policy of the same name.
     """
 
     workloads: tuple[str, ...]
@@ -146,20 +146,20 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen; ``troth audit -o json`` prints exactly this.
+    """The audit; ``troth audit -o json`` prints exactly this.
 
     Attributes:
-        ready: Every workload of the mesh is.
+        ready: Whether every workload of the mesh is.
         verdict: Whether STRICT for all of them would refuse clients that get through today.
         outside: Workloads outside the mesh, any of which may call any port.
-        since: The start of the time looked at.
-        complete_since: From this moment on nothing is missing; where it is later than ``since``,
-            the report speaks of this shorter time.
+        since: The start of the requested time.
+        complete_since: From this moment on nothing is missing; if it is later than ``since``, the
+            report covers only this shorter time.
         pairs: By destination, port and source.
         workloads: All that are in the mesh.
-        policies: What could be applied now.
-        left_out: What keeps the others from a policy.
-        unanswered: Nodes of a cluster that have not said what they have seen.
+        policies: The policies that could be applied now.
+        left_out: Why other workloads have no policy.
+        unanswered: Nodes of a cluster that have not answered.
         problems: What could not be read, so that clients may be unknown.
     """
 

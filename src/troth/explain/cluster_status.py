@@ -1,7 +1,7 @@
-"""Whether a mesh in a cluster is as it should be, by what the API server knows of it.
+"""The status of a cluster's mesh, from the API server.
 
-Nothing is asked of the nodes themselves: their agents keep their reports at the API server, where
-the marks of captured pods are, too.
+The nodes themselves aren't queried: their agents' reports are in the API server, and so are the
+marks of captured pods.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ControllerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The controller.
 
     Attributes:
-        leader: The replica that leads; empty when none does.
-        renewed: When it last said so, by its own clock.
+        leader: The leading replica; empty if none leads.
+        renewed: When it last renewed its Lease, by its own clock.
         alive: Whether that is recent enough.
     """
 
@@ -51,7 +51,7 @@ class ControllerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RootStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A root certificate that the mesh believes in.
+    """A root certificate that the mesh trusts.
 
     Attributes:
         fingerprint: The SHA-256 of its DER.
@@ -66,7 +66,7 @@ class RootStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrustBundleStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The roots that the mesh believes in.
+    """The roots that the mesh trusts.
 
     Attributes:
         missing_in: Namespaces of the mesh that don't have these roots (yet).
@@ -80,15 +80,14 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A node that has pods of the mesh, or whose agent reports.
 
     Attributes:
-        reported: When its agent reported last, by its own clock; None if it never did.
+        reported: When its agent last reported, by its own clock; None if it never did.
         alive: Whether that is recent enough.
-        enforces_all: Whether its Envoy has put every stored policy in force; None when it isn't
-            known which are stored.
+        enforces_all: Whether its Envoy enforces every stored policy; None if the stored ones aren't
+            known.
         captured: How many pods' new connections its Envoy gets, those included that it has to
             release yet; None when it doesn't say.
-        plugin: Whether the CNI plugin has its pods captured before they start; None when it doesn't
-            say.
-        why: What is amiss; empty when nothing is.
+        plugin: Whether the CNI plugin captures its pods before they start; None if it doesn't say.
+        why: What is wrong; empty if nothing is.
     """
 
     name: str
@@ -104,7 +103,7 @@ class ClusterPod(msgspec.Struct, frozen=True, kw_only=True):
     """A pod in a namespace of the mesh.
 
     Attributes:
-        in_mesh: Whether it is meant to be captured.
+        in_mesh: Whether it should be captured.
         captured: Whether its node's agent says that its traffic goes through Envoy.
         why: Why it is in the mesh or not, and why it isn't captured although it should be.
         identity: Its SPIFFE ID; None outside the mesh.
@@ -131,12 +130,12 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The mesh of a cluster; ``troth status -o json`` prints exactly this.
 
     Attributes:
-        ready: Nothing is missing, and everything there is could be read.
+        ready: Nothing is missing, and everything could be read.
         waiting_for: What is missing, in words.
-        namespace: Of the controller and the node agents.
-        controller: None when it may not be read, as is ``trust_bundle`` and ``nodes``.
-        policies: The PeerAuthentications that are valid, ``NAMESPACE/NAME``, in order.
-        problems: What is wrong with objects, and what there is no right to read.
+        namespace: The namespace of the controller and the node agents.
+        controller: None if it may not be read; so are ``trust_bundle`` and ``nodes``.
+        policies: The valid PeerAuthentications, ``NAMESPACE/NAME``, in order.
+        problems: Problems of objects, and missing permissions.
     """
 
     schema: Literal["troth/cluster-status/v1"] = "troth/cluster-status/v1"
@@ -168,7 +167,7 @@ def cluster_status(
         found: What the API server knows.
         home: The namespace of the controller and the node agents.
         root_namespace: Where mesh-wide policies live.
-        trust_domain: Of all identities.
+        trust_domain: The trust domain of all identities.
         now: The time, by the API server's clock if that is known.
         doubts: Policies that don't do what they seem to (`troth.explain.validate`).
     """
@@ -207,7 +206,7 @@ def cluster_status(
 
 
 def _unenforced(found: Installation) -> Iterator[Problem]:
-    """What is meant for Istio, in namespaces of which this mesh has taken care instead."""
+    """Warnings about Istio's objects in namespaces of this mesh, where they have no effect."""
     for kind, keys in sorted(found.unenforced.items()):
         here = [
             key
@@ -243,7 +242,7 @@ class _Reasons:
     """Why pods are in the mesh and captured, or not.
 
     Attributes:
-        waiting_for: What is amiss with pods.
+        waiting_for: What is wrong with pods.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What holds for one workload, and how that follows from the policies."""
+"""Which modes apply to one workload, and how they follow from the policies."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class WorkloadIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a workload is.
+    """A workload's identity.
 
     Attributes:
-        name: The object's, or the labels as they were given when no object has them.
-        service_account: None, like ``spiffe_id``, when no object has the labels.
+        name: The object's, or the given labels if no object has them.
+        service_account: None, like ``spiffe_id``, if no object has the labels.
     """
 
     namespace: str
@@ -41,16 +41,16 @@ class WorkloadIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for a workload; ``troth explain -o json`` prints exactly this.
+    """A workload's effective modes; ``troth explain -o json`` prints exactly this.
 
     Attributes:
         in_mesh: Whether it is in the mesh by its manifests; if not, nothing of this is enforced.
-        mode: Of all ports that ``ports`` doesn't name.
+        mode: The mode of all ports that ``ports`` doesn't name.
         ports: The TCP ports of its containers, and those that its portLevelMtls names.
         considered: From mesh over namespace to workload scope, the oldest first in each.
-        problems: Errors that hide an object which could change the answer: a policy, the
-            workload's namespace, or a document of which nothing is known; and objects of other
-            APIs that hold such an object.
+        problems: Errors that hide an object that could change the answer: a policy, the workload's
+            namespace, or an unreadable document; and objects of other APIs that contain such an
+            object.
     """
 
     schema: Literal["troth/explain/v1"] = "troth/explain/v1"
@@ -64,10 +64,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Derivation(msgspec.Struct, frozen=True, kw_only=True):
-    """An explanation with what a rendering for people adds to it.
+    """An explanation with additions for rendering.
 
     Attributes:
-        kind: The workload's, empty when labels were given that no object has.
+        kind: The workload's; empty if no object has the given labels.
         membership: Why it is in the mesh or not.
     """
 
@@ -83,16 +83,16 @@ def explain(
     root_namespace: str,
     trust_domain: TrustDomain,
 ) -> Derivation:
-    """Say what holds for a workload and why.
+    """Say which modes apply to a workload and why.
 
     Args:
         manifests: The workload, its namespace and the policies.
         name: ``NAMESPACE/NAME`` of a Pod or of what makes pods, or ``NAMESPACE/KEY=VALUE,...``.
         root_namespace: Where mesh-wide policies live.
-        trust_domain: Of the workload's identity.
+        trust_domain: The trust domain of the workload's identity.
 
     Raises:
-        InputError: No workload, or not exactly one, is called that.
+        InputError: No workload has the name, or several have.
     """
     subject = find_subject(manifests, name)
     verdict = PolicyIndex(manifests.policies.values(), root_namespace).effective(
@@ -132,7 +132,7 @@ def explain(
 
 
 def _hiding(manifests: Manifests, namespace: str, root_namespace: str) -> Iterator[Problem]:
-    """The problems behind which something could stand that counts for ``namespace``."""
+    """The problems that may hide an object that matters for ``namespace``."""
     read = manifests.refused | manifests.origins.keys()
     places = {namespace, root_namespace}
     for problem in manifests.problems:

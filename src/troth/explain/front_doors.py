@@ -1,8 +1,7 @@
-"""Who would be refused by STRICT; above all at ports that are reached from outside every mesh.
+"""Clients that STRICT would refuse, above all at ports that are reachable from outside every mesh.
 
-They are reached by nodes, by gateways, by the API server.
-Who comes in there has no identity, and is refused by STRICT. By the manifests all that can be said
-is that he may come.
+Such clients come through nodes, gateways or the API server. They have no identity, so STRICT
+refuses them. Manifests only tell that they may come.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Breakage(StrEnum):
 
 
 class Caller(StrEnum):
-    """Who comes in by a front door."""
+    """The clients of a front door."""
 
     ANYBODY = "clients outside the cluster"
     GATEWAY = "a gateway or ingress controller"
@@ -53,11 +52,11 @@ class Caller(StrEnum):
 
 
 class FrontDoor(msgspec.Struct, frozen=True, kw_only=True):
-    """Why clients without an identity may come to a port.
+    """Why clients without an identity may reach a port.
 
     Attributes:
         kind: ``NodePort``, ``LoadBalancer``, ``externalIPs``, ``hostPort``, or the kind of ``by``.
-        by: The object that leads them there, ``KIND NAMESPACE/NAME``.
+        by: The object that routes them there, ``KIND NAMESPACE/NAME``.
         clients: Who they are.
     """
 
@@ -90,12 +89,12 @@ class _Way(NamedTuple):
 
 
 def worst(verdicts: Iterable[Breakage]) -> Breakage:
-    """What several verdicts say together."""
+    """The worst of several verdicts."""
     return min(verdicts, key=list(Breakage).index, default=Breakage.NONE)
 
 
 class FrontDoors:
-    """The front doors that manifests describe, found by whom they lead to."""
+    """The front doors in manifests, indexed by the pods behind them."""
 
     def __init__(self, manifests: Manifests) -> None:
         self._ways: dict[str, list[_Way]] = defaultdict(list)
@@ -118,13 +117,13 @@ class FrontDoors:
         *,
         owner: str = "",
     ) -> dict[int, tuple[FrontDoor, ...]]:
-        """The front doors of pods, by the port that they lead to.
+        """The front doors of pods, by port.
 
         Args:
             namespace: The pods'.
             labels: The pods'.
-            ports: What their containers declare.
-            owner: The name of what makes them, or of a bare pod; empty where it isn't known.
+            ports: The ports that their containers declare.
+            owner: The name of their owner, or of a bare pod; empty if unknown.
         """
         if (namespace, owner) not in self._owners:
             owner = ""  # what the manifests call otherwise, or don't have
@@ -220,7 +219,7 @@ class FrontDoors:
 
 
 class _Pods:
-    """What pods are made from, found by the pods' names."""
+    """Pods' templates, found by the pods' names."""
 
     def __init__(self, templates: Iterable[PodTemplate]) -> None:
         self._templates: dict[tuple[str, str], list[PodTemplate]] = defaultdict(list)
@@ -228,7 +227,7 @@ class _Pods:
             self._templates[each.namespace, _owner(each)].append(each)
 
     def called(self, namespace: str, name: str) -> Sequence[PodTemplate]:
-        """What has made the pod of a name: itself, or what has the longest name that begins it."""
+        """The template of a pod: its own, or that of the workload with the longest name prefix."""
         while name:
             if found := self._templates.get((namespace, name)):
                 return found
@@ -248,6 +247,6 @@ def _exposed_as(service: ServiceSpec) -> Iterator[str]:
 
 
 def _chosen(service: ServiceSpec, backend: Backend) -> tuple[ServicePortSpec, ...]:
-    """The ports that a backend means; all where it names none, or none that there is."""
+    """The ports that a backend means; all if it names none, or one that doesn't exist."""
     named = tuple(each for each in service.ports if backend.port in {each.number, each.name})
     return named or service.ports

@@ -1,7 +1,7 @@
-"""What node agents have seen, with what only they know of it: names, causes, remedies.
+"""Node agents' observations, with what only they know: names, causes, remedies.
 
-Notes of several nodes can be put together and judged without the nodes' own worlds. Both ends'
-proxies may report one connection: `told_once` keeps the report that knows more.
+Those of several nodes can be combined and judged without the nodes' own worlds. Both ends' proxies
+may report one connection: `told_once` keeps the more informative report.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """Connections of one kind.
 
     Attributes:
-        total: How many of what.
+        total: The kind, and how many.
         destination: The server's workload, or the service that was dialled, or an IP.
-        servers: Where the client may have been led to.
+        servers: The possible servers.
         client_captured: Whether all pods of the client's workload are captured.
-        cause: Why they were refused or failed, in one sentence; empty where they were not.
+        cause: Why they were refused or failed, in one sentence; empty if they were accepted.
         remedy: What to do, in one sentence.
-        manifests: What to apply for it (YAML), where that is known.
+        manifests: YAML to apply against it, if known.
     """
 
     total: Total
@@ -47,20 +47,20 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ends(self) -> frozenset[str]:
-        """What the client and the server are called."""
+        """The names of the client and the server."""
         return frozenset({self.total.source, self.total.destination, self.destination})
 
 
 class Observations(msgspec.Struct, frozen=True, kw_only=True):
-    """What one or several node agents have seen of connections, and the world it happened in.
+    """The connections that one or several node agents have seen, and their world.
 
     Attributes:
         complete_since: From this moment on nothing is missing.
-        noted: The connections; of one agent the newest first.
-        left_out: How many were too many to tell.
-        world: What holds now, with the agents' pods.
+        noted: The connections; of one agent newest first.
+        left_out: How many were left out because there were too many.
+        world: The current world, with the agents' pods.
         not_captured: Why pods that should be captured are not, by UID.
-        refused_by_envoy: What Envoy refuses of their configuration.
+        refused_by_envoy: What Envoy rejects of their configuration.
     """
 
     complete_since: datetime
@@ -85,14 +85,14 @@ _ECHOES = frozenset(
         Reason.OTHER,
     }
 )
-"""What an end says when the other end has ended the connection."""
+"""An end's reasons when the other end has ended the connection."""
 
 
 def told_once(noted: Iterable[Noted]) -> tuple[Noted, ...]:
-    """Leave out what only echoes the other end's report of the same connections.
+    """Leave out reports that only echo the other end's report of the same connections.
 
-    Connections carry no number that both ends know. So reports belong together when client,
-    server and port are the same and their newest connections began within five seconds.
+    Both ends share no connection ID. So reports belong together if client, server and port are the
+    same and their newest connections began within five seconds.
     """
     noted = tuple(noted)
     failed = [each for each in noted if each.total.newest.outcome.is_trouble]
@@ -118,9 +118,9 @@ class Plaintext(msgspec.Struct, frozen=True, kw_only=True):
     """Plaintext connections from one client to one port of a workload.
 
     Attributes:
-        source: ``NAMESPACE/NAME`` of the client's workload, or its IP when it is none known.
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP if unknown.
         destination: ``NAMESPACE/NAME`` of the workload.
-        count: How many connections passed.
+        count: How many connections were accepted.
         last: When the newest of them ended.
     """
 
@@ -132,12 +132,12 @@ class Plaintext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seen_in_plaintext(connections: Iterable[Connection]) -> tuple[Plaintext, ...]:
-    """Sum up the plaintext that workloads of the mesh took, by client and port."""
+    """Sum up the plaintext that workloads of the mesh accepted, by client and port."""
     return _summed((each.source.name, each, each.count) for each in connections)
 
 
 def noted_in_plaintext(noted: Iterable[Noted]) -> tuple[Plaintext, ...]:
-    """The same of what the nodes of a cluster have noted."""
+    """The same for the observations of a cluster's nodes."""
     return _summed((each.total.source, each.total.newest, each.total.count) for each in noted)
 
 

@@ -1,6 +1,6 @@
 """Compare two sets of manifests: which modes change, who is refused, what is no longer encrypted.
 
-A pair of a client and a port is a matter of three facts on either side of the change: whether the
+Before and after the change, three facts decide about a pair of a client and a port: whether the
 client is in the mesh, whether the server is, and the port's effective mode.
 
 ========  ========  ==================  =========
@@ -13,9 +13,9 @@ outside   in mesh   STRICT              refused
 in mesh   in mesh   STRICT, PERMISSIVE  encrypted
 ========  ========  ==================  =========
 
-So pairs need not be compared one by one. The clients fall into those that stay in the mesh, stay
-outside or leave it, the ports by their modes before and after, and each answer is one group of
-clients times one group of ports.
+So pairs need not be compared one by one. Clients are grouped into those that stay in the mesh, stay
+outside or leave it, ports by their modes before and after, and each answer is one group of clients
+times one group of ports.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class WorkloadName(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """Names a workload among all others."""
+    """A workload's unique name."""
 
     namespace: str
     name: str
@@ -80,8 +80,8 @@ class PortChange(Change, frozen=True, kw_only=True):
     The modes may be equal: then it is the clients that change.
 
     Attributes:
-        seen: The plaintext that running clients sent there, where it is known.
-        front_doors: By what clients from outside every mesh come to it, before and after.
+        seen: The plaintext that running clients sent there, if known.
+        front_doors: How clients from outside every mesh reach it, before and after.
     """
 
     seen: tuple[Plaintext, ...] = ()
@@ -92,8 +92,8 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
     """Every pair of one of the clients and one of the ports.
 
     Attributes:
-        clients: By the manifests; empty when clients are known only from what was seen, or come
-            by front doors.
+        clients: By the manifests; empty if clients are known only from observed traffic, or come
+            through front doors.
     """
 
     clients: tuple[WorkloadName, ...]
@@ -101,10 +101,10 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnknownWorkload(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that makes pods of which nothing is known.
+    """An object whose pods are unknown.
 
     Attributes:
-        why: Why nothing is, in one clause.
+        why: Why they are, in one clause.
     """
 
     workload: WorkloadName
@@ -117,14 +117,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         verdict: Whether a client that gets through today would be refused.
         would_break: One would be, seen or possible.
-        changes: By workload and port, for workloads that are there before and after.
+        changes: By workload and port, for workloads that exist before and after.
         breaks: Connections that are accepted today and would be refused.
         unencrypted: Connections that are encrypted today and would pass in plaintext.
-        weaker: Those of ``changes`` after which a port takes more than before: plaintext that it
-            refused, or no longer the tunnel.
-        unknown: Workloads that the change may concern, and whose pods can't be told.
-        exceptions: Policies that keep front doors open which the change would shut.
-        problems: Errors of the manifests after the change. What they hide isn't in the plan.
+        weaker: Those of ``changes`` after which a port accepts plaintext that it refused, or no
+            longer accepts the tunnel.
+        unknown: Workloads with unknown pods that the change may affect.
+        exceptions: Policies that keep open the front doors that the change would close.
+        problems: Errors of the manifests after the change. The plan leaves out their objects.
         warnings: What `validate` would find after the change and not before.
     """
 
@@ -143,7 +143,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 _ENCRYPTED = (Mode.STRICT, Mode.PERMISSIVE)
 _STRENGTH = {Mode.STRICT: 2, Mode.PERMISSIVE: 1}
-"""The others, and being outside the mesh, are as weak as can be."""
+"""The others, and being outside the mesh, are the weakest."""
 
 
 def plan(
@@ -155,13 +155,13 @@ def plan(
 ) -> Plan:
     """Say what going from ``current`` to ``planned`` would do.
 
-    Only workloads of both are compared: one that is new or goes has no clients to lose.
+    Only workloads of both are compared: a new or removed one has no clients to lose.
 
     Args:
-        current: What is in force today.
-        planned: What would be (see `troth.manifests.amend`).
+        current: The manifests in force today.
+        planned: The manifests after the change (see `troth.manifests.amend`).
         root_namespace: Where mesh-wide policies live.
-        observed: Plaintext that a running mesh has seen, for naming clients that really call.
+        observed: Plaintext that a running mesh has seen, to name clients that really call.
     """
     comparison = _Comparison(_states(current, root_namespace), _states(planned, root_namespace))
     for each in observed:
@@ -197,9 +197,9 @@ def _verdict(breaks: Sequence[Affected], *, unseen: bool) -> Breakage:
 def _unknown(
     current: Manifests, planned: Manifests, root_namespace: str, *, tightened: bool
 ) -> Iterator[UnknownWorkload]:
-    """The workloads of both that nothing is known of, as far as the change may concern them.
+    """Workloads of both sides with unknown pods, if the change may affect them.
 
-    They may be clients of any port, and what changes for their namespace may change for their pods.
+    They may be clients of any port, and a change for their namespace may affect their pods.
     """
     yield from _hiding(current, planned)
     both = [
@@ -220,7 +220,7 @@ def _unknown(
 
 
 def _hiding(current: Manifests, planned: Manifests) -> Iterator[UnknownWorkload]:
-    """What may change modes by the objects that it holds, and is itself new, other, or gone."""
+    """New, changed or removed objects that contain objects that may change modes."""
     before, after = current.custom_workloads, planned.custom_workloads
     for name in sorted(before.keys() | after.keys()):
         sides = [side[name] for side in (after, before) if name in side]
@@ -302,13 +302,13 @@ class _Comparison:
         self._will_be_in_mesh = {_key(name) for name, state in after.items() if state.in_mesh}
 
     def observe(self, seen: Plaintext) -> None:
-        """Take plaintext into account, unless its client will speak through the mesh."""
+        """Record observed plaintext, unless its client will be in the mesh."""
         if seen.source not in self._will_be_in_mesh:
             self._seen[seen.destination, seen.port].append(seen)
             self._seen_ports[seen.destination].add(seen.port)
 
     def shut(self) -> Iterator[tuple[PodTemplate, dict[int, tuple[FrontDoor, ...]]]]:
-        """The workloads after the change whose front doors it shuts, with these by their ports."""
+        """The workloads after the change whose front doors it closes, with these by port."""
         for name in self._both:
             ports = (self._port(name, port) for port in self._front_doors(name))
             shut = {
@@ -348,7 +348,7 @@ class _Comparison:
             yield from _affected(leaving, [port for port in strict if port.before is Mode.STRICT])
 
     def tightens(self) -> bool:
-        """Whether any port refuses plaintext that it takes today."""
+        """Whether any port refuses plaintext that it accepts today."""
         return any(
             port.after is Mode.STRICT and port.before is not Mode.STRICT
             for port in self._all_ports()
@@ -376,7 +376,7 @@ class _Comparison:
         ]
 
     def _all_ports(self) -> Iterator[PortChange]:
-        """Every port that a client may know of; where none is declared, all as one."""
+        """Every port that a client may know; if none is declared, all as one."""
         for name in self._both:
             for port in self._ports(name) or (None,):
                 yield self._port(name, port)

@@ -1,10 +1,10 @@
 """PeerAuthentications that make STRICT what is ready for it, and change nothing else.
 
-A namespace all of whose workloads are ready gets one policy for all of it. Otherwise each workload
-that has a ready port gets one of its own, with the ports that are not ready left as they are. No
-policy is proposed where one of the same scope holds already: the older of two counts alone, so
-that one has to be edited. Every proposal is tried before it is made: it must make STRICT just what
-it means to, and leave every other port of every other workload alone.
+If all workloads of a namespace are ready, it gets one policy. Otherwise each workload with a ready
+port gets its own, which leaves ports that are not ready as they are. No policy is proposed if one
+of the same scope exists: only the older of two counts, so that one has to be edited. Every proposal
+is tried first: it must make STRICT exactly what it should, and leave all other ports of all
+workloads alone.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def propose(
     """The policies that are safe now, and why there is none for the others.
 
     Args:
-        workloads: What was seen of each.
-        world: What runs and holds now.
-        selectors: The labels that a workload (``NAMESPACE/NAME``) selects its pods by.
-        unseen: Whether STRICT may refuse clients that were not seen, at ports that aren't known.
+        workloads: The audit of each.
+        world: The current world.
+        selectors: The labels by which a workload (``NAMESPACE/NAME``) selects its pods.
+        unseen: Whether STRICT may refuse unseen clients at unknown ports.
     """
     proposer = _Proposer(workloads, world, selectors, unseen)
     for namespace in sorted({each.namespace for each in workloads}):
@@ -83,7 +83,7 @@ def except_front_doors(
         decided = PolicyIndex(policies.values(), root_namespace).effective(
             template.namespace, template.labels
         )
-        # Of several policies for a workload one alone counts: that one has to make the exception.
+        # Only one of several policies for a workload counts: that one has to make the exception.
         counting = next(
             (
                 policies[each.policy]
@@ -154,7 +154,7 @@ class _Proposer:
             self._pods.setdefault(pod.workload, []).append(pod)
 
     def consider(self, workloads: Sequence[WorkloadAudit]) -> None:
-        """Propose what can be proposed for one namespace."""
+        """Propose all possible policies for one namespace."""
         wanting = [each for each in workloads if not _is_strict(each)]
         if wanting and all(each.ready for each in workloads) and self._whole(workloads, wanting):
             return
@@ -164,7 +164,7 @@ class _Proposer:
                 self.left_out.append(LeftOut(workload=each.key, why=why))
 
     def _whole(self, workloads: Sequence[WorkloadAudit], wanting: Sequence[WorkloadAudit]) -> bool:
-        """Propose one policy for a whole namespace, if that does it."""
+        """Propose one policy for a whole namespace, if that suffices."""
         namespace = workloads[0].namespace
         if namespace == self._root_namespace or any(
             policy.namespace == namespace and not policy.selector for policy in self._policies

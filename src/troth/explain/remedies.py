@@ -1,7 +1,7 @@
-"""Why a connection was refused or failed and what to do about it: one row for each reason.
+"""Why a connection was refused or failed and what to do about it: one row per reason.
 
-The words in braces are those of `Explainer`. What comes from a peer (identities it claims, Envoy's
-words about it) is only ever a value for them, never a text with braces of its own.
+`Explainer` fills in the words in braces. Text from a peer (claimed identities, Envoy's words about
+it) is only ever a value, never a format string.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _OF_ONE_RELEASE = frozenset(
         "statefulset.kubernetes.io/pod-name",
     }
 )
-"""Labels that the next rollout or release of a workload has otherwise, or each pod."""
+"""Labels that differ per rollout or release of a workload, or per pod."""
 
 
 def stable_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels by which a policy can select a workload's pods for good."""
+    """The labels by which a policy can select a workload's pods permanently."""
     return {key: value for key, value in labels.items() if key not in _OF_ONE_RELEASE}
 
 
 class NameIndex:
-    """The names of one world, looked up without going through all of it each time."""
+    """An index of the names of one world."""
 
     def __init__(self, world: World) -> None:
         self._services = {
@@ -74,7 +74,7 @@ class NameIndex:
         return self._pods.get(name)
 
     def node(self, address: str) -> str | None:
-        """The node that has an address, as far as pods on its own network tell."""
+        """The node that has an address, if known from host-network pods."""
         return self._nodes.get(address)
 
     def service(self, total: Total) -> Service | None:
@@ -82,7 +82,7 @@ class NameIndex:
         return self._services.get(total.newest.destination.address)
 
     def destination(self, total: Total) -> str:
-        """The destination, by its service's name where the client dialled a virtual IP."""
+        """The destination, by its service's name if the client dialled a virtual IP."""
         service = self.service(total)
         return str(service) if service else total.destination
 
@@ -248,14 +248,14 @@ def _servers(total: Total, names: NameIndex) -> Iterator[Endpoint]:
 
 
 class Explainer:
-    """Explains what was seen by a world.
+    """Explains connections by a world.
 
-    The cause is that of its time. The remedy is for now: what has changed since is taken in.
+    The cause is that of its time. The remedy is for now, considering what has changed since.
 
     Args:
-        world: What holds now.
-        behind: Tells of a Service which pods it selects, each with what keeps it from being led to;
-            None where that isn't known.
+        world: The current world.
+        behind: For a Service, returns the pods it selects, each with why it isn't an endpoint; None
+            if unknown.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class Explainer:
         self._policies = {policy.key: policy for policy in world.policies}
 
     def explain(self, total: Total) -> Cause:
-        """Why what a total counts was refused or failed."""
+        """Why a total's connections were refused or failed."""
         words = self._words(total)
         reason = total.newest.reason
         if reason is Reason.BAD_SERVER_NAME and total.port in OWN_PORTS:
@@ -321,7 +321,7 @@ class Explainer:
         }
 
     def _endpoints(self, service: str) -> str:
-        """How a Service that leads nowhere comes to lead somewhere."""
+        """How a Service without endpoints gets some."""
         if self._behind is None:
             return (
                 "see that a pod is ready that its selector matches, and that has the port that its "
@@ -352,7 +352,7 @@ class Explainer:
         return f"put namespace {pod.namespace} in the mesh"
 
     def _policy(self, total: Total, source: Pod | None) -> tuple[str, str, str]:
-        """What a policy said, how to come to terms with it, and the manifests that do."""
+        """What a policy set, how to fix the connection, and the manifests for that."""
         port = total.port or total.newest.destination.port
         then = total.newest.decided_by or DecidedBy(scope=Scope.DEFAULT)
         past = f"{then.policy or 'the policy in force'} set STRICT at that time"
@@ -378,7 +378,7 @@ class Explainer:
         )
 
     def _exception(self, now: DecidedBy, destination: Pod, port: int) -> Mapping[str, object]:
-        """The policy by which a port takes plaintext: the one there is, or one of its own."""
+        """A policy by which a port accepts plaintext: the existing one, or a new one."""
         policy = self._policies.get(now.policy or "")
         if policy is None or now.scope is not Scope.WORKLOAD:
             _, _, name = destination.workload.partition("/")
@@ -410,7 +410,7 @@ def _place(address: str) -> str:
 
 
 def _listen(detail: str, destination: str) -> str:
-    """How an app comes to take a connection, by what `troth.agent` says that it listens on."""
+    """How an app gets the connection, given where it listens according to `troth.agent`."""
     if detail.endswith("not on IPv6"):
         return (
             "Let the app listen on :: (both families), or give the Service ipFamilies: [IPv4], "
@@ -429,7 +429,7 @@ def _listen(detail: str, destination: str) -> str:
 
 
 def _labelled(world: World, pod: Pod | None) -> Mapping[str, object]:
-    """The namespace that puts a pod in the mesh; empty where a label doesn't do it."""
+    """The Namespace that puts a pod in the mesh; empty if a label isn't enough."""
     if pod is None or world.membership(pod).in_mesh or pod.labels.get(MESH_LABEL) == "disabled":
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a set of manifests, and what is probably a mistake."""
+"""All problems of a set of manifests, including probable mistakes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def lint(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
-    """What shows only when objects are seen together: mostly policies that are a mistake."""
+    """Problems between objects: mostly policies that are a mistake."""
     yield from service_problems(manifests)
     yield from lint_together(manifests, root_namespace=root_namespace)
 
 
 def lint_together(manifests: Manifests, *, root_namespace: str) -> Iterator[Problem]:
-    """The policies among them: whether each holds for what it seems to hold for."""
+    """Problems of policies that don't apply to what they seem to."""
     policies = tuple(manifests.policies.values())
     yield from lint_policies(
         policies,
@@ -63,12 +63,12 @@ def lint_together(manifests: Manifests, *, root_namespace: str) -> Iterator[Prob
             and policy.namespace not in unknown
             and _possible(policy)
         ):
-            # Without any workload there the policies are kept apart from what they are for.
+            # A namespace without workloads: its policies are kept separately.
             yield _matches_none(policy, index, meant)
 
 
 def _possible(policy: PeerAuthentication) -> bool:
-    """Whether a pod can have its labels; that none can is said already."""
+    """Whether a pod can have its labels; if not, that is reported already."""
     return not any(
         label_key_flaw(key) or LABEL_VALUE.flaw(value) for key, value in policy.selector.items()
     )
@@ -90,7 +90,7 @@ def _outside_mesh(policy: PeerAuthentication, manifests: Manifests) -> Iterator[
 def _nowhere(
     policy: PeerAuthentication, given: Sequence[str], meant: Sequence[PodTemplate]
 ) -> Problem:
-    """Where Namespaces are given, one that isn't among them may be misspelled."""
+    """A problem if Namespaces are given, but not the policy's, which may be misspelled."""
     return _warning(
         policy,
         "metadata.namespace",
@@ -181,16 +181,16 @@ def _warning(policy: PeerAuthentication, path: str, found: str, wanted: str) -> 
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong; ``troth validate -o json`` prints exactly this.
+    """The validation; ``troth validate -o json`` prints exactly this.
 
     Attributes:
         valid: There is no error; warnings may remain.
         errors: How many problems refuse an object.
-        warnings: How many problems only deserve a look.
-        objects: How many objects of each kind are acceptable.
+        warnings: How many problems don't.
+        objects: How many objects of each kind are valid.
         ignored: How many objects there are of kinds that troth doesn't use, by ``KIND.GROUP``.
-        without_effect: How many fields and kinds mean something in a cluster and nothing to
-            ``troth up``; None where that isn't asked.
+        without_effect: How many fields and kinds have an effect in a cluster but none in
+            ``troth up``; None if not requested.
         problems: By file and line.
     """
 
@@ -207,13 +207,13 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 def validate(
     manifests: Manifests, *, root_namespace: str, local: bool = False, count_local: bool = False
 ) -> Validation:
-    """Gather the problems of reading and those that show only when all is seen together.
+    """Collect the problems of single objects and those between objects.
 
     Args:
-        manifests: What to look at.
+        manifests: The manifests to validate.
         root_namespace: Where policies without a selector are mesh-wide.
-        local: Also tell what means something in a cluster and nothing to ``troth up``.
-        count_local: Say at least how much that is.
+        local: Also report what has an effect in a cluster but none in ``troth up``.
+        count_local: At least count that.
     """
     found = [*manifests.problems, *lint(manifests, root_namespace=root_namespace)]
     unmeant = [*without_effect(manifests)] if local or count_local else []

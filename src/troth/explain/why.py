@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of a cluster that was asked what it has seen and did not say."""
+    """A node of a cluster that did not answer."""
 
     node: str
     why: str
@@ -33,22 +33,22 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """Connections that were refused or failed alike.
 
     Attributes:
-        source: ``NAMESPACE/NAME`` of the client's workload, or its IP where it is none known.
+        source: ``NAMESPACE/NAME`` of the client's workload, or its IP if unknown.
         source_address: The newest client's IP.
         destination: ``NAMESPACE/NAME`` of the server's workload, or of the service that was
-            dialled, or an IP where it is neither.
+            dialled, or an IP if it is neither.
         destination_address: The IP that the newest of them went to.
         port: The server's port, or the service's.
         count: How many there were.
         first: When the first of them began.
         last: When the newest began.
-        mode: The port's effective mode then, where the destination is in the mesh.
+        mode: The port's effective mode then, if the destination is in the mesh.
         decided_by: What had set it.
         detail: Envoy's own words about the newest.
         claimed_peer: The SPIFFE ID in a certificate that was refused: a claim, not an identity.
         cause: Why, in one sentence.
         remedy: What to do, in one sentence.
-        manifests: What to apply for it (YAML), where that is known; of several any one.
+        manifests: YAML to apply against it, if known; any one of several is enough.
     """
 
     source: str
@@ -78,12 +78,12 @@ class NotCaptured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
-    """What in a cluster is in the way of its pods' connections, as `troth check` finds it.
+    """A finding of `troth check` that affects pods' connections.
 
     Attributes:
-        code: Names the kind of finding, for programs.
+        code: The kind of finding, for programs.
         where: The object, ``KIND NAMESPACE/NAME``.
-        what: What is so, in one clause.
+        what: The fact, in one clause.
         why: Why it matters, in one sentence.
         remedy: What to do, in one sentence.
     """
@@ -96,15 +96,15 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong of late; ``troth why -o json`` prints exactly this.
+    """Recent refusals and failures; ``troth why -o json`` prints exactly this.
 
     Attributes:
         complete_since: From this moment on nothing is missing.
         not_captured: Pods that should be in the mesh and aren't.
-        refused_by_envoy: Resources that Envoy refuses, each with its words.
-        refusals: The newest first.
-        conflicts: What else is in the way of the pods' connections; only of a cluster.
-        unanswered: Nodes that have not said what they have seen.
+        refused_by_envoy: Resources that Envoy rejects, each with its words.
+        refusals: Newest first.
+        conflicts: What else affects the pods' connections; only in a cluster.
+        unanswered: Nodes that have not answered.
     """
 
     schema: Literal["troth/why/v1"] = "troth/why/v1"
@@ -125,7 +125,7 @@ _LOST = frozenset(
         Reason.OTHER,
     }
 )
-"""What it looks like when something between the two proxies drops or redirects connections."""
+"""The reasons if something between the two proxies drops or redirects connections."""
 
 
 def why(
@@ -139,15 +139,14 @@ def why(
     """Explain what was refused and what failed.
 
     Args:
-        seen: What was seen.
-        about: ``NAMESPACE/NAME`` of the one workload, pod or service to speak of.
-        most: How many refusals to explain.
-        conflicts: What is in the way of the pods' connections, and so is named as a cause of those
-            that reach nobody.
-        unanswered: Whose part is missing.
+        seen: The connections seen.
+        about: ``NAMESPACE/NAME`` of the only workload, pod or service of interest.
+        most: The maximum number of refusals to explain.
+        conflicts: What affects the pods' connections: possible causes of those that reach nobody.
+        unanswered: The nodes that have not answered.
 
     Raises:
-        PeerError: Nothing that was seen, or that there is, has the name asked about.
+        PeerError: Nothing seen or existing has the given name.
     """
     world, conflicts = seen.world, tuple(conflicts)
     if about is not None:
@@ -225,5 +224,5 @@ def _refusal(noted: Noted) -> Refusal:
 
 
 def _called(world: World, about: str) -> set[str]:
-    """What ``about`` is called in reports: those speak of workloads, not of single pods."""
+    """The names of ``about`` in reports, which are about workloads, not single pods."""
     return {about, *(pod.workload for pod in world.pods.values() if str(pod) == about)}

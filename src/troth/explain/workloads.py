@@ -23,7 +23,7 @@ _MOST_NAMED = 5
 
 
 class WorkloadIndex:
-    """Finds the workloads that a selector matches, without looking at all of them."""
+    """An index of workloads by labels, to find those that a selector matches."""
 
     def __init__(self, templates: Iterable[PodTemplate]) -> None:
         self._by_namespace: dict[str, list[PodTemplate]] = defaultdict(list)
@@ -45,7 +45,7 @@ class WorkloadIndex:
                 yield template
 
     def elsewhere(self, namespace: str, selector: Mapping[str, str]) -> list[PodTemplate]:
-        """What ``selector`` matches in other namespaces than this."""
+        """The workloads in other namespaces that ``selector`` matches."""
         others = [each for each in self._by_namespace if each != namespace] if selector else []
         return [found for other in others for found in self.matching(other, selector)]
 
@@ -74,23 +74,23 @@ def belongs(
 
 
 def tcp_ports(template: PodTemplate) -> tuple[int, ...]:
-    """The ports that a mode can hold for: the mesh leaves UDP and SCTP alone."""
+    """The ports that a mode can apply to: the mesh leaves UDP and SCTP alone."""
     return tuple(port.number for port in template.ports if port.protocol is Protocol.TCP)
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, and how many there are beside them."""
+    """The first names, and the number of others."""
     more = len(names) - _MOST_NAMED
     shown = ", ".join(names[:_MOST_NAMED])
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """A workload to be explained; one given by labels alone need not exist.
+    """A workload to explain; one given by labels need not exist.
 
     Attributes:
-        kind: Empty when no object stands behind the labels.
-        service_account: None when no object stands behind the labels.
+        kind: Empty if no object has the labels.
+        service_account: None if no object has the labels.
         ports: The TCP ports of its containers.
         host_network: Its pods share the node's network namespace.
     """
@@ -107,11 +107,11 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 def find_subject(manifests: Manifests, name: str) -> Subject:
     """The workload called ``name``.
 
-    Labels mean the one workload that has them all, or whose labels they are. When no workload has
-    them, they are taken for the labels of one that is still to come.
+    Labels mean the one workload that has them all, or exactly them. If no workload has them, they
+    are assumed to be those of a future one.
 
     Raises:
-        InputError: It is no such name, there is none, or there are several.
+        InputError: The name is invalid, no workload has it, or several have.
     """
     namespace, slash, rest = name.partition("/")
     if not slash or NAMESPACE.flaw(namespace) or not rest:
