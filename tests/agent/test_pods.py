@@ -139,6 +139,14 @@ def test_an_announcement_that_is_taken_back_again_and_again_keeps_no_pod_lenient
     assert pods.lenient == NONE
 
 
+def test_the_time_of_a_pod_that_joins_begins_with_its_capture(node: Node) -> None:
+    pods = node.captured(in_use=True)
+    pods.note_time(node.now)
+    assert pods.next_change == node.now + JOIN_SECONDS
+    node.see(pod(ready=True), later=JOIN_SECONDS)
+    assert pods.lenient == NONE
+
+
 def test_a_pod_joins_while_it_takes_plaintext_and_leaves_without_joining(node: Node) -> None:
     pods = node.see(pod(ready=True))
     assert (pods.joining, pods.redirected) == (A, NONE)
@@ -481,7 +489,7 @@ def test_a_pod_that_is_not_captured_in_time_is_late_with_the_reason(node: Node) 
     assert late(node) == {"a": "no certificate"}
     node.pods.refuse({})
     capture(node.pods)
-    node.see(pod(told=True))
+    node.pods.note_time(node.now)
     assert late(node) == {}
 
 

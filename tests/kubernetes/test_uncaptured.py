@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lightkube import ApiError
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.models.policy_v1 import PodDisruptionBudgetSpec
 from lightkube.resources.core_v1 import Event, Pod
@@ -73,6 +75,15 @@ def events(mesh: ClusterMesh, namespace: str, pod: str) -> dict[str, str]:
     }
 
 
+def may_not_annotate(mesh: ClusterMesh, namespace: str, pod: str) -> bool:
+    change = {"metadata": {"annotations": {"tried": str(time.monotonic())}}}
+    try:
+        mesh.cluster.client.patch(Pod, pod, change, namespace=namespace)
+    except ApiError as error:
+        return "no annotations here" in str(error)
+    return False
+
+
 def test_a_pod_that_cannot_be_captured_is_in_the_status_of_its_policy_and_evicted_as_pdbs_allow(
     mesh: ClusterMesh,
 ) -> None:
@@ -118,6 +129,9 @@ def test_a_pod_that_cannot_be_marked_is_held_to_the_policy_after_a_minute_and_na
     mesh.client(outside, "stranger", "node-1")
     mesh.cluster.apply(_NO_MARKS.replace("NAMESPACE", namespace))
     try:
+        eventually(
+            lambda: may_not_annotate(mesh, namespace, "web"), what="the cluster's own policy"
+        )
         mesh.policy(namespace, "STRICT")
         mesh.label(namespace, in_mesh=True)
         url = f"{pod['status']['podIP']}:8080"

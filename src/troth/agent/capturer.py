@@ -99,6 +99,7 @@ class Capturer:
         released, ended = await self._release(), await self._let_go()
         # Not before Envoy accepts plaintext for leaving pods.
         pods.show()
+        pods.note_time(_now())
         return released or ended
 
     def next_look(self) -> float | None:

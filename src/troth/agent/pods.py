@@ -336,6 +336,7 @@ class Pods:
         self._grace = grace
         self._records: dict[str, PodRecord] = {}
         self._unheard: frozenset[str] = frozenset()
+        self._announced: frozenset[str] = frozenset()
 
     def see(
         self,
@@ -367,7 +368,17 @@ class Pods:
         for uid in tuple(self._records):
             self._look(uid, pods.get(uid), announced.get(uid))
             self._run_clock(uid, now)
-            self._miss(uid, announced.get(uid), now)
+        self._announced = frozenset(announced)
+        self.note_time(now)
+
+    def note_time(self, now: float) -> None:
+        """Take note of when all that has happened since the last time did.
+
+        What is due by now happens at the next `see`, where Envoy is told of it.
+        """
+        for uid in self._records:
+            self._start_clock(uid, now)
+            self._miss(uid, now)
 
     def happened(self, uid: str, event: PodEvent) -> None:
         """Move a pod on as `LIFE` says; nothing if there is no such pod."""
@@ -556,13 +567,11 @@ class Pods:
         else:
             self.happened(uid, PodEvent.USED if in_use else PodEvent.UNUSED)
 
-    def _miss(self, uid: str, announced: Path | None, now: float) -> None:
+    def _miss(self, uid: str, now: float) -> None:
         """Take note of what a pod is without; in one that is announced nothing runs yet."""
-        record = self._records.get(uid)
-        if record is None:
-            return
+        record = self._records[uid]
         row, lack = record.row, None
-        if row.wanted and announced is None:
+        if row.wanted and uid not in self._announced:
             if not row.redirected or record.refusal:
                 lack = Lack.CAPTURE
             elif record.shown and not (record.told or row.lenient):
@@ -571,9 +580,18 @@ class Pods:
             self._change(uid, lack=lack, since=now)
 
     def _run_clock(self, uid: str, now: float) -> None:
-        record = self._records.get(uid)
-        clock = record.row.clock if record is not None else None
-        if record is None or clock is None:
+        while uid in self._records:
+            self._start_clock(uid, now)
+            record = self._records[uid]
+            ends = [moment for moment in (record.until, record.latest) if moment is not None]
+            if not any(now >= moment for moment in ends):
+                return
+            self.happened(uid, PodEvent.EXPIRED)
+
+    def _start_clock(self, uid: str, now: float) -> None:
+        record = self._records[uid]
+        clock = record.row.clock
+        if clock is None:
             return
         until, latest = None, record.latest
         if clock.once_marked in (None, record.told):
@@ -582,6 +600,3 @@ class Pods:
         if latest is None and clock.at_most is not None:
             latest = now + clock.at_most
         self._change(uid, until=until, latest=latest)
-        if any(moment is not None and now >= moment for moment in (until, latest)):
-            self.happened(uid, PodEvent.EXPIRED)
-            self._run_clock(uid, now)
