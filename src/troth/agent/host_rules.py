@@ -1,17 +1,16 @@
-"""Lets the kubelet's probes reach captured pods as they are.
+"""Lets the kubelet's probes bypass Envoy in captured pods.
 
-A probe must reach the app itself, also under STRICT, and must fail when the app does; a proxy that
-accepts for the app would answer every TCP probe. So the pod's rules pass by what comes from one
-address that nobody has, and rules in the node's own namespace see to it that only the kubelet is
-seen under it, and only at the ports that the pod's probes name:
+A probe must reach the app itself, also under STRICT, and must fail if the app does; a proxy that
+accepts for the app would answer every TCP probe. So the pod's rules exempt one source address that
+nobody has, and rules in the node's own namespace ensure that only the kubelet gets it, and only at
+the ports that the pod's probes name:
 
-* What the kubelet sends to such a port of a captured pod of this node gets that address as its
-  source. Forwarded packets have no socket here, so pods, other machines and NodePort clients,
-  masqueraded or not, keep theirs. So do all other processes of the node, host-network pods
-  included. Only where no cgroup tells the kubelet from them (see `troth.agent.kubelet`), those of
-  root are taken for it.
-* What arrives at the node under that address is forged, and dropped. So is what enters a bridge of
-  the node under it by one of the ports, as between two pods; the node's own packets don't.
+* The kubelet's packets to such a port of a captured pod on this node get that source address.
+  Forwarded packets have no socket here, so pods, other machines and NodePort clients, masqueraded
+  or not, keep theirs. So do all other processes of the node, including host-network pods. Only if
+  no cgroup distinguishes the kubelet (see `troth.agent.kubelet`), root's processes count as it.
+* Packets that arrive at the node with that address are forged, and dropped. So are those that enter
+  a bridge of the node through one of its ports, as between two pods; the node's own packets don't.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _RETRY_SECONDS = 0.5
 # Just before kube-proxy and CNIs choose a source, as the first choice is final.
 _PRIORITY = 90
 
-# A packet of a socket in this very namespace has an owner; a forwarded one has none.
+# A packet of a socket in this namespace has an owner; a forwarded one has none.
 _ROOT = "meta skuid 0"
 
 _ASKING_SECONDS = 1
@@ -140,8 +139,8 @@ table {TABLE} {{
 def bridge_rules() -> str:
     """Guards pods that share a bridge, since frames between them don't pass the other table.
 
-    VLAN 0 stands for no VLAN: the kernel takes such a tag off, as often as it is there, but shows
-    rules what is behind the first one only. So nobody may nest them.
+    VLAN 0 means no VLAN: the kernel removes all such tags, but rules see only what is behind the
+    first one. So nested ones are dropped.
     """
     vlan = "{ 0x8100, 0x88a8 }"  # IEEE 802.1Q, 802.1ad
     return f"""\
@@ -164,17 +163,17 @@ def _elements(probed: Iterable[tuple[str, int]]) -> str:
 
 
 class HostRules:
-    """Keeps the rules in the node's namespace as its captured pods want them.
+    """Keeps the rules in the node's namespace as its captured pods need them.
 
-    Others on a node can remove them (a firewall's reload flushes all tables), so they are put there
-    again: at once when the kernel tells of it, and from time to time if there was any transaction
-    since; also soon after the kubelet has started again, in another cgroup.
+    Others on a node can remove them (a firewall's reload flushes all tables), so they are restored:
+    at once when the kernel reports it, and periodically if there was any transaction since; also
+    soon after the kubelet has restarted, in another cgroup.
 
     Args:
         netns: The node's own network namespace.
         on_change: Called when `in_place`, `trouble` or `leniency` has changed by itself.
         on_restored: Called when somebody else had changed them.
-        review_seconds: How often they are put there again.
+        review_seconds: How often they are checked.
         find: Finds the node's kubelet.
     """
 
@@ -206,9 +205,9 @@ class HostRules:
 
     @property
     def in_place(self) -> bool:
-        """Whether nobody but the node's own processes has the probes' source, as far as is known.
+        """Whether, as far as known, only the node's own processes can use the probes' source.
 
-        Pods on one bridge are not meant: not every kernel can keep them from it.
+        Pods on one bridge are not considered: not every kernel can keep them from it.
         """
         return self._applied is not None and self._applied == self._wanted
 
@@ -223,7 +222,7 @@ class HostRules:
 
     @property
     def trouble(self) -> str:
-        """What is not as it should be, and what follows from it; empty if nothing is."""
+        """What is wrong, and its consequence; empty if nothing is."""
         return "; ".join(filter(None, self._troubles.values()))
 
     async def let_in(self, probed: Collection[tuple[str, int]]) -> None:
@@ -234,7 +233,7 @@ class HostRules:
                 await self._apply(self._wanted, bridges=self._applied is None)
 
     async def remove(self) -> None:
-        """Take the rules away, as no pod of the node goes by them."""
+        """Remove the rules, as no pod of the node uses them."""
         async with self._applying:
             if self._removed:
                 return
@@ -247,7 +246,7 @@ class HostRules:
                     _log.warning("the node's rules stay", table=table, reason=str(error))
 
     async def let_go(self) -> None:
-        """Leave the rules to somebody else, until the next `let_in`."""
+        """Leave the rules to another agent, until the next `let_in`."""
         async with self._applying:
             self._forget()
 
@@ -258,7 +257,7 @@ class HostRules:
         self._watch(None)
 
     async def run(self) -> None:
-        """Put the rules there again, until cancelled: from time to time, and soon what is due."""
+        """Restore the rules until cancelled: periodically, and soon if they are due."""
         monitor = await self._watch_rules()
         try:
             while True:
@@ -277,7 +276,7 @@ class HostRules:
                 monitor.close()
 
     async def _watch_rules(self) -> RulesetMonitor | None:
-        """Have it noticed when somebody changes the rules."""
+        """Watch for changes of the rules by others."""
         try:
             monitor = await asyncio.to_thread(RulesetMonitor, self._netns, _NAME.encode())
         except (TrothError, OSError) as error:
@@ -353,7 +352,7 @@ class HostRules:
             self._due.set()
 
     async def _put_for(self, wanted: frozenset[tuple[str, int]], cgroup: Cgroup | None) -> bool:
-        """Put the rules there, for the kubelet's cgroup alone if there is one."""
+        """Install the rules, only for the kubelet's cgroup if there is one."""
         consequence = "probes of STRICT pods fail"
         if cgroup is None:
             self._listed = None
@@ -384,7 +383,7 @@ class HostRules:
             sets.commit(transaction(name, [change]))
 
     def _watch(self, kubelet: KubeletProcess | None) -> None:
-        """Notice when that process ends; its successor is another one's matter."""
+        """Watch for the end of that process; its successor gets its own watch."""
         if self._kubelet is not None:
             if kubelet is not None and kubelet == self._kubelet.process:
                 return
@@ -411,13 +410,13 @@ class HostRules:
 
 
 class _Placed(NamedTuple):
-    """What a table is to be: a transaction that makes the like, and whose cgroups it names."""
+    """A table as it should be: a transaction that creates it, and whose cgroups it names."""
 
     rules: str
     cgroups: Path | None = None
 
     def loss(self, netns: Path) -> str:
-        """What of it isn't so, in words."""
+        """What of it is missing or different, in words."""
         expected = _made(*self)
         return call_in(netns, lambda: difference_of(expected, read_ruleset(expected)))
 
@@ -441,11 +440,11 @@ class _WatchedKubelet:
 
     @property
     def process(self) -> KubeletProcess | None:
-        """What is watched; None once it has ended."""
+        """The watched process; None once it has ended."""
         return self._watched if self._descriptor >= 0 else None
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)

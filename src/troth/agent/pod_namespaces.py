@@ -1,4 +1,4 @@
-"""Finds the network namespaces of a node's pods, and holds on to them under names for Envoy.
+"""Finds the network namespaces of a node's pods, and keeps them under names for Envoy.
 
 They are found by the pod's UID in the cgroups of its processes. A kubelet names a pod's cgroup
 after its UID, in one of two ways: its cgroupfs driver as
@@ -7,11 +7,10 @@ after its UID, in one of two ways: its cgroupfs driver as
 for the UID's dashes. The line formats of ``/proc/PID/cgroup`` are cgroups(7)'s: one line for cgroup
 v2, one per hierarchy for v1.
 
-What was found may be wrong, and by the time that Envoy opens it the process that led to it may be
-gone and its PID another's. So a namespace is pinned by a bind mount, and only if it has the pod's
-own addresses: to capture another one would give its processes the pod's identity. The mount's name
-has the namespace's own number in it: a pod whose sandbox was made again gets another name, which
-Envoy takes for the change that it is.
+The result may be wrong, and by the time that Envoy opens it the process may have ended and its PID
+been reused. So a namespace is pinned by a bind mount, and only if it has the pod's own addresses:
+capturing another one would give its processes the pod's identity. The mount's name contains the
+namespace's number: a pod with a recreated sandbox gets another name, so Envoy sees the change.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 Finder: TypeAlias = Callable[[Collection[Pod]], Awaitable[Mapping[str, Collection[Path]]]]
-"""Tells what may be pods' network namespaces, by UID."""
+"""Returns candidates for pods' network namespaces, by UID."""
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +57,7 @@ def pod_uid(cgroup: str) -> str | None:
         cgroup: The content of ``/proc/PID/cgroup``.
 
     Returns:
-        The UID as the kubelet has it, or None for a process that is no pod's.
+        The UID in the kubelet's form, or None for a process outside all pods.
     """
     for line in cgroup.splitlines():
         path = line.split(":", 2)[-1]
@@ -72,10 +71,10 @@ def pod_uid(cgroup: str) -> str | None:
 def node_namespaces(proc: Path = Path("/proc")) -> frozenset[int]:
     """Numbers of the agent's own network namespace and the node's, which may be the same one.
 
-    A process that is still on its way into its pod is there, and such a namespace is never a pod's.
+    A process that has not entered its pod yet is in one of them, and neither is ever a pod's.
 
     Args:
-        proc: Where the node's processes are seen.
+        proc: A procfs of the node's processes.
 
     Raises:
         EnvironmentLackError: One of them can't be seen.
@@ -86,23 +85,22 @@ def node_namespaces(proc: Path = Path("/proc")) -> frozenset[int]:
 def network_namespaces(
     pods: Iterable[Pod], proc: Path = Path("/proc")
 ) -> Mapping[str, tuple[Path, ...]]:
-    """Find what may be the pods' network namespaces.
+    """Find candidates for the pods' network namespaces.
 
-    A process's cgroup is a hint and no proof: a container may have made namespaces of its own, and
-    one that can make cgroups gives them whatever name it likes. So before one of these is
-    captured, the caller checks that the pod's addresses are there. The node's own namespace is
-    never among them.
+    A process's cgroup is a hint, not a proof: a container may have created namespaces of its own,
+    and one that can create cgroups can give them any name. So before capturing one of these, the
+    caller checks that it has the pod's addresses. The node's own namespace is never among them.
 
     Args:
-        pods: The pods to look for; host-network pods must not be among them.
-        proc: Where the node's processes are seen.
+        pods: The pods to look for, without host-network pods.
+        proc: A procfs of the node's processes.
 
     Returns:
         For each pod that has processes now, an ``ns/net`` for each of their namespaces. The paths
-        are good for as long as the processes live, so pin them at once.
+        are valid as long as the processes live, so pin them at once.
 
     Raises:
-        EnvironmentLackError: Which namespace is the node's own can't be seen.
+        EnvironmentLackError: The node's own namespace can't be identified.
     """
     never = node_namespaces(proc)
     by_name = {pod.kubelet_uid or pod.uid: pod.uid for pod in pods}
@@ -140,17 +138,17 @@ def _inode(process: Path) -> int:
 
 
 async def find_by_cgroup(pods: Collection[Pod]) -> Mapping[str, Collection[Path]]:
-    """Find pods' namespaces by their processes; the `Finder` that needs nobody's help."""
+    """Find pods' namespaces by their processes; a `Finder` without a container runtime."""
     return await asyncio.to_thread(network_namespaces, pods)
 
 
 class Pins:
-    """Finds and pins the network namespaces of the pods that it is told of.
+    """Finds and pins the network namespaces of wanted pods.
 
     Args:
         directory: For the mounts; nothing else may be in it.
-        finder: Knows where to look.
-        on_change: Called when a namespace was found or has changed, and when `problems` have.
+        finder: Returns candidates.
+        on_change: Called when a namespace was found or has changed, and when `problems` change.
     """
 
     def __init__(
@@ -168,7 +166,7 @@ class Pins:
 
     @property
     def held(self) -> Mapping[str, Path]:
-        """Where the namespaces are that have been found, by pod UID."""
+        """The paths of the pinned namespaces, by pod UID."""
         return self._held
 
     @property
@@ -178,7 +176,7 @@ class Pins:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """Why what was found is not to be used, by the UIDs of pods of which nothing is held."""
+        """Why candidates are unusable, by the UIDs of pods without a pinned namespace."""
         return {uid: self._problems[uid] for uid in self.missing if self._problems.get(uid)}
 
     @property
@@ -197,11 +195,11 @@ class Pins:
             netns.remove(stale)
 
     def want(self, uids: Collection[str], pods: Mapping[str, Pod]) -> None:
-        """Hold on to the namespaces of exactly these pods, as soon as they are found.
+        """Pin the namespaces of exactly these pods, as soon as they are found.
 
         Args:
             uids: The pods.
-            pods: What is known of pods, by UID; one that isn't known is not looked for.
+            pods: Known pods, by UID; others are not looked for.
         """
         uids = frozenset(uids)
         for gone in self._held.keys() - uids:
@@ -224,10 +222,10 @@ class Pins:
         return self._held[pod.uid]
 
     async def find(self, pods: Iterable[Pod]) -> Mapping[str, Path]:
-        """Where the namespaces of these pods are now; nothing is pinned.
+        """Where the namespaces of these pods are now, without pinning them.
 
         Raises:
-            EnvironmentLackError: The node's namespaces can't be told apart.
+            EnvironmentLackError: The node's own namespace can't be identified.
         """
         sought = {pod.uid: pod for pod in pods if pod.addresses}
         found = await self._finder(tuple(sought.values()))
@@ -239,7 +237,7 @@ class Pins:
         return {uid: place for uid, (place, _) in judged.items() if place is not None}
 
     async def run(self) -> None:
-        """Look for what is missing, until cancelled; raises as `find` does."""
+        """Look for missing ones, until cancelled; raises like `find`."""
         backoff = Backoff(_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
         while True:
             before = self.problems
@@ -261,11 +259,11 @@ class Pins:
                 backoff.reset()
 
     def close(self) -> None:
-        """Let go of all."""
+        """Unpin all."""
         self.want((), {})
 
     def _pin(self, pod: Pod, source: Path) -> bool:
-        """Pin a namespace unless it is already; whether anything has changed."""
+        """Pin a namespace unless it is pinned; return whether anything has changed."""
         uid = pod.uid
         if uid not in self._wanted:  # meanwhile
             return False
@@ -290,7 +288,7 @@ class Pins:
 
 
 def _judge(pod: Pod, places: Collection[Path]) -> tuple[Path | None, str]:
-    """The one namespace that has the pod's addresses; else what is wrong with those there are."""
+    """The one namespace with the pod's addresses; else the problem with the candidates."""
     genuine = [place for place in places if _is_of(pod, place)]
     if len(genuine) == 1:
         return genuine[0], ""

@@ -1,17 +1,17 @@
-"""A pod's life on its node, from the moment it is in the mesh until nothing of it is left: pure.
+"""A pod's life on its node, from joining the mesh until nothing of it is left: pure.
 
-There is one record per pod, and `LIFE` says the rest: what holds for a pod in each stage, and which
-event moves it to which other stage. Time is passed in. `troth.agent.capturer` does to the pods what
-their stages ask for.
+There is one record per pod, and `LIFE` has the rules: a pod's properties in each stage, and which
+event moves it to which stage. Time is an argument. `troth.agent.capturer` does what the stages
+require.
 
-Other nodes learn late that a pod is captured, or is no longer. Meanwhile some of them still send
-plaintext, or still use the tunnel, and both are served. Only a pod that was in use before its
-capture ever takes plaintext for that reason: one that isn't ready yet has no clients to be refused.
+Other nodes learn with a delay that a pod is captured, or no longer captured. Meanwhile some still
+send plaintext, or still use the tunnel, and both are served. Only a pod that was in use before its
+capture accepts plaintext for that reason: one that isn't ready yet has no clients.
 
 A pod can be *announced*: nothing runs in it yet, because the CNI plugin waits for its capture. It
-is never lenient, however ready the API server still believes it to be. `NodeAgent.update` is told
-of such pods for as long as they wait, and `NodeAgent.secures` says when one may start: when it is
-captured and its mark is out.
+is never lenient, even if the API server still shows it as ready. `NodeAgent.update` gets such pods
+as long as they wait, and `NodeAgent.secures` says when one may start: when it is captured and
+marked.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from troth.mesh.model import Pod
 
 LATE_SECONDS = float(CONNECT_SECONDS)
-"""How long a released pod is served in any case: so long a client that has begun to connect by the
-tunnel may send its first packet again and again, if it gets lost or is dropped.
+"""How long a released pod is served in any case: a client that is connecting through the tunnel may
+retransmit a lost or dropped first packet for that long.
 """
 
 DRAIN_SECONDS = 600.0
-"""How long connections of a released pod may live on; as long as Envoy itself lets them by default.
+"""How long connections of a released pod may continue: Envoy's own default.
 
-They are no longer the mesh's, but cutting one amid a request would be the mesh's doing.
+The pod has left the mesh, but cutting a connection amid a request would be the mesh's fault.
 """
 
 
 JOIN_SECONDS = 60.0
-"""How long a pod that joins takes plaintext at most, though its clients can't be told of it.
+"""How long a joining pod accepts plaintext at most, even if its clients can't be told.
 
-To mark it may fail for as long as an admission webhook likes, and a policy is not to wait for that.
+An admission webhook may refuse its mark forever, and a policy must not wait for that.
 """
 
 
@@ -63,24 +63,24 @@ class Lack(Enum):
 
 
 class Stage(Enum):
-    """How far a pod is."""
+    """A pod's stage."""
 
     SOUGHT = auto()
     """In the mesh; its network namespace isn't known yet."""
     PREPARED = auto()
-    """Envoy is given its listeners; it has no clients yet."""
+    """Envoy gets its listeners; it has no clients yet."""
     PREPARED_IN_USE = auto()
-    """The same, and it has clients that don't know of its capture."""
+    """The same, but it has clients that don't know about its capture."""
     JOINING = auto()
     """Captured, and not all of its clients know."""
     CAPTURED = auto()
-    """Captured to stay."""
+    """Captured, and all know."""
     LEAVING = auto()
     """Out of the mesh, and not all of its clients know."""
     RELEASABLE = auto()
     """Out of the mesh, and all know."""
     RELEASED = auto()
-    """Its rules are gone; a client may still come late by the tunnel."""
+    """Its rules are gone; a late client may still come through the tunnel."""
     DRAINING = auto()
     """It waits for its last connections to end."""
     GONE = auto()
@@ -93,19 +93,19 @@ class PodEvent(Enum):
     FOUND = auto()
     """It is in the mesh, and its network namespace is known."""
     REPLACED = auto()
-    """Its network namespace is another one: its sandbox was made again."""
+    """Its network namespace has changed: its sandbox was recreated."""
     ANNOUNCED = auto()
     """Nothing runs in it yet, and nothing will before it is captured."""
     USED = auto()
-    """It has clients that may not know of its capture."""
+    """It has clients that may not know about its capture."""
     UNUSED = auto()
     """It has none."""
     REDIRECTED = auto()
-    """Its rules lead new connections to the agent's Envoy."""
+    """Its rules redirect new connections to the agent's Envoy."""
     UNWANTED = auto()
-    """It is in the mesh no more, and lives on."""
+    """It has left the mesh, and still runs."""
     EXPIRED = auto()
-    """The stage's time is over."""
+    """The stage has expired."""
     UNDONE = auto()
     """Its rules are gone."""
     IDLE = auto()
@@ -115,7 +115,7 @@ class PodEvent(Enum):
 
 
 class Action(Enum):
-    """What a stage asks the agent to do, again and again until an event ends the stage."""
+    """What a stage requires the agent to do, repeatedly until an event ends the stage."""
 
     NONE = auto()
     CAPTURE = auto()
@@ -127,10 +127,10 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
     """When a stage expires.
 
     Attributes:
-        seconds: After this time; after the time in which everybody hears of a mark if it is None.
-        once_marked: Counted from when the pod's mark is out (True) or away (False), and again from
-            the start if that changes; from the stage's beginning if it is None.
-        at_most: And after this time from the stage's beginning in any case.
+        seconds: After this time; None means the time in which everybody learns of a mark.
+        once_marked: Counted from when the pod is marked (True) or unmarked (False), restarting if
+            that changes; None means from the stage's beginning.
+        at_most: In any case after this time from the stage's beginning.
     """
 
     seconds: float | None = None
@@ -139,15 +139,15 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds in one stage, and what ends it.
+    """The properties of one stage, and what ends it.
 
     Attributes:
-        action: What is to be done.
-        wanted: The pod is captured to stay, or is to be.
+        action: What to do.
+        wanted: The pod is in the mesh.
         served: Envoy needs the pod's listeners.
         redirected: New connections go through Envoy.
-        marked: Others are to be told that the pod is captured.
-        lenient: What comes without the tunnel passes whatever the policy says.
+        marked: The pod should be marked as captured, for others.
+        lenient: Plaintext is accepted whatever the policy says.
         clock: When it expires; None if it doesn't.
         then: The next stage by event. Any other event changes nothing.
     """
@@ -268,18 +268,18 @@ LIFE: Mapping[Stage, Row] = {
 
 
 class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an agent remembers of one pod.
+    """All that an agent keeps about one pod.
 
     Attributes:
         netns: Its network namespace; None while that isn't known.
         until: When its stage expires; None if it doesn't, or its clock doesn't run yet.
-        latest: When it expires whether or not that clock runs; None if that is never.
-        told: Whether its mark is out: others are told that it is captured.
-        shown: Whether its mark is to be out, as of the last time that Envoy had its listeners.
-        exempts: Whether its rules exempt the kubelet's probes; None if they don't lead to this
+        latest: When it expires even if that clock doesn't run; None if never.
+        told: Whether it is marked: others know that it is captured.
+        shown: Whether it should be marked, as of the last time that Envoy had its listeners.
+        exempts: Whether its rules exempt the kubelet's probes; None if they don't redirect to this
             agent's Envoy.
-        refusal: Why it should be captured and isn't; empty if nothing is in the way.
-        reopened: How often Envoy's sockets in it had to be made again.
+        refusal: Why it should be captured and isn't; empty if there is no reason.
+        reopened: How often Envoy's sockets in it had to be reopened.
         lack: What it is without, though something runs in it; None if nothing is missing.
         since: Since when.
     """
@@ -298,10 +298,10 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def listens_at(self) -> str:
-        """Its network namespace as Envoy is told of it; empty while that isn't known.
+        """The path of its network namespace for Envoy; empty while that isn't known.
 
-        Envoy doesn't notice when somebody closes its sockets. It makes others where a listener's
-        address is another one, for which another way to write the path is enough.
+        Envoy doesn't notice when somebody closes its sockets. It reopens them if a listener's
+        address changes, for which a different spelling of the path is enough.
         """
         if self.netns is None:
             return ""
@@ -309,12 +309,12 @@ class PodRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def row(self) -> Row:
-        """What holds for it now."""
+        """The properties of its stage."""
         return LIFE[self.stage]
 
     @property
     def is_secured(self) -> bool:
-        """Whether this agent's Envoy holds it to the policy, and its mark is out."""
+        """Whether this agent's Envoy enforces the policy for it, and it is marked."""
         return self.stage is Stage.CAPTURED and self.exempts is not None and self.told
 
 
@@ -329,7 +329,7 @@ class Pods:
     """The records of a node's pods, by UID.
 
     Args:
-        grace: Seconds within which everybody hears of a mark.
+        grace: Seconds within which everybody learns of a mark.
     """
 
     def __init__(self, *, grace: float) -> None:
@@ -346,14 +346,13 @@ class Pods:
         *,
         announced: Mapping[str, Path] = {},
     ) -> None:
-        """Take note of what is so now.
+        """Update the records to the current state.
 
         Args:
-            wanted: The pods that are to be captured, by UID, each with its network namespace as
-                soon as that is known.
-            pods: All pods that there are, by UID, and whether others are told that they are
-                captured.
-            now: By any clock that never goes back, in seconds.
+            wanted: The pods to capture, by UID, each with its network namespace as soon as that is
+                known.
+            pods: All existing pods, by UID, and whether they are marked as captured.
+            now: The time of a monotonic clock, in seconds.
             announced: The network namespaces in which nothing runs before they are captured, by
                 their pods' UIDs.
         """
@@ -381,7 +380,7 @@ class Pods:
             self._miss(uid, now)
 
     def happened(self, uid: str, event: PodEvent) -> None:
-        """Move a pod on as `LIFE` says; nothing if there is no such pod."""
+        """Move a pod to the next stage by `LIFE`; ignored if there is no such pod."""
         record = self._records.get(uid)
         stage = record.row.then.get(event) if record is not None else None
         if record is None or stage is None:
@@ -399,7 +398,7 @@ class Pods:
         )
 
     def led(self, uid: str, *, exempts: bool) -> None:
-        """Note that a pod's new connections go to this agent's Envoy.
+        """Record that a pod's new connections go to this agent's Envoy.
 
         Args:
             uid: The pod's.
@@ -416,32 +415,32 @@ class Pods:
         self._records.setdefault(uid, PodRecord(stage=Stage.CAPTURED, netns=netns))
 
     def take_charge(self, joining: Collection[str]) -> None:
-        """Go by what another agent did meanwhile.
+        """Continue from what another agent did.
 
         Args:
-            joining: UIDs of the pods whose capture by that one not everybody knows of yet.
+            joining: UIDs of the pods that it captured and that not everybody knows about yet.
         """
         self._unheard = frozenset(joining)
         for uid, record in self._records.items():
             self._change(uid, exempts=None, shown=record.shown and record.row.marked)
 
     def lost(self, uid: str) -> None:
-        """Note that a pod's new connections may go anywhere: its rules are not what they were."""
+        """Record that a pod's new connections may go anywhere: its rules have changed."""
         self._change(uid, exempts=None)
 
     def closed(self, uid: str) -> None:
-        """Note that nobody listens any more where a pod's connections are led to."""
+        """Record that nobody listens any more where a pod's connections are redirected."""
         record = self._records.get(uid)
         if record is not None:
             self._change(uid, reopened=record.reopened + 1)
 
     def refuse(self, reasons: Mapping[str, str]) -> None:
-        """Note why pods are not captured as they should be, by UID; all others are."""
+        """Record why pods are not captured as they should be, by UID; all others are."""
         for uid in self._records:
             self._change(uid, refusal=reasons.get(uid, ""))
 
     def show(self) -> None:
-        """Have all marks as they are to be: Envoy has what its pods need for that."""
+        """Set all marks as they should be: Envoy has what its pods need for that."""
         for uid, record in self._records.items():
             self._change(uid, shown=record.row.marked)
 
@@ -460,22 +459,22 @@ class Pods:
 
     @property
     def listens_at(self) -> Mapping[str, str]:
-        """Of the same pods, where Envoy is to listen (`PodRecord.listens_at`)."""
+        """For the same pods, where Envoy listens (`PodRecord.listens_at`)."""
         return {uid: self._records[uid].listens_at for uid in self.netns}
 
     @property
     def lenient(self) -> frozenset[str]:
-        """The pods whose plaintext passes whatever the policy says."""
+        """The pods that accept plaintext whatever the policy says."""
         return self._those(lambda record: record.row.lenient)
 
     @property
     def joining(self) -> frozenset[str]:
-        """Of those `lenient` the ones that are in the mesh, and will not be lenient for long."""
+        """The `lenient` pods that are in the mesh, and will not be lenient for long."""
         return self._those(lambda record: record.row.lenient and record.row.wanted)
 
     @property
     def announced(self) -> frozenset[str]:
-        """The pods that others are to be told are captured."""
+        """The pods that should be marked as captured."""
         return self._those(lambda record: record.shown)
 
     @property
@@ -498,12 +497,12 @@ class Pods:
 
     @property
     def redirected(self) -> frozenset[str]:
-        """The pods whose new connections are led to Envoy."""
+        """The pods whose new connections are redirected to Envoy."""
         return self._those(lambda record: record.row.redirected)
 
     @property
     def led_here(self) -> Mapping[str, Path]:
-        """Network namespaces of those that are led to this agent's Envoy, by UID."""
+        """Network namespaces of those that are redirected to this agent's Envoy, by UID."""
         return {
             uid: record.netns
             for uid, record in self._records.items()
@@ -512,21 +511,21 @@ class Pods:
 
     @property
     def led_elsewhere(self) -> frozenset[str]:
-        """Of those the ones that are led to another agent's Envoy."""
+        """The redirected pods that go to another agent's Envoy."""
         return self._those(lambda record: record.row.redirected and record.exempts is None)
 
     @property
     def secured(self) -> Mapping[str, Path]:
-        """The pods that are held to the policy and known to be, with their network namespaces."""
+        """The pods that enforce the policy and are marked, with their network namespaces."""
         return {uid: netns for uid, netns in self.netns.items() if self._records[uid].is_secured}
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The pods that are captured to stay, or are to be."""
+        """The pods in the mesh."""
         return self._those(lambda record: record.row.wanted)
 
     def due(self, action: Action) -> frozenset[str]:
-        """The pods to which something is to be done."""
+        """The pods that require an action."""
         return self._those(lambda record: record.row.action is action)
 
     def exempting(self, *, probes: bool) -> frozenset[str]:
@@ -535,7 +534,7 @@ class Pods:
 
     @property
     def next_change(self) -> float | None:
-        """When time alone will have changed something; None if it won't."""
+        """When time alone will change something; None if it won't."""
         moments = (
             moment for record in self._records.values() for moment in (record.until, record.latest)
         )

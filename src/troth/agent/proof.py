@@ -1,12 +1,12 @@
-"""Proof of capture: what leads a pod's traffic to Envoy is looked at again, and put back.
+"""Proof of capture: verifies and restores what redirects a pod's traffic to Envoy.
 
 A program with CAP_NET_ADMIN in a pod's network namespace can remove the rules there or close
-Envoy's sockets, by mistake as well: a firewall's reload flushes all tables. Without its rules a pod
-takes plaintext under any policy, and nobody would know.
+Envoy's sockets, even by mistake: a firewall's reload flushes all tables. Without its rules a pod
+accepts plaintext under any policy, and nobody would know.
 
-The kernel tells of each change of the rules, so those are back within a fraction of a second. It
-doesn't tell of closed sockets. So from time to time all pods are looked at: that costs a pod some
-0.3 ms, because the number of the last transaction says that no rule has changed since.
+The kernel reports each change of the rules, so they are restored within a fraction of a second. It
+doesn't report closed sockets. So all pods are checked periodically: that costs some 0.3 ms per pod,
+because the number of the last transaction shows that no rule has changed since.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 PROOF_SECONDS = 30.0
-"""How often all pods are looked at."""
+"""How often all pods are checked."""
 
 _PAUSE_SECONDS = 0.2
 """Between two looks: who changes the rules again and again has the agent do nothing else."""
@@ -48,7 +48,7 @@ _OUR_TABLES = b"troth"
 
 
 class Part(StrEnum):
-    """What was put back."""
+    """What was restored."""
 
     RULES = "rules"
     LISTENERS = "listeners"
@@ -63,12 +63,12 @@ _WORDS = {
 
 
 class Restoration(NamedTuple):
-    """Something was not as the agent had left it, and is put back.
+    """Something that others had changed and the agent restores.
 
     Attributes:
         pod: The pod's UID; empty for the node itself.
-        part: What it was.
-        how: What had become of it, and by whom if that is known.
+        part: The kind.
+        how: The change, and who made it if known.
     """
 
     pod: str
@@ -80,7 +80,7 @@ class Restoration(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """What is so in a pod."""
+    """A pod's state."""
 
     generation: int
     loss: str
@@ -88,11 +88,11 @@ class _Look(NamedTuple):
 
 
 class CaptureProof:
-    """Sees to it that captured pods stay captured.
+    """Ensures that captured pods stay captured.
 
     Args:
         pods: Their records.
-        capturer: Puts their rules back.
+        capturer: Restores their rules.
         ports: Where the agent's Envoy listens in every pod.
         admission: As of `troth.agent.capture.capture`.
     """
@@ -113,7 +113,7 @@ class CaptureProof:
         self._woken = asyncio.Event()
 
     async def follow(self) -> None:
-        """Hear from now on of changes in exactly the pods that are captured by this agent."""
+        """Watch exactly the pods that this agent has captured for changes."""
         led = self._pods.led_here
         for uid in [uid for uid, (path, _) in self._monitors.items() if led.get(uid) != path]:
             self._forget(uid)
@@ -125,7 +125,7 @@ class CaptureProof:
                 loop.add_reader(monitor.fileno(), self._notice, uid)
 
     def close(self) -> None:
-        """Hear of nothing any more, until the next `follow`."""
+        """Stop watching, until the next `follow`."""
         for uid in tuple(self._monitors):
             self._forget(uid)
 
@@ -136,12 +136,12 @@ class CaptureProof:
         is_served: Callable[[], bool],
         tell: Callable[[Restoration], None],
     ) -> None:
-        """Put back what others remove, until cancelled.
+        """Restore what others remove, until cancelled.
 
         Args:
             in_charge: Gives whether that is for this agent to do, while it does nothing else.
             is_served: As of `look`.
-            tell: Called with what was put back.
+            tell: Called with what was restored.
         """
         with contextlib.closing(self):
             while True:
@@ -167,7 +167,7 @@ class CaptureProof:
     async def look(
         self, uids: Collection[str] | None, *, is_served: Callable[[], bool]
     ) -> list[Restoration]:
-        """Look at pods, and put back what is not as it should be.
+        """Check pods, and restore what is not as it should be.
 
         Args:
             uids: The pods; None for all.

@@ -1,7 +1,7 @@
 """Elements of nftables sets in a pod's network namespace, read and changed without starting nft.
 
 By nfnetlink (linux/netfilter/nf_tables.h). The kernel answers before ``send`` returns, so nothing
-here waits for anybody. Sets may be large all the same: what reads them belongs in a thread.
+here blocks. But sets may be large: read them in a thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FIRST_PACKET = "tcp flags syn / fin,syn,rst,ack"
-"""What matches the segment that asks for a connection, in nftables' language."""
+"""The nftables expression for the first segment of a connection."""
 
 IP_VERSIONS = (("ip", "ipv4_addr"), ("ip6", "ipv6_addr"))
 """nftables' names of the two versions of IP, and of their addresses' types."""
@@ -64,7 +64,7 @@ _MOST_IN_A_MESSAGE = 1000
 
 
 class SetChange(msgspec.Struct, frozen=True, kw_only=True):
-    """Elements that come to a set and leave it.
+    """Elements to add to a set and to remove from it.
 
     Attributes:
         name: The set's.
@@ -85,7 +85,7 @@ class Counted(NamedTuple):
 
 
 def increases(counts: Mapping[T, int], before: Mapping[T, int]) -> dict[T, int]:
-    """By how much counters have grown; one that was away for a while has begun at zero."""
+    """By how much counters have grown; one that had disappeared has restarted at zero."""
     grown = {key: count - before.get(key, 0) for key, count in counts.items()}
     return {key: each if each > 0 else counts[key] for key, each in grown.items() if each}
 
@@ -116,7 +116,7 @@ class SetElements:
         self.close()
 
     def close(self) -> None:
-        """Let go of the namespace; what is asked afterwards is an OSError."""
+        """Release the namespace; later calls raise OSError."""
         with self._lock:
             self._socket.close()
 
@@ -149,7 +149,7 @@ class SetElements:
         self.commit(_batch([_message(_DELETE_ELEMENT, _NLM_F_REQUEST | _NLM_F_ACK, body)]))
 
     def commit(self, changes: bytes) -> None:
-        """Make the changes of a `transaction`: all come into force at once, or none.
+        """Apply the changes of a `transaction` atomically.
 
         Raises:
             OSError: The kernel refuses: there is no such set, or no such element to remove
@@ -194,7 +194,7 @@ class SetElements:
         """The bodies of an answer's messages, up to its end."""
         with self._lock:
             with contextlib.suppress(BlockingIOError):
-                while True:  # what is left of an answer that ended in an error
+                while True:  # the rest of an answer that ended with an error
                     self._socket.recv(_BUFFER)
             self._socket.send(request)
             return list(self._received())
@@ -218,7 +218,7 @@ class SetElements:
 
 
 class PodSets:
-    """Keeps the sets of a node's captured pods at hand, for all that go by them."""
+    """A cache of the sets of a node's captured pods."""
 
     def __init__(self) -> None:
         self._pods: dict[str, SetElements] = {}
@@ -252,11 +252,11 @@ class PodSets:
                 each.close()
 
     def renew(self, uid: str) -> None:
-        """Have other sets of a pod the next time: what was in these is lost."""
+        """Reopen a pod's sets the next time: their content is lost."""
         self._netns.pop(uid, None)
 
     def close(self) -> None:
-        """Let go of all pods."""
+        """Release all pods."""
         for each in self._pods.values():
             each.close()
         self._pods.clear()
@@ -265,9 +265,9 @@ class PodSets:
 async def read_counts(
     pods: Mapping[str, SetElements], table: str, names: Collection[str]
 ) -> Mapping[str, Mapping[Counted, int]]:
-    """What is counted in some sets of many pods, by UID, read by a thread.
+    """The counts in some sets of many pods, by UID, read in a thread.
 
-    Pods whose sets can't be read, because they are just being released, are left out.
+    Pods whose sets can't be read, because they are being released, are left out.
     """
 
     def read() -> Mapping[str, Mapping[Counted, int]]:
@@ -281,7 +281,7 @@ async def read_counts(
 
 
 def packed(address: str) -> tuple[str, bytes]:
-    """What an address's family is called in rules (``ip``, ``ip6``), and the address as a key."""
+    """An address's family in rules (``ip``, ``ip6``), and the address as a key."""
     parsed = ip_address(address)
     return ("ip" if parsed.version == 4 else "ip6"), parsed.packed  # noqa: PLR2004 - IPv4
 
@@ -289,7 +289,7 @@ def packed(address: str) -> tuple[str, bytes]:
 def transaction(table: str, changes: Iterable[SetChange]) -> bytes:
     """Changes of several sets of one table, for `SetElements.commit`; empty if there are none."""
     messages = [message for change in changes for message in _bodies(table, change)]
-    # Of all but the last only errors are told.
+    # Only the last one is acknowledged; the others only report errors.
     flags = [_NLM_F_REQUEST] * (len(messages) - 1) + [_NLM_F_REQUEST | _NLM_F_ACK]
     return _batch(
         [

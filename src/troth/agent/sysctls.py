@@ -1,9 +1,9 @@
 """The sysctls of a captured pod's network namespace: what each is set to, and why.
 
-They are the namespace's own: no other pod has them, and not the node. A container can't change them
-unless it has CAP_NET_ADMIN (then it can do worse), or is root with a writable ``/proc/sys``, which
-runtimes give to privileged containers only. They stay when the pod is released: connections that
-were captured live on.
+They belong to the namespace: they affect neither other pods nor the node. A container can't change
+them unless it has CAP_NET_ADMIN (then it can do worse), or is root with a writable ``/proc/sys``,
+which runtimes give only to privileged containers. They stay when the pod is released: captured
+connections continue.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Sysctl(NamedTuple):
         name: Its path below ``/proc/sys/net``.
         value: What it is to be.
         at_least: Leave a larger number as it is.
-        vital: Whether connections fail without it. A pod without the others is captured all the
-            same: one that isn't is open.
+        vital: Whether connections fail without it. Without the others a pod is captured anyway, as
+            an uncaptured one would be open.
     """
 
     name: str
@@ -62,8 +62,8 @@ POD_SYSCTLS = (
     # A segment outside of the window, such as a late copy, isn't redirected otherwise: it reaches
     # the app's own port, which answers with a reset, and that ends the connection.
     Sysctl(f"{_CONNTRACK}_be_liberal", "1"),
-    # What the app answers to Envoy, a refusal too, carries Envoy's mark, by which it is routed back
-    # to Envoy and not to the client whose address Envoy has taken (`troth.agent.netlink`).
+    # The app's answers to Envoy, including refusals, get Envoy's mark, which routes them back to
+    # Envoy rather than to the client whose address Envoy uses (`troth.agent.netlink`).
     Sysctl("ipv4/tcp_fwmark_accept", "1", vital=True),
     Sysctl("ipv4/fwmark_reflect", "1", vital=True),
     Sysctl("ipv6/fwmark_reflect", "1", vital=True),
@@ -75,11 +75,11 @@ POD_SYSCTLS = (
     # holds for Envoy's sockets, since an app's own are connected to Envoy, in the same kernel.
     Sysctl("ipv4/tcp_retries2", "8"),
 )
-"""Of every captured pod."""
+"""The sysctls of every captured pod."""
 
 
 def apply_sysctls(sysctls: Iterable[Sysctl] = POD_SYSCTLS) -> frozenset[str]:
-    """Set sysctls in the calling thread's network namespace; harmless when repeated.
+    """Set sysctls in the calling thread's network namespace; idempotent.
 
     Returns:
         Names of those that the kernel doesn't have, or doesn't let us set. Those of connection
@@ -157,7 +157,7 @@ _FSCONFIG_CMD_CREATE = 6
 
 @contextmanager
 def _own_proc() -> Iterator[int]:
-    """A proc file system that is mounted nowhere, so that nobody else gets at it."""
+    """An unmounted proc file system, so that nobody else can access it."""
     context = _call(_FSOPEN, b"proc", _CLOEXEC)
     try:
         _call(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
