@@ -17,11 +17,12 @@ from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.authorization_v1 import ResourceAttributes, SubjectAccessReviewSpec
 from lightkube.models.certificates_v1 import CertificateSigningRequestSpec
 from lightkube.models.coordination_v1 import LeaseSpec
+from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.authorization_v1 import SubjectAccessReview
 from lightkube.resources.certificates_v1 import CertificateSigningRequest
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import ConfigMap, Pod, Secret
+from lightkube.resources.core_v1 import ConfigMap, Event, Pod, Secret
 from lightkube.types import PatchType
 from tests.deploy.chart import DEPLOY, NAMESPACE
 from tests.e2e.harness import TROTH, eventually
@@ -340,6 +341,9 @@ def test_the_controller_may_not(cluster: Cluster, asked: dict[str, Any]) -> None
         pytest.param({"verb": "patch", **BUNDLE}, id="change the roots"),
         pytest.param({"verb": "patch", **POLICIES, "subresource": "status"}, id="write status"),
         pytest.param({"verb": "delete", "resource": "pods"}, id="delete pods"),
+        pytest.param(
+            {"verb": "create", "resource": "pods", "subresource": "eviction"}, id="evict pods"
+        ),
         pytest.param({"verb": "create", **REVIEWS_OF_SHOP}, id="ask"),
         pytest.param({"verb": "patch", **REVIEWS_OF_SHOP}, id="change questions"),
         pytest.param({"verb": "create", "resource": "pods", "subresource": "exec"}, id="exec"),
@@ -410,6 +414,29 @@ def test_a_node_agent_writes_its_own_report_only(cluster: Cluster) -> None:
             words = refusal(lambda report=report: agent.apply(report, force=True))  # type: ignore[misc]  # called at once
             assert "only write the report of its own node" in words
         agent.apply(lease(report_lease("node-1")), force=True)
+
+
+def test_a_node_agent_writes_events_in_its_own_name_only(cluster: Cluster, shop: str) -> None:
+    def event(name: str, *, component: str = "troth-node", host: str = "node-1") -> Event:
+        return Event(
+            metadata=ObjectMeta(name=name, namespace=shop),
+            involvedObject=ObjectReference(kind="Pod", namespace=shop, name="web"),
+            reason="CaptureRestored",
+            message="tried",
+            type="Warning",
+            source=EventSource(component=component, host=host),
+        )
+
+    with agent_of(cluster, "node-1") as agent:
+        agent.create(event("own"))
+        agent.patch(Event, "own", {"count": 2}, namespace=shop)
+        for other in (
+            event("others", host="node-2"),
+            event("kubelets", component="kubelet"),
+        ):
+            words = refusal(lambda other=other: agent.create(other))  # type: ignore[misc]  # called at once
+            assert "only write Events in its own node's name" in words
+    cluster.client.delete(Event, "own", namespace=shop)
 
 
 def test_a_node_agent_asks_no_other_signer(cluster: Cluster) -> None:
