@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _SOCKET = "cni.sock"
+_FLAG = "--cni"
 _SERVED_SECONDS = 5.0
 _LOOK_SECONDS = 0.1
 
@@ -116,7 +117,8 @@ class CniPlugin:
     async def taken_away(self, charge: Charge) -> None:
         """Take the plugin away at the agent's end, if nobody is to come who serves it."""
         if charge.others.is_set():
-            ends = not await self._is_served()  # the other agent doesn't want it
+            # The other agent doesn't want it: one that does may be too busy to serve it yet.
+            ends = not (self._removal.asks_for(_FLAG) or await self._is_served())
         else:
             ends = await self._removal.ask()
         if ends:

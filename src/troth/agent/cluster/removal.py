@@ -31,8 +31,25 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
     deletion_timestamp: datetime | None = None
 
 
+class _Container(msgspec.Struct, frozen=True):
+    args: tuple[str, ...] = ()
+
+
+class _PodSpec(msgspec.Struct, frozen=True):
+    containers: tuple[_Container, ...] = ()
+
+
+class _Template(msgspec.Struct, frozen=True):
+    spec: _PodSpec = _PodSpec()
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    template: _Template = _Template()
+
+
 class _Deletable(msgspec.Struct, frozen=True):
     metadata: _Metadata
+    spec: _Spec = _Spec()
 
     @property
     def is_deleted(self) -> bool:
@@ -89,6 +106,14 @@ class Removal:
         marked as deleted (``podsShouldBeOnNode``), while that still runs.
         """
         return self._was_there and not self.begun.is_set()
+
+    def asks_for(self, flag: str) -> bool:
+        """Whether the DaemonSet's next agents are started with a flag."""
+        return any(
+            flag in container.args
+            for each in self._daemon_sets.objects.values()
+            for container in each.spec.template.spec.containers
+        )
 
     async def run(self) -> None:
         """Follow them until cancelled."""
