@@ -275,7 +275,7 @@ def test_the_plugin_has_the_commands_that_know_clusters_and_no_others(
     tree = typer.main.get_command(command_tree(as_plugin=True))
     assert set(tree.commands) == {  # type: ignore[attr-defined]  # it is a group
         *("audit", "ca", "check", "events", "explain", "plan", "status", "trace", "validate"),
-        *("version", "why"),
+        *("ui", "version", "why"),
     }
     assert run([], as_plugin=True) == 0
     assert "Usage: kubectl troth" in capsys.readouterr().out
