@@ -103,11 +103,11 @@ def test_helm_installs_upgrades_and_removes_troth_deleted_agents_come_back_and_n
         before |= names_of_agents(cluster)
         person.type(f"kubectl delete pods -n troth-system --wait=false {AGENTS}")
         eventually(lambda: before.isdisjoint(names_of_agents(cluster)), what="the next agents")
-        person.type(f"kubectl wait pods -n troth-system {AGENTS} --for=condition=Ready {TIMEOUT}")
         eventually(
             lambda: before.isdisjoint(names_of_agents(cluster, ending=True)),
             what="the old ones' end",
         )
+        person.type(f"kubectl wait pods -n troth-system {AGENTS} --for=condition=Ready {TIMEOUT}")
     assert not answers(cluster, "legacy", stranger)
     person.type("kubectl troth status")
 
