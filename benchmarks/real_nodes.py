@@ -86,7 +86,7 @@ class _Pods:
         self._cluster.apply(pod(namespace, name, saying, nodeName=_NODE, restartPolicy="Never"))
         said = eventually(lambda: self._node.first_word(namespace, name), what="a word")
         begun = re.search(
-            rf'time="([^"]+)" level=info msg="RunPodSandbox for &PodSandboxMetadata{{Name:{name},',
+            rf'time="([^"]+)" level=info msg="RunPodSandbox for name:\\"{name}\\" ',
             self._node.containerd.output(),
         )
         if begun is None:
