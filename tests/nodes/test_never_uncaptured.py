@@ -237,6 +237,8 @@ def test_no_pod_is_open_while_agents_are_upgraded_and_restarted(
         finally:
             enough.set()
         changes.result()
+    troth.apply()
+    troth.await_rollout()
     rain.check(names, at_once=True)
     rain.end(names)
 
