@@ -179,7 +179,7 @@ def test_waiting_ends_when_its_time_is_over(shop: Mesh) -> None:
     late = shop.troth("wait", "shop/web", "--for=delete", "--timeout=0s", check=False)
     assert (late.returncode, late.stderr) == (
         1,
-        "timed out waiting for shop/web to be delete\n",
+        "timed out waiting for shop/web to be deleted\n",
     )
     wrong = shop.troth("wait", "shop/web", "--for=redy", check=False)
     assert (wrong.returncode, "ready" in wrong.stderr) == (2, True)

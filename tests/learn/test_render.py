@@ -61,6 +61,12 @@ def test_a_lesson_is_whole_in_every_width(name: str) -> None:
         assert_whole(render_hint(task, 1))
 
 
+def test_a_manifest_that_all_options_are_about_is_shown_once() -> None:
+    tasks = {task.id: task for task in COURSE.lesson("modes").all_tasks}
+    assert drawn(render_task(tasks["no-such-mode"], 1, 9), 80).count("mode: ENFORCED") == 1
+    assert drawn(render_task(tasks["both-ways"], 1, 9), 80).count("kind: PeerAuthentication") == 3
+
+
 def test_where_a_learner_stands_is_whole_in_every_width() -> None:
     assert_whole(render_standing(standing(COURSE, Progress())))
     assert_whole(render_place(Path("/a/long/path/to/a/folder"), Path("/run/troth")))

@@ -108,8 +108,14 @@ def render_task(task: Task, number: int, of: int) -> RenderableType:
     ]
     parts += _files(task.texts, "In force now")
     parts += (Text(f"  {_route(each)}", style=_QUIET) for each in task.tries)
+    applied = [option.texts for option in task.options.values()]
+    # Where the options only predict, what is applied is the same for all of them.
+    same = len(applied) > 1 and all(each == applied[0] for each in applied)
+    if same:
+        parts += _files(applied[0], "What is applied")
     parts += (
-        Padding(_option(key, option), (0, 0, 0, 2)) for key, option in sorted(task.options.items())
+        Padding(_option(key, option, with_files=not same), (0, 0, 0, 2))
+        for key, option in sorted(task.options.items())
     )
     return Group(*parts)
 
@@ -161,8 +167,10 @@ def _tracked(tracked: Tracked) -> Iterator[Text]:
         yield Text(value)
 
 
-def _option(key: str, option: Choice) -> RenderableType:
-    return Group(Text.assemble((f"{key}  ", _TITLE), option.text), *_files(option.texts, ""))
+def _option(key: str, option: Choice, *, with_files: bool) -> RenderableType:
+    text = Text.assemble((f"{key}  ", _TITLE), option.text)
+    files = _files(option.texts) if with_files else ()
+    return Group(text, *(Padding(each, (0, 0, 0, 3)) for each in files))
 
 
 def _files(files: dict[str, str], heading: str = "") -> Iterator[RenderableType]:

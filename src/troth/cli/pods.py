@@ -220,7 +220,8 @@ def wait(
     control = StateDirectory().control
     while not _is_so(ask(control, "status", MeshStatus), key, wanted):
         if time.monotonic() > until:
-            err.print(f"timed out waiting for {escape(key)} to be {wanted}", soft_wrap=True)
+            state = "deleted" if wanted == "delete" else wanted
+            err.print(f"timed out waiting for {escape(key)} to be {state}", soft_wrap=True)
             return 1
         time.sleep(_POLL_SECONDS)
     out.print(f"{escape(key)} condition met", soft_wrap=True)

@@ -216,9 +216,10 @@ class Visit:
                 try:
                     text = Path(answer).expanduser().read_text("utf-8")
                 except (OSError, UnicodeDecodeError) as error:
-                    err.print(
-                        f"[yellow]{escape(answer)} can't be read:[/yellow] {escape(str(error))}"
+                    why = (
+                        (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
                     )
+                    err.print(f"[yellow]{escape(answer)} can't be read:[/yellow] {escape(why)}")
                     return False
             result = room.hand_in(task, text)
         elif answer.upper() in task.options:
