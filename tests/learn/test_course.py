@@ -124,6 +124,13 @@ def test_a_directory_without_lessons_is_no_course(tmp_path: Path) -> None:
         read_course(tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["..", "a\nb", "progress.json"])
+def test_a_lessons_name_leads_to_no_other_folder_than_its_own(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path, lesson(), name)
+    with pytest.raises(InputError, match="rename its file"):
+        read_course(file.parent)
+
+
 def test_an_unknown_lesson_is_named_with_one_that_is_near(course: Course) -> None:
     with pytest.raises(InputError, match="mode"):
         course.lesson("mode")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MESHES = "meshes"
 _SHIPPED = Path(__file__).resolve().parent / "lessons"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _INVALID = re.compile(r"^(?P<found>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MESSAGES = (
     (
@@ -116,6 +117,11 @@ def read_lesson(file: Path) -> Lesson:
         InputError: It is not as it should be.
     """
     subject = f"lesson {file.stem}"
+    # Of the name a folder is made, whose manifests are replaced.
+    if not _NAME.fullmatch(file.stem):
+        subject = f"lesson {file.stem!r}"
+        found, wanted = "can't be called so", "rename its file, such as my-lesson.yaml"
+        raise InputError([_problem(subject, "", found, wanted)])
     try:
         documents, problems = read_documents(file.read_bytes(), str(file))
     except OSError as error:
