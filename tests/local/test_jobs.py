@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from troth.local.jobs import JobPods, Jobs, SeenPod
+from troth.local.plan import MOST_AT_ONCE
 from troth.manifests.collect import Manifests
 from troth.manifests.workloads import (
     Concurrency,
@@ -70,6 +71,12 @@ class _World:
 
 def _names(found: JobPods) -> list[str]:
     return [each.name for each in found.pods]
+
+
+@pytest.mark.parametrize("completions", [None, 20_000])
+def test_a_job_has_no_more_pods_at_a_time_than_any_machine_runs(completions: int | None) -> None:
+    world = _World(JobSpec(completions=completions, parallelism=20_000))
+    assert len(world.look().pods) == MOST_AT_ONCE
 
 
 def test_a_job_runs_as_many_at_a_time_as_it_says_until_enough_have_succeeded() -> None:

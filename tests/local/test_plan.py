@@ -8,6 +8,7 @@ import pytest
 from troth.errors import Problem, Severity
 from troth.local.addresses import ServiceAddresses
 from troth.local.plan import (
+    MOST_AT_ONCE,
     Published,
     Resolution,
     RunningPod,
@@ -125,6 +126,14 @@ def test_bare_pods_and_every_replica_run_under_names_that_stay() -> None:
     assert plan.pods["shop/web-1"].name == "web-1"
     assert plan.pods["shop/web-1"].owner == "web"
     assert plan.problems == ()
+
+
+def test_a_number_of_replicas_beyond_any_machine_is_cut_and_told() -> None:
+    plan = plan_pods(manifests(deployments=(deployment("web", 2_000_000),)))
+    assert len(plan.pods) == MOST_AT_ONCE
+    assert [(each.path, each.severity) for each in plan.problems] == [
+        ("spec.replicas", Severity.WARNING)
+    ]
 
 
 def test_a_deployment_of_no_replicas_runs_nothing() -> None:

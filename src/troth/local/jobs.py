@@ -15,6 +15,7 @@ from cronsim import CronSim, CronSimError
 
 from troth.control.messages import JobReport, JobState
 from troth.errors import Problem
+from troth.local.plan import MOST_AT_ONCE
 from troth.manifests.workloads import Concurrency, EnvVar, PodTemplate, RestartPolicy
 from troth.mesh.model import PodPhase
 from troth.retry import Backoff
@@ -335,11 +336,12 @@ class _Job:
             return
         succeeded = self._succeeded()
         active = [each.index for each in self._tries if each.is_active]
+        parallelism = min(spec.parallelism, MOST_AT_ONCE)
         if spec.completions is None:  # a queue of work: one that succeeds has found it empty
-            wanted = 0 if succeeded else spec.parallelism - len(active)
+            wanted = 0 if succeeded else parallelism - len(active)
         else:
             left = spec.completions - len(succeeded) - len(active)
-            wanted = min(spec.parallelism - len(active), left)
+            wanted = min(parallelism - len(active), left)
         taken = {*succeeded, *active}
         for _ in range(wanted):
             index = next(i for i in range(len(taken) + 1) if i not in taken)

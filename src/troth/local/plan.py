@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     )
 
 
+MOST_AT_ONCE = 1000
+"""Pods of one workload; a number that is mistyped, or a stranger's, must not take all memory."""
+
+
 class PodPlan(msgspec.Struct, frozen=True):
     """The pods that should run, by ``NAMESPACE/NAME``, and what keeps others from it.
 
@@ -77,6 +81,7 @@ def plan_pods(
     for workload in manifests.workloads.values():
         if workload.job is not None:  # also of one that has no pods yet
             problems |= dict.fromkeys(unfit(workload.template))
+    problems |= dict.fromkeys(_too_many(manifests))
     for written, template in (*_instances(manifests), *((each, each) for each in jobs)):
         # Of replicas, what is wrong with all of them is said once, of what they are made from.
         found = [*unfit(written), *_unnamable(template)]
@@ -99,6 +104,17 @@ def plan_pods(
         after={key: before for key, before in _orders(manifests) if key in pods and before in pods},
         problems=(*problems, *not_run(manifests), *not_served(manifests)),
     )
+
+
+def _too_many(manifests: Manifests) -> Iterator[Problem]:
+    for workload in (*manifests.deployments.values(), *manifests.workloads.values()):
+        job = workload.job
+        path, count = ("parallelism", job.parallelism) if job else ("replicas", workload.replicas)
+        if count > MOST_AT_ONCE:
+            found = f"is {count}, and no more than {MOST_AT_ONCE} run at a time here"
+            yield Problem.warning(
+                str(workload), f"spec.{path}", found, "write less", location=workload.location
+            )
 
 
 def _nobody_else(template: PodTemplate) -> Iterator[Problem]:
@@ -297,7 +313,8 @@ def _instances(manifests: Manifests) -> Iterator[tuple[PodTemplate, PodTemplate]
 
 def _names(workload: Workload) -> Iterator[tuple[str, int]]:
     start = workload.stateful.start if workload.stateful else 0
-    count = 1 if workload.kind == "DaemonSet" else workload.replicas  # there is one node
+    # There is one node.
+    count = 1 if workload.kind == "DaemonSet" else min(workload.replicas, MOST_AT_ONCE)
     for ordinal in range(start, start + count):
         yield f"{workload.name}-{ordinal}", ordinal
 
