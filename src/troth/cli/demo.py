@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from troth.cli.console import Output, OutputOption, err, print_json, print_report
+from troth.cli.console import Output, OutputOption, err, out, print_json, print_report
 from troth.cli.trace import decision_rows, render_report
 from troth.demo.mesh import running
 from troth.demo.scenario import Happened, examples
@@ -98,7 +98,8 @@ def demo(
         print_report(render_summary(tries, seconds=seconds))
         if ok:
             program = "troth" if shutil.which("troth") else sys.argv[0]
-            print_report(render_next(program, examples()))
+            # The terminal wraps its commands, so that they are copied whole.
+            out.print(render_next(program, examples()), soft_wrap=True)
     else:
         print_json(DemoReport(ok=ok, steps=tuple(steps), handshake=trace.report))
     return 0 if ok else 1
@@ -187,9 +188,9 @@ def render_next(program: str, examples: Path) -> RenderableType:
         f"{program} why     # who refused it, and what to do",
         f"{program} down",
     )
-    lines = (Text(command, style="cyan") for command in commands)
+    lines = (Text(f"  {command}", style="cyan") for command in commands)
     title = Text("Next: the same mesh, yours to change", style="bold")
-    return Group("", title, Padding(Group(*lines), (0, 0, 0, 2)))
+    return Group("", title, *lines)
 
 
 def _shown(path: Path) -> str:

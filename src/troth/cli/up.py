@@ -137,8 +137,10 @@ def up(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep persistent volume claims in this directory, as NAMESPACE/NAME. By default "
-            "they end with the mesh.",
+            exists=True,
+            file_okay=False,
+            help="Keep persistent volume claims in this directory, as NAMESPACE/NAME. It must "
+            "exist. By default they end with the mesh.",
         ),
     ] = None,
     keepalive_seconds: KeepaliveOption = KEEPALIVE_SECONDS,
