@@ -84,6 +84,13 @@ async def test_who_was_not_given_the_address_gets_nothing(guard: Guard, path: st
     assert (answer.status, "troth ui" in answer.body.decode()) == (403, True)
 
 
+async def test_two_pages_in_one_browser_do_not_end_each_others_sessions(guard: Guard) -> None:
+    other = Guard(application(Feed(cast("Any", FakeMesh()), every=1.0)), 8001)
+    there = await ask(other, f"/?token={other.token}", host="127.0.0.1:8001")
+    names = {each.partition("=")[0] for each in (await session(guard), there.cookie)}
+    assert len(names) == 2
+
+
 async def test_the_address_opens_the_page_once(guard: Guard) -> None:
     token = guard.token
     answer = await ask(guard, f"/?token={token}")

@@ -20,7 +20,6 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_COOKIE = "troth-ui"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -49,6 +48,7 @@ class Guard:
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
+        self._cookie = f"troth-ui-{port}"  # cookies are of a host, whatever the port
         self._session = secrets.token_urlsafe(32)
         self.token: str | None = secrets.token_urlsafe(32)
 
@@ -75,11 +75,11 @@ class Guard:
             return _refusal(HTTPStatus.FORBIDDEN, "another page's requests aren't answered")
         if scope["method"] not in {"GET", "HEAD"}:
             return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, "this page changes nothing")
-        if self._is_session(HTTPConnection(scope).cookies.get(_COOKIE, "")):
+        if self._is_session(HTTPConnection(scope).cookies.get(self._cookie, "")):
             return None
         if scope["path"] == "/" and self._redeem(scope["query_string"].decode("latin-1")):
             response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
-            response.set_cookie(_COOKIE, self._session, httponly=True, samesite="strict")
+            response.set_cookie(self._cookie, self._session, httponly=True, samesite="strict")
             return response
         return _refusal(
             HTTPStatus.FORBIDDEN,
