@@ -287,7 +287,7 @@ def _wait(outside: Outside, timeout: float) -> tuple[str, ...]:
 
 def _print_readiness(waiting: Sequence[str], seconds: float) -> None:
     if waiting:
-        err.print(f"[yellow]not ready[/yellow] after {seconds:.1f} s, and goes on; waiting for:")
+        err.print(f"[yellow]not ready[/yellow] after {seconds:.1f} s; the mesh runs, but without:")
     else:
         err.print(f"[green]ready[/green] after {seconds:.1f} s")
     for blocker in waiting:
