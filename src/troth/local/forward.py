@@ -56,12 +56,14 @@ async def _connect(netns: Path, port: int) -> tuple[asyncio.StreamReader, asynci
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
+    try:
         while data := await reader.read(_CHUNK):
             writer.write(data)
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
+    except OSError:
+        writer.close()  # or its other end would wait for an answer that never comes
 
 
 async def _forward_all(netns: Path, pairs: list[str]) -> None:
