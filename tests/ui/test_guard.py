@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -10,7 +11,7 @@ from tests.ui.samples import audit, pair, why
 
 from troth.errors import PeerError
 from troth.ui.guard import Guard
-from troth.ui.server import Feed, application
+from troth.ui.server import Feed, _changes, application
 
 HOST = "127.0.0.1:8000"
 
@@ -164,3 +165,10 @@ async def test_a_time_that_is_none_is_refused(guard: Guard, seconds: str) -> Non
     answer = await ask(guard, f"/api/graph?seconds={seconds}", cookie=await session(guard))
     assert answer.status == 400
     assert "seconds: is" in msgspec.json.decode(answer.body)["error"]
+
+
+async def test_a_page_too_many_is_told_so_and_does_not_wait() -> None:
+    taken = asyncio.Semaphore(0)
+    feed = Feed(cast("Any", FakeMesh()), every=1.0)
+    told = [event async for event in _changes(feed, 3600.0, taken)]
+    assert told == ['event: trouble\ndata: "too many pages are open"\n\n']

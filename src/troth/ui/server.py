@@ -99,10 +99,8 @@ def application(feed: Feed) -> Starlette:
         return _json(await feed.explanation(f"{namespace}/{name}"))
 
     async def stream(request: Request) -> Response:
-        seconds = _seconds(request)
-        if streams.locked():
-            return _trouble(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open")
-        return StreamingResponse(_changes(feed, seconds, streams), media_type="text/event-stream")
+        changes = _changes(feed, _seconds(request), streams)
+        return StreamingResponse(changes, media_type="text/event-stream")
 
     return Starlette(
         routes=[
@@ -118,16 +116,23 @@ def application(feed: Feed) -> Starlette:
 
 async def _changes(feed: Feed, seconds: float, streams: asyncio.Semaphore) -> AsyncIterator[str]:
     """Server-sent events: ``graph`` whenever it has changed, ``trouble`` when there is none."""
+    if streams.locked():  # and nothing is awaited between this and taking one
+        yield _event("trouble", msgspec.json.encode("too many pages are open"))
+        return
     last = ""
     async with streams:
         while True:
             try:
-                news = f"event: graph\ndata: {(await feed.graph(seconds)).decode()}\n\n"
+                news = _event("graph", await feed.graph(seconds))
             except TrothError as error:
-                news = f"event: trouble\ndata: {msgspec.json.encode(str(error)).decode()}\n\n"
+                news = _event("trouble", msgspec.json.encode(str(error)))
             yield news if news != last else ": still here\n\n"
             last = news
             await asyncio.sleep(feed.every)
+
+
+def _event(name: str, json: bytes) -> str:
+    return f"event: {name}\ndata: {json.decode()}\n\n"
 
 
 def _seconds(request: Request) -> float:
