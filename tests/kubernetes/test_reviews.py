@@ -281,6 +281,8 @@ def test_events_are_those_of_the_namespace(ask: Asker) -> None:
 def test_following_events_tells_each_connection_once_as_it_comes(
     mesh: ClusterMesh, ask: Asker, tmp_path: Path
 ) -> None:
+    # Tests that run in the background have it ignored, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     path = tmp_path / "events"
     command = (TROTH, "events", "-n", SHOP, "-f", f"--kubeconfig={ask.kubeconfig}", "-o", "json")
 
