@@ -85,9 +85,11 @@ class ClusterMesh:
             ends.callback(self.controller.terminate)
             self.controller.start()
             self.agents = {name: self.agent(name) for name in self.cluster.nodes}
-            ends.callback(self._end_agents)
+            # After the agents' end: while they live, they put the plugin back.
             for agent in self.agents.values():
                 ends.callback(cni.clear, agent.machine)
+            ends.callback(self._end_agents)
+            for agent in self.agents.values():
                 agent.start()
             for name in self.agents:
                 self.await_agent(name)
