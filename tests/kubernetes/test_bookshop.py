@@ -78,7 +78,7 @@ def test_a_shop_of_30_pods_is_locked_down_and_goes_on_working(cluster: Cluster) 
     assert all(answers(cluster, OFFICE, report, url) == [] for url in everyone)
     assert all(serves_all(SHOP, client) for client in storefronts)
     assert pods(cluster) == addresses, "no pod was started anew"
-    assert person.follow("See that it is so", page=PAGE).startswith("3 of 3 nodes\n")
+    assert person.follow("Check it", page=PAGE).startswith("3 of 3 nodes\n")
     status = json.loads(person.type("kubectl troth status -n bookshop -o json"))
     assert [node["enforces_all"] for node in status["nodes"]] == [True] * 3
     assert {(pod["captured"], pod["mode"]) for pod in status["pods"]} == {(True, "STRICT")}
