@@ -51,7 +51,8 @@ class Feed:
     def __init__(self, mesh: Mesh, every: float) -> None:
         self._mesh = mesh
         self.every = every
-        self._known: dict[float, tuple[float, bytes]] = {}
+        self._seconds = self._at = 0.0  # of what is known: how far back, and when it was asked
+        self._known = b""
         self._asking = asyncio.Lock()
 
     async def graph(self, seconds: float) -> bytes:
@@ -61,11 +62,10 @@ class Feed:
             TrothError: The mesh can't be asked.
         """
         async with self._asking:
-            at, known = self._known.get(seconds, (0.0, b""))
-            if not known or time.monotonic() - at >= self.every / 2:
-                known = await asyncio.to_thread(self._ask, seconds)
-                self._known = {seconds: (time.monotonic(), known)}
-            return known
+            if seconds != self._seconds or time.monotonic() - self._at >= self.every / 2:
+                self._known = await asyncio.to_thread(self._ask, seconds)
+                self._seconds, self._at = seconds, time.monotonic()
+            return self._known
 
     def _ask(self, seconds: float) -> bytes:
         audit = self._mesh.audit(seconds=seconds)

@@ -1,7 +1,6 @@
 // The same connections as a table: for screen readers, narrow windows, and whoever likes lists.
 import { html, Kept } from "./dom.js";
 
-const HOW = { tunnel: "tunnel", plaintext: "plaintext", refused: "refused", failed: "failed" };
 const tables = new WeakMap();
 
 export function fillRows(body, edges, found, onChosen) {
@@ -12,7 +11,7 @@ export function fillRows(body, edges, found, onChosen) {
     row.edge = edge;
     row.onChosen = onChosen;
     const texts = [
-      edge.source, edge.destination, edge.port, HOW[edge.passage],
+      edge.source, edge.destination, edge.port, edge.passage,
       edge.tunnel, edge.plaintext, edge.refused, edge.failed, new Date(edge.last).toLocaleTimeString(),
     ];
     [...row.children].forEach((cell, at) => {
