@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+from tests.agent.cluster.loops import quiet, running
 
 from troth.agent.cluster import eviction as _eviction
 from troth.agent.cluster.eviction import Evictor
@@ -67,17 +67,8 @@ async def evictor(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     monkeypatch.setattr(_eviction, "_FIRST_PAUSE_SECONDS", LONG)
     monkeypatch.setattr(_eviction, "_GRACE_SECONDS", 0.0)
     evictor = Evictor(server, server)  # type: ignore[arg-type]  # all that it uses of them
-    running = asyncio.create_task(evictor.run())
-    yield evictor
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-
-
-async def quiet() -> None:
-    """Let everything that is due happen."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+    async with running(evictor.run()):
+        yield evictor
 
 
 async def test_one_pod_is_evicted_by_its_uid_and_told_of_and_the_next_one_has_to_wait(

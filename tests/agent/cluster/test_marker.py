@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import msgspec
 import pytest
+from tests.agent.cluster.loops import quiet, running
 
 from troth.agent.cluster import marker as _marker
 from troth.agent.cluster.marker import Mark, Marker
@@ -66,17 +66,8 @@ def client() -> Client:
 async def marker(client: Client, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Marker]:
     monkeypatch.setattr(_marker, "_FIRST_RETRY_SECONDS", 0.001)
     marker = Marker(client)  # type: ignore[arg-type]  # all that it uses of one
-    running = asyncio.create_task(marker.run())
-    yield marker
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-
-
-async def quiet() -> None:
-    """Let everything that is due happen."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+    async with running(marker.run()):
+        yield marker
 
 
 async def test_a_captured_pod_is_marked_by_a_patch_that_names_its_uid(
